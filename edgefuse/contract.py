@@ -1,0 +1,138 @@
+"""The input contract: what a model file takes and gives, so that no user has to guess a unit, a range or an order.
+
+    rgb    uint8 [N, S, S, 3]   RGB order, 0..255
+    depth  uint8 [N, S, S, 2]   little-endian uint16 codes of 1 mm, viewed as bytes; code 0 = no measurement
+    ->
+    probabilities  float32 [N, C]
+    gate           float32 [N, d]   0 = all from RGB, 1 = all from depth
+
+Depth travels as bytes because TensorRT has UINT8 but no UINT16. Inside the graph, in FP32:
+bytes -> code -> metres -> clip to [near, far] -> [0, 1], and a validity mask as second channel.
+
+This module owns the contract's values and their meaning in NumPy; anyone may import it. It needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.errors import UserError
+
+RGB_INPUT = "rgb"
+DEPTH_INPUT = "depth"
+PROBABILITIES_OUTPUT = "probabilities"
+GATE_OUTPUT = "gate"
+
+DEPTH_UNIT_M = 0.001
+"""One depth code of the contract, in metres. Cameras with another unit are converted by `edgefuse.framing`."""
+
+MAX_DEPTH_CODE = 65535
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Align = Literal["color", "depth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputContract:
+    """What the model's inputs mean.
+
+    Attributes:
+        size: S, side of the square model input in pixels.
+        near_m, far_m: depth range in metres that maps to [0, 1]; measurements outside are clipped to it.
+        align: whose view both images share: "color" (depth was reprojected) or "depth".
+    """
+
+    size: int
+    near_m: float = 0.2
+    far_m: float = 2.0
+    align: Align = "color"
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 1024:
+            raise UserError(f"input size is {self.size} pixels: 16 to 1024 was expected")
+        if not 0.0 <= self.near_m < self.far_m <= MAX_DEPTH_CODE * DEPTH_UNIT_M:
+            raise UserError(
+                f"depth range is {self.near_m} to {self.far_m} m: 0 <= near < far <= {MAX_DEPTH_CODE * DEPTH_UNIT_M} was expected"
+            )
+        if self.align not in ("color", "depth"):
+            raise UserError(f"align is {self.align!r}: 'color' or 'depth' was expected")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the constants spelled out, for readers in other languages."""
+        return {
+            **asdict(self),
+            "depth_unit_m": DEPTH_UNIT_M,
+            "depth_no_measurement_code": 0,
+            "rgb_order": "RGB",
+            "rgb_mean": list(IMAGENET_MEAN),
+            "rgb_std": list(IMAGENET_STD),
+            "inputs": {
+                RGB_INPUT: {"dtype": "uint8", "shape": ["N", self.size, self.size, 3]},
+                DEPTH_INPUT: {"dtype": "uint8", "shape": ["N", self.size, self.size, 2], "layout": "uint16 little-endian"},
+            },
+            "outputs": {PROBABILITIES_OUTPUT: {"dtype": "float32"}, GATE_OUTPUT: {"dtype": "float32"}},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> InputContract:
+        """The contract from what `to_json` gave.
+
+        Raises:
+            UserError: a field is missing, or a constant is not the one this version implements.
+        """
+        for name, mine in (("depth_unit_m", DEPTH_UNIT_M), ("rgb_order", "RGB"), ("depth_no_measurement_code", 0)):
+            if value.get(name, mine) != mine:
+                raise UserError(f"the contract has {name} = {value[name]!r}, this version of edgefuse implements {mine!r}: export again")
+        try:
+            return cls(**{field.name: value[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise UserError(f"the contract lacks the field {error}: export again") from error
+
+
+def bytes_from_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """View depth codes [..., H, W] as the contract's bytes [..., H, W, 2]. Copies only when `codes` is not contiguous."""
+    little_endian = np.ascontiguousarray(codes, dtype="<u2")
+    return little_endian.view(np.uint8).reshape(*codes.shape, 2)
+
+
+def codes_from_bytes(depth: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """The inverse of `bytes_from_codes`: bytes [..., H, W, 2] -> codes [..., H, W]."""
+    return np.ascontiguousarray(depth).view("<u2").reshape(depth.shape[:-1]).astype(np.uint16, copy=False)
+
+
+def decode_depth(depth: NDArray[np.uint8], contract: InputContract) -> NDArray[np.float32]:
+    """What the graph does with depth, in NumPy: bytes [N, S, S, 2] -> float32 [N, 2, S, S] (range in [0, 1], validity 0 or 1)."""
+    codes = codes_from_bytes(depth)
+    valid = (codes > 0).astype(np.float32)
+    depth_m = np.clip(codes.astype(np.float32) * np.float32(DEPTH_UNIT_M), contract.near_m, contract.far_m)
+    scaled = (depth_m - np.float32(contract.near_m)) / np.float32(contract.far_m - contract.near_m)
+    return np.stack([scaled * valid, valid], axis=1).astype(np.float32)
+
+
+def decode_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the graph does with RGB, in NumPy: bytes [N, S, S, 3] -> float32 [N, 3, S, S], ImageNet-normalised."""
+    scaled = (rgb.astype(np.float32) / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def check_batch(rgb: NDArray[np.uint8], depth: NDArray[np.uint8], contract: InputContract) -> None:
+    """Refuse a batch that is not what the contract says.
+
+    Raises:
+        UserError: a dtype, size or channel count differs.
+    """
+    side = contract.size
+    for name, array, channels in ((RGB_INPUT, rgb, 3), (DEPTH_INPUT, depth, 2)):
+        expected = (len(rgb), side, side, channels)
+        if array.dtype != np.uint8 or array.shape != expected:
+            raise UserError(
+                f"{name} is {array.dtype} {list(array.shape)}, the contract says uint8 {list(expected)}: "
+                f"frame the pictures with edgefuse.framing.fit(rgb, depth, size={side})"
+            )

@@ -1,0 +1,265 @@
+"""The folder layout of a data set, read and written.
+
+    root/dataset.json                                   depth unit and alignment; may be absent
+    root/<class>/<instance>/<name>_rgb.png              8-bit colour
+    root/<class>/<instance>/<name>_depth.png            16-bit, 0 = no measurement
+
+An instance folder is one take: its frames are nearly the same picture and never stand on both sides of a split.
+Owns the layout; recording, training and evaluation import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import DEPTH_UNIT_M, Align
+from edgefuse.errors import UserError
+from edgefuse.files import file_replaced, read_json, write_json
+
+DATASET_NAME = "dataset.json"
+RGB_SUFFIX = "_rgb.png"
+DEPTH_SUFFIX = "_depth.png"
+UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One RGB-D pair on disk.
+
+    Attributes:
+        label: index into the data set's labels.
+        instance: name of the instance folder; equal names under several classes are one group (one take).
+        depth_unit_m: metres of one depth code.
+    """
+
+    label: int
+    instance: str
+    name: str
+    rgb_path: Path
+    depth_path: Path
+    depth_unit_m: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Samples of one or several roots under one list of labels.
+
+    Attributes:
+        align: whose view the pairs share.
+        digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
+    """
+
+    roots: tuple[Path, ...]
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    align: Align
+    digest: str = ""
+
+    def groups(self) -> list[str]:
+        """The group of each sample: what a split must not tear apart."""
+        return [sample.instance for sample in self.samples]
+
+    def subset(self, indices: Iterable[int]) -> Dataset:
+        """The same data set with only these samples; the labels stay."""
+        return Dataset(
+            roots=self.roots,
+            labels=self.labels,
+            samples=tuple(self.samples[i] for i in indices),
+            align=self.align,
+            digest=self.digest,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Decoded pairs in memory, one of each sample of a data set, in its order.
+
+    rgb[i] is uint8 [H, W, 3] in RGB order, depth[i] uint16 [H, W] in codes of the sample's `depth_unit_m`.
+    """
+
+    dataset: Dataset
+    rgb: tuple[NDArray[np.uint8], ...]
+    depth: tuple[NDArray[np.uint16], ...]
+
+    def subset(self, indices: Sequence[int]) -> Pictures:
+        """The same pictures with only these samples; nothing is copied."""
+        return Pictures(
+            dataset=self.dataset.subset(indices),
+            rgb=tuple(self.rgb[i] for i in indices),
+            depth=tuple(self.depth[i] for i in indices),
+        )
+
+
+def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
+    """Find the pairs below `roots`, without reading pictures.
+
+    Args:
+        skip_bad: leave incomplete pairs out instead of refusing.
+
+    Raises:
+        UserError: a root is missing or empty, a pair is incomplete (all are named), or the roots differ in alignment.
+    """
+    found: list[tuple[str, Path, float]] = []
+    problems: list[str] = []
+    aligns: dict[Align, Path] = {}
+    for root in roots:
+        unit_m, align = _read_description(root)
+        aligns.setdefault(align, root)
+        rgb_paths = sorted(root.glob(f"*/*/*{RGB_SUFFIX}"))
+        depth_paths = set(root.glob(f"*/*/*{DEPTH_SUFFIX}"))
+        for rgb_path in rgb_paths:
+            depth_path = _depth_beside(rgb_path)
+            if depth_path in depth_paths:
+                depth_paths.remove(depth_path)
+                found.append((rgb_path.parent.parent.name, rgb_path, unit_m))
+            else:
+                problems.append(f"{rgb_path}: no {depth_path.name} beside it")
+        problems.extend(f"{path}: no RGB picture beside it" for path in sorted(depth_paths))
+        if not rgb_paths and not depth_paths:
+            raise UserError(f"{root} has no pairs: <class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected")
+    if len(aligns) > 1:
+        raise UserError(f"the folders differ in alignment: {', '.join(f'{path} is aligned to {align}' for align, path in aligns.items())}")
+    if not skip_bad:
+        _refuse(problems)
+    labels = tuple(sorted({label for label, _, _ in found}))
+    samples = tuple(
+        Sample(
+            label=labels.index(label),
+            instance=path.parent.name,
+            name=path.name.removesuffix(RGB_SUFFIX),
+            rgb_path=path,
+            depth_path=_depth_beside(path),
+            depth_unit_m=unit_m,
+        )
+        for label, path, unit_m in found
+    )
+    return Dataset(roots=tuple(roots), labels=labels, samples=samples, align=next(iter(aligns)))
+
+
+def load(dataset: Dataset, *, skip_bad: bool = False) -> Pictures:
+    """Read every pair into memory and check it.
+
+    Args:
+        skip_bad: leave bad pairs out instead of refusing.
+
+    Raises:
+        UserError: pictures that cannot be used; all are named at once.
+    """
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(_read_checked, dataset.samples))
+    problems = [result for result in results if isinstance(result, str)]
+    if not skip_bad:
+        _refuse(problems)
+    good = [i for i, result in enumerate(results) if not isinstance(result, str)]
+    if not good:
+        raise UserError(f"none of the {len(results)} pairs can be used; the first: {problems[0] if problems else 'no pairs'}")
+    pairs = [cast("_Pair", results[i]) for i in good]
+    digest = hashlib.sha256()
+    for i, pair in sorted(zip(good, pairs, strict=True), key=lambda item: str(dataset.samples[item[0]].rgb_path)):
+        sample = dataset.samples[i]
+        digest.update(f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n".encode())
+    kept = dataset.subset(good)
+    checked = Dataset(roots=kept.roots, labels=kept.labels, samples=kept.samples, align=kept.align, digest=digest.hexdigest())
+    return Pictures(dataset=checked, rgb=tuple(pair.rgb for pair in pairs), depth=tuple(pair.depth for pair in pairs))
+
+
+def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Read one pair: RGB uint8 [H, W, 3] in RGB order, and depth uint16 [H, W] in the file's codes.
+
+    Raises:
+        UserError: unreadable, depth not 16-bit with one channel, or different sizes.
+    """
+    return _decode_pair(rgb_path, depth_path, _read_bytes(rgb_path), _read_bytes(depth_path))
+
+
+def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
+    """Write one pair into an instance folder, each file atomically, depth first so that no RGB picture stands alone."""
+    for suffix, picture in ((DEPTH_SUFFIX, depth), (RGB_SUFFIX, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))):
+        with file_replaced(folder / f"{name}{suffix}") as temporary:
+            if not cv2.imwrite(str(temporary), picture):
+                raise OSError(f"OpenCV could not write {folder / name}{suffix}")
+
+
+def write_description(root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", **more: Any) -> None:
+    """Write `dataset.json`; `more` is kept as it is (camera, seed, ...)."""
+    write_json(root / DATASET_NAME, {"format": 1, "depth_unit_m": depth_unit_m, "align": align, **more})
+
+
+@dataclass(frozen=True)
+class _Pair:
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.uint16]
+    sha256: str
+
+
+def _depth_beside(rgb_path: Path) -> Path:
+    return rgb_path.with_name(rgb_path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)
+
+
+def _read_description(root: Path) -> tuple[float, Align]:
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
+    path = root / DATASET_NAME
+    if not path.exists():
+        return DEPTH_UNIT_M, "color"
+    description = read_json(path, what="the data set's description")
+    unit = description.get("depth_unit_m", DEPTH_UNIT_M)
+    if isinstance(unit, str) and unit in UNITS_M:
+        unit = UNITS_M[unit]
+    if isinstance(unit, bool) or not isinstance(unit, int | float) or not 1e-6 <= unit <= 0.1:
+        raise UserError(f"{path} has the depth unit {unit!r}: metres of one code were expected, such as 0.001, or one of {', '.join(UNITS_M)}")
+    align = description.get("align", "color")
+    if align not in get_args(Align):
+        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
+    return float(unit), cast("Align", align)
+
+
+def _refuse(problems: Sequence[str], *, most: int = 20) -> None:
+    if problems:
+        shown = "\n  ".join(problems[:most]) + (f"\n  ... and {len(problems) - most} more" if len(problems) > most else "")
+        raise UserError(f"{len(problems)} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
+
+
+def _read_checked(sample: Sample) -> _Pair | str:
+    try:
+        rgb_bytes, depth_bytes = _read_bytes(sample.rgb_path), _read_bytes(sample.depth_path)
+        rgb, depth = _decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
+    except UserError as error:
+        return str(error)
+    return _Pair(rgb, depth, hashlib.sha256(rgb_bytes + depth_bytes).hexdigest())
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode_pair(
+    rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    bgr = _decode_png(rgb_path, rgb_bytes, cv2.IMREAD_COLOR)
+    depth = _decode_png(depth_path, depth_bytes, cv2.IMREAD_UNCHANGED)
+    if depth.dtype != np.uint16 or depth.ndim != 2:
+        channels = 1 if depth.ndim == 2 else depth.shape[2]
+        raise UserError(f"{depth_path}: depth is {depth.dtype.itemsize * 8}-bit with {channels} channel(s), a 16-bit PNG with one was expected")
+    if bgr.shape[:2] != depth.shape:
+        raise UserError(f"{rgb_path}: RGB is {bgr.shape[1]}x{bgr.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}")
+    return cast("NDArray[np.uint8]", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), cast("NDArray[np.uint16]", depth)
+
+
+def _decode_png(path: Path, data: bytes, flags: int) -> NDArray[Any]:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if picture is None:
+        raise UserError(f"{path}: not a readable picture ({len(data)} bytes)")
+    return picture

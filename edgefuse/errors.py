@@ -1,0 +1,38 @@
+"""What goes wrong for users: one exception with a message that helps, and one way to ask for an optional package."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class UserError(ValueError):
+    """Something that the user can mend. The message says what was got, what was expected, and what to do next."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package, or a system library under it, is not installed. The message has the command that installs it."""
+
+
+def require(module: str, *, extra: str, hint: str = "") -> ModuleType:
+    """Import `module`, or say how to install it.
+
+    Args:
+        module: dotted name, such as "onnxruntime".
+        extra: the extra of edgefuse that brings the module.
+        hint: one more sentence for the message, such as a system package.
+
+    Raises:
+        MissingPackageError: the module cannot be imported; the cause's own words are in the message.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        install = f"pip install 'edgefuse[{extra}]'"
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == module.split(".")[0]
+        if missing:
+            message = f"this needs the package {module}, which is not installed: {install}"
+        else:
+            message = f"the package {module} is installed but does not load ({error})"
+            hint = hint or f"Install it again: {install}"
+        raise MissingPackageError(f"{message}. {hint}".rstrip(". ") + ".") from error

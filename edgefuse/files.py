@@ -1,0 +1,106 @@
+"""Files and folders that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgefuse.errors import UserError
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return _sha256_of_stream(file)
+
+
+def _sha256_of_stream(file: Any) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def file_replaced(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends without an error, it takes the place of `path`.
+
+    The temporary name keeps the suffix of `path`, because many writers choose the format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with file_replaced(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        what: what the file is to the user, such as "the bundle's manifest".
+
+    Raises:
+        UserError: the file is missing, is not JSON, or is not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} is not valid JSON: {path} ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{what} is a JSON {type(value).__name__}, an object was expected: {path}")
+    return value
+
+
+def refuse_existing(folder: Path, *, force: bool) -> None:
+    """Refuse to write into a folder (or over a file) that has something in it, unless `force`.
+
+    Raises:
+        UserError: `folder` exists, is not empty, and `force` is false.
+    """
+    if force or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    raise UserError(f"{folder} exists already: choose another name, or add --force to replace it")
+
+
+@contextmanager
+def folder_replaced(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `folder`; when the block ends without an error, it takes the place of `folder`.
+
+    What stood there before is kept until the new folder is complete, then removed.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if folder.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.rename(retired / folder.name)
+            temporary.rename(folder)
+            shutil.rmtree(retired)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

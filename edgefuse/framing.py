@@ -1,0 +1,128 @@
+"""From a camera frame to the model's input: the one place where pictures are cropped and resized.
+
+Training, export and live all call `fit`; two implementations of resizing differ by up to 17 of 255 levels on the same
+picture, which is why there must be no second one. Owns crop, resize and the conversion to codes of 1 mm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, bytes_from_codes
+from edgefuse.errors import UserError
+
+SPEC: dict[str, Any] = {
+    "revision": 1,
+    "region": "the square of side max(w, h) around the region's centre; outside the picture RGB is 0 and depth is 0",
+    "rgb": "area when it shrinks, linear (half-pixel centres) when it grows",
+    "depth": "nearest (half-pixel centres), then rounded to codes of 0.001 m; a measurement never becomes 0",
+}
+"""What `fit` does, in words. Change the revision whenever its output changes for any input."""
+
+
+def spec_sha256() -> str:
+    """Digest of `SPEC`; it travels in a bundle's manifest, and a bundle framed otherwise is refused."""
+    return hashlib.sha256(json.dumps(SPEC, sort_keys=True).encode()).hexdigest()
+
+
+class Roi(NamedTuple):
+    """A region of a picture in pixels; it may reach over the picture's edges."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+class Framed(NamedTuple):
+    """One sample as the contract wants it: `rgb` uint8 [S, S, 3] and `depth` uint8 [S, S, 2], both contiguous and owned by the caller."""
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+
+
+def centre_square(height: int, width: int) -> Roi:
+    """The largest centred square of a picture."""
+    side = min(height, width)
+    return Roi((width - side) // 2, (height - side) // 2, side, side)
+
+
+def square_around(roi: Roi) -> Roi:
+    """The square of side max(w, h) with the same centre as `roi`."""
+    side = max(roi.w, roi.h)
+    return Roi(roi.x + (roi.w - side) // 2, roi.y + (roi.h - side) // 2, side, side)
+
+
+def fit(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint16],
+    *,
+    size: int,
+    roi: Roi | None = None,
+    depth_unit_m: float = DEPTH_UNIT_M,
+) -> Framed:
+    """Crop and resize one aligned pair to the model's input.
+
+    Args:
+        rgb: uint8 [H, W, 3], RGB order.
+        depth: uint16 [H, W], in codes of `depth_unit_m` metres, 0 = no measurement; same view as `rgb`.
+        size: S, side of the result in pixels.
+        roi: region to look at; None = the whole picture. A region that is not square is widened to the square around it.
+        depth_unit_m: the camera's depth unit in metres.
+
+    Returns:
+        A `Framed` pair; its depth is in codes of 1 mm.
+
+    Raises:
+        UserError: pictures of the wrong type or of different sizes, an empty region, or one wholly outside the picture.
+    """
+    _check_pair(rgb, depth, depth_unit_m)
+    height, width = depth.shape
+    square = square_around(roi if roi is not None else Roi(0, 0, width, height))
+    if square.w <= 0 or square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0:
+        raise UserError(f"region {tuple(roi or square)} (x, y, w, h) has no part of the {width}x{height} picture: give one inside it")
+    rgb_square, depth_square = _crop(rgb, square), _crop(depth, square)
+    interpolation = cv2.INTER_AREA if square.w > size else cv2.INTER_LINEAR
+    rgb_fitted = cv2.resize(rgb_square, (size, size), interpolation=interpolation)
+    codes = cv2.resize(depth_square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    codes = codes_of_one_mm(codes, depth_unit_m=depth_unit_m)
+    return Framed(np.ascontiguousarray(rgb_fitted, dtype=np.uint8), bytes_from_codes(codes))
+
+
+def codes_of_one_mm(codes: NDArray[np.uint16], *, depth_unit_m: float) -> NDArray[np.uint16]:
+    """Convert codes of `depth_unit_m` metres to codes of 1 mm; 0 stays 0, everything else stays within 1..65535."""
+    if abs(depth_unit_m - DEPTH_UNIT_M) <= 1e-9:
+        return codes
+    converted = np.clip(np.rint(codes * (depth_unit_m / DEPTH_UNIT_M)), 1, MAX_DEPTH_CODE).astype(np.uint16)
+    converted[codes == 0] = 0
+    return converted
+
+
+def _check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float) -> None:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise UserError(f"RGB is {rgb.dtype} {list(rgb.shape)}: uint8 [H, W, 3] was expected")
+    if depth.dtype != np.uint16 or depth.ndim != 2:
+        raise UserError(f"depth is {depth.dtype} {list(depth.shape)}: uint16 [H, W] was expected")
+    if rgb.shape[:2] != depth.shape:
+        raise UserError(f"RGB is {rgb.shape[1]}x{rgb.shape[0]} and depth {depth.shape[1]}x{depth.shape[0]}: align them to one view first")
+    if not 1e-6 <= depth_unit_m <= 0.1:
+        raise UserError(f"depth unit is {depth_unit_m} m: a value such as 0.001 (1 mm) was expected")
+
+
+def _crop(picture: NDArray[Any], square: Roi) -> NDArray[Any]:
+    """The square part of `picture`; what lies outside is 0. A view where nothing lies outside."""
+    height, width = picture.shape[:2]
+    left, top = max(square.x, 0), max(square.y, 0)
+    right, bottom = min(square.x + square.w, width), min(square.y + square.h, height)
+    inside = picture[top:bottom, left:right]
+    if inside.shape[:2] == (square.h, square.w):
+        return inside
+    padded = np.zeros((square.h, square.w, *picture.shape[2:]), picture.dtype)
+    padded[top - square.y : bottom - square.y, left - square.x : right - square.x] = inside
+    return padded
