@@ -84,7 +84,11 @@ class Manifest:
         found = value.get("format")
         if found != FORMAT:
             newer = isinstance(found, int) and found > FORMAT
-            step = "install a newer edgefuse: pip install --upgrade edgefuse" if newer else "export the run again: edgefuse export RUN --out BUNDLE"
+            step = (
+                "install a newer edgefuse: pip install --upgrade edgefuse"
+                if newer
+                else "export the run again: edgefuse export RUN --out BUNDLE"
+            )
             raise UserError(f"the bundle has format {found!r}, this version of edgefuse reads format {FORMAT}: {step}")
         try:
             return cls(
@@ -98,7 +102,9 @@ class Manifest:
                 framing_sha256=value["framing"]["sha256"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the bundle's manifest is incomplete ({error}): export the run again: edgefuse export RUN --out BUNDLE") from error
+            raise UserError(
+                f"the bundle's manifest is incomplete ({error}): export the run again: edgefuse export RUN --out BUNDLE"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +142,13 @@ def open_bundle(folder: Path) -> Bundle:
         UserError: no bundle there, a newer or older format, or framing that this version does otherwise.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a bundle (a folder with {MANIFEST_NAME}): make one with edgefuse export RUN --out {folder}")
+        raise UserError(
+            f"{folder} is not a bundle (a folder with {MANIFEST_NAME}): make one with edgefuse export RUN --out {folder}"
+        )
     if not (folder / MANIFEST_NAME).is_file():
-        run_hint = f"; it looks like a run: edgefuse export {folder} --out BUNDLE" if (folder / "run.json").is_file() else ""
+        run_hint = (
+            f"; it looks like a run: edgefuse export {folder} --out BUNDLE" if (folder / "run.json").is_file() else ""
+        )
         raise UserError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}{run_hint}")
     manifest = Manifest.from_json(read_json(folder / MANIFEST_NAME, what="the bundle's manifest"))
     if manifest.framing_sha256 != framing.spec_sha256():

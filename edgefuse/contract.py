@@ -75,7 +75,11 @@ class InputContract:
             "rgb_std": list(IMAGENET_STD),
             "inputs": {
                 RGB_INPUT: {"dtype": "uint8", "shape": ["N", self.size, self.size, 3]},
-                DEPTH_INPUT: {"dtype": "uint8", "shape": ["N", self.size, self.size, 2], "layout": "uint16 little-endian"},
+                DEPTH_INPUT: {
+                    "dtype": "uint8",
+                    "shape": ["N", self.size, self.size, 2],
+                    "layout": "uint16 little-endian",
+                },
             },
             "outputs": {PROBABILITIES_OUTPUT: {"dtype": "float32"}, GATE_OUTPUT: {"dtype": "float32"}},
         }
@@ -89,7 +93,9 @@ class InputContract:
         """
         for name, mine in (("depth_unit_m", DEPTH_UNIT_M), ("rgb_order", "RGB"), ("depth_no_measurement_code", 0)):
             if value.get(name, mine) != mine:
-                raise UserError(f"the contract has {name} = {value[name]!r}, this version of edgefuse implements {mine!r}: export again")
+                raise UserError(
+                    f"the contract has {name} = {value[name]!r}, this version of edgefuse implements {mine!r}: export again"
+                )
         try:
             return cls(**{field.name: value[field.name] for field in fields(cls)})
         except KeyError as error:
@@ -118,7 +124,8 @@ def decode_depth(depth: NDArray[np.uint8], contract: InputContract) -> NDArray[n
 
 def decode_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What the graph does with RGB, in NumPy: bytes [N, S, S, 3] -> float32 [N, 3, S, S], ImageNet-normalised."""
-    scaled = (rgb.astype(np.float32) / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    scaled = (rgb.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

@@ -29,7 +29,10 @@ def require(module: str, *, extra: str, hint: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         install = f"pip install 'edgefuse[{extra}]'"
-        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == module.split(".")[0]
+        missing = (
+            isinstance(error, ModuleNotFoundError)
+            and (error.name or "").split(".")[0] == module.split(".", maxsplit=1)[0]
+        )
         if missing:
             message = f"this needs the package {module}, which is not installed: {install}"
         else:

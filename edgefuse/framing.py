@@ -86,12 +86,14 @@ def fit(
     height, width = depth.shape
     square = square_around(roi if roi is not None else Roi(0, 0, width, height))
     if square.w <= 0 or square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0:
-        raise UserError(f"region {tuple(roi or square)} (x, y, w, h) has no part of the {width}x{height} picture: give one inside it")
+        raise UserError(
+            f"region {tuple(roi or square)} (x, y, w, h) has no part of the {width}x{height} picture: give one inside it"
+        )
     rgb_square, depth_square = _crop(rgb, square), _crop(depth, square)
     interpolation = cv2.INTER_AREA if square.w > size else cv2.INTER_LINEAR
     rgb_fitted = cv2.resize(rgb_square, (size, size), interpolation=interpolation)
-    codes = cv2.resize(depth_square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    codes = codes_of_one_mm(codes, depth_unit_m=depth_unit_m)
+    depth_fitted = cv2.resize(depth_square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    codes = codes_of_one_mm(np.asarray(depth_fitted, np.uint16), depth_unit_m=depth_unit_m)
     return Framed(np.ascontiguousarray(rgb_fitted, dtype=np.uint8), bytes_from_codes(codes))
 
 
@@ -99,7 +101,8 @@ def codes_of_one_mm(codes: NDArray[np.uint16], *, depth_unit_m: float) -> NDArra
     """Convert codes of `depth_unit_m` metres to codes of 1 mm; 0 stays 0, everything else stays within 1..65535."""
     if abs(depth_unit_m - DEPTH_UNIT_M) <= 1e-9:
         return codes
-    converted = np.clip(np.rint(codes * (depth_unit_m / DEPTH_UNIT_M)), 1, MAX_DEPTH_CODE).astype(np.uint16)
+    rounded = np.rint(codes.astype(np.float64) * (depth_unit_m / DEPTH_UNIT_M))
+    converted: NDArray[np.uint16] = np.clip(rounded, 1, MAX_DEPTH_CODE).astype(np.uint16)
     converted[codes == 0] = 0
     return converted
 
@@ -110,7 +113,9 @@ def _check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m:
     if depth.dtype != np.uint16 or depth.ndim != 2:
         raise UserError(f"depth is {depth.dtype} {list(depth.shape)}: uint16 [H, W] was expected")
     if rgb.shape[:2] != depth.shape:
-        raise UserError(f"RGB is {rgb.shape[1]}x{rgb.shape[0]} and depth {depth.shape[1]}x{depth.shape[0]}: align them to one view first")
+        raise UserError(
+            f"RGB is {rgb.shape[1]}x{rgb.shape[0]} and depth {depth.shape[1]}x{depth.shape[0]}: align them to one view first"
+        )
     if not 1e-6 <= depth_unit_m <= 0.1:
         raise UserError(f"depth unit is {depth_unit_m} m: a value such as 0.001 (1 mm) was expected")
 

@@ -125,9 +125,13 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
                 problems.append(f"{rgb_path}: no {depth_path.name} beside it")
         problems.extend(f"{path}: no RGB picture beside it" for path in sorted(depth_paths))
         if not rgb_paths and not depth_paths:
-            raise UserError(f"{root} has no pairs: <class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected")
+            raise UserError(
+                f"{root} has no pairs: <class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
+            )
     if len(aligns) > 1:
-        raise UserError(f"the folders differ in alignment: {', '.join(f'{path} is aligned to {align}' for align, path in aligns.items())}")
+        raise UserError(
+            f"the folders differ in alignment: {', '.join(f'{path} is aligned to {align}' for align, path in aligns.items())}"
+        )
     if not skip_bad:
         _refuse(problems)
     labels = tuple(sorted({label for label, _, _ in found}))
@@ -161,14 +165,18 @@ def load(dataset: Dataset, *, skip_bad: bool = False) -> Pictures:
         _refuse(problems)
     good = [i for i, result in enumerate(results) if not isinstance(result, str)]
     if not good:
-        raise UserError(f"none of the {len(results)} pairs can be used; the first: {problems[0] if problems else 'no pairs'}")
+        raise UserError(
+            f"none of the {len(results)} pairs can be used; the first: {problems[0] if problems else 'no pairs'}"
+        )
     pairs = [cast("_Pair", results[i]) for i in good]
     digest = hashlib.sha256()
     for i, pair in sorted(zip(good, pairs, strict=True), key=lambda item: str(dataset.samples[item[0]].rgb_path)):
         sample = dataset.samples[i]
         digest.update(f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n".encode())
     kept = dataset.subset(good)
-    checked = Dataset(roots=kept.roots, labels=kept.labels, samples=kept.samples, align=kept.align, digest=digest.hexdigest())
+    checked = Dataset(
+        roots=kept.roots, labels=kept.labels, samples=kept.samples, align=kept.align, digest=digest.hexdigest()
+    )
     return Pictures(dataset=checked, rgb=tuple(pair.rgb for pair in pairs), depth=tuple(pair.depth for pair in pairs))
 
 
@@ -216,7 +224,9 @@ def _read_description(root: Path) -> tuple[float, Align]:
     if isinstance(unit, str) and unit in UNITS_M:
         unit = UNITS_M[unit]
     if isinstance(unit, bool) or not isinstance(unit, int | float) or not 1e-6 <= unit <= 0.1:
-        raise UserError(f"{path} has the depth unit {unit!r}: metres of one code were expected, such as 0.001, or one of {', '.join(UNITS_M)}")
+        raise UserError(
+            f"{path} has the depth unit {unit!r}: metres of one code were expected, such as 0.001, or one of {', '.join(UNITS_M)}"
+        )
     align = description.get("align", "color")
     if align not in get_args(Align):
         raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
@@ -225,7 +235,9 @@ def _read_description(root: Path) -> tuple[float, Align]:
 
 def _refuse(problems: Sequence[str], *, most: int = 20) -> None:
     if problems:
-        shown = "\n  ".join(problems[:most]) + (f"\n  ... and {len(problems) - most} more" if len(problems) > most else "")
+        shown = "\n  ".join(problems[:most]) + (
+            f"\n  ... and {len(problems) - most} more" if len(problems) > most else ""
+        )
         raise UserError(f"{len(problems)} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
 
 
@@ -252,9 +264,13 @@ def _decode_pair(
     depth = _decode_png(depth_path, depth_bytes, cv2.IMREAD_UNCHANGED)
     if depth.dtype != np.uint16 or depth.ndim != 2:
         channels = 1 if depth.ndim == 2 else depth.shape[2]
-        raise UserError(f"{depth_path}: depth is {depth.dtype.itemsize * 8}-bit with {channels} channel(s), a 16-bit PNG with one was expected")
+        raise UserError(
+            f"{depth_path}: depth is {depth.dtype.itemsize * 8}-bit with {channels} channel(s), a 16-bit PNG with one was expected"
+        )
     if bgr.shape[:2] != depth.shape:
-        raise UserError(f"{rgb_path}: RGB is {bgr.shape[1]}x{bgr.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}")
+        raise UserError(
+            f"{rgb_path}: RGB is {bgr.shape[1]}x{bgr.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
+        )
     return cast("NDArray[np.uint8]", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), cast("NDArray[np.uint16]", depth)
 
 
