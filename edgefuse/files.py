@@ -72,15 +72,24 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     return value
 
 
-def refuse_existing(folder: Path, *, force: bool) -> None:
-    """Refuse to write into a folder (or over a file) that has something in it, unless `force`.
+def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> None:
+    """Refuse to write where something stands already, unless `force`.
+
+    Args:
+        path: the folder or file to be written. An empty folder does not count as something.
+        marker: with `force`, a folder must contain this file to be replaced, so that a slip of the pen costs no data.
 
     Raises:
-        UserError: `folder` exists, is not empty, and `force` is false.
+        UserError: something is there that must not be replaced.
     """
-    if force or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    raise UserError(f"{folder} exists already: choose another name, or add --force to replace it")
+    if not force:
+        raise UserError(f"{path} exists already: choose another name, or add --force to replace it")
+    if marker is not None and path.is_dir() and not (path / marker).exists():
+        raise UserError(
+            f"{path} is not replaced although --force was given: it has no {marker}, so edgefuse did not make it"
+        )
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def fit(
         raise UserError(
             f"region {tuple(roi or square)} (x, y, w, h) has no part of the {width}x{height} picture: give one inside it"
         )
-    rgb_square, depth_square = _crop(rgb, square), _crop(depth, square)
+    rgb_square, depth_square = crop(rgb, square), crop(depth, square)
     interpolation = cv2.INTER_AREA if square.w > size else cv2.INTER_LINEAR
     rgb_fitted = cv2.resize(rgb_square, (size, size), interpolation=interpolation)
     depth_fitted = cv2.resize(depth_square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -120,8 +120,8 @@ def _check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m:
         raise UserError(f"depth unit is {depth_unit_m} m: a value such as 0.001 (1 mm) was expected")
 
 
-def _crop(picture: NDArray[Any], square: Roi) -> NDArray[Any]:
-    """The square part of `picture`; what lies outside is 0. A view where nothing lies outside."""
+def crop(picture: NDArray[Any], square: Roi) -> NDArray[Any]:
+    """The part of `picture` in `square`; what lies outside the picture is 0. A view where nothing lies outside."""
     height, width = picture.shape[:2]
     left, top = max(square.x, 0), max(square.y, 0)
     right, bottom = min(square.x + square.w, width), min(square.y + square.h, height)

@@ -112,7 +112,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     problems: list[str] = []
     aligns: dict[Align, Path] = {}
     for root in roots:
-        unit_m, align = _read_description(root)
+        unit_m, align = read_description(root)
         aligns.setdefault(align, root)
         rgb_paths = sorted(root.glob(f"*/*/*{RGB_SUFFIX}"))
         depth_paths = set(root.glob(f"*/*/*{DEPTH_SUFFIX}"))
@@ -213,7 +213,12 @@ def _depth_beside(rgb_path: Path) -> Path:
     return rgb_path.with_name(rgb_path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)
 
 
-def _read_description(root: Path) -> tuple[float, Align]:
+def read_description(root: Path) -> tuple[float, Align]:
+    """Depth unit in metres and alignment of the data set at `root`; the defaults where it has no `dataset.json`.
+
+    Raises:
+        UserError: `root` is not a folder, or the description cannot be understood.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
     path = root / DATASET_NAME

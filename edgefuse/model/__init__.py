@@ -1,0 +1,4 @@
+"""The gated-fusion classifier in PyTorch: input decoding, backbones, fusion, and the whole.
+
+Source: Oyedotun, Aouada, Ottersten, "Learning to Fuse Latent Representations for Multimodal Data" (ICASSP 2019).
+"""

@@ -1,0 +1,128 @@
+"""What training does to a pair before the model sees it, in the pictures' own terms: pixels, light, metres, holes.
+
+Every crop goes through `edgefuse.framing.fit`, so that training resizes exactly as live does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
+from edgefuse.framing import Framed, Roi, fit
+
+SIDED_WORDS = ("left", "right", "clockwise", "mirror")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How much to vary; 0 (or False) turns a part off.
+
+    Attributes:
+        zoom: the crop's side is up to this share smaller than the picture, anywhere inside it.
+        flip: mirror half of the pairs. Only where a mirrored picture keeps its label.
+        brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
+        depth_scale: the scene is nearer or farther by this share.
+        holes: largest share of a depth map that loses its measurement in blobs.
+        rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
+    """
+
+    zoom: float = 0.15
+    flip: bool = True
+    brightness: float = 0.3
+    contrast: float = 0.3
+    gamma: float = 0.3
+    saturation: float = 0.3
+    depth_scale: float = 0.05
+    holes: float = 0.15
+    rgb_dropout: float = 0.1
+    depth_dropout: float = 0.1
+
+
+def labels_allow_flip(labels: tuple[str, ...]) -> bool:
+    """False when a class name speaks of a side, such as "turn_left"."""
+    return not any(word in label.lower() for label in labels for word in SIDED_WORDS)
+
+
+def augment(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint16],
+    *,
+    size: int,
+    depth_unit_m: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Framed:
+    """One varied sample from one pair.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        depth: uint16 [H, W] in codes of `depth_unit_m`.
+        size: S, side of the result in pixels.
+        rng: source of chance; the same state gives the same sample.
+
+    Returns:
+        `Framed` pictures of side S, not shared with the arguments.
+    """
+    height, width = depth.shape
+    framed = fit(
+        rgb, depth, size=size, roi=_jittered_region(height, width, augmentation.zoom, rng), depth_unit_m=depth_unit_m
+    )
+    codes = codes_from_bytes(framed.depth)
+    rgb_SS3 = framed.rgb
+    if augmentation.flip and rng.random() < 0.5:
+        rgb_SS3, codes = rgb_SS3[:, ::-1], codes[:, ::-1]
+    rgb_SS3 = jitter_colour(rgb_SS3, augmentation=augmentation, rng=rng)
+    codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
+    if augmentation.holes:
+        codes = punch_holes(codes, share=augmentation.holes * rng.random() ** 2, rng=rng)
+    lost = rng.random()
+    if lost < augmentation.rgb_dropout:
+        rgb_SS3 = np.zeros_like(rgb_SS3)
+    elif lost < augmentation.rgb_dropout + augmentation.depth_dropout:
+        codes = np.zeros_like(codes)
+    return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
+
+
+def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change light and colour of a uint8 [H, W, 3] picture; one table look-up a pixel, then saturation."""
+    brightness, contrast, gamma, saturation = (
+        1 + amount * rng.uniform(-1, 1)
+        for amount in (augmentation.brightness, augmentation.contrast, augmentation.gamma, augmentation.saturation)
+    )
+    levels = np.linspace(0, 1, 256) ** gamma
+    table = np.clip(((levels - 0.5) * contrast + 0.5) * brightness * 255, 0, 255).astype(np.uint8)
+    varied = cv2.LUT(np.ascontiguousarray(rgb), table)
+    if augmentation.saturation:
+        grey = cv2.cvtColor(cv2.cvtColor(varied, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        varied = cv2.addWeighted(varied, saturation, grey, 1 - saturation, 0)
+    return np.asarray(varied, np.uint8)
+
+
+def scale_depth(codes: NDArray[np.uint16], *, factor: float) -> NDArray[np.uint16]:
+    """Move the scene: codes times `factor`; 0 stays 0, and a measurement stays within 1..65535."""
+    scaled: NDArray[np.uint16] = np.clip(np.rint(codes * np.float32(factor)), 1, MAX_DEPTH_CODE).astype(np.uint16)
+    scaled[codes == 0] = 0
+    return scaled
+
+
+def punch_holes(codes: NDArray[np.uint16], *, share: float, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Take the measurement away in blobs that cover about `share` of the picture."""
+    height, width = codes.shape
+    if share <= 0:
+        return codes
+    # Blobs come from thresholded coarse noise: cheap, and irregular as a depth camera's holes are.
+    coarse = rng.random((max(2, height // 8), max(2, width // 8)), dtype=np.float32)
+    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.where(noise < np.quantile(noise, share), np.uint16(0), codes)
+
+
+def _jittered_region(height: int, width: int, zoom: float, rng: np.random.Generator) -> Roi:
+    """A square of up to `zoom` less than the picture, somewhere inside the square around it."""
+    side = max(height, width)
+    varied = max(1, round(side * (1 - zoom * rng.random())))
+    left, top = (int(rng.integers(0, side - varied + 1)) for _ in range(2))
+    return Roi((width - side) // 2 + left, (height - side) // 2 + top, varied, varied)

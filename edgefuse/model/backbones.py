@@ -1,0 +1,172 @@
+"""Backbones: from a decoded picture to a feature map. Owns their names, their widths and their pretrained weights.
+
+RGB    float [N, 3, S, S]  ->  float [N, c, h, w]
+depth  float [N, 2, S, S]  ->  float [N, c, h, w]     (range, validity)
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
+from edgefuse.errors import UserError
+
+TORCHVISION_BACKBONES = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small")
+RGB_BACKBONES = ("small", *TORCHVISION_BACKBONES)
+DEPTH_BACKBONES = ("scratch", *TORCHVISION_BACKBONES)
+
+WEIGHTS_IMAGENET = "imagenet"
+WEIGHTS_NONE = "none"
+
+
+class Backbone(nn.Module):
+    """A feature extractor; `num_channels` is the width c of its feature map.
+
+    Attributes:
+        pretrained: it carries weights learned elsewhere, so it wants a smaller learning rate and frozen statistics.
+    """
+
+    def __init__(self, features: nn.Module, *, num_channels: int, pretrained: bool = False) -> None:
+        super().__init__()
+        self.features = features
+        self.num_channels = num_channels
+        self.pretrained = pretrained
+
+    def forward(self, picture_NCHW: Tensor) -> Tensor:
+        return self.features(picture_NCHW)  # type: ignore[no-any-return]
+
+
+class DepthAsPicture(nn.Module):
+    """Draw the depth range as a grey picture for a backbone made for RGB, as the paper does for its comparison."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, depth_N2HW: Tensor) -> Tensor:
+        return (depth_N2HW[:, :1].expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
+    """An RGB backbone.
+
+    Args:
+        name: one of `RGB_BACKBONES`.
+        weights: "imagenet" (torchvision downloads them), "none", or a state dict file of the torchvision model.
+
+    Raises:
+        UserError: unknown name, weights that cannot be downloaded or do not fit.
+    """
+    if name == "small":
+        if weights not in (WEIGHTS_NONE, WEIGHTS_IMAGENET):
+            raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave --rgb-weights out")
+        return Backbone(_small_cnn(stem=_conv(3, 16, stride=2), widths=(16, 32, 64, 128)), num_channels=128)
+    return _torchvision_backbone(name, weights=weights, known=RGB_BACKBONES, option="--rgb-weights")
+
+
+def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
+    """A depth backbone: "scratch", or a torchvision one that sees the range drawn as a picture.
+
+    Args:
+        name: one of `DEPTH_BACKBONES`.
+        weights: as in `build_rgb_backbone`.
+
+    Raises:
+        UserError: unknown name, weights that cannot be downloaded or do not fit.
+    """
+    if name == "scratch":
+        if weights != WEIGHTS_NONE:
+            raise UserError(
+                f"the backbone 'scratch' has no pretrained weights, got {weights}: leave --depth-weights out"
+            )
+        stem = nn.Sequential(nn.Conv2d(2, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
+    backbone = _torchvision_backbone(name, weights=weights, known=DEPTH_BACKBONES, option="--depth-weights")
+    backbone.features = nn.Sequential(DepthAsPicture(), backbone.features)
+    return backbone
+
+
+def _conv(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(num_in, num_out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(num_out), nn.ReLU()
+    )
+
+
+def _small_cnn(*, stem: nn.Module, widths: tuple[int, ...]) -> nn.Sequential:
+    """A plain network that two CPU cores train in a minute: after the stem, each stage halves the picture."""
+    layers: list[nn.Module] = [stem]
+    for num_in, num_out in itertools.pairwise(widths):
+        layers += [_conv(num_in, num_out, stride=2), _conv(num_out, num_out)]
+    return nn.Sequential(*layers)
+
+
+def _torchvision_backbone(name: str, *, weights: str, known: tuple[str, ...], option: str) -> Backbone:
+    if name not in known:
+        raise UserError(f"backbone is {name!r}: one of {', '.join(known)} was expected")
+    from torchvision import models
+
+    builder: Any = getattr(models, name)
+    if weights == WEIGHTS_IMAGENET:
+        enum = models.get_model_weights(name).DEFAULT
+        try:
+            network = builder(weights=enum)
+        except OSError as error:
+            raise UserError(
+                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
+                f"machine and give the file with {option} FILE, or train without them with {option} none"
+            ) from error
+    else:
+        network = builder(weights=None)
+        if weights != WEIGHTS_NONE:
+            _load_state(network, Path(weights), name=name)
+    features, num_channels = _without_head(network)
+    return Backbone(features, num_channels=num_channels, pretrained=weights != WEIGHTS_NONE)
+
+
+def _without_head(network: Any) -> tuple[nn.Module, int]:
+    """The part of a torchvision classifier before pooling, and its number of output channels."""
+    if hasattr(network, "features"):
+        features: nn.Module = network.features
+        channels = [m.out_channels for m in features.modules() if isinstance(m, nn.Conv2d)]
+        return features, channels[-1]
+    stages = [network.conv1, network.bn1, network.relu, network.maxpool]
+    stages += [network.layer1, network.layer2, network.layer3, network.layer4]
+    return nn.Sequential(*stages), network.fc.in_features
+
+
+def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
+    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the classifier's own layers may differ."""
+    if not path.is_file():
+        raise UserError(f"the weights file {path} does not exist: give a state dict of torchvision's {name}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for a bad file
+        raise UserError(
+            f"{path} is not a readable state dict ({error}): save one with torch.save(model.state_dict(), FILE)"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    own = network.state_dict()
+    is_head = ("classifier.", "fc.")
+    wanted = {key for key in own if not key.startswith(is_head)}
+    fitting = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
+    lacking = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
+    if lacking:
+        raise UserError(
+            f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, first {lacking[0]}"
+        )
+    network.load_state_dict(fitting, strict=False)

@@ -1,0 +1,154 @@
+"""The whole model: bytes in, logits and gate out. `build_classifier` is the only place that puts the parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgefuse.contract import InputContract
+from edgefuse.errors import UserError
+from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
+from edgefuse.model.decode import InputDecoder
+from edgefuse.model.fusion import FUSION_KINDS, FusionCore, FusionKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the model is made of.
+
+    Attributes:
+        contract: meaning of the inputs.
+        num_classes: C.
+        fusion: one of `FUSION_KINDS`.
+        rgb, depth: names of the backbones.
+        num_features: d, the width that both feature vectors are projected to.
+        num_hidden: width of the first fully connected layer.
+        dropout: share of hidden units dropped in training.
+    """
+
+    contract: InputContract
+    num_classes: int
+    fusion: FusionKind = "gated"
+    rgb: str = "small"
+    depth: str = "scratch"
+    num_features: int = 128
+    num_hidden: int = 128
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSION_KINDS:
+            raise UserError(f"fusion is {self.fusion!r}: one of {', '.join(FUSION_KINDS)} was expected")
+        if self.num_classes < 2:
+            raise UserError(f"the model has {self.num_classes} class(es): at least two are needed to tell apart")
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as a JSON object."""
+        return {**asdict(self), "contract": self.contract.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of `to_json`."""
+        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        return cls(**{**known, "contract": InputContract.from_json(value["contract"])})
+
+
+class FeatureExtractor(nn.Module):
+    """A backbone, averaged over the picture and projected to d features: [N, c, S, S] -> [N, d]."""
+
+    def __init__(self, backbone: Backbone, *, num_features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.project = nn.Sequential(nn.Linear(backbone.num_channels, num_features), nn.ReLU())
+
+    def forward(self, picture_NCHW: Tensor) -> Tensor:
+        return self.project(self.backbone(picture_NCHW).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class FusionClassifier(nn.Module):
+    """RGB-D classifier. A modality that the fusion does not use has no backbone and costs nothing."""
+
+    def __init__(
+        self,
+        *,
+        decode: InputDecoder,
+        rgb_features: FeatureExtractor | None,
+        depth_features: FeatureExtractor | None,
+        core: FusionCore,
+    ) -> None:
+        super().__init__()
+        assert rgb_features is not None or depth_features is not None
+        self.decode = decode
+        self.rgb_features = rgb_features
+        self.depth_features = depth_features
+        self.core = core
+
+    def forward(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify one batch.
+
+        Args:
+            rgb_NHWC: uint8 [N, S, S, 3], as the contract says.
+            depth_NHW2: uint8 [N, S, S, 2], as the contract says.
+
+        Returns:
+            logits [N, C] and gate [N, d] in [0, 1].
+        """
+        F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
+        logits, gate = self.core(F_A, F_B)
+        return logits, gate
+
+    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
+        """F_A and F_B, [N, d] each; a modality without a backbone gives the other one's features, which its fusion ignores."""
+        rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
+        if self.rgb_features is None:
+            assert self.depth_features is not None
+            F_B = self.depth_features(depth)
+            return F_B, F_B
+        F_A = self.rgb_features(rgb)
+        return F_A, (F_A if self.depth_features is None else self.depth_features(depth))
+
+
+def build_classifier(
+    config: ModelConfig, *, rgb_weights: str = WEIGHTS_NONE, depth_weights: str = WEIGHTS_NONE
+) -> FusionClassifier:
+    """Put the model together.
+
+    Args:
+        config: what it is made of.
+        rgb_weights, depth_weights: "imagenet", "none" or a file; see `backbones.build_rgb_backbone`.
+
+    Raises:
+        UserError: unknown names, or weights that cannot be had or do not fit.
+    """
+    rgb_features = depth_features = None
+    if config.fusion != "depth":
+        rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)
+        rgb_features = FeatureExtractor(rgb, num_features=config.num_features)
+    if config.fusion != "rgb":
+        depth = build_depth_backbone(config.depth, weights=depth_weights)
+        depth_features = FeatureExtractor(depth, num_features=config.num_features)
+    core = FusionCore(
+        kind=config.fusion,
+        num_features=config.num_features,
+        num_hidden=config.num_hidden,
+        num_classes=config.num_classes,
+        dropout=config.dropout,
+    )
+    return FusionClassifier(
+        decode=InputDecoder(config.contract), rgb_features=rgb_features, depth_features=depth_features, core=core
+    )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+@torch.inference_mode()
+def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities float32 [N, C] and gate [N, d] of one batch; the model must be in eval mode."""
+    logits, gate = model(rgb_NHWC, depth_NHW2)
+    return torch.softmax(logits.float(), dim=1), gate.float()

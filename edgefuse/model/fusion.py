@@ -1,0 +1,134 @@
+"""Fusion of two feature vectors: the paper's gate, its baseline, and the single modalities, behind one interface.
+
+    F_A  float [N, d]   features of the RGB picture
+    F_B  float [N, d]   features of the depth map
+    G    float [N, d]   the gate: 0 = this feature comes from RGB, 1 = it comes from depth
+    F_O  float [N, m]   what the fully connected layers see (m = `num_outputs`)
+
+Every fusion maps (F_A, F_B) to (F_O, G). Those without a gate report the constant that says what they do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+from edgefuse.errors import UserError
+
+FusionKind = Literal["gated", "naive", "rgb", "depth", "joint"]
+FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
+
+
+class Fusion(Protocol):
+    """(F_A, F_B) -> (F_O, G); `num_outputs` is the width of F_O."""
+
+    num_outputs: int
+
+    def __call__(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class GatedFusion(nn.Module):
+    """The paper's modality gate, equations 6 and 7. Its "log-sigmoid" is the logistic function."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.W = nn.Linear(num_features, num_features)  # weight W and bias theta
+        self.num_outputs = 2 * num_features
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        G = torch.sigmoid(self.W(F_B))  # equation 6
+        F_O = torch.cat([F_A * (1 - G), F_B * G], dim=1)  # equation 7
+        return F_O, G
+
+
+class JointFusion(nn.Module):
+    """Equation 6 with both features in the gate, so that it can also react to a dark or missing RGB picture (ours)."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.W = nn.Linear(2 * num_features, num_features)
+        self.num_outputs = 2 * num_features
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        G = torch.sigmoid(self.W(torch.cat([F_A, F_B], dim=1)))
+        return torch.cat([F_A * (1 - G), F_B * G], dim=1), G
+
+
+class NaiveFusion(nn.Module):
+    """Plain concatenation, the paper's baseline "NF". The gate it reports is 0.5: both count alike."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_outputs = 2 * num_features
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([F_A, F_B], dim=1), torch.full_like(F_B, 0.5)
+
+
+class RgbOnly(nn.Module):
+    """RGB alone; the gate it reports is 0."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_outputs = num_features
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        return F_A, torch.zeros_like(F_A)
+
+
+class DepthOnly(nn.Module):
+    """Depth alone; the gate it reports is 1."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_outputs = num_features
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        return F_B, torch.ones_like(F_B)
+
+
+class FusionCore(nn.Module):
+    """Gate, fusion and the two fully connected layers: all that comes after the features.
+
+    This is the part that the core benchmark measures alone.
+    """
+
+    def __init__(
+        self, *, kind: FusionKind, num_features: int, num_hidden: int, num_classes: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        fusion = build_fusion(kind, num_features=num_features)
+        self.fusion = fusion
+        self.head = nn.Sequential(
+            nn.Linear(fusion.num_outputs, num_hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(num_hidden, num_classes),
+        )
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, d] of both pictures -> logits [N, C] and gate [N, d]."""
+        F_O, G = self.fusion(F_A, F_B)
+        return self.head(F_O), G
+
+
+_FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | DepthOnly]] = {
+    "gated": GatedFusion,
+    "naive": NaiveFusion,
+    "rgb": RgbOnly,
+    "depth": DepthOnly,
+    "joint": JointFusion,
+}
+
+
+def build_fusion(kind: str, *, num_features: int) -> GatedFusion | JointFusion | NaiveFusion | RgbOnly | DepthOnly:
+    """The fusion of that name over feature vectors of width d = `num_features`.
+
+    Raises:
+        UserError: no fusion has that name.
+    """
+    if kind not in _FUSIONS:
+        raise UserError(f"fusion is {kind!r}: one of {', '.join(FUSION_KINDS)} was expected")
+    return _FUSIONS[kind](num_features)

@@ -1,0 +1,61 @@
+"""Pictures to torch batches. Owns the order and the chance: the same seed and epoch give the same batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from edgefuse.data.augment import Augmentation, augment
+from edgefuse.data.folder import Pictures
+
+
+class Batch(NamedTuple):
+    """rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2], labels int64 [N]."""
+
+    rgb: Tensor
+    depth: Tensor
+    labels: Tensor
+
+
+class AugmentedPictures(Dataset[Batch]):
+    """Varied samples of pictures in memory; call `start_epoch` before each pass."""
+
+    def __init__(self, pictures: Pictures, *, size: int, augmentation: Augmentation, seed: int) -> None:
+        self.pictures = pictures
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pictures.rgb)
+
+    def __getitem__(self, index: int) -> Batch:
+        sample = self.pictures.dataset.samples[index]
+        framed = augment(
+            self.pictures.rgb[index],
+            self.pictures.depth[index],
+            size=self.size,
+            depth_unit_m=sample.depth_unit_m,
+            augmentation=self.augmentation,
+            rng=np.random.default_rng((self.seed, self.epoch, index)),
+        )
+        return Batch(torch.from_numpy(framed.rgb), torch.from_numpy(framed.depth), torch.tensor(sample.label))
+
+
+def build_loader(samples: AugmentedPictures, *, batch_size: int, seed: int) -> DataLoader[Batch]:
+    """A shuffling loader. The last batch is dropped when it would hold a single sample, which BatchNorm cannot take."""
+    return DataLoader(
+        samples,
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+        drop_last=len(samples) > batch_size and len(samples) % batch_size == 1,
+    )

@@ -1,0 +1,164 @@
+"""The training loop: Adam, learning rate annealed along a cosine, one epoch after the other.
+
+Owns what happens to the weights; knows no files. The caller is told of each step and each epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgefuse.contract import InputContract
+from edgefuse.data.folder import Pictures
+from edgefuse.errors import UserError
+from edgefuse.evaluation import Predictor, evaluate
+from edgefuse.model.classifier import FusionClassifier, predict
+from edgefuse.training.batches import AugmentedPictures, build_loader
+from edgefuse.training.recipe import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """Figures of one epoch; those of validation are None without validation samples."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None
+    learning_rate: float
+
+
+class StepReport:
+    """What a progress display wants to know after each step: position, smoothed loss and accuracy."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.step = 0
+        self.loss = math.nan
+        self.accuracy = math.nan
+
+    def update(self, loss: float, accuracy: float) -> None:
+        self.step += 1
+        first = math.isnan(self.loss)
+        self.loss = loss if first else 0.95 * self.loss + 0.05 * loss
+        self.accuracy = accuracy if first else 0.95 * self.accuracy + 0.05 * accuracy
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train_epochs(
+    model: FusionClassifier,
+    *,
+    train: Pictures,
+    validation: Pictures | None,
+    config: TrainConfig,
+    contract: InputContract,
+    labels: tuple[str, ...],
+    device: torch.device,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> Iterator[EpochResult]:
+    """Train in place, yielding after each epoch; the model is then in eval mode and whole.
+
+    Raises:
+        UserError: the loss is not a number.
+    """
+    model.to(device)
+    samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
+    loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
+    report = StepReport(num_steps=config.epochs * len(loader))
+    optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: cosine(step / max(1, report.num_steps), end=config.final_learning_rate / config.learning_rate),
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    for epoch in range(config.epochs):
+        samples.start_epoch(epoch)
+        set_training(model)
+        losses: list[float] = []
+        num_right = num_seen = 0
+        for batch in loader:
+            rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch)
+            optimizer.zero_grad(set_to_none=True)
+            logits, _ = model(rgb, depth)
+            loss = criterion(logits, truth)
+            if not math.isfinite(loss.item()):
+                raise UserError(
+                    f"the loss is {loss.item()} at step {report.step} (epoch {epoch + 1}): the weights of the last finished "
+                    f"epoch are kept; try a smaller learning rate than {config.learning_rate}"
+                )
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            right = int((logits.argmax(dim=1) == truth).sum())
+            num_right, num_seen = num_right + right, num_seen + len(truth)
+            losses.append(loss.item())
+            report.update(losses[-1], right / len(truth))
+            on_step(report)
+        model.eval()
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=float(np.mean(losses)),
+            train_accuracy=num_right / num_seen,
+            validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
+            learning_rate=float(schedule.get_last_lr()[0]),
+        )
+
+
+def cosine(progress: float, *, end: float) -> float:
+    """From 1 at progress 0 to `end` at progress 1."""
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(model: FusionClassifier, config: TrainConfig) -> list[dict[str, object]]:
+    """Adam's groups: what is new learns at the full rate, pretrained backbones at a share of it."""
+    slow = [p for backbone in _pretrained_backbones(model) for p in backbone.parameters()]
+    slow_ids = {id(p) for p in slow}
+    fast = [p for p in model.parameters() if id(p) not in slow_ids]
+    groups: list[dict[str, object]] = [{"params": fast, "lr": config.learning_rate}]
+    if slow:
+        groups.append({"params": slow, "lr": config.learning_rate * config.pretrained_rate_scale})
+    return groups
+
+
+def set_training(model: FusionClassifier) -> None:
+    """Train mode, but for the BatchNorm statistics of pretrained backbones: small data would spoil them."""
+    model.train()
+    for backbone in _pretrained_backbones(model):
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def torch_predictor(model: FusionClassifier) -> Predictor:
+    """The model as an `edgefuse.evaluation.Predictor`, on whatever device it is."""
+    device = next(model.parameters()).device
+
+    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        probabilities, gate = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
+        return probabilities.cpu().numpy(), gate.cpu().numpy()
+
+    return answer
+
+
+def _pretrained_backbones(model: FusionClassifier) -> list[nn.Module]:
+    extractors = (model.rgb_features, model.depth_features)
+    return [e.backbone for e in extractors if e is not None and e.backbone.pretrained]
+
+
+def _accuracy(
+    model: FusionClassifier, pictures: Pictures | None, *, contract: InputContract, labels: tuple[str, ...]
+) -> float | None:
+    if pictures is None:
+        return None
+    scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels, conditions=("both",))
+    return scores["both"].accuracy

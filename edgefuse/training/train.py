@@ -1,0 +1,282 @@
+"""One training from data folders to a finished run folder. Called by the command, the demo and the benchmarks."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from edgefuse.contract import InputContract
+from edgefuse.data.augment import labels_allow_flip
+from edgefuse.data.folder import Dataset, Pictures, load, scan
+from edgefuse.data.splits import Split, split
+from edgefuse.errors import UserError
+from edgefuse.evaluation import Scores, evaluate, framed_batches
+from edgefuse.files import refuse_existing, write_json
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
+from edgefuse.training import run as run_folder
+from edgefuse.training.loop import EpochResult, StepReport, best_device, torch_predictor, train_epochs
+from edgefuse.training.plots import plot_confusion, plot_training
+from edgefuse.training.recipe import TrainConfig
+
+NUM_STORED_SAMPLES = 16
+
+
+class Listener(Protocol):
+    """Who wants to watch a training."""
+
+    def started(self, text: str) -> None: ...
+    def stepped(self, report: StepReport) -> None: ...
+    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+
+
+class Silence:
+    """A listener that says nothing."""
+
+    def started(self, text: str) -> None: ...
+    def stepped(self, report: StepReport) -> None: ...
+    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """What a training ended with.
+
+    Attributes:
+        metrics: what stands in `metrics.json`: figures by held-out part ("validation", "test") and condition.
+        interrupted: stopped by Ctrl-C; the run holds the last finished epoch.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    interrupted: bool
+
+
+def train(
+    roots: Sequence[Path],
+    out: Path,
+    *,
+    config: TrainConfig,
+    force: bool = False,
+    skip_bad: bool = False,
+    listener: Listener | None = None,
+) -> TrainSummary:
+    """Train one model and leave a run folder.
+
+    Args:
+        roots: data set folders, used together.
+        out: the run folder to make; after each epoch it holds a usable run.
+        force: replace a run that stands at `out`.
+        skip_bad: leave unreadable pairs out.
+
+    Raises:
+        UserError: bad data, an existing folder, weights that cannot be had, or a loss that is not a number.
+    """
+    refuse_existing(out, force=force, marker=run_folder.RUN_NAME)
+    return train_on_pictures(
+        load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad), out, config=config, listener=listener
+    )
+
+
+def train_on_pictures(
+    pictures: Pictures, out: Path, *, config: TrainConfig, listener: Listener | None = None
+) -> TrainSummary:
+    """`train` on pictures that are in memory already; what stands at `out` is replaced."""
+    listener = listener if listener is not None else Silence()
+    dataset = pictures.dataset
+    config = replace(config, augmentation=_fitting_augmentation(config, dataset))
+    parts = split(
+        dataset,
+        exclude=config.exclude,
+        test_share=config.test_share,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
+    torch.manual_seed(config.seed)
+    contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=dataset.align)
+    model_config = _model_config(config, contract, num_classes=len(dataset.labels))
+    model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)
+    held_out = {
+        name: pictures.subset(indices)
+        for name, indices in (("validation", parts.validation), ("test", parts.test))
+        if indices
+    }
+    train_pictures = pictures.subset(parts.train)
+    device = best_device()
+    listener.started(_opening_line(dataset, parts, config, model, device))
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    info = {"training": config.to_json(), "data": _describe_data(dataset, parts), "versions": versions()}
+    _store_samples(out, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+    history, interrupted = _run_epochs(
+        model,
+        out,
+        train_pictures=train_pictures,
+        validation=held_out.get("validation"),
+        config=config,
+        model_config=model_config,
+        labels=dataset.labels,
+        info=info,
+        device=device,
+        listener=listener,
+    )
+    if not history:
+        raise UserError(f"stopped before the first epoch ended: {out} holds no model yet, start again")
+    trained = run_folder.open_run(out).build_model().to(device)
+    metrics = _measure(trained, out, held_out, history, contract=contract, labels=dataset.labels, fusion=config.fusion)
+    return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a training's result."""
+    found = {"python": platform.python_version()}
+    for package in ("edgefuse", "torch", "torchvision", "numpy", "opencv-python-headless"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _run_epochs(
+    model: FusionClassifier,
+    out: Path,
+    *,
+    train_pictures: Pictures,
+    validation: Pictures | None,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    labels: tuple[str, ...],
+    info: dict[str, Any],
+    device: torch.device,
+    listener: Listener,
+) -> tuple[list[EpochResult], bool]:
+    """Train, saving after every epoch; the history, and whether Ctrl-C ended it."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    history: list[EpochResult] = []
+    with SummaryWriter(str(out / "tensorboard")) as board:
+        try:
+            for result in train_epochs(
+                model,
+                train=train_pictures,
+                validation=validation,
+                config=config,
+                contract=model_config.contract,
+                labels=labels,
+                device=device,
+                on_step=listener.stepped,
+            ):
+                run_folder.write_weights(out, model)
+                run_folder.write_run(
+                    out, labels=labels, model_config=model_config, info={**info, "epochs_done": result.epoch + 1}
+                )
+                history.append(result)
+                _log(board, result)
+                listener.epoch_done(result, config.epochs)
+        except KeyboardInterrupt:
+            return history, True
+    return history, False
+
+
+def _log(board: Any, result: EpochResult) -> None:
+    board.add_scalar("loss/train", result.train_loss, result.epoch)
+    board.add_scalar("accuracy/train", result.train_accuracy, result.epoch)
+    board.add_scalar("learning_rate", result.learning_rate, result.epoch)
+    if result.validation_accuracy is not None:
+        board.add_scalar("accuracy/validation", result.validation_accuracy, result.epoch)
+
+
+def _fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Any:
+    """Take away what the labels or the fusion do not allow: mirrored pictures, and dropping the only modality there is."""
+    augmentation = config.augmentation
+    if not labels_allow_flip(dataset.labels):
+        augmentation = replace(augmentation, flip=False)
+    if config.fusion in ("rgb", "depth"):
+        augmentation = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
+    return augmentation
+
+
+def _model_config(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
+    return ModelConfig(
+        contract=contract,
+        num_classes=num_classes,
+        fusion=config.fusion,
+        rgb=config.rgb,
+        depth=config.depth,
+        num_features=config.num_features,
+        num_hidden=config.num_hidden,
+        dropout=config.dropout,
+    )
+
+
+def _opening_line(
+    dataset: Dataset, parts: Split, config: TrainConfig, model: FusionClassifier, device: torch.device
+) -> str:
+    groups = dataset.groups()
+    counts = ", ".join(
+        f"{len(part)} {name} ({len({groups[i] for i in part})} groups)"
+        for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
+        if part
+    )
+    flip = "" if config.augmentation.flip else "; not mirrored, the labels speak of sides"
+    return (
+        f"{len(dataset.labels)} classes, {counts}{flip}; {config.fusion} of {config.rgb} and {config.depth}, "
+        f"{count_parameters(model) / 1e6:.2f} M parameters, on {device}"
+    )
+
+
+def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
+    groups = dataset.groups()
+    return {
+        "roots": [str(root.absolute()) for root in dataset.roots],
+        "digest": dataset.digest,
+        "num_train": len(parts.train),
+        "num_validation": len(parts.validation),
+        "num_test": len(parts.test),
+        "validation_groups": sorted({groups[i] for i in parts.validation}),
+        "test_groups": sorted({groups[i] for i in parts.test}),
+    }
+
+
+def _store_samples(out: Path, pictures: Pictures, contract: InputContract) -> None:
+    """Keep framed pairs, spread over the classes, for the parity checks of later steps."""
+    count = len(pictures.rgb)
+    chosen = np.unique(np.linspace(0, count - 1, min(NUM_STORED_SAMPLES, count)).astype(int)).tolist()
+    rgb, depth, _ = next(framed_batches(pictures.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
+    run_folder.write_samples(out, rgb=rgb, depth=depth)
+
+
+def _measure(
+    model: FusionClassifier,
+    out: Path,
+    held_out: dict[str, Pictures],
+    history: list[EpochResult],
+    *,
+    contract: InputContract,
+    labels: tuple[str, ...],
+    fusion: str,
+) -> dict[str, Any]:
+    """Score the run on what it was not trained on, and draw the pictures."""
+    metrics: dict[str, Any] = {"history": [vars(result) for result in history]}
+    scored: dict[str, Scores] = {}
+    for name, pictures in held_out.items():
+        scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels)
+        metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
+        scored[name] = scores["both"]
+    write_json(out / run_folder.METRICS_NAME, metrics)
+    plot_training(history, out / "training.png", title=f"{fusion}, {len(history)} epochs")
+    for name in ("test", "validation"):
+        if name in scored:
+            title = f"{name}: {scored[name].accuracy:.1%} of {scored[name].num_samples} pairs"
+            plot_confusion(scored[name].confusion, labels, out / "confusion.png", title=title)
+            break
+    return metrics
