@@ -94,7 +94,7 @@ def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np
         for amount in (augmentation.brightness, augmentation.contrast, augmentation.gamma, augmentation.saturation)
     )
     levels = np.linspace(0, 1, 256) ** gamma
-    table = np.clip(((levels - 0.5) * contrast + 0.5) * brightness * 255, 0, 255).astype(np.uint8)
+    table = np.rint(np.clip(((levels - 0.5) * contrast + 0.5) * brightness, 0, 1) * 255).astype(np.uint8)
     varied = cv2.LUT(np.ascontiguousarray(rgb), table)
     if augmentation.saturation:
         grey = cv2.cvtColor(cv2.cvtColor(varied, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

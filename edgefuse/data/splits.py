@@ -6,6 +6,7 @@ Owns which samples stand on which side; training and evaluation import it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -94,7 +95,9 @@ def _hold_out(
             f"there is {num_groups} group of instances to take {what} samples from, two or more were expected: "
             f"record another take, or use --{what}-share 0"
         )
-    # A class may have fewer takes than there are folds; then some folds lack it, which is no reason to stop.
     folds = model_selection.StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
-    kept, held = next(iter(folds.split(np.zeros(len(indices)), labels, groups)))
+    with warnings.catch_warnings():
+        # A class may have fewer takes than there are folds: then a fold lacks it, which is no reason to speak.
+        warnings.simplefilter("ignore", UserWarning)
+        kept, held = next(iter(folds.split(np.zeros(len(indices)), labels, groups)))
     return [indices[i] for i in kept], [indices[i] for i in held]

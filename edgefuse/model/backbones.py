@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError
-
-TORCHVISION_BACKBONES = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small")
-RGB_BACKBONES = ("small", *TORCHVISION_BACKBONES)
-DEPTH_BACKBONES = ("scratch", *TORCHVISION_BACKBONES)
+from edgefuse.model.names import DEPTH_BACKBONES, RGB_BACKBONES
 
 WEIGHTS_IMAGENET = "imagenet"
 WEIGHTS_NONE = "none"

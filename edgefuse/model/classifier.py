@@ -13,7 +13,8 @@ from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.fusion import FUSION_KINDS, FusionCore, FusionKind
+from edgefuse.model.fusion import FusionCore
+from edgefuse.model.names import FUSION_KINDS, DepthBackbone, FusionKind, RgbBackbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class ModelConfig:
     contract: InputContract
     num_classes: int
     fusion: FusionKind = "gated"
-    rgb: str = "small"
-    depth: str = "scratch"
+    rgb: RgbBackbone = "small"
+    depth: DepthBackbone = "scratch"
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2

@@ -10,15 +10,13 @@ Every fusion maps (F_A, F_B) to (F_O, G). Those without a gate report the consta
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from edgefuse.errors import UserError
-
-FusionKind = Literal["gated", "naive", "rgb", "depth", "joint"]
-FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
+from edgefuse.model.names import FUSION_KINDS, FusionKind
 
 
 class Fusion(Protocol):

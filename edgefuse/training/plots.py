@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from edgefuse.errors import require
-from edgefuse.files import file_replaced
+from edgefuse.figures import new_figure, save_figure
 from edgefuse.training.loop import EpochResult
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    with file_replaced(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
-
-
-def new_figure(*, width_in: float, height_in: float) -> Any:
-    """A figure that is drawn without a display and without matplotlib's global state."""
-    require("matplotlib", extra="train")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def plot_training(history: Sequence[EpochResult], path: Path, *, title: str) -> None:

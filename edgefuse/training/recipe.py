@@ -9,7 +9,7 @@ from typing import Any
 from edgefuse.data.augment import Augmentation
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE
-from edgefuse.model.fusion import FusionKind
+from edgefuse.model.names import TORCHVISION_BACKBONES, DepthBackbone, FusionKind, RgbBackbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class TrainConfig:
     """
 
     fusion: FusionKind = "gated"
-    rgb: str = "small"
-    depth: str = "scratch"
+    rgb: RgbBackbone = "small"
+    depth: DepthBackbone = "scratch"
     rgb_weights: str = WEIGHTS_NONE
     depth_weights: str = WEIGHTS_NONE
     size: int = 96
@@ -81,6 +81,6 @@ def demo_rgbd() -> TrainConfig:
     return TrainConfig(size=64, epochs=24, far_m=1.6, test_share=0.25, validation_share=0.1)
 
 
-def pretrained_rgbd(rgb: str = "mobilenet_v2") -> TrainConfig:
-    """An ImageNet backbone for RGB, depth from scratch: the paper's recipe with a backbone of the user's choice."""
-    return TrainConfig(rgb=rgb, rgb_weights=WEIGHTS_IMAGENET, size=128)
+def default_weights(backbone: str) -> str:
+    """The weights that a backbone starts from when none are named."""
+    return WEIGHTS_IMAGENET if backbone in TORCHVISION_BACKBONES else WEIGHTS_NONE

@@ -1,0 +1,101 @@
+# Two commands matter: `make demo` shows the whole way of the data, `make test` checks the project.
+# Both set up .venv first and share its stamp: nothing is installed again until pyproject.toml changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+# The default may be too old or lack venv: then the next ones are tried. A PYTHON that was given is taken at its word.
+PYTHONS := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.12 python3.11 python3.10)
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := train,export,runtime,realsense,bench
+CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# An environment that was moved or copied still points to the old folder, and one whose Python is gone is of no use.
+USABLE := $(shell $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+    && grep -F '$(CURDIR)/$(VENV)' $(BIN)/activate >/dev/null && echo yes)
+ifneq ($(USABLE),yes)
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help setup libusb demo test lint types layers format wheel clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: setup ## set up, then: render data, train, export, record, run live; results in demo/
+	@$(BIN)/edgefuse demo --out demo --force
+
+test: lint types layers ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' chooses tests
+	@echo "== tests"
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+setup: libusb $(STAMP) ## make .venv and install everything that the project needs
+
+lint: setup ## ruff: rules and layout
+	@echo "== lint"
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check . || { echo "layout differs: type 'make format'"; exit 1; }
+
+types: setup ## mypy, strict
+	@echo "== types"
+	$(BIN)/mypy --no-error-summary
+
+layers: setup ## import-linter: nothing flows backwards, and no torch on the device
+	@echo "== layers"
+	report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
+
+format: setup ## ruff: mend what can be mended, and lay out
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: setup ## build a wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean: ## remove caches, build/ and dist/; .venv, demo/ and runs/ stay
+	@rm -rf build dist $(CACHES)
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	@rm -rf $(VENV)
+
+# pyrealsense2's wheel brings librealsense but not the libusb that it links.
+libusb:
+	@if PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -F libusb-1.0.so.0 >/dev/null; then exit 0; fi
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    echo "== setup: installing the system library libusb-1.0"
+	    report=$$( (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes libusb-1.0-0) 2>&1 ) \
+	        || { echo "$$report"; echo "apt-get could not install libusb-1.0-0"; exit 1; }
+	else
+	    echo "The system library libusb-1.0 is missing; pyrealsense2 does not load without it. Install it, then type make again:"
+	    echo "    sudo apt-get install libusb-1.0-0     (Fedora: sudo dnf install libusb1)"
+	    exit 1
+	fi
+
+$(STAMP): pyproject.toml
+	@if [ "$(USABLE)" != yes ]; then
+	    for candidate in $(PYTHONS) none; do
+	        if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then break; fi
+	        [ $$candidate = none ] || echo "== setup: $$candidate is missing, older than Python 3.10, or lacks venv"
+	    done
+	    if [ $$candidate = none ]; then
+	        echo "Python 3.10 or newer with venv is needed: sudo apt-get install python3-venv, or make PYTHON=/path/to/python3"
+	        exit 1
+	    fi
+	    echo "== setup: making $(VENV) with $$($$candidate --version)"
+	    $$candidate -m venv --clear $(VENV)
+	fi
+	note=; if [ "$$(uname -sm)" = "Linux x86_64" ]; then note=" (PyTorch comes with CUDA here: several GB)"; fi
+	echo "== setup: installing packages, the first time takes minutes$$note; log: $(VENV)/setup.log"
+	report() { grep -v '^WARNING' $(VENV)/setup.log | tail -n 15; exit 1; }
+	$(BIN)/python -m pip install --upgrade 'pip>=25.1' >$(VENV)/setup.log 2>&1 || report
+	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]' --group dev >>$(VENV)/setup.log 2>&1 || report
+	touch $@
+	echo "== setup: done in $$SECONDS s"

@@ -1,0 +1,209 @@
+"""What a number was measured on: hardware, clocks, versions, commit. Every part may be absent and is then None.
+
+Owns the description that stands in each result; it names no host, user or path. Reports import it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
+    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pyrealsense2"),
+)
+CPU = Path("/sys/devices/system/cpu")
+COMMAND_TIMEOUT_S = 10.0
+GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"
+
+
+def describe() -> dict[str, Any]:
+    """Hardware, system and versions, as JSON values; call it before measuring, for its load average and clocks."""
+    return {
+        "cpu": describe_cpu(),
+        "memory_bytes": memory_bytes(),
+        "gpus": describe_gpus(),
+        "jetson": describe_jetson(),
+        "system": {
+            "name": os_name(),
+            "kernel": _leading_numbers(platform.release()),
+            "architecture": platform.machine(),
+            "python": f"{platform.python_implementation()} {platform.python_version()}",
+        },
+        "load_average_1min": load_average(),
+        "versions": versions(),
+        "commit": commit(),
+        "command": command_line(sys.argv),
+        "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def describe_cpu() -> dict[str, Any]:
+    """Model, cores that this process may use, clocks, and the sizes of core 0's caches."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    frequency = CPU / "cpu0" / "cpufreq"
+    return {
+        "model": cpu_model(),
+        "cores_usable": len(usable),
+        "cores_online": os.cpu_count(),
+        "virtual_machine": "hypervisor" in (_read(Path("/proc/cpuinfo")) or ""),
+        "governor": _read(frequency / "scaling_governor"),
+        "max_mhz": _megahertz(_read(frequency / "scaling_max_freq")),
+        "now_mhz": _number(_field(_read(Path("/proc/cpuinfo")), "cpu MHz")),
+        "caches_bytes": caches_bytes(),
+    }
+
+
+def cpu_model() -> str | None:
+    """The processor's own name; on ARM that of `lscpu`, because /proc/cpuinfo has none."""
+    return (
+        _field(_read(Path("/proc/cpuinfo")), "model name")
+        or _field(_output(["lscpu"]), "Model name")
+        or platform.processor()
+        or None
+    )
+
+
+def caches_bytes() -> dict[str, int]:
+    """Sizes of the data caches that core 0 sees, such as {"L1": 49152, "L2": ...}; shared ones count whole."""
+    found = {}
+    for folder in sorted((CPU / "cpu0" / "cache").glob("index*")):
+        size = re.fullmatch(r"(\d+)([KMG]?)", _read(folder / "size") or "")
+        if size and _read(folder / "type") != "Instruction":
+            found[f"L{_read(folder / 'level')}"] = (
+                int(size[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[size[2]]
+            )
+    return found
+
+
+def memory_bytes() -> int | None:
+    """Main memory in bytes."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def describe_gpus() -> list[dict[str, str]]:
+    """What nvidia-smi says about each GPU; empty where there is none."""
+    table = _output(["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"])
+    names = GPU_FIELDS.split(",")
+    rows = [[value.strip() for value in line.split(",")] for line in (table or "").splitlines() if line.strip()]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+
+
+def describe_jetson() -> dict[str, str] | None:
+    """Board, L4T release, power mode and clocks of a Jetson; None elsewhere."""
+    release = _read(Path("/etc/nv_tegra_release"))
+    if release is None:
+        return None
+    return {
+        "board": (_read(Path("/proc/device-tree/model")) or "").strip("\0"),
+        "l4t": release.splitlines()[0],
+        "nvpmodel": _output(["nvpmodel", "-q"]) or "not readable",
+        "jetson_clocks": _output(["jetson_clocks", "--show"]) or "not readable (it needs root)",
+    }
+
+
+def os_name() -> str:
+    """Such as "Ubuntu 24.04.1 LTS"."""
+    name = _field(_read(Path("/etc/os-release")), "PRETTY_NAME", separator="=")
+    return name.strip('"') if name else platform.system()
+
+
+def load_average() -> float | None:
+    """Runnable programs over the last minute."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter here."""
+    installed = {package: _version(package) for package in PACKAGES}
+    return {package: version for package, version in installed.items() if version is not None}
+
+
+def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:
+    """Git commit of the tree that `source` belongs to, with "-dirty" when tracked files differ; None when git does not track it.
+
+    An installed package may lie inside somebody else's repository, so the file itself is asked for.
+    """
+    git = ["git", "-C", str(source.resolve().parent)]
+    if _output([*git, "ls-files", "--error-unmatch", source.name]) is None:
+        return None
+    head = _output([*git, "rev-parse", "HEAD"])
+    if head is None:
+        return None
+    return head + ("-dirty" if _output([*git, "status", "--porcelain", "--untracked-files=no"]) else "")
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as it was typed, with paths outside the working folder cut to their names: a result is published."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        path = Path(value)
+        words.append(f"{option}{equals}{path.name if path.is_absolute() or '..' in path.parts else value}")
+    return " ".join(words)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _output(command: Sequence[str]) -> str | None:
+    """What a command prints; None when it is not there, fails, or takes too long."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *command[1:]], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _field(text: str | None, name: str, *, separator: str = ":") -> str | None:
+    match = re.search(rf"^{re.escape(name)}\s*{separator}\s*(.+)$", text or "", re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def _leading_numbers(release: str) -> str:
+    """ "6.8.0" of "6.8.0-41-generic": what follows is the builder's own name."""
+    match = re.match(r"[\d.]+", release)
+    return match[0] if match else release
+
+
+def _megahertz(kilohertz: str | None) -> float | None:
+    number = _number(kilohertz)
+    return None if number is None else number / 1000
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

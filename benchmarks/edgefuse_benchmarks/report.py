@@ -1,0 +1,173 @@
+"""A benchmark's result: what it is made of, its JSON, and where it is kept. Every scope makes one; tables and pictures show it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from edgefuse.bundle import Bundle
+from edgefuse.files import file_replaced
+from edgefuse_benchmarks.measure import Ratio, Series
+
+SCHEMA = 1
+"""Raise it whenever a field of the JSON changes its meaning or goes."""
+
+FEW_SAMPLES = 100
+BUSY_SHARE = 0.5
+
+Benchmark = Literal["core", "engine", "live"]
+Scope = Literal["core", "engine", "cold start", "frame to result", "frame age"]
+
+SCOPES: dict[Scope, str] = {
+    "core": "gate, fusion and fully connected layers alone, from two feature vectors",
+    "engine": "one framed pair in, one decision out, with the engine's copies",
+    "cold start": "a fresh process until its first decision",
+    "frame to result": "from the arrival of a camera's pair to its result",
+    "frame age": "from the sensor's timestamp to the result",
+}
+"""What a number covers. Numbers of different scopes do not compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Series that were measured together, and their ratios.
+
+    Attributes:
+        bytes_read: series name -> bytes that one call must read at least; gives its GB/s.
+        facts: what else the numbers are to be read with, as JSON values.
+    """
+
+    scope: Scope
+    name: str
+    series: tuple[Series, ...]
+    ratios: tuple[Ratio, ...] = ()
+    bytes_read: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def gb_per_s(self, series: Series) -> float | None:
+        """Bytes that one call must read over its median time; None where no bytes are given."""
+        num_bytes = self.bytes_read.get(series.name)
+        return None if num_bytes is None else num_bytes / series.summary().p50_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of one benchmark.
+
+    Attributes:
+        machine: what `machine.describe` gave before measuring.
+        parameters: what was asked for, as JSON values.
+        parity: figures of the comparisons that were passed before measuring.
+        notes: what a reader must know, in sentences.
+    """
+
+    benchmark: Benchmark
+    machine: dict[str, Any]
+    parameters: dict[str, Any]
+    parity: tuple[dict[str, Any], ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self, *, raw: bool = True) -> dict[str, Any]:
+        """The result as a JSON object.
+
+        Args:
+            raw: with every sample, in nanoseconds and in the order of time, round after round.
+        """
+        return {
+            "schema": SCHEMA,
+            "benchmark": self.benchmark,
+            "scopes": {group.scope: SCOPES[group.scope] for group in self.groups},
+            "machine": self.machine,
+            "parameters": self.parameters,
+            "parity": list(self.parity),
+            "notes": [*self.notes, *general_notes(self)],
+            "groups": [_group_json(group, raw=raw) for group in self.groups],
+        }
+
+
+def general_notes(report: Report) -> list[str]:
+    """Warnings that any result may need."""
+    notes = []
+    load, cores = report.machine.get("load_average_1min"), report.machine.get("cpu", {}).get("cores_usable") or 1
+    if load is not None and load > BUSY_SHARE * cores:
+        notes.append(f"the machine was busy before the start: load average {load:g} on {cores} core(s)")
+    counts = [
+        len(series.samples_ns) for group in report.groups for series in group.series if group.scope != "cold start"
+    ]
+    if counts and min(counts) < FEW_SAMPLES:
+        notes.append(f"some series have as few as {min(counts)} samples: their p99 is little else than their maximum")
+    return notes
+
+
+def save(report: Report, folder: Path) -> Path:
+    """Write the JSON under a name that is not taken, atomically; the name tells benchmark and time (UTC)."""
+    stem = f"{report.benchmark}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    path = folder / f"{stem}.json"
+    number = 2
+    while path.exists():
+        path = folder / f"{stem}-{number}.json"
+        number += 1
+    with file_replaced(path) as temporary:
+        temporary.write_text(dumps(report.to_json()) + "\n", encoding="utf-8")
+    return path
+
+
+def dumps(value: Any) -> str:
+    """Indented JSON with each list of numbers on one line."""
+    return re.sub(
+        r"\[\n\s+[-+\d.eE,\s]+\]",
+        lambda found: re.sub(r"\s+", "", found[0]),
+        json.dumps(value, indent=2, allow_nan=False),
+    )
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Which bundle was measured: its folder's name, model, and the digest of its file."""
+    manifest = bundle.manifest
+    return {
+        "bundle": bundle.folder.resolve().name,
+        "model": manifest.model,
+        "input_size": manifest.contract.size,
+        "files": {name: vars(entry) for name, entry in manifest.files.items()},
+    }
+
+
+def camera_facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A camera's description without the folder that its file is in."""
+    return {key: Path(value).name if key == "path" else value for key, value in description.items()}
+
+
+def _group_json(group: Group, *, raw: bool) -> dict[str, Any]:
+    return {
+        "scope": group.scope,
+        "name": group.name,
+        "facts": dict(group.facts),
+        "series": [_series_json(group, series, raw=raw) for series in group.series],
+        "ratios": [{**asdict(found), **_rounded(asdict(found))} for found in group.ratios],
+    }
+
+
+def _series_json(group: Group, series: Series, *, raw: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {"name": series.name, **_rounded(asdict(series.summary()))}
+    if series.first_call_ns is not None:
+        value["first_call_ns"] = series.first_call_ns
+    gb_per_s = group.gb_per_s(series)
+    if gb_per_s is not None:
+        value |= {"bytes_read": group.bytes_read[series.name], "gb_per_s": round(gb_per_s, 2)}
+    if raw:
+        value |= {"calls_per_turn": series.turns_ns.shape[1], "samples_ns": series.samples_ns.tolist()}
+    return value
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Nanoseconds to a tenth, everything else to four digits after the point."""
+    return {
+        key: round(value, 1 if key.endswith("_ns") else 4) if isinstance(value, float) else value
+        for key, value in values.items()
+    }

@@ -1,0 +1,140 @@
+"""edgefuse bench"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, NumThreads, RegionSpec
+
+if TYPE_CHECKING:
+    from edgefuse_benchmarks.report import Report
+
+app = typer.Typer(help="Measure: the fusion core, a bundle's engine, the live loop.", no_args_is_help=True)
+
+Out = Annotated[
+    Path, typer.Option(help="Folder for the result: a JSON file and a picture, under a new name each time.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Fewer samples, under a minute: a first look, nothing to publish.")
+]
+
+
+@app.callback()
+def _group() -> None: ...
+
+
+@app.command()
+def core(
+    d: Annotated[
+        str | None, typer.Option("--d", help="Feature widths, such as 128,512. Default: 128,256,512,1024,2048.")
+    ] = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """Gate, fusion and fully connected layers alone: gated and naive, in torch and ONNX Runtime, against reading their weights."""
+    widths = _whole_numbers(d, option="--d")
+    from edgefuse.cli.progress import counting
+    from edgefuse_benchmarks.core import PLAN, QUICK_PLAN, QUICK_WIDTHS, WIDTHS, bench_core
+
+    with counting("measuring", unit="widths") as on_progress:
+        report = bench_core(
+            widths=widths or (QUICK_WIDTHS if quick else WIDTHS),
+            plan=QUICK_PLAN if quick else PLAN,
+            on_progress=on_progress,
+        )
+    _finish(report, out=out, as_json=as_json)
+
+
+@app.command()
+def engine(
+    bundle: BundleFolder,
+    camera: CameraSpec = "synthetic",
+    threads: Annotated[str | None, typer.Option(help="Thread counts, such as 1,4. Default: 1 and all cores.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run that the bundle was exported from: torch is measured beside it.")
+    ] = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """A bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
+    counts = _whole_numbers(threads, option="--threads")
+    from edgefuse.cli.progress import say
+    from edgefuse_benchmarks.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
+
+    say(f"measuring {bundle}")
+    report = bench_engine(
+        bundle,
+        camera=camera,
+        threads=counts,
+        run_folder=run,
+        plan=QUICK_PLAN if quick else PLAN,
+        num_starts=QUICK_NUM_STARTS if quick else NUM_STARTS,
+    )
+    _finish(report, out=out, as_json=as_json)
+
+
+@app.command()
+def live(
+    bundle: BundleFolder,
+    camera: CameraSpec,
+    roi: RegionSpec = None,
+    threads: NumThreads = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """Frame to result with its stages: a recording back to back and at its own rate, a camera at its rate."""
+    from edgefuse.cli.progress import counting
+    from edgefuse.cli.usage import parsed_region
+    from edgefuse_benchmarks.live import PLAN, QUICK_PLAN, bench_live
+
+    parsed_region(roi)
+    with counting("measuring", unit="results") as on_progress:
+        report = bench_live(
+            bundle,
+            camera=camera,
+            roi=roi,
+            num_threads=threads,
+            plan=QUICK_PLAN if quick else PLAN,
+            on_progress=on_progress,
+        )
+    _finish(report, out=out, as_json=as_json)
+
+
+def _finish(report: Report, *, out: Path, as_json: bool) -> None:
+    """Keep the result first, then show it."""
+    from edgefuse.cli.progress import say
+    from edgefuse.errors import MissingPackageError
+    from edgefuse_benchmarks.picture import save_picture
+    from edgefuse_benchmarks.report import dumps, save
+    from edgefuse_benchmarks.table import print_report
+
+    path = save(report, out)
+    try:
+        save_picture(report, path.with_suffix(".png"))
+    except MissingPackageError as error:
+        say(f"no picture: {error}")
+    if as_json:
+        typer.echo(dumps(report.to_json(raw=False)))
+    else:
+        print_report(report)
+    say(f"result: {path}")
+
+
+def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
+    """ "1,4" as (1, 4); nothing as ().
+
+    Raises:
+        typer.BadParameter: it is not a list of whole numbers from 1 on.
+    """
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise typer.BadParameter(f"{text!r}: whole numbers such as 128,512 were expected", param_hint=option)
+    return tuple(dict.fromkeys(int(word) for word in words))

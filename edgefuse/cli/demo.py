@@ -1,0 +1,76 @@
+"""edgefuse demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.cli.options import Force
+
+if TYPE_CHECKING:
+    from edgefuse.demo import DemoResult
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where data, runs, bundle and recording go.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Decides the pictures, the split and the training.")] = 0,
+    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs to learn from.")] = 1000,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over them. Default: what the demo's recipe says.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the recording that live runs on.")] = 90,
+    force: Force = False,
+) -> None:
+    """The main job without a camera: render data, train four models, export, record, run live. Some minutes."""
+    from edgefuse.errors import require
+
+    for package, extra in (("torch", "train"), ("onnx", "export"), ("onnxruntime", "runtime")):
+        require(package, extra=extra)
+    from edgefuse.cli.progress import TrainingDisplay, say
+    from edgefuse.demo import DemoSize, run_demo
+    from edgefuse_runtime.sdk import load_pyrealsense2
+
+    load_pyrealsense2()
+    with TrainingDisplay(brief=True) as display:
+        result = run_demo(
+            out,
+            seed=seed,
+            size=DemoSize(num_pairs=pairs, epochs=epochs, num_live_frames=frames),
+            force=force,
+            say=say,
+            listener=display,
+        )
+    _print_result(result)
+
+
+def _print_result(result: DemoResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="accuracy on held-out instances")
+    for column in ("model", "both sensors", "RGB dead", "depth dead", "mean gate"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for fusion, scores in result.metrics.items():
+        cells = [f"{scores[condition]['accuracy']:.1%}" for condition in ("both", "no_rgb", "no_depth")]
+        table.add_row(fusion, *cells, f"{scores['both']['mean_gate']:.2f}")
+    console.print(table)
+    accuracies = {fusion: scores["both"]["accuracy"] for fusion, scores in result.metrics.items()}
+    better = max(("rgb", "depth"), key=accuracies.__getitem__)
+    console.print(
+        f"gated against the better single sensor ({better}): {100 * (accuracies['gated'] - accuracies[better]):+.1f} points"
+    )
+    live = result.live
+    if live.accuracy is not None and live.latency_ms is not None:
+        console.print(
+            f"live on {result.recording}: {live.accuracy.correct} of {live.accuracy.scored} frames right, latency from a frame's "
+            f"arrival to its decision: median {live.latency_ms['p50']:.1f} ms, p99 {live.latency_ms['p99']:.1f} ms"
+        )
+    console.print(
+        f"pictures: {result.folder}/data, training curves: {result.folder}/runs/*/training.png, bundle: {result.bundle}"
+    )
+    console.print(
+        f"took {sum(result.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in result.seconds.items())
+    )

@@ -1,0 +1,42 @@
+"""edgefuse export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefuse.cli.options import AsJson, Force
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a run to a bundle: an ONNX file that carries its input contract, checked against the torch model.
+
+    Where its answers differ from the model's, no bundle is written.
+    """
+    from edgefuse.errors import require
+
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="runtime" if package == "onnxruntime" else "export")
+    from edgefuse.cli.progress import say
+    from edgefuse_export.export import export_run
+
+    summary = export_run(run, out, force=force)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"bundle": str(out), "parity": summary.parity.to_json()}))
+    say(f"{summary.parity.candidate} against {summary.parity.reference}:")
+    say(f"  {'input':<24}{'samples':>8}{'max |dp|':>12}{'flips':>7}{'max |dgate|':>13}")
+    for case in summary.parity.cases:
+        say(
+            f"  {case.name:<24}{case.num_samples:>8}{case.max_probability_difference:>12.1e}{case.top1_flips:>7}"
+            f"{case.max_gate_difference:>13.1e}"
+        )
+    say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")

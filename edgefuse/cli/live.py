@@ -1,0 +1,67 @@
+"""edgefuse live"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, Force, NumThreads, RegionSpec
+
+if TYPE_CHECKING:
+    from edgefuse_runtime.sinks import Sink
+
+
+def live(
+    bundle: BundleFolder,
+    camera: CameraSpec = "realsense",
+    roi: RegionSpec = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many frames. Default: go on until the end.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
+    ] = None,
+    threads: NumThreads = None,
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Play a recording at its own pace and drop what comes too fast.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide live on frames of a RealSense, a recording, a folder, or the built-in scenes.
+
+    Ends at the end of the stream, after --frames, or on Ctrl-C. --json prints the summary alone.
+    """
+    import json
+    from contextlib import ExitStack
+
+    from edgefuse.bundle import open_bundle
+    from edgefuse.cli.progress import say
+    from edgefuse.cli.usage import parsed_region
+    from edgefuse_runtime.cameras import open_camera
+    from edgefuse_runtime.engines import open_engine
+    from edgefuse_runtime.live import run_live
+    from edgefuse_runtime.sinks import JsonlSink, LinesSink
+    from edgefuse_runtime.table import TableSink
+
+    opened = open_bundle(bundle)
+    region = parsed_region(roi)
+    with ExitStack() as stack:
+        engine = stack.enter_context(open_engine(opened, num_threads=threads))
+        source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
+        sinks: list[Sink] = []
+        if not as_json:
+            sinks.append(TableSink() if sys.stdout.isatty() else LinesSink(sys.stdout))
+        if jsonl is not None:
+            sinks.append(JsonlSink(jsonl, force=force))
+        for sink in sinks:
+            stack.enter_context(sink)
+        summary = run_live(engine=engine, camera=source, region=region, sinks=sinks, num_frames=frames)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if summary.processed == 0:
+        say("no frame was decided: nothing came, or no region was found")
+        raise typer.Exit(1)

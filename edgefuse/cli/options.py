@@ -1,0 +1,32 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataFolders = Annotated[
+    list[Path], typer.Argument(help="Data set folders: root/<class>/<instance>/<name>_rgb.png and _depth.png.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the output's name.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as edgefuse export makes it.")]
+NumThreads = Annotated[int | None, typer.Option(help="Threads of the engine. Default: as many as cores.", min=1)]
+CameraSpec = Annotated[
+    str,
+    typer.Option(
+        help="realsense, realsense:SERIAL, a recording FILE.db3 or FILE.bag, a data set FOLDER, or synthetic."
+    ),
+]
+RegionSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--roi",
+        help="Where to look: x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per frame.",
+    ),
+]

@@ -1,0 +1,57 @@
+"""edgefuse record"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefuse.cli.options import CameraSpec, Force, RegionSpec
+
+
+def record(
+    out: Annotated[
+        Path, typer.Argument(help="The data set folder; made where it does not exist, added to where it does.")
+    ],
+    label: Annotated[str, typer.Option(help="The class that the frames show.")],
+    camera: CameraSpec = "realsense",
+    take: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Pairs to record. Default: until Ctrl-C or the end.")
+    ] = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="Keep each N-th frame: neighbours are nearly the same picture.")
+    ] = 1,
+    roi: RegionSpec = None,
+    align: Annotated[str, typer.Option(help="Whose view the pairs share: color or depth.")] = "color",
+    force: Force = False,
+) -> None:
+    """Record labelled pairs of a camera (or a recording) as one take of a data set.
+
+    Takes are what splits keep together: record several of each class, each with another object, place or light.
+    """
+    from typing import cast
+
+    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.usage import parsed_region
+    from edgefuse.contract import Align
+    from edgefuse_runtime.cameras import open_camera
+    from edgefuse_runtime.record import record as record_take
+
+    if align not in ("color", "depth"):
+        raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
+    region = parsed_region(roi) if roi is not None else None
+    with open_camera(camera, align=cast("Align", align)) as source, counting("recording", unit="pairs") as on_progress:
+        folder = record_take(
+            camera=source,
+            root=out,
+            label=label,
+            instance=take,
+            num_frames=frames,
+            region=region,
+            every=every,
+            force=force,
+            on_progress=lambda done: on_progress(done, frames or 0),
+        )
+    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {out} --out RUN")

@@ -1,0 +1,96 @@
+"""edgefuse train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+from edgefuse.model.names import DepthBackbone, FusionKind, RgbBackbone
+
+
+def train(
+    data: DataFolders,
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    fusion: Annotated[
+        FusionKind, typer.Option(help="gated is the paper's; joint: its gate sees RGB too; naive: no gate.")
+    ] = "gated",
+    rgb: Annotated[RgbBackbone, typer.Option(help="RGB backbone; small is trained from scratch.")] = "small",
+    depth: Annotated[
+        DepthBackbone, typer.Option(help="Depth backbone; the others see depth drawn as a picture.")
+    ] = "scratch",
+    rgb_weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none, or a state dict FILE. Default: imagenet where the backbone has it."),
+    ] = None,
+    depth_weights: Annotated[str, typer.Option(help="imagenet, none, or a state dict FILE.")] = "none",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
+    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
+    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Decides the splits, the first weights and the augmentation.")] = 0,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
+    ] = None,
+    validation_share: Annotated[float, typer.Option(help="Share held out by instance to watch training with.")] = 0.15,
+    test_share: Annotated[float, typer.Option(help="Share held out by instance for testing, besides --exclude.")] = 0.0,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
+    ] = True,
+    force: Force = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a classifier from labelled RGB-D pairs, split by instance, and leave a run folder.
+
+    Ctrl-C leaves a usable run with the last finished epoch.
+    """
+    from dataclasses import replace
+
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.cli.progress import TrainingDisplay, say
+    from edgefuse.training.recipe import default_weights, small_rgbd
+    from edgefuse.training.train import train as run_training
+
+    recipe = small_rgbd()
+    config = replace(
+        recipe,
+        fusion=fusion,
+        rgb=rgb,
+        depth=depth,
+        rgb_weights=rgb_weights if rgb_weights is not None else default_weights(rgb),
+        depth_weights=depth_weights,
+        epochs=epochs,
+        batch_size=batch_size,
+        size=size,
+        near_m=near,
+        far_m=far,
+        seed=seed,
+        exclude=tuple(exclude or ()),
+        validation_share=validation_share,
+        test_share=test_share,
+        augmentation=replace(recipe.augmentation, flip=flip),
+    )
+    with TrainingDisplay() as display:
+        summary = run_training(data, out, config=config, force=force, skip_bad=skip_bad, listener=display)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(summary.metrics))
+    for part in ("validation", "test"):
+        if part in summary.metrics:
+            scores = summary.metrics[part]
+            accuracies = ", ".join(
+                f"{name.replace('_', ' ')} {values['accuracy']:.1%}" for name, values in scores.items()
+            )
+            say(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs)")
+    if summary.interrupted:
+        say(f"stopped early: {out} holds the last finished epoch and can be exported")
+        raise typer.Exit(130)
+    say(f"run: {out} (training.png, confusion.png, metrics.json); next: edgefuse export {out} --out BUNDLE")

@@ -1,0 +1,100 @@
+"""From the SDK's frames to NumPy pictures: whose view, which format, and a copy that is ours.
+
+Owns alignment and the conversion of colour formats; used by the pipeline reader alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import Align
+from edgefuse.errors import UserError
+
+# What OpenCV has to do to reach RGB; None = nothing.
+COLOR_CONVERSIONS: dict[str, int | None] = {
+    "rgb8": None,
+    "bgr8": cv2.COLOR_BGR2RGB,
+    "rgba8": cv2.COLOR_RGBA2RGB,
+    "bgra8": cv2.COLOR_BGRA2RGB,
+    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+}
+PACKED_FORMATS = ("yuyv", "uyvy")
+"""Two pixels share their colour: moving single pixels, as align does, mixes the colours up."""
+
+
+def check_color_format(color_format: str, *, resampled: bool) -> None:
+    """Refuse a colour format that cannot become RGB.
+
+    Args:
+        resampled: the colour picture is moved to the depth camera's view before it is converted.
+
+    Raises:
+        UserError: the format is not one of ours, or cannot be resampled.
+    """
+    if color_format not in COLOR_CONVERSIONS:
+        raise UserError(f"the colour stream is {color_format}: one of {', '.join(COLOR_CONVERSIONS)} was expected")
+    if resampled and color_format in PACKED_FORMATS:
+        raise UserError(
+            f"the colour stream is {color_format}, which cannot be aligned to depth: record it as rgb8, or use a model aligned to color"
+        )
+
+
+def rgb_from(frame: Any, *, color_format: str) -> NDArray[np.uint8]:
+    """A copy of a colour frame as uint8 [H, W, 3] in RGB order."""
+    data = np.asarray(frame.get_data())
+    height, width = data.shape[:2]
+    conversion = COLOR_CONVERSIONS[color_format]
+    if conversion is None:
+        return cast("NDArray[np.uint8]", data.copy())
+    return cast("NDArray[np.uint8]", cv2.cvtColor(data.view(np.uint8).reshape(height, width, -1), conversion))
+
+
+def depth_from(frame: Any) -> NDArray[np.uint16]:
+    """A copy of a depth frame: uint16 [H, W] in the camera's codes."""
+    return cast("NDArray[np.uint16]", np.asarray(frame.get_data()).copy())
+
+
+class Aligner:
+    """Brings both pictures of a frameset to one view, at the cost of one resampling, or none where they share it already.
+
+    Streams with equal intrinsics at one pose see each pixel along the same ray, so there is nothing to move. `rs.align` would
+    still go through 3-D and back, and its rounding leaves holes (4 % of the depth pixels of a 640x480 picture).
+    """
+
+    def __init__(self, rs: Any, *, align: Align, depth_profile: Any, color_profile: Any) -> None:
+        """Choose how to align.
+
+        Raises:
+            UserError: the streams' poses are not known, so that they cannot be aligned.
+        """
+        depth_profile, color_profile = depth_profile.as_video_stream_profile(), color_profile.as_video_stream_profile()
+        try:
+            shared = _share_view(depth_profile, color_profile)
+        except RuntimeError as error:
+            raise UserError(
+                f"colour and depth cannot be aligned: the source does not say how its two cameras stand to each other ({error})"
+            ) from error
+        self.resamples: Align | None = None if shared else ("depth" if align == "color" else "color")
+        self._block = None if shared else rs.align(getattr(rs.stream, align))
+
+    def __call__(self, frameset: Any) -> Any:
+        """The frameset with both pictures in one view. `rs.align` holds the interpreter lock for its 1 to 7 ms."""
+        return frameset if self._block is None else self._block.process(frameset)
+
+
+def _share_view(depth_profile: Any, color_profile: Any) -> bool:
+    pose = depth_profile.get_extrinsics_to(color_profile)
+    at_one_pose = list(pose.rotation) == [1, 0, 0, 0, 1, 0, 0, 0, 1] and not any(pose.translation)
+    return at_one_pose and _lens(depth_profile.get_intrinsics()) == _lens(color_profile.get_intrinsics())
+
+
+def _lens(intrinsics: Any) -> tuple[Any, ...]:
+    # Without coefficients all distortion models are the pinhole camera.
+    model = str(intrinsics.model) if any(intrinsics.coeffs) else "none"
+    names = ("width", "height", "fx", "fy", "ppx", "ppy")
+    return (*(getattr(intrinsics, name) for name in names), model, *intrinsics.coeffs)

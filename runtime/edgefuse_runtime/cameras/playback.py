@@ -1,0 +1,105 @@
+"""A RealSense recording (.db3, or .bag from librealsense before 2.58) as a camera, through the ordinary pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgefuse.contract import Align
+from edgefuse.errors import UserError
+from edgefuse_runtime.cameras.pipeline import PipelineReader
+from edgefuse_runtime.frames import Counters, Frame
+from edgefuse_runtime.sdk import load_pyrealsense2
+
+SUFFIXES = (".db3", ".bag")
+
+
+class Playback:
+    """A recording, played once from its beginning to its end.
+
+    By default every frame is given, however slow the consumer is. In real time the pipeline keeps only the newest pair, as
+    with a camera, and what it drops is counted.
+    """
+
+    def __init__(self, path: Path, *, align: Align = "color", real_time: bool = False) -> None:
+        """Name the file; `with` opens it."""
+        self._path = path
+        self._align: Align = align
+        self._real_time = real_time
+        self._pipeline: Any = None
+        self._reader: PipelineReader | None = None
+        self._description: dict[str, Any] = {"kind": "recording", "path": str(path), "real_time": real_time}
+
+    @property
+    def align(self) -> Align:
+        return self._align
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return self._description
+
+    @property
+    def counters(self) -> Counters:
+        return self._reader.counters if self._reader is not None else Counters()
+
+    def __enter__(self) -> Playback:
+        rs = load_pyrealsense2()
+        if not self._path.is_file():
+            raise UserError(f"there is no recording {self._path}: give the path of a .db3 or .bag file")
+        pipeline, config = rs.pipeline(), rs.config()
+        try:
+            config.enable_device_from_file(str(self._path.absolute()), repeat_playback=False)
+            wrapper = rs.pipeline_wrapper(pipeline)
+            _enable_pair(rs, config, config.resolve(wrapper).get_device(), self._path)
+            # Enabling streams made the config forget its device: this one is the one that plays. Set before the start, or the
+            # first frames are played in real time and may be dropped.
+            device = config.resolve(wrapper).get_device()
+            device.as_playback().set_real_time(self._real_time)
+            profile = pipeline.start(config)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self._path} does not play with librealsense {rs.__version__}: {error}. "
+                f"A whole .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
+            ) from error
+        self._pipeline = pipeline
+        try:
+            playback = profile.get_device().as_playback()
+            self._reader = PipelineReader(rs, pipeline=pipeline, align=self._align, playback=playback)
+        except BaseException:
+            pipeline.stop()
+            raise
+        info = rs.camera_info
+        self._description |= {
+            "name": device.get_info(info.name) if device.supports(info.name) else "unknown",
+            "duration_s": round(playback.get_duration().total_seconds(), 3),
+            **self._reader.describe(),
+        }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def read(self, timeout_ms: int) -> Frame | None:
+        """See `Camera.read`."""
+        if self._reader is None or self._pipeline is None:
+            raise RuntimeError("read outside of `with`")
+        return self._reader.read(timeout_ms)
+
+
+def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> None:
+    """Ask for the depth and the colour stream alone: a recording may hold infrared and motion as well."""
+    profiles = [profile for sensor in device.query_sensors() for profile in sensor.get_stream_profiles()]
+    for stream in (rs.stream.depth, rs.stream.color):
+        found = [profile for profile in profiles if profile.stream_type() == stream]
+        if not found:
+            names = ", ".join(sorted({profile.stream_name() for profile in profiles})) or "no stream"
+            raise UserError(f"{path} has {names}: a depth and a colour stream were expected")
+        video = found[0].as_video_stream_profile()
+        config.enable_stream(
+            stream, found[0].stream_index(), video.width(), video.height(), video.format(), video.fps()
+        )

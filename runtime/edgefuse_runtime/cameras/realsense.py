@@ -1,0 +1,201 @@
+"""A RealSense camera on USB: found first, started on the best profile it has, warmed up, then read.
+
+Owns finding and starting devices; the reading is the pipeline reader's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from edgefuse.contract import Align
+from edgefuse.errors import UserError
+from edgefuse_runtime.cameras.pipeline import PipelineReader
+from edgefuse_runtime.frames import Counters, Frame
+from edgefuse_runtime.sdk import load_pyrealsense2
+
+WARMUP_FRAMES = 30
+"""Framesets that librealsense's own samples skip while auto-exposure settles."""
+
+
+class Profile(NamedTuple):
+    """Sizes in pixels and the rate that both streams share."""
+
+    depth_width: int
+    depth_height: int
+    color_width: int
+    color_height: int
+    fps: int
+
+    def __str__(self) -> str:
+        sizes = f"depth {self.depth_width}x{self.depth_height}, colour {self.color_width}x{self.color_height}"
+        return f"{sizes}, {self.fps}/s"
+
+
+PROFILES = (
+    Profile(640, 480, 640, 480, 30),
+    Profile(848, 480, 640, 480, 30),
+    Profile(640, 480, 640, 480, 15),
+    Profile(480, 270, 424, 240, 30),
+    Profile(480, 270, 424, 240, 15),
+    Profile(640, 480, 640, 480, 6),
+)
+"""Tried in this order: on USB 2 the larger and faster ones are missing."""
+
+
+class RealSense:
+    """A live camera. The pipeline keeps only the newest pair, so a slow consumer sees the present; what it misses is counted."""
+
+    def __init__(
+        self,
+        *,
+        serial: str | None = None,
+        align: Align = "color",
+        warmup_frames: int = WARMUP_FRAMES,
+        profiles: Sequence[Profile] = PROFILES,
+        device: Any | None = None,
+    ) -> None:
+        """Name the camera; `with` finds and starts it.
+
+        Args:
+            serial: which camera; None = the only one there is, or the first.
+            warmup_frames: framesets to throw away first.
+            profiles: what to ask for, best first.
+            device: an SDK device to use in place of one on USB, such as `SoftwareCamera.device`.
+        """
+        self._serial = serial
+        self._align: Align = align
+        self._warmup_frames = warmup_frames
+        self._profiles = tuple(profiles)
+        self._device = device
+        self._pipeline: Any = None
+        self._reader: PipelineReader | None = None
+        self._description: dict[str, Any] = {"kind": "realsense", "serial": serial}
+
+    @property
+    def align(self) -> Align:
+        return self._align
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return self._description
+
+    @property
+    def counters(self) -> Counters:
+        return self._reader.counters if self._reader is not None else Counters()
+
+    def __enter__(self) -> RealSense:
+        rs = load_pyrealsense2()
+        device = self._device if self._device is not None else _find_device(rs, self._serial)
+        self._pipeline = _start(rs, device, self._profiles, is_on_usb=self._device is None)
+        try:
+            _hold_color_rate(rs, device)
+            self._reader = PipelineReader(rs, pipeline=self._pipeline, align=self._align, playback=None)
+            self._reader.skip(self._warmup_frames, timeout_s=5.0)
+        except BaseException:
+            self._pipeline.stop()
+            raise
+        self._description |= {**_info(rs, device), **self._reader.describe()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def read(self, timeout_ms: int) -> Frame | None:
+        """See `Camera.read`."""
+        if self._reader is None or self._pipeline is None:
+            raise RuntimeError("read outside of `with`")
+        return self._reader.read(timeout_ms)
+
+
+def _find_device(rs: Any, serial: str | None) -> Any:
+    """The device with this serial number, or the first.
+
+    Asked for before any pipeline starts: `pipeline.start()` without a device stops every Python thread for 15 s.
+    """
+    devices = list(rs.context().query_devices())
+    by_serial = {_info(rs, device)["serial"]: device for device in devices}
+    if serial is None and devices:
+        return devices[0]
+    if serial in by_serial:
+        return by_serial[serial]
+    wanted = "no RealSense camera was found" if serial is None else f"no RealSense camera {serial} was found"
+    if devices:
+        found = ", ".join(f"{_info(rs, device)['name']} {number}" for number, device in by_serial.items())
+        raise UserError(f"{wanted}; there is {found}: give one of these as --camera realsense:SERIAL")
+    others = ", ".join(_other_video_devices())
+    raise UserError(
+        f"{wanted} on USB; {f'there is {others}' if others else 'no other video device either'}. "
+        f"Check the cable, a USB 3 port and the udev rules, or play a recording: --camera FILE.db3"
+    )
+
+
+def _other_video_devices() -> list[str]:
+    names = Path("/sys/class/video4linux").glob("*/name")
+    return sorted({name.read_text(encoding="utf-8", errors="replace").strip() for name in names})
+
+
+def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, is_on_usb: bool) -> Any:
+    """A pipeline started on the first profile that the device has."""
+    for profile in profiles:
+        # A new pipeline for each try: after a failure the old one may be left half started.
+        pipeline, config = rs.pipeline(), rs.config()
+        if is_on_usb:
+            config.enable_device(_info(rs, device)["serial"])
+        else:
+            pipeline.set_device(device)
+        config.enable_stream(rs.stream.depth, profile.depth_width, profile.depth_height, rs.format.z16, profile.fps)
+        config.enable_stream(rs.stream.color, profile.color_width, profile.color_height, rs.format.rgb8, profile.fps)
+        try:
+            if config.can_resolve(rs.pipeline_wrapper(pipeline)):
+                pipeline.start(config)
+                return pipeline
+        except RuntimeError as error:
+            raise UserError(_start_message(str(error), _info(rs, device))) from error
+    info = _info(rs, device)
+    raise UserError(
+        f"{info['name']} {info['serial']} (USB {info['usb']}) has none of these profiles: {'; '.join(map(str, profiles))}. "
+        f"It has {_offered(device)}. On USB 2 many are missing: use a USB 3 port and cable"
+    )
+
+
+def _start_message(cause: str, info: dict[str, Any]) -> str:
+    camera = f"{info['name']} {info['serial']}"
+    if "busy" in cause.lower() or "errno=16" in cause:
+        return f"{camera} is in use by another process ({cause}): end that one (fuser -v /dev/video*), then start again"
+    return f"{camera} did not start ({cause}): plug it in again, then start again"
+
+
+def _offered(device: Any) -> str:
+    offered = set()
+    for sensor in device.query_sensors():
+        for profile in sensor.get_stream_profiles():
+            if profile.is_video_stream_profile():
+                video = profile.as_video_stream_profile()
+                offered.add(
+                    f"{profile.stream_name()} {video.width()}x{video.height()} {profile.format().name} {profile.fps()}/s"
+                )
+    return ", ".join(sorted(offered)) or "no video stream"
+
+
+def _hold_color_rate(rs: Any, device: Any) -> None:
+    """Keep the colour stream at its rate in the dark: otherwise long exposures halve it, and every second pair is stale."""
+    for sensor in device.query_sensors():
+        if sensor.supports(rs.option.auto_exposure_priority):
+            sensor.set_option(rs.option.auto_exposure_priority, 0.0)
+
+
+def _info(rs: Any, device: Any) -> dict[str, str]:
+    keys = {
+        "name": rs.camera_info.name,
+        "serial": rs.camera_info.serial_number,
+        "firmware": rs.camera_info.firmware_version,
+        "usb": rs.camera_info.usb_type_descriptor,
+    }
+    return {name: device.get_info(key) if device.supports(key) else "unknown" for name, key in keys.items()}

@@ -1,0 +1,58 @@
+"""What an engine is: a bundle's model, ready to decide about one framed pair. The seam between the live loop and its backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import InputContract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A model's answer for one pair. The arrays belong to the caller.
+
+    Attributes:
+        probabilities: float32 [1, C], in the order of the engine's labels.
+        gate: float32 [1, d]; 0 = all from RGB, 1 = all from depth.
+    """
+
+    probabilities: NDArray[np.float32]
+    gate: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A model ready to run. The constructor loads nothing; `with engine:` loads it and runs it once, so that `run` is warm."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+
+    @property
+    def contract(self) -> InputContract:
+        """What the inputs mean."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Engine, provider, precision, threads, time to start, as JSON values; complete while it is open."""
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        """Decide about one pair.
+
+        Args:
+            rgb: uint8 [1, S, S, 3], RGB order. The caller's; not kept after the call.
+            depth: uint8 [1, S, S, 2], the contract's bytes. The caller's; not kept after the call.
+
+        Raises:
+            UserError: an input is not what the contract says.
+        """
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,19 @@
+"""An engine as an `edgefuse.evaluation.Predictor`: whole batches through an engine that decides about one pair at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.evaluation import Predictor
+from edgefuse_runtime.engines.engine import Engine
+
+
+def engine_predictor(engine: Engine) -> Predictor:
+    """Answers batches of any size with an open `engine`."""
+
+    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        decisions = [engine.run(rgb[i : i + 1], depth[i : i + 1]) for i in range(len(rgb))]
+        return np.concatenate([d.probabilities for d in decisions]), np.concatenate([d.gate for d in decisions])
+
+    return answer

@@ -1,0 +1,216 @@
+"""The live loop: a frame, its region, the engine, a result to every sink; and a summary in the end.
+
+Owns the order of things and the measuring of each; the command line, the demo and the benchmarks call `run_live`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from edgefuse import framing
+from edgefuse.errors import UserError
+from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.frames import Camera, Counters, Frame, frames
+from edgefuse_runtime.regions import Region, RegionSource, Whole
+from edgefuse_runtime.results import Accuracy, Ending, LiveSummary, Result, StageTimes
+from edgefuse_runtime.sinks import Sink
+
+TOP_CLASSES = 5
+MAX_SAMPLES = 100_000
+"""Timings kept for the percentiles, newest first: about an hour at 30 frames a second, however long the run."""
+
+
+def run_live(
+    *,
+    engine: Engine,
+    camera: Camera,
+    region: RegionSource | None = None,
+    sinks: Sequence[Sink] = (),
+    num_frames: int | None = None,
+    stop: threading.Event | None = None,
+) -> LiveSummary:
+    """Decide about the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
+
+    Args:
+        engine, camera, sinks: opened by the caller, who also closes them.
+        region: where to look in each frame; None = what the camera knows, or the whole picture.
+        num_frames: frames to read.
+        stop: set it from another thread or a signal handler to end the run.
+
+    Returns:
+        The summary; sinks have it too.
+
+    Raises:
+        UserError: the camera is aligned otherwise than the engine's contract says, or failed.
+    """
+    if camera.align != engine.contract.align:
+        raise UserError(
+            f"the camera's pairs are aligned to {camera.align}, the bundle's contract says {engine.contract.align}: "
+            f"open the camera with align={engine.contract.align!r}"
+        )
+    find, statistics = region if region is not None else Whole(), _Statistics(engine, camera.counters)
+    started_ns = last_ns = time.perf_counter_ns()
+    interrupted = False
+    try:
+        for frame in frames(camera, num_frames=num_frames, stop=stop):
+            result = _decide(
+                engine, frame, find, index=statistics.processed, since_ns=last_ns, counters=camera.counters
+            )
+            if result is None:
+                statistics.without_region += 1
+            else:
+                statistics.add(result)
+                for sink in sinks:
+                    sink.result(result)
+            last_ns = time.perf_counter_ns()
+    except KeyboardInterrupt:
+        interrupted = True
+    elapsed_s = (time.perf_counter_ns() - started_ns) / 1e9
+    ended = _ending(interrupted=interrupted, stop=stop, reached=statistics.num_seen == num_frames)
+    summary = statistics.summary(camera, elapsed_s=elapsed_s, ended=ended)
+    for sink in sinks:
+        sink.summary(summary)
+    return summary
+
+
+def _ending(*, interrupted: bool, stop: threading.Event | None, reached: bool) -> Ending:
+    if interrupted:
+        return "interrupted"
+    if stop is not None and stop.is_set():
+        return "stopped"
+    return "frames" if reached else "end of stream"
+
+
+def _decide(
+    engine: Engine, frame: Frame, find: RegionSource, *, index: int, since_ns: int, counters: Counters
+) -> Result | None:
+    region_started_ns = time.perf_counter_ns()
+    region = find(frame)
+    if region is None:
+        return None
+    framed = framing.fit(
+        frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
+    )
+    framed_ns = time.perf_counter_ns()
+    decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+    done_ns = time.perf_counter_ns()
+    probabilities = decision.probabilities[0]
+    order = np.argsort(-probabilities, kind="stable")[:TOP_CLASSES]
+    top = tuple((engine.labels[i], round(float(probabilities[i]), 6)) for i in order)
+    stages = StageTimes(
+        wait_ms=_ms(max(frame.arrival_ns - since_ns, 0)),
+        read_ms=_ms(frame.ready_ns - frame.arrival_ns),
+        frame_ms=_ms(framed_ns - region_started_ns),
+        infer_ms=_ms(done_ns - framed_ns),
+    )
+    return Result(
+        index=index,
+        frame=frame.color_number,
+        name=frame.name,
+        label=top[0][0],
+        probability=top[0][1],
+        top=top,
+        gate_mean=round(float(decision.gate.mean()), 6),
+        expected=_expected(region, frame),
+        roi=region.roi,
+        stages=stages,
+        latency_ms=_ms(done_ns - frame.arrival_ns),
+        age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
+        dropped=counters.dropped,
+        stale=counters.stale,
+    )
+
+
+def _expected(region: Region, frame: Frame) -> str | None:
+    return region.label if region.label is not None else frame.label
+
+
+def _ms(duration_ns: int) -> float:
+    return round(duration_ns / 1e6, 4)
+
+
+class _Statistics:
+    """What the summary needs from each result, in bounded memory."""
+
+    def __init__(self, engine: Engine, counters: Counters) -> None:
+        self.processed = 0
+        self.without_region = 0
+        self._engine = engine
+        self._before = replace(counters)
+        self._gate_sum = 0.0
+        self._samples: dict[str, deque[float]] = {}
+        self._scored: Counter[str] = Counter()
+        self._correct: Counter[str] = Counter()
+        self._unscored = 0
+
+    @property
+    def num_seen(self) -> int:
+        return self.processed + self.without_region
+
+    def add(self, result: Result) -> None:
+        self.processed += 1
+        self._gate_sum += result.gate_mean
+        timings = {"latency_ms": result.latency_ms, "age_ms": result.age_ms, **asdict(result.stages)}
+        for name, value in timings.items():
+            if value is not None:
+                self._samples.setdefault(name, deque(maxlen=MAX_SAMPLES)).append(value)
+        if result.expected in self._engine.labels:
+            self._scored[result.expected] += 1
+            self._correct[result.expected] += result.label == result.expected
+        elif result.expected is not None:
+            self._unscored += 1
+
+    def summary(self, camera: Camera, *, elapsed_s: float, ended: Ending) -> LiveSummary:
+        counters, before = camera.counters, self._before
+        return LiveSummary(
+            received=counters.received - before.received,
+            processed=self.processed,
+            without_region=self.without_region,
+            unfinished=counters.delivered - before.delivered - self.num_seen,
+            dropped=counters.dropped - before.dropped,
+            stale=counters.stale - before.stale,
+            timeouts=counters.timeouts - before.timeouts,
+            elapsed_s=round(elapsed_s, 3),
+            results_per_s=round(self.processed / elapsed_s, 2) if elapsed_s > 0 else 0.0,
+            latency_ms=_percentiles(self._samples.get("latency_ms", ())),
+            stages_ms=self._stages(),
+            age_ms=_percentiles(self._samples.get("age_ms", ())),
+            gate_mean=round(self._gate_sum / self.processed, 6) if self.processed else None,
+            accuracy=self._accuracy(),
+            ended=ended,
+            engine=self._engine.description,
+            camera=camera.description,
+        )
+
+    def _stages(self) -> dict[str, dict[str, float]]:
+        stages = {}
+        for name in ("wait_ms", "read_ms", "frame_ms", "infer_ms"):
+            percentiles = _percentiles(self._samples.get(name, ()))
+            if percentiles is not None:
+                stages[name] = {"p50": percentiles["p50"], "p99": percentiles["p99"]}
+        return stages
+
+    def _accuracy(self) -> Accuracy | None:
+        scored = self._scored.total()
+        if not scored and not self._unscored:
+            return None
+        return Accuracy(
+            scored=scored,
+            correct=self._correct.total(),
+            unscored=self._unscored,
+            by_label={label: (self._correct[label], self._scored[label]) for label in sorted(self._scored)},
+        )
+
+
+def _percentiles(values: Iterable[float]) -> dict[str, float] | None:
+    samples = np.fromiter(values, np.float64)
+    if not len(samples):
+        return None
+    p50, p95, p99 = np.percentile(samples, [50, 95, 99])
+    return {name: round(float(x), 4) for name, x in (("p50", p50), ("p95", p95), ("p99", p99), ("max", samples.max()))}

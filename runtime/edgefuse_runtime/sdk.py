@@ -1,0 +1,20 @@
+"""The one place that loads pyrealsense2, so that a missing package or system library is explained in one way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgefuse.errors import require
+
+
+def load_pyrealsense2() -> Any:
+    """The module `pyrealsense2`.
+
+    Raises:
+        MissingPackageError: it, or libusb-1.0 under it, is not installed; the message names both commands.
+    """
+    return require(
+        "pyrealsense2",
+        extra="realsense",
+        hint="It also needs the system library libusb-1.0: apt-get install libusb-1.0-0",
+    )

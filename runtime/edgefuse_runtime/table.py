@@ -1,0 +1,154 @@
+"""The live view on a terminal: the newest answer with its bars, the run so far, and the last results in a table.
+
+Owns the drawing; it is a sink like the others (`edgefuse_runtime.sinks`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.sinks import summary_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+NUM_ROWS = 8
+NUM_TIMINGS = 300
+BAR_WIDTH = 32
+REFRESH_PER_S = 8
+"""Drawing takes a few milliseconds of the interpreter; eight times a second is smooth enough to read."""
+
+
+class TableSink:
+    """A live view, drawn by a thread of its own a few times a second, whatever the rate of results."""
+
+    def __init__(self, *, title: str = "edgefuse live", console: Console | None = None) -> None:
+        """Choose what stands on top, and the terminal (None = standard output)."""
+        self._title = title
+        self._console = console
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+        self._results: deque[Result] = deque(maxlen=NUM_ROWS)
+        self._latencies_ms: deque[float] = deque(maxlen=NUM_TIMINGS)
+        self._num_scored = self._num_correct = 0
+
+    def __enter__(self) -> TableSink:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = self._console if self._console is not None else Console()
+        self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=REFRESH_PER_S)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def result(self, result: Result) -> None:
+        with self._lock:
+            self._results.append(result)
+            self._latencies_ms.append(result.latency_ms)
+            self._num_scored += result.correct is not None
+            self._num_correct += bool(result.correct)
+
+    def summary(self, summary: LiveSummary) -> None:
+        self.__exit__(None, None, None)
+        if self._console is not None:
+            for line in summary_lines(summary):
+                self._console.print(line, highlight=False, markup=False)
+
+    def _draw(self) -> RenderableType:
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        with self._lock:
+            results, latencies_ms = list(self._results), np.array(self._latencies_ms)
+            scored, correct = self._num_scored, self._num_correct
+        if not results:
+            return Panel(Text("waiting for the first frame"), title=self._title, width=80)
+        newest = results[-1]
+        now = Group(
+            _answer(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
+        )
+        seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
+        right = f"   accuracy {correct / scored:.3f} ({correct} of {scored})" if scored else ""
+        return Group(Panel(now, title=self._title, subtitle=seen + right, width=80, padding=(1, 2)), _table(results))
+
+
+def _colour(result: Result) -> str:
+    return {None: "cyan", True: "green", False: "red"}[result.correct]
+
+
+def _answer(result: Result) -> RenderableType:
+    from rich.text import Text
+
+    text = Text.assemble((f" {result.label} ", f"bold reverse {_colour(result)}"), f"  {result.probability:.2f}")
+    if result.correct is False:
+        text.append(f"   it is {result.expected}", "red")
+    return text
+
+
+def _bars(result: Result) -> RenderableType:
+    from rich.bar import Bar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=16, no_wrap=True)
+    for place, (label, probability) in enumerate(result.top):
+        color = _colour(result) if place == 0 else "bright_black"
+        grid.add_row(label, Bar(1.0, 0.0, probability, width=BAR_WIDTH, color=color), f"{probability:.2f}")
+    return grid
+
+
+def _gate(result: Result) -> RenderableType:
+    from rich.text import Text
+
+    place = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
+    line = "─" * place + "●" + "─" * (BAR_WIDTH - 1 - place)
+    return Text.assemble(
+        "gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue"), f"  {result.gate_mean:.2f}"
+    )
+
+
+def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
+    from rich.text import Text
+
+    p50, p99 = np.percentile(latencies_ms, [50, 99])
+    stages = result.stages
+    age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
+    return Text(
+        f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}{age}\n"
+        f"of it   read {stages.read_ms:.2f}   frame {stages.frame_ms:.2f}   infer {stages.infer_ms:.2f}   "
+        f"(waited {stages.wait_ms:.2f})"
+    )
+
+
+def _table(results: list[Result]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(width=80, box=None, header_style="bold")
+    for name in ("frame", "class", "probability", "gate", "latency ms", "expected"):
+        table.add_column(name, justify="left" if name in ("class", "expected") else "right", no_wrap=True)
+    for result in reversed(results):
+        table.add_row(
+            str(result.frame),
+            result.label,
+            f"{result.probability:.2f}",
+            f"{result.gate_mean:.2f}",
+            f"{result.latency_ms:.2f}",
+            result.expected or "",
+            style=_colour(result) if result is results[-1] else "dim",
+        )
+    return table

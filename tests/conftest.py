@@ -1,0 +1,43 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# The models of the tests are tiny: one thread is faster than several that wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgefuse.data.folder import write_description, write_pair
+
+SIDE = 40
+
+
+def draw_pair(kind: str, *, rng: np.random.Generator, side: int = SIDE) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """A picture that needs both sensors: colour is red or blue, depth is near or far, and a class is one combination."""
+    colour, distance = kind.split("_")
+    rgb = rng.integers(40, 90, (side, side, 3), dtype=np.uint8)
+    depth = rng.integers(1500, 1540, (side, side)).astype(np.uint16)
+    top, left = rng.integers(4, side // 2, 2)
+    place = (slice(top, top + side // 2 - 4), slice(left, left + side // 2 - 4))
+    rgb[(*place, 0 if colour == "red" else 2)] = 220
+    depth[place] = (600 if distance == "near" else 1200) + rng.integers(-20, 20)
+    depth[rng.random(depth.shape) < 0.02] = 0
+    return rgb, depth
+
+
+@pytest.fixture(scope="session")
+def colour_and_range(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three classes, four takes each, five frames a take; take names are shared by the classes."""
+    root = tmp_path_factory.mktemp("data") / "colour_and_range"
+    rng = np.random.default_rng(7)
+    for kind in ("red_near", "red_far", "blue_near"):
+        for take in range(4):
+            for number in range(5):
+                write_pair(root / kind / f"take{take}", f"frame_{number}", *draw_pair(kind, rng=rng))
+    write_description(root)
+    return root

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgefuse.contract import codes_from_bytes
+from edgefuse.data.augment import Augmentation, augment, jitter_colour, labels_allow_flip, punch_holes, scale_depth
+from edgefuse.framing import fit
+
+OFF = Augmentation(
+    zoom=0,
+    flip=False,
+    brightness=0,
+    contrast=0,
+    gamma=0,
+    saturation=0,
+    depth_scale=0,
+    holes=0,
+    rgb_dropout=0,
+    depth_dropout=0,
+)
+
+
+@pytest.fixture
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    rgb = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    depth = rng.integers(300, 3000, (64, 64)).astype(np.uint16)
+    depth[:5] = 0
+    return rgb, depth
+
+
+def run(pair: tuple[np.ndarray, np.ndarray], seed: int = 0, **parts: float) -> tuple[np.ndarray, np.ndarray]:
+    framed = augment(
+        *pair, size=64, depth_unit_m=0.001, augmentation=replace(OFF, **parts), rng=np.random.default_rng(seed)
+    )
+    return framed.rgb, codes_from_bytes(framed.depth)
+
+
+def test_everything_off_is_what_live_sees(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, codes = run(pair)
+    framed = fit(*pair, size=64)
+    np.testing.assert_array_equal(rgb, framed.rgb)
+    np.testing.assert_array_equal(codes, codes_from_bytes(framed.depth))
+
+
+def test_the_same_seed_gives_the_same_sample(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    whole = vars(Augmentation())
+    np.testing.assert_array_equal(run(pair, 5, **whole)[0], run(pair, 5, **whole)[0])
+    assert (run(pair, 5, **whole)[0] != run(pair, 6, **whole)[0]).any()
+
+
+def test_flip_mirrors_both_pictures_or_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    mirrored = 0
+    for seed in range(20):
+        rgb, codes = run(pair, seed, flip=True)
+        is_mirrored = bool((rgb == pair[0][:, ::-1]).all() and (codes == pair[1][:, ::-1]).all())
+        mirrored += is_mirrored
+        assert is_mirrored or ((rgb == pair[0]).all() and (codes == pair[1]).all())
+    assert 4 <= mirrored <= 16
+
+
+def test_dropout_kills_one_sensor_at_a_time_as_often_as_it_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    dead = np.array(
+        [[not picture.any() for picture in run(pair, s, rgb_dropout=0.3, depth_dropout=0.2)] for s in range(400)]
+    )
+    assert abs(dead[:, 0].mean() - 0.3) < 0.07 and abs(dead[:, 1].mean() - 0.2) < 0.06
+    assert not dead.all(axis=1).any()
+
+
+def test_depth_scaling_keeps_holes_and_ratios() -> None:
+    codes = np.array([0, 1, 1000, 65000], np.uint16)
+    np.testing.assert_array_equal(scale_depth(codes, factor=1.1), [0, 1, 1100, 65535])
+    np.testing.assert_array_equal(scale_depth(codes, factor=0.01), [0, 1, 10, 650])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_holes_cover_the_share_that_was_asked_for(share: float) -> None:
+    codes = np.full((96, 96), 1000, np.uint16)
+    punched = punch_holes(codes, share=share, rng=np.random.default_rng(0))
+    assert abs((punched == 0).mean() - share) < 0.01
+    assert set(np.unique(punched)) <= {0, 1000}
+
+
+def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, codes = run(pair, 2, brightness=0.4, contrast=0.4, gamma=0.4, saturation=0.4)
+    assert (rgb != pair[0]).any()
+    np.testing.assert_array_equal(codes, pair[1])
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    varied = jitter_colour(grey, augmentation=Augmentation(), rng=np.random.default_rng(3))
+    assert np.ptp(varied.astype(int), axis=2).max() <= 1  # grey has no saturation to change
+    assert (np.diff(varied[0, :, 0].astype(int)) >= 0).all()  # and brighter stays brighter
+
+
+def test_sided_labels_are_not_mirrored() -> None:
+    assert labels_allow_flip(("cup", "ball"))
+    assert not labels_allow_flip(("turn_Left", "turn_right"))

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
+from edgefuse.contract import InputContract, codes_from_bytes
+from edgefuse.errors import UserError
+from edgefuse.model.classifier import ModelConfig, build_classifier
+from edgefuse.model.names import FUSION_KINDS
+from edgefuse.training.loop import torch_predictor
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.run import open_run, write_weights
+from edgefuse.training.train import train
+from edgefuse_export.export import ParityError, export_run
+from edgefuse_export.onnx_model import onnx_from_model
+from edgefuse_export.parity import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.predictor import engine_predictor
+
+CONTRACT = InputContract(size=32)
+LABELS = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = TrainConfig(size=32, epochs=2, batch_size=8, num_features=32, num_hidden=32)
+    return train([colour_and_range], tmp_path_factory.mktemp("runs") / "run", config=config).folder
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_run(run, tmp_path_factory.mktemp("bundles") / "bundle").bundle.folder
+
+
+def samples(n: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return rgb, rng.integers(0, 256, (n, 32, 32, 2), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("fusion", FUSION_KINDS)
+def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    model = build_classifier(ModelConfig(contract=CONTRACT, num_classes=3, fusion=fusion)).eval()  # type: ignore[arg-type]
+    path = onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("rgb", "tensor(uint8)", [1, 32, 32, 3]),
+        ("depth", "tensor(uint8)", [1, 32, 32, 2]),
+    ]
+    assert [(o.name, o.type, o.shape) for o in session.get_outputs()] == [
+        ("probabilities", "tensor(float)", [1, 3]),
+        ("gate", "tensor(float)", [1, 128]),
+    ]
+    rgb, depth = samples(1)
+    expected = torch_predictor(model)(rgb, depth)
+    found = session.run(None, {"rgb": rgb, "depth": depth})
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
+
+
+def test_bytes_are_cast_before_anything_else(bundle_folder: Path) -> None:
+    """TensorRT takes UINT8 only in front of a cast."""
+    graph = onnx.load(str(bundle_folder / "model.onnx")).graph
+    first = {node.op_type for node in graph.node if set(node.input) & {"rgb", "depth"}}
+    assert first == {"Cast"}
+
+
+def test_the_file_says_its_contract_without_its_bundle(bundle_folder: Path) -> None:
+    properties = {p.key: p.value for p in onnx.load(str(bundle_folder / "model.onnx")).metadata_props}
+    assert json.loads(properties["edgefuse.labels"]) == ["blue_near", "red_far", "red_near"]
+    assert InputContract.from_json(json.loads(properties["edgefuse.contract"])) == CONTRACT
+    assert len(json.loads(properties["edgefuse.framing"])["sha256"]) == 64
+
+
+def test_the_manifest_tells_what_was_proved(bundle_folder: Path, run: Path) -> None:
+    manifest = open_bundle(bundle_folder).manifest
+    cases = manifest.parity["model.onnx"]["cases"]
+    names = {case["name"] for case in cases}
+    assert {"real samples", "no depth", "depth at its maximum", "black RGB", "white RGB", "depth codes 65535"} <= names
+    assert all(case["max_probability_difference"] <= 1e-4 and case["top1_flips"] == 0 for case in cases)
+    assert manifest.training["data"]["digest"] == open_run(run).info["data"]["digest"]
+    assert manifest.files["model.onnx"].precision == "fp32" and {"torch", "onnx"} <= set(manifest.versions)
+
+
+def test_over_tolerance_there_is_no_bundle(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="no bundle was written"):
+        export_run(run, tmp_path / "b", tolerance=Tolerance(probability=-1.0, gate=1.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_sees_a_model_that_differs() -> None:
+    torch.manual_seed(0)
+    rgb, depth = samples(6)
+    models = [build_classifier(ModelConfig(contract=CONTRACT, num_classes=3, num_features=16)).eval() for _ in range(2)]
+    same, other = (
+        check_parity(
+            reference=torch_predictor(models[0]),
+            candidate=torch_predictor(model),
+            reference_name="a",
+            candidate_name="b",
+            rgb=rgb,
+            depth=depth,
+            contract=CONTRACT,
+            tolerance=FP32_TOLERANCE,
+        )
+        for model in models
+    )
+    assert same.failures() == []
+    assert any("real samples: probabilities differ" in failure for failure in other.failures())
+
+
+def test_parity_sees_numbers_that_are_none() -> None:
+    def reference(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32)
+
+    def candidate(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, gate = reference(rgb, depth)
+        if not codes_from_bytes(depth).any():  # fails on one edge case alone
+            probabilities = probabilities * np.nan
+        return probabilities, gate
+
+    report = check_parity(
+        reference=reference,
+        candidate=candidate,
+        reference_name="a",
+        candidate_name="b",
+        rgb=samples()[0],
+        depth=samples()[1],
+        contract=CONTRACT,
+        tolerance=FP32_TOLERANCE,
+    )
+    failing = {failure.split(":")[0] for failure in report.failures()}
+    assert failing == {"no depth", "both sensors dead"}
+
+
+def test_edge_cases_are_what_they_are_called() -> None:
+    rgb, depth = samples(1)
+    cases = edge_cases(rgb, depth, contract=CONTRACT)
+    assert not cases["no depth"][1].any() and (codes_from_bytes(cases["depth codes 65535"][1]) == 65535).all()
+    assert (codes_from_bytes(cases["depth at its maximum"][1]) == 2000).all()
+    assert not cases["black RGB"][0].any() and (cases["white RGB"][0] == 255).all()
+    np.testing.assert_array_equal(cases["no depth"][0], rgb)
+    np.testing.assert_array_equal(cases["white RGB"][1], depth)
+
+
+def test_a_bundle_replaces_another_only_when_forced(run: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--force"):
+        export_run(run, bundle_folder)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="did not make it"):
+        export_run(run, tmp_path, force=True)
+    before = (bundle_folder / "model.onnx").stat().st_mtime_ns
+    export_run(run, bundle_folder, force=True)
+    assert (bundle_folder / "model.onnx").stat().st_mtime_ns > before
+
+
+def test_an_exported_bundle_runs(bundle_folder: Path, run: Path) -> None:
+    rgb, depth = open_run(run).samples()
+    with open_engine(open_bundle(bundle_folder)) as engine:
+        probabilities, gate = engine_predictor(engine)(rgb, depth)
+    expected = torch_predictor(open_run(run).build_model())(rgb, depth)
+    np.testing.assert_allclose(probabilities, expected[0], atol=1e-4)
+    np.testing.assert_allclose(gate, expected[1], atol=1e-4)
+
+
+def copy_bundle(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = copy_bundle(bundle_folder, tmp_path / "b")
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+    with pytest.raises(UserError, match="not the file that was exported"), open_engine(open_bundle(folder)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"format": 2}, "install a newer edgefuse"),
+        ({"format": 0}, "export the run again"),
+        ({"framing": {"sha256": "0" * 64}}, "another way of cropping"),
+        ({"labels": None}, "incomplete"),
+        ({"contract": {"size": 32}}, "lacks the field"),
+        ({"files": {}}, "has no file 'model.onnx'"),
+    ],
+)
+def test_bundles_that_do_not_fit_are_refused(
+    change: dict[str, object], word: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_bundle(bundle_folder, tmp_path / "b")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(UserError, match=word):
+        open_bundle(folder).file()
+
+
+def test_a_manifest_that_promises_another_input_size_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = copy_bundle(bundle_folder, tmp_path / "b")
+    manifest = open_bundle(folder).manifest
+    write_manifest(folder, replace(manifest, contract=InputContract(size=64)))
+    with (
+        pytest.raises(UserError, match=r"its manifest promises tensor\(uint8\) \[1, 64, 64, 3\]"),
+        open_engine(open_bundle(folder)),
+    ):
+        pass
+
+
+def test_what_is_no_bundle_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it looks like a run: edgefuse export"):
+        open_bundle(run)
+    with pytest.raises(UserError, match="not a bundle"):
+        open_bundle(tmp_path / "absent")
+
+
+def test_the_manifest_survives_json(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"123")
+    manifest = Manifest(
+        labels=("a", "b"),
+        contract=CONTRACT,
+        model={"fusion": "gated"},
+        files={"f": FileEntry.of(tmp_path / "f", precision="fp32")},
+        parity={"f": {"cases": []}},
+    )
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_a_run_without_weights_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(UserError, match="model.safetensors is missing"):
+        export_run(tmp_path, tmp_path / "b")
+    write_weights(tmp_path, open_run(run).build_model())
+    with pytest.raises(UserError, match="samples.npz is missing"):
+        export_run(tmp_path, tmp_path / "b")

@@ -1,0 +1,37 @@
+"""Small pictures with a known answer, and the way to real data, for the runtime's tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint16]]
+
+
+def real_data(relative: str) -> Path:
+    """A file of the real data, which is not part of the project: skip where it is absent, but never in CI."""
+    path = DATA / relative
+    if not path.exists():
+        message = f"real data is absent: {path}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def draw_pair(label: str, *, brightness: int = 0) -> Pair:
+    """A 64x48 pair that the toy bundle names rightly: "near" is red and close, "far" is dark and far away."""
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    rgb[..., 0] = (200 if label == "near" else 20) + brightness
+    depth = np.full((48, 64), 300 if label == "near" else 1800, np.uint16)
+    return rgb, depth
+
+
+def labels_of(num_frames: int) -> list[str]:
+    return ["near" if index % 3 else "far" for index in range(num_frames)]

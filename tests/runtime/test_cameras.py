@@ -1,0 +1,97 @@
+"""What `--camera` means, and the cameras that are no device: folders and the renderer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_scenes import draw_pair
+
+from edgefuse.data.folder import read_pair, write_description
+from edgefuse.data.synth import LABELS
+from edgefuse.errors import UserError
+from edgefuse.framing import Roi
+from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.frames import EndOfStream, frames
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("realsense", "realsense"),
+        ("realsense:123", "realsense"),
+        ("a.db3", "recording"),
+        ("b/c.BAG", "recording"),
+        ("synthetic", "synthetic"),
+        ("synthetic:7", "synthetic"),
+        (".", "folder"),
+    ],
+)
+def test_a_name_opens_nothing_before_with(spec: str, kind: str) -> None:
+    camera = open_camera(spec, align="depth")
+    assert (camera.description["kind"], camera.align) == (kind, "depth")
+
+
+@pytest.mark.parametrize("spec", ["", "webcam", "nothing/here", "synthetic:x", "video.mp4"])
+def test_other_names_are_refused(spec: str) -> None:
+    with pytest.raises(UserError, match="expected"):
+        open_camera(spec)
+
+
+def test_a_file_that_is_no_recording_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="is not a recording or a folder"):
+        open_camera(str(tmp_path / "notes.txt"))
+    with pytest.raises(UserError, match="is not there"):
+        open_camera(str(tmp_path / "nothing"))
+
+
+def test_a_folder_gives_its_pairs_with_their_classes(near_far_folder: Path) -> None:
+    with open_camera(str(near_far_folder)) as camera:
+        seen = list(frames(camera))
+        with pytest.raises(EndOfStream):
+            camera.read(10)
+        assert camera.counters.received == camera.counters.delivered == 8
+    assert [frame.label for frame in seen] == ["far"] * 4 + ["near"] * 4
+    assert [frame.color_number for frame in seen] == list(range(1, 9))
+    assert seen[5].name == "near/take1/frame_1"
+    folder = near_far_folder / "near" / "take1"
+    rgb, depth = read_pair(folder / "frame_1_rgb.png", folder / "frame_1_depth.png")
+    assert np.array_equal(seen[5].rgb, rgb) and np.array_equal(seen[5].depth, depth)
+    assert seen[5].depth_unit_m == 0.0005
+    assert seen[5].timestamp_domain == "none"
+
+
+def test_a_folder_of_another_alignment_is_refused(near_far_folder: Path) -> None:
+    write_description(near_far_folder, align="depth")
+    with (
+        pytest.raises(UserError, match="aligned to depth, the model needs pairs aligned to color"),
+        open_camera(str(near_far_folder)),
+    ):
+        pass
+
+
+def test_a_bad_pair_of_a_folder_is_named(near_far_folder: Path) -> None:
+    bad = near_far_folder / "far" / "take1" / "frame_2_depth.png"
+    bad.write_bytes(b"no picture")
+    with open_camera(str(near_far_folder)) as camera, pytest.raises(UserError, match=r"frame_2_depth\.png"):
+        list(frames(camera))
+
+
+def test_the_renderer_knows_classes_and_regions() -> None:
+    with open_camera("synthetic:5") as camera:
+        seen = list(frames(camera, num_frames=2))
+    with open_camera("synthetic:5") as again:
+        same = next(frames(again))
+    assert np.array_equal(seen[0].rgb, same.rgb) and np.array_equal(seen[0].depth, same.depth)
+    assert not np.array_equal(seen[0].depth, seen[1].depth)
+    for frame in seen:
+        assert frame.rgb.shape == (480, 640, 3) and frame.depth.shape == (480, 640)
+        assert frame.label in LABELS
+        assert isinstance(frame.roi, Roi) and frame.roi.w == frame.roi.h > 0
+
+
+def test_draw_pair_is_what_the_toy_bundle_needs() -> None:
+    near, far = draw_pair("near"), draw_pair("far")
+    assert near[0][..., 0].mean() > far[0][..., 0].mean() and near[1].mean() < far[1].mean()

@@ -1,0 +1,144 @@
+"""The ONNX Runtime engine on a bundle whose answers are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_scenes import draw_pair
+
+from edgefuse import framing
+from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
+from edgefuse.errors import MissingPackageError, UserError
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.onnxruntime import _warn_of_two_packages
+from toy_bundle import make_toy_bundle, toy_answer
+
+
+@pytest.fixture
+def restored_modules() -> Iterator[None]:
+    saved = sys.modules.copy()
+    yield
+    sys.modules.update(saved)
+
+
+@pytest.mark.parametrize("label", ["near", "far"])
+def test_the_answer_is_the_graphs(bundle: Bundle, label: str) -> None:
+    framed = framing.fit(*draw_pair(label), size=32)
+    with open_engine(bundle) as engine:
+        decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+        assert engine.labels == ("near", "far")
+    probabilities, gate = toy_answer(framed.rgb, framed.depth)
+    assert decision.probabilities.shape == (1, 2) and decision.probabilities.dtype == np.float32
+    assert decision.gate.shape == (1, 4) and decision.gate.dtype == np.float32
+    np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
+    np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+    assert engine.labels[int(decision.probabilities.argmax())] == label
+
+
+def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
+    near, far = (framing.fit(*draw_pair(label), size=32) for label in ("near", "far"))
+    with open_engine(bundle) as engine:
+        first = engine.run(near.rgb[np.newaxis], near.depth[np.newaxis])
+        kept = first.probabilities.copy()
+        engine.run(far.rgb[np.newaxis], far.depth[np.newaxis])
+    assert np.array_equal(first.probabilities, kept)
+
+
+def test_the_description_says_what_really_runs(bundle: Bundle) -> None:
+    with open_engine(bundle, num_threads=1) as engine:
+        description = engine.description
+    assert description["provider"] == "CPUExecutionProvider"
+    assert (description["precision"], description["num_threads"]) == ("fp32", 1)
+    assert description["start_ms"] > 0
+    with pytest.raises(RuntimeError, match="outside"):
+        engine.run(np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8))
+
+
+def test_a_dynamic_batch_is_accepted(tmp_path: Path) -> None:
+    with open_engine(make_toy_bundle(tmp_path / "dynamic", batch="N")) as engine:
+        rgb, depth = np.zeros((3, 32, 32, 3), np.uint8), np.zeros((3, 32, 32, 2), np.uint8)
+        assert engine.run(rgb, depth).probabilities.shape == (3, 2)
+
+
+def test_inputs_off_the_contract_are_refused(bundle: Bundle) -> None:
+    rgb, depth = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8)
+    with open_engine(bundle) as engine:
+        with pytest.raises(UserError, match=r"depth is uint16 \[1, 32, 32\]"):
+            engine.run(rgb, np.zeros((1, 32, 32), np.uint16))
+        with pytest.raises(UserError, match=r"rgb is uint8 \[1, 16, 16, 3\]"):
+            engine.run(np.zeros((1, 16, 16, 3), np.uint8), depth)
+
+
+def test_a_file_of_another_input_size_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "size", size=32, graph_size=64)
+    with (
+        pytest.raises(
+            UserError, match=r"takes tensor\(uint8\) \[1, 64, 64, 3\] as rgb.*\[1, 32, 32, 3\].*export again"
+        ),
+        open_engine(bundle),
+    ):
+        pass
+
+
+def test_a_file_of_another_input_type_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "floats", float_inputs=True)
+    with (
+        pytest.raises(UserError, match=r"takes tensor\(float\) .* as rgb.*promises tensor\(uint8\)"),
+        open_engine(bundle),
+    ):
+        pass
+
+
+def test_a_file_with_other_classes_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "classes", labels=("a", "b", "c"))
+    two = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, labels=("a", "b")))
+    with pytest.raises(UserError, match="tells 3 classes apart, its manifest has 2 labels"), open_engine(two):
+        pass
+
+
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "changed")
+    path = bundle.folder / MODEL_NAME
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match="not the file that was exported"), open_engine(bundle):
+        pass
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "broken")
+    path = bundle.folder / MODEL_NAME
+    path.write_bytes(b"not a graph")
+    manifest = dataclasses.replace(bundle.manifest, files={MODEL_NAME: FileEntry.of(path, precision="fp32")})
+    write_manifest(bundle.folder, manifest)
+    with (
+        pytest.raises(UserError, match="does not load in ONNX Runtime"),
+        open_engine(dataclasses.replace(bundle, manifest=manifest)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("options", "message"), [({"engine": "npu"}, "auto, cpu"), ({"num_threads": 0}, "1 or more")])
+def test_unknown_engines_are_refused(bundle: Bundle, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_engine(bundle, **options)
+
+
+def test_a_missing_onnx_runtime_names_its_command(bundle: Bundle, restored_modules: None) -> None:
+    sys.modules["onnxruntime"] = None  # type: ignore[assignment]
+    with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[runtime\]'"), open_engine(bundle):
+        pass
+
+
+def test_two_onnx_runtimes_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / f"{name}-1.31.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        _warn_of_two_packages()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgefuse.contract import (
+    InputContract,
+    bytes_from_codes,
+    check_batch,
+    codes_from_bytes,
+    decode_depth,
+    decode_rgb,
+)
+from edgefuse.errors import UserError
+
+CONTRACT = InputContract(size=16, near_m=0.2, far_m=2.0)
+
+
+@given(hnp.arrays(np.uint16, (2, 5, 3)))
+def test_codes_survive_the_way_through_bytes(codes: np.ndarray) -> None:
+    depth = bytes_from_codes(codes)
+    assert depth.shape == (2, 5, 3, 2) and depth.dtype == np.uint8
+    np.testing.assert_array_equal(depth[..., 0] + 256 * depth[..., 1].astype(int), codes)  # low byte first
+    np.testing.assert_array_equal(codes_from_bytes(depth), codes)
+
+
+def test_bytes_are_a_view_and_cost_no_copy() -> None:
+    codes = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert np.shares_memory(bytes_from_codes(codes), codes)
+
+
+def test_depth_decodes_to_range_and_validity() -> None:
+    codes = np.zeros((1, 16, 16), np.uint16)
+    codes[0, 0, :6] = [0, 1, 200, 1100, 2000, 65535]
+    range_, valid = decode_depth(bytes_from_codes(codes), CONTRACT)[0, :, 0, :6]
+    np.testing.assert_allclose(range_, [0, 0, 0, 0.5, 1, 1], atol=1e-6)
+    np.testing.assert_array_equal(valid, [0, 1, 1, 1, 1, 1])
+
+
+def test_rgb_decodes_to_imagenet_statistics() -> None:
+    white = decode_rgb(np.full((1, 16, 16, 3), 255, np.uint8))
+    np.testing.assert_allclose(white[0, :, 0, 0], [2.2489, 2.4286, 2.6400], atol=1e-3)  # (1 - mean) / std
+
+
+@given(
+    size=st.integers(16, 1024),
+    near_m=st.floats(0.0, 5.0),
+    span_m=st.floats(0.1, 20.0),
+    align=st.sampled_from(["color", "depth"]),
+)
+def test_contract_survives_json(size: int, near_m: float, span_m: float, align: str) -> None:
+    contract = InputContract(size=size, near_m=near_m, far_m=near_m + span_m, align=align)  # type: ignore[arg-type]
+    assert InputContract.from_json(contract.to_json()) == contract
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"size": 8}, "size"),
+        ({"size": 64, "near_m": 2.0, "far_m": 1.0}, "range"),
+        ({"size": 64, "far_m": 66.0}, "range"),
+        ({"size": 64, "align": "infrared"}, "align"),
+    ],
+)
+def test_impossible_contracts_are_refused(values: dict[str, object], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        InputContract(**values)  # type: ignore[arg-type]
+
+
+def test_a_contract_of_another_unit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"depth_unit_m = 0\.0001"):
+        InputContract.from_json({**CONTRACT.to_json(), "depth_unit_m": 0.0001})
+
+
+def test_a_batch_of_another_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"rgb is uint8 \[1, 20, 20, 3\]"):
+        check_batch(np.zeros((1, 20, 20, 3), np.uint8), np.zeros((1, 20, 20, 2), np.uint8), CONTRACT)
+    with pytest.raises(UserError, match="depth is uint16"):
+        check_batch(np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 16, 2), np.uint16), CONTRACT)  # type: ignore[arg-type]
+
+
+def test_the_contract_needs_numpy_alone() -> None:
+    code = "import sys, edgefuse.contract; print([m for m in ('cv2', 'torch', 'rich', 'typer', 'onnx') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

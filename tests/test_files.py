@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefuse.errors import MissingPackageError, UserError, require
+from edgefuse.files import file_replaced, folder_replaced, read_json, refuse_existing, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), file_replaced(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path, what="the value") == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_the_old_one_and_no_rubbish(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(RuntimeError), folder_replaced(folder) as temporary:
+        (temporary / "new").touch()
+        raise RuntimeError
+    assert [p.name for p in tmp_path.rglob("*")] == ["bundle", "old"]
+    with folder_replaced(folder) as temporary:
+        (temporary / "new").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["bundle", "new"]
+
+
+def test_existing_folders_are_refused_without_force(tmp_path: Path) -> None:
+    refuse_existing(tmp_path / "absent", force=False)
+    refuse_existing(tmp_path, force=False)  # there, but empty
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="--force"):
+        refuse_existing(tmp_path, force=False)
+    with pytest.raises(UserError, match="edgefuse did not make it"):
+        refuse_existing(tmp_path, force=True, marker="run.json")
+    (tmp_path / "run.json").touch()
+    refuse_existing(tmp_path, force=True, marker="run.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [(None, "missing"), ("{", "not valid JSON"), ("[1]", "list"), ("\udcff", "not valid")]
+)
+def test_bad_json_is_named(tmp_path: Path, text: str | None, word: str) -> None:
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=word):
+        read_json(path, what="the description")
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"):
+        require("a_package_that_nobody_has", extra="tensorrt")

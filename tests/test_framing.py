@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefuse.contract import codes_from_bytes
+from edgefuse.errors import UserError
+from edgefuse.framing import SPEC, Roi, centre_square, codes_of_one_mm, fit
+
+
+def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return rgb, rng.integers(0, 5000, (height, width)).astype(np.uint16)
+
+
+def test_the_same_size_is_the_identity() -> None:
+    rgb, depth = picture(48, 48)
+    framed = fit(rgb, depth, size=48)
+    np.testing.assert_array_equal(framed.rgb, rgb)
+    np.testing.assert_array_equal(codes_from_bytes(framed.depth), depth)
+
+
+@given(
+    x=st.integers(-30, 50), y=st.integers(-30, 40), w=st.integers(1, 80), h=st.integers(1, 80), size=st.integers(16, 40)
+)
+def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: int) -> None:
+    rgb, depth = picture(44, 56)
+    side = max(w, h)
+    left, top = x + (w - side) // 2, y + (h - side) // 2
+    if left >= 56 or top >= 44 or left + side <= 0 or top + side <= 0:
+        with pytest.raises(UserError, match="no part"):
+            fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
+        return
+    framed = fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
+    assert framed.rgb.shape == (size, size, 3) and framed.depth.shape == (size, size, 2)
+    assert framed.rgb.flags.c_contiguous and framed.depth.flags.c_contiguous
+    assert set(np.unique(codes_from_bytes(framed.depth))) <= {0, *np.unique(depth)}
+
+
+def test_colour_and_depth_stay_on_one_another() -> None:
+    rgb, depth = np.zeros((480, 640, 3), np.uint8), np.full((480, 640), 2000, np.uint16)
+    cv2.circle(rgb, (350, 220), 60, (255, 255, 255), -1)
+    depth[rgb[..., 0] > 0] = 700
+    framed = fit(rgb, depth, size=96, roi=Roi(250, 120, 200, 200))
+    bright = framed.rgb[..., 0] > 127
+    near = codes_from_bytes(framed.depth) == 700
+    assert (bright ^ near).mean() < 0.01
+
+
+def test_a_region_over_the_edge_is_filled_with_nothing() -> None:
+    rgb, depth = np.full((60, 60, 3), 200, np.uint8), np.full((60, 60), 900, np.uint16)
+    framed = fit(rgb, depth, size=40, roi=Roi(-20, 0, 40, 40))
+    codes = codes_from_bytes(framed.depth)
+    assert (codes[:, :20] == 0).all() and (codes[:, 20:] == 900).all()
+    assert (framed.rgb[:, :20] == 0).all() and (framed.rgb[:, 20:] == 200).all()
+
+
+def test_a_wide_region_is_widened_to_a_square_around_it() -> None:
+    rgb, depth = picture(100, 100)
+    wide, square = fit(rgb, depth, size=32, roi=Roi(20, 40, 60, 20)), fit(rgb, depth, size=32, roi=Roi(20, 20, 60, 60))
+    np.testing.assert_array_equal(wide.rgb, square.rgb)
+
+
+def test_units_are_converted_to_one_mm() -> None:
+    codes = np.array([[0, 1, 4, 5, 12345, 65535]], np.uint16)
+    np.testing.assert_array_equal(codes_of_one_mm(codes, depth_unit_m=0.0001), [[0, 1, 1, 1, 1234, 6554]])  # D405
+    np.testing.assert_array_equal(codes_of_one_mm(codes, depth_unit_m=0.00025), [[0, 1, 1, 1, 3086, 16384]])  # L515
+    np.testing.assert_array_equal(codes_of_one_mm(codes, depth_unit_m=0.01), [[0, 10, 40, 50, 65535, 65535]])
+    assert codes_of_one_mm(codes, depth_unit_m=0.001) is codes
+
+
+def test_centre_square_is_inside_and_largest() -> None:
+    assert centre_square(480, 640) == Roi(80, 0, 480, 480)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "options", "word"),
+    [
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), {}, "depth is uint8"),
+        (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is 6x4 and depth 4x4"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"depth_unit_m": 0.0}, "unit is 0"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"roi": Roi(0, 0, 0, 0)}, "no part"),
+    ],
+)
+def test_bad_pictures_are_refused(rgb: np.ndarray, depth: np.ndarray, options: dict[str, object], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        fit(rgb, depth, size=32, **options)  # type: ignore[arg-type]
+
+
+def test_the_revision_changes_with_the_output() -> None:
+    """Depth is exact on every platform; when this digest changes, `SPEC["revision"]` must change with it."""
+    ramp = (np.arange(97 * 131, dtype=np.uint32) * 2654435761 % 65536).astype(np.uint16).reshape(97, 131)
+    rgb = np.repeat((ramp[..., None] >> 8).astype(np.uint8), 3, axis=2)
+    digest = hashlib.sha256()
+    for size, roi, unit_m in ((32, None, 0.001), (64, Roi(-9, 5, 60, 40), 0.0001), (160, Roi(3, 3, 50, 50), 0.001)):
+        digest.update(fit(rgb, ramp, size=size, roi=roi, depth_unit_m=unit_m).depth.tobytes())
+    assert (SPEC["revision"], digest.hexdigest()[:16]) == (1, "54bd48a03517ca76")
+
+
+def test_rgb_shrinks_by_area_and_grows_linearly() -> None:
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[::2] = 255  # lines that any point sampling would turn into all or nothing
+    assert abs(int(fit(rgb, np.ones((64, 64), np.uint16), size=16).rgb.mean()) - 127) <= 1
+    step = np.zeros((16, 16, 3), np.uint8)
+    step[:, 8:] = 240
+    grown = fit(step, np.ones((16, 16), np.uint16), size=64).rgb[0, :, 0]
+    np.testing.assert_array_equal(grown[28:36], [0, 0, 30, 90, 150, 210, 240, 240])

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgefuse.data.folder import load, scan
+from edgefuse.errors import UserError
+from edgefuse.evaluation import evaluate
+from edgefuse.model.classifier import build_classifier
+from edgefuse.training.batches import AugmentedPictures, build_loader
+from edgefuse.training.loop import StepReport, cosine, parameter_groups, set_training, torch_predictor
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.run import open_run
+from edgefuse.training.train import Silence, train
+
+QUICK = TrainConfig(
+    size=32, epochs=12, batch_size=8, num_features=32, num_hidden=32, exclude=("take3",), validation_share=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def trained(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train([colour_and_range], tmp_path_factory.mktemp("runs") / "gated", config=QUICK).folder
+
+
+def test_a_gated_model_learns_what_needs_both_sensors(trained: Path) -> None:
+    test = json.loads((trained / "metrics.json").read_text())["test"]
+    assert test["both"]["accuracy"] >= 0.9
+    # Without RGB red_near and blue_near are one class, without depth red_near and red_far are: at most two of three.
+    assert test["no_rgb"]["accuracy"] < 0.8 and test["no_depth"]["accuracy"] < 0.8
+
+
+def test_a_run_holds_what_export_and_people_need(trained: Path) -> None:
+    run = open_run(trained)
+    assert run.labels == ("blue_near", "red_far", "red_near")
+    assert run.info["data"]["test_groups"] == ["take3"] and len(run.info["data"]["digest"]) == 64
+    assert TrainConfig.from_json(run.info["training"]).exclude == ("take3",)
+    rgb, depth = run.samples()
+    assert rgb.shape == (15, 32, 32, 3) and depth.shape == (15, 32, 32, 2)  # every held-out pair: there are 15 only
+    for name in ("training.png", "confusion.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+    assert any((trained / "tensorboard").iterdir())
+
+
+def test_the_stored_weights_give_the_stored_figures(trained: Path, colour_and_range: Path) -> None:
+    run = open_run(trained)
+    pictures = load(scan([colour_and_range]))
+    held = pictures.subset([i for i, s in enumerate(pictures.dataset.samples) if s.instance == "take3"])
+    scores = evaluate(
+        torch_predictor(run.build_model()),
+        held,
+        contract=run.model_config.contract,
+        labels=run.labels,
+        conditions=("both",),
+    )
+    stored = json.loads((trained / "metrics.json").read_text())["test"]["both"]
+    assert scores["both"].accuracy == stored["accuracy"] and scores["both"].confusion == stored["confusion"]
+
+
+def test_the_same_seed_gives_the_same_weights(colour_and_range: Path, tmp_path: Path) -> None:
+    states = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = train([colour_and_range], tmp_path / name, config=replace(QUICK, epochs=1, seed=seed)).folder
+        states.append(open_run(run).build_model().state_dict()["core.head.0.weight"])
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path: Path) -> None:
+    class Impatient(Silence):
+        def stepped(self, report: StepReport) -> None:
+            if report.step == report.num_steps // 2 + 2:
+                raise KeyboardInterrupt
+
+    summary = train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=Impatient())
+    assert summary.interrupted
+    run = open_run(tmp_path / "run")
+    assert run.info["epochs_done"] == 2 and len(summary.metrics["history"]) == 2
+    run.build_model()
+
+
+def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(colour_and_range: Path, tmp_path: Path) -> None:
+    class VeryImpatient(Silence):
+        def stepped(self, report: StepReport) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="before the first epoch"):
+        train([colour_and_range], tmp_path / "run", config=QUICK, listener=VeryImpatient())
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step"):
+        train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
+
+
+def test_an_existing_run_is_kept_without_force(colour_and_range: Path, trained: Path, tmp_path: Path) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="--force"):
+        train([colour_and_range], trained, config=QUICK)
+    assert (trained / "model.safetensors").read_bytes() == before
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="did not make it"):
+        train([colour_and_range], tmp_path, config=QUICK, force=True)
+
+
+def test_damaged_runs_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run"):
+        open_run(tmp_path)
+    for name in ("run.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match="does not fit"):
+        open_run(tmp_path).build_model()
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="run format 99"):
+        open_run(tmp_path)
+
+
+def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> None:
+    pictures = load(scan([colour_and_range]))
+
+    def first_batch(epoch: int) -> torch.Tensor:
+        samples = AugmentedPictures(pictures, size=32, augmentation=QUICK.augmentation, seed=3)
+        samples.start_epoch(epoch)
+        return next(iter(build_loader(samples, batch_size=4, seed=3))).rgb
+
+    assert torch.equal(first_batch(0), first_batch(0)) and not torch.equal(first_batch(0), first_batch(1))
+
+
+def test_the_learning_rate_falls_from_1e_3_to_1e_5() -> None:
+    rates = [1e-3 * cosine(step / 100, end=1e-2) for step in range(101)]
+    assert rates[0] == 1e-3 and rates[-1] == pytest.approx(1e-5) and all(np.diff(rates) < 0)
+
+
+def test_pretrained_backbones_learn_slowly_with_frozen_statistics(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    from edgefuse.contract import InputContract
+    from edgefuse.model.classifier import ModelConfig
+
+    torch.save(resnet18().state_dict(), tmp_path / "w.pth")
+    config = ModelConfig(contract=InputContract(size=32), num_classes=3, rgb="resnet18")
+    model = build_classifier(config, rgb_weights=str(tmp_path / "w.pth"))
+    groups = parameter_groups(model, TrainConfig(pretrained_rate_scale=0.1))
+    assert [group["lr"] for group in groups] == [1e-3, pytest.approx(1e-4)]
+    assert sum(len(list(group["params"])) for group in groups) == len(list(model.parameters()))  # type: ignore[call-overload]
+    set_training(model)
+    assert not model.rgb_features.backbone.features[1].training  # type: ignore[union-attr, index]
+    assert model.depth_features.backbone.features[0][1].training  # type: ignore[union-attr, index]
