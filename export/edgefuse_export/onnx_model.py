@@ -4,7 +4,10 @@ settings and the file's metadata."""
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,8 +60,7 @@ def onnx_from_model(
         torch.zeros(batch_size, side, side, 3, dtype=torch.uint8),
         torch.zeros(batch_size, side, side, 2, dtype=torch.uint8),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter speaks of its own internals
+    with _exporter_quiet():
         program = torch.onnx.export(
             OnnxClassifier(model).eval(),
             example,
@@ -77,6 +79,20 @@ def onnx_from_model(
     with file_replaced(path) as temporary:
         onnx.save(proto, str(temporary))
     return path
+
+
+@contextmanager
+def _exporter_quiet() -> Iterator[None]:
+    """The exporter warns and logs about its own internals; its errors still come through."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def metadata(*, contract: InputContract, labels: tuple[str, ...]) -> dict[str, str]:

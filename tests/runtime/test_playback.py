@@ -13,6 +13,7 @@ from runtime_scenes import Pair, draw_pair
 
 from edgefuse.errors import UserError
 from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.cameras.playback import Playback
 from edgefuse_runtime.frames import EndOfStream, Frame, frames
 from edgefuse_runtime.recording import recorder
 from edgefuse_runtime.sdk import load_pyrealsense2
@@ -69,6 +70,15 @@ def test_the_end_is_told_apart_from_a_time_out(small_recording: Path) -> None:
         with pytest.raises(EndOfStream):
             camera.read(2000)
         assert camera.counters.timeouts == 0
+
+
+def test_both_streams_stand_ready_before_the_first_frame_plays(noise_recording: Path) -> None:
+    """librealsense plays from its first stream's start; on a busy machine whole files were gone before the second's."""
+    playing = load_pyrealsense2().playback_status.playing
+    for _ in range(3):
+        with Playback(noise_recording) as camera:
+            assert camera._reader is not None and camera._reader._playback is not None
+            assert camera._reader._playback.current_status() == playing  # it was "stopped" while it had yet to begin
 
 
 def test_a_recording_can_be_left_in_the_middle(noise_recording: Path) -> None:

@@ -52,11 +52,15 @@ class Playback:
             config.enable_device_from_file(str(self._path.absolute()), repeat_playback=False)
             wrapper = rs.pipeline_wrapper(pipeline)
             _enable_pair(rs, config, config.resolve(wrapper).get_device(), self._path)
-            # Enabling streams made the config forget its device: this one is the one that plays. Set before the start, or the
-            # first frames are played in real time and may be dropped.
+            # Enabling streams made the config forget its device: this one is the one that plays.
             device = config.resolve(wrapper).get_device()
-            device.as_playback().set_real_time(self._real_time)
-            profile = pipeline.start(config)
+            playback = device.as_playback()
+            playback.set_real_time(self._real_time)
+            # Paused until both streams are started: playing begins with the first, and on a busy machine much of the file, or
+            # all of it, is gone before the second (playback_device.cpp: "not longer active, frame dropped").
+            playback.pause()
+            pipeline.start(config)
+            playback.resume()
         except RuntimeError as error:
             raise UserError(
                 f"{self._path} does not play with librealsense {rs.__version__}: {error}. "
@@ -64,7 +68,6 @@ class Playback:
             ) from error
         self._pipeline = pipeline
         try:
-            playback = profile.get_device().as_playback()
             self._reader = PipelineReader(rs, pipeline=pipeline, align=self._align, playback=playback)
         except BaseException:
             pipeline.stop()

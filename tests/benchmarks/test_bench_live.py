@@ -1,0 +1,112 @@
+"""The live benchmark on a real recording, played by librealsense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefuse.errors import UserError
+from edgefuse_benchmarks.live import LivePlan, bench_live
+from edgefuse_benchmarks.measure import ParityError
+from edgefuse_benchmarks.report import Report
+
+PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24)
+STAGES = ("read, align, copy", "region, crop, resize", "engine")
+
+
+@pytest.fixture(scope="module")
+def report(bench_bundle: Path, bench_recording: Path) -> Report:
+    seen: list[tuple[int, int]] = []
+    found = bench_live(
+        bench_bundle,
+        camera=str(bench_recording),
+        roi="center",
+        plan=PLAN,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (40, 40)
+    return found
+
+
+def test_a_recording_is_measured_in_both_paces(report: Report) -> None:
+    assert [(group.scope, group.name) for group in report.groups] == [
+        ("frame to result", "back to back"),
+        ("frame to result", "paced"),
+    ]
+    back_to_back, paced = report.groups
+    assert back_to_back.facts["passes"] == [19, 19]  # 24 frames, 5 of them to warm up
+    assert min(paced.facts["results_per_s"]) < 70 < max(back_to_back.facts["results_per_s"])
+    for group in report.groups:
+        whole, *stages, wait = group.series
+        assert [one.name for one in (whole, *stages, wait)] == ["frame to result", *STAGES, "wait for the frame"]
+        assert len(whole.samples_ns) == sum(group.facts["passes"])
+        assert whole.first_call_ns is not None
+        # Stages are parts of the whole, to the rounding of their milliseconds.
+        assert np.all(sum(one.samples_ns for one in stages) <= whole.samples_ns + 1000)
+    assert paced.series[-1].summary().p50_ns > 5e6  # a frame comes every 17 ms, and the toy takes less than one
+
+
+def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:
+    whole, engine = report.groups[1].ratios
+    assert (whole.numerator, whole.denominator) == ("paced, frame to result", "back to back, frame to result")
+    assert (engine.numerator, engine.denominator) == ("paced, engine", "back to back, engine")
+    assert 2 <= whole.num_rounds <= 19
+
+
+def test_all_passes_gave_the_same_answers(report: Report) -> None:
+    assert [one["candidate"] for one in report.parity] == ["back to back, pass 2", "paced, pass 1", "paced, pass 2"]
+    assert all(one["max_probability_difference"] == 0 and one["num_samples"] > 0 for one in report.parity)
+
+
+def test_a_recording_has_no_age(report: Report) -> None:
+    assert any("no frame age" in note for note in report.notes)
+    words = json.dumps(report.to_json(), allow_nan=False)
+    assert '"path": "bright.db3"' in words
+    assert str(Path.cwd()) not in words
+
+
+def test_a_folder_is_measured_back_to_back(bench_bundle: Path, colour_and_range: Path) -> None:
+    plan = LivePlan(num_results=10_000, measure_s=0.0, frames_of_pass=30)
+    report = bench_live(bench_bundle, camera=str(colour_and_range), plan=plan)
+    (group,) = report.groups
+    assert (group.name, group.facts["passes"]) == (
+        "back to back",
+        [25, 25],
+    )  # the time was up, but two passes there are
+    assert any("back to back alone" in note for note in report.notes)
+
+
+def test_answers_that_change_give_no_numbers(
+    bench_bundle: Path, bench_recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgefuse_benchmarks import live
+
+    real, opened = live.open_camera, []
+
+    def turning(spec: str, **options: Any) -> Any:
+        """Another recording's worth of light from the third opening on."""
+        opened.append(spec)
+        camera = real(spec, **options)
+        if len(opened) > 2:
+            read = camera.read
+            camera.read = lambda timeout_ms: _brighter(read(timeout_ms))  # type: ignore[method-assign]
+        return camera
+
+    monkeypatch.setattr(live, "open_camera", turning)
+    with pytest.raises(ParityError, match="back to back, pass 2 against back to back, pass 1"):
+        bench_live(bench_bundle, camera=str(bench_recording), plan=PLAN)
+
+
+def _brighter(frame: Any) -> Any:
+    if frame is not None:
+        frame.rgb[...] = 255
+    return frame
+
+
+def test_too_few_frames_are_told(bench_bundle: Path, bench_recording: Path) -> None:
+    with pytest.raises(UserError, match="gave 7 results"):
+        bench_live(bench_bundle, camera=str(bench_recording), plan=LivePlan(num_results=5, frames_of_pass=7))

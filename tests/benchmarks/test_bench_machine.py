@@ -1,0 +1,94 @@
+"""The description of the machine: complete here, silent about who and where, and robust where there is nothing to read."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgefuse_benchmarks import machine
+
+
+def test_it_says_what_ran() -> None:
+    found = json.loads(json.dumps(machine.describe()))
+    assert found["cpu"]["model"]
+    assert found["cpu"]["cores_usable"] == len(os.sched_getaffinity(0))
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["memory_bytes"] > 100e6
+    assert found["load_average_1min"] >= 0
+
+
+def test_it_names_no_host_user_or_folder() -> None:
+    words = json.dumps(machine.describe())
+    # A short name such as "vm" may be part of another word.
+    private = [socket.gethostname(), getpass.getuser(), str(Path.home()), str(Path.cwd())]
+    assert [name for name in private if len(name) > 4 and name in words] == []
+
+
+def test_it_works_without_any_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = machine.describe()
+    assert (found["gpus"], found["commit"]) == ([], None)
+    assert found["system"]["python"]
+
+
+@pytest.mark.parametrize("answer", ["exit 1", "echo nonsense", "echo 'A GPU, 1, 2'"])
+def test_a_tool_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str) -> None:
+    _tool(tmp_path / "nvidia-smi", answer)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.describe_gpus() == []
+
+
+def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = [f"value {i}" for i in range(len(machine.GPU_FIELDS.split(",")))]
+    _tool(tmp_path / "nvidia-smi", f"echo '{', '.join(values)}'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (gpu,) = machine.describe_gpus()
+    assert (gpu["name"], gpu["driver_version"], gpu["compute_cap"]) == (values[0], values[1], values[-1])
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    mine, installed = tmp_path / "mine.py", tmp_path / "installed.py"
+    mine.write_text("1\n")
+    installed.write_text("1\n")
+    assert machine.commit(mine) is None
+    git("init", "--quiet")
+    git("add", "mine.py")
+    git("commit", "--quiet", "--no-verify", "--message", "one")
+    assert machine.commit(mine) == git("rev-parse", "HEAD")
+    assert machine.commit(installed) is None  # somebody else's repository around it says nothing
+    mine.write_text("2\n")
+    assert machine.commit(mine) == git("rev-parse", "HEAD") + "-dirty"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["/home/me/venv/bin/edgefuse", "bench", "core", "--d", "128,512"], "edgefuse bench core --d 128,512"),
+        (["edgefuse", "bench", "engine", "/data/me/bundle", "--quick"], "edgefuse bench engine bundle --quick"),
+        (["edgefuse", "bench", "live", "b", "--camera=/data/me/x.db3"], "edgefuse bench live b --camera=x.db3"),
+        (["edgefuse", "bench", "live", "../me/b", "--roi", "runs/r.json"], "edgefuse bench live b --roi runs/r.json"),
+    ],
+)
+def test_the_command_line_tells_no_folders(argv: list[str], told: str) -> None:
+    assert machine.command_line(argv) == told
+
+
+def _tool(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)

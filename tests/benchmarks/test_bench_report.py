@@ -1,0 +1,174 @@
+"""A result's JSON, its text and its picture, from made-up samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefuse_benchmarks.measure import Series, ratio
+from edgefuse_benchmarks.picture import figure_of, save_picture
+from edgefuse_benchmarks.report import SCHEMA, Group, Report, dumps, save
+from edgefuse_benchmarks.table import print_report, ratio_label
+
+WAYS = ("torch, 1 thread", "ONNX Runtime, 1 thread", "read weights", "ONNX Runtime, 1 thread, flushed")
+
+
+def series(name: str, *, around_ns: float, shape: tuple[int, int] = (40, 5)) -> Series:
+    rng = np.random.default_rng(len(name))
+    return Series(
+        name=name, turns_ns=rng.normal(around_ns, around_ns / 50, shape).astype(np.int64), first_call_ns=10**6
+    )
+
+
+def report(benchmark: Any, *groups: Group, load: float = 0.1) -> Report:
+    return Report(
+        benchmark=benchmark,
+        machine={
+            "cpu": {"model": "a [fast] chip", "cores_usable": 2},
+            "date_utc": "2026-01-02T03:04:05+00:00",
+            "load_average_1min": load,
+        },
+        parameters={"seed": 0},
+        parity=({"max_probability_difference": 1e-7},),
+        groups=groups,
+        notes=("a [note]",),
+    )
+
+
+def core_group(width: int) -> Group:
+    all_series = tuple(
+        series(f"{kind}, {way}", around_ns=width * (200 if kind == "gated" else 100))
+        for kind in ("gated", "naive")
+        for way in WAYS
+    )
+    by_name = {one.name: one for one in all_series}
+    return Group(
+        scope="core",
+        name=f"d={width}",
+        series=all_series,
+        ratios=tuple(
+            ratio(by_name[f"gated, {way}"], by_name[f"naive, {way}"]) for way in WAYS if way != "read weights"
+        ),
+        bytes_read=dict.fromkeys(by_name, 1000 * width),
+        facts={"d": width, "weights_bytes": {"gated": 2000, "naive": 1000}},
+    )
+
+
+def live_group(pace: str) -> Group:
+    names = ("frame to result", "read, align, copy", "region, crop, resize", "engine", "wait for the frame")
+    return Group(
+        scope="frame to result", name=pace, series=tuple(series(name, around_ns=1e6, shape=(90, 1)) for name in names)
+    )
+
+
+def engine_groups() -> tuple[Group, ...]:
+    one, two = (series(f"onnxruntime, {n} threads", around_ns=5e6, shape=(200, 1)) for n in (1, 2))
+    starts = tuple(series(name, around_ns=1e8, shape=(3, 1)) for name in ("import packages", "process, start to end"))
+    return (
+        Group(scope="engine", name="one pair", series=(one, two), ratios=(ratio(two, one),)),
+        Group(scope="cold start", name="one process each", series=starts),
+    )
+
+
+REPORTS = {
+    "core": report("core", core_group(128), core_group(512)),
+    "engine": report("engine", *engine_groups()),
+    "live": report("live", live_group("back to back"), live_group("paced")),
+}
+
+
+def test_the_file_holds_every_sample(tmp_path: Path) -> None:
+    value = json.loads(save(REPORTS["core"], tmp_path).read_text())
+    assert (value["schema"], value["benchmark"]) == (SCHEMA, "core")
+    assert list(value["scopes"]) == ["core"]
+    for group, kept in zip(REPORTS["core"].groups, value["groups"], strict=True):
+        for one, found in zip(group.series, kept["series"], strict=True):
+            samples = np.array(found["samples_ns"]).reshape(-1, found["calls_per_turn"])
+            assert np.array_equal(samples, one.turns_ns)
+            assert found["p50_ns"] == pytest.approx(np.median(samples), abs=0.1)
+            assert found["gb_per_s"] == pytest.approx(group.bytes_read[one.name] / found["p50_ns"], rel=0.01)
+    assert "samples_ns" not in dumps(REPORTS["core"].to_json(raw=False))
+
+
+def test_a_result_never_replaces_another(tmp_path: Path) -> None:
+    paths = [save(REPORTS["engine"], tmp_path / "new") for _ in range(3)]
+    assert len({*paths}) == len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_lists_of_numbers_take_one_line() -> None:
+    value = {"a": [1, -2.5, 3e-07], "b": ["[\n 1\n]", "x"], "c": [[1, 2], []], "d": {"e": [None, 1]}}
+    assert json.loads(dumps(value)) == value
+    assert '"a": [1,-2.5,3e-07]' in dumps(value)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_text_for_a_file_is_plain_and_whole(name: str) -> None:
+    stream = io.StringIO()
+    print_report(REPORTS[name], file=stream)
+    text = stream.getvalue()
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert "a [fast] chip" in text
+    assert "note: a [note]" in text
+    for group in REPORTS[name].groups:
+        for one in group.series:
+            p50 = f"{one.summary().p50_ns / 1e3:,.1f}" if name == "core" else f"{one.summary().p50_ns / 1e6:,.3f}"
+            rows = [line.split() for line in text.splitlines() if line.startswith(f"{one.name}  ")]
+            assert any(p50 in row and str(one.summary().count) in row for row in rows)
+
+
+def test_the_text_gives_each_ratio_with_its_interval() -> None:
+    stream = io.StringIO()
+    print_report(REPORTS["core"], file=stream)
+    found = REPORTS["core"].groups[1].ratios[0]
+    (row,) = [
+        line for line in stream.getvalue().splitlines() if line.startswith("d=512: gated / naive (torch, 1 thread)")
+    ]
+    assert f"{found.median:.2f}" in row
+    assert f"{found.low:.2f}-{found.high:.2f}" in row
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "label"),
+    [
+        ("gated, torch, 1 thread", "naive, torch, 1 thread", "gated / naive (torch, 1 thread)"),
+        ("gated, ORT, flushed", "gated, read, flushed", "gated, ORT / gated, read (flushed)"),
+        ("a", "b", "a / b"),
+        ("a, 1", "b, 2", "a, 1 / b, 2"),
+    ],
+)
+def test_what_both_sides_share_is_said_once(numerator: str, denominator: str, label: str) -> None:
+    assert ratio_label(numerator, denominator) == label
+
+
+def test_a_busy_machine_and_few_samples_are_told() -> None:
+    few = Group(scope="core", name="d=1", series=(series("a", around_ns=1e3, shape=(10, 1)),))
+    notes = " ".join(report("core", few, load=1.7).to_json()["notes"])
+    assert "load average 1.7 on 2 core(s)" in notes
+    assert "10 samples" in notes
+    assert report("core", core_group(128)).to_json()["notes"] == ["a [note]"]
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_picture_is_a_png(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    save_picture(REPORTS[name], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_core_picture_shows_every_way_on_both_sides() -> None:
+    times, ratios = figure_of(REPORTS["core"]).axes
+    assert {line.get_label() for line in times.get_legend().get_lines()} >= {f"gated, {way}" for way in WAYS}
+    texts = {text.get_text() for text in ratios.get_legend().get_texts()}
+    assert texts == {*WAYS, "ratio of the weights' bytes"} - {"read weights"}
+
+
+def test_the_live_picture_stacks_the_stages_of_both_paces() -> None:
+    stages, over_time = figure_of(REPORTS["live"]).axes
+    assert len(stages.patches) == 2 * 3
+    assert [len(line.get_xdata()) for line in over_time.get_lines()] == [90, 90]
