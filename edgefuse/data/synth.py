@@ -128,7 +128,12 @@ def write_dataset(
         UserError: a number out of range.
     """
     workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
-    asked: dict[str, Any] = {"num_pairs": num_pairs, "size": size, "seed": seed, "frames_per_instance": frames_per_instance}
+    asked: dict[str, Any] = {
+        "num_pairs": num_pairs,
+        "size": size,
+        "seed": seed,
+        "frames_per_instance": frames_per_instance,
+    }
     lowest = {"num_pairs": len(LABELS), "size": 16, "seed": 0, "frames_per_instance": 1}
     for name, value in asked.items():
         _refuse_below(name, value, lowest[name])
