@@ -87,41 +87,50 @@ def run_demo(
     refuse_existing(out, force=force, marker=RESULTS_NAME)
     shutil.rmtree(out, ignore_errors=True)
     write_json(out / RESULTS_NAME, {"state": "begun"})
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(name: str, text: str) -> Iterator[None]:
-        say(f"[{len(seconds) + 1}/5] {text}")
-        begun_s = time.monotonic()
-        yield
-        seconds[name] = round(time.monotonic() - begun_s, 1)
-
-    with step("data", f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"):
+    steps = _Steps(say, num_steps=5)
+    with steps("data", f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"):
         data = write_dataset(out / "data", num_pairs=size.num_pairs, seed=seed)
-    with step("train", "train " + ", ".join(FUSIONS) + " on the same pairs; a quarter of the instances is held out"):
+    with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
         metrics = _train_all(data, out / "runs", config=_config(seed, size), say=say, listener=listener)
-    with step("export", "export the gated model to ONNX and compare it with the torch model"):
+    with steps("export", "export the gated model to ONNX and compare it with the torch model"):
         bundle = export_run(out / "runs" / "gated", out / "bundle").bundle
-    with step("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
+    with steps("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
         recording, regions = _record(out, seed=seed, size=size)
-    with step("live", f"edgefuse live {bundle.folder} --camera {recording} --roi {regions}"):
+    with steps("live", f"edgefuse live {bundle.folder} --camera {recording} --roi {regions}"):
         live = _live(bundle, recording, regions, sinks=sinks)
     result = DemoResult(
-        folder=out, bundle=bundle.folder, recording=recording, metrics=metrics, live=live, seconds=seconds
+        folder=out, bundle=bundle.folder, recording=recording, metrics=metrics, live=live, seconds=steps.seconds
     )
-    write_json(
-        out / RESULTS_NAME,
-        {
-            "state": "done",
-            "seed": seed,
-            "size": asdict(size),
-            "versions": versions(),
-            "seconds": seconds,
-            "held_out": metrics,
-            "live": live.to_json(),
-        },
-    )
+    write_json(out / RESULTS_NAME, _report(result, seed=seed, size=size))
     return result
+
+
+class _Steps:
+    """Says each step as it begins, and keeps how long it took."""
+
+    def __init__(self, say: Callable[[str], None], *, num_steps: int) -> None:
+        self._say = say
+        self._num_steps = num_steps
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str, text: str) -> Iterator[None]:
+        self._say(f"[{len(self.seconds) + 1}/{self._num_steps}] {text}")
+        begun_s = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begun_s, 1)
+
+
+def _report(result: DemoResult, *, seed: int, size: DemoSize) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "seed": seed,
+        "size": asdict(size),
+        "versions": versions(),
+        "seconds": result.seconds,
+        "held_out": result.metrics,
+        "live": result.live.to_json(),
+    }
 
 
 def _config(seed: int, size: DemoSize) -> TrainConfig:

@@ -138,3 +138,23 @@ def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise typer.BadParameter(f"{text!r}: whole numbers such as 128,512 were expected", param_hint=option)
     return tuple(dict.fromkeys(int(word) for word in words))
+
+
+@app.command()
+def learning(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: each renders, splits and starts anew.")] = 5,
+    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs of a seed.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: what the demo's recipe says.")] = None,
+    out: Out = Path("bench-results"),
+) -> None:
+    """Accuracy of every fusion on held-out instances of the built-in set, with both sensors and with either dead."""
+    from edgefuse.cli.progress import say
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse_benchmarks.learning import bench_learning, save_learning
+
+    report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs, say=say)
+    path = save_learning(report, out)
+    typer.echo(report.to_markdown())
+    say(f"kept: {path} and {path.with_suffix('.json')}")

@@ -11,7 +11,7 @@ from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
 from edgefuse.model.names import DepthBackbone, FusionKind, RgbBackbone
 
 
-def train(
+def train(  # long: each option is a parameter, and each parameter a line of the recipe
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     fusion: Annotated[
@@ -41,6 +41,7 @@ def train(
     flip: Annotated[
         bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
     ] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
     force: Force = False,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -72,6 +73,7 @@ def train(
         near_m=near,
         far_m=far,
         seed=seed,
+        num_threads=threads,
         exclude=tuple(exclude or ()),
         validation_share=validation_share,
         test_share=test_share,

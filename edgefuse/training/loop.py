@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
@@ -91,17 +91,12 @@ def train_epochs(
             optimizer.zero_grad(set_to_none=True)
             logits, _ = model(rgb, depth)
             loss = criterion(logits, truth)
-            if not math.isfinite(loss.item()):
-                raise UserError(
-                    f"the loss is {loss.item()} at step {report.step} (epoch {epoch + 1}): the weights of the last finished "
-                    f"epoch are kept; try a smaller learning rate than {config.learning_rate}"
-                )
+            losses.append(_finite(loss, report, epoch=epoch, config=config))
             loss.backward()
             optimizer.step()
             schedule.step()
             right = int((logits.argmax(dim=1) == truth).sum())
             num_right, num_seen = num_right + right, num_seen + len(truth)
-            losses.append(loss.item())
             report.update(losses[-1], right / len(truth))
             on_step(report)
         model.eval()
@@ -112,6 +107,16 @@ def train_epochs(
             validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
             learning_rate=float(schedule.get_last_lr()[0]),
         )
+
+
+def _finite(loss: Tensor, report: StepReport, *, epoch: int, config: TrainConfig) -> float:
+    value = float(loss.item())
+    if not math.isfinite(value):
+        raise UserError(
+            f"the loss is {value} at step {report.step + 1} (epoch {epoch + 1}): the weights of the last finished epoch "
+            f"are kept; try a smaller learning rate than {config.learning_rate}"
+        )
+    return value
 
 
 def cosine(progress: float, *, end: float) -> float:

@@ -100,6 +100,8 @@ def train_on_pictures(
         seed=config.seed,
     )
     torch.manual_seed(config.seed)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
     contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=dataset.align)
     model_config = _model_config(config, contract, num_classes=len(dataset.labels))
     model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)

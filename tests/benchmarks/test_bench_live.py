@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,50 @@ def _brighter(frame: Any) -> Any:
     if frame is not None:
         frame.rgb[...] = 255
     return frame
+
+
+def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
+    bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgefuse_benchmarks import live
+    from edgefuse_runtime.cameras.realsense import Profile, RealSense
+    from edgefuse_runtime.software import SoftwareCamera
+
+    sources: list[SoftwareCamera] = []
+    done = threading.Event()
+
+    def open_software_camera(spec: str, **options: Any) -> RealSense:
+        sources.append(SoftwareCamera(width=64, height=48, domain="global_time"))
+        return RealSense(device=sources[-1].device, profiles=[Profile(64, 48, 64, 48, 30)], warmup_frames=0)
+
+    def send() -> None:
+        """Pictures that the sensor saw 20 ms ago; no two are alike."""
+        for number in itertools.count(1):
+            if done.wait(0.01):
+                return
+            if sources:
+                then_ms = time.time() * 1e3 - 20
+                picture = np.full((48, 64, 3), 7 * number % 256, np.uint8)
+                sources[-1].send_depth(np.full((48, 64), 900, np.uint16), number=number, timestamp_ms=then_ms)
+                sources[-1].send_color(picture, number=number, timestamp_ms=then_ms)
+
+    monkeypatch.setattr(live, "open_camera", open_software_camera)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        report = bench_live(bench_bundle, camera="realsense", plan=LivePlan(num_results=20, frames_of_pass=15))
+    finally:
+        done.set()
+        sender.join()
+    assert [(group.scope, group.name) for group in report.groups] == [
+        ("frame to result", "paced"),
+        ("frame age", "paced"),
+    ]
+    whole, (age,) = report.groups[0].series[0], report.groups[1].series
+    assert np.all(age.samples_ns >= 20e6 + whole.samples_ns - 2e6)  # the host's two clocks tick apart
+    assert report.parity == ()
+    assert any("shows no frame twice" in note for note in report.notes)
+    assert not any("no frame age" in note for note in report.notes)
 
 
 def test_too_few_frames_are_told(bench_bundle: Path, bench_recording: Path) -> None:

@@ -1,0 +1,63 @@
+"""`edgefuse bench` as a user has it: another process, its exit code, what it prints and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from edgefuse.cli import main; main()", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, cwd=cwd)
+
+
+def test_a_result_is_kept_and_printed(bench_bundle: Path, colour_and_range: Path, tmp_path: Path) -> None:
+    arguments = ("live", bench_bundle, "--camera", colour_and_range, "--quick")
+    as_json = bench(*arguments, "--json", cwd=tmp_path)
+    assert as_json.returncode == 0, as_json.stderr
+    printed = json.loads(as_json.stdout)
+    as_table = bench(*arguments, cwd=tmp_path)
+    assert as_table.returncode == 0, as_table.stderr
+    assert "frame to result" in as_table.stdout and "\x1b" not in as_table.stdout
+    kept = sorted((tmp_path / "bench-results").iterdir())
+    assert [path.suffix for path in kept] == [".json", ".png"] * 2
+    first = json.loads(kept[0].read_text())
+    assert first["groups"][0]["series"][0]["p50_ns"] == printed["groups"][0]["series"][0]["p50_ns"]
+    assert len(first["groups"][0]["series"][0]["samples_ns"]) >= 200
+    assert str(tmp_path) not in kept[0].read_text()
+    assert f"result: bench-results/{kept[-1].with_suffix('.json').name}" in as_table.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("core", "--d", "128,x"),
+        ("core", "--d", "0"),
+        ("engine", "b", "--threads", "-1"),
+        ("live", "b"),
+        ("everything",),
+    ],
+)
+def test_wrong_usage_is_two(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    result = bench(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("core", "--d", "99999"), "1 to 16384"),
+        (("engine", "nothing"), "not a bundle"),
+        (("live", "nothing", "--camera", "synthetic"), "not a bundle"),
+    ],
+)
+def test_failures_are_one_and_leave_nothing(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    result = bench(*arguments, cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
