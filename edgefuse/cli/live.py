@@ -18,9 +18,7 @@ def live(
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this many frames. Default: go on until the end.")
-    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many. Default: go on to the end.")] = None,
     jsonl: Annotated[
         Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
     ] = None,

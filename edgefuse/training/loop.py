@@ -76,10 +76,8 @@ def train_epochs(
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
     optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: cosine(step / max(1, report.num_steps), end=config.final_learning_rate / config.learning_rate),
-    )
+    end = config.final_learning_rate / config.learning_rate
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / report.num_steps, end=end))
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     for epoch in range(config.epochs):
         samples.start_epoch(epoch)

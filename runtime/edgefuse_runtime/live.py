@@ -71,9 +71,8 @@ def run_live(
             last_ns = time.perf_counter_ns()
     except KeyboardInterrupt:
         interrupted = True
-    elapsed_s = (time.perf_counter_ns() - started_ns) / 1e9
     ended = _ending(interrupted=interrupted, stop=stop, reached=statistics.num_seen == num_frames)
-    summary = statistics.summary(camera, elapsed_s=elapsed_s, ended=ended)
+    summary = statistics.summary(camera, elapsed_s=(time.perf_counter_ns() - started_ns) / 1e9, ended=ended)
     for sink in sinks:
         sink.summary(summary)
     return summary

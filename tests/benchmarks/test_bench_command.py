@@ -61,3 +61,12 @@ def test_failures_are_one_and_leave_nothing(arguments: tuple[str, ...], said: st
     assert result.returncode == 1, result.stderr
     assert said in result.stderr and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_needs_no_torch_to_measure() -> None:
+    modules = ("core", "engine", "live", "picture", "table", "report", "machine")
+    heavy = ("torch", "onnx", "onnxruntime", "matplotlib", "pyrealsense2", "rich")
+    imports = "; ".join(f"import edgefuse_benchmarks.{name}" for name in modules)
+    code = f"import sys; {imports}; print(*(name for name in {heavy!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -6,6 +6,7 @@ Owns the reading loop that live cameras and recordings share; only those two mod
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from edgefuse.contract import Align
@@ -21,13 +22,13 @@ WAIT_SLICE_MS = 50
 class PipelineReader:
     """Frames of a started pipeline. It owns nothing: who started the pipeline stops it."""
 
-    def __init__(self, rs: Any, *, pipeline: Any, align: Align, playback: Any | None) -> None:
+    def __init__(self, rs: Any, *, pipeline: Any, align: Align, has_ended: Callable[[], bool] | None = None) -> None:
         """Look at what the pipeline streams.
 
         Args:
             rs: the pyrealsense2 module.
             pipeline: started, with one depth and one colour stream.
-            playback: the playback device where the source is a recording; it tells the end.
+            has_ended: tells whether a recording is at its end; None = the source is live.
 
         Raises:
             UserError: the streams cannot become an aligned pair.
@@ -37,7 +38,7 @@ class PipelineReader:
         self._rs = rs
         self._pipeline = pipeline
         self._align: Align = align
-        self._playback = playback
+        self._has_ended = has_ended
         self._aligner = Aligner(rs, align=align, depth_profile=depth_profile, color_profile=color_profile)
         self._color_format: str = color_profile.format().name
         check_color_format(self._color_format, resampled=self._aligner.resamples == "color")
@@ -79,7 +80,7 @@ class PipelineReader:
         deadline_ns = time.perf_counter_ns() + timeout_ms * 1_000_000
         while True:
             # Asked before the wait: a recording that had ended by then has nothing more to put into it.
-            ended = self._playback is not None and self._playback.current_status() == self._rs.playback_status.stopped
+            ended = self._has_ended is not None and self._has_ended()
             left_ms = (deadline_ns - time.perf_counter_ns()) // 1_000_000
             frameset = self._wait(max(1, min(WAIT_SLICE_MS, left_ms)))
             if frameset is not None:
@@ -134,7 +135,7 @@ class PipelineReader:
         )
 
     def _domain(self, color: Any, depth: Any) -> TimestampDomain:
-        if self._playback is not None:
+        if self._has_ended is not None:
             return "recorded"
         domains = self._rs.timestamp_domain
         names: dict[Any, TimestampDomain] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,8 @@ class Playback:
         self._real_time = real_time
         self._pipeline: Any = None
         self._reader: PipelineReader | None = None
+        self._resume: threading.Thread | None = None
+        self._counters = Counters()
         self._description: dict[str, Any] = {"kind": "recording", "path": str(path), "real_time": real_time}
 
     @property
@@ -41,7 +44,7 @@ class Playback:
 
     @property
     def counters(self) -> Counters:
-        return self._reader.counters if self._reader is not None else Counters()
+        return self._counters
 
     def __enter__(self) -> Playback:
         rs = load_pyrealsense2()
@@ -60,38 +63,50 @@ class Playback:
             # all of it, is gone before the second (playback_device.cpp: "not longer active, frame dropped").
             playback.pause()
             pipeline.start(config)
-            playback.resume()
         except RuntimeError as error:
             raise UserError(
                 f"{self._path} does not play with librealsense {rs.__version__}: {error}. "
                 f"A whole .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
             ) from error
-        self._pipeline = pipeline
         try:
-            self._reader = PipelineReader(rs, pipeline=pipeline, align=self._align, playback=playback)
+            reader = PipelineReader(
+                rs, pipeline=pipeline, align=self._align, has_ended=lambda: self._has_ended(rs, playback)
+            )
         except BaseException:
             pipeline.stop()
             raise
+        self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
+        # In a thread of its own, because it may wait until the first frames are taken (10 s at most, with an error in the log).
+        self._resume = threading.Thread(target=playback.resume, name="playback-resume", daemon=True)
+        self._resume.start()
         info = rs.camera_info
         self._description |= {
             "name": device.get_info(info.name) if device.supports(info.name) else "unknown",
             "duration_s": round(playback.get_duration().total_seconds(), 3),
-            **self._reader.describe(),
+            **reader.describe(),
         }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pipeline is not None:
-            self._pipeline.stop()
-            self._pipeline = None
+        if self._pipeline is None or self._resume is None:
+            return
+        self._pipeline.stop()
+        self._resume.join()
+        # Released here and in this thread: left to the garbage collector, the SDK's objects would go at any time and in any one.
+        self._reader = self._resume = self._pipeline = None
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`."""
-        if self._reader is None or self._pipeline is None:
+        if self._reader is None:
             raise RuntimeError("read outside of `with`")
         return self._reader.read(timeout_ms)
+
+    def _has_ended(self, rs: Any, playback: Any) -> bool:
+        # Before it has begun its status is "stopped" as well.
+        has_begun = self._resume is not None and not self._resume.is_alive()
+        return has_begun and bool(playback.current_status() == rs.playback_status.stopped)
 
 
 def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> None:

@@ -72,6 +72,7 @@ class RealSense:
         self._device = device
         self._pipeline: Any = None
         self._reader: PipelineReader | None = None
+        self._counters = Counters()
         self._description: dict[str, Any] = {"kind": "realsense", "serial": serial}
 
     @property
@@ -84,20 +85,21 @@ class RealSense:
 
     @property
     def counters(self) -> Counters:
-        return self._reader.counters if self._reader is not None else Counters()
+        return self._counters
 
     def __enter__(self) -> RealSense:
         rs = load_pyrealsense2()
         device = self._device if self._device is not None else _find_device(rs, self._serial)
-        self._pipeline = _start(rs, device, self._profiles, is_on_usb=self._device is None)
+        pipeline = _start(rs, device, self._profiles, is_on_usb=self._device is None)
         try:
             _hold_color_rate(rs, device)
-            self._reader = PipelineReader(rs, pipeline=self._pipeline, align=self._align, playback=None)
-            self._reader.skip(self._warmup_frames, timeout_s=5.0)
+            reader = PipelineReader(rs, pipeline=pipeline, align=self._align)
+            reader.skip(self._warmup_frames, timeout_s=5.0)
         except BaseException:
-            self._pipeline.stop()
+            pipeline.stop()
             raise
-        self._description |= {**_info(rs, device), **self._reader.describe()}
+        self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
+        self._description |= {**_info(rs, device), **reader.describe()}
         return self
 
     def __exit__(
@@ -105,11 +107,11 @@ class RealSense:
     ) -> None:
         if self._pipeline is not None:
             self._pipeline.stop()
-            self._pipeline = None
+        self._reader = self._pipeline = None
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`."""
-        if self._reader is None or self._pipeline is None:
+        if self._reader is None:
             raise RuntimeError("read outside of `with`")
         return self._reader.read(timeout_ms)
 
