@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KINDS: tuple[FusionKind, ...] = ("gated", "naive")
 WIDTHS = (128, 256, 512, 1024, 2048)
 QUICK_WIDTHS = (128, 512, 2048)
-PLAN = Plan(warmup_s=0.2, min_warmup_calls=20, measure_s=12.0, min_rounds=50, max_rounds=200)
+PLAN = Plan(warmup_s=0.2, min_warmup_calls=20, measure_s=12.0, min_rounds=50, max_rounds=150)
 QUICK_PLAN = Plan(warmup_s=0.05, min_warmup_calls=10, measure_s=3.0, min_rounds=20, max_rounds=100)
 
 NUM_HIDDEN = 256
@@ -43,6 +43,18 @@ MIN_FLUSH_BYTES, MAX_FLUSH_BYTES = 32 << 20, 128 << 20
 
 READ = "read weights"
 FLUSHED = ", flushed"
+
+FIXED_PARAMETERS: dict[str, Any] = {
+    "num_hidden": NUM_HIDDEN,
+    "num_classes": NUM_CLASSES,
+    "batch_size": 1,
+    "precision": "fp32",
+    "torch_threads": 1,
+    "onnxruntime_spinning": False,
+    "calls_per_turn": CALLS_PER_TURN,
+    "settle_calls": SETTLE_CALLS,
+}
+"""What every result of this benchmark has in common."""
 
 
 def bench_core(
@@ -64,20 +76,13 @@ def bench_core(
 
     Raises:
         UserError: a width outside 1..16384.
-        MissingPackageError: torch, onnx, onnxscript or onnxruntime is not installed.
+        MissingPackageError: a package is not installed.
         ParityError: torch and ONNX Runtime give different answers; nothing was measured.
     """
-    bad = [width for width in widths if not 1 <= width <= MAX_WIDTH]
-    if bad or not widths:
-        raise UserError(
-            f"d is {', '.join(map(str, bad)) or 'missing'}: feature widths of 1 to {MAX_WIDTH} were expected"
-        )
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
-        require(package, extra="runtime" if package == "onnxruntime" else "export")
+    _check_request(widths)
     described = machine.describe()
     caches_bytes = described["cpu"]["caches_bytes"]
-    if flush_bytes is None:
-        flush_bytes = min(max(2 * max(caches_bytes.values(), default=0), MIN_FLUSH_BYTES), MAX_FLUSH_BYTES)
+    flush_bytes = _flush_bytes(caches_bytes) if flush_bytes is None else flush_bytes
     threads = sorted({1, described["cpu"]["cores_usable"]})
     groups, parity = [], []
     for done, width in enumerate(widths):
@@ -86,30 +91,35 @@ def bench_core(
         parity += compared
         if on_progress is not None:
             on_progress(done + 1, len(widths))
-    parameters = {
-        "widths": list(widths),
-        "num_hidden": NUM_HIDDEN,
-        "num_classes": NUM_CLASSES,
-        "batch_size": 1,
-        "precision": "fp32",
-        "seed": seed,
-        "torch_threads": 1,
-        "onnxruntime_threads": threads,
-        "onnxruntime_spinning": False,
-        "flush_bytes": flush_bytes,
-        "calls_per_turn": CALLS_PER_TURN,
-        "settle_calls": SETTLE_CALLS,
-        "plan": asdict(plan),
-        "timer_overhead_ns": timer_overhead_ns(),
-    }
     return Report(
         benchmark="core",
         machine=described,
-        parameters=parameters,
+        parameters={
+            **FIXED_PARAMETERS,
+            "widths": list(widths),
+            "onnxruntime_threads": threads,
+            "seed": seed,
+            "flush_bytes": flush_bytes,
+            "plan": asdict(plan),
+            "timer_overhead_ns": timer_overhead_ns(),
+        },
         parity=tuple(parity),
         groups=tuple(groups),
         notes=_cache_notes(caches_bytes, flush_bytes),
     )
+
+
+def _flush_bytes(caches_bytes: Mapping[str, int]) -> int:
+    return min(max(2 * max(caches_bytes.values(), default=0), MIN_FLUSH_BYTES), MAX_FLUSH_BYTES)
+
+
+def _check_request(widths: Sequence[int]) -> None:
+    bad = [width for width in widths if not 1 <= width <= MAX_WIDTH]
+    if bad or not widths:
+        found = ", ".join(map(str, bad)) or "missing"
+        raise UserError(f"d is {found}: feature widths of 1 to {MAX_WIDTH} were expected")
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="runtime" if package == "onnxruntime" else "export")
 
 
 @dataclass(frozen=True, kw_only=True)

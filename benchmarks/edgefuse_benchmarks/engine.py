@@ -22,7 +22,7 @@ from edgefuse.evaluation import Predictor
 from edgefuse.framing import fit
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.cold_start import measure_cold_start
-from edgefuse_benchmarks.measure import Plan, Variant, measure, ratio, timer_overhead_ns
+from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_export.parity import FP32_TOLERANCE, check_parity
 from edgefuse_runtime.cameras import open_camera
@@ -44,6 +44,10 @@ class _Pairs:
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint8]
     camera: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """Where the pairs are from, as JSON values."""
+        return {"camera": self.camera, "num_pairs": len(self.rgb)}
 
     def calls(self, answer: Callable[[NDArray[np.uint8], NDArray[np.uint8]], object]) -> Callable[[], object]:
         """A call that gives `answer` the pairs in turn."""
@@ -82,48 +86,43 @@ def bench_engine(
         ParityError: the answers differ; nothing was measured.
     """
     require("onnxruntime", extra="runtime")
-    described = machine.describe()
-    bundle = open_bundle(bundle_folder)
+    described, bundle = machine.describe(), open_bundle(bundle_folder)
     counts = tuple(threads) or tuple(sorted({1, described["cpu"]["cores_usable"]}))
     pairs = _read_pairs(bundle, camera)
     cold = (
         measure_cold_start(bundle_folder, pairs.rgb[:1], pairs.depth[:1], num_starts=num_starts) if num_starts else ()
     )
-    parity: list[dict[str, Any]] = []
+    rivals, parity = _Rivals(), list[dict[str, Any]]()
     with ExitStack() as stack:
-        rivals = _Rivals()
         for count in counts:
             _add_engine(rivals, stack, bundle, pairs, num_threads=count)
         if run_folder is not None:
             for count in counts:
                 _add_torch(rivals, stack, run_folder, pairs, num_threads=count)
         series = measure(rivals.variants, plan=plan, check=lambda: _compare(rivals, bundle, pairs, parity))
-    reference, *others = series
-    groups = [
-        Group(
-            scope="engine",
-            name="one pair",
-            series=series,
-            ratios=tuple(ratio(other, reference) for other in others),
-        )
-    ]
-    if cold:
-        groups.append(Group(scope="cold start", name="one process each", series=cold))
     return Report(
         benchmark="engine",
         machine=described,
         parameters={
             **bundle_facts(bundle),
-            "camera": pairs.camera,
-            "num_pairs": len(pairs.rgb),
+            **pairs.facts(),
             "threads": list(counts),
             "plan": asdict(plan),
             "timer_overhead_ns": timer_overhead_ns(),
         },
         parity=tuple(parity),
-        groups=tuple(groups),
+        groups=_groups(series, cold),
         notes=_notes(rivals, bundle),
     )
+
+
+def _groups(series: Sequence[Series], cold: Sequence[Series]) -> tuple[Group, ...]:
+    reference, *others = series
+    ratios = tuple(ratio(other, reference) for other in others)
+    groups = [Group(scope="engine", name="one pair", series=tuple(series), ratios=ratios)]
+    if cold:
+        groups.append(Group(scope="cold start", name="one process each", series=tuple(cold)))
+    return tuple(groups)
 
 
 def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:

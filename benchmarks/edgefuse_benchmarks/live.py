@@ -7,7 +7,7 @@ camera gives them; what the loop misses is dropped). Both ways must give the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -126,22 +126,11 @@ def bench_live(
     described = machine.describe()
     bundle = open_bundle(bundle_folder)
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
-    wanted = plan.num_results * len(ways)
-    end_s = time.perf_counter() + plan.measure_s
     with open_engine(bundle, num_threads=num_threads) as engine:
-        while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
-            for way in ways:
-                _play(way, engine, camera=camera, roi=roi, num_frames=plan.frames_of_pass)
-            if on_progress is not None:
-                on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
+        _play_in_turns(ways, engine, camera=camera, roi=roi, plan=plan, on_progress=on_progress)
         engine_facts = engine.description
-    repeatable = ways[0].summaries[0].camera["kind"] != "realsense"
-    parity, problems = _compare(ways) if repeatable else ([], [])
-    if problems:
-        raise ParityError("one frame got different answers, so nothing is told:\n  " + "\n  ".join(problems))
-    groups = [_group(way) for way in ways]
-    if len(ways) > 1:
-        groups[-1] = _with_ratios(groups[-1], ways)
+    parity = _check(ways)
+    groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
     aged = [age for way in ways if (age := _age_group(way)) is not None]
     return Report(
         benchmark="live",
@@ -164,6 +153,24 @@ def _paces(spec: str, bundle: Bundle) -> tuple[Pace, ...]:
     kind = open_camera(spec, align=bundle.manifest.contract.align).description["kind"]
     by_kind: dict[str, tuple[Pace, ...]] = {"recording": ("back to back", "paced"), "realsense": ("paced",)}
     return by_kind.get(kind, ("back to back",))
+
+
+def _play_in_turns(
+    ways: Sequence[_Way],
+    engine: Engine,
+    *,
+    camera: str,
+    roi: str | None,
+    plan: LivePlan,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    wanted = plan.num_results * len(ways)
+    end_s = time.perf_counter() + plan.measure_s
+    while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
+        for way in ways:
+            _play(way, engine, camera=camera, roi=roi, num_frames=plan.frames_of_pass)
+        if on_progress is not None:
+            on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
 
 
 def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
@@ -189,6 +196,24 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames
     way.summaries.append(summary)
 
 
+def _check(ways: Sequence[_Way]) -> list[dict[str, Any]]:
+    """The figures of `_compare`; nothing for a camera, which shows no frame twice.
+
+    Raises:
+        ParityError: one frame got different answers.
+    """
+    if _is_camera(ways):
+        return []
+    figures, problems = _compare(ways)
+    if problems:
+        raise ParityError("one frame got different answers, so nothing is told:\n  " + "\n  ".join(problems))
+    return figures
+
+
+def _is_camera(ways: Sequence[_Way]) -> bool:
+    return bool(ways[0].summaries[0].camera["kind"] == "realsense")
+
+
 def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     """Do all passes say the same about the same frame as the first one? Figures, and what is wrong in words."""
     reference, *others = [(f"{way.pace}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
@@ -196,7 +221,7 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     figures, problems = [], []
     for name, results in others:
         shared = [(expected[result.name], result) for result in results if result.name in expected]
-        worst = max((abs(a.probability - b.probability) for a, b in shared), default=0.0)
+        worst = float(np.max([0.0, *(abs(a.probability - b.probability) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(
             {
@@ -213,7 +238,7 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     return figures, problems
 
 
-def _group(way: _Way) -> Group:
+def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
     stages = [
         way.series(name, lambda result, stage=stage: getattr(result.stages, f"{stage}_ms"))  # type: ignore[misc]
         for stage, name in STAGES.items()
@@ -226,6 +251,7 @@ def _group(way: _Way) -> Group:
             *stages,
             way.series(WAIT, lambda result: result.stages.wait_ms),
         ),
+        ratios=ratios,
         facts={
             "passes": [len(one) for one in way.passes],
             "results_per_s": [summary.results_per_s for summary in way.summaries],
@@ -245,22 +271,19 @@ def _age_group(way: _Way) -> Group | None:
     return Group(scope="frame age", name=way.pace, series=(Series(name="frame age", turns_ns=_nanoseconds(ages)),))
 
 
-def _with_ratios(group: Group, ways: Sequence[_Way]) -> Group:
-    """The paced group with its ratios to back to back: the same frames, the same pass numbers."""
-    by_name: Mapping[str, Callable[[Result], float]] = {
+def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
+    """Paced over back to back; nothing where there is one pace alone."""
+    if len(ways) == 1:
+        return ()
+    stages: dict[str, Callable[[Result], float]] = {
         WHOLE: lambda result: result.latency_ms,
         STAGES["infer"]: lambda result: result.stages.infer_ms,
     }
-    return Group(
-        scope=group.scope,
-        name=group.name,
-        series=group.series,
-        facts=group.facts,
-        ratios=tuple(found for name, get in by_name.items() if (found := _ratio(ways, name, get)) is not None),
-    )
+    return tuple(found for name, get in stages.items() if (found := _ratio(ways, name, get)) is not None)
 
 
 def _ratio(ways: Sequence[_Way], name: str, milliseconds: Callable[[Result], float]) -> Ratio | None:
+    """Paired by the frames that every pass has."""
     by_frame = [[{result.name: milliseconds(result) for result in one} for one in way.passes] for way in ways]
     shared = sorted(set.intersection(*(set(one) for passes in by_frame for one in passes)))
     if len(shared) < 2:
@@ -281,7 +304,7 @@ def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str
         notes.append("no frame age: the source has no timestamps on this machine's clock")
     if len(ways) == 1:
         notes.append(f"{ways[0].pace} alone: only a recording can be played in both paces")
-    if ways[0].summaries[0].camera["kind"] == "realsense":
+    if _is_camera(ways):
         notes.append("a camera shows no frame twice: the answers of the passes were not compared")
     if not bundle.manifest.parity:
         notes.append(
@@ -289,9 +312,7 @@ def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str
         )
     dropped = sum(summary.dropped for way in ways for summary in way.summaries)
     if dropped:
-        notes.append(
-            f"{dropped} frames were dropped in all passes together; the figures are of those that were decided"
-        )
+        notes.append(f"frames dropped in all passes together: {dropped}; the figures are of those that were decided")
     return tuple(notes)
 
 

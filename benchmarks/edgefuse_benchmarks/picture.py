@@ -15,8 +15,6 @@ from edgefuse_benchmarks.report import Group, Report
 
 READ_COLOUR = "0.55"
 PACE_COLOURS = ("tab:purple", "tab:brown")
-PLAIN = "{x:g}"
-"""Numbers on a logarithmic axis as 0.1 and 10, not as powers of ten."""
 
 
 def save_picture(report: Report, path: Path) -> None:
@@ -78,10 +76,10 @@ def _draw_core(figure: Any, report: Report) -> None:
     )
     ratios.set_xticks(widths, [str(width) for width in widths])
     ratios.minorticks_off()
-    times.yaxis.set_major_formatter(PLAIN)
-    for axes, place in ((times, "lower right"), (ratios, "upper left")):
+    _plain_numbers(times.yaxis)
+    for axes in (times, ratios):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc=place)
+        _legend_below(axes)
 
 
 def _draw_engine(figure: Any, report: Report) -> None:
@@ -91,15 +89,16 @@ def _draw_engine(figure: Any, report: Report) -> None:
     colours = _colours([one.name for one in group.series])
     for one in group.series:
         samples_ms = one.samples_ns / 1e6
-        over_time.plot(samples_ms, ".", markersize=3, color=colours[one.name], label=one.name)
-        shares.plot(np.sort(samples_ms), np.linspace(0, 1, len(samples_ms)), color=colours[one.name], label=one.name)
+        over_time.plot(samples_ms, ".", markersize=3, color=colours[one.name])
+        counted = np.arange(1, len(samples_ms) + 1) / len(samples_ms)
+        shares.step(np.sort(samples_ms), counted, where="post", color=colours[one.name], label=one.name)
     over_time.set(xlabel="sample, in the order of time", ylabel="ms", title="every sample", yscale="log")
     shares.set(xlabel="ms", ylabel="share of samples at or below", title="distribution", xscale="log")
-    over_time.yaxis.set_major_formatter(PLAIN)
-    shares.xaxis.set_major_formatter(PLAIN)
+    _plain_numbers(over_time.yaxis)
+    _plain_numbers(shares.xaxis)
     for axes in (over_time, shares):
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    _legend_below(shares)
     starts = next((group for group in report.groups if group.scope == "cold start"), None)
     if starts is None:
         cold.set_axis_off()
@@ -134,15 +133,27 @@ def _draw_live(figure: Any, report: Report) -> None:
             label = f"{name} of the whole" if row == 0 else None
             stages.plot(value_ns / 1e6, row, marker, color="k", markersize=12 if marker == "|" else 6, label=label)
         over_time.plot(group.series[0].samples_ns / 1e6, ".", markersize=3, color=PACE_COLOURS[row], label=group.name)
-    over_time.yaxis.set_major_formatter(PLAIN)
     stages.set_yticks(range(len(groups)), [group.name for group in groups])
     stages.set(xlabel="ms; bars: median of each stage", title="frame to result", ylim=(len(groups) - 0.4, -0.6))
     over_time.set(
         xlabel="result, in the order of time", ylabel="frame to result in ms", title="every result", yscale="log"
     )
+    _plain_numbers(over_time.yaxis)
     for axes in (stages, over_time):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+
+
+def _legend_below(axes: Any) -> None:
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis with 0.1 and 10, not with powers of ten; with 2, 3, ... between where it spans little."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def _colours(names: list[str]) -> Mapping[str, str]:

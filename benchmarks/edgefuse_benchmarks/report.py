@@ -101,7 +101,7 @@ def general_notes(report: Report) -> list[str]:
         len(series.samples_ns) for group in report.groups for series in group.series if group.scope != "cold start"
     ]
     if counts and min(counts) < FEW_SAMPLES:
-        notes.append(f"some series have as few as {min(counts)} samples: their p99 is little else than their maximum")
+        notes.append(f"some series have as few as {min(counts)} sample(s): their p99 is little else than their maximum")
     return notes
 
 
