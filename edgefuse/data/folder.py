@@ -11,7 +11,7 @@ Owns the layout; recording, training and evaluation import it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,8 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     for root in roots:
         unit_m, align = read_description(root)
         aligns.setdefault(align, root)
-        rgb_paths = sorted(root.glob(f"*/*/*{RGB_SUFFIX}"))
-        depth_paths = set(root.glob(f"*/*/*{DEPTH_SUFFIX}"))
+        rgb_paths = sorted(_pictures(root, RGB_SUFFIX))
+        depth_paths = set(_pictures(root, DEPTH_SUFFIX))
         for rgb_path in rgb_paths:
             depth_path = _depth_beside(rgb_path)
             if depth_path in depth_paths:
@@ -207,6 +207,13 @@ class _Pair:
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint16]
     sha256: str
+
+
+def _pictures(root: Path, suffix: str) -> Iterator[Path]:
+    """Pictures of a suffix; hidden folders are unfinished work of a writer, or not meant."""
+    for path in root.glob(f"*/*/*{suffix}"):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
 
 
 def _depth_beside(rgb_path: Path) -> Path:

@@ -182,6 +182,13 @@ def test_ctrl_c_ends_live_with_its_summary(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+def test_a_reader_that_leaves_is_no_error(colour_and_range: Path, tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "toy").folder
+    command = f"{sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle} --camera synthetic --frames 40 | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "frame" in result.stdout and "Error" not in result.stderr and "Traceback" not in result.stderr
+
+
 # What goes wrong, and what the user reads
 
 

@@ -30,6 +30,15 @@ def test_scan_finds_labels_instances_and_units(colour_and_range: Path) -> None:
     assert {sample.depth_unit_m for sample in dataset.samples} == {0.001}
 
 
+def test_hidden_folders_are_unfinished_and_not_read(tmp_path: Path) -> None:
+    make_pair(tmp_path, instance="a")
+    make_pair(tmp_path, instance=".a-half-written")
+    make_pair(tmp_path, label=".git")
+    assert [(s.instance, s.name) for s in scan([tmp_path]).samples] == [("a", "0")] and scan([tmp_path]).labels == (
+        "cup",
+    )
+
+
 def test_several_roots_share_one_list_of_labels(tmp_path: Path) -> None:
     make_pair(tmp_path / "one", "cup")
     make_pair(tmp_path / "two", "ball")

@@ -29,6 +29,7 @@ class Playback:
         self._align: Align = align
         self._real_time = real_time
         self._pipeline: Any = None
+        self._playback: Any = None
         self._reader: PipelineReader | None = None
         self._resume: threading.Thread | None = None
         self._counters = Counters()
@@ -69,13 +70,12 @@ class Playback:
                 f"A whole .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
             ) from error
         try:
-            reader = PipelineReader(
-                rs, pipeline=pipeline, align=self._align, has_ended=lambda: self._has_ended(rs, playback)
-            )
+            reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended)
         except BaseException:
             pipeline.stop()
             raise
-        self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
+        self._pipeline, self._playback = pipeline, playback
+        self._reader, self._counters = reader, reader.counters
         # In a thread of its own, because it may wait until the first frames are taken (10 s at most, with an error in the log).
         self._resume = threading.Thread(target=playback.resume, name="playback-resume", daemon=True)
         self._resume.start()
@@ -94,8 +94,11 @@ class Playback:
             return
         self._pipeline.stop()
         self._resume.join()
+        # Pausing waits until the SDK's reading thread has done what stop left it; a device deleted before that ends the
+        # process ("pure virtual method called", once in 300 times on a busy machine).
+        self._playback.pause()
         # Released here and in this thread: left to the garbage collector, the SDK's objects would go at any time and in any one.
-        self._reader = self._resume = self._pipeline = None
+        self._reader = self._resume = self._pipeline = self._playback = None
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`."""
@@ -103,10 +106,10 @@ class Playback:
             raise RuntimeError("read outside of `with`")
         return self._reader.read(timeout_ms)
 
-    def _has_ended(self, rs: Any, playback: Any) -> bool:
+    def _has_ended(self) -> bool:
         # Before it has begun its status is "stopped" as well.
         has_begun = self._resume is not None and not self._resume.is_alive()
-        return has_begun and bool(playback.current_status() == rs.playback_status.stopped)
+        return has_begun and self._playback.current_status().name == "stopped"
 
 
 def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> None:
