@@ -6,8 +6,6 @@ F_A, F_B  float32 [1, d]  ->  probabilities float32 [1, C], gate float32 [1, d]
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,18 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import GATE_OUTPUT, PROBABILITIES_OUTPUT
+from edgefuse.model.names import FusionKind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from edgefuse.model.fusion import FusionCore
-from edgefuse.model.names import FusionKind
 
 FeaturePair = tuple[NDArray[np.float32], NDArray[np.float32]]
 """F_A and F_B, float32 [1, d] each."""
 
 RGB_FEATURES, DEPTH_FEATURES = "rgb_features", "depth_features"
-OPSET = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +109,8 @@ def onnx_from_core(core: FusionCore, *, width: int) -> bytes:
     import torch
     from torch import nn
 
+    from edgefuse_export.onnx_model import proto_from_module
+
     class OnnxCore(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -121,19 +120,7 @@ def onnx_from_core(core: FusionCore, *, width: int) -> bytes:
             logits, gate = self.core(F_A, F_B)
             return torch.softmax(logits, dim=1), gate
 
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter speaks of its own internals, and so does its logger
-        program = torch.onnx.export(
-            OnnxCore().eval(),
-            (torch.zeros(1, width), torch.zeros(1, width)),
-            input_names=[RGB_FEATURES, DEPTH_FEATURES],
-            output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    onnx_bytes: bytes = program.model_proto.SerializeToString()
+    example = (torch.zeros(1, width), torch.zeros(1, width))
+    proto = proto_from_module(OnnxCore().eval(), example, input_names=(RGB_FEATURES, DEPTH_FEATURES))
+    onnx_bytes: bytes = proto.SerializeToString()
     return onnx_bytes

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,17 +55,32 @@ def onnx_from_model(
         `path`; the file holds its weights, the labels and the contract (metadata keys "edgefuse.*").
     """
     onnx = require("onnx", extra="export")
-    require("onnxscript", extra="export")
     side = contract.size
     example = (
         torch.zeros(batch_size, side, side, 3, dtype=torch.uint8),
         torch.zeros(batch_size, side, side, 2, dtype=torch.uint8),
     )
+    proto = proto_from_module(OnnxClassifier(model).eval(), example, input_names=(RGB_INPUT, DEPTH_INPUT))
+    for key, value in metadata(contract=contract, labels=labels).items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(proto, full_check=True)
+    with file_replaced(path) as temporary:
+        onnx.save(proto, str(temporary))
+    return path
+
+
+def proto_from_module(module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str]) -> Any:
+    """Export a module that gives probabilities and gate; the `onnx.ModelProto` holds its weights.
+
+    Args:
+        example: inputs of the shapes that the file will have.
+    """
+    require("onnxscript", extra="export")
     with _exporter_quiet():
         program = torch.onnx.export(
-            OnnxClassifier(model).eval(),
+            module,
             example,
-            input_names=[RGB_INPUT, DEPTH_INPUT],
+            input_names=list(input_names),
             output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
             opset_version=OPSET,
             dynamo=True,
@@ -72,13 +88,7 @@ def onnx_from_model(
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
-    for key, value in metadata(contract=contract, labels=labels).items():
-        proto.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(proto, full_check=True)
-    with file_replaced(path) as temporary:
-        onnx.save(proto, str(temporary))
-    return path
+    return program.model_proto
 
 
 @contextmanager
