@@ -41,7 +41,7 @@ def synth(
 
 
 @app.command()
-def convert(
+def convert(  # long: the options of every layout, declared and passed on
     source: Annotated[Path, typer.Argument(help="The data in its own layout.")],
     out: Annotated[Path, typer.Argument(help="The data set folder to make.")],
     layout: Annotated[str, typer.Option(help="washington, bu3dfe, pairs, npy or tum.")],
@@ -133,6 +133,8 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from edgefuse.contract import MAX_DEPTH_CODE
+
     console = Console()
     table = Table("class", "pairs", "instances", "pairs of an instance")
     for count in report.classes:
@@ -149,7 +151,7 @@ def _print_report(report: Report, *, most: int = 20) -> None:
         valid = report.valid_depth
         lines.append(
             f"valid depth: {valid['mean']:.1%} of the pixels, {valid['lowest']:.1%} in the worst pair, "
-            f"none at all in {valid['pairs_without']:.0f} pair(s)"
+            f"none at all in {valid['pairs_without']:.0f} pair(s), code {MAX_DEPTH_CODE} in {valid['at_limit']:.1%}"
         )
     if report.depth_m:
         lines.append("depth: " + ", ".join(f"{name} {value:.3f} m" for name, value in report.depth_m.items()))

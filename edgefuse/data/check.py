@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.folder import DEPTH_SUFFIX, RGB_SUFFIX, Dataset, Sample, read_pair, scan
 from edgefuse.errors import UserError
+from edgefuse.files import file_replaced
 
 PERCENTILES = (1, 5, 50, 95, 99)
 
@@ -64,7 +66,8 @@ class Report:
 
     Attributes:
         sizes: number of pairs by "WxH".
-        valid_depth: mean share of pixels with depth, the lowest of a pair, and pairs with none at all.
+        valid_depth: mean share of pixels with depth, the lowest of a pair, pairs with none at all, and the mean share of
+            pixels at the largest code, which some recorders write for "too far".
         depth_m: percentiles of all measured depths in metres, by number; empty where nothing was measured.
         leaks: the groups with most near-duplicates first.
         num_leaking: frames with a near-duplicate in another group.
@@ -110,12 +113,6 @@ def check(
             on_progress(i + 1, len(dataset.samples))
     dataset = dataset.subset(good)
     leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts])
-    shares = [fact.valid_share for fact in facts]
-    valid = (
-        {"mean": float(np.mean(shares)), "lowest": min(shares), "pairs_without": float(shares.count(0.0))}
-        if shares
-        else {}
-    )
     report = Report(
         num_pairs=len(good),
         num_groups=len(set(dataset.groups())),
@@ -123,7 +120,7 @@ def check(
         sizes=dict(Counter(fact.size for fact in facts).most_common()),
         depth_unit_m=tuple(sorted({sample.depth_unit_m for sample in dataset.samples})),
         align=dataset.align,
-        valid_depth=valid,
+        valid_depth=_valid(facts),
         depth_m=_percentiles(facts),
         leaks=leaks,
         num_leaking=num_leaking,
@@ -165,8 +162,6 @@ def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int =
 
     Depth is coloured from the 2nd to the 98th percentile of each picture by itself, so that small relief shows.
     """
-    from edgefuse.files import file_replaced
-
     drawn = [_strip(dataset, number, side_px=side_px, per_class=per_class) for number in range(len(dataset.labels))]
     strips = [strip for strip in drawn if strip is not None]
     if not strips:
@@ -182,10 +177,11 @@ def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int =
             raise UserError(f"{path} cannot be written as a picture: a name that ends in .png was expected")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Facts:
     size: str
     valid_share: float
+    limit_share: float
     values_mm: NDArray[np.int64]
     counts: NDArray[np.int64]
     thumbnail: NDArray[np.float32]
@@ -200,7 +196,14 @@ def _look(sample: Sample) -> _Facts | str:
     values, counts = np.unique(np.rint(measured * (sample.depth_unit_m * 1000)).astype(np.int64), return_counts=True)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    return _Facts(f"{rgb.shape[1]}x{rgb.shape[0]}", len(measured) / max(1, depth.size), values, counts, thumbnail)
+    return _Facts(
+        size=f"{rgb.shape[1]}x{rgb.shape[0]}",
+        valid_share=len(measured) / depth.size,
+        limit_share=float((depth == MAX_DEPTH_CODE).mean()),
+        values_mm=values,
+        counts=counts,
+        thumbnail=thumbnail,
+    )
 
 
 def _incomplete(roots: Sequence[Path]) -> list[str]:
@@ -224,6 +227,18 @@ def _count(dataset: Dataset) -> tuple[ClassCount, ...]:
         ClassCount(label=label, pairs=count.total(), instances=dict(sorted(count.items())))
         for label, count in zip(dataset.labels, instances, strict=True)
     )
+
+
+def _valid(facts: Sequence[_Facts]) -> dict[str, float]:
+    if not facts:
+        return {}
+    shares = [fact.valid_share for fact in facts]
+    return {
+        "mean": float(np.mean(shares)),
+        "lowest": min(shares),
+        "pairs_without": float(shares.count(0.0)),
+        "at_limit": float(np.mean([fact.limit_share for fact in facts])),
+    }
 
 
 def _percentiles(facts: Sequence[_Facts]) -> dict[str, float]:
