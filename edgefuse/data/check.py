@@ -6,7 +6,7 @@ Owns the report and its montage; reads pairs one by one, so that a set larger th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ On 1,200 recorded frames of hands 69 % of the frames have such a twin in their o
 """
 _FLAT_LEVELS = 2.0
 """Thumbnails with less contrast have nothing to compare: a dark room looks like every other."""
-_BLOCK = 1024
+_BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +103,17 @@ def check(
     problems = _incomplete(roots)
     good: list[int] = []
     facts: list[_Facts] = []
+    histograms: dict[float, NDArray[np.int64]] = {}
     with ThreadPoolExecutor() as pool:
         for i, result in enumerate(pool.map(_look, dataset.samples)):
             if isinstance(result, str):
                 problems.append(result)
             else:
+                found, codes, counts = result
                 good.append(i)
-                facts.append(result)
+                facts.append(found)
+                unit_m = dataset.samples[i].depth_unit_m
+                histograms.setdefault(unit_m, np.zeros(MAX_DEPTH_CODE + 1, np.int64))[codes] += counts
             on_progress(i + 1, len(dataset.samples))
     dataset = dataset.subset(good)
     leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts])
@@ -121,7 +125,7 @@ def check(
         depth_unit_m=tuple(sorted({sample.depth_unit_m for sample in dataset.samples})),
         align=dataset.align,
         valid_depth=_valid(facts),
-        depth_m=_percentiles(facts),
+        depth_m=_percentiles(histograms),
         leaks=leaks,
         num_leaking=num_leaking,
         problems=tuple(problems),
@@ -182,28 +186,25 @@ class _Facts:
     size: str
     valid_share: float
     limit_share: float
-    values_mm: NDArray[np.int64]
-    counts: NDArray[np.int64]
     thumbnail: NDArray[np.float32]
 
 
-def _look(sample: Sample) -> _Facts | str:
+def _look(sample: Sample) -> tuple[_Facts, NDArray[np.uint16], NDArray[np.int64]] | str:
+    """What a pair is like, its depth codes and how many pixels have each; or why it cannot be used."""
     try:
         rgb, depth = read_pair(sample.rgb_path, sample.depth_path)
     except UserError as error:
         return str(error)
-    measured = depth[depth > 0]
-    values, counts = np.unique(np.rint(measured * (sample.depth_unit_m * 1000)).astype(np.int64), return_counts=True)
+    codes, counts = np.unique(depth, return_counts=True)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    return _Facts(
+    facts = _Facts(
         size=f"{rgb.shape[1]}x{rgb.shape[0]}",
-        valid_share=len(measured) / depth.size,
+        valid_share=float((depth > 0).mean()),
         limit_share=float((depth == MAX_DEPTH_CODE).mean()),
-        values_mm=values,
-        counts=counts,
         thumbnail=thumbnail,
     )
+    return facts, codes, counts.astype(np.int64)
 
 
 def _incomplete(roots: Sequence[Path]) -> list[str]:
@@ -241,17 +242,17 @@ def _valid(facts: Sequence[_Facts]) -> dict[str, float]:
     }
 
 
-def _percentiles(facts: Sequence[_Facts]) -> dict[str, float]:
-    """Of all measured pixels, to the millimetre, from their histogram."""
-    histogram: Counter[int] = Counter()
-    for fact in facts:
-        histogram.update(dict(zip(fact.values_mm.tolist(), fact.counts.tolist(), strict=True)))
-    if not histogram:
+def _percentiles(histograms: Mapping[float, NDArray[np.int64]]) -> dict[str, float]:
+    """Of all measured pixels in metres, from how many pixels have each code, by the code's unit."""
+    units_m = sorted(histograms)
+    if not any(histograms[unit_m][1:].any() for unit_m in units_m):
         return {}
-    values = np.array(sorted(histogram))
-    cumulative = np.cumsum([histogram[int(value)] for value in values])
+    depths_m = np.concatenate([unit_m * np.arange(1, MAX_DEPTH_CODE + 1) for unit_m in units_m])
+    counts = np.concatenate([histograms[unit_m][1:] for unit_m in units_m])
+    order = np.argsort(depths_m, kind="stable")
+    cumulative = np.cumsum(counts[order])
     places = np.searchsorted(cumulative, np.array(PERCENTILES) / 100 * cumulative[-1])
-    return {f"p{p}": float(values[i]) / 1000 for p, i in zip(PERCENTILES, places, strict=True)}
+    return {f"p{p}": round(float(depths_m[order[i]]), 6) for p, i in zip(PERCENTILES, places, strict=True)}
 
 
 def _leaks(dataset: Dataset, thumbnails: Sequence[NDArray[np.float32]]) -> tuple[tuple[Leak, ...], int]:

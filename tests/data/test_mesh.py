@@ -118,10 +118,11 @@ def test_the_view_shows_x_to_the_right_y_up_and_the_texture_upright(tmp_path: Pa
 
 def test_a_fine_texture_is_averaged_not_skipped(tmp_path: Path) -> None:
     mesh = read_vrml(written(tmp_path / "a.wrl", SQUARE % ("0 1 2 3 -1", "")))
-    stripes = np.zeros((400, 400, 3), np.uint8)
-    stripes[:, ::2] = 255
-    view = render(mesh, stripes, side_px=20, side_mm=200, centre_mm=(0, 0))
-    assert np.abs(view.rgb[5:15, 5:15].astype(int) - 128).max() <= 2
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    view = render(mesh, noise, side_px=20, side_mm=200, centre_mm=(0, 0))
+    assert (
+        np.abs(view.rgb[5:15, 5:15].astype(int) - 128).max() < 15
+    )  # the mean of 40 x 40 texels; one would be anything
 
 
 def by_hand(points: NDArray[np.float64], triangles: NDArray[np.int64], side: int) -> NDArray[np.float64]:
