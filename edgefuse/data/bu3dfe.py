@@ -1,7 +1,7 @@
 """The BU-3DFE tree: faces of 100 people as textured meshes, read and drawn as RGB-D pairs.
 
     F0001/F0001_AN01WH_F3D.wrl      subject F0001-F0058 or M0001-M0044, expression, level 01-04, ethnicity; VRML 2.0, mm
-    F0001/F0001_AN01WH_F2D.bmp      the picture of the same face, taken from both sides: the mesh's texture
+    F0001/F0001_AN01WH_F2D.bmp      the picture of the same face, as described, taken from both sides: the mesh's texture
 
 The picture is not taken from the mesh's front, so RGB and depth are both drawn from the mesh, in one view: orthographic, from
 the front, 1 px = `VIEW_MM` / size. Class = expression, instance (and group) = subject. Owns the tree's names and the view.
