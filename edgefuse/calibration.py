@@ -23,7 +23,7 @@ def rescale(probabilities: NDArray[np.float32], *, temperature: float) -> NDArra
     """
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def negative_log_likelihood(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:

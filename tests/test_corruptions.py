@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -126,7 +128,7 @@ def test_holes_cover_their_share_and_grow() -> None:
     found = [failed(holes, severity) for severity in holes.severities]
     for severity, codes in zip(holes.severities, found, strict=True):
         assert missing(codes) == pytest.approx(severity, abs=0.02)
-    for milder, severer in zip(found, found[1:], strict=False):
+    for milder, severer in pairwise(found):
         assert (severer[milder == 0] == 0).all()
     kept = found[0] > 0
     np.testing.assert_array_equal(found[0][kept], SCENE.codes[kept])
