@@ -54,7 +54,7 @@ class Corruption:
     Attributes:
         name: as users see it.
         sensor: the one that fails; the other one's picture stays as it is.
-        unit: what the severity counts.
+        unit: what the severity counts; "" for a failure without degrees, whose severity is 1.
         severities: from mild to severe.
         apply: the failing sensor's picture, from (scene, severity, rng).
         stale: where the scene's stale pair comes from: so many frames "late" in the same take, or from "another" take.
@@ -208,33 +208,37 @@ def _picture(light: NDArray[np.float32]) -> Rgb:
     return np.asarray(np.rint(np.clip(light, 0, 1) ** np.float32(1 / GAMMA) * 255), np.uint8)
 
 
-_STOPS = "stops of light lost"
 _LATE = "frames late"
-_FOREIGN = "frame of another take"
 
 CORRUPTIONS: tuple[Corruption, ...] = (
-    Corruption(name="no_rgb", sensor="rgb", unit="dead", severities=(1,), apply=no_rgb),
-    Corruption(name="no_depth", sensor="depth", unit="dead", severities=(1,), apply=no_depth),
-    Corruption(name="dark_rgb", sensor="rgb", unit=_STOPS, severities=(1, 2, 3, 4, 5, 6, 7, 8), apply=dark_rgb),
+    Corruption(name="no_rgb", sensor="rgb", unit="", severities=(1,), apply=no_rgb),
+    Corruption(name="no_depth", sensor="depth", unit="", severities=(1,), apply=no_depth),
     Corruption(
-        name="overexposed_rgb", sensor="rgb", unit="stops too much", severities=(1, 2, 3, 4), apply=overexposed_rgb
+        name="dark_rgb", sensor="rgb", unit="stops less light", severities=(1, 2, 3, 4, 5, 6, 7, 8), apply=dark_rgb
     ),
-    Corruption(name="blur_rgb", sensor="rgb", unit="pixels, sigma", severities=(1, 2, 4, 8), apply=blur_rgb),
+    Corruption(
+        name="overexposed_rgb",
+        sensor="rgb",
+        unit="stops too much light",
+        severities=(1, 2, 3, 4),
+        apply=overexposed_rgb,
+    ),
+    Corruption(name="blur_rgb", sensor="rgb", unit="pixels sigma", severities=(1, 2, 4, 8), apply=blur_rgb),
     Corruption(name="warm_light", sensor="rgb", unit="K", severities=(5000, 4000, 3000, 2000), apply=coloured_light),
     Corruption(name="cold_light", sensor="rgb", unit="K", severities=(8000, 10000, 15000, 25000), apply=coloured_light),
     Corruption(name="frozen_rgb", sensor="rgb", unit=_LATE, severities=(1, 4, 16), apply=stale_rgb, stale="late"),
-    Corruption(name="foreign_rgb", sensor="rgb", unit=_FOREIGN, severities=(1,), apply=stale_rgb, stale="another"),
+    Corruption(name="foreign_rgb", sensor="rgb", unit="", severities=(1,), apply=stale_rgb, stale="another"),
     Corruption(
-        name="depth_holes", sensor="depth", unit="share", severities=(0.1, 0.25, 0.5, 0.75, 0.9), apply=depth_holes
+        name="depth_holes",
+        sensor="depth",
+        unit="of the picture",
+        severities=(0.1, 0.25, 0.5, 0.75, 0.9),
+        apply=depth_holes,
     ),
     Corruption(name="depth_edge_holes", sensor="depth", unit="pixels", severities=(1, 2, 4, 8), apply=depth_edge_holes),
-    Corruption(
-        name="depth_noise", sensor="depth", unit="m, noise as there", severities=(1, 2, 3, 4), apply=depth_noise
-    ),
+    Corruption(name="depth_noise", sensor="depth", unit="m away", severities=(1, 2, 3, 4), apply=depth_noise),
     Corruption(name="depth_shift", sensor="depth", unit="pixels", severities=(1, 2, 4, 8, 16), apply=shifted_depth),
     Corruption(name="frozen_depth", sensor="depth", unit=_LATE, severities=(1, 4, 16), apply=stale_depth, stale="late"),
-    Corruption(
-        name="foreign_depth", sensor="depth", unit=_FOREIGN, severities=(1,), apply=stale_depth, stale="another"
-    ),
+    Corruption(name="foreign_depth", sensor="depth", unit="", severities=(1,), apply=stale_depth, stale="another"),
 )
 """All of them, at the severities that `edgefuse evaluate --corruptions` tries."""

@@ -35,9 +35,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """In words, such as "dark rgb 3 stops of light lost"."""
+        """In words, such as "dark rgb, 3 stops less light"."""
         words = self.corruption.replace("_", " ")
-        return words if self.unit in ("", "dead") else f"{words} {self.severity:g} {self.unit}"
+        return words if not self.unit else f"{words}, {self.severity:g} {self.unit}"
 
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object."""
@@ -72,20 +72,18 @@ def evaluate_corruptions(
     Raises:
         UserError: as `edgefuse.evaluation.evaluate`.
     """
-    takes = _takes(pictures)
-    tried = [c for c in corruptions if c.stale != "another" or len(takes) > 1]
+    tried = [
+        (corruption, severity)
+        for corruption in corruptions
+        if corruption.stale != "another" or len(_takes(pictures)) > 1
+        for severity in corruption.severities
+    ]
     changes: dict[str, Change] = {CLEAN: as_they_are}
-    rows: list[tuple[str, str, float, str]] = [(CLEAN, CLEAN, 0.0, "")]
-    for corruption in tried:
-        for severity in corruption.severities:
-            key = f"{corruption.name} {severity}"
-            rows.append((key, corruption.name, severity, corruption.unit))
-            frame_stale = partial(
-                _stale_pair, pictures, takes, corruption=corruption, severity=severity, size=contract.size, seed=seed
-            )
-            changes[key] = partial(
-                _change, corruption=corruption, severity=severity, frame_stale=frame_stale, seed=seed
-            )
+    for corruption, severity in tried:
+        frame_stale = _stale_frames(pictures, corruption, severity=severity, size=contract.size, seed=seed)
+        changes[f"{corruption.name} {severity}"] = partial(
+            _change, corruption=corruption, severity=severity, frame_stale=frame_stale, seed=seed
+        )
     found = answers_under(
         predictor,
         pictures,
@@ -95,10 +93,11 @@ def evaluate_corruptions(
         batch_size=batch_size,
         on_progress=on_progress,
     )
-    return tuple(
-        Row(corruption=name, severity=severity, unit=unit, scores=score(*found[key], labels))
-        for key, name, severity, unit in rows
-    )
+    rows = [Row(corruption=CLEAN, severity=0.0, unit="", scores=score(*found[CLEAN], labels))]
+    for corruption, severity in tried:
+        scores = score(*found[f"{corruption.name} {severity}"], labels)
+        rows.append(Row(corruption=corruption.name, severity=severity, unit=corruption.unit, scores=scores))
+    return tuple(rows)
 
 
 def _change(
@@ -134,28 +133,27 @@ def _takes(pictures: Pictures) -> list[list[int]]:
     return [sorted(take, key=lambda position: samples[position].name) for take in takes.values()]
 
 
-def _stale_pair(
-    pictures: Pictures,
-    takes: Sequence[Sequence[int]],
-    position: int,
-    *,
-    corruption: Corruption,
-    severity: float,
-    size: int,
-    seed: int,
-) -> Framed | None:
-    """What a stopped stream still shows; a take's first frame when it stopped longer ago than the take is old."""
+def _stale_frames(
+    pictures: Pictures, corruption: Corruption, *, severity: float, size: int, seed: int
+) -> Callable[[int], Framed | None]:
+    """What a stopped stream still shows at a position; a take's first frame when it stopped longer ago than the take is old."""
     if corruption.stale == "no":
-        return None
-    mine = next(number for number, take in enumerate(takes) if position in take)
-    if corruption.stale == "late":
-        shown = takes[mine][max(0, takes[mine].index(position) - round(severity))]
-    else:
-        rng = np.random.default_rng((seed, position))
-        other = takes[(mine + 1 + int(rng.integers(len(takes) - 1))) % len(takes)]
-        shown = other[int(rng.integers(len(other)))]
-    unit_m = pictures.dataset.samples[shown].depth_unit_m
-    return fit(pictures.rgb[shown], pictures.depth[shown], size=size, depth_unit_m=unit_m)
+        return lambda position: None
+    takes = _takes(pictures)
+    places = {p: (number, rank) for number, take in enumerate(takes) for rank, p in enumerate(take)}
+
+    def framed(position: int) -> Framed:
+        mine, rank = places[position]
+        if corruption.stale == "late":
+            shown = takes[mine][max(0, rank - round(severity))]
+        else:
+            rng = np.random.default_rng((seed, position))
+            other = takes[(mine + 1 + int(rng.integers(len(takes) - 1))) % len(takes)]
+            shown = other[int(rng.integers(len(other)))]
+        unit_m = pictures.dataset.samples[shown].depth_unit_m
+        return fit(pictures.rgb[shown], pictures.depth[shown], size=size, depth_unit_m=unit_m)
+
+    return framed
 
 
 def plot_corruptions(rows_by_model: Mapping[str, Sequence[Row]], path: Path, *, title: str) -> None:

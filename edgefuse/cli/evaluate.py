@@ -210,7 +210,7 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
     for number, row in enumerate(next(iter(rows_by_model.values()))):
         if row.corruption != previous:
             table.add_section()
-        severity = "" if row.unit in ("", "dead") else f"{row.severity:g} {row.unit}"
+        severity = f"{row.severity:g} {row.unit}" if row.unit else ""
         accuracies = [f"{rows[number].scores.accuracy:.1%}" for rows in rows_by_model.values()]
         words = "" if row.corruption == previous else row.corruption.replace("_", " ")
         table.add_row(words, severity, *accuracies)
