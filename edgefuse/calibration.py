@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-COLDEST, HOTTEST = 0.05, 20.0
+COLDEST, HOTTEST = 0.1, 10.0
 """Limits of the temperature: beyond them the data says that the model is useless or flawless, which no finite data proves."""
 
 

@@ -174,7 +174,6 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
     by_class.barh(positions + 0.2, shares, height=0.4, label="depth's share of the decision")
     by_class.set_yticks(positions, list(classes))
     by_class.set(xlabel="0 = RGB, 1 = depth", title="by class, both sensors alive")
-    by_class.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12 * 4 / height_in * 1.6), ncols=2, fontsize=8)
     rows = np.arange(len(corruptions))
     by_corruption.barh(rows, [row.scores.mean_gate for row in corruptions], color="tab:blue")
     by_corruption.axvline(corruptions[0].scores.mean_gate, color="black", linewidth=0.8, linestyle="--")
@@ -184,6 +183,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         axes.grid(alpha=0.3, axis="x")
+    figure.legend(*by_class.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     figure.suptitle(title)
     save_figure(figure, path)
 
