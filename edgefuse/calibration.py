@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+PRIOR_SIGMA = 0.5
 COLDEST, HOTTEST = 0.1, 10.0
 """Limits of the temperature: beyond them the data says that the model is useless or flawless, which no finite data proves."""
 
@@ -33,10 +34,10 @@ def negative_log_likelihood(probabilities: NDArray[np.float32], truth: NDArray[n
 
 
 def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """The temperature of least cross-entropy on held-out samples, between `COLDEST` and `HOTTEST`.
+    """The likeliest temperature on held-out samples, between `COLDEST` and `HOTTEST`.
 
-    The true class's target is (N + 1) / (N + 2) instead of 1 and the others share the rest (Platt's targets): with all N
-    answers right, plain likelihood would ask for temperature 0, and twenty right answers are no proof of certainty.
+    ln T is thought to be near 0 before the samples are seen (a normal prior of standard deviation `PRIOR_SIGMA`): with all
+    answers right, the likelihood alone would ask for temperature 0. With many samples the prior does not count.
 
     Args:
         probabilities: float [N, C] at temperature 1, of samples that were not trained on.
@@ -45,25 +46,23 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
     Returns:
         1.0 where there are no samples.
     """
-    num_samples, num_classes = probabilities.shape
+    num_samples = len(truth)
     if num_samples == 0:
         return 1.0
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
-    sure = (num_samples + 1) / (num_samples + 2)
-    target = np.full_like(logits, (1 - sure) / (num_classes - 1))
-    target[np.arange(num_samples), truth] = sure
 
-    def cross_entropy(log_temperature: float) -> float:
+    def loss(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)
-        top = scaled.max(axis=1, keepdims=True)
-        log_sum = top + np.log(np.exp(scaled - top).sum(axis=1, keepdims=True))
-        return float(-(target * (scaled - log_sum)).sum(axis=1).mean())
+        top = scaled.max(axis=1)
+        log_sum = top + np.log(np.exp(scaled - top[:, np.newaxis]).sum(axis=1))
+        likelihood_loss = float((log_sum - scaled[np.arange(num_samples), truth]).sum())
+        return likelihood_loss + 0.5 * (log_temperature / PRIOR_SIGMA) ** 2
 
-    return math.exp(_golden_section(cross_entropy, math.log(COLDEST), math.log(HOTTEST)))
+    return math.exp(_golden_section(loss, math.log(COLDEST), math.log(HOTTEST)))
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-4) -> float:
-    """Where `function` is least between `low` and `high`. The cross-entropy is convex in 1 / T, so it has one valley."""
+    """Where `function` is least between `low` and `high`. The likelihood's loss is convex in 1 / T."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = function(left), function(right)
