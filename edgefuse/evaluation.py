@@ -5,9 +5,9 @@ Owns the figures; works on any `Predictor` (torch model, ONNX Runtime, ...), and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,25 @@ class Predictor(Protocol):
     def __call__(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+class Change(Protocol):
+    """What happens to framed pairs before the predictor sees them; what it is given stays as it is.
+
+    rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2], and where the pairs stand among the pictures.
+    """
+
+    def __call__(
+        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range, /
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+
+
+class Answers(NamedTuple):
+    """What a predictor said of N pairs: probabilities [N, C], gate [N, d], and the true class numbers [N]."""
+
+    probabilities: NDArray[np.float32]
+    gate: NDArray[np.float32]
+    truth: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,22 +148,78 @@ def evaluate(
     Raises:
         UserError: the data has a class that the model does not know, or another alignment than the contract.
     """
+    found = answers_under(
+        predictor,
+        pictures,
+        contract=contract,
+        labels=labels,
+        changes={condition: _CHANGES[condition] for condition in conditions},
+        batch_size=batch_size,
+    )
+    return {condition: score(*found[condition], labels) for condition in conditions}
+
+
+def answers_under(
+    predictor: Predictor,
+    pictures: Pictures,
+    *,
+    contract: InputContract,
+    labels: Sequence[str],
+    changes: Mapping[str, Change],
+    batch_size: int = 32,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Answers]:
+    """The predictor's answers on the same pictures under several changes; each pair is framed once.
+
+    Args:
+        changes: name -> what is done to the framed pairs.
+        on_progress: is told how many pairs are done, and of how many.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
     truth_of = class_numbers(pictures.dataset.labels, labels)
     if pictures.dataset.align != contract.align:
         raise UserError(f"the data is aligned to {pictures.dataset.align}, the model wants {contract.align}")
-    answers: dict[Condition, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {c: [] for c in conditions}
-    truths = []
+    found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in changes}
+    truths: list[NDArray[np.int64]] = []
+    done = 0
     for rgb, depth, numbers in framed_batches(pictures, contract=contract, batch_size=batch_size):
+        positions = range(done, done + len(numbers))
         truths.append(truth_of[numbers])
-        for condition in conditions:
-            seen_rgb = np.zeros_like(rgb) if condition == "no_rgb" else rgb
-            seen_depth = np.zeros_like(depth) if condition == "no_depth" else depth
-            answers[condition].append(predictor(seen_rgb, seen_depth))
+        for name, change in changes.items():
+            found[name].append(predictor(*change(rgb, depth, positions)))
+        done = positions.stop
+        on_progress(done, len(pictures.rgb))
     truth = np.concatenate(truths)
     return {
-        condition: score(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth, labels)
-        for condition, pairs in answers.items()
+        name: Answers(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth)
+        for name, pairs in found.items()
     }
+
+
+def as_they_are(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The change that is none."""
+    return rgb, depth
+
+
+def without_rgb(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A dead colour sensor: black."""
+    return np.zeros_like(rgb), depth
+
+
+def without_depth(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A dead depth sensor: no measurement anywhere."""
+    return rgb, np.zeros_like(depth)
+
+
+_CHANGES: dict[Condition, Change] = {"both": as_they_are, "no_rgb": without_rgb, "no_depth": without_depth}
 
 
 def class_numbers(data_labels: Sequence[str], model_labels: Sequence[str]) -> NDArray[np.int64]:

@@ -39,6 +39,7 @@ def _loaded_with(module: str, *, of: tuple[str, ...]) -> list[str]:
     "module",
     [
         *("edgefuse.contract", "edgefuse.framing", "edgefuse.bundle", "edgefuse.evaluation"),
+        *("edgefuse.corruptions", "edgefuse.calibration", "edgefuse.robustness", "edgefuse.explain"),
         *_modules_below("edgefuse.data", source_root=ROOT),
         *_modules_below("edgefuse.cli", source_root=ROOT),
         *_modules_below("edgefuse_runtime", source_root=ROOT / "runtime"),

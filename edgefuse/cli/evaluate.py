@@ -1,27 +1,36 @@
-"""edgefuse evaluate"""
+"""edgefuse evaluate; `edgefuse explain` opens models and data by it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, NumThreads, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, NumThreads, OnlyInstances, SkipBad
 
 if TYPE_CHECKING:
     from edgefuse.contract import InputContract
+    from edgefuse.data.folder import Pictures
     from edgefuse.evaluation import Condition, Predictor, Scores
+    from edgefuse.robustness import Row
 
 
-def evaluate(
+def evaluate(  # long: each option is a parameter
     model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
     data: DataFolders,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Evaluate on these instances alone: a glob such as 's1_clip02'. Repeatable."),
+    only: OnlyInstances = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Score under failing sensors: dark, frozen, noisy, shifted, dead ...")
+    ] = False,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --corruptions: one more bundle or run to put beside MODEL. Repeatable."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --corruptions: a PNG of accuracy against severity to write.")
     ] = None,
     threads: NumThreads = None,
     skip_bad: SkipBad = False,
@@ -30,20 +39,18 @@ def evaluate(
     """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
     import json
 
-    from edgefuse.cli.progress import say
-    from edgefuse.data.folder import load, scan
-    from edgefuse.data.splits import matching
+    if not corruptions:
+        for option, value in (("--against", against), ("--plot", plot)):
+            if value:
+                raise typer.BadParameter("it needs --corruptions", param_hint=option)
+    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+    if corruptions:
+        _evaluate_corruptions([model, *(against or ())], pictures, plot=plot, threads=threads, as_json=as_json)
+        return
     from edgefuse.evaluation import evaluate as score
 
-    dataset = scan(data, skip_bad=skip_bad)
-    if only:
-        dataset = dataset.subset(matching(dataset, only))
-    with _opened(model, num_threads=threads) as answering:
-        pictures = load(dataset, skip_bad=skip_bad)
+    with opened(model, num_threads=threads) as answering:
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
-    trained_on = answering.training.get("data", {})
-    groups = {sample.instance for sample in pictures.dataset.samples}
-    held_out = {*trained_on.get("test_groups", ()), *trained_on.get("validation_groups", ())}
     if as_json:
         report = {
             "answered_by": answering.name,
@@ -52,12 +59,91 @@ def evaluate(
         }
         typer.echo(json.dumps(report))
         return
-    if trained_on.get("digest") == pictures.dataset.digest and not groups <= held_out:
-        say("note: the model was trained on some of these pairs; --only names held-out instances")
+    warn_of_training_pairs(answering, pictures)
     _print_scores(scores, answering.name)
 
 
-class _Answering(NamedTuple):
+def _evaluate_corruptions(
+    models: list[Path], pictures: Pictures, *, plot: Path | None, threads: int | None, as_json: bool
+) -> None:
+    """Every model under every corruption: a table, or JSON, and a plot."""
+    import json
+
+    from edgefuse.cli.progress import counting, say
+    from edgefuse.robustness import evaluate_corruptions, plot_corruptions
+
+    rows_by_model: dict[str, tuple[Row, ...]] = {}
+    reports = {}
+    with ExitStack() as stack:
+        # All are opened before the first is scored: a model that cannot be had is said at once.
+        answering = {
+            name: stack.enter_context(opened(model, num_threads=threads))
+            for name, model in column_names(models).items()
+        }
+        for name, one in answering.items():
+            with counting(name, unit="pairs") as on_progress:
+                rows = evaluate_corruptions(
+                    one.predictor, pictures, contract=one.contract, labels=one.labels, on_progress=on_progress
+                )
+            warn_of_training_pairs(one, pictures, name=name)
+            rows_by_model[name] = rows
+            reports[name] = {
+                "answered_by": one.name,
+                "size": one.contract.size,
+                "rows": [row.to_json() for row in rows],
+            }
+    title = f"{len(pictures.rgb)} pairs, accuracy while a sensor fails"
+    if plot is not None:
+        plot_corruptions(rows_by_model, plot, title=title)
+        say(f"plot: {plot}")
+    if as_json:
+        typer.echo(json.dumps({"data_digest": pictures.dataset.digest, "models": reports}))
+    else:
+        _print_corruptions(rows_by_model, title)
+
+
+def column_names(models: list[Path]) -> dict[str, Path]:
+    """A name for each model: its folder's, or as much of the path as tells it apart from the others.
+
+    Raises:
+        typer.BadParameter: a model is named twice.
+    """
+    paths = [model.resolve() for model in models]
+    if len(set(paths)) < len(paths):
+        raise typer.BadParameter("the same model is named twice", param_hint="--against")
+    longest = max(len(path.parts) for path in paths)
+    for num_parts in range(1, longest + 1):
+        names = ["/".join(path.parts[-num_parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, models, strict=True))
+
+
+def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> Pictures:
+    """The data set's pictures, of all instances or of those that `--only` names."""
+    from edgefuse.data.folder import load, scan
+    from edgefuse.data.splits import matching
+
+    dataset = scan(data, skip_bad=skip_bad)
+    if only:
+        dataset = dataset.subset(matching(dataset, only))
+    return load(dataset, skip_bad=skip_bad)
+
+
+def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
+    """Say so when the model was trained on some of the pictures."""
+    from edgefuse.cli.progress import say
+
+    trained_on = answering.training.get("data", {})
+    groups = {sample.instance for sample in pictures.dataset.samples}
+    held_out = {*trained_on.get("test_groups", ()), *trained_on.get("validation_groups", ())}
+    if trained_on.get("digest") == pictures.dataset.digest and not groups <= held_out:
+        say(f"note: {name} was trained on some of these pairs; --only names held-out instances")
+
+
+class Answering(NamedTuple):
+    """A model that is ready to answer, and what it says of itself."""
+
     name: str
     predictor: Predictor
     contract: InputContract
@@ -66,7 +152,7 @@ class _Answering(NamedTuple):
 
 
 @contextmanager
-def _opened(model: Path, *, num_threads: int | None) -> Iterator[_Answering]:
+def opened(model: Path, *, num_threads: int | None) -> Iterator[Answering]:
     """A run answers with torch; everything else must be a bundle."""
     if not (model / "run.json").is_file():
         from edgefuse.bundle import MODEL_NAME, open_bundle
@@ -76,7 +162,7 @@ def _opened(model: Path, *, num_threads: int | None) -> Iterator[_Answering]:
         bundle = open_bundle(model)
         with open_engine(bundle, num_threads=num_threads) as engine:
             name = f"{MODEL_NAME} in ONNX Runtime"
-            yield _Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
+            yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
         return
     from edgefuse.errors import require
 
@@ -86,7 +172,7 @@ def _opened(model: Path, *, num_threads: int | None) -> Iterator[_Answering]:
 
     run = open_run(model)
     network = run.build_model().to(best_device())
-    yield _Answering("the run in torch", torch_predictor(network), run.model_config.contract, run.labels, run.info)
+    yield Answering("the run in torch", torch_predictor(network), run.model_config.contract, run.labels, run.info)
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
@@ -108,4 +194,25 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     for label in both.recall:
         recalls = [s.recall[label] for s in scores.values()]
         table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
+    Console().print(table)
+
+
+def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("severity", justify="right")
+    for name in rows_by_model:
+        table.add_column(name, justify="right")
+    previous = ""
+    for number, row in enumerate(next(iter(rows_by_model.values()))):
+        if row.corruption != previous:
+            table.add_section()
+        severity = f"{row.severity:g} {row.unit}" if row.unit else ""
+        accuracies = [f"{rows[number].scores.accuracy:.1%}" for rows in rows_by_model.values()]
+        words = "" if row.corruption == previous else row.corruption.replace("_", " ")
+        table.add_row(words, severity, *accuracies)
+        previous = row.corruption
     Console().print(table)

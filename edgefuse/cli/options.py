@@ -15,6 +15,10 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+OnlyInstances = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Evaluate on these instances alone: a glob such as 's1_clip02'. Repeatable."),
+]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as edgefuse export makes it.")]
 NumThreads = Annotated[int | None, typer.Option(help="Threads of the engine. Default: as many as cores.", min=1)]
 CameraSpec = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -29,6 +30,7 @@ class ModelConfig:
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
         dropout: share of hidden units dropped in training.
+        temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.calibration`).
     """
 
     contract: InputContract
@@ -39,12 +41,15 @@ class ModelConfig:
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSION_KINDS:
             raise UserError(f"fusion is {self.fusion!r}: one of {', '.join(FUSION_KINDS)} was expected")
         if self.num_classes < 2:
             raise UserError(f"the model has {self.num_classes} class(es): at least two are needed to tell apart")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"the temperature is {self.temperature}: a finite number above 0 was expected")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
@@ -52,7 +57,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         return cls(**{**known, "contract": InputContract.from_json(value["contract"])})
 
@@ -79,6 +84,7 @@ class FusionClassifier(nn.Module):
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
         core: FusionCore,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         assert rgb_features is not None or depth_features is not None
@@ -86,6 +92,7 @@ class FusionClassifier(nn.Module):
         self.rgb_features = rgb_features
         self.depth_features = depth_features
         self.core = core
+        self.temperature = temperature
 
     def forward(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
         """Classify one batch.
@@ -100,6 +107,10 @@ class FusionClassifier(nn.Module):
         F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
         logits, gate = self.core(F_A, F_B)
         return logits, gate
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """softmax(logits / temperature) in FP32, [N, C]: what `predict` and the exported graph answer."""
+        return torch.softmax(logits.float() / self.temperature, dim=1)
 
     def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
         """F_A and F_B, [N, d] each; a modality without a backbone gives the other one's features, which its fusion ignores."""
@@ -139,7 +150,11 @@ def build_classifier(
         dropout=config.dropout,
     )
     return FusionClassifier(
-        decode=InputDecoder(config.contract), rgb_features=rgb_features, depth_features=depth_features, core=core
+        decode=InputDecoder(config.contract),
+        rgb_features=rgb_features,
+        depth_features=depth_features,
+        core=core,
+        temperature=config.temperature,
     )
 
 
@@ -152,4 +167,4 @@ def count_parameters(module: nn.Module) -> int:
 def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities float32 [N, C] and gate [N, d] of one batch; the model must be in eval mode."""
     logits, gate = model(rgb_NHWC, depth_NHW2)
-    return torch.softmax(logits.float(), dim=1), gate.float()
+    return model.probabilities(logits), gate.float()

@@ -13,12 +13,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from edgefuse.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.contract import InputContract
 from edgefuse.data.augment import labels_allow_flip
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError
-from edgefuse.evaluation import Scores, evaluate, framed_batches
+from edgefuse.evaluation import (
+    Answers,
+    Scores,
+    answers_under,
+    as_they_are,
+    evaluate,
+    expected_calibration_error,
+    framed_batches,
+)
 from edgefuse.files import refuse_existing, write_json
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
@@ -132,8 +141,7 @@ def train_on_pictures(
     )
     if not history:
         raise UserError(f"stopped before the first epoch ended: {out} holds no model yet, start again")
-    trained = run_folder.open_run(out).build_model().to(device)
-    metrics = _measure(trained, out, held_out, history, contract=contract, labels=dataset.labels, fusion=config.fusion)
+    metrics = _finish(out, held_out, history, info=info, device=device)
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
 
 
@@ -257,18 +265,79 @@ def _store_samples(out: Path, pictures: Pictures, contract: InputContract) -> No
     run_folder.write_samples(out, rgb=rgb, depth=depth)
 
 
+def _finish(
+    out: Path,
+    held_out: dict[str, Pictures],
+    history: list[EpochResult],
+    *,
+    info: dict[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Calibrate the run that stands at `out`, and measure it as it will be used."""
+    run = run_folder.open_run(out)
+    model = run.build_model().to(device)
+    calibration = _calibrate(model, held_out, contract=run.model_config.contract, labels=run.labels)
+    run_folder.write_run(
+        out,
+        labels=run.labels,
+        model_config=replace(run.model_config, temperature=model.temperature),
+        info={**info, "epochs_done": len(history)},
+    )
+    return _measure(
+        model,
+        out,
+        held_out,
+        history,
+        calibration=calibration,
+        contract=run.model_config.contract,
+        labels=run.labels,
+        fusion=run.model_config.fusion,
+    )
+
+
+def _calibrate(
+    model: FusionClassifier, held_out: dict[str, Pictures], *, contract: InputContract, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Give the model the temperature that fits the validation pairs (1 where there are none); what it did on each part.
+
+    The part that it was fitted on flatters it; "test" is the honest one.
+    """
+    found: dict[str, Answers] = {
+        part: answers_under(
+            torch_predictor(model), pictures, contract=contract, labels=labels, changes={part: as_they_are}
+        )[part]
+        for part, pictures in held_out.items()
+    }
+    fitted_on = found.get("validation")
+    temperature = 1.0 if fitted_on is None else fit_temperature(fitted_on.probabilities, fitted_on.truth)
+    report: dict[str, Any] = {
+        "temperature": temperature,
+        "fitted_on_validation_pairs": 0 if fitted_on is None else len(fitted_on.truth),
+    }
+    for part, answers in found.items():
+        for when, value in (("before", 1.0), ("after", temperature)):
+            probabilities = rescale(answers.probabilities, temperature=value)
+            report.setdefault(part, {})[when] = {
+                "expected_calibration_error": expected_calibration_error(probabilities, answers.truth),
+                "negative_log_likelihood": negative_log_likelihood(probabilities, answers.truth),
+            }
+    model.temperature = temperature
+    return report
+
+
 def _measure(
     model: FusionClassifier,
     out: Path,
     held_out: dict[str, Pictures],
     history: list[EpochResult],
     *,
+    calibration: dict[str, Any],
     contract: InputContract,
     labels: tuple[str, ...],
     fusion: str,
 ) -> dict[str, Any]:
     """Score the run on what it was not trained on, and draw the pictures."""
-    metrics: dict[str, Any] = {"history": [vars(result) for result in history]}
+    metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
     scored: dict[str, Scores] = {}
     for name, pictures in held_out.items():
         scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels)

@@ -25,7 +25,7 @@ BATCH_SIZE = 1
 
 
 class OnnxClassifier(nn.Module):
-    """What is exported: the model with its softmax in FP32 and the outputs that the contract names."""
+    """What is exported: the model with its temperature, its softmax in FP32 and the outputs that the contract names."""
 
     def __init__(self, model: FusionClassifier) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class OnnxClassifier(nn.Module):
     def forward(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [N, S, S, 3] and [N, S, S, 2] -> probabilities float32 [N, C], gate float32 [N, d]."""
         logits, gate = self.model(rgb, depth)
-        return torch.softmax(logits.float(), dim=1), gate.float()
+        return self.model.probabilities(logits), gate.float()
 
 
 def onnx_from_model(

@@ -69,6 +69,24 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
 
 
+@pytest.mark.parametrize("temperature", [0.2, 4.0])
+def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp_path: Path) -> None:
+    copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
+    description = json.loads((copy / "run.json").read_text())
+    description["model"]["temperature"] = temperature
+    (copy / "run.json").write_text(json.dumps(description))
+    summary = export_run(copy, tmp_path / "bundle")
+    assert summary.bundle.manifest.model["temperature"] == temperature and not summary.parity.failures()
+    rgb, depth = open_run(run).samples()
+    model = open_run(run).build_model()
+    with torch.inference_mode():
+        logits, _ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
+    with open_engine(summary.bundle) as engine:
+        found, _ = engine_predictor(engine)(rgb, depth)
+    np.testing.assert_allclose(found, torch.softmax(logits / temperature, dim=1).numpy(), atol=1e-4)
+    np.testing.assert_array_equal(found.argmax(axis=1), logits.numpy().argmax(axis=1))
+
+
 def test_bytes_are_cast_before_anything_else(bundle_folder: Path) -> None:
     """TensorRT takes UINT8 only in front of a cast."""
     graph = onnx.load(str(bundle_folder / "model.onnx")).graph
@@ -174,10 +192,10 @@ def test_an_exported_bundle_runs(bundle_folder: Path, run: Path) -> None:
     np.testing.assert_allclose(gate, expected[1], atol=1e-4)
 
 
-def copy_bundle(source: Path, target: Path) -> Path:
+def copy_bundle(source: Path, target: Path, *, names: tuple[str, ...] = ("manifest.json", "model.onnx")) -> Path:
     target.mkdir()
-    for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
+    for name in names:
+        (target / name).write_bytes((source / name).read_bytes())
     return target
 
 

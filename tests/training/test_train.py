@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgefuse.calibration import rescale
 from edgefuse.data.folder import load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation import evaluate
@@ -151,3 +152,42 @@ def test_pretrained_backbones_learn_slowly_with_frozen_statistics(tmp_path: Path
     set_training(model)
     assert not model.rgb_features.backbone.features[1].training  # type: ignore[union-attr, index]
     assert model.depth_features.backbone.features[0][1].training  # type: ignore[union-attr, index]
+
+
+def test_without_validation_pairs_the_temperature_is_1(trained: Path) -> None:
+    assert open_run(trained).model_config.temperature == 1.0
+    calibration = json.loads((trained / "metrics.json").read_text())["calibration"]
+    assert calibration["fitted_on_validation_pairs"] == 0 and calibration["temperature"] == 1.0
+    assert calibration["test"]["before"] == calibration["test"]["after"]
+
+
+def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
+    config = replace(QUICK, epochs=6, validation_share=0.3, exclude=("take3",))
+    metrics = train([colour_and_range], tmp_path / "run", config=config).metrics
+    run = open_run(tmp_path / "run")
+    temperature, calibration = run.model_config.temperature, metrics["calibration"]
+    assert temperature == calibration["temperature"] != 1.0 and run.info["epochs_done"] == 6
+    assert calibration["fitted_on_validation_pairs"] == run.info["data"]["num_validation"] > 0
+    for part in ("validation", "test"):  # what is measured of the run is what the temperature makes of it
+        after = calibration[part]["after"]["expected_calibration_error"]
+        assert metrics[part]["both"]["expected_calibration_error"] == pytest.approx(after, abs=1e-5)
+    model, (rgb, depth) = run.build_model(), run.samples()
+    after, _ = torch_predictor(model)(rgb, depth)
+    model.temperature = 1.0
+    before, _ = torch_predictor(model)(rgb, depth)
+    np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    np.testing.assert_allclose(after, rescale(before, temperature=temperature), atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_runs_from_before_temperatures_have_1(trained: Path, tmp_path: Path) -> None:
+    description = json.loads((trained / "run.json").read_text())
+    del description["model"]["temperature"]
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    assert open_run(tmp_path).model_config.temperature == 1.0
+    description["model"]["temperature"] = 0
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="temperature is 0"):
+        open_run(tmp_path)

@@ -1,0 +1,78 @@
+"""Temperature scaling: one number that makes probabilities as sure as they are right. Owns the fit; needs NumPy alone.
+
+The logits are divided by the temperature before the softmax, so the order of the classes, and with it every answer, stays.
+Source: Guo et al., "On Calibration of Modern Neural Networks", section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+PRIOR_SIGMA = 0.5
+COLDEST, HOTTEST = 0.1, 10.0
+"""Limits of the temperature: beyond them the data says that the model is useless or flawless, which no finite data proves."""
+
+
+def rescale(probabilities: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]:
+    """What probabilities [N, C] made at temperature 1 become at another.
+
+    Their logarithms are the logits up to a constant for each row, which softmax ignores.
+    """
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def negative_log_likelihood(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """Mean of -ln p of the true class, in nats; probabilities [N, C], truth [N]."""
+    chosen = probabilities[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
+
+
+def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The likeliest temperature on held-out samples, between `COLDEST` and `HOTTEST`.
+
+    ln T is thought to be near 0 before the samples are seen (a normal prior of standard deviation `PRIOR_SIGMA`): with all
+    answers right, the likelihood alone would ask for temperature 0. With many samples the prior does not count.
+
+    Args:
+        probabilities: float [N, C] at temperature 1, of samples that were not trained on.
+        truth: int [N], class numbers.
+
+    Returns:
+        1.0 where there are no samples.
+    """
+    num_samples = len(truth)
+    if num_samples == 0:
+        return 1.0
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        top = scaled.max(axis=1)
+        log_sum = top + np.log(np.exp(scaled - top[:, np.newaxis]).sum(axis=1))
+        likelihood_loss = float((log_sum - scaled[np.arange(num_samples), truth]).sum())
+        return likelihood_loss + 0.5 * (log_temperature / PRIOR_SIGMA) ** 2
+
+    return math.exp(_golden_section(loss, math.log(COLDEST), math.log(HOTTEST)))
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-4) -> float:
+    """Where `function` is least between `low` and `high`. The likelihood's loss is convex in 1 / T."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > tolerance:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2

@@ -1,0 +1,84 @@
+"""edgefuse explain"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgefuse.cli.evaluate import load_pictures, opened, warn_of_training_pairs
+from edgefuse.cli.options import AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+
+if TYPE_CHECKING:
+    from edgefuse.explain import Explanation
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
+    data: DataFolders,
+    out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
+    only: OnlyInstances = None,
+    seed: Annotated[int, typer.Option(help="Decides the corruptions' chance.")] = 0,
+    threads: NumThreads = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model listens to: its gate by class and corruption, each sensor's share of the decision, examples."""
+    import json
+
+    from edgefuse.cli.progress import counting, say
+    from edgefuse.explain import EXPLANATION_NAME
+    from edgefuse.explain import explain as look_into
+    from edgefuse.files import refuse_existing
+
+    refuse_existing(out, force=force, marker=EXPLANATION_NAME)
+    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+    with (
+        opened(model, num_threads=threads) as answering,
+        counting("corruptions", unit="pairs") as on_progress,
+    ):
+        explanation = look_into(
+            answering.predictor,
+            pictures,
+            out,
+            contract=answering.contract,
+            labels=answering.labels,
+            title=f"{model.resolve().name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
+            seed=seed,
+            on_progress=on_progress,
+        )
+    warn_of_training_pairs(answering, pictures)
+    if as_json:
+        typer.echo(json.dumps(explanation.to_json()))
+    else:
+        _print_explanation(explanation)
+    say(f"explanation: {out} (explain.json, gate.png, examples.png)")
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    found = explanation.to_json()
+    table = Table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
+    for heading in ("", "pairs", "mean gate", "RGB's share", "depth's share", "no share"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for label, group in found["by_class"].items():
+        table.add_row(label, *_cells(group))
+    table.add_section()
+    table.add_row("all", *_cells(found["all"]))
+    console = Console()
+    console.print(table)
+    console.print(f"Share of the decision. {found['share_definition']}", style="dim")
+
+
+def _cells(group: dict[str, Any]) -> list[str]:
+    shares = [group["share_of_rgb"], group["share_of_depth"]]
+    return [
+        str(group["num_pairs"]),
+        f"{group['mean_gate']:.2f}",
+        *("-" if share is None else f"{share:.0%}" for share in shares),
+        str(group["num_pairs_without_share"]),
+    ]

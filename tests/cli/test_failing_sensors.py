@@ -1,0 +1,103 @@
+"""`edgefuse evaluate --corruptions` and `edgefuse explain` as a user has them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgefuse.corruptions import CORRUPTIONS
+from toy_bundle import make_toy_bundle
+
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
+LABELS = ("blue_near", "red_far", "red_near")
+NUM_ROWS = 1 + sum(len(c.severities) for c in CORRUPTIONS)
+
+
+def edgefuse(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*EDGEFUSE, *map(str, arguments)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles whose folders have the same name."""
+    root = tmp_path_factory.mktemp("models")
+    folders = (root / "old" / "bundle", root / "new" / "bundle")
+    for folder, size in zip(folders, (32, 48), strict=True):
+        make_toy_bundle(folder, labels=LABELS, size=size)
+    return folders
+
+
+def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_and_range: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    arguments = (
+        "evaluate",
+        bundles[0],
+        colour_and_range,
+        "--only",
+        "take[01]",
+        "--corruptions",
+        "--against",
+        bundles[1],
+    )
+    result = edgefuse(*arguments, "--json", "--plot", plot)
+    assert result.returncode == 0, result.stderr
+    models = json.loads(result.stdout)["models"]
+    assert list(models) == ["old/bundle", "new/bundle"] and [m["size"] for m in models.values()] == [32, 48]
+    assert all(len(m["rows"]) == NUM_ROWS and m["rows"][0]["corruption"] == "clean" for m in models.values())
+    assert models["old/bundle"]["rows"][0]["scores"]["num_samples"] == 30
+    assert plot.read_bytes().startswith(b"\x89PNG") and str(plot) in result.stderr
+
+    clean = edgefuse("evaluate", bundles[0], colour_and_range, "--only", "take[01]", "--json")
+    scores = json.loads(clean.stdout)["conditions"]
+    rows = {row["corruption"]: row["scores"] for row in models["old/bundle"]["rows"]}
+    assert (rows["clean"], rows["no_rgb"], rows["no_depth"]) == (scores["both"], scores["no_rgb"], scores["no_depth"])
+
+    table = edgefuse(*arguments)
+    assert table.returncode == 0 and "new/bundle" in table.stdout and "depth shift" in table.stdout
+    assert "16 pixels" in table.stdout and table.stdout.count("%") == 2 * NUM_ROWS
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--against", "OTHER"), 2, "it needs --corruptions"),
+        (("--plot", "x.png"), 2, "it needs --corruptions"),
+        (("--corruptions", "--against", "MODEL"), 2, "named twice"),
+        (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
+    ],
+)
+def test_wrong_usage_is_said_before_any_work(
+    options: tuple[str, ...], code: int, words: str, bundles: tuple[Path, Path], colour_and_range: Path
+) -> None:
+    named = {"MODEL": bundles[0], "OTHER": bundles[1]}
+    result = edgefuse("evaluate", bundles[0], colour_and_range, *(named.get(option, option) for option in options))
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert result.returncode == code and words in text and "pairs" not in text, text
+
+
+def test_explain_leaves_a_folder_and_replaces_only_its_own(
+    bundles: tuple[Path, Path], colour_and_range: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "seen"
+    arguments = ("explain", bundles[0], colour_and_range, "--only", "take0", "--out", out)
+    result = edgefuse(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["examples.png", "explain.json", "gate.png"]
+    stored = json.loads((out / "explain.json").read_text())
+    assert "ONNX Runtime" in stored.pop("title") and stored == json.loads(result.stdout)
+    assert set(stored["by_class"]) == set(LABELS) and len(stored["by_corruption"]) == NUM_ROWS
+
+    again = edgefuse(*arguments)
+    assert again.returncode == 1 and "--force" in again.stderr
+    forced = edgefuse(*arguments, "--force")
+    assert forced.returncode == 0 and "depth's share" in forced.stdout and "log-odds" in forced.stdout
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    refused = edgefuse(*arguments[:-1], tmp_path / "mine", "--force")
+    assert refused.returncode == 1 and "did not make it" in refused.stderr
