@@ -150,8 +150,8 @@ def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None
 
 def command_line(argv: Sequence[str]) -> str:
     """The command as it was typed, with paths outside the working folder cut to their names: a result is published."""
-    words = []
-    for word in argv:
+    words = [Path(argv[0]).name]
+    for word in argv[1:]:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         path = Path(value)
         words.append(f"{option}{equals}{path.name if path.is_absolute() or '..' in path.parts else value}")

@@ -80,7 +80,10 @@ def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> N
     ("argv", "told"),
     [
         (["/home/me/venv/bin/edgefuse", "bench", "core", "--d", "128,512"], "edgefuse bench core --d 128,512"),
-        (["edgefuse", "bench", "engine", "/data/me/bundle", "--quick"], "edgefuse bench engine bundle --quick"),
+        (
+            [".venv/bin/edgefuse", "bench", "engine", "/data/me/bundle", "--quick"],
+            "edgefuse bench engine bundle --quick",
+        ),
         (["edgefuse", "bench", "live", "b", "--camera=/data/me/x.db3"], "edgefuse bench live b --camera=x.db3"),
         (["edgefuse", "bench", "live", "../me/b", "--roi", "runs/r.json"], "edgefuse bench live b --roi runs/r.json"),
     ],
