@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import Force
+from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
 
-app = typer.Typer(help="Data sets: make the built-in one.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from edgefuse.data.check import Report
+
+app = typer.Typer(help="Data sets: make the built-in one, convert others, check any.", no_args_is_help=True)
 
 
 @app.callback()
@@ -35,3 +38,131 @@ def synth(
     with counting("rendering", unit="pairs") as on_progress:
         write_dataset(out, num_pairs=num_pairs, size=size, seed=seed, num_workers=workers, on_progress=on_progress)
     say(f"data set: {out}; next: edgefuse train {out} --out RUN")
+
+
+@app.command()
+def convert(  # long: the options of every layout, declared and passed on
+    source: Annotated[Path, typer.Argument(help="The data in its own layout.")],
+    out: Annotated[Path, typer.Argument(help="The data set folder to make.")],
+    layout: Annotated[str, typer.Option(help="washington, bu3dfe, pairs, npy or tum.")],
+    unit: Annotated[
+        str | None,
+        typer.Option(help="Depth unit of pairs, npy, tum: m, cm, mm, um, or metres of one code such as 0.0002."),
+    ] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(help="pairs, npy without instance folders: expression whose first group names the instance."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="tum: the class of the sequence.")] = None,
+    instance: Annotated[str | None, typer.Option(help="tum: the take's name. Default: the folder's.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="washington: this many pairs, evenly over categories; the paper took 4500."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="washington: which samples. Default: 0.")] = None,
+    masked: Annotated[bool, typer.Option("--masked", help="washington: nothing but the object, by its mask.")] = False,
+    neutral: Annotated[bool, typer.Option("--neutral", help="bu3dfe: with the neutral faces as a class.")] = False,
+    levels: Annotated[
+        list[int] | None, typer.Option("--levels", min=1, max=4, help="bu3dfe: an intensity to take. Repeatable.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=32, max=1024, help="bu3dfe: side in pixels. Default: 256.")] = None,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+) -> None:
+    """Bring a data set of another layout into the folder layout."""
+    from edgefuse.cli.progress import counting, say
+    from edgefuse.data.convert import convert as bring
+    from edgefuse.data.folder import DATASET_NAME
+    from edgefuse.files import refuse_existing
+
+    refuse_existing(out, force=force, marker=DATASET_NAME)
+    with counting("converting", unit="pairs") as on_progress:
+        done = bring(
+            source,
+            out,
+            layout=layout,
+            unit=unit,
+            take=take,
+            label=label,
+            instance=instance,
+            samples=samples,
+            seed=seed,
+            masked=masked,
+            neutral=neutral,
+            levels=levels,
+            size=size,
+            skip_bad=skip_bad,
+            on_progress=on_progress,
+        )
+    for note in done.notes:
+        say(f"note: {note}")
+    for problem in done.left_out:
+        say(f"left out: {problem}")
+    say(f"data set: {out}, {done.num_pairs} pairs; next: edgefuse data check {out}")
+
+
+@app.command()
+def check(
+    data: DataFolders,
+    montage: Annotated[
+        Path | None, typer.Option(help="Write this PNG: a few pairs of each class, RGB above depth.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report counts, sizes, depth, near-duplicates between instances, and bad pairs; exit code 1 where there are bad ones."""
+    import json
+
+    from edgefuse.cli.progress import counting, say
+    from edgefuse.data.check import check as look
+    from edgefuse.data.check import montage as draw
+
+    with counting("reading", unit="pairs") as on_progress:
+        report, dataset = look(data, on_progress=on_progress)
+    if montage is not None:
+        draw(dataset, montage)
+        say(f"montage: {montage}")
+    if as_json:
+        typer.echo(json.dumps(report.to_json()))
+    else:
+        _print_report(report)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report, *, most: int = 20) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgefuse.contract import MAX_DEPTH_CODE
+
+    console = Console()
+    table = Table("class", "pairs", "instances", "pairs of an instance")
+    for count in report.classes:
+        numbers = sorted(count.instances.values()) or [0]
+        table.add_row(count.label, str(count.pairs), str(len(count.instances)), f"{numbers[0]} to {numbers[-1]}")
+    console.print(table)
+    units = ", ".join(f"{1000 * unit_m:g} mm" for unit_m in report.depth_unit_m)
+    sizes = ", ".join(f"{size} ({number})" for size, number in list(report.sizes.items())[:5])
+    lines = [
+        f"{report.num_pairs} pairs, {report.num_groups} groups of instances, one depth code is {units}, aligned to {report.align}"
+    ]
+    lines.append(f"sizes: {sizes}{f' and {len(report.sizes) - 5} more' if len(report.sizes) > 5 else ''}")
+    if report.valid_depth:
+        valid = report.valid_depth
+        lines.append(
+            f"valid depth: {valid['mean']:.1%} of the pixels, {valid['lowest']:.1%} in the worst pair, "
+            f"none at all in {valid['pairs_without']:.0f} pair(s), code {MAX_DEPTH_CODE} in {valid['at_limit']:.1%}"
+        )
+    if report.depth_m:
+        lines.append("depth: " + ", ".join(f"{name} {value:.3f} m" for name, value in report.depth_m.items()))
+    lines.append(f"near-duplicates across groups: {report.num_leaking} frame(s)")
+    lines += [
+        f"  {leak.groups[0]} and {leak.groups[1]}: {leak.frames} frame(s), such as {leak.first} and {leak.second} ({leak.correlation:.4f})"
+        for leak in report.leaks[:most]
+    ]
+    if len(report.leaks) > most:
+        lines.append(f"  ... and {len(report.leaks) - most} more pairs of groups")
+    lines.append(f"bad pairs: {len(report.problems)}")
+    lines += [f"  {problem}" for problem in report.problems]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,260 @@
+"""Layouts that other programs write: folders of pairs, depth as NumPy arrays, and TUM's lists of timestamps.
+
+Owns how their files find one another and what their depth means. Each reader returns a `Source`; pictures are read later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.data.folder import read_pair
+from edgefuse.data.source import Item, Pair, Source
+from edgefuse.errors import UserError
+
+RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+TUM_UNIT_M = 1 / 5000
+"""Source: the file formats' page of the TUM RGB-D benchmark: 5000 codes are one metre, 0 is no measurement."""
+MAX_TIME_DIFFERENCE_S = 0.02
+
+_MM_M = 0.001
+_MAX_CODE = 65535
+
+
+def read_pairs(root: Path, *, unit_m: float = _MM_M, take: str | None = None) -> Source:
+    """A folder of `<name>_rgb` and `<name>_depth` pictures in <class>/<instance>/, or in <class>/ alone; see `_find`.
+
+    Args:
+        unit_m: metres of one depth code.
+        take: expression whose first group, found in a file's name, is its instance where there are no instance folders.
+    """
+    found, problems, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), take=take)
+    items = [
+        Item(label=label, instance=instance, name=name, read=partial(_read_pair, rgb, depth))
+        for label, instance, name, rgb, depth in found
+    ]
+    return Source(items=tuple(items), depth_unit_m=unit_m, problems=tuple(problems), notes=tuple(notes))
+
+
+def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None) -> Source:
+    """The same with depth as `<name>_depth.npy`: uint16 codes of `unit_m` (1 mm by default), or floats in `unit_m` (1 m).
+
+    Floats become codes of 1 mm; what is not finite or not above 0 becomes 0. The set has one kind: the first file's.
+    """
+    found, problems, notes = _find(root, depth_suffixes=(".npy",), take=take)
+    is_float = bool(found) and np.issubdtype(_load_npy(found[0][4]).dtype, np.floating)
+    given_m = unit_m if unit_m is not None else (1.0 if is_float else _MM_M)
+    if not is_float and given_m > 0.1:
+        raise UserError(
+            f"the depth unit is {given_m:g} m: the arrays have whole numbers, codes of at most 0.1 m were expected"
+        )
+    items = [
+        Item(
+            label=label,
+            instance=instance,
+            name=name,
+            read=partial(_read_npy_pair, rgb, depth, is_float=is_float, unit_m=given_m),
+        )
+        for label, instance, name, rgb, depth in found
+    ]
+    out_m = _MM_M if is_float else given_m
+    return Source(items=tuple(items), depth_unit_m=out_m, problems=tuple(problems), notes=tuple(notes))
+
+
+def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: float = TUM_UNIT_M) -> Source:
+    """One sequence with `rgb.txt` and `depth.txt` (or `associations.txt`): lines "timestamp file", paired by nearest time.
+
+    Args:
+        label: the class of all frames.
+        instance: the folder's name by default.
+
+    Raises:
+        UserError: lists that are missing or cannot be understood, or no two frames within 20 ms.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: a TUM sequence with rgb.txt and depth.txt was expected")
+    together = root / "associations.txt"
+    notes: list[str] = []
+    if together.is_file():
+        pairs = [_in_order(*row) for row in _rows(together, width=4)]
+    else:
+        rgb_rows, depth_rows = (_rows(root / name, width=2) for name in ("rgb.txt", "depth.txt"))
+        matches = nearest_times([float(t) for t, _ in rgb_rows], [float(t) for t, _ in depth_rows])
+        pairs = [(rgb_rows[i][0], rgb_rows[i][1], depth_rows[j][1]) for i, j in matches]
+        if len(pairs) < len(rgb_rows):
+            notes.append(
+                f"{len(rgb_rows) - len(pairs)} of {len(rgb_rows)} RGB frames have no depth frame within 20 ms: left out"
+            )
+    if not pairs:
+        raise UserError(f"{root}: no RGB and depth frames within 20 ms of one another")
+    items, problems = [], []
+    for time, rgb, depth in pairs:
+        missing = [name for name in (rgb, depth) if not (root / name).is_file()]
+        if missing:
+            problems.append(f"{root / rgb}: no {' and no '.join(missing)}")
+        else:
+            read = partial(_read_pair, root / rgb, root / depth)
+            items.append(Item(label=label, instance=instance or root.resolve().name, name=time, read=read))
+    return Source(items=tuple(items), depth_unit_m=unit_m, problems=tuple(problems), notes=tuple(notes))
+
+
+def nearest_times(
+    first_s: Sequence[float], second_s: Sequence[float], *, limit_s: float = MAX_TIME_DIFFERENCE_S
+) -> list[tuple[int, int]]:
+    """Pair two lists of times, the closest first, each time once: indices into both, in the order of the first list."""
+    second = np.array(second_s, np.float64)
+    order = np.argsort(second, kind="stable")
+    candidates = []
+    for i, time in enumerate(first_s):
+        low, high = np.searchsorted(second[order], [time - limit_s, time + limit_s])
+        candidates += [(abs(time - second[j]), i, int(j)) for j in order[low:high]]
+    used_first: set[int] = set()
+    used_second: set[int] = set()
+    pairs = []
+    for _, i, j in sorted(candidates):
+        if i not in used_first and j not in used_second:
+            used_first.add(i)
+            used_second.add(j)
+            pairs.append((i, j))
+    return sorted(pairs)
+
+
+_Found = tuple[str, str, str, Path, Path]
+
+
+def _find(
+    root: Path, *, depth_suffixes: tuple[str, ...], take: str | None
+) -> tuple[list[_Found], list[str], list[str]]:
+    """Label, instance, name, RGB file and depth file of each pair; pairs that are incomplete; notes.
+
+    Raises:
+        UserError: no pairs, or an expression that does not work.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder: <class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
+        )
+    expression = _compiled(take)
+    found: list[_Found] = []
+    problems: list[str] = []
+    direct = False
+    for folder in sorted(
+        {path.parent for depth in (2, 3) for path in root.glob("/".join("*" * depth)) if path.is_file()}
+    ):
+        in_class = folder.parent == root
+        rgb, depth = (
+            _by_name(folder, f"_{kind}", endings)
+            for kind, endings in (("rgb", RGB_SUFFIXES), ("depth", depth_suffixes))
+        )
+        problems += [
+            f"{rgb[name]}: no {name}_depth{depth_suffixes[0]} beside it" for name in sorted(rgb.keys() - depth.keys())
+        ]
+        problems += [f"{depth[name]}: no RGB picture beside it" for name in sorted(depth.keys() - rgb.keys())]
+        for name in sorted(rgb.keys() & depth.keys()):
+            instance = folder.name
+            if in_class and expression is not None:
+                match = expression.search(name)
+                if match is None or not match.group(1):
+                    problems.append(f"{rgb[name]}: the expression {take} finds no instance in the name")
+                    continue
+                instance = match.group(1)
+            direct |= in_class and expression is None
+            found.append(((folder if in_class else folder.parent).name, instance, name, rgb[name], depth[name]))
+    if not found and not problems:
+        raise UserError(
+            f"{root} has no pairs: <class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
+        )
+    notes = []
+    if direct:
+        notes.append(
+            "without instance folders each class is one instance, which cannot be split: --take EXPRESSION names the instance "
+            "by its first group, such as --take '(.*)_[0-9]+$'"
+        )
+    return found, problems, notes
+
+
+def _compiled(take: str | None) -> re.Pattern[str] | None:
+    if take is None:
+        return None
+    try:
+        expression = re.compile(take)
+    except re.error as error:
+        raise UserError(f"--take {take!r} is not a regular expression ({error})") from error
+    if expression.groups < 1:
+        raise UserError(f"--take {take!r} has no group: put the part that names the instance into brackets")
+    return expression
+
+
+def _by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    return {
+        path.stem.removesuffix(ending): path
+        for path in sorted(folder.iterdir())
+        if path.stem.endswith(ending) and path.suffix.lower() in suffixes
+    }
+
+
+def _read_pair(rgb_path: Path, depth_path: Path) -> Pair:
+    rgb, depth = read_pair(rgb_path, depth_path)
+    return Pair(rgb=rgb, depth=depth)
+
+
+def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: float) -> Pair:
+    bgr = cv2.imread(str(rgb_path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise UserError(f"{rgb_path}: not a readable picture")
+    depth = _load_npy(depth_path)
+    if depth.shape != bgr.shape[:2]:
+        raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {bgr.shape[:2]}")
+    if np.issubdtype(depth.dtype, np.floating) != is_float or (not is_float and depth.dtype != np.uint16):
+        raise UserError(
+            f"{depth_path}: depth is {depth.dtype}, {'floats' if is_float else 'uint16'} were expected as in the first file"
+        )
+    if is_float:
+        codes = np.where(np.isfinite(depth) & (depth > 0), np.rint(depth.astype(np.float64) * (unit_m / _MM_M)), 0)
+        if codes.max(initial=0) > _MAX_CODE:
+            raise UserError(
+                f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit? Are these millimetres, --unit mm?"
+            )
+        depth = codes.astype(np.uint16)
+    return Pair(rgb=np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), depth=depth)
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a NumPy array ({error})") from error
+    return array
+
+
+def _rows(path: Path, *, width: int) -> list[list[str]]:
+    """Words of each line that is no comment; the first is a time.
+
+    Raises:
+        UserError: the file is missing, or a line has other words.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: rgb.txt and depth.txt, or associations.txt, were expected")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != width or not all(re.fullmatch(r"-?\d+(\.\d*)?", word) for word in words[::2]):
+            raise UserError(f"{path}, line {number}: {line[:80]!r}; {'time file ' * (width // 2)}was expected")
+        rows.append(words)
+    return rows
+
+
+def _in_order(first_time: str, first: str, second_time: str, second: str) -> tuple[str, str, str]:
+    """RGB time, RGB file, depth file of an association, which some programs write the other way round."""
+    if "depth" in first and "depth" not in second:
+        return second_time, second, first
+    return first_time, first, second

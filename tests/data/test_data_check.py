@@ -1,0 +1,177 @@
+"""The check finds what was put into a data set on purpose, lists bad pairs without stopping, and its montage shows all classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgefuse.data.check import THUMBNAIL, check, closest_twins, coloured, montage
+from edgefuse.data.folder import write_description, write_pair
+from edgefuse.errors import UserError
+
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
+GESTURES = Path(__file__).resolve().parents[3] / "shared/data/gestures"
+
+
+def scene(seed: int, *, side: int = 48) -> NDArray[np.uint8]:
+    """A picture of large patches; another seed, another scene."""
+    patches = np.random.default_rng(seed).integers(30, 200, (6, 6, 3), np.uint8)
+    return np.asarray(cv2.resize(patches, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def ramp(*, side: int = 48) -> NDArray[np.uint16]:
+    return np.tile(np.linspace(1000, 2000, side).astype(np.uint16), (side, 1))
+
+
+def write(root: Path, label: str, instance: str, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
+    write_pair(root / label / instance, name, rgb, depth)
+
+
+def test_counts_sizes_and_depth(tmp_path: Path) -> None:
+    write(tmp_path, "ball", "b1", "0", scene(1), ramp())
+    write(tmp_path, "ball", "b2", "0", scene(2), ramp())
+    write(tmp_path, "ball", "b2", "1", scene(3), np.zeros((48, 48), np.uint16))
+    half = ramp(side=64)
+    half[:32] = 0
+    half[63, :32] = 65535
+    write(tmp_path, "cup", "c1", "0", scene(4, side=64), half)
+    write_description(tmp_path, depth_unit_m=0.0005)
+    report, _ = check([tmp_path])
+    assert report.num_pairs == 4 and report.num_groups == 3 and not report.problems
+    assert {count.label: count.instances for count in report.classes} == {"ball": {"b1": 1, "b2": 2}, "cup": {"c1": 1}}
+    assert report.sizes == {"48x48": 3, "64x64": 1} and report.depth_unit_m == (0.0005,)
+    assert report.valid_depth == {
+        "mean": pytest.approx(2.5 / 4),
+        "lowest": 0.0,
+        "pairs_without": 1,
+        "at_limit": pytest.approx(32 / 64**2 / 4),
+    }
+    assert report.depth_m["p50"] == pytest.approx(0.75, abs=0.01) and report.depth_m["p1"] == pytest.approx(
+        0.5, abs=0.02
+    )
+    assert report.depth_m["p99"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_bad_pairs_are_listed_without_stopping(tmp_path: Path) -> None:
+    for name in "012345":
+        write(tmp_path, "cup", "a", name, scene(int(name)), ramp())
+    folder = tmp_path / "cup/a"
+    cv2.imwrite(str(folder / "0_depth.png"), np.ones((48, 48), np.uint8))
+    (folder / "1_depth.png").unlink()
+    (folder / "2_rgb.png").unlink()
+    (folder / "3_rgb.png").write_bytes(b"nothing")
+    cv2.imwrite(str(folder / "4_depth.png"), np.ones((9, 9), np.uint16))
+    report, dataset = check([tmp_path])
+    assert report.num_pairs == 1 == len(dataset.samples)
+    text = "\n".join(report.problems)
+    assert len(report.problems) == 5
+    for part in (
+        "0_depth.png: depth is 8-bit",
+        "1_rgb.png: no depth",
+        "2_depth.png: no RGB",
+        "3_rgb.png: not a",
+        "9x9",
+    ):
+        assert part in text
+
+
+def test_the_same_scene_in_two_instances_is_found_although_light_and_noise_differ(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "01":
+        write(tmp_path, "cup", "a", name, scene(1), ramp())
+    darker = np.clip(scene(1) * 0.7 + rng.normal(0, 3, (48, 48, 3)), 0, 255).astype(np.uint8)
+    write(tmp_path, "cup", "b", "0", darker, ramp())
+    write(tmp_path, "ball", "c", "0", scene(2), ramp())
+    write(tmp_path, "ball", "a", "0", scene(3), ramp())
+    report, _ = check([tmp_path])
+    assert [leak.groups for leak in report.leaks] == [("a", "b")] and report.num_leaking == 3
+    leak = report.leaks[0]
+    assert leak.frames == 3 and leak.correlation > 0.98
+    assert {leak.first.rsplit("/", 1)[0], leak.second.rsplit("/", 1)[0]} == {"cup/a", "cup/b"}
+
+
+def test_frames_of_one_take_are_no_leak_whatever_their_class(tmp_path: Path) -> None:
+    for label in ("cup", "ball"):
+        for name in "01":
+            write(tmp_path, label, "take1", name, scene(1), ramp())
+    write(tmp_path, "cup", "take2", "0", scene(2), ramp())
+    assert check([tmp_path])[0].leaks == ()
+
+
+def test_dark_pictures_are_no_twins() -> None:
+    dark = np.random.default_rng(0).normal(2, 0.5, (4, THUMBNAIL**2)).astype(np.float32)
+    dark[1] = dark[0]
+    assert closest_twins(dark, ["a", "b", "c", "d"]) == []
+
+
+def test_twins_are_found_across_blocks() -> None:
+    thumbnails = np.random.default_rng(0).uniform(0, 255, (2500, 64)).astype(np.float32)
+    thumbnails[2400] = thumbnails[3]
+    groups = ["a"] * 1200 + ["b"] * 1300
+    assert [(i, j) for i, j, _ in closest_twins(thumbnails, groups)] == [(3, 2400), (2400, 3)]
+
+
+def test_depth_is_coloured_near_red_far_blue_missing_black() -> None:
+    depth = ramp()
+    depth[:4] = 0
+    bgr = coloured(depth).astype(int)
+    assert (bgr[:4] == 0).all()
+    assert (bgr[4:, 2, 2] > 2 * bgr[4:, 2, 0]).all()
+    assert (bgr[4:, 36, 0] > 2 * bgr[4:, 36, 2]).all()
+    assert (coloured(np.zeros((3, 3), np.uint16)) == 0).all()
+
+
+def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> None:
+    colours = {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250)}
+    for label, colour in colours.items():
+        write(tmp_path / "data", label, label, "0", np.full((48, 24, 3), colour, np.uint8), ramp()[:, :24].copy())
+    _, dataset = check([tmp_path / "data"])
+    montage(dataset, tmp_path / "m.png", side_px=40, per_class=2, columns=2)
+    picture = cv2.imread(str(tmp_path / "m.png"))[..., ::-1]
+    assert picture.shape == (2 * (18 + 4 * 40 + 2), 2 * 42, 3)
+    middles = {"a": (38, 20), "b": (38, 62), "c": (180 + 38, 20)}
+    for label, (row, column) in middles.items():
+        assert picture[row, column].tolist() == list(colours[label])
+        assert picture[row, column - 18].tolist() == [0, 0, 0]  # beside the narrow picture
+        assert len(np.unique(picture[row + 40, column - 8 : column + 8], axis=0)) > 5  # the ramp's colours
+    with pytest.raises(UserError, match="no pair"):
+        montage(dataset.subset([]), tmp_path / "m.png")
+
+
+def edgefuse(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EDGEFUSE, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_commands_convert_and_check(tmp_path: Path) -> None:
+    for seed in range(6):
+        write(tmp_path / "in", "cup" if seed < 3 else "ball", f"t{seed % 3}", "0", scene(seed), ramp())
+    arguments = ("data", "convert", tmp_path / "in", tmp_path / "out", "--layout", "pairs", "--unit", "mm")
+    done = edgefuse(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "6 pairs; next: edgefuse data check" in done.stderr and "converting: 6 of 6 pairs" in done.stderr
+    assert edgefuse(*arguments).returncode == 1 and edgefuse(*arguments, "--force").returncode == 0
+    checked = edgefuse("data", "check", tmp_path / "out", "--json", "--montage", tmp_path / "m.png")
+    assert checked.returncode == 0 and json.loads(checked.stdout)["num_pairs"] == 6
+    assert cv2.imread(str(tmp_path / "m.png")) is not None
+    (tmp_path / "out/cup/t1/0_depth.png").unlink()
+    spoilt = edgefuse("data", "check", tmp_path / "out")
+    assert spoilt.returncode == 1 and "bad pairs: 1" in spoilt.stdout and "0_rgb.png: no depth" in spoilt.stdout
+    assert "cup" in spoilt.stdout and "depth: p1" in spoilt.stdout and "Traceback" not in spoilt.stderr
+
+
+def test_recorded_takes_have_no_twins_in_other_takes() -> None:
+    if not GESTURES.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{GESTURES} is absent, and CI must have it")
+        pytest.skip(f"the recorded gestures are absent: {GESTURES}")
+    report, _ = check([GESTURES])
+    assert report.num_pairs == 1200 and report.num_groups == 8 and not report.problems
+    assert report.num_leaking == 0 and report.sizes == {"128x128": 1200}
