@@ -83,7 +83,7 @@ def parse_approach(name: str) -> Approach:
 
 def paper_accuracy(table: int) -> dict[str, float]:
     """The accuracies, 0..1, of the paper's table 1 (BU-3DFE), 3 or 4 (Washington, 10 and 5 folds), by approach."""
-    return {name: percent / 100 for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
+    return {name: round(percent / 100, 4) for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
 
 
 def approach_config(approach: Approach, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:

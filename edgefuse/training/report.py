@@ -260,5 +260,5 @@ def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], titl
     axes.set_xticks(places, names, rotation=35, ha="right")
     axes.set(ylabel="test accuracy, %", ylim=(0, 105), title=title)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower right", fontsize=8)  # inside it would hide low bars
     save_figure(figure, path)

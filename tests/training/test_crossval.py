@@ -67,6 +67,7 @@ def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation
     assert len(list((out / "folds").glob("*.json"))) == 8 and not list((out / "runs").glob("*"))
 
 
+@pytest.mark.slow
 def test_killed_between_folds_it_goes_on_and_gives_the_same_figures(
     reference: tuple[CrossValidation, Path], colour_and_range: Path, tmp_path: Path
 ) -> None:
