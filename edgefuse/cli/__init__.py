@@ -12,7 +12,7 @@ import traceback
 
 import typer
 
-from edgefuse.cli import bench, data, demo, evaluate, explain, export, live, record, train
+from edgefuse.cli import bench, crossval, data, demo, evaluate, explain, export, live, record, reproduce, train
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -31,6 +31,8 @@ app.command("record")(record.record)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
+app.command("crossval")(crossval.crossval)
+app.command("reproduce")(reproduce.reproduce)
 app.command("export")(export.export)
 app.command("live")(live.live)
 app.command("demo")(demo.demo)

@@ -38,6 +38,10 @@ from edgefuse.training.recipe import TrainConfig
 NUM_STORED_SAMPLES = 16
 
 
+class NothingLearnedError(UserError):
+    """A training was interrupted before its first epoch ended, so there is no model."""
+
+
 class Listener(Protocol):
     """Who wants to watch a training."""
 
@@ -94,20 +98,37 @@ def train(
     )
 
 
-def train_on_pictures(
-    pictures: Pictures, out: Path, *, config: TrainConfig, listener: Listener | None = None
+def train_on_pictures(  # long: every part of a training is put together here, and each is a call
+    pictures: Pictures,
+    out: Path,
+    *,
+    config: TrainConfig,
+    listener: Listener | None = None,
+    parts: Split | None = None,
+    early_stop: int | None = None,
 ) -> TrainSummary:
-    """`train` on pictures that are in memory already; what stands at `out` is replaced."""
+    """`train` on pictures that are in memory already; what stands at `out` is replaced.
+
+    Args:
+        parts: a ready-made split; the configuration's own shares and `exclude` then do not count.
+        early_stop: stop after this many epochs without a better validation accuracy, and keep the best epoch's weights.
+
+    Raises:
+        UserError: as `train`; or early stop without validation samples.
+    """
     listener = listener if listener is not None else Silence()
     dataset = pictures.dataset
     config = replace(config, augmentation=_fitting_augmentation(config, dataset))
-    parts = split(
-        dataset,
-        exclude=config.exclude,
-        test_share=config.test_share,
-        validation_share=config.validation_share,
-        seed=config.seed,
-    )
+    if parts is None:
+        parts = split(
+            dataset,
+            exclude=config.exclude,
+            test_share=config.test_share,
+            validation_share=config.validation_share,
+            seed=config.seed,
+        )
+    if early_stop is not None and not parts.validation:
+        raise UserError("early stop watches validation samples, and the split holds none out")
     torch.manual_seed(config.seed)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -138,9 +159,10 @@ def train_on_pictures(
         info=info,
         device=device,
         listener=listener,
+        early_stop=early_stop,
     )
     if not history:
-        raise UserError(f"stopped before the first epoch ended: {out} holds no model yet, start again")
+        raise NothingLearnedError(f"stopped before the first epoch ended: {out} holds no model yet, start again")
     metrics = _finish(out, held_out, history, info=info, device=device)
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
 
@@ -168,11 +190,13 @@ def _run_epochs(
     info: dict[str, Any],
     device: torch.device,
     listener: Listener,
+    early_stop: int | None,
 ) -> tuple[list[EpochResult], bool]:
-    """Train, saving after every epoch; the history, and whether Ctrl-C ended it."""
+    """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
     history: list[EpochResult] = []
+    best_epoch, best_accuracy = -1, -1.0
     with SummaryWriter(str(out / "tensorboard")) as board:
         try:
             for result in train_epochs(
@@ -185,13 +209,18 @@ def _run_epochs(
                 device=device,
                 on_step=listener.stepped,
             ):
-                run_folder.write_weights(out, model)
-                run_folder.write_run(
-                    out, labels=labels, model_config=model_config, info={**info, "epochs_done": result.epoch + 1}
-                )
+                accuracy = result.validation_accuracy or 0.0
+                if early_stop is None or accuracy > best_accuracy:
+                    best_epoch, best_accuracy = result.epoch, accuracy
+                    run_folder.write_weights(out, model)
+                    run_folder.write_run(
+                        out, labels=labels, model_config=model_config, info={**info, "epochs_done": result.epoch + 1}
+                    )
                 history.append(result)
                 _log(board, result)
                 listener.epoch_done(result, config.epochs)
+                if early_stop is not None and result.epoch - best_epoch >= early_stop:
+                    break
         except KeyboardInterrupt:
             return history, True
     return history, False

@@ -1,0 +1,149 @@
+"""edgefuse crossval"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+
+if TYPE_CHECKING:
+    from edgefuse.training.crossval import CrossValidation, Failure, FoldResult
+
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Worker processes, one CPU thread each; the figures do not depend on their number.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rgb-weights",
+        help="imagenet (default) or none for every torchvision backbone; a state dict FILE for the one that it fits. Repeatable.",
+    ),
+]
+
+
+def crossval(  # long: each option is a parameter
+    data: DataFolders,
+    out: Annotated[
+        Path, typer.Option(help="The folder for folds and report; given again, it goes on where it stopped.")
+    ],
+    approaches: Annotated[
+        str,
+        typer.Option(
+            help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
+        ),
+    ] = "gated-small,naive-small,rgb-small,depth-scratch",
+    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="instance; frame (leaks); or an expression whose first group names the fold's group: '^(s\\d+)_'."
+        ),
+    ] = "instance",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
+    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
+    rgb_weights: Weights = None,
+    seed: Annotated[int, typer.Option(help="Decides the folds; fold k trains with seed + k - 1.")] = 0,
+    jobs: Jobs = 1,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
+    ] = None,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare approaches on the same folds: table, bars, and a paired test of gated against naive fusion."""
+    from dataclasses import replace
+    from functools import partial
+
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.cli.progress import TrainingDisplay
+    from edgefuse.data.folds import BY_INSTANCE, make_folds
+    from edgefuse.training.approaches import PAPER_ROWS
+    from edgefuse.training.crossval import cross_validate
+    from edgefuse.training.recipe import small_rgbd
+    from edgefuse.training.report import write_report
+
+    recipe = small_rgbd()
+    config = replace(recipe, epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed)
+    validation_share = 0.0 if early_stop is None else recipe.validation_share
+    with TrainingDisplay(brief=True) as display:
+        done = cross_validate(
+            data,
+            out,
+            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
+            folds_of=partial(make_folds, num_folds=folds, by=by, seed=seed, validation_share=validation_share),
+            config=config,
+            weights=rgb_weights or (),
+            early_stop=early_stop,
+            num_jobs=jobs,
+            skip_bad=skip_bad,
+            force=force,
+            on_done=fold_line(),
+            listener=display,
+        )
+    command = ["edgefuse", *sys.argv[1:]]
+    honest = f"the same with --by {BY_INSTANCE} and another --out"
+    report = write_report(done, out, title=f"{folds} folds", command=shlex.join(command), honest=honest)
+    finish(done, report, out, as_json=as_json)
+
+
+def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
+    """Says one line for each training that ended."""
+    from edgefuse.cli.progress import say
+    from edgefuse.training.crossval import Failure
+
+    def on_done(result: FoldResult | Failure, done: int, total: int) -> None:
+        where = f"{done} of {total}: fold {result.fold} of {result.approach}"
+        if isinstance(result, Failure):
+            say(f"{where} FAILED: {result.message}")
+        else:
+            say(f"{where}: accuracy {result.accuracy:.1%} of {result.num_test} pairs, {result.seconds:.0f} s")
+
+    return on_done
+
+
+def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> None:
+    """Print what came out, and fail where a fold failed."""
+    import json
+
+    from edgefuse.cli.progress import say
+    from edgefuse.training.report import mean_and_spread, paired_tests
+
+    tests = paired_tests(done.results)
+    if as_json:
+        value = {
+            "results": {name: [vars(result) for result in results] for name, results in done.results.items()},
+            "paired_tests": [vars(test) for test in tests],
+            "failures": [vars(failure) for failure in done.failures],
+            "num_leaking_folds": done.num_leaking,
+        }
+        typer.echo(json.dumps(value))
+    if done.num_resumed:
+        say(f"{done.num_resumed} training(s) were finished before and kept")
+    for name, results in done.results.items():
+        mean, spread = mean_and_spread(results) or (float("nan"), None)
+        say(f"{name}: {mean:.1%}" + ("" if spread is None else f" +- {spread:.1%}") + f", {len(results)} fold(s)")
+    for test in tests:
+        p = "no test: too few folds, or no spread" if test.p is None else f"p {test.p:.3f}"
+        say(f"{test.approach} - {test.baseline}: {100 * test.mean_difference:+.1f} points, {p}")
+    if done.num_leaking:
+        say(
+            f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
+        )
+    say(f"report: {report} (report.csv, report.png)")
+    if done.failures:
+        names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)
+        say(f"failed: {names}; what they had learned is in {out / 'runs'}; the same command tries them again")
+        raise typer.Exit(1)

@@ -1,0 +1,76 @@
+"""edgefuse reproduce"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgefuse.cli.crossval import Jobs, Weights
+from edgefuse.cli.options import AsJson, Force, SkipBad
+
+
+def reproduce(  # long: each option is a parameter
+    dataset: Annotated[Literal["washington", "bu3dfe"], typer.Argument(help="Whose tree it is.")],
+    tree: Annotated[Path, typer.Argument(help="The data set in its own layout; it is only read.")],
+    out: Annotated[Path, typer.Option(help="The folder for data, folds and report; given again, it goes on.")],
+    table: Annotated[
+        int | None, typer.Option(help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
+    ] = None,
+    by: Annotated[
+        Literal["frame", "instance", "trials"] | None,
+        typer.Option(
+            help="Default: frame for washington (leaks), subjects for bu3dfe. trials: washington's official ones."
+        ),
+    ] = None,
+    approaches: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
+    epochs: Annotated[int, typer.Option(min=1, help="The paper: at most 400.")] = 400,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    rgb_weights: Weights = None,
+    seed: Annotated[
+        int, typer.Option(help="Decides the selection and the folds; fold k trains with seed + k - 1.")
+    ] = 0,
+    jobs: Jobs = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few pairs, two folds, no pretrained weights: only shows that it runs.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one of the paper's tables from the data it used, with the paper's figures beside."""
+    from functools import partial
+
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.cli.crossval import finish, fold_line
+    from edgefuse.cli.progress import TrainingDisplay, counting, say
+    from edgefuse.training.approaches import PAPER_ROWS
+    from edgefuse.training.reproduce import reproduce as make_table
+
+    with TrainingDisplay(brief=True) as display:
+        made = make_table(
+            dataset,
+            tree,
+            out,
+            table=table,
+            by=by,
+            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
+            epochs=epochs,
+            size=size,
+            batch_size=batch_size,
+            weights=rgb_weights or (),
+            seed=seed,
+            num_jobs=jobs,
+            quick=quick,
+            skip_bad=skip_bad,
+            force=force,
+            say=say,
+            converting=partial(counting, "converting", unit="pairs"),
+            on_done=fold_line(),
+            listener=display,
+        )
+    finish(made.done, made.report, made.folder, as_json=as_json)

@@ -1,0 +1,158 @@
+"""Folds of a cross-validation: which samples are tested on when, by frame, by instance or by a part of the instance's name.
+
+Owns the rules that make folds mean something; cross-validation imports it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgefuse.data.folder import Dataset
+from edgefuse.data.splits import Split
+from edgefuse.errors import UserError, require
+
+BY_FRAME = "frame"
+BY_INSTANCE = "instance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Splits that test each sample at most once.
+
+    Attributes:
+        by: "frame", "instance", an expression, or the name of ready-made splits.
+        num_leaking: folds with frames of one instance on both sides; nearly the same picture is then learned and asked.
+        notes: what the reader of a result should know, such as a class that a fold does not test.
+    """
+
+    by: str
+    splits: tuple[Split, ...]
+    num_leaking: int
+    notes: tuple[str, ...] = ()
+
+
+def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, validation_share: float = 0.0) -> Folds:
+    """Divide a data set into folds, each class spread over them as evenly as the groups allow.
+
+    Args:
+        by: "frame", "instance", or an expression whose first group, searched in the instance's name, names the group:
+            `^(s\\d+)_` for the person of "s1_clip02".
+        validation_share: share of each fold's training side to hold out besides, by the same groups; for early stopping.
+
+    Raises:
+        UserError: an expression that does not fit, fewer groups than folds, or what `folds_of_splits` refuses.
+    """
+    if num_folds < 2:
+        raise UserError(f"{num_folds} fold(s) were asked for: 2 or more were expected")
+    if not 0.0 <= validation_share < 0.9:
+        raise UserError(f"the validation share is {validation_share}: 0 to 0.9 was expected")
+    groups = None if by == BY_FRAME else group_names(dataset, by=by)
+    everything = np.arange(len(dataset.samples))
+    splits = []
+    for kept, test in _divide(dataset, everything, groups, num_folds=num_folds, seed=seed):
+        train, validation = kept, kept[:0]
+        if validation_share:
+            num_parts = max(2, round(1 / validation_share))
+            if groups is not None:
+                num_parts = min(num_parts, len({groups[i] for i in kept}))
+            train, validation = next(iter(_divide(dataset, kept, groups, num_folds=num_parts, seed=seed + 1)))
+        splits.append(Split(train=_as_tuple(train), validation=_as_tuple(validation), test=_as_tuple(test)))
+    return folds_of_splits(dataset, splits, by=by)
+
+
+def group_names(dataset: Dataset, *, by: str) -> list[str]:
+    """The group of each sample: its instance, or what the expression's first group finds in the instance's name.
+
+    Raises:
+        UserError: the expression is none, has no group, or does not match an instance (some are named).
+    """
+    instances = dataset.groups()
+    if by == BY_INSTANCE:
+        return instances
+    try:
+        expression = re.compile(by)
+    except re.error as error:
+        raise UserError(
+            f"--by {by!r} is no regular expression ({error}): frame, instance or one was expected"
+        ) from error
+    if expression.groups < 1:
+        raise UserError(f"--by {by!r} has no group: one in brackets was expected, such as '^(s\\d+)_'")
+    found = {instance: expression.search(instance) for instance in instances}
+    unnamed = sorted(instance for instance, match in found.items() if match is None or not match.group(1))
+    if unnamed:
+        some = ", ".join(unnamed[:5]) + (" ..." if len(unnamed) > 5 else "")
+        raise UserError(f"--by {by!r} finds no group in {len(unnamed)} instance name(s): {some}")
+    return [match.group(1) for instance in instances if (match := found[instance]) is not None]
+
+
+def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Folds:
+    """Check splits, made here or elsewhere, and count what leaks.
+
+    Raises:
+        UserError: frames of one instance on both sides although `by` is not "frame", an empty side, or a class that a
+            fold does not train (named).
+    """
+    instances = dataset.groups()
+    labels = [sample.label for sample in dataset.samples]
+    notes: list[str] = []
+    num_leaking = 0
+    for number, parts in enumerate(splits, start=1):
+        learned = {*parts.train, *parts.validation}
+        torn = sorted({instances[i] for i in learned} & {instances[i] for i in parts.test})
+        num_leaking += bool(torn)
+        if torn and by != BY_FRAME:
+            raise UserError(
+                f"fold {number} has frames of {len(torn)} instance(s) on both sides, such as {torn[0]}: "
+                "only --by frame may tear instances apart"
+            )
+        if not parts.train or not parts.test:
+            raise UserError(f"fold {number} has {len(parts.train)} pairs to train and {len(parts.test)} to test on")
+        lacking = _absent(dataset, {labels[i] for i in parts.train})
+        if lacking:
+            raise UserError(
+                f"fold {number} has no training pair of {', '.join(lacking)}: record more instances, use fewer folds, "
+                "or another --seed"
+            )
+        untested = _absent(dataset, {labels[i] for i in parts.test})
+        if untested:
+            notes.append(f"fold {number} tests no pair of {', '.join(untested)}")
+    return Folds(by=by, splits=tuple(splits), num_leaking=num_leaking, notes=tuple(notes))
+
+
+def _absent(dataset: Dataset, present: set[int]) -> list[str]:
+    return [label for number, label in enumerate(dataset.labels) if number not in present]
+
+
+def _as_tuple(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, ...]:
+    return tuple(int(i) for i in indices)
+
+
+def _divide(
+    dataset: Dataset,
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]],
+    groups: list[str] | None,
+    *,
+    num_folds: int,
+    seed: int,
+) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+    """Kept and held-out indices of each fold. `groups` is over the whole data set; None = by frame."""
+    selection = require("sklearn.model_selection", extra="train")
+    labels = np.array([dataset.samples[i].label for i in indices])
+    own = None if groups is None else np.array([groups[i] for i in indices])
+    num_groups = len(indices) if own is None else len(set(own.tolist()))
+    if num_groups < num_folds:
+        what = "pair(s)" if own is None else f"group(s) ({', '.join(sorted(set(own.tolist())))})"
+        raise UserError(f"there are {num_groups} {what} for {num_folds} folds: use fewer folds, or record more takes")
+    if own is None and num_folds > max(np.bincount(labels)):
+        raise UserError(f"no class has {num_folds} pairs, one for each fold: use fewer folds")
+    make = selection.StratifiedKFold if own is None else selection.StratifiedGroupKFold
+    folds = make(n_splits=num_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer members than folds is absent from some test sides: `folds_of_splits` says so in its own words.
+        warnings.simplefilter("ignore", UserWarning)
+        return [(indices[kept], indices[held]) for kept, held in folds.split(np.zeros(len(indices)), labels, own)]

@@ -1,0 +1,143 @@
+"""Approaches that are compared: their names, what they are made of, and the paper's rows and figures.
+
+A name is `<fusion>-<backbone>`: "gated-resnet50" fuses RGB features of ResNet-50 with depth features learned from scratch,
+"depth-vgg19" sees depth alone, drawn as a picture. Owns these names; cross-validation and its report import them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from edgefuse.errors import UserError
+from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE, build_rgb_backbone
+from edgefuse.model.names import (
+    DEPTH_BACKBONES,
+    FUSION_KINDS,
+    RGB_BACKBONES,
+    TORCHVISION_BACKBONES,
+    DepthBackbone,
+    FusionKind,
+    RgbBackbone,
+)
+from edgefuse.training.recipe import TrainConfig, default_weights
+
+NAIVE = "naive"
+PAPER_TITLES: dict[str, str] = {
+    "depth-resnet50": "DepthMap-ResNet50",
+    "depth-vgg19": "DepthMap-VGG19",
+    "depth-scratch": "DepthMap-scratch",
+    "rgb-resnet50": "RGB-ResNet50",
+    "rgb-vgg19": "RGB-VGG19",
+    "naive-resnet50": "NF: RGB-ResNet50+DepthMap-scratch",
+    "naive-vgg19": "NF: RGB-VGG19+DepthMap-scratch",
+    "gated-resnet50": "Ours: RGB-ResNet50+DepthMap-scratch",
+    "gated-vgg19": "Ours: RGB-VGG19+DepthMap-scratch",
+}
+"""The paper's nine rows, in its order and with its names ("Ours" is the paper's gate)."""
+
+PAPER_ROWS: tuple[str, ...] = tuple(PAPER_TITLES)
+
+_TABLES_PERCENT: dict[int, tuple[float, ...]] = {
+    1: (61.11, 28.06, 84.72, 82.92, 81.25, 87.08, 89.31, 89.86, 90.69),
+    3: (2.39, 2.38, 77.07, 50.08, 98.25, 76.65, 90.56, 99.32, 99.54),
+    4: (1.67, 2.38, 73.87, 29.76, 96.73, 61.23, 83.16, 98.93, 99.51),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approach:
+    """One row of a comparison; a backbone that the fusion does not use is None."""
+
+    name: str
+    fusion: FusionKind
+    rgb: RgbBackbone | None
+    depth: DepthBackbone | None
+
+    def pretrained_names(self) -> list[str]:
+        """The torchvision backbones that it uses."""
+        return [name for name in (self.rgb, self.depth) if name in TORCHVISION_BACKBONES and name is not None]
+
+
+def parse_approach(name: str) -> Approach:
+    """The approach of a name.
+
+    Raises:
+        UserError: not `<fusion>-<backbone>`, or one of the two is unknown.
+    """
+    fusion, _, backbone = name.partition("-")
+    known = DEPTH_BACKBONES if fusion == "depth" else RGB_BACKBONES
+    if fusion not in FUSION_KINDS or backbone not in known:
+        raise UserError(
+            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, with one of {', '.join(FUSION_KINDS)} "
+            f"and one of {', '.join(known)}, such as gated-small or depth-scratch"
+        )
+    kind: FusionKind = fusion
+    if kind == "depth":
+        return Approach(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
+    depth: DepthBackbone | None = None if kind == "rgb" else "scratch"
+    return Approach(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
+
+
+def paper_accuracy(table: int) -> dict[str, float]:
+    """The accuracies, 0..1, of the paper's table 1 (BU-3DFE), 3 or 4 (Washington, 10 and 5 folds), by approach."""
+    return {name: round(percent / 100, 4) for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
+
+
+def approach_config(approach: Approach, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
+    """The base recipe with the approach's fusion, backbones and weights.
+
+    Args:
+        weights: backbone -> "imagenet", "none" or a file, as `choose_weights` gives it.
+    """
+    rgb = approach.rgb or "small"
+    depth = approach.depth or "scratch"
+    return replace(
+        base,
+        fusion=approach.fusion,
+        rgb=rgb,
+        depth=depth,
+        rgb_weights=weights.get(rgb, WEIGHTS_NONE) if approach.rgb else WEIGHTS_NONE,
+        depth_weights=weights.get(depth, WEIGHTS_NONE) if approach.depth else WEIGHTS_NONE,
+    )
+
+
+def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ()) -> dict[str, str]:
+    """What each torchvision backbone of the approaches starts from; downloads that are needed happen here, once.
+
+    Args:
+        given: "imagenet" or "none" for all of them, and files, each for the backbone that it fits.
+
+    Raises:
+        UserError: a file that fits none of the backbones, or weights that cannot be had.
+    """
+    names = sorted({name for approach in approaches for name in approach.pretrained_names()})
+    words = [value for value in given if value in (WEIGHTS_IMAGENET, WEIGHTS_NONE)]
+    chosen = {name: words[-1] if words else default_weights(name) for name in names}
+    for value in given:
+        if value in words:
+            continue
+        if not Path(value).is_file():
+            raise UserError(
+                f"the weights file {value} does not exist: imagenet, none or a state dict file was expected"
+            )
+        fitting = [name for name in names if _fits(name, value)]
+        if not fitting:
+            raise UserError(
+                f"{value} fits none of the backbones {', '.join(names) or '(the approaches use no torchvision backbone)'}"
+            )
+        chosen |= dict.fromkeys(fitting, str(Path(value).absolute()))
+    for name, value in chosen.items():
+        if value == WEIGHTS_IMAGENET:
+            build_rgb_backbone(name, weights=value)
+    return chosen
+
+
+def _fits(name: str, path: str) -> bool:
+    try:
+        build_rgb_backbone(name, weights=path)
+    except UserError:
+        return False
+    return True
