@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,19 @@ def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> No
 
     Args:
         path: the folder or file to be written. An empty folder does not count as something.
-        marker: with `force`, a folder must contain this file to be replaced, so that a slip of the pen costs no data.
+        marker: what is to be written is a folder with this file in it. With `force`, nothing but such a folder is
+            replaced, so that a slip of the pen costs no data.
 
     Raises:
         UserError: something is there that must not be replaced.
     """
+    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"{path} is the current folder or one above it: give the name of a new one")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not force:
         raise UserError(f"{path} exists already: choose another name, or add --force to replace it")
-    if marker is not None and path.is_dir() and not (path / marker).exists():
+    if marker is not None and not (path / marker).exists():
         raise UserError(
             f"{path} is not replaced although --force was given: it has no {marker}, so edgefuse did not make it"
         )
@@ -113,3 +116,34 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def folder_begun(folder: Path) -> Iterator[Callable[[], None]]:
+    """Make an empty `folder` that is of use before it is complete, and yield `keep`.
+
+    What stood there waits beside it. After `keep()` the new folder stays, whatever happens; without it, the new one goes
+    and the old one comes back.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    if folder.exists():
+        folder.rename(aside / folder.name)
+    folder.mkdir()
+    kept = False
+
+    def keep() -> None:
+        nonlocal kept
+        if not kept:
+            kept = True
+            shutil.rmtree(aside)
+
+    try:
+        yield keep
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+            if (aside / folder.name).exists():
+                (aside / folder.name).rename(folder)
+            aside.rmdir()

@@ -24,7 +24,7 @@ def synth(
     out: Annotated[Path, typer.Argument(help="The data set folder to make.")],
     num_pairs: Annotated[int, typer.Option("--pairs", min=8, help="How many pairs.")] = 1000,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the pictures in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: as many as cores.")] = None,
     force: Force = False,
 ) -> None:

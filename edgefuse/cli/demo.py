@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where data, runs, bundle and recording go.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Decides the pictures, the split and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures, the split and the training.")] = 0,
     pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs to learn from.")] = 1000,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over them. Default: what the demo's recipe says.")

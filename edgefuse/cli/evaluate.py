@@ -55,6 +55,8 @@ def evaluate(  # long: each option is a parameter
         report = {
             "answered_by": answering.name,
             "data_digest": pictures.dataset.digest,
+            "num_left_out": len(pictures.dataset.left_out),
+            "instances_trained_on": instances_trained_on(answering, pictures),
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
         typer.echo(json.dumps(report))
@@ -121,24 +123,35 @@ def column_names(models: list[Path]) -> dict[str, Path]:
 
 def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> Pictures:
     """The data set's pictures, of all instances or of those that `--only` names."""
+    from edgefuse.cli.progress import say
     from edgefuse.data.folder import load, scan
     from edgefuse.data.splits import matching
 
     dataset = scan(data, skip_bad=skip_bad)
     if only:
         dataset = dataset.subset(matching(dataset, only))
-    return load(dataset, skip_bad=skip_bad)
+    pictures = load(dataset, skip_bad=skip_bad)
+    if pictures.dataset.left_out:
+        say(f"left out {len(pictures.dataset.left_out)} bad pair(s), first {pictures.dataset.left_out[0]}")
+    return pictures
 
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
     """Say so when the model was trained on some of the pictures."""
     from edgefuse.cli.progress import say
 
-    trained_on = answering.training.get("data", {})
-    groups = {sample.instance for sample in pictures.dataset.samples}
-    held_out = {*trained_on.get("test_groups", ()), *trained_on.get("validation_groups", ())}
-    if trained_on.get("digest") == pictures.dataset.digest and not groups <= held_out:
-        say(f"note: {name} was trained on some of these pairs; --only names held-out instances")
+    instances = instances_trained_on(answering, pictures)
+    if instances:
+        say(
+            f"note: {name} was trained on {len(instances)} of these instances ({instances[0]} and so on); "
+            f"--only names held-out ones"
+        )
+
+
+def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
+    """The instances, as class/instance, whose very pictures the model was trained on."""
+    seen = set(answering.training.get("data", {}).get("train_instances", {}).values())
+    return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 
 class Answering(NamedTuple):
@@ -177,6 +190,7 @@ def opened(model: Path, *, num_threads: int | None) -> Iterator[Answering]:
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     both = scores["both"]
@@ -193,7 +207,7 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     table.add_section()
     for label in both.recall:
         recalls = [s.recall[label] for s in scores.values()]
-        table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
+        table.add_row(f"recall of {escape(label)}", *["-" if r is None else f"{r:.1%}" for r in recalls])
     Console().print(table)
 
 

@@ -31,13 +31,17 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
     near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
     far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Decides the splits, the first weights and the augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the splits, the first weights and the augmentation.")] = 0,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
-    validation_share: Annotated[float, typer.Option(help="Share held out by instance to watch training with.")] = 0.15,
-    test_share: Annotated[float, typer.Option(help="Share held out by instance for testing, besides --exclude.")] = 0.0,
+    validation_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share held out by instance to watch training with.")
+    ] = 0.15,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share held out by instance for testing, besides --exclude.")
+    ] = 0.0,
     flip: Annotated[
         bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
     ] = True,
@@ -52,13 +56,18 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     """
     from dataclasses import replace
 
-    from edgefuse.errors import require
+    from edgefuse.contract import InputContract
+    from edgefuse.errors import UserError, require
 
     require("torch", extra="train")
     from edgefuse.cli.progress import TrainingDisplay, say
     from edgefuse.training.recipe import default_weights, small_rgbd
     from edgefuse.training.train import train as run_training
 
+    try:
+        InputContract(size=size, near_m=near, far_m=far)
+    except UserError as error:
+        raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     recipe = small_rgbd()
     config = replace(
         recipe,
@@ -95,4 +104,5 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     if summary.interrupted:
         say(f"stopped early: {out} holds the last finished epoch and can be exported")
         raise typer.Exit(130)
-    say(f"run: {out} (training.png, confusion.png, metrics.json); next: edgefuse export {out} --out BUNDLE")
+    pictures = ", ".join(path.name for path in sorted(out.glob("*.png")))
+    say(f"run: {out} ({pictures}, metrics.json); next: edgefuse export {out} --out BUNDLE")

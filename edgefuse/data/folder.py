@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -55,28 +55,41 @@ class Dataset:
 
     Attributes:
         align: whose view the pairs share.
+        pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
         digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
+        left_out: what was wrong with the pairs that were skipped.
     """
 
     roots: tuple[Path, ...]
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     align: Align
+    pairs_sha256: tuple[str, ...] = ()
     digest: str = ""
+    left_out: tuple[str, ...] = ()
 
     def groups(self) -> list[str]:
         """The group of each sample: what a split must not tear apart."""
         return [sample.instance for sample in self.samples]
 
     def subset(self, indices: Iterable[int]) -> Dataset:
-        """The same data set with only these samples; the labels stay."""
-        return Dataset(
-            roots=self.roots,
-            labels=self.labels,
-            samples=tuple(self.samples[i] for i in indices),
-            align=self.align,
-            digest=self.digest,
+        """The same data set with only these samples; the labels and the digest of the whole stay."""
+        chosen = list(indices)
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in chosen),
+            pairs_sha256=tuple(self.pairs_sha256[i] for i in chosen) if self.pairs_sha256 else (),
         )
+
+    def instance_digests(self) -> dict[str, str]:
+        """class/instance -> digest of its pictures' bytes, whatever they are called and wherever they lie; after `load`."""
+        by_instance: dict[str, list[str]] = {}
+        for sample, sha256 in zip(self.samples, self.pairs_sha256, strict=True):
+            by_instance.setdefault(f"{self.labels[sample.label]}/{sample.instance}", []).append(sha256)
+        return {
+            name: hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest()[:16]
+            for name, pairs in by_instance.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +159,9 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
         )
         for label, path, unit_m in found
     )
-    return Dataset(roots=tuple(roots), labels=labels, samples=samples, align=next(iter(aligns)))
+    return Dataset(
+        roots=tuple(roots), labels=labels, samples=samples, align=next(iter(aligns)), left_out=tuple(problems)
+    )
 
 
 def load(dataset: Dataset, *, skip_bad: bool = False) -> Pictures:
@@ -169,14 +184,16 @@ def load(dataset: Dataset, *, skip_bad: bool = False) -> Pictures:
             f"none of the {len(results)} pairs can be used; the first: {problems[0] if problems else 'no pairs'}"
         )
     pairs = [cast("_Pair", results[i]) for i in good]
-    digest = hashlib.sha256()
-    for i, pair in sorted(zip(good, pairs, strict=True), key=lambda item: str(dataset.samples[item[0]].rgb_path)):
-        sample = dataset.samples[i]
-        digest.update(f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n".encode())
-    kept = dataset.subset(good)
-    checked = Dataset(
-        roots=kept.roots, labels=kept.labels, samples=kept.samples, align=kept.align, digest=digest.hexdigest()
+    kept = replace(
+        dataset.subset(good),
+        pairs_sha256=tuple(pair.sha256 for pair in pairs),
+        left_out=(*dataset.left_out, *problems),
     )
+    lines = sorted(
+        f"{kept.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n"
+        for sample, pair in zip(kept.samples, pairs, strict=True)
+    )
+    checked = replace(kept, digest=hashlib.sha256("".join(lines).encode()).hexdigest())
     return Pictures(dataset=checked, rgb=tuple(pair.rgb for pair in pairs), depth=tuple(pair.depth for pair in pairs))
 
 
@@ -232,6 +249,11 @@ def read_description(root: Path) -> tuple[float, Align]:
     if not path.exists():
         return DEPTH_UNIT_M, "color"
     description = read_json(path, what="the data set's description")
+    for key in ("unit", "depth_unit", "unit_m", "depth_scale"):
+        if key in description:
+            raise UserError(
+                f"{path} has {key!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres"
+            )
     unit = description.get("depth_unit_m", DEPTH_UNIT_M)
     if isinstance(unit, str) and unit in UNITS_M:
         unit = UNITS_M[unit]
@@ -245,7 +267,7 @@ def read_description(root: Path) -> tuple[float, Align]:
     return float(unit), cast("Align", align)
 
 
-def _refuse(problems: Sequence[str], *, most: int = 20) -> None:
+def _refuse(problems: Sequence[str], *, most: int = 1000) -> None:
     if problems:
         shown = "\n  ".join(problems[:most]) + (
             f"\n  ... and {len(problems) - most} more" if len(problems) > most else ""

@@ -55,7 +55,8 @@ def split(
     Args:
         exclude: glob patterns of instances that are held out for testing. A group goes as a whole: what matches in
             one class takes along the instances of the same name in the others, unless the pattern names the class.
-        test_share, validation_share: share of the samples to hold out besides, by group and stratified by class.
+        test_share, validation_share: share of the samples to hold out besides, 0 to 0.5, by group and stratified by
+            class; what is held out is the nearest of a half, a third, a quarter and so on that whole groups allow.
 
     Raises:
         UserError: fewer than two classes, too few groups, or a class with no training sample (named).
@@ -81,8 +82,8 @@ def _hold_out(
     dataset: Dataset, indices: list[int], *, share: float, seed: int, what: str
 ) -> tuple[list[int], list[int]]:
     """Take about `share` of the samples away, by whole groups."""
-    if not 0.0 <= share < 0.9:
-        raise UserError(f"the {what} share is {share}: 0 to 0.9 was expected")
+    if not 0.0 <= share <= 0.5:
+        raise UserError(f"the {what} share is {share}: 0 to 0.5 was expected")
     if share == 0.0:
         return indices, []
     model_selection = require("sklearn.model_selection", extra="train")

@@ -64,7 +64,7 @@ def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
     """
     if name == "small":
-        if weights not in (WEIGHTS_NONE, WEIGHTS_IMAGENET):
+        if weights != WEIGHTS_NONE:
             raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave --rgb-weights out")
         return Backbone(_small_cnn(stem=_conv(3, 16, stride=2), widths=(16, 32, 64, 128)), num_channels=128)
     return _torchvision_backbone(name, weights=weights, known=RGB_BACKBONES, option="--rgb-weights")

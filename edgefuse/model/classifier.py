@@ -15,7 +15,10 @@ from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.fusion import FusionCore
-from edgefuse.model.names import FUSION_KINDS, DepthBackbone, FusionKind, RgbBackbone
+from edgefuse.model.names import FUSION_KINDS, TORCHVISION_BACKBONES, DepthBackbone, FusionKind, RgbBackbone
+
+MIN_TORCHVISION_SIZE = 32
+"""Five halvings leave one pixel of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.fusion not in FUSION_KINDS:
             raise UserError(f"fusion is {self.fusion!r}: one of {', '.join(FUSION_KINDS)} was expected")
+        used = (self.rgb if self.fusion != "depth" else "", self.depth if self.fusion != "rgb" else "")
+        deep = [name for name in used if name in TORCHVISION_BACKBONES]
+        if deep and self.contract.size < MIN_TORCHVISION_SIZE:
+            raise UserError(
+                f"{deep[0]} cannot look at {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"
+            )
         if self.num_classes < 2:
             raise UserError(f"the model has {self.num_classes} class(es): at least two are needed to tell apart")
         if not 0 < self.temperature < math.inf:

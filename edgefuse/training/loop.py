@@ -110,9 +110,10 @@ def train_epochs(
 def _finite(loss: Tensor, report: StepReport, *, epoch: int, config: TrainConfig) -> float:
     value = float(loss.item())
     if not math.isfinite(value):
+        kept = "the weights of the last finished epoch are kept" if epoch else "no epoch was finished, nothing is kept"
         raise UserError(
-            f"the loss is {value} at step {report.step + 1} (epoch {epoch + 1}): the weights of the last finished epoch "
-            f"are kept; try a smaller learning rate than {config.learning_rate}"
+            f"the loss is {value} at step {report.step + 1} (epoch {epoch + 1}): {kept}; "
+            f"try a smaller learning rate than {config.learning_rate}"
         )
     return value
 

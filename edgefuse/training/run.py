@@ -11,6 +11,7 @@ Owns the folder's form; export and evaluation read it through `open_run`.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,11 @@ class Run:
         path = self.folder / SAMPLES_NAME
         if not path.is_file():
             raise UserError(f"{path} is missing: train again, export checks itself on these samples")
-        with np.load(path) as arrays:
-            return arrays["rgb"], arrays["depth"]
+        try:
+            with np.load(path) as arrays:
+                return arrays["rgb"], arrays["depth"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}): train again") from error
 
 
 def open_run(folder: Path) -> Run:
@@ -96,8 +100,8 @@ def open_run(folder: Path) -> Run:
         )
     try:
         labels, model_config = tuple(info["labels"]), ModelConfig.from_json(info["model"])
-    except KeyError as error:
-        raise UserError(f"{folder / RUN_NAME} lacks {error}: train again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / RUN_NAME} is incomplete ({error}): train again") from error
     return Run(folder=folder, labels=labels, model_config=model_config, info=info)
 
 

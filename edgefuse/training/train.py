@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +27,7 @@ from edgefuse.evaluation import (
     expected_calibration_error,
     framed_batches,
 )
-from edgefuse.files import refuse_existing, write_json
+from edgefuse.files import folder_begun, refuse_existing, write_json
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
 from edgefuse.training.loop import EpochResult, StepReport, best_device, torch_predictor, train_epochs
@@ -144,25 +143,27 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     device = best_device()
     listener.started(_opening_line(dataset, parts, config, model, device))
 
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
     info = {"training": config.to_json(), "data": _describe_data(dataset, parts), "versions": versions()}
-    _store_samples(out, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
-    history, interrupted = _run_epochs(
-        model,
-        out,
-        train_pictures=train_pictures,
-        validation=held_out.get("validation"),
-        config=config,
-        model_config=model_config,
-        labels=dataset.labels,
-        info=info,
-        device=device,
-        listener=listener,
-        early_stop=early_stop,
-    )
-    if not history:
-        raise NothingLearnedError(f"stopped before the first epoch ended: {out} holds no model yet, start again")
+    with folder_begun(out) as keep:
+        _store_samples(out, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+        history, interrupted = _run_epochs(
+            model,
+            out,
+            train_pictures=train_pictures,
+            validation=held_out.get("validation"),
+            config=config,
+            model_config=model_config,
+            labels=dataset.labels,
+            info=info,
+            device=device,
+            listener=listener,
+            early_stop=early_stop,
+            keep=keep,
+        )
+        if not history:
+            raise NothingLearnedError(
+                f"stopped before the first epoch ended: nothing was written to {out}, start again"
+            )
     metrics = _finish(out, held_out, history, info=info, device=device)
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
 
@@ -191,6 +192,7 @@ def _run_epochs(
     device: torch.device,
     listener: Listener,
     early_stop: int | None,
+    keep: Callable[[], None],
 ) -> tuple[list[EpochResult], bool]:
     """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -216,6 +218,7 @@ def _run_epochs(
                     run_folder.write_run(
                         out, labels=labels, model_config=model_config, info={**info, "epochs_done": result.epoch + 1}
                     )
+                    keep()
                 history.append(result)
                 _log(board, result)
                 listener.epoch_done(result, config.epochs)
@@ -266,9 +269,10 @@ def _opening_line(
         for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part
     )
+    left_out = f"; {len(dataset.left_out)} bad pair(s) left out" if dataset.left_out else ""
     flip = "" if config.augmentation.flip else "; not mirrored, the labels speak of sides"
     return (
-        f"{len(dataset.labels)} classes, {counts}{flip}; {config.fusion} of {config.rgb} and {config.depth}, "
+        f"{len(dataset.labels)} classes, {counts}{left_out}{flip}; {config.fusion} of {config.rgb} and {config.depth}, "
         f"{count_parameters(model) / 1e6:.2f} M parameters, on {device}"
     )
 
@@ -281,6 +285,8 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
+        "num_left_out": len(dataset.left_out),
+        "train_instances": dataset.subset(parts.train).instance_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),
     }

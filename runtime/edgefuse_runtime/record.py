@@ -36,7 +36,7 @@ def record(
 ) -> Path:
     """Write frames of an open camera to `root/label/instance/`.
 
-    Ctrl-C and a failing camera keep the pairs that were written.
+    Ctrl-C and a failing camera keep the pairs that were written; a camera that fails while a take is replaced leaves the old one.
 
     Args:
         root: a data set's root; made where it does not exist.
@@ -68,8 +68,8 @@ def record(
         failure = _write_frames(
             target, root, camera, num_frames=num_frames, region=region, every=every, on_progress=on_progress
         )
-    if failure is not None:
-        raise failure
+        if failure is not None:
+            raise failure  # inside: a take that was to be replaced stays as it was
     return folder
 
 

@@ -94,7 +94,7 @@ def test_train_export_evaluate_live_agree(run: Path, bundle: Path, colour_and_ra
 def test_evaluate_prints_a_table_and_warns_about_training_data(bundle: Path, colour_and_range: Path) -> None:
     result = edgefuse("evaluate", bundle, colour_and_range)
     assert result.returncode == 0 and "recall of red_far" in result.stdout and "no depth" in result.stdout
-    assert "trained on some of these pairs" in result.stderr
+    assert "was trained on 9 of these instances" in result.stderr
     assert "trained on" not in edgefuse("evaluate", bundle, colour_and_range, "--only", "take3").stderr
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from types import TracebackType
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import UserError, require
@@ -63,7 +66,9 @@ class OnnxRuntimeEngine:
             session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise UserError(f"{path} does not load in ONNX Runtime {ort.__version__}: {error}") from error
-        _check_session(session, self.contract, num_labels=len(self.labels), where=f"{self._bundle.folder}/{self._file}")
+        where = f"{self._bundle.folder}/{self._file}"
+        _check_session(session, self.contract, num_labels=len(self.labels), where=where)
+        _check_metadata(session.get_modelmeta().custom_metadata_map, self._bundle, where=where)
         self._session = session
         side = self.contract.size
         self.run(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8))
@@ -125,6 +130,21 @@ def _check_session(session: Any, contract: InputContract, *, num_labels: int, wh
             f"{where} tells {num_classes} classes apart, its manifest has {num_labels} labels: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
+
+
+def _check_metadata(found: Mapping[str, str], bundle: Bundle, *, where: str) -> None:
+    """Refuse a manifest that was changed after the export: the file says labels, contract and framing as well."""
+    manifest = bundle.manifest
+    for key, promised in (
+        ("edgefuse.labels", list(manifest.labels)),
+        ("edgefuse.contract", manifest.contract.to_json()),
+        ("edgefuse.framing", {**framing.SPEC, "sha256": manifest.framing_sha256}),
+    ):
+        if key in found and json.loads(found[key]) != promised:
+            raise UserError(
+                f"{where} and the manifest beside it differ in {key.removeprefix('edgefuse.')}: one of them was changed "
+                f"after the export; export again: edgefuse export RUN --out BUNDLE"
+            )
 
 
 def _warn_of_two_packages() -> None:
