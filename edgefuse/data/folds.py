@@ -127,13 +127,13 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
 
 def _num_parts(dataset: Dataset, indices: _Indices, groups: list[str] | None, *, share: float) -> int:
     """Into how many parts to divide so that one of them is about `share`."""
-    if groups is None:
-        most = int(np.bincount([dataset.samples[i].label for i in indices]).max())
-    else:
-        most = len({groups[i] for i in indices})
+    most = int(np.bincount([dataset.samples[i].label for i in indices]).max())
+    if groups is not None:
+        most = min(most, len({groups[i] for i in indices}))
     if most < 2:
+        what = "pair(s) of a class" if groups is None else "group(s)"
         raise UserError(
-            f"a fold leaves {most} group(s) to train and to take validation samples from: use fewer folds, record more "
+            f"a fold leaves {most} {what} to train and to take validation samples from: use fewer folds, record more "
             "takes, or leave early stop off"
         )
     return min(max(2, round(1 / share)), most)
@@ -163,7 +163,7 @@ def _divide(
     if num_groups < num_folds:
         what = "pair(s)" if own is None else f"group(s) ({', '.join(sorted(set(own.tolist())))})"
         raise UserError(f"there are {num_groups} {what} for {num_folds} folds: use fewer folds, or record more takes")
-    if own is None and num_folds > max(np.bincount(labels)):
+    if num_folds > max(np.bincount(labels)):
         raise UserError(f"no class has {num_folds} pairs, one for each fold: use fewer folds")
     make = selection.StratifiedKFold if own is None else selection.StratifiedGroupKFold
     folds = make(n_splits=num_folds, shuffle=True, random_state=seed)
