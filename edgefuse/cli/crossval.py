@@ -95,7 +95,7 @@ def crossval(  # long: each option is a parameter
         )
     command = ["edgefuse", *sys.argv[1:]]
     honest = f"the same with --by {BY_INSTANCE} and another --out"
-    report = write_report(done, out, title=f"{folds} folds", command=shlex.join(command), honest=honest)
+    report = write_report(done, out, title=f"{folds} folds by {by}", command=shlex.join(command), honest=honest)
     finish(done, report, out, as_json=as_json)
 
 

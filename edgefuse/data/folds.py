@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
 from edgefuse.data.splits import Split
@@ -18,6 +19,8 @@ from edgefuse.errors import UserError, require
 
 BY_FRAME = "frame"
 BY_INSTANCE = "instance"
+
+_Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,7 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
     for kept, test in _divide(dataset, everything, groups, num_folds=num_folds, seed=seed):
         train, validation = kept, kept[:0]
         if validation_share:
-            num_parts = max(2, round(1 / validation_share))
-            if groups is not None:
-                num_parts = min(num_parts, len({groups[i] for i in kept}))
+            num_parts = _num_parts(dataset, kept, groups, share=validation_share)
             train, validation = next(iter(_divide(dataset, kept, groups, num_folds=num_parts, seed=seed + 1)))
         splits.append(Split(train=_as_tuple(train), validation=_as_tuple(validation), test=_as_tuple(test)))
     return folds_of_splits(dataset, splits, by=by)
@@ -124,22 +125,36 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
     return Folds(by=by, splits=tuple(splits), num_leaking=num_leaking, notes=tuple(notes))
 
 
+def _num_parts(dataset: Dataset, indices: _Indices, groups: list[str] | None, *, share: float) -> int:
+    """Into how many parts to divide so that one of them is about `share`."""
+    most = int(np.bincount([dataset.samples[i].label for i in indices]).max())
+    if groups is not None:
+        most = min(most, len({groups[i] for i in indices}))
+    if most < 2:
+        what = "pair(s) of a class" if groups is None else "group(s)"
+        raise UserError(
+            f"a fold leaves {most} {what} to train and to take validation samples from: use fewer folds, record more "
+            "takes, or leave early stop off"
+        )
+    return min(max(2, round(1 / share)), most)
+
+
 def _absent(dataset: Dataset, present: set[int]) -> list[str]:
     return [label for number, label in enumerate(dataset.labels) if number not in present]
 
 
-def _as_tuple(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, ...]:
+def _as_tuple(indices: _Indices) -> tuple[int, ...]:
     return tuple(int(i) for i in indices)
 
 
 def _divide(
     dataset: Dataset,
-    indices: np.ndarray[tuple[int], np.dtype[np.int64]],
+    indices: _Indices,
     groups: list[str] | None,
     *,
     num_folds: int,
     seed: int,
-) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+) -> list[tuple[_Indices, _Indices]]:
     """Kept and held-out indices of each fold. `groups` is over the whole data set; None = by frame."""
     selection = require("sklearn.model_selection", extra="train")
     labels = np.array([dataset.samples[i].label for i in indices])
@@ -148,7 +163,7 @@ def _divide(
     if num_groups < num_folds:
         what = "pair(s)" if own is None else f"group(s) ({', '.join(sorted(set(own.tolist())))})"
         raise UserError(f"there are {num_groups} {what} for {num_folds} folds: use fewer folds, or record more takes")
-    if own is None and num_folds > max(np.bincount(labels)):
+    if num_folds > max(np.bincount(labels)):
         raise UserError(f"no class has {num_folds} pairs, one for each fold: use fewer folds")
     make = selection.StratifiedKFold if own is None else selection.StratifiedGroupKFold
     folds = make(n_splits=num_folds, shuffle=True, random_state=seed)

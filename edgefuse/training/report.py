@@ -154,7 +154,7 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
         f"{config.learning_rate:g} to {config.final_learning_rate:g}.",
     ]
     if done.num_leaking:
-        how = f"; on instances never seen: `{honest}`" if honest else ""
+        how = f"; on instances never seen: {honest}" if honest else ""
         lines.append(
             f"- **Leaks**: frames of one instance stand on both sides in {done.num_leaking} of {done.num_folds} folds, so these "
             f"figures say how well known instances are recognised again, not how new ones are{how}."

@@ -85,7 +85,7 @@ _TABLE_3 = Protocol(
     table=3,
     num_folds=10,
     by="frame",
-    title="Table 3: Washington, 10 folds",
+    title="Table 3: Washington",
     near_m=0.2,
     far_m=2.0,
     remarks=_WASHINGTON,
@@ -96,13 +96,13 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
             table=1,
             num_folds=10,
             by="instance",
-            title="Table 1: BU-3DFE, 10 folds",
+            title="Table 1: BU-3DFE",
             near_m=0.45,
             far_m=0.75,
             remarks=_BU3DFE,
         ),
     ),
-    "washington": (_TABLE_3, replace(_TABLE_3, table=4, num_folds=5, title="Table 4: Washington, 5 folds")),
+    "washington": (_TABLE_3, replace(_TABLE_3, table=4, num_folds=5, title="Table 4: Washington")),
 }
 """The tables of each data set; the first is the one that is made where none is named."""
 
@@ -218,10 +218,10 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     report = write_report(
         done,
         folder,
-        title=protocol.title + (" (quick)" if quick else ""),
+        title=f"{protocol.title}, {done.num_folds} folds by {by}" + (" (quick)" if quick else ""),
         paper=paper_accuracy(protocol.table),
         command=shlex.join([*command, "--by", by, *more]),
-        honest=shlex.join([*command, "--by", BY_INSTANCE, *more]),
+        honest=f"`{shlex.join([*command, '--by', BY_INSTANCE, *more])}`",
         remarks=remarks,
     )
     return Reproduction(folder=folder, done=done, report=report)

@@ -124,6 +124,14 @@ def test_a_class_that_a_fold_would_not_train_is_named() -> None:
         make_folds(dataset, num_folds=2, by="instance")
 
 
+def test_validation_samples_need_a_group_of_their_own() -> None:
+    dataset = dataset_of([(label, take, 3) for label in "ab" for take in ("t1", "t2")])
+    with pytest.raises(UserError, match=r"leaves 1 group\(s\) to train and to take validation samples from"):
+        make_folds(dataset, num_folds=2, by="instance", validation_share=0.15)
+    for parts in make_folds(dataset, num_folds=2, by="frame", validation_share=0.15).splits:
+        assert len(parts.validation) == 2 and len(parts.train) == 4
+
+
 def test_ready_made_splits_may_not_tear_an_instance_apart_unless_by_frame() -> None:
     first = {i for i, sample in enumerate(PEOPLE.samples) if sample.instance == "s1_clip1"}
     torn = min(first)

@@ -270,7 +270,7 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
     text = write_report(done, tmp_path, title="t", paper=paper_accuracy(3), honest="run --by instance").read_text()
     mean, spread = 100 * np.mean(naive), 100 * np.std(naive, ddof=1)
     assert f"(NF: RGB-VGG19+DepthMap-scratch) | 90.56 | {mean:.2f} ± {spread:.2f} | 10.00 | 20.00 | 6 of 6 |" in text
-    assert "**Leaks**" in text and "6 of 6 folds" in text and "`run --by instance`" in text
+    assert "**Leaks**" in text and "6 of 6 folds" in text and "never seen: run --by instance." in text
     assert "rgb-vgg19, fold 6: no memory" in text and "gated-vgg19 - naive-vgg19 | +9.17" in text
     with (tmp_path / "report.csv").open() as file:
         rows = {row["approach"]: row for row in csv.DictReader(file)}

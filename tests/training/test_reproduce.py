@@ -70,7 +70,10 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
     made = run(approaches=["depth-scratch"])
     assert made.folder.name == "table3-by-frame" and made.done.num_leaking == 2
     text = made.report.read_text()
-    assert "| depth-scratch (DepthMap-scratch) | 77.07 |" in text and "says nothing" not in text.split("--quick")[0]
+    assert (
+        "| depth-scratch (DepthMap-scratch) | 77.07 |" in text
+        and "# Table 3: Washington, 2 folds by frame (quick)" in text
+    )
     assert "**Leaks**" in text and "--by instance" in text and "These figures say nothing of the method" in text
     assert run(approaches=["depth-scratch"]).done.num_resumed == 2
     # Another table and another protocol use the same converted data, and stand beside the first.
