@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.files import file_replaced, folder_replaced, read_json, refuse_existing, write_json
+from edgefuse.files import file_replaced, folder_begun, folder_replaced, read_json, refuse_existing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -39,8 +39,37 @@ def test_existing_folders_are_refused_without_force(tmp_path: Path) -> None:
         refuse_existing(tmp_path, force=False)
     with pytest.raises(UserError, match="edgefuse did not make it"):
         refuse_existing(tmp_path, force=True, marker="run.json")
+    with pytest.raises(UserError, match="edgefuse did not make it"):
+        refuse_existing(tmp_path / "thesis.tex", force=True, marker="run.json")
     (tmp_path / "run.json").touch()
     refuse_existing(tmp_path, force=True, marker="run.json")
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (Path(), Path(".."), tmp_path / "here"):
+        with pytest.raises(UserError, match="current folder"):
+            refuse_existing(path, force=True, marker="run.json")
+
+
+def test_a_begun_folder_stays_once_it_is_of_use_and_else_the_old_one_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(RuntimeError), folder_begun(folder):
+        (folder / "half").touch()
+        raise RuntimeError
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "old"]
+    with pytest.raises(RuntimeError), folder_begun(folder) as keep:
+        (folder / "new").touch()
+        keep()
+        keep()
+        raise RuntimeError
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "new"]
+    with folder_begun(tmp_path / "fresh"):
+        pass
+    assert not (tmp_path / "fresh").exists()
 
 
 @pytest.mark.parametrize(

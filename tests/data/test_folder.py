@@ -88,6 +88,7 @@ def test_bad_pictures_are_all_named_at_once_and_can_be_skipped(tmp_path: Path) -
         assert words in text
     pictures = load(dataset, skip_bad=True)
     assert [s.name for s in pictures.dataset.samples] == ["4"] and len(pictures.rgb) == 1
+    assert len(pictures.dataset.left_out) == 4 and "0_depth.png" in pictures.dataset.left_out[0]
 
 
 def test_the_digest_knows_bytes_and_place_but_not_the_root(colour_and_range: Path, tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_the_digest_knows_bytes_and_place_but_not_the_root(colour_and_range: Pat
 @pytest.mark.parametrize(
     ("description", "word"),
     [
+        ('{"unit": "cm"}', "the depth unit is called 'depth_unit_m'"),
         ('{"depth_unit_m": 7}', "depth unit 7"),
         ('{"depth_unit_m": "inch"}', "inch"),
         ('{"align": "ir"}', "align 'ir'"),

@@ -75,7 +75,7 @@ def test_splits_are_the_same_for_the_same_seed() -> None:
         ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no instance matches 'z\\*'"),
         ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["a"], "validation_share": 0}, "no training sample is left of cup"),
         ({"cup": ["a"], "ball": ["a"]}, {"validation_share": 0.2}, "1 group"),
-        ({"cup": ["a"], "ball": ["b"]}, {"test_share": 1.5}, "share is 1.5"),
+        ({"cup": ["a"], "ball": ["b"]}, {"test_share": 0.6}, "share is 0.6"),
     ],
 )
 def test_impossible_splits_are_refused(takes: dict[str, list[str]], options: dict[str, object], word: str) -> None:

@@ -240,6 +240,22 @@ def test_a_manifest_that_promises_another_input_size_is_refused(bundle_folder: P
         pass
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"labels": ("red_near", "red_far", "blue_near")}, "differ in labels"),
+        ({"contract": InputContract(size=32, far_m=9.0)}, "differ in contract"),
+    ],
+)
+def test_a_manifest_that_was_changed_after_the_export_is_refused(
+    change: dict[str, object], word: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_bundle(bundle_folder, tmp_path / "b")
+    write_manifest(folder, replace(open_bundle(folder).manifest, **change))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=word), open_engine(open_bundle(folder)):
+        pass
+
+
 def test_what_is_no_bundle_is_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it looks like a run: edgefuse export"):
         open_bundle(run)

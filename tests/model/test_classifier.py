@@ -89,6 +89,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         build_rgb_backbone("resnet18", weights=str(tmp_path / "absent.pth"))
 
 
+def test_the_small_backbone_has_no_pretrained_weights() -> None:
+    with pytest.raises(UserError, match="'small' has no pretrained weights"):
+        build_rgb_backbone("small", weights="imagenet")
+
+
 def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there, with or without a network
@@ -99,6 +104,7 @@ def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("values", "word"),
     [
+        ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot look at 16 pixels"),
         ({"fusion": "sum"}, "fusion is 'sum'"),
         ({"num_classes": 1}, "1 class"),
         ({"rgb": "alexnet"}, "backbone is 'alexnet'"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,28 @@ def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(colour_and_range:
 
     with pytest.raises(UserError, match="before the first epoch"):
         train([colour_and_range], tmp_path / "run", config=QUICK, listener=VeryImpatient())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forced_training_that_ends_early_leaves_the_old_run(
+    colour_and_range: Path, trained: Path, tmp_path: Path
+) -> None:
+    class VeryImpatient(Silence):
+        def stepped(self, report: StepReport) -> None:
+            raise KeyboardInterrupt
+
+    shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(UserError, match="before the first epoch"):
+        train([colour_and_range], tmp_path / "run", config=QUICK, force=True, listener=VeryImpatient())
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, trained: Path) -> None:
+    pictures = load(scan([colour_and_range]))
+    digests = pictures.dataset.instance_digests()
+    learned = open_run(trained).info["data"]["train_instances"]
+    assert learned == {name: digest for name, digest in digests.items() if not name.endswith("take3")}
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
