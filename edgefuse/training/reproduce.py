@@ -208,7 +208,10 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         listener=listener,
     )
     command = ["edgefuse", "reproduce", name, str(tree), "--out", str(out), "--table", str(protocol.table)]
-    more = ["--epochs", str(epochs), "--size", str(size), "--seed", str(seed), *(["--quick"] if quick else [])]
+    more = ["--epochs", str(epochs), "--size", str(size), "--batch-size", str(batch_size), "--seed", str(seed)]
+    more += [word for value in weights for word in ("--rgb-weights", str(value))]
+    more += [] if tuple(approaches) == PAPER_ROWS else ["--approaches", ",".join(approaches)]
+    more += ["--quick"] if quick else []
     remarks = protocol.remarks
     if quick:
         remarks = (
