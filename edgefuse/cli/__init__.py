@@ -6,7 +6,6 @@ their own and import what they call when they run.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
@@ -16,7 +15,6 @@ from edgefuse.cli import bench, crossval, data, demo, evaluate, explain, export,
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 app = typer.Typer(
     name="edgefuse",
@@ -57,10 +55,6 @@ def main() -> None:
         arguments.remove("--debug")
     try:
         app(args=arguments)
-    except BrokenPipeError:
-        # Whoever read the output has left, as `head` does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
