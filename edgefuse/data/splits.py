@@ -100,5 +100,8 @@ def _hold_out(
     with warnings.catch_warnings():
         # A class may have fewer takes than there are folds: then a fold lacks it, which is no reason to speak.
         warnings.simplefilter("ignore", UserWarning)
-        kept, held = next(iter(folds.split(np.zeros(len(indices)), labels, groups)))
+        candidates = list(folds.split(np.zeros(len(indices)), labels, groups))
+    # The first fold that leaves every class something to learn from; scikit-learn balances shares, not presence.
+    classes = set(labels.tolist())
+    kept, held = next((pair for pair in candidates if set(labels[pair[0]].tolist()) == classes), candidates[0])
     return [indices[i] for i in kept], [indices[i] for i in held]

@@ -137,7 +137,9 @@ class Failing:
 
 
 @pytest.mark.parametrize("replaces", [False, True])
-def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(replaces: bool, small_recording: Path, tmp_path: Path) -> None:
+def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
+    replaces: bool, small_recording: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "set"
     if replaces:
         _record(small_recording, root, instance="a", num_frames=6)
