@@ -17,14 +17,10 @@ from edgefuse.errors import UserError
 
 def sha256_of_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return _sha256_of_stream(file)
-
-
-def _sha256_of_stream(file: Any) -> str:
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
