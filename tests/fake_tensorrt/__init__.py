@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from fake_tensorrt import build, run
+from fake_tensorrt import build, network, run
 from fake_tensorrt.bound import Bound, Dims, IHostMemory
 from fake_tensorrt.names import VERSIONS, make_enums
 
@@ -89,11 +89,12 @@ class FakeTensorRT:
         module.__version__ = self.version  # type: ignore[attr-defined]
         made: dict[type, type] = {Bound: Bound, IHostMemory: IHostMemory}
         severity = self.enums["Severity"]
-        for base in [*build.CLASSES, *run.CLASSES, IHostMemory]:
+        for base in [*network.CLASSES, *build.CLASSES, *run.CLASSES, IHostMemory]:
             # Each stand-in has classes of its own: `_fake` leads from any object to it.
             parents = tuple(made[parent] for parent in base.__bases__ if parent in made and parent is not Bound)
             name = base.__name__
-            made[base] = type(name, (base, *parents), {"_fake": self, "__module__": "tensorrt"})
+            body = network.WeakLayer if base is network.ILayer and not self.always_strongly_typed else base
+            made[base] = type(name, (body, *parents), {"_fake": self, "__module__": "tensorrt"})
             setattr(module, name, made[base])
         for name, kind in self.enums.items():
             if name != "Severity":

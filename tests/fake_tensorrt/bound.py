@@ -75,7 +75,7 @@ class Dims:
 
     MAX_DIMS = 8
 
-    def __init__(self, shape: Sequence[int] = ()) -> None:
+    def __init__(self, shape: Sequence[int]) -> None:
         self._shape = tuple(int(size) for size in shape)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The stand-in's logger, parser, network, builder and builder configuration."""
+"""The stand-in's logger, parser, builder and builder configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_tensorrt.bound import Bound, Dims, Setting, check
-from fake_tensorrt.plan import Tensor, encode, layers_of, tensors_of
+from fake_tensorrt.plan import encode, layers_of, tensors_of
 
 _PRECISION_FLAGS = ("FP16", "BF16", "INT8", "FP8", "INT4", "FP4")
 
@@ -50,65 +50,6 @@ class IProgressMonitor(Bound):
 
     def phase_finish(self, phase_name: str) -> None:
         raise NotImplementedError("IProgressMonitor.phase_finish is pure virtual")
-
-
-class ITensor(Bound):
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    @property
-    def name(self) -> str:
-        return self._tensor.name
-
-    @property
-    def shape(self) -> Dims:
-        return Dims(self._tensor.shape)
-
-    @property
-    def dtype(self) -> Any:
-        return self._fake.enums["DataType"][self._tensor.dtype]
-
-
-class INetworkDefinition(Bound):
-    name = Setting("Unnamed Network 0", "str")
-
-    def __init__(self, flags: int) -> None:
-        self._flags = flags
-        self._onnx_bytes: bytes | None = None
-
-    @property
-    def flags(self) -> int:
-        return self._flags
-
-    def get_flag(self, flag: Any) -> bool:
-        check(self._fake, flag, "NetworkDefinitionCreationFlag")
-        return bool(self._flags >> int(flag) & 1)
-
-    @property
-    def num_inputs(self) -> int:
-        return len(self._tensors(is_input=True))
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self._tensors(is_input=False))
-
-    @property
-    def num_layers(self) -> int:
-        return len(layers_of(self._onnx_bytes, replace={})) if self._onnx_bytes else 0
-
-    def get_input(self, index: int) -> Any:
-        return self._at(index, is_input=True)
-
-    def get_output(self, index: int) -> Any:
-        return self._at(index, is_input=False)
-
-    def _tensors(self, *, is_input: bool) -> list[Tensor]:
-        every = tensors_of(self._onnx_bytes) if self._onnx_bytes else []
-        return [tensor for tensor in every if tensor.is_input is is_input]
-
-    def _at(self, index: int, *, is_input: bool) -> Any:
-        tensors = self._tensors(is_input=is_input)
-        return self._fake.module.ITensor(tensors[index]) if 0 <= index < len(tensors) else None
 
 
 class ParserError(Bound):
@@ -326,7 +267,9 @@ class Builder(Bound):
             return None
         if config._cache is not None:
             config._cache._data["digests"] = sorted({*config._cache._data["digests"], record["onnx_sha256"]})
-        layers = layers_of(network._onnx_bytes, replace=self._replaced(network, config))
+        layers = layers_of(
+            network._onnx_bytes, replace=self._replaced(network, config), held=self._held(network, config)
+        )
         header = {**record, "version": self._fake.version, "device": self._fake.device, "layers": layers}
         self._fake.log(self._logger, "INFO", "Engine generation completed in 0.1 seconds.")
         return self._fake.module.IHostMemory(encode(header, network._onnx_bytes))
@@ -342,6 +285,11 @@ class Builder(Bound):
         if self._strongly_typed(network):
             return {}
         return {"FLOAT": "HALF"} if "FP16" in _names(config) else {"HALF": "FLOAT"}
+
+    def _held(self, network: Any, config: Any) -> set[int]:
+        """Precision of a single layer counts when the configuration says that it binds."""
+        binds = {"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"} & _names(config)
+        return network._held if binds and not self._strongly_typed(network) else set()
 
     def _problem(self, network: Any, config: Any) -> str | None:
         if self._fake.faults.build_returns_none:
@@ -369,6 +317,7 @@ class Builder(Bound):
             "pools": {pool.name: size for pool, size in config._pools.items()},
             "profiles": [dict(profile._shapes) for profile in config._profiles],
             "profiling_verbosity": config.profiling_verbosity.name,
+            "held_in_float": sorted(network._held),
             "timing_cache": config._cache is not None,
             "timing_cache_hit": config._cache is not None and digest in config._cache._data["digests"],
         }
@@ -395,6 +344,6 @@ def _report(monitor: Any) -> bool:
 
 
 CLASSES = (
-    *(ILogger, Logger, IProgressMonitor, ITensor, INetworkDefinition, ParserError, OnnxParser),
+    *(ILogger, Logger, IProgressMonitor, ParserError, OnnxParser),
     *(IOptimizationProfile, ITimingCache, IBuilderConfig, Builder),
 )

@@ -72,37 +72,59 @@ def _tensor(value: Any, *, is_input: bool) -> Tensor:
     return Tensor(name=value.name, shape=shape, dtype=_NAMES[kind.elem_type], is_input=is_input)
 
 
-def layers_of(onnx_bytes: bytes, *, replace: dict[str, str]) -> list[dict[str, Any]]:
-    """What the inspector prints of each layer: one for each node, in the types of the file.
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A layer: one node of the file. Stored weights are not among the inputs, as they are not in TensorRT."""
+
+    name: str
+    operator: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def nodes_of(onnx_bytes: bytes) -> list[Node]:
+    """The layers, in the file's order."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(onnx_bytes)).graph
+    known = {value.name: _tensor(value, is_input=False) for value in [*graph.input, *graph.output, *graph.value_info]}
+    return [
+        Node(
+            name=node.name or f"{node.op_type}_{index}",
+            operator=node.op_type,
+            inputs=tuple(known[name] for name in node.input if name in known),
+            outputs=tuple(known[name] for name in node.output if name in known),
+        )
+        for index, node in enumerate(graph.node)
+    ]
+
+
+def layers_of(onnx_bytes: bytes, *, replace: dict[str, str], held: set[int]) -> list[dict[str, Any]]:
+    """What the inspector prints of each layer, in the types of the file.
 
     Args:
         replace: types that the builder puts in place of others, such as {"HALF": "FLOAT"}.
+        held: layers, by index, that keep their types.
     """
-    import onnx
+    outer = {tensor.name for tensor in tensors_of(onnx_bytes)}
 
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(onnx_bytes))
-    graph = model.graph
-    outer = {value.name for value in [*graph.input, *graph.output]}
-    known = {value.name: _tensor(value, is_input=False) for value in [*graph.input, *graph.output, *graph.value_info]}
-
-    def told(name: str) -> dict[str, Any]:
-        tensor = known[name]
-        if name in outer:
+    def told(tensor: Tensor, index: int) -> dict[str, Any]:
+        if tensor.name in outer:
             spelled = OUTER_FORMATS[tensor.dtype]
         else:
-            dtype = replace.get(tensor.dtype, tensor.dtype)
+            dtype = tensor.dtype if index in held else replace.get(tensor.dtype, tensor.dtype)
             spelled = INNER_FORMATS.get(dtype, dtype.title())
-        return {"Name": name, "Location": "Device", "Dimensions": list(tensor.shape), "Format/Datatype": spelled}
+        return {"Name": tensor.name, "Location": "Device", "Dimensions": list(tensor.shape), "Format/Datatype": spelled}
 
     return [
         {
-            "Name": node.name or f"{node.op_type}_{index}",
-            "LayerType": _LAYER_TYPES.get(node.op_type, "kgen"),
-            "Inputs": [told(name) for name in node.input if name in known],
-            "Outputs": [told(name) for name in node.output if name in known],
-            "TacticName": f"fake_{node.op_type.lower()}",
+            "Name": node.name,
+            "LayerType": _LAYER_TYPES.get(node.operator, "kgen"),
+            "Inputs": [told(tensor, index) for tensor in node.inputs],
+            "Outputs": [told(tensor, index) for tensor in node.outputs],
+            "TacticName": f"fake_{node.operator.lower()}",
             "StreamId": 0,
             "Metadata": f"[ONNX Layer: {node.name}]",
         }
-        for index, node in enumerate(graph.node)
+        for index, node in enumerate(nodes_of(onnx_bytes))
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fake_tensorrt.bound import Bound, Dims, check
+from fake_tensorrt.bound import Bound, Dims, Setting, check
 from fake_tensorrt.plan import Tensor, decode, encode, tensors_of
 
 _NUMPY = {
@@ -155,6 +155,8 @@ class ICudaEngine(Bound):
 
 
 class EngineInspector(Bound):
+    execution_context = Setting(None, "IExecutionContext")
+
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 

@@ -129,6 +129,30 @@ def test_layers_tell_types_only_in_detailed_builds(toy: Bundle) -> None:
     assert '"Float"' in json.dumps(layers_of(fake, unsaid))
 
 
+def test_layers_can_be_held_in_float_up_to_10(toy: Bundle) -> None:
+    for version in VERSIONS:
+        trt = FakeTensorRT(version=version).module
+        assert hasattr(trt.ILayer, "precision") is not version.startswith("11")
+    fake = FakeTensorRT(version="10.3.0")
+    trt = fake.module
+    builder = trt.Builder(trt.Logger())
+    network = builder.create_network(0)
+    assert trt.OnnxParser(network, builder.logger).parse_from_file(str(toy.file(MODEL_NAME)))
+    config = builder.create_builder_config()
+    config.set_flag(trt.BuilderFlag.FP16)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        assert layer.get_output(0) is not None
+        assert layer.get_input(layer.num_inputs) is None
+        layer.precision = trt.DataType.FLOAT
+    assert trt.LayerType.SOFTMAX in [network.get_layer(index).type for index in range(network.num_layers)]
+    free = builder.build_serialized_network(network, config)
+    assert '"Half"' in json.dumps(layers_of(fake, free))
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    assert '"Half"' not in json.dumps(layers_of(fake, builder.build_serialized_network(network, config)))
+
+
 def test_foreign_and_broken_plans_are_refused(toy: Bundle) -> None:
     fake = FakeTensorRT()
     trt = fake.module
