@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from typing import Any
 
 from asking import RefusedError, attribute, call, value_of
+from findings import Findings
 from guards import GUARDS, guarded, holds, narrowed
 from kinds import (
     FOREIGN,
@@ -39,23 +39,6 @@ Scope = dict[str, Value]
 _SAME_ELEMENTS = {"list", "tuple", "set", "frozenset", "sorted", "reversed", "iter", "deque"}
 _ONE_ELEMENT = {"next", "min", "max"}
 _PASSES_ON = {"filter", "map", "partial", "reduce", "copy", "deepcopy", "vars"}
-
-
-@dataclass
-class Findings:
-    """What one version says of the source.
-
-    Attributes:
-        problems: "path:line: text".
-        guarded: (place, "BuilderFlag.FP16") -> does this version have it?
-        num_asked: attributes and calls that were checked.
-        names: classes, "Class.member" and functions that the source asks for and this version has.
-    """
-
-    problems: set[str] = field(default_factory=set)
-    guarded: dict[tuple[str, str], bool] = field(default_factory=dict)
-    num_asked: int = 0
-    names: set[str] = field(default_factory=set)
 
 
 class Expressions:
@@ -187,6 +170,10 @@ class Expressions:
         if isinstance(kind, ProjectClass):
             if "__init__" in kind.functions:
                 self._hand_over(node, kind.functions["__init__"], args, named)
+            else:
+                fields = [part for part in kind.node.body if isinstance(part, ast.AnnAssign)]
+                declared = [(ast.unparse(part.target), part.annotation) for part in fields]
+                self._check_handed(node, kind.name, declared, args, named, scope=kind.module.scope, module=kind.module)
             return one(ProjectObject(kind))
         if isinstance(kind, Calls):
             return kind.returns
@@ -202,14 +189,25 @@ class Expressions:
         names = [*declared.posonlyargs, *declared.args]
         if function.owner is not None and names and names[0].arg in ("self", "cls"):
             names = names[1:]
-        given = [*zip(names, args, strict=False)]
-        given += [(arg, named[arg.arg]) for arg in (*names, *declared.kwonlyargs) if arg.arg in named]
-        for arg, value in given:
-            known = function.module.annotation(arg.annotation, function.scope, name=arg.arg)
-            if of_trt(value) and Unknown() in known:
-                self.problem(
-                    node, f"{function.name}({arg.arg}) is declared Any, so nothing checks what it asks: annotate it"
-                )
+        every = [(arg.arg, arg.annotation) for arg in (*names, *declared.kwonlyargs)]
+        plain = args[: len(names)]
+        self._check_handed(node, function.name, every, plain, named, scope=function.scope, module=function.module)
+
+    def _check_handed(
+        self,
+        node: ast.Call,
+        to: str,
+        declared: list[tuple[str, ast.expr | None]],
+        args: list[Value],
+        named: dict[str, Value],
+        *,
+        scope: Scope,
+        module: Module,
+    ) -> None:
+        given = dict(zip((name for name, _ in declared), args, strict=False)) | named
+        for name, annotation in declared:
+            if of_trt(given.get(name, FOREIGN)) and Unknown() in module.annotation(annotation, scope, name=name):
+                self.problem(node, f"{to}({name}) is declared Any, so nothing checks what it asks: annotate it")
 
     def _of_container(self, kind: Many, name: str) -> Value:
         if name == "items":

@@ -184,6 +184,18 @@ def test_guards_are_understood(body: str, apis: dict[str, Api]) -> None:
         ("config.reset().again", ""),
         ('type("L", (trt.ILogger,), {})', "derived from with a class statement"),
         ("from tensorrt import Bilder", "there is no tensorrt.Bilder"),
+        ("def inner(parser: trt.OnnxParsers) -> None: ...", "there is no tensorrt.OnnxParsers"),
+        ("def inner() -> list[trt.ITensors] | None: ...", "there is no tensorrt.ITensors"),
+        ('def inner(tensor: "trt.ITensors") -> None: ...', "there is no tensorrt.ITensors"),
+        ("kept: dict[str, trt.ITensors] = {}", "there is no tensorrt.ITensors"),
+        ("def inner(severity: trt.ILogger.Severities) -> None: ...", "ILogger has no Severities"),
+        ("match chosen:\n    case _:\n        config.set_flagg(3)", "IBuilderConfig has no set_flagg"),
+        ("while True:\n    if chosen:\n        found = config\n        break\nfound.set_flagg", "IBuilderConfig has no set_flagg"),
+        ("try:\n    found = config\nfinally:\n    pass\nfound.set_flagg", "IBuilderConfig has no set_flagg"),
+        ("global kept\nkept.set_flagg", "nothing is known of what .set_flagg is asked of"),
+        ("def inner() -> None:\n    config.set_flagg(3)", "IBuilderConfig has no set_flagg"),
+        ("Record(config)", "Record(held) is declared Any"),
+        ("Record(held=config)", "Record(held) is declared Any"),
         ("import tensorrt\ntensorrt.Bilder", "there is no tensorrt.Bilder"),
         ("config.create_timing_cache(b'').serialise()", "ITimingCache has no serialise"),
     ],
@@ -192,6 +204,10 @@ def test_nothing_slips_through(body: str, said: str, apis: dict[str, Api]) -> No
     source = """
     def lost(thing: Any) -> None: ...
     def given() -> trt.IBuilderConfig: ...
+
+    @dataclass
+    class Record:
+        held: Any
 
     class Holder:
         def __init__(self, config: trt.IBuilderConfig) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from asking import RefusedError, assign
-from expressions import Expressions, Findings, Scope
+from expressions import Expressions, Scope
+from findings import Findings
 from guards import holds, narrowed
 from kinds import (
     FOREIGN,
     NOTHING,
+    UNKNOWN,
     Many,
     ProjectClass,
     ProjectFunction,
@@ -48,7 +50,9 @@ class Statements:
         node = function.node
         scope = dict(outer)
         arguments = node.args
+        self._annotated(node.returns, outer)
         for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+            self._annotated(arg.annotation, outer)
             scope[arg.arg] = self.module.annotation(arg.annotation, outer, name=arg.arg)
         for arg in (arguments.vararg, arguments.kwarg):
             if arg is not None:
@@ -59,6 +63,15 @@ class Statements:
             first = ProjectObject(function.owner) if arguments.args[0].arg == "self" else function.owner
             scope[arguments.args[0].arg] = one(first)
         self.run(node.body, scope, function)
+
+    def _annotated(self, node: ast.expr | None, scope: Scope) -> None:
+        """What an annotation names must be there as well: it tells what is asked of the thing."""
+        for part in ast.walk(node) if node is not None else ():
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                inner = ast.parse(part.value, mode="eval").body
+                self._annotated(ast.fix_missing_locations(ast.copy_location(inner, part)), scope)
+            elif isinstance(part, ast.Attribute):
+                self.of.value(part, scope)
 
     def run(self, body: list[Any], scope: Scope, function: ProjectFunction | None) -> bool:
         """Follow statements; the scope changes. Returns whether the end is reached."""
@@ -179,6 +192,7 @@ class Statements:
         value = self.of.value(node.value, scope) if node.value is not None else frozenset()
         name = node.target.attr if isinstance(node.target, ast.Attribute) else getattr(node.target, "id", "")
         declared = self.module.annotation(node.annotation, scope, name=name)
+        self._annotated(node.annotation, scope)
         if isinstance(node.target, ast.Attribute):
             for kind in self.of.value(node.target.value, scope):
                 if isinstance(kind, ProjectObject):
@@ -205,13 +219,33 @@ class Statements:
         outcome = holds(self.of, node.test, scope)
         yes = dict(narrowed(self.of, node.test, scope, outcome=True))
         no = dict(narrowed(self.of, node.test, scope, outcome=False))
-        goes_on = [
-            branch
-            for branch, body, wanted in ((yes, node.body, True), (no, node.orelse, False))
-            if outcome in (None, wanted) and self.run(body, branch, function)
-        ]
-        scope.update(_joined(goes_on))
-        return bool(goes_on)
+        reached, left = False, []
+        for branch, body, wanted in ((yes, node.body, True), (no, node.orelse, False)):
+            if outcome in (None, wanted):
+                goes_on = self.run(body, branch, function)
+                reached = reached or goes_on
+                # What `break` leaves behind is found after the loop.
+                if goes_on or not isinstance(body[-1], ast.Return | ast.Raise):
+                    left.append(branch)
+        scope.update(_joined(left))
+        return reached
+
+    def _match(self, node: ast.Match, scope: Scope, function: ProjectFunction | None) -> None:
+        value = self.of.value(node.subject, scope)
+        branches = [dict(scope) for _ in node.cases]
+        for case, branch in zip(node.cases, branches, strict=True):
+            for part in ast.walk(case.pattern):
+                if isinstance(part, ast.MatchValue):
+                    self.of.value(part.value, branch)
+                elif isinstance(part, ast.MatchAs | ast.MatchStar) and part.name:
+                    branch[part.name] = value
+            self.of.value(case.guard, branch)
+            self.run(case.body, branch, function)
+        scope.update(_joined([scope, *branches]))
+
+    def _global(self, node: ast.Global, scope: Scope, _function: Any) -> None:
+        for name in node.names:
+            scope.setdefault(name, UNKNOWN)
 
     def _for(self, node: ast.For, scope: Scope, function: ProjectFunction | None) -> None:
         found = self.of.elements(node.iter, self.of.value(node.iter, scope))
@@ -241,6 +275,8 @@ class Statements:
                 self._store(node, item.optional_vars, entered or FOREIGN, scope)
         return self.run(node.body, scope, function)
 
+    _asyncfor, _asyncwith = _for, _with
+
     def _try(self, node: ast.Try, scope: Scope, function: ProjectFunction | None) -> bool:
         before = dict(scope)
         goes_on = [scope] if self.run([*node.body, *node.orelse], scope, function) else []
@@ -251,6 +287,8 @@ class Statements:
                 goes_on.append(inner)
         scope.update(_joined(goes_on))
         return self.run(node.finalbody, scope, function) and bool(goes_on)
+
+    _trystar = _try
 
 
 def _joined(scopes: list[Scope]) -> Scope:
