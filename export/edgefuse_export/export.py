@@ -84,7 +84,7 @@ def _manifest(run: Run, folder: Path) -> Manifest:
         model={**model, "batch_size": BATCH_SIZE, "opset": OPSET},
         files={MODEL_NAME: FileEntry.of(folder / MODEL_NAME, precision="fp32")},
         versions=_versions(),
-        training={key: run.info[key] for key in ("data", "training", "epochs_done") if key in run.info},
+        training={key: run.info[key] for key in ("data", "training", "epochs_done", "epoch_kept") if key in run.info},
     )
 
 

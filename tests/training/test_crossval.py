@@ -31,6 +31,7 @@ from edgefuse.training.approaches import (
 from edgefuse.training.crossval import CrossValidation, Failure, FoldResult, cross_validate
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.report import corrected_t_test, paired_tests, write_report
+from edgefuse.training.run import open_run
 from edgefuse.training.train import train_on_pictures
 
 QUICK = TrainConfig(size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16)
@@ -176,6 +177,8 @@ def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path)
     history = [epoch["validation_accuracy"] for epoch in summary.metrics["history"]]
     assert len(history) < 40 and len(history) == int(np.argmax(history)) + 1 + 3
     assert summary.metrics["validation"]["both"]["accuracy"] == max(history)
+    info = open_run(tmp_path / "run").info
+    assert (info["epochs_done"], info["epoch_kept"]) == (len(history), int(np.argmax(history)) + 1)
     with pytest.raises(UserError, match="holds none out"):
         train_on_pictures(
             pictures, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3

@@ -81,7 +81,7 @@ def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path:
     summary = train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=Impatient())
     assert summary.interrupted
     run = open_run(tmp_path / "run")
-    assert run.info["epochs_done"] == 2 and len(summary.metrics["history"]) == 2
+    assert run.info["epochs_done"] == run.info["epoch_kept"] == 2 and len(summary.metrics["history"]) == 2
     run.build_model()
 
 
