@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError, require
+from edgefuse.fallback import Fallback
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
@@ -127,7 +129,8 @@ def bench_live(
     bundle = open_bundle(bundle_folder)
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
     with open_engine(bundle, num_threads=num_threads) as engine:
-        _play_in_turns(ways, engine, camera=camera, roi=roi, plan=plan, on_progress=on_progress)
+        play = partial(_play, engine=engine, camera=camera, roi=roi, fallback=bundle.manifest.fallback)
+        _play_in_turns(ways, play, plan=plan, on_progress=on_progress)
         engine_facts = engine.description
     parity = _check(ways)
     groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
@@ -157,10 +160,8 @@ def _paces(spec: str, bundle: Bundle) -> tuple[Pace, ...]:
 
 def _play_in_turns(
     ways: Sequence[_Way],
-    engine: Engine,
+    play: Callable[..., None],
     *,
-    camera: str,
-    roi: str | None,
     plan: LivePlan,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -168,7 +169,7 @@ def _play_in_turns(
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
-            _play(way, engine, camera=camera, roi=roi, num_frames=plan.frames_of_pass)
+            play(way, num_frames=plan.frames_of_pass)
         if on_progress is not None:
             on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
 
@@ -178,11 +179,16 @@ def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
     return passes_done and (is_late or all(len(way.results) >= plan.num_results for way in ways))
 
 
-def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames: int) -> None:
+def _play(way: _Way, *, engine: Engine, camera: str, roi: str | None, fallback: Fallback, num_frames: int) -> None:
     collected = _Collect()
     with open_camera(camera, align=engine.contract.align, real_time=way.pace == "paced") as source:
         summary = run_live(
-            engine=engine, camera=source, region=parse_region(roi), sinks=[collected], num_frames=num_frames
+            engine=engine,
+            camera=source,
+            region=parse_region(roi),
+            fallback=fallback,
+            sinks=[collected],
+            num_frames=num_frames,
         )
     if summary.ended == "interrupted":
         raise KeyboardInterrupt
@@ -221,7 +227,7 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     figures, problems = [], []
     for name, results in others:
         shared = [(expected[result.name], result) for result in results if result.name in expected]
-        worst = float(np.max([0.0, *(abs(a.probability - b.probability) for a, b in shared)]))
+        worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(
             {

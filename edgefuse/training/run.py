@@ -67,6 +67,15 @@ class Run:
             ) from error
         return model.eval()
 
+    def metrics(self) -> dict[str, Any]:
+        """What stands in `metrics.json`; empty where there is none, as in a run that was cut off.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.folder / METRICS_NAME
+        return read_json(path, what="the run's figures") if path.is_file() else {}
+
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Framed pairs of the run's data: rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2].
 

@@ -59,9 +59,7 @@ def reference(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) 
     return done, out
 
 
-def test_every_approach_is_scored_on_every_fold(
-    reference: tuple[CrossValidation, Path], tmp_path: Path
-) -> None:
+def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation, Path], tmp_path: Path) -> None:
     done, out = reference
     assert [len(results) for results in done.results.values()] == [4, 4] and not done.failures and not done.num_leaking
     assert all(
