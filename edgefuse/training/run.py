@@ -74,7 +74,7 @@ class Run:
             UserError: the file is damaged.
         """
         path = self.folder / METRICS_NAME
-        return read_json(path, what="the run's figures") if path.is_file() else {}
+        return read_json(path, what="the run's record of figures") if path.is_file() else {}
 
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Framed pairs of the run's data: rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2].

@@ -1,15 +1,18 @@
-"""`edgefuse evaluate --corruptions` and `edgefuse explain` as a user has them."""
+"""`edgefuse evaluate --corruptions`, `edgefuse explain` and the fallback of `edgefuse export` as a user has them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgefuse.corruptions import CORRUPTIONS
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.train import train
 from toy_bundle import make_toy_bundle
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
@@ -101,3 +104,46 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
     (tmp_path / "mine" / "thesis.tex").touch()
     refused = edgefuse(*arguments[:-1], tmp_path / "mine", "--force")
     assert refused.returncode == 1 and "did not make it" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Trainings of one epoch: fused, and of RGB alone."""
+    root = tmp_path_factory.mktemp("runs")
+    config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
+    for fusion in ("gated", "rgb"):
+        train([colour_and_range], root / fusion, config=replace(config, fusion=fusion))  # type: ignore[arg-type]
+    return {fusion: root / fusion for fusion in ("gated", "rgb")}
+
+
+def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
+    asked = edgefuse(
+        *("export", runs["gated"], "--out", tmp_path / "asked", "--json"),
+        *("--without-rgb", "label", "--without-depth", "no-decision"),
+    )
+    assert asked.returncode == 0, asked.stderr
+    told = json.loads(asked.stdout)["fallback"]
+    assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["fallback"]
+    assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("label", "no_decision", "validation")
+    assert "with RGB dead live reports the label and a warning: asked for at the export" in asked.stderr
+
+    by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
+    assert "with RGB dead live reports no decision: the model looks at rgb alone" in by_rule.stderr
+    assert "with depth dead live reports the label and a warning: the model looks at rgb alone" in by_rule.stderr
+
+
+@pytest.mark.parametrize(
+    ("fusion", "option", "code", "words"),
+    [
+        ("gated", "perhaps", 2, "'label', 'no-decision'"),
+        ("gated", "no_decision", 2, "'label', 'no-decision'"),
+        ("rgb", "label", 1, "the model looks at rgb alone"),
+    ],
+)
+def test_an_impossible_fallback_is_refused_and_nothing_is_written(
+    fusion: str, option: str, code: int, words: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    result = edgefuse("export", runs[fusion], "--out", tmp_path / "bundle", "--without-rgb", option)
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert (result.returncode, words in text) == (code, True), text
+    assert list(tmp_path.iterdir()) == []
