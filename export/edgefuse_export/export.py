@@ -31,7 +31,7 @@ class ParityError(UserError):
     """The exported file does not give the torch model's answers; no bundle was written."""
 
 
-def export_run(
+def export_run(  # long: the order of the proof, one step a line
     run_folder: Path,
     out: Path,
     *,

@@ -59,13 +59,7 @@ def run_live(
             f"the camera's pairs are aligned to {camera.align}, the bundle's contract says {engine.contract.align}: "
             f"open the camera with align={engine.contract.align!r}"
         )
-    statistics = _Statistics(engine, camera.counters)
-    decide = _Decider(
-        engine,
-        region if region is not None else Whole(),
-        fallback if fallback is not None else Fallback(),
-        camera.counters,
-    )
+    statistics, decide = _Statistics(engine, camera.counters), _Decider(engine, region, fallback, camera.counters)
     started_ns = last_ns = time.perf_counter_ns()
     interrupted = False
     try:
@@ -98,8 +92,12 @@ def _ending(*, interrupted: bool, stop: threading.Event | None, reached: bool) -
 class _Decider:
     """From a frame to its result: where to look, whether the sensors live, what the model says, what of it is reported."""
 
-    def __init__(self, engine: Engine, find: RegionSource, fallback: Fallback, counters: Counters) -> None:
-        self._engine, self._find, self._fallback, self._counters = engine, find, fallback, counters
+    def __init__(
+        self, engine: Engine, find: RegionSource | None, fallback: Fallback | None, counters: Counters
+    ) -> None:
+        self._engine, self._counters = engine, counters
+        self._find = find if find is not None else Whole()
+        self._fallback = fallback if fallback is not None else Fallback()
         self._watch = Watch()
 
     def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:

@@ -8,9 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edgefuse.corruptions import CORRUPTIONS
+from edgefuse.data.folder import write_description, write_pair
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.train import train
 from toy_bundle import make_toy_bundle
@@ -73,15 +76,50 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--plot", "x.png"), 2, "it needs --corruptions"),
         (("--corruptions", "--against", "MODEL"), 2, "named twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
+        (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
+        (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
+        (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
+        (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
+        (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
+        (("--corruptions", "--plot", "FILE/plot.png"), 2, "nothing can be written into"),
     ],
 )
 def test_wrong_usage_is_said_before_any_work(
-    options: tuple[str, ...], code: int, words: str, bundles: tuple[Path, Path], colour_and_range: Path
+    options: tuple[str, ...],
+    code: int,
+    words: str,
+    bundles: tuple[Path, Path],
+    colour_and_range: Path,
+    tmp_path: Path,
 ) -> None:
-    named = {"MODEL": bundles[0], "OTHER": bundles[1]}
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "folder.png").mkdir()
+    named = {"MODEL": bundles[0], "OTHER": bundles[1], "FOLDER.png": tmp_path / "folder.png"}
+    named["FILE/plot.png"] = file / "plot.png"
+    if "UNLIKE" in options:
+        named["UNLIKE"] = make_toy_bundle(tmp_path / "unlike", labels=("cup", "ball")).folder
+    if "TURNED" in options:
+        named["TURNED"] = make_toy_bundle(tmp_path / "turned", labels=LABELS, align="depth").folder
     result = edgefuse("evaluate", bundles[0], colour_and_range, *(named.get(option, option) for option in options))
     text = " ".join(result.stderr.replace("│", " ").split())
     assert result.returncode == code and words in text and "pairs" not in text, text
+
+
+def test_corruptions_of_bad_pairs_are_refused_by_name(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        rgb, depth = rng.integers(0, 256, (40, 40, 3), np.uint8), rng.integers(500, 900, (40, 40), np.uint16)
+        write_pair(tmp_path / "set/red_far/take0", f"frame_{number}", rgb, depth)
+    write_description(tmp_path / "set")
+    cv2.imwrite(str(tmp_path / "set/red_far/take0/frame_1_depth.png"), np.zeros((40, 40), np.uint8))
+    refused = edgefuse("evaluate", bundles[0], tmp_path / "set", "--corruptions")
+    assert refused.returncode == 1 and "frame_1_depth.png: depth is 8-bit" in refused.stderr
+    done = edgefuse("evaluate", bundles[0], tmp_path / "set", "--corruptions", "--skip-bad", "--json")
+    assert done.returncode == 0 and "left out 1 bad pair(s)" in done.stderr
+    rows = json.loads(done.stdout)["models"]["bundle"]["rows"]
+    assert {row["scores"]["num_samples"] for row in rows} == {2}
+    assert "foreign_rgb" not in {row["corruption"] for row in rows}  # there is one take only
 
 
 def test_explain_leaves_a_folder_and_replaces_only_its_own(
