@@ -15,6 +15,7 @@ from typing import Any
 from edgefuse import framing
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
+from edgefuse.fallback import Fallback
 from edgefuse.files import read_json, sha256_of_file, write_json
 
 FORMAT = 1
@@ -49,6 +50,7 @@ class Manifest:
         versions: package -> version that wrote the bundle.
         training: data digest, held-out instances, metrics, seed.
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
+        fallback: what live reports while a sensor is dead.
     """
 
     labels: tuple[str, ...]
@@ -59,6 +61,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     framing_sha256: str = field(default_factory=framing.spec_sha256)
+    fallback: Fallback = field(default_factory=Fallback)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as the JSON object that stands in `manifest.json`."""
@@ -72,6 +75,7 @@ class Manifest:
             "parity": self.parity,
             "versions": self.versions,
             "training": self.training,
+            "fallback": self.fallback.to_json(),
         }
 
     @classmethod
@@ -100,6 +104,7 @@ class Manifest:
                 versions=value["versions"],
                 training=value["training"],
                 framing_sha256=value["framing"]["sha256"],
+                fallback=Fallback.from_json(value.get("fallback")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgefuse_runtime.sinks import Sink
 
 
-def live(
+def live(  # long: each option is a parameter
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
@@ -57,7 +57,14 @@ def live(
             sinks.append(JsonlSink(jsonl, force=force))
         for sink in sinks:
             stack.enter_context(sink)
-        summary = run_live(engine=engine, camera=source, region=region, sinks=sinks, num_frames=frames)
+        summary = run_live(
+            engine=engine,
+            camera=source,
+            region=region,
+            fallback=opened.manifest.fallback,
+            sinks=sinks,
+            num_frames=frames,
+        )
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
     if summary.processed == 0:
