@@ -118,7 +118,7 @@ def move(
     """
     height, width = depth.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, scale)
-    matrix[:, 2] += shift_xy
+    matrix[:, 2] += np.asarray(shift_xy)
     moved_rgb = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     moved = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved_rgb, np.uint8), np.asarray(moved, np.uint16)
