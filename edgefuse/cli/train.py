@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad
-from edgefuse.model.names import DepthBackbone, FusionKind, RgbBackbone
+from edgefuse.model.names import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
 
 
 def train(  # long: each option is a parameter, and each parameter a line of the recipe
@@ -24,6 +24,12 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     depth: Annotated[
         DepthBackbone, typer.Option(help="Depth backbone; the others see depth drawn as a picture.")
     ] = "scratch",
+    encoding: Annotated[
+        DepthEncoding,
+        typer.Option(
+            help="relative: depth behind the nearest surface; absolute: distance to the camera, where classes differ by it."
+        ),
+    ] = "relative",
     rgb_weights: Annotated[
         str | None,
         typer.Option(help="imagenet, none, or a state dict FILE. Default: imagenet where the backbone has it."),
@@ -78,6 +84,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         fusion=fusion,
         rgb=rgb,
         depth=depth,
+        encoding=encoding,
         rgb_weights=rgb_weights if rgb_weights is not None else default_weights(rgb),
         depth_weights=depth_weights,
         epochs=epochs,

@@ -72,8 +72,7 @@ def train_epochs(
     Raises:
         UserError: the loss is not a number.
     """
-    model.to(device).to(memory_format=torch.channels_last)  # a MobileNetV2 learns a quarter faster so on a CPU
-    freeze(model, share=config.frozen_share)
+    prepare(model, device=device, frozen_share=config.frozen_share)
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
@@ -125,10 +124,14 @@ def cosine(progress: float, *, end: float) -> float:
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def freeze(model: FusionClassifier, *, share: float) -> None:
-    """Keep the weights of the first `share` of each pretrained backbone's stages: edges and textures need no learning again."""
+def prepare(model: FusionClassifier, *, device: torch.device, frozen_share: float) -> None:
+    """Move the model to its device, and keep the weights of the first `frozen_share` of each pretrained backbone's stages.
+
+    Edges and textures need no learning again. In channels-last order a MobileNetV2 learns a quarter faster on a CPU.
+    """
+    model.to(device).to(memory_format=torch.channels_last)
     for backbone in _pretrained_backbones(model):
-        for stage in backbone.stages[: round(share * len(backbone.stages))]:
+        for stage in backbone.stages[: round(frozen_share * len(backbone.stages))]:
             stage.requires_grad_(False)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +11,35 @@ import pytest
 import torch
 
 from edgefuse.calibration import rescale
+from edgefuse.contract import InputContract
 from edgefuse.data.folder import load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation import evaluate
-from edgefuse.model.classifier import FusionClassifier, build_classifier
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.training.batches import AugmentedPictures, build_loader
-from edgefuse.training.loop import EpochResult, StepReport, cosine, parameter_groups, set_training, torch_predictor
-from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.loop import (
+    EpochResult,
+    StepReport,
+    cosine,
+    parameter_groups,
+    prepare,
+    set_training,
+    torch_predictor,
+)
+from edgefuse.training.recipe import TrainConfig, with_values
 from edgefuse.training.run import open_run
 from edgefuse.training.train import Silence, train
 
 QUICK = TrainConfig(
-    size=32, epochs=12, batch_size=8, num_features=32, num_hidden=32, exclude=("take3",), validation_share=0.0
+    fusion="gated",
+    encoding="absolute",  # near and far are classes here
+    size=32,
+    epochs=12,
+    batch_size=8,
+    num_features=32,
+    num_hidden=32,
+    exclude=("take3",),
+    validation_share=0.0,
 )
 
 
@@ -33,8 +51,9 @@ def trained(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_gated_model_learns_what_needs_both_sensors(trained: Path) -> None:
     test = json.loads((trained / "metrics.json").read_text())["test"]
     assert test["both"]["accuracy"] >= 0.9
-    # Without RGB red_near and blue_near are one class, without depth red_near and red_far are: at most two of three.
-    assert test["no_rgb"]["accuracy"] < 0.8 and test["no_depth"]["accuracy"] < 0.8
+    # Without RGB red_near and blue_near are one class, without depth red_near and red_far are: two of three are expected.
+    # Ten of the fifteen pairs are guessed one way or the other; nine right ones of them happen once in a hundred times.
+    assert test["no_rgb"]["accuracy"] < 0.9 and test["no_depth"]["accuracy"] < 0.9
 
 
 def test_a_run_holds_what_export_and_people_need(trained: Path) -> None:
@@ -257,3 +276,39 @@ def test_runs_from_before_temperatures_have_1(trained: Path, tmp_path: Path) -> 
     (tmp_path / "run.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="temperature is 0"):
         open_run(tmp_path)
+
+
+def test_frozen_stages_of_a_pretrained_backbone_keep_their_weights(tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v2
+
+    torch.save(mobilenet_v2().state_dict(), tmp_path / "weights.pth")
+    config = ModelConfig(contract=InputContract(size=32), num_classes=2, rgb="mobilenet_v2", depth="mobilenet_v2")
+    model = build_classifier(
+        config, rgb_weights=str(tmp_path / "weights.pth"), depth_weights=str(tmp_path / "weights.pth")
+    )
+    prepare(model, device=torch.device("cpu"), frozen_share=0.4)
+    for extractor in (model.rgb_features, model.depth_features):
+        assert extractor is not None
+        frozen = [not any(p.requires_grad for p in stage.parameters()) for stage in extractor.backbone.stages]
+        assert frozen == [True] * 8 + [False] * 11
+    learning = {id(p) for group in parameter_groups(model, TrainConfig()) for p in group["params"]}  # type: ignore[attr-defined]
+    assert learning == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("reach_m=0.2", lambda config: config.reach_m == 0.2),
+        ("augmentation.flip=false", lambda config: config.augmentation.flip is False),
+        ("epochs=3", lambda config: config.epochs == 3),
+        ("encoding=absolute", lambda config: config.encoding == "absolute"),
+    ],
+)
+def test_any_number_of_the_recipe_can_be_set(text: str, got: Callable[[TrainConfig], bool]) -> None:
+    assert not got(TrainConfig()) and got(with_values(TrainConfig(), [text]))
+
+
+@pytest.mark.parametrize("text", ["reach=0.2", "reach_m", "augmentation.turn=1", "epochs=2.5", "augmentation.flip=yes"])
+def test_what_cannot_be_set_is_refused_with_what_can(text: str) -> None:
+    with pytest.raises(UserError, match=f"--set {text}"):
+        with_values(TrainConfig(), [text])
