@@ -13,6 +13,9 @@ from edgefuse.cli.options import AsJson, Force
 def export(
     run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Then build the TensorRT engine, as edgefuse build BUNDLE does.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -24,9 +27,12 @@ def export(
 
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="runtime" if package == "onnxruntime" else "export")
+    from edgefuse.cli.build import build_and_say, check_build
     from edgefuse.cli.progress import say
     from edgefuse_export.export import export_run
 
+    if trt:
+        check_build()
     summary = export_run(run, out, force=force)
     if as_json:
         import json
@@ -39,4 +45,7 @@ def export(
             f"  {case.name:<24}{case.num_samples:>8}{case.max_probability_difference:>12.1e}{case.top1_flips:>7}"
             f"{case.max_gate_difference:>13.1e}"
         )
+    if trt:
+        build_and_say(out)
+        return
     say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
