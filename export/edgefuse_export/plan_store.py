@@ -78,7 +78,7 @@ def build_lock(bundle_folder: Path, *, on_wait: Callable[[], None] = lambda: Non
 
 def plan_stem(key: PlanKey, plan_sha256: str) -> str:
     """Name of a plan's files without suffix."""
-    stem = f"{key.precision}-sm{key.compute_capability}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
+    stem = f"{key.precision}-sm{key.compute_capability.replace('.', '')}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
-from edgefuse.errors import UserError
+from edgefuse.errors import UserError, require
 from edgefuse_export.engine_parity import Samples, engine_parity, stored_samples
 from edgefuse_export.parity import ParityReport
 from edgefuse_export.plan_store import build_lock, check_cache, store_plan
@@ -88,13 +88,20 @@ OpenPlan = Callable[[Path], Engine]
 """A runner for a plan that this process has just built: path -> Engine, used with `with`."""
 
 
-def check_machine() -> tuple[ModuleType, Gpu]:
-    """TensorRT and the GPU to build for.
+def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
+    """TensorRT and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
+
+    Args:
+        runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
 
     Raises:
         MissingPackageError, NoGpuError: says which part is missing and how this machine gets it.
     """
-    return load_tensorrt(), current_gpu()
+    trt, gpu = load_tensorrt(), current_gpu()
+    require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
+    if runs_here:
+        require("pycuda", extra="tensorrt", hint="The new engine is run once to compare its answers")
+    return trt, gpu
 
 
 def build_engine(
@@ -117,7 +124,7 @@ def build_engine(
             another precision or gives other answers; then it is not kept and the manifest stays as it was.
     """
     bundle = open_bundle(bundle_folder)
-    trt, gpu = check_machine()
+    trt, gpu = check_machine(runs_here=open_plan is None)
     typing = typing_for(version=tensorrt_version(trt), precision=options.precision)
     _source(bundle, typing, precision=options.precision)
     samples = stored_samples(bundle)
@@ -266,7 +273,7 @@ def _key(bundle: Bundle, *, trt: ModuleType, gpu: Gpu, typing: Typing, options: 
 def _timing_cache_name(key: PlanKey) -> str:
     """Timings are of one version and one GPU: a file for each."""
     device = "".join(letter if letter.isalnum() else "_" for letter in key.device_name)
-    return f"timing-sm{key.compute_capability}-{device}-trt{key.tensorrt_version}.cache"
+    return f"timing-sm{key.compute_capability.replace('.', '')}-{device}-trt{key.tensorrt_version}.cache"
 
 
 def _sweep(folder: Path) -> None:
