@@ -23,16 +23,16 @@ def export(
 
     Where its answers differ from the model's, no bundle is written.
     """
-    from edgefuse.errors import require
-
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
-        require(package, extra="runtime" if package == "onnxruntime" else "export")
     from edgefuse.cli.build import build_and_say, check_build
-    from edgefuse.cli.progress import say
-    from edgefuse_export.export import export_run
+    from edgefuse.errors import require
 
     if trt:
         check_build()
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="runtime" if package == "onnxruntime" else "export")
+    from edgefuse.cli.progress import say
+    from edgefuse_export.export import export_run
+
     summary = export_run(run, out, force=force)
     if as_json:
         import json

@@ -151,6 +151,5 @@ def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str])
 
 def _same_place(one: PlanKey, other: PlanKey) -> bool:
     """Would both be loaded in the same place: same GPU, precision and batch?"""
-    return all(
-        getattr(one, part) == getattr(other, part) for part in ("device_name", "compute_capability", "precision")
-    ) and (next(iter(one.shapes.values()))[0] == next(iter(other.shapes.values()))[0])
+    parts = ("device_name", "compute_capability", "precision", "batch_size")
+    return all(getattr(one, part) == getattr(other, part) for part in parts)

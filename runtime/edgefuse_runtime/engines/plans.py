@@ -57,6 +57,11 @@ class PlanKey:
     shapes: Mapping[str, tuple[int, ...]]
     builder_options: Mapping[str, Any]
 
+    @property
+    def batch_size(self) -> int:
+        """N of the inputs."""
+        return next((shape[0] for shape in self.shapes.values() if shape), 0)
+
     def to_json(self) -> dict[str, Any]:
         """The key as a JSON object."""
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
@@ -108,7 +113,7 @@ class PlanRecord:
     @property
     def batch_size(self) -> int:
         """N of its inputs."""
-        return next(iter(self.key.shapes.values()))[0]
+        return self.key.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,10 @@ def load_tensorrt(*, root: Path = Path("/")) -> ModuleType:
         raise MissingPackageError(
             f"TensorRT's Python bindings are installed, but {missing} ({error}). {_libraries(root)}"
         ) from error
+    if not hasattr(trt, "__version__"):  # any folder called tensorrt is a package to Python, such as in /usr/src
+        raise MissingPackageError(
+            f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is something else. {_install(root)}"
+        )
     version = tensorrt_version(trt)
     if version < OLDEST:
         raise MissingPackageError(
