@@ -192,25 +192,49 @@ def _set_precision(
 def _hold_in_float(trt: ModuleType, network: trt.INetworkDefinition) -> None:
     """Hold decoding of the inputs and softmax in FP32: in half, depth loses 8 mm and code 65535 becomes infinite.
 
-    Decoding is all that depends on the inputs before the first convolution or matrix product.
+    Decoding is what is computed from inputs and constants alone, before any layer with weights. Its constants are held too:
+    a millimetre is no number of half precision.
     """
     if not hasattr(trt.ILayer, "precision"):
         return
-    learned = {trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY}
-    decoding = {network.get_input(index).name for index in range(network.num_inputs)}
-    for index in range(network.num_layers):
+    learned = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
+    kinds = {network.get_input(index).name: "decoded" for index in range(network.num_inputs)}  # of tensors
+    needed = set()
+    for index in range(network.num_layers):  # TensorRT keeps layers in the order in which they can be computed
         layer = network.get_layer(index)
-        inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
-        decodes = layer.type not in learned and any(one is not None and one.name in decoding for one in inputs)
-        if not decodes and layer.type != trt.LayerType.SOFTMAX:
-            continue
+        inputs = [tensor.name for tensor in _inputs_of(layer)]
+        seen = {kinds.get(name, "constant") for name in inputs}
+        kind = (
+            "learned" if layer.type in learned or "learned" in seen else "decoded" if "decoded" in seen else "constant"
+        )
+        kinds.update({layer.get_output(number).name: kind for number in range(layer.num_outputs)})
+        if kind == "decoded":
+            needed.update(inputs)
+            needed.update(layer.get_output(number).name for number in range(layer.num_outputs))
+    for index in reversed(range(network.num_layers)):
+        layer = network.get_layer(index)
         outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
-        decoding.update(one.name for one in outputs if decodes)
-        if any(one.dtype != trt.DataType.FLOAT for one in outputs):  # comparisons and integers have no such choice
-            continue
+        decodes = any(tensor.name in needed for tensor in outputs)
+        if decodes:  # constants may pass through layers of their own
+            needed.update(tensor.name for tensor in _inputs_of(layer))
+        if decodes or layer.type == trt.LayerType.SOFTMAX:
+            _hold_layer(trt, layer)
+
+
+def _hold_layer(trt: ModuleType, layer: trt.ILayer) -> None:
+    outputs = range(layer.num_outputs)
+    if any(layer.get_output(number).dtype != trt.DataType.FLOAT for number in outputs):
+        return  # comparisons and integers have no such choice
+    if hasattr(trt.ILayer, "precision"):
         layer.precision = trt.DataType.FLOAT
-        for number in range(layer.num_outputs):
+        for number in outputs:
             layer.set_output_type(number, trt.DataType.FLOAT)
+
+
+def _inputs_of(layer: trt.ILayer) -> list[trt.ITensor]:
+    """The inputs that are there; optional ones may be missing."""
+    inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
+    return [tensor for tensor in inputs if tensor is not None]
 
 
 def _static_profile(

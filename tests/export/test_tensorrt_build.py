@@ -18,8 +18,9 @@ import edgefuse_export.tensorrt as tensorrt_module
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError
 from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityError, build_engine
-from edgefuse_export.tensorrt_build import BuildError, typing_for
+from edgefuse_export.tensorrt_build import BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_inspect import PrecisionError
+from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
 from fake_tensorrt import FakeTensorRT
 
@@ -119,6 +120,52 @@ def test_networks_are_strongly_typed_from_10_12_on(fake: FakeTensorRT, bundle: B
         assert record.key.builder_options["network"] == "weakly typed, BuilderFlag FP16"
     # What comes before the first layer with weights decodes the inputs (two Casts, two means), and 8 is the softmax.
     assert asked["held_in_float"] == ([0, 1, 2, 3, 8] if old else [])
+
+
+def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph's shape is the exported model's: constants as nodes, a mask that is used again after the first layer with weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name: str, value: Any) -> Any:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
+
+    nodes = [
+        constant("unit", 0.001),
+        helper.make_node("Cast", ["depth"], ["codes"], to=TensorProto.FLOAT),
+        constant("zero", 0.0),
+        helper.make_node("Greater", ["codes", "zero"], ["measured"]),
+        helper.make_node("Cast", ["measured"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["codes", "unit"], ["metres"]),
+        constant("weights", np.eye(2)),
+        helper.make_node("MatMul", ["metres", "weights"], ["features"]),
+        helper.make_node("Mul", ["features", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["answer"]),
+    ]
+    held = [0, 1, 2, 4, 5, 9]  # 3 gives booleans; 6 to 8 are the model's own
+    graph = helper.make_graph(
+        nodes,
+        "decoding",
+        [helper.make_tensor_value_info("depth", TensorProto.UINT8, [1, 4, 4, 2])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 4, 4, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "decoding.onnx"))
+    fake = installed("10.3.0", monkeypatch)
+    with Journal(tmp_path / "log") as journal:
+        plan_from_onnx(
+            fake.module,
+            tmp_path / "decoding.onnx",
+            typing=typing_for(version=(10, 3), precision="fp16"),
+            shapes={"depth": (1, 4, 4, 2)},
+            workspace_mib=1,
+            optimization_level=0,
+            timing_cache=tmp_path / "timing.cache",
+            journal=journal,
+            logger=new_logger(fake.module, journal),
+            on_progress=lambda _done, _total: None,
+        )
+    assert fake.builds[0]["held_in_float"] == held
 
 
 @pytest.mark.parametrize(
