@@ -21,6 +21,7 @@ from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityErr
 from edgefuse_export.tensorrt_build import BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_inspect import PrecisionError
 from edgefuse_export.tensorrt_report import Journal
+from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
 from fake_tensorrt import FakeTensorRT
 
@@ -194,6 +195,22 @@ def test_a_dynamic_batch_gets_a_static_profile(new_fake: FakeTensorRT, tmp_path:
     record = build_engine(bundle.folder, BuildOptions(batch_size=3), open_plan=open_plan).record
     assert new_fake.builds[0]["profiles"][0]["rgb"] == ((3, 32, 32, 3),) * 3 and record.batch_size == 3
     assert {shape[0] for shape in engines[0].seen_batches} == {3}
+
+
+def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "dynamic", batch="N")
+
+    class FirstPlaceOnly(HostEngine):
+        def run(self, rgb: Any, depth: Any) -> Decision:
+            decision = super().run(rgb, depth)
+            decision.probabilities[1:] = 0.5
+            return decision
+
+    def open_plan(path: Path) -> HostEngine:
+        return FirstPlaceOnly(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+
+    with pytest.raises(EngineParityError):
+        build_engine(bundle.folder, BuildOptions(batch_size=2), open_plan=open_plan)
 
 
 def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
@@ -423,6 +440,8 @@ def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: 
     with pytest.raises(KeyboardInterrupt):
         build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
+    # TensorRT was asked to stop: nothing was thrown through its frames.
+    assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()
     assert not list((bundle.folder / "engines").glob("*.plan")) and plan_records(open_bundle(bundle.folder)) == ()
 
 
