@@ -198,25 +198,35 @@ class _Job:
 
     def _prove(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
         opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
-        with opened as engine:
-            report = engine_parity(
-                self.bundle,
-                engine,
-                samples=samples,
-                precision=self.key.precision,
-                batch_size=self.options.batch_size,
-                name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
-            )
+        try:
+            with opened as engine:
+                report = engine_parity(
+                    self.bundle,
+                    engine,
+                    samples=samples,
+                    precision=self.key.precision,
+                    batch_size=self.options.batch_size,
+                    name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
+                )
+        except UserError as error:
+            raise EngineParityError(
+                f"the engine was built but does not run, so it was not kept: {error}\n{self._other_kernels()}"
+            ) from error
         failures = report.failures()
         if failures:
             raise EngineParityError(
                 "the engine does not give the bundle's answers, so it was not kept:\n  "
                 + "\n  ".join(failures)
-                + f"\nLet the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and "
-                "build again, or with another --optimization-level; if a layer overflows in half, export again with "
-                "--keep-fp32 PATTERN; or build --precision fp32"
+                + f"\n{self._other_kernels()}"
             )
         return report
+
+    def _other_kernels(self) -> str:
+        return (
+            f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
+            "or with another --optimization-level; if a layer overflows in half, export again with --keep-fp32 PATTERN; or "
+            "build --precision fp32"
+        )
 
     def _open_here(self, candidate: Path) -> Engine:
         from edgefuse_runtime.engines.tensorrt import TensorRTEngine

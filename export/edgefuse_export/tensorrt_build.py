@@ -139,13 +139,7 @@ def plan_from_onnx(
         BuildError: the file does not parse, takes other inputs, or the build fails.
         KeyboardInterrupt: Ctrl-C was pressed while TensorRT built.
     """
-    try:
-        builder = trt.Builder(logger)
-    except TypeError as error:  # how pybind11 tells of a null pointer
-        raise BuildError(
-            f"TensorRT does not start on this GPU{journal.last_words()}. Look at nvidia-smi: the driver must be new enough "
-            f"for the CUDA of this TensorRT {trt.__version__}"
-        ) from error
+    builder = _start(trt, logger, journal)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typing.strongly_typed else 0
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
@@ -154,14 +148,11 @@ def plan_from_onnx(
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
-    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 is FP32: TF32 keeps ten bits of the mantissa
     _set_precision(trt, network, config, typing)
     config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
     progress = Progress(on_progress)
-    monitor = _new_monitor(trt, progress)
-    config.progress_monitor = monitor
+    config.progress_monitor = monitor = _new_monitor(trt, progress)  # the name keeps it alive  # noqa: F841
     with interrupt_noted(progress):
         plan = builder.build_serialized_network(network, config)
     if progress.interrupted:
@@ -172,10 +163,22 @@ def plan_from_onnx(
     return bytes(plan)
 
 
+def _start(trt: ModuleType, logger: trt.ILogger, journal: Journal) -> trt.Builder:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # how pybind11 tells of a null pointer
+        raise BuildError(
+            f"TensorRT does not start on this GPU{journal.last_words()}. Look at nvidia-smi: the driver must be new enough "
+            f"for the CUDA of this TensorRT {trt.__version__}"
+        ) from error
+
+
 def _set_precision(
     trt: ModuleType, network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing
 ) -> None:
-    """The flags of a weakly typed network. TensorRT 11 has neither these nor such networks."""
+    """FP32 is FP32, and the flags of a weakly typed network; TensorRT 11 has neither those flags nor such networks."""
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
+    config.clear_flag(trt.BuilderFlag.TF32)  # it keeps ten bits of the mantissa
     if typing.strongly_typed or typing.flag is None:
         return
     if typing.flag == "INT8":

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+import edgefuse_export.tensorrt
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
+from edgefuse_export.tensorrt import BuildOptions, BuildSummary, build_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Decision
 from fake_tensorrt import FakeTensorRT
 from toy_bundle import make_toy_bundle, toy_answer
 
 GPU = Gpu(name="Fake Orin", compute_capability="8.7")
+VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 NUM_SAMPLES = 4
 SIZE = 32
 GATE_WIDTH = 4
@@ -126,3 +131,22 @@ class HostEngine:
 def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:
     """`open_plan` for `build_engine`."""
     return lambda path: HostEngine(fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+
+
+def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) -> FakeTensorRT:
+    """The stand-in as `tensorrt`, on a machine with `gpu`."""
+    fake = FakeTensorRT(version=version, device=gpu.name)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
+    monkeypatch.setattr(edgefuse_export.tensorrt, "current_gpu", lambda: gpu)
+    return fake
+
+
+def build(fake: FakeTensorRT, bundle: Bundle, *, said: list[str] | None = None, **options: Any) -> BuildSummary:
+    """Build with these options; what it says goes into `said`."""
+    say = (lambda _text: None) if said is None else said.append
+    return build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle), say=say)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """Path below the folder -> bytes, of all files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

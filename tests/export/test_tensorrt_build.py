@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_scenes import GPU, HostEngine, host_opener, make_engine_bundle
+from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, installed, make_engine_bundle
 
-import edgefuse_export.tensorrt as tensorrt_module
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.errors import UserError
 from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityError, build_engine
 from edgefuse_export.tensorrt_build import BuildError, new_logger, plan_from_onnx, typing_for
-from edgefuse_export.tensorrt_inspect import PrecisionError
 from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
 from fake_tensorrt import FakeTensorRT
-
-VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
 
 @pytest.fixture(params=VERSIONS)
@@ -38,25 +32,9 @@ def new_fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     return installed("10.16.1.11", monkeypatch)
 
 
-def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, device: str = GPU.name) -> FakeTensorRT:
-    fake = FakeTensorRT(version=version, device=device)
-    monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
-    monkeypatch.setattr(tensorrt_module, "current_gpu", lambda: GPU)
-    return fake
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return make_engine_bundle(tmp_path / "bundle")
-
-
-def build(fake: FakeTensorRT, bundle: Bundle, *, said: list[str] | None = None, **options: Any) -> BuildSummary:
-    say = (lambda _text: None) if said is None else said.append
-    return build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle), say=say)
-
-
-def everything_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # What is built
@@ -216,195 +194,6 @@ def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path
 def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     with pytest.raises(BuildError, match=r"takes \[1, 32, 32, 3\] as rgb, .*\[4, 32, 32, 3\].*--batch 1"):
         build(new_fake, bundle, batch_size=4)
-
-
-# The cache
-
-
-def test_a_second_build_takes_the_cache(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    first = build(new_fake, bundle)
-    before = everything_in(bundle.folder)
-    second = build(new_fake, bundle)
-    assert not second.built and second.record == first.record and len(new_fake.builds) == 1
-    assert everything_in(bundle.folder) == before
-    assert build(new_fake, bundle, force=True).built and len(new_fake.builds) == 2
-
-
-def test_what_changed_is_said_and_built_again(
-    new_fake: FakeTensorRT, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = build(new_fake, bundle).record
-    said: list[str] = []
-    new = build(new_fake, bundle, said=said, optimization_level=5).record
-    assert "optimization level: 3 -> 5" in said[0] and "workspace" not in said[0]
-    assert not (bundle.folder / old.name).exists() and len(plan_records(open_bundle(bundle.folder))) == 1
-
-    newer = installed("11.4.0.106", monkeypatch)
-    said.clear()
-    assert build(newer, bundle, said=said, optimization_level=5).built
-    assert "tensorrt version: '10.16.1.11' -> '11.4.0.106'" in said[0] and "device" not in said[0]
-    assert not (bundle.folder / new.name).exists()
-
-
-def test_an_engine_of_another_gpu_stays_for_that_gpu(
-    new_fake: FakeTensorRT, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = build(new_fake, bundle).record
-    other = installed("10.16.1.11", monkeypatch, device="Fake H100")
-    monkeypatch.setattr(tensorrt_module, "current_gpu", lambda: type(GPU)(name="Fake H100", compute_capability="9.0"))
-    said: list[str] = []
-    ours = build(other, bundle, said=said).record
-    assert "device name: 'Fake Orin' -> 'Fake H100'" in said[0] and "compute capability: '8.7' -> '9.0'" in said[0]
-    assert {one.name for one in plan_records(open_bundle(bundle.folder))} == {theirs.name, ours.name}
-    assert (bundle.folder / theirs.name).exists()
-
-
-@pytest.mark.parametrize(("spoil", "words"), [("truncate", "is truncated"), ("flip", "is not the plan that was built")])
-def test_a_spoiled_plan_is_built_again(new_fake: FakeTensorRT, bundle: Bundle, spoil: str, words: str) -> None:
-    path = bundle.folder / build(new_fake, bundle).record.name
-    good = path.read_bytes()
-    path.write_bytes(good[:-5] if spoil == "truncate" else good[:50] + bytes([good[50] ^ 1]) + good[51:])
-    said: list[str] = []
-    again = build(new_fake, bundle, said=said)
-    assert again.built and words in said[0]
-    assert read_plan(again.bundle, again.record).startswith(b"fake-plan")
-    assert len(list((bundle.folder / "engines").glob("*.plan"))) == 1
-
-
-def test_timings_are_kept_and_used(new_fake: FakeTensorRT, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(new_fake, bundle)
-    build(new_fake, bundle, force=True)
-    build(new_fake, bundle, precision="fp32")
-    assert [asked["timing_cache_hit"] for asked in new_fake.builds] == [False, True, False]
-    (kept,) = (bundle.folder / "engines").glob("timing-*.cache")
-    assert len(json.loads(kept.read_bytes())["digests"]) == 2  # both files' timings
-    kept.write_bytes(b"rubbish")
-    record = build(new_fake, bundle, force=True).record
-    assert "is begun anew" in (bundle.folder / record.name).with_suffix(".log").read_text()
-    assert len(json.loads(kept.read_bytes())["digests"]) == 1
-    newer = installed("11.4.0.106", monkeypatch)
-    build(newer, bundle)
-    assert len(list((bundle.folder / "engines").glob("timing-*.cache"))) == 2
-
-
-# What is refused: no plan stays, the manifest stays
-
-
-def refused(fake: FakeTensorRT, bundle: Bundle, kind: type[UserError], **options: Any) -> str:
-    before = everything_in(bundle.folder)
-    with pytest.raises(kind) as caught:
-        build(fake, bundle, **options)
-    after = everything_in(bundle.folder)
-    assert {name: after[name] for name in before} == before
-    assert not [name for name in set(after) - set(before) if name.endswith((".plan", ".json"))]
-    return str(caught.value)
-
-
-def test_an_fp16_engine_without_a_half_layer_is_refused(fake: FakeTensorRT, bundle: Bundle) -> None:
-    fake.faults.no_half_layer = True
-    message = refused(fake, bundle, PrecisionError)
-    assert "no half layer" in message and "float" in message and "--precision fp32" in message
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"), [({"answers_off": 0.1}, "differ by 0.1"), ({"answers_nan": True}, "not finite")]
-)
-def test_other_answers_are_refused(new_fake: FakeTensorRT, bundle: Bundle, fault: dict[str, Any], words: str) -> None:
-    for name, value in fault.items():
-        setattr(new_fake.faults, name, value)
-    message = refused(new_fake, bundle, EngineParityError)
-    assert words in message and "stored outputs" in message and "timing-*.cache" in message
-
-
-def test_a_failed_build_tells_the_builders_last_words(fake: FakeTensorRT, bundle: Bundle) -> None:
-    fake.faults.build_returns_none = True
-    message = refused(fake, bundle, BuildError)
-    assert "Could not find any implementation for node conv" in message and "--workspace-mib 4096" in message
-    log = bundle.folder / "engines" / "fp16.failed.log"
-    assert str(log) in message and "Could not find any implementation" in log.read_text()
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "Error Code 1: Cuda Runtime (out of memory)",
-        "[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)",
-        "Requested amount of GPU memory (4294967296 bytes) could not be allocated.",
-    ],
-)
-def test_short_gpu_memory_is_told_from_a_short_workspace(new_fake: FakeTensorRT, bundle: Bundle, said: str) -> None:
-    new_fake.faults.build_returns_none = True
-    new_fake.faults.build_error = said
-    message = refused(new_fake, bundle, BuildError)
-    assert "memory did not suffice" in message and "--workspace-mib 256" in message and said in message
-
-
-def test_parser_errors_are_named(fake: FakeTensorRT, bundle: Bundle) -> None:
-    fake.faults.parser_errors = ("Unsupported operator Odd", "another")
-    message = refused(fake, bundle, BuildError)
-    assert "node node_3 (Odd): Unsupported operator Odd" in message and "another" in message and ".onnx" in message
-
-
-def test_a_driver_that_does_not_start_is_named(fake: FakeTensorRT, bundle: Bundle) -> None:
-    fake.faults.no_driver = True
-    message = refused(fake, bundle, BuildError)
-    assert "CUDA initialization failure with error: 35" in message and "nvidia-smi" in message
-
-
-def test_no_memory_to_run_it_is_named(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    new_fake.faults.context_returns_none = True
-    assert "no GPU memory left" in refused(new_fake, bundle, PrecisionError)
-
-
-def test_a_bundle_without_the_file_or_samples_names_the_export(fake: FakeTensorRT, tmp_path: Path) -> None:
-    no_half = make_engine_bundle(tmp_path / "no_half", without=("model.fp16.onnx",))
-    if fake.version == "10.3.0":  # builds from the FP32 file
-        assert build(fake, no_half).built
-    else:
-        message = refused(fake, no_half, UserError)
-        assert "no model.fp16.onnx" in message and "--precision fp32,fp16 --force" in message
-    assert "no model.int8.onnx" in refused(fake, no_half, UserError, precision="int8")
-    no_samples = make_engine_bundle(tmp_path / "no_samples", without=("samples.npz",))
-    assert "no samples.npz" in refused(fake, no_samples, UserError)
-    assert fake.builds == [] or fake.version == "10.3.0"
-
-
-def test_a_changed_model_or_changed_samples_are_refused(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    for name in ("model.fp16.onnx", "samples.npz"):
-        path = bundle.folder / name
-        good = path.read_bytes()
-        path.write_bytes(good + b" ")
-        assert "not the file that was exported" in refused(new_fake, bundle, UserError)
-        path.write_bytes(good)
-
-
-def test_an_export_during_the_build_is_noticed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    inner = host_opener(new_fake, bundle)
-
-    def open_plan(path: Path) -> HostEngine:
-        manifest = json.loads((bundle.folder / "manifest.json").read_text())
-        manifest["files"]["model.fp16.onnx"]["sha256"] = "0" * 64
-        (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
-        return inner(path)
-
-    with pytest.raises(UserError, match="exported again while"):
-        build_engine(bundle.folder, BuildOptions(), open_plan=open_plan)
-    assert not list((bundle.folder / "engines").glob("*.plan"))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"precision": "fp8"},
-        {"workspace_mib": 0},
-        {"batch_size": 0},
-        {"optimization_level": 6},
-        {"optimization_level": -1},
-    ],
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="was expected"):
-        BuildOptions(**options)
 
 
 # While it builds
