@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad
 
 if TYPE_CHECKING:
     from edgefuse.training.crossval import CrossValidation, Failure, FoldResult
@@ -37,7 +37,7 @@ def crossval(  # long: each option is a parameter
         typer.Option(
             help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
         ),
-    ] = "gated-small,naive-small,rgb-small,depth-scratch",
+    ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
     folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
     by: Annotated[
         str,
@@ -57,6 +57,7 @@ def crossval(  # long: each option is a parameter
         int | None,
         typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
     ] = None,
+    values: SetValues = None,
     skip_bad: SkipBad = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -72,11 +73,12 @@ def crossval(  # long: each option is a parameter
     from edgefuse.data.folds import BY_INSTANCE, make_folds
     from edgefuse.training.approaches import PAPER_ROWS
     from edgefuse.training.crossval import cross_validate
-    from edgefuse.training.recipe import small_rgbd
+    from edgefuse.training.recipe import small_rgbd, with_values
     from edgefuse.training.report import write_report
 
     recipe = small_rgbd()
     config = replace(recipe, epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed)
+    config = with_values(config, values or ())
     validation_share = 0.0 if early_stop is None else recipe.validation_share
     with TrainingDisplay(brief=True) as display:
         done = cross_validate(

@@ -14,6 +14,14 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
+SetValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any number of the recipe, such as reach_m=0.2 or augmentation.rotation_deg=0; an unknown name lists all. Repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OnlyInstances = Annotated[
     list[str] | None,

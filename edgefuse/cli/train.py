@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad
 from edgefuse.model.names import DepthBackbone, FusionKind, RgbBackbone
 
 
@@ -15,8 +15,11 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     fusion: Annotated[
-        FusionKind, typer.Option(help="gated is the paper's; joint: its gate sees RGB too; naive: no gate.")
-    ] = "gated",
+        FusionKind,
+        typer.Option(
+            help="gated is the paper's; spatial: depth also says where RGB looks; joint: its gate sees RGB too; naive: no gate."
+        ),
+    ] = "spatial",
     rgb: Annotated[RgbBackbone, typer.Option(help="RGB backbone; small is trained from scratch.")] = "small",
     depth: Annotated[
         DepthBackbone, typer.Option(help="Depth backbone; the others see depth drawn as a picture.")
@@ -46,6 +49,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
     ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
+    values: SetValues = None,
     force: Force = False,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -61,7 +65,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
 
     require("torch", extra="train")
     from edgefuse.cli.progress import TrainingDisplay, say
-    from edgefuse.training.recipe import default_weights, small_rgbd
+    from edgefuse.training.recipe import default_weights, small_rgbd, with_values
     from edgefuse.training.train import train as run_training
 
     try:
@@ -88,6 +92,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         test_share=test_share,
         augmentation=replace(recipe.augmentation, flip=flip),
     )
+    config = with_values(config, values or ())
     with TrainingDisplay() as display:
         summary = run_training(data, out, config=config, force=force, skip_bad=skip_bad, listener=display)
     if as_json:

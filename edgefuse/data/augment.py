@@ -22,21 +22,27 @@ class Augmentation:
     """How much to vary; 0 (or False) turns a part off.
 
     Attributes:
+        rotation_deg: the picture is turned by up to this angle either way.
         zoom: the crop's side is up to this share smaller than the picture, anywhere inside it.
         flip: mirror half of the pairs. Only where a mirrored picture keeps its label.
         brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
+        white_balance: each colour channel is stronger or weaker by up to this share.
+        grey: share of pairs whose RGB loses its colour.
         depth_scale: the scene is nearer or farther by this share.
         holes: largest share of a depth map that loses its measurement in blobs.
         rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
     """
 
-    zoom: float = 0.15
+    rotation_deg: float = 30.0
+    zoom: float = 0.25
     flip: bool = True
     brightness: float = 0.3
     contrast: float = 0.3
     gamma: float = 0.3
     saturation: float = 0.3
-    depth_scale: float = 0.05
+    white_balance: float = 0.2
+    grey: float = 0.15
+    depth_scale: float = 0.1
     holes: float = 0.15
     rgb_dropout: float = 0.1
     depth_dropout: float = 0.1
@@ -68,6 +74,8 @@ def augment(
         `Framed` pictures of side S, not shared with the arguments.
     """
     height, width = depth.shape
+    if augmentation.rotation_deg:
+        rgb, depth = turn(rgb, depth, angle_deg=augmentation.rotation_deg * rng.uniform(-1, 1))
     framed = fit(
         rgb, depth, size=size, roi=_jittered_region(height, width, augmentation.zoom, rng), depth_unit_m=depth_unit_m
     )
@@ -87,16 +95,31 @@ def augment(
     return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
 
 
+def turn(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint16], *, angle_deg: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Both pictures turned about their middle, RGB between its pixels and depth by the nearest; the borders are drawn out."""
+    height, width = depth.shape
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
+    turned_rgb = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    turned = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(turned_rgb, np.uint8), np.asarray(turned, np.uint16)
+
+
 def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Change light and colour of a uint8 [H, W, 3] picture; one table look-up a pixel, then saturation."""
+    """Change light and colour of a uint8 [H, W, 3] picture; one table look-up a pixel and channel, then saturation."""
     brightness, contrast, gamma, saturation = (
         1 + amount * rng.uniform(-1, 1)
         for amount in (augmentation.brightness, augmentation.contrast, augmentation.gamma, augmentation.saturation)
     )
     levels = np.linspace(0, 1, 256) ** gamma
-    table = np.rint(np.clip(((levels - 0.5) * contrast + 0.5) * brightness, 0, 1) * 255).astype(np.uint8)
-    varied = cv2.LUT(np.ascontiguousarray(rgb), table)
-    if augmentation.saturation:
+    lit = ((levels - 0.5) * contrast + 0.5) * brightness
+    gains = 1 + augmentation.white_balance * rng.uniform(-1, 1, 3)
+    table = np.rint(np.clip(lit[:, None] * gains, 0, 1) * 255).astype(np.uint8)
+    varied = cv2.LUT(np.ascontiguousarray(rgb), table[None])
+    if rng.random() < augmentation.grey:
+        saturation = 0.0
+    if augmentation.saturation or augmentation.grey:
         grey = cv2.cvtColor(cv2.cvtColor(varied, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         varied = cv2.addWeighted(varied, saturation, grey, 1 - saturation, 0)
     return np.asarray(varied, np.uint8)

@@ -1,7 +1,7 @@
 """Backbones: from a decoded picture to a feature map. Owns their names, their widths and their pretrained weights.
 
 RGB    float [N, 3, S, S]  ->  float [N, c, h, w]
-depth  float [N, 2, S, S]  ->  float [N, c, h, w]     (range, validity)
+depth  float [N, e, S, S]  ->  float [N, c, h, w]     (as `edgefuse.model.encoding` gives it)
 """
 
 from __future__ import annotations
@@ -37,9 +37,18 @@ class Backbone(nn.Module):
     def forward(self, picture_NCHW: Tensor) -> Tensor:
         return self.features(picture_NCHW)  # type: ignore[no-any-return]
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The layers and blocks in the order they are passed through, without the drawing of depth before them."""
+        parts = list(self.features.children())
+        return list(parts[1].children()) if isinstance(parts[0], DepthAsPicture) else parts
+
 
 class DepthAsPicture(nn.Module):
-    """Draw the depth range as a grey picture for a backbone made for RGB, as the paper does for its comparison."""
+    """Draw depth as a picture for a backbone made for RGB.
+
+    Two channels: the range in grey, as the paper does for its comparison. Four: nearness in red, slopes in green and blue.
+    """
 
     mean: Tensor
     std: Tensor
@@ -49,8 +58,12 @@ class DepthAsPicture(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, depth_N2HW: Tensor) -> Tensor:
-        return (depth_N2HW[:, :1].expand(-1, 3, -1, -1) - self.mean) / self.std
+    def forward(self, depth_NeHW: Tensor) -> Tensor:
+        if depth_NeHW.shape[1] == 2:
+            picture = depth_NeHW[:, :1].expand(-1, 3, -1, -1)
+        else:
+            picture = torch.cat([depth_NeHW[:, :1], torch.clamp(depth_NeHW[:, 2:] / 2 + 0.5, 0, 1)], dim=1)
+        return (picture - self.mean) / self.std
 
 
 def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
@@ -70,12 +83,13 @@ def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     return _torchvision_backbone(name, weights=weights, known=RGB_BACKBONES, option="--rgb-weights")
 
 
-def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
-    """A depth backbone: "scratch", or a torchvision one that sees the range drawn as a picture.
+def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels: int = 2) -> Backbone:
+    """A depth backbone: "scratch", or a torchvision one that sees depth drawn as a picture.
 
     Args:
         name: one of `DEPTH_BACKBONES`.
         weights: as in `build_rgb_backbone`.
+        num_channels: e, of the depth encoding.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
@@ -85,7 +99,7 @@ def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
             raise UserError(
                 f"the backbone 'scratch' has no pretrained weights, got {weights}: leave --depth-weights out"
             )
-        stem = nn.Sequential(nn.Conv2d(2, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
     backbone = _torchvision_backbone(name, weights=weights, known=DEPTH_BACKBONES, option="--depth-weights")
     backbone.features = nn.Sequential(DepthAsPicture(), backbone.features)

@@ -14,8 +14,18 @@ from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.decode import InputDecoder
+from edgefuse.model.encoding import AbsoluteDepth, RelativeDepth, build_encoding
 from edgefuse.model.fusion import FusionCore
-from edgefuse.model.names import FUSION_KINDS, TORCHVISION_BACKBONES, DepthBackbone, FusionKind, RgbBackbone
+from edgefuse.model.names import (
+    DEPTH_ENCODINGS,
+    FUSION_KINDS,
+    TORCHVISION_BACKBONES,
+    DepthBackbone,
+    DepthEncoding,
+    FusionKind,
+    RgbBackbone,
+)
+from edgefuse.model.spatial import SpatialGate
 
 MIN_TORCHVISION_SIZE = 32
 """Five halvings leave one pixel of it."""
@@ -30,6 +40,8 @@ class ModelConfig:
         num_classes: C.
         fusion: one of `FUSION_KINDS`.
         rgb, depth: names of the backbones.
+        encoding: what the depth backbone sees: "relative" to the nearest surface, or "absolute" range.
+        reach_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
         dropout: share of hidden units dropped in training.
@@ -41,6 +53,8 @@ class ModelConfig:
     fusion: FusionKind = "gated"
     rgb: RgbBackbone = "small"
     depth: DepthBackbone = "scratch"
+    encoding: DepthEncoding = "absolute"  # what runs had before there was a choice
+    reach_m: float = 0.3
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2
@@ -49,6 +63,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.fusion not in FUSION_KINDS:
             raise UserError(f"fusion is {self.fusion!r}: one of {', '.join(FUSION_KINDS)} was expected")
+        if self.encoding not in DEPTH_ENCODINGS:
+            raise UserError(
+                f"the depth encoding is {self.encoding!r}: one of {', '.join(DEPTH_ENCODINGS)} was expected"
+            )
+        if not 0 < self.reach_m < math.inf:
+            raise UserError(f"the reach is {self.reach_m} m: a length above 0 was expected, such as 0.3")
         used = (self.rgb if self.fusion != "depth" else "", self.depth if self.fusion != "rgb" else "")
         deep = [name for name in used if name in TORCHVISION_BACKBONES]
         if deep and self.contract.size < MIN_TORCHVISION_SIZE:
@@ -86,10 +106,15 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and costs nothing."""
 
+    fp32_modules = ("encode", "look")
+    """Computed in FP32 in a file of any precision, besides the decoding."""
+
     def __init__(
         self,
         *,
         decode: InputDecoder,
+        encode: AbsoluteDepth | RelativeDepth,
+        look: SpatialGate | None,
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
         core: FusionCore,
@@ -98,6 +123,8 @@ class FusionClassifier(nn.Module):
         super().__init__()
         assert rgb_features is not None or depth_features is not None
         self.decode = decode
+        self.encode = encode
+        self.look = look
         self.rgb_features = rgb_features
         self.depth_features = depth_features
         self.core = core
@@ -124,12 +151,12 @@ class FusionClassifier(nn.Module):
     def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
         """F_A and F_B, [N, d] each; a modality without a backbone gives the other one's features, which its fusion ignores."""
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
+        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
         if self.rgb_features is None:
-            assert self.depth_features is not None
-            F_B = self.depth_features(depth)
+            assert F_B is not None
             return F_B, F_B
-        F_A = self.rgb_features(rgb)
-        return F_A, (F_A if self.depth_features is None else self.depth_features(depth))
+        F_A = self.rgb_features(rgb if self.look is None else self.look(rgb, depth))
+        return F_A, (F_A if F_B is None else F_B)
 
 
 def build_classifier(
@@ -144,12 +171,16 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
+    encode = build_encoding(config.encoding, config.contract, reach_m=config.reach_m)
+    look = None
+    if config.fusion == "spatial":
+        look = SpatialGate(RelativeDepth(config.contract, reach_m=config.reach_m), size=config.contract.size)
     rgb_features = depth_features = None
     if config.fusion != "depth":
         rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)
         rgb_features = FeatureExtractor(rgb, num_features=config.num_features)
     if config.fusion != "rgb":
-        depth = build_depth_backbone(config.depth, weights=depth_weights)
+        depth = build_depth_backbone(config.depth, weights=depth_weights, num_channels=encode.num_channels)
         depth_features = FeatureExtractor(depth, num_features=config.num_features)
     core = FusionCore(
         kind=config.fusion,
@@ -160,6 +191,8 @@ def build_classifier(
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),
+        encode=encode,
+        look=look,
         rgb_features=rgb_features,
         depth_features=depth_features,
         core=core,

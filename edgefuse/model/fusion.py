@@ -118,6 +118,7 @@ _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | Dep
     "rgb": RgbOnly,
     "depth": DepthOnly,
     "joint": JointFusion,
+    "spatial": JointFusion,  # after `edgefuse.model.spatial` has gated the picture
 }
 
 

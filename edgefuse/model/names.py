@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-FusionKind = Literal["gated", "naive", "rgb", "depth", "joint"]
+FusionKind = Literal["gated", "naive", "rgb", "depth", "joint", "spatial"]
+DepthEncoding = Literal["absolute", "relative"]
 TorchvisionBackbone = Literal["resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
 RgbBackbone = Literal["small", "resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
 DepthBackbone = Literal["scratch", "resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
 
 FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
+DEPTH_ENCODINGS: tuple[DepthEncoding, ...] = get_args(DepthEncoding)
 TORCHVISION_BACKBONES: tuple[str, ...] = get_args(TorchvisionBackbone)
 RGB_BACKBONES: tuple[str, ...] = get_args(RgbBackbone)
 DEPTH_BACKBONES: tuple[str, ...] = get_args(DepthBackbone)

@@ -18,6 +18,7 @@ from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor, evaluate
+from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, predict
 from edgefuse.training.batches import AugmentedPictures, build_loader
 from edgefuse.training.recipe import TrainConfig
@@ -71,7 +72,8 @@ def train_epochs(
     Raises:
         UserError: the loss is not a number.
     """
-    model.to(device)
+    model.to(device).to(memory_format=torch.channels_last)  # a MobileNetV2 learns a quarter faster so on a CPU
+    freeze(model, share=config.frozen_share)
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
@@ -123,11 +125,18 @@ def cosine(progress: float, *, end: float) -> float:
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def freeze(model: FusionClassifier, *, share: float) -> None:
+    """Keep the weights of the first `share` of each pretrained backbone's stages: edges and textures need no learning again."""
+    for backbone in _pretrained_backbones(model):
+        for stage in backbone.stages[: round(share * len(backbone.stages))]:
+            stage.requires_grad_(False)
+
+
 def parameter_groups(model: FusionClassifier, config: TrainConfig) -> list[dict[str, object]]:
     """Adam's groups: what is new learns at the full rate, pretrained backbones at a share of it."""
-    slow = [p for backbone in _pretrained_backbones(model) for p in backbone.parameters()]
+    slow = [p for backbone in _pretrained_backbones(model) for p in backbone.parameters() if p.requires_grad]
     slow_ids = {id(p) for p in slow}
-    fast = [p for p in model.parameters() if id(p) not in slow_ids]
+    fast = [p for p in model.parameters() if p.requires_grad and id(p) not in slow_ids]
     groups: list[dict[str, object]] = [{"params": fast, "lr": config.learning_rate}]
     if slow:
         groups.append({"params": slow, "lr": config.learning_rate * config.pretrained_rate_scale})
@@ -154,7 +163,7 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     return answer
 
 
-def _pretrained_backbones(model: FusionClassifier) -> list[nn.Module]:
+def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
     extractors = (model.rgb_features, model.depth_features)
     return [e.backbone for e in extractors if e is not None and e.backbone.pretrained]
 

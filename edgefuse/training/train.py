@@ -254,6 +254,8 @@ def _model_config(config: TrainConfig, contract: InputContract, *, num_classes: 
         fusion=config.fusion,
         rgb=config.rgb,
         depth=config.depth,
+        encoding=config.encoding,
+        reach_m=config.reach_m,
         num_features=config.num_features,
         num_hidden=config.num_hidden,
         dropout=config.dropout,

@@ -6,16 +6,27 @@ import numpy as np
 import pytest
 
 from edgefuse.contract import codes_from_bytes
-from edgefuse.data.augment import Augmentation, augment, jitter_colour, labels_allow_flip, punch_holes, scale_depth
+from edgefuse.data.augment import (
+    Augmentation,
+    augment,
+    jitter_colour,
+    labels_allow_flip,
+    punch_holes,
+    scale_depth,
+    turn,
+)
 from edgefuse.framing import fit
 
 OFF = Augmentation(
+    rotation_deg=0,
     zoom=0,
     flip=False,
     brightness=0,
     contrast=0,
     gamma=0,
     saturation=0,
+    white_balance=0,
+    grey=0,
     depth_scale=0,
     holes=0,
     rgb_dropout=0,
@@ -89,7 +100,7 @@ def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[
     assert (rgb != pair[0]).any()
     np.testing.assert_array_equal(codes, pair[1])
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    varied = jitter_colour(grey, augmentation=Augmentation(), rng=np.random.default_rng(3))
+    varied = jitter_colour(grey, augmentation=Augmentation(white_balance=0), rng=np.random.default_rng(3))
     assert np.ptp(varied.astype(int), axis=2).max() <= 1  # grey has no saturation to change
     assert (np.diff(varied[0, :, 0].astype(int)) >= 0).all()  # and brighter stays brighter
 
@@ -97,3 +108,23 @@ def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[
 def test_sided_labels_are_not_mirrored() -> None:
     assert labels_allow_flip(("cup", "ball"))
     assert not labels_allow_flip(("turn_Left", "turn_right"))
+
+
+def test_white_balance_colours_grey_and_grey_takes_colour_away() -> None:
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    varied = jitter_colour(grey, augmentation=replace(OFF, white_balance=0.2), rng=np.random.default_rng(3))
+    spread = np.ptp(varied[0, 0].astype(int))
+    assert 0 < spread <= 40 and (varied == varied[0, 0]).all()
+    colourful = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    varied = jitter_colour(colourful, augmentation=replace(OFF, grey=1.0), rng=np.random.default_rng(3))
+    assert np.ptp(varied.astype(int), axis=2).max() == 0
+
+
+def test_turning_keeps_rgb_and_depth_together_and_invents_no_depth() -> None:
+    depth = np.full((64, 64), 900, np.uint16)
+    depth[10:20, 40:50] = 400
+    rgb = np.repeat((depth == 400)[..., None] * np.uint8(255), 3, axis=2)
+    turned_rgb, turned = turn(rgb, depth, angle_deg=90)
+    assert set(np.unique(turned)) == {400, 900}
+    assert ((turned_rgb[..., 0] > 127) == (turned == 400)).mean() > 0.99
+    assert (turned == 400)[14:24, 10:20].all()  # counter-clockwise: right of the top goes to the left of the top

@@ -64,6 +64,8 @@ def overloads(name: str, doc: str) -> list[dict[str, Any]]:
     for args, returns in re.findall(rf"^(?:\d+\. )?{re.escape(name)}\((.*)\) -> (.+)$", doc, re.MULTILINE):
         parsed = []
         for part in split(args):
+            if part in ("/", "*"):  # where positional or named arguments end, no argument itself
+                continue
             arg, _, rest = part.partition(":")
             kind, equals, _ = rest.partition(" = ")
             parsed.append([arg.strip(), type_name(kind), bool(equals)])

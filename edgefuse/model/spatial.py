@@ -1,0 +1,56 @@
+"""The spatial gate: depth says where the RGB backbone looks, pixel by pixel, before anything is pooled.
+
+Equation 6 with W as a 1x1 convolution over maps computed from depth, and the RGB half of equation 7 on the picture:
+
+    G      = sigmoid(W * maps + theta)   [N, 1, S, S]   1 = this pixel's colour is left out
+    picture * (1 - G)                    [N, 3, S, S]   left-out pixels have the mean colour, 0 after normalisation
+
+Owns this gate; the gate over feature vectors that follows it is `edgefuse.model.fusion`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgefuse.model.encoding import RelativeDepth
+
+LAYER_GAIN = 20.0
+"""Nearness from which on a pixel counts as the near layer: 1 / 20 of the reach before its end."""
+
+ALIVE_GAIN = 20.0
+"""A picture counts as measured from 1 / 20 of valid pixels on."""
+
+WIDENING = 40
+"""The layer is widened by 1 / 40 of the picture to each side: depth loses the edges and the fingertips."""
+
+
+class SpatialGate(nn.Module):
+    """Where to look, from depth. It starts as the near layer and learns from there.
+
+    Without any depth measurement every pixel stays in: a dead depth sensor leaves the RGB picture whole.
+    """
+
+    def __init__(self, encoding: RelativeDepth, *, size: int) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.widening = max(1, round(size / WIDENING))
+        self.W = nn.Conv2d(3, 1, kernel_size=1)  # weight W and bias theta
+        with torch.no_grad():
+            # near layer: -4 - 8 + 8 = -4, the rest: -4 + 8 = 4, no depth at all: -4; so G is 0.02, 0.98 and 0.02
+            self.W.weight.copy_(torch.tensor([0.0, -8.0, 8.0]).view(1, 3, 1, 1))
+            self.W.bias.fill_(-4.0)  # type: ignore[union-attr]
+
+    def forward(self, rgb_N3SS: Tensor, depth_N2SS: Tensor) -> Tensor:
+        """The normalised picture with what the gate leaves out at the mean colour."""
+        return rgb_N3SS * (1 - self.gate(depth_N2SS))
+
+    def gate(self, depth_N2SS: Tensor) -> Tensor:
+        """G, [N, 1, S, S] in (0, 1), from the decoded depth."""
+        nearness, valid = self.encoding.nearness(depth_N2SS)
+        layer = torch.clamp(LAYER_GAIN * nearness, 0, 1)
+        layer = functional.max_pool2d(layer, 2 * self.widening + 1, stride=1, padding=self.widening)
+        layer = functional.avg_pool2d(functional.pad(layer, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        alive = torch.clamp(ALIVE_GAIN * valid.mean((2, 3), keepdim=True), 0, 1).expand_as(valid)
+        return torch.sigmoid(self.W(torch.cat([nearness, layer, alive], dim=1)))

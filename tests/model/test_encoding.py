@@ -1,0 +1,127 @@
+"""What the depth side sees, and where the spatial gate lets RGB look."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgefuse.contract import InputContract, bytes_from_codes
+from edgefuse.errors import UserError
+from edgefuse.model.classifier import ModelConfig, build_classifier, predict
+from edgefuse.model.decode import InputDecoder
+from edgefuse.model.encoding import RelativeDepth
+from edgefuse.model.spatial import SpatialGate
+
+CONTRACT = InputContract(size=48, near_m=0.2, far_m=4.0)
+HAND = (slice(16, 32), slice(16, 32))
+
+
+def scene_mm(hand_mm: int = 600, wall_mm: int = 2000) -> np.ndarray:
+    """Something 16 x 16 pixels wide in front of a wall, uint16 [48, 48]."""
+    codes = np.full((48, 48), wall_mm, np.uint16)
+    codes[HAND] = hand_mm
+    return codes
+
+
+def decoded(codes: np.ndarray) -> torch.Tensor:
+    rgb = torch.zeros(1, 48, 48, 3, dtype=torch.uint8)
+    return InputDecoder(CONTRACT)(rgb, torch.from_numpy(bytes_from_codes(codes[None])))[1]
+
+
+def encoded(codes: np.ndarray, reach_m: float = 0.3) -> np.ndarray:
+    return RelativeDepth(CONTRACT, reach_m=reach_m)(decoded(codes))[0].numpy()
+
+
+def gate_of(codes: np.ndarray) -> np.ndarray:
+    gate = SpatialGate(RelativeDepth(CONTRACT, reach_m=0.3), size=48)
+    return gate.gate(decoded(codes))[0, 0].detach().numpy()
+
+
+def test_nearness_is_one_at_the_nearest_surface_and_zero_beyond_its_reach() -> None:
+    nearness = encoded(scene_mm())[0]
+    assert nearness[24, 24] == pytest.approx(0.9, abs=1e-3)  # the layer starts a tenth of the reach in front
+    assert (nearness[:10] == 0).all()
+    assert encoded(scene_mm(600, 750))[0][0, 0] == pytest.approx(1 - 0.18 / 0.3, abs=1e-3)
+
+
+def test_it_does_not_matter_how_far_the_thing_is_held() -> None:
+    np.testing.assert_allclose(encoded(scene_mm(500, 900)), encoded(scene_mm(1500, 1900)), atol=1e-4)
+
+
+def test_a_stray_near_pixel_is_no_surface() -> None:
+    codes = scene_mm()
+    stray = codes.copy()
+    stray[2, 2] = 210
+    off = np.abs(encoded(stray) - encoded(codes)).max(axis=0)
+    off[:6, :6] = 0
+    assert off.max() < 1e-4
+
+
+def test_slopes_follow_the_surface() -> None:
+    ramp = (600 + 4 * np.arange(48)[None] + 0 * np.arange(48)[:, None]).astype(
+        np.uint16
+    )  # farther to the right, 4 mm a pixel
+    _, _, slope_x, slope_y = encoded(ramp)
+    assert (slope_x[4:-4, 4:-4] < -0.05).all() and np.abs(slope_y[4:-4, 4:-4]).max() < 1e-4
+
+
+def test_no_measurement_is_neither_near_nor_valid() -> None:
+    codes = scene_mm()
+    codes[20:24, 20:24] = 0
+    nearness, valid, *_ = encoded(codes)
+    assert (nearness[20:24, 20:24] == 0).all() and (valid[20:24, 20:24] == 0).all()
+    assert (encoded(np.zeros((48, 48), np.uint16)) == 0).all()
+
+
+def test_the_gate_starts_on_the_near_layer_and_reaches_over_its_edges() -> None:
+    gate = gate_of(scene_mm())
+    assert gate[HAND].max() < 0.05 and gate[:8].min() > 0.95
+    assert gate[15, 24] < 0.5  # one pixel outside of the measured edge
+
+
+def test_a_dead_depth_sensor_leaves_the_picture_whole() -> None:
+    assert gate_of(np.zeros((48, 48), np.uint16)).max() < 0.05
+
+
+@pytest.mark.parametrize("size", [16, 40, 96, 224])
+def test_every_size_of_the_contract_works(size: int) -> None:
+    contract = InputContract(size=size)
+    model = build_classifier(
+        ModelConfig(contract=contract, num_classes=3, fusion="spatial", encoding="relative", num_features=8)
+    ).eval()
+    rgb = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    probabilities, gate = predict(model, rgb, torch.full((1, size, size, 2), 3, dtype=torch.uint8))
+    assert probabilities.isfinite().all() and gate.shape == (1, 8)
+
+
+def test_the_gate_learns() -> None:
+    model = build_classifier(
+        ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", encoding="relative", num_features=8)
+    )
+    rgb = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 4))
+    model(rgb, depth)[0].square().sum().backward()
+    assert model.look is not None
+    assert model.look.W.weight.grad is not None and model.look.W.weight.grad.abs().sum() > 0
+
+
+def test_background_colour_does_not_reach_a_spatial_model() -> None:
+    model = build_classifier(
+        ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", encoding="relative", num_features=8)
+    ).eval()
+    rgb = torch.full((2, 48, 48, 3), 128, dtype=torch.uint8)
+    rgb[1, :8] = 255
+    depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 2))
+    decoded_rgb, decoded_depth = model.decode(rgb, depth)
+    assert model.look is not None
+    looked = model.look(decoded_rgb, decoded_depth)
+    plain_change = (decoded_rgb[1] - decoded_rgb[0]).abs().max()
+    assert (looked[1] - looked[0]).abs().max() < 0.03 * plain_change
+
+
+def test_unknown_encoding_and_reach_are_refused() -> None:
+    with pytest.raises(UserError, match="absolute, relative"):
+        ModelConfig(contract=CONTRACT, num_classes=3, encoding="hha")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="length above 0"):
+        ModelConfig(contract=CONTRACT, num_classes=3, reach_m=0.0)
