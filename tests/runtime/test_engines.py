@@ -14,7 +14,7 @@ from tensorrt_scenes import FP16_NAME, bundle_with_plan, engine_on
 from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.errors import MissingPackageError, UserError
-from edgefuse_runtime.engines import fastest_file, open_engine
+from edgefuse_runtime.engines import built_precision, fastest_file, open_engine
 from edgefuse_runtime.engines.chosen import ChosenEngine
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgefuse_runtime.engines.plans import PlanError
@@ -116,8 +116,14 @@ def test_a_gpu_takes_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake
         assert (engine.description["file"], engine.description["precision"]) == (MODEL_NAME, "fp32")
     with open_engine(planned, engine="cpu", file=FP16_NAME) as engine:
         assert (engine.description["file"], engine.description["precision"]) == (FP16_NAME, "fp16")
-    with pytest.raises(UserError, match=r"has no file 'model.x.onnx'; it has model.onnx, model.fp16.onnx"):
+    with pytest.raises(UserError, match=r"has no model file 'model.x.onnx'; it has model.onnx, model.fp16.onnx$"):
         open_engine(planned, file="model.x.onnx")
+
+
+def test_tensorrt_takes_the_plan_that_was_built(tmp_path: Path, fake: FakeTensorRT) -> None:
+    assert built_precision(make_toy_bundle(tmp_path / "none")) == "fp16"
+    assert built_precision(bundle_with_plan(tmp_path / "int8", fake, precision="int8")) == "int8"
+    assert built_precision(bundle_with_plan(tmp_path / "fp16", fake, precision="fp16")) == "fp16"
 
 
 def test_nothing_runs_before_and_after_with(bundle: Bundle) -> None:

@@ -41,8 +41,9 @@ def open_engine(
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")
     if num_threads is not None and num_threads < 1:
         raise UserError(f"{num_threads} threads were asked for: 1 or more was expected")
-    if file is not None and file not in bundle.manifest.files:
-        raise UserError(f"{bundle.folder} has no file {file!r}; it has {', '.join(bundle.manifest.files) or 'none'}")
+    models = [name for name in bundle.manifest.files if name.endswith(".onnx")]
+    if file is not None and file not in models:
+        raise UserError(f"{bundle.folder} has no model file {file!r}; it has {', '.join(models) or 'none'}")
 
     def open_one(word: str) -> Engine:
         return _engine(bundle, word, file=file, num_threads=num_threads)
@@ -55,12 +56,12 @@ def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | N
     from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
     from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 
-    name = file or (MODEL_NAME if word == "cpu" else fastest_file(bundle))
     if word == "tensorrt":
-        return TensorRTEngine(bundle, precision=bundle.manifest.files[name].precision)
+        precision = built_precision(bundle) if file is None else bundle.manifest.files[file].precision
+        return TensorRTEngine(bundle, precision=precision)
     if word == "cuda":
-        return OnnxRuntimeEngine(bundle, file=name, device="cuda")
-    return OnnxRuntimeEngine(bundle, file=name, num_threads=num_threads)
+        return OnnxRuntimeEngine(bundle, file=file or fastest_file(bundle), device="cuda")
+    return OnnxRuntimeEngine(bundle, file=file or MODEL_NAME, num_threads=num_threads)
 
 
 def fastest_file(bundle: Bundle) -> str:
@@ -69,3 +70,11 @@ def fastest_file(bundle: Bundle) -> str:
         if name.endswith(".onnx") and entry.precision == "fp16":
             return name
     return MODEL_NAME
+
+
+def built_precision(bundle: Bundle) -> str:
+    """The precision to look for among the bundle's plans: FP16, or what was built instead of it."""
+    from edgefuse_runtime.engines.plans import plan_records
+
+    built = {record.key.precision for record in plan_records(bundle)}
+    return next((precision for precision in ("fp16", "fp32", "int8") if precision in built), "fp16")

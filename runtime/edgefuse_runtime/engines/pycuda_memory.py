@@ -5,6 +5,7 @@ Names and behaviour follow pycuda 2026.1's own source and cuda-bindings 12.8 to 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import MissingPackageError, require
+from edgefuse_runtime.engines.cuda_device import DRIVER_LIBRARY
 from edgefuse_runtime.engines.gpu_memory import (
     CaptureError,
     Event,
@@ -49,6 +51,7 @@ class PycudaMemory:
         self._cuda: ModuleType | None = None
         self._context: Any = None
         self._driver: Any = None
+        self._allocations: list[Any] = []
         self._owned: list[Any] = []
         self._graphs: list[Any] = []
 
@@ -80,14 +83,18 @@ class PycudaMemory:
             for graph in self._graphs:
                 driver.cuGraphExecDestroy(graph)
             self._graphs.clear()
+            # Device memory by name; arrays and streams go with their last reference, and nobody may be left with a dead array.
+            for allocation in self._allocations:
+                allocation.free()
+            self._allocations.clear()
             self._owned.clear()
         context, self._context = self._context, None
-        before = _current_context(driver)
+        before = _current_context()
         # By name: pycuda's destructor calls cuCtxDetach, which is not for primary contexts, and the reference stays for ever.
         context.detach()
         # detach() pushes the context before it releases it, and leaves it pushed (pycuda 2026.1, cuda.hpp).
-        if driver is not None and _current_context(driver) != before:
-            driver.cuCtxPopCurrent()
+        if _current_context() != before:
+            _pop_context()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -103,7 +110,7 @@ class PycudaMemory:
         cuda = self._started()
         with _explained(cuda, asked=f"{num_bytes:,} bytes on the GPU"):
             buffer = cuda.mem_alloc(num_bytes)
-        self._owned.append(buffer)
+        self._allocations.append(buffer)
         return int(buffer)
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool) -> HostBuffer:
@@ -150,7 +157,7 @@ class PycudaMemory:
             raise CaptureError("cuda-bindings is not installed: pip install 'edgefuse[tensorrt]'")
         # Thread-local: what other threads do with the GPU meanwhile (ONNX Runtime, torch) does not spoil the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _checked(driver, "cuStreamBeginCapture", driver.cuStreamBeginCapture(stream.handle, mode))
+        _checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(stream.handle, mode))
         failure: Exception | None = None
         try:
             work()
@@ -160,17 +167,19 @@ class PycudaMemory:
         if failure is not None:
             if int(ended[0]) == 0:
                 driver.cuGraphDestroy(ended[1])
-            raise CaptureError(str(failure.__cause__ or failure)) from failure
-        (graph,) = _checked(driver, "cuStreamEndCapture", ended)
+            reason = str(failure.__cause__ or failure)
+            del failure  # with its traceback it would keep the buffers beyond the end of their owner
+            raise CaptureError(reason)
+        (graph,) = _checked("cuStreamEndCapture", ended)
         try:
-            (executable,) = _checked(driver, "cuGraphInstantiate", driver.cuGraphInstantiate(graph, 0))
+            (executable,) = _checked("cuGraphInstantiate", driver.cuGraphInstantiate(graph, 0))
         finally:
             driver.cuGraphDestroy(graph)
         self._graphs.append(executable)
         return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
-        _checked(self._driver, "cuGraphLaunch", self._driver.cuGraphLaunch(graph, stream.handle))
+        _checked("cuGraphLaunch", self._driver.cuGraphLaunch(graph, stream.handle))
 
     def _started(self) -> ModuleType:
         """pycuda.driver, after cuInit."""
@@ -206,11 +215,18 @@ def _graph_driver() -> Any:
         return None
 
 
-def _current_context(driver: Any) -> int:
-    return 0 if driver is None else int(driver.cuCtxGetCurrent()[1])
+def _current_context() -> int:
+    """The driver's own idea of this thread's context; pycuda tells of those on its own stack alone."""
+    context = ctypes.c_void_p()
+    ctypes.CDLL(DRIVER_LIBRARY).cuCtxGetCurrent(ctypes.byref(context))
+    return context.value or 0
 
 
-def _checked(driver: Any, function: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+def _pop_context() -> None:
+    ctypes.CDLL(DRIVER_LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _checked(function: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a call of cuda-bindings gave, without its error code."""
     code, *values = answer
     if int(code) != 0:
