@@ -19,7 +19,7 @@ from typing import Any
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pyrealsense2"),
+    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
 )
 CPU = Path("/sys/devices/system/cpu")
 COMMAND_TIMEOUT_S = 10.0

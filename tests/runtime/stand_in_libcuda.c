@@ -11,7 +11,8 @@
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FOUND = 500,
        CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
-enum { INTEGRATED = 18, NON_BLOCKING = 1, THREAD_LOCAL = 1, MAX_DEPTH = 16, MAX_COPIES = 64, FREE_BYTES = 1 << 20 };
+enum { INTEGRATED = 18, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, NON_BLOCKING = 1, THREAD_LOCAL = 1, MAX_DEPTH = 16,
+       MAX_COPIES = 64, FREE_BYTES = 1 << 29 };
 
 typedef struct { void *to; const void *from; size_t num_bytes; } Copy;
 typedef struct { Copy copies[MAX_COPIES]; int num_copies; } Graph;
@@ -63,7 +64,8 @@ int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length,
 int cuDeviceComputeCapability(int *major, int *minor, int device) { *major = 8; *minor = 7; return SUCCESS; }
 int cuDeviceTotalMem_v2(size_t *total, int device) { *total = FREE_BYTES; return SUCCESS; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-  *value = attribute == INTEGRATED && stand_in_is_integrated;
+  *value = attribute == CAPABILITY_MAJOR ? 8 : attribute == CAPABILITY_MINOR ? 7
+         : attribute == INTEGRATED && stand_in_is_integrated;
   return SUCCESS;
 }
 

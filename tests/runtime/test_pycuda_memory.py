@@ -160,7 +160,7 @@ with memory, memory.active():
         "name": "Stand-in",
         "compute_capability": "8.7",
         "integrated": True,
-        "total_bytes": 1 << 20,
+        "total_bytes": 1 << 29,
     }
     assert (told["before"], told["same_bytes"], told["ms"]) == ([0, 0, 0, 0], True, 2.5)
 
