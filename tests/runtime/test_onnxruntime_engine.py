@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,6 @@ from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.onnxruntime import Binding, OnnxRuntimeEngine, _check_provider
 from toy_bundle import make_toy_bundle, toy_answer
-
-
-@pytest.fixture
-def restored_modules() -> Iterator[None]:
-    saved = sys.modules.copy()
-    yield
-    sys.modules.update(saved)
 
 
 @pytest.mark.parametrize("label", ["near", "far"])
@@ -130,8 +122,8 @@ def test_unknown_engines_are_refused(bundle: Bundle, options: dict[str, object],
         open_engine(bundle, **options)
 
 
-def test_a_missing_onnx_runtime_names_its_command(bundle: Bundle, restored_modules: None) -> None:
-    sys.modules["onnxruntime"] = None  # type: ignore[assignment]
+def test_a_missing_onnx_runtime_names_its_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[runtime\]'"), open_engine(bundle):
         pass
 
@@ -183,12 +175,14 @@ def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
 
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     with (
         pytest.raises(UserError, match=r"CUDAExecutionProvider.*--engine cpu"),
         OnnxRuntimeEngine(bundle, device="cuda"),
     ):
         pass
-    assert capfd.readouterr().out == ""
+    told = capfd.readouterr()
+    assert told.out == "" and "libcudnn.so.9" in told.err
 
 
 def test_a_session_on_another_provider_is_refused(bundle: Bundle) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from edgefuse.errors import MissingPackageError
+from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+
 HERE = Path(__file__).parent
 NOT_IN_THE_STAND_IN = "int {name}(void) {{ return 801; /* CUDA_ERROR_NOT_SUPPORTED */ }}"
 
@@ -75,6 +78,37 @@ def play(driver_folder: Path, code: str, **environment: str) -> Any:
     assert done.returncode == 0, done.stderr
     assert "PyCUDA WARNING" not in done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("libcuda.so.1: cannot open shared object file", "the CUDA driver is missing .*Install NVIDIA's driver"),
+        (
+            "libstdc++.so.6: version `GLIBCXX_3.4.32' not found",
+            "is installed but does not load .*g\\+\\+ and the CUDA headers",
+        ),
+    ],
+)
+def test_a_pycuda_that_does_not_load_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, words: str
+) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    (tmp_path / "pycuda" / "driver.py").write_text(f"raise ImportError({says!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(MissingPackageError, match=words), open_gpu_memory():
+        pass
+    sys.modules.pop("pycuda", None)
+
+
+def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"), open_gpu_memory():
+        pass
 
 
 COPIES = """

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,25 @@ def test_a_missing_libnvinfer_is_told_apart(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     message = open_fails(planned, memory, MissingPackageError)
     assert "installed, but the library libnvinfer.so.10 is missing" in message
+
+
+def test_tensorrts_objects_go_while_the_gpu_is_theirs(
+    planned: Bundle, memory: HostMemory, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active_at_the_end: list[bool] = []
+    create = fake.module.ICudaEngine.create_execution_context
+
+    def watched(engine: object) -> object:
+        context = create(engine)
+        weakref.finalize(context, lambda: active_at_the_end.append(memory.is_open and bool(memory.active_threads)))
+        return context
+
+    monkeypatch.setattr(fake.module.ICudaEngine, "create_execution_context", watched)
+    with engine_on(planned, memory) as engine:
+        engine.run(*framed("near"))
+    fake.faults.answers_nan = True
+    open_fails(planned, memory, PlanError)
+    assert active_at_the_end == [True, True]
 
 
 def test_the_constructor_loads_nothing(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def _new_session(
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         step = "" if provider == PROVIDERS["cpu"] else ". Look at nvidia-smi, or run on the CPU: --engine cpu"
         raise UserError(
-            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {error}{step}"
+            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {str(error).rstrip('.')}{step}"
         ) from error
 
 

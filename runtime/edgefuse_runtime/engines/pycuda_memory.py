@@ -158,17 +158,18 @@ class PycudaMemory:
         # Thread-local: what other threads do with the GPU meanwhile (ONNX Runtime, torch) does not spoil the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(stream.handle, mode))
-        failure: Exception | None = None
+        reason = ""
         try:
             work()
-        except Exception as error:  # the stream must leave its capture whatever went wrong in it
-            failure = error
-        ended = driver.cuStreamEndCapture(stream.handle)
-        if failure is not None:
+        except (
+            Exception
+        ) as error:  # a capture that failed is told by its end, and the stream has to leave it in any case
+            reason = str(error.__cause__ or error) or type(error).__name__
+        finally:
+            ended = driver.cuStreamEndCapture(stream.handle)
+        if reason:
             if int(ended[0]) == 0:
                 driver.cuGraphDestroy(ended[1])
-            reason = str(failure.__cause__ or failure)
-            del failure  # with its traceback it would keep the buffers beyond the end of their owner
             raise CaptureError(reason)
         (graph,) = _checked("cuStreamEndCapture", ended)
         try:
