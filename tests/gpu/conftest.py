@@ -81,3 +81,13 @@ def tensorrt() -> str:
         return str(load_tensorrt().__version__)
     except MissingPackageError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def built(bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle with an FP16 engine of this GPU."""
+    from edgefuse_export.tensorrt import BuildOptions, build_engine
+
+    folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    return build_engine(folder, BuildOptions(precision="fp16")).bundle

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.tensorrt, pytest.mark.usefixtures("gpu", "pycuda", "tensorrt")]
 
 
-@pytest.fixture(scope="module")
-def built(bundle: Bundle, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle with an FP16 engine of this GPU."""
-    from edgefuse_export.tensorrt import BuildOptions, build_engine
-
-    folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
-    shutil.copytree(bundle.folder, folder)
-    return build_engine(folder, BuildOptions(precision="fp16")).bundle
-
-
 def test_the_build_says_what_it_proved(built: Bundle, tensorrt: str, record_property: Record) -> None:
     (name,) = built.manifest.engines
     details = built.manifest.engines[name]["details"]
