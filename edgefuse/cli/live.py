@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgefuse_runtime.sinks import Sink
 
 
-def live(
+def live(  # long: each option is a parameter
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
