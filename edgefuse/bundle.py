@@ -15,6 +15,7 @@ from typing import Any
 from edgefuse import framing
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
+from edgefuse.fallback import Fallback
 from edgefuse.files import read_json, sha256_of_file, write_json
 
 FORMAT = 1
@@ -50,6 +51,7 @@ class Manifest:
         training: data digest, held-out instances, metrics, seed.
         engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.plans`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
+        fallback: what live reports while a sensor is dead.
     """
 
     labels: tuple[str, ...]
@@ -61,6 +63,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Any] = field(default_factory=dict)
     framing_sha256: str = field(default_factory=framing.spec_sha256)
+    fallback: Fallback = field(default_factory=Fallback)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as the JSON object that stands in `manifest.json`."""
@@ -75,6 +78,7 @@ class Manifest:
             "versions": self.versions,
             "training": self.training,
             "engines": self.engines,
+            "fallback": self.fallback.to_json(),
         }
 
     @classmethod
@@ -104,6 +108,7 @@ class Manifest:
                 training=value["training"],
                 engines=value.get("engines", {}),  # bundles from before there were engines have none
                 framing_sha256=value["framing"]["sha256"],
+                fallback=Fallback.from_json(value.get("fallback")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(

@@ -178,9 +178,8 @@ def answers_under(
     Raises:
         UserError: as `evaluate`.
     """
+    refuse_unfit(pictures, contract=contract, labels=labels)
     truth_of = class_numbers(pictures.dataset.labels, labels)
-    if pictures.dataset.align != contract.align:
-        raise UserError(f"the data is aligned to {pictures.dataset.align}, the model wants {contract.align}")
     found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in changes}
     truths: list[NDArray[np.int64]] = []
     done = 0
@@ -196,6 +195,17 @@ def answers_under(
         name: Answers(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth)
         for name, pairs in found.items()
     }
+
+
+def refuse_unfit(pictures: Pictures, *, contract: InputContract, labels: Sequence[str]) -> None:
+    """Look whether a model can be scored on the pictures, before the work of it.
+
+    Raises:
+        UserError: the data has a class that the model does not know, or another alignment than the contract.
+    """
+    class_numbers(pictures.dataset.labels, labels)
+    if pictures.dataset.align != contract.align:
+        raise UserError(f"the data is aligned to {pictures.dataset.align}, the model wants {contract.align}")
 
 
 def as_they_are(

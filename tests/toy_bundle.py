@@ -24,6 +24,7 @@ from edgefuse.contract import (
     InputContract,
     codes_from_bytes,
 )
+from edgefuse.fallback import Fallback
 
 FULL_DEPTH_CODE = 2000.0
 SHARPNESS = 8.0
@@ -39,12 +40,14 @@ def make_toy_bundle(
     graph_size: int | None = None,
     batch: int | str = 1,
     float_inputs: bool = False,
+    fallback: Fallback | None = None,
 ) -> bundle.Bundle:
     """Write the bundle into `folder` and open it.
 
     Args:
         graph_size: side of the pictures that the ONNX file takes; another than `size` breaks the contract on purpose.
         batch: first dimension of the inputs; a name makes it dynamic.
+        fallback: what live reports while a sensor is dead; None = the default, no decision.
         float_inputs: let the file take float32 pictures, which breaks the contract on purpose.
     """
     import onnx
@@ -62,6 +65,7 @@ def make_toy_bundle(
         model={"fusion": "toy", "rgb": "mean", "depth": "mean", "width": gate_width},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
+        fallback=fallback if fallback is not None else Fallback(),
     )
     bundle.write_manifest(folder, manifest)
     return bundle.open_bundle(folder)

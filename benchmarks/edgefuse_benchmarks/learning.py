@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgefuse.commit import commit_in_words
 from edgefuse.data.folder import load, scan
 from edgefuse.data.synth import write_dataset
 from edgefuse.evaluation import CONDITIONS, Condition
@@ -82,7 +83,7 @@ class LearningReport:
             f"{min(gains):+.1f} at the least.",
             "",
             f"`{self.hardware['command']}` on {self.date}: {cpu['model']}, {cpu['cores_usable']} cores, no GPU used; "
-            f"torch {self.hardware['versions'].get('torch')}; commit {(self.hardware['commit'] or 'unknown')[:12]}.",
+            f"torch {self.hardware['versions'].get('torch')}; commit {commit_in_words(self.hardware['commit'])}.",
         ]
         return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError, require
+from edgefuse.fallback import Fallback
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
@@ -37,6 +38,8 @@ WHOLE = "frame to result"
 STAGES = {"read": "read, align, copy", "frame": "region, crop, resize", "infer": "engine"}
 """Stages of `edgefuse_runtime.results.StageTimes` that add up to the whole, and what they are called."""
 WAIT = "wait for the frame"
+LABEL_ALWAYS = Fallback(no_rgb="label", no_depth="label")
+"""Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,12 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames
     collected = _Collect()
     with open_camera(camera, align=engine.contract.align, real_time=way.pace == "paced") as source:
         summary = run_live(
-            engine=engine, camera=source, region=parse_region(roi), sinks=[collected], num_frames=num_frames
+            engine=engine,
+            camera=source,
+            region=parse_region(roi),
+            fallback=LABEL_ALWAYS,
+            sinks=[collected],
+            num_frames=num_frames,
         )
     if summary.ended == "interrupted":
         raise KeyboardInterrupt
@@ -223,7 +231,7 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     figures, problems = [], []
     for name, results in others:
         shared = [(expected[result.name], result) for result in results if result.name in expected]
-        worst = float(np.max([0.0, *(abs(a.probability - b.probability) for a, b in shared)]))
+        worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(
             {

@@ -1,6 +1,6 @@
 """What a number was measured on: hardware, clocks, versions, commit. Every part may be absent and is then None.
 
-Owns the description that stands in each result; it names no host, user or path. Reports import it. Standard library only.
+Owns the description that stands in each result; it names no host, user or path. Reports import it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -17,12 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from edgefuse.commit import commit, output_of
+
 PACKAGES = (
     *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
     *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
 )
 CPU = Path("/sys/devices/system/cpu")
-COMMAND_TIMEOUT_S = 10.0
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"
 
 
@@ -67,7 +66,7 @@ def cpu_model() -> str | None:
     """The processor's own name; on ARM that of `lscpu`, because /proc/cpuinfo has none."""
     return (
         _field(_read(Path("/proc/cpuinfo")), "model name")
-        or _field(_output(["lscpu"]), "Model name")
+        or _field(output_of(["lscpu"]), "Model name")
         or platform.processor()
         or None
     )
@@ -95,7 +94,7 @@ def memory_bytes() -> int | None:
 
 def describe_gpus() -> list[dict[str, str]]:
     """What nvidia-smi says about each GPU; empty where there is none."""
-    table = _output(["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"])
+    table = output_of(["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"])
     names = GPU_FIELDS.split(",")
     rows = [[value.strip() for value in line.split(",")] for line in (table or "").splitlines() if line.strip()]
     return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
@@ -109,8 +108,8 @@ def describe_jetson() -> dict[str, str] | None:
     return {
         "board": (_read(Path("/proc/device-tree/model")) or "").strip("\0"),
         "l4t": release.splitlines()[0],
-        "nvpmodel": _output(["nvpmodel", "-q"]) or "not readable",
-        "jetson_clocks": _output(["jetson_clocks", "--show"]) or "not readable (it needs root)",
+        "nvpmodel": output_of(["nvpmodel", "-q"]) or "not readable",
+        "jetson_clocks": output_of(["jetson_clocks", "--show"]) or "not readable (it needs root)",
     }
 
 
@@ -132,20 +131,6 @@ def versions() -> dict[str, str]:
     """Installed versions of the packages that matter here."""
     installed = {package: _version(package) for package in PACKAGES}
     return {package: version for package, version in installed.items() if version is not None}
-
-
-def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:
-    """Git commit of the tree that `source` belongs to, with "-dirty" when tracked files differ; None when git does not track it.
-
-    An installed package may lie inside somebody else's repository, so the file itself is asked for.
-    """
-    git = ["git", "-C", str(source.resolve().parent)]
-    if _output([*git, "ls-files", "--error-unmatch", source.name]) is None:
-        return None
-    head = _output([*git, "rev-parse", "HEAD"])
-    if head is None:
-        return None
-    return head + ("-dirty" if _output([*git, "status", "--porcelain", "--untracked-files=no"]) else "")
 
 
 def command_line(argv: Sequence[str]) -> str:
@@ -170,20 +155,6 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
-
-
-def _output(command: Sequence[str]) -> str | None:
-    """What a command prints; None when it is not there, fails, or takes too long."""
-    program = shutil.which(command[0])
-    if program is None:
-        return None
-    try:
-        done = subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _field(text: str | None, name: str, *, separator: str = ":") -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
     from edgefuse.data.check import Report
@@ -59,7 +60,7 @@ def convert(  # long: the options of every layout, declared and passed on
         int | None,
         typer.Option(min=1, help="washington: this many pairs, evenly over categories; the paper took 4500."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="washington: which samples. Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="washington: which samples. Default: 0.")] = None,
     masked: Annotated[bool, typer.Option("--masked", help="washington: nothing but the object, by its mask.")] = False,
     neutral: Annotated[bool, typer.Option("--neutral", help="bu3dfe: with the neutral faces as a class.")] = False,
     levels: Annotated[
@@ -116,6 +117,7 @@ def check(
     from edgefuse.data.check import check as look
     from edgefuse.data.check import montage as draw
 
+    montage = checked_png(montage, option="--montage")
     with counting("reading", unit="pairs") as on_progress:
         report, dataset = look(data, on_progress=on_progress)
     if montage is not None:

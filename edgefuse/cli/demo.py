@@ -64,8 +64,9 @@ def _print_result(result: DemoResult) -> None:
     )
     live = result.live
     if live.accuracy is not None and live.latency_ms is not None:
+        apart = f" ({live.accuracy.abstained} without a decision, a sensor was dead)" if live.accuracy.abstained else ""
         console.print(
-            f"live on {result.recording}: {live.accuracy.correct} of {live.accuracy.scored} frames right, latency from a frame's "
+            f"live on {result.recording}: {live.accuracy.correct} of {live.accuracy.scored} frames right{apart}, latency from a frame's "
             f"arrival to its decision: median {live.latency_ms['p50']:.1f} ms, p99 {live.latency_ms['p99']:.1f} ms"
         )
     console.print(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from edgefuse.cli.options import AsJson, DataFolders, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
     from edgefuse.contract import InputContract
@@ -43,6 +44,7 @@ def evaluate(  # long: each option is a parameter
         for option, value in (("--against", against), ("--plot", plot)):
             if value:
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
+    plot = checked_png(plot, option="--plot")
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
     if corruptions:
         _evaluate_corruptions([model, *(against or ())], pictures, plot=plot, threads=threads, as_json=as_json)
@@ -72,16 +74,19 @@ def _evaluate_corruptions(
     import json
 
     from edgefuse.cli.progress import counting, say
+    from edgefuse.evaluation import refuse_unfit
     from edgefuse.robustness import evaluate_corruptions, plot_corruptions
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
     reports = {}
     with ExitStack() as stack:
-        # All are opened before the first is scored: a model that cannot be had is said at once.
+        # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
         answering = {
             name: stack.enter_context(opened(model, num_threads=threads))
             for name, model in column_names(models).items()
         }
+        for one in answering.values():
+            refuse_unfit(pictures, contract=one.contract, labels=one.labels)
         for name, one in answering.items():
             with counting(name, unit="pairs") as on_progress:
                 rows = evaluate_corruptions(

@@ -68,7 +68,14 @@ def live(  # long: each option is a parameter
             sinks.append(JsonlSink(jsonl, force=force))
         for sink in sinks:
             stack.enter_context(sink)
-        summary = run_live(engine=runner, camera=source, region=region, sinks=sinks, num_frames=frames)
+        summary = run_live(
+            engine=runner,
+            camera=source,
+            region=region,
+            fallback=opened.manifest.fallback,
+            sinks=sinks,
+            num_frames=frames,
+        )
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
     if summary.processed == 0:

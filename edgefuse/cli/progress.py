@@ -84,8 +84,9 @@ class TrainingDisplay:
             say(
                 f"epoch {result.epoch + 1} of {num_epochs}: loss {result.train_loss:.3f}  accuracy {result.train_accuracy:.1%}{held}"
             )
-        if self._bar is not None and result.epoch + 1 == num_epochs:
-            self._close_bar()
+
+    def ended(self) -> None:
+        self._close_bar()
 
     def _close_bar(self) -> None:
         if self._bar is not None:

@@ -23,7 +23,8 @@ class Augmentation:
 
     Attributes:
         rotation_deg: the picture is turned by up to this angle either way.
-        zoom: the crop's side is up to this share smaller than the picture, anywhere inside it.
+        zoom: the picture is up to this share larger or smaller.
+        shift: it is moved by up to this share of its sides.
         flip: mirror half of the pairs. Only where a mirrored picture keeps its label.
         brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
         white_balance: each colour channel is stronger or weaker by up to this share.
@@ -33,8 +34,9 @@ class Augmentation:
         rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
     """
 
-    rotation_deg: float = 30.0
+    rotation_deg: float = 45.0
     zoom: float = 0.25
+    shift: float = 0.1
     flip: bool = True
     brightness: float = 0.3
     contrast: float = 0.3
@@ -74,11 +76,18 @@ def augment(
         `Framed` pictures of side S, not shared with the arguments.
     """
     height, width = depth.shape
-    if augmentation.rotation_deg:
-        rgb, depth = turn(rgb, depth, angle_deg=augmentation.rotation_deg * rng.uniform(-1, 1))
-    framed = fit(
-        rgb, depth, size=size, roi=_jittered_region(height, width, augmentation.zoom, rng), depth_unit_m=depth_unit_m
-    )
+    if augmentation.rotation_deg or augmentation.zoom or augmentation.shift:
+        rgb, depth = move(
+            rgb,
+            depth,
+            angle_deg=augmentation.rotation_deg * rng.uniform(-1, 1),
+            scale=1 + augmentation.zoom * rng.uniform(-1, 1),
+            shift_xy=(
+                width * augmentation.shift * rng.uniform(-1, 1),
+                height * augmentation.shift * rng.uniform(-1, 1),
+            ),
+        )
+    framed = fit(rgb, depth, size=size, roi=_whole(height, width), depth_unit_m=depth_unit_m)
     codes = codes_from_bytes(framed.depth)
     rgb_SS3 = framed.rgb
     if augmentation.flip and rng.random() < 0.5:
@@ -95,15 +104,24 @@ def augment(
     return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
 
 
-def turn(
-    rgb: NDArray[np.uint8], depth: NDArray[np.uint16], *, angle_deg: float
+def move(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint16],
+    *,
+    angle_deg: float = 0.0,
+    scale: float = 1.0,
+    shift_xy: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Both pictures turned about their middle, RGB between its pixels and depth by the nearest; the borders are drawn out."""
+    """Both pictures turned and scaled about their middle, then shifted by pixels; their size stays.
+
+    RGB is taken between its pixels and depth by the nearest, so that no depth is invented; the borders are drawn out.
+    """
     height, width = depth.shape
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
-    turned_rgb = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    turned = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(turned_rgb, np.uint8), np.asarray(turned, np.uint16)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, scale)
+    matrix[:, 2] += np.asarray(shift_xy)
+    moved_rgb = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved_rgb, np.uint8), np.asarray(moved, np.uint16)
 
 
 def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -143,9 +161,7 @@ def punch_holes(codes: NDArray[np.uint16], *, share: float, rng: np.random.Gener
     return np.where(noise < np.quantile(noise, share), np.uint16(0), codes)
 
 
-def _jittered_region(height: int, width: int, zoom: float, rng: np.random.Generator) -> Roi:
-    """A square of up to `zoom` less than the picture, somewhere inside the square around it."""
+def _whole(height: int, width: int) -> Roi:
+    """The square around the picture."""
     side = max(height, width)
-    varied = max(1, round(side * (1 - zoom * rng.random())))
-    left, top = (int(rng.integers(0, side - varied + 1)) for _ in range(2))
-    return Roi((width - side) // 2 + left, (height - side) // 2 + top, varied, varied)
+    return Roi((width - side) // 2, (height - side) // 2, side, side)

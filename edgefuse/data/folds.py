@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
-from edgefuse.data.splits import Split
+from edgefuse.data.splits import Split, shuffled_groups
 from edgefuse.errors import UserError, require
 
 BY_FRAME = "frame"
@@ -158,15 +158,17 @@ def _divide(
     """Kept and held-out indices of each fold. `groups` is over the whole data set; None = by frame."""
     selection = require("sklearn.model_selection", extra="train")
     labels = np.array([dataset.samples[i].label for i in indices])
-    own = None if groups is None else np.array([groups[i] for i in indices])
-    num_groups = len(indices) if own is None else len(set(own.tolist()))
+    names = None if groups is None else [groups[i] for i in indices]
+    num_groups = len(indices) if names is None else len(set(names))
     if num_groups < num_folds:
-        what = "pair(s)" if own is None else f"group(s) ({', '.join(sorted(set(own.tolist())))})"
+        what = "pair(s)" if names is None else f"group(s) ({', '.join(sorted(set(names)))})"
         raise UserError(f"there are {num_groups} {what} for {num_folds} folds: use fewer folds, or record more takes")
     if num_folds > max(np.bincount(labels)):
         raise UserError(f"no class has {num_folds} pairs, one for each fold: use fewer folds")
-    make = selection.StratifiedKFold if own is None else selection.StratifiedGroupKFold
-    folds = make(n_splits=num_folds, shuffle=True, random_state=seed)
+    if names is None:
+        folds, own = selection.StratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed), None
+    else:
+        folds, own = selection.StratifiedGroupKFold(n_splits=num_folds), shuffled_groups(names, seed=seed)
     with warnings.catch_warnings():
         # A class with fewer members than folds is absent from some test sides: `folds_of_splits` says so in its own words.
         warnings.simplefilter("ignore", UserWarning)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
 from edgefuse.errors import UserError, require
@@ -88,7 +89,7 @@ def _hold_out(
         return indices, []
     model_selection = require("sklearn.model_selection", extra="train")
     labels = np.array([dataset.samples[i].label for i in indices])
-    groups = np.array([dataset.samples[i].instance for i in indices])
+    groups = shuffled_groups([dataset.samples[i].instance for i in indices], seed=seed)
     num_groups = len(set(groups.tolist()))
     num_folds = min(max(2, round(1 / share)), num_groups)
     if num_groups < 2:
@@ -96,7 +97,7 @@ def _hold_out(
             f"there is {num_groups} group of instances to take {what} samples from, two or more were expected: "
             f"record another take, or use --{what}-share 0"
         )
-    folds = model_selection.StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    folds = model_selection.StratifiedGroupKFold(n_splits=num_folds)
     with warnings.catch_warnings():
         # A class may have fewer takes than there are folds: then a fold lacks it, which is no reason to speak.
         warnings.simplefilter("ignore", UserWarning)
@@ -105,3 +106,16 @@ def _hold_out(
     classes = set(labels.tolist())
     kept, held = next((pair for pair in candidates if set(labels[pair[0]].tolist()) == classes), candidates[0])
     return [indices[i] for i in kept], [indices[i] for i in held]
+
+
+def shuffled_groups(names: Sequence[str], *, seed: int) -> NDArray[np.int64]:
+    """A number for each sample's group, int64 [n]; `seed` decides which group gets which.
+
+    For `StratifiedGroupKFold` without its own shuffling, which scikit-learn before 1.8 does to the groups' class counts and not
+    to the groups: where all groups are alike, no seed changes a fold there. It divides equal groups in the order of their
+    numbers, and this is the order that scikit-learn 1.8 and newer shuffle them into by the same seed.
+    """
+    _, positions = np.unique(np.array(names), return_inverse=True)
+    order = np.arange(positions.max(initial=-1) + 1)
+    np.random.RandomState(seed).shuffle(order)
+    return np.argsort(order)[positions]

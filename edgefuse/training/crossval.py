@@ -25,6 +25,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from edgefuse.commit import commit, commit_in_words
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.folds import Folds
 from edgefuse.data.splits import Split
@@ -37,6 +38,8 @@ from edgefuse.training.train import Listener, NothingLearnedError, train_on_pict
 
 PLAN_NAME = "crossval.json"
 FORMAT = 1
+UNKNOWN_COMMIT = "unknown"
+"""Of a fold that was finished before results told their commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class FoldResult:
         fold: number of the fold, from 1.
         accuracy: share of right answers on the test side, 0..1; and the same with one sensor dead.
         num_epochs: epochs that were trained.
+        commit: of the source that trained it, as `edgefuse.commit.commit_in_words` says it.
     """
 
     approach: str
@@ -58,6 +62,7 @@ class FoldResult:
     num_test: int
     num_epochs: int
     seconds: float
+    commit: str = UNKNOWN_COMMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,7 @@ class _Task:
     digest: str
     out: Path
     settings: dict[str, Any]
+    commit: str
 
     @property
     def name(self) -> str:
@@ -209,7 +215,7 @@ def _tasks(
 ) -> list[_Task]:
     """Fold by fold, so that approaches can be compared before the last fold ends."""
     digests = {value: sha256_of_file(Path(value)) for value in weights.values() if Path(value).is_file()}
-    tasks = []
+    tasks, made_by = [], commit_in_words(commit())
     for fold, parts in enumerate(folds.splits, start=1):
         for approach in approaches:
             own = approach_config(approach, config, weights=weights)
@@ -235,6 +241,7 @@ def _tasks(
                     digest=dataset.digest,
                     out=out,
                     settings=settings,
+                    commit=made_by,
                 )
             )
     return tasks
@@ -262,7 +269,8 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
         stored = read_json(task.result_path, what="a fold's result")
         made_with = stored.get("settings", {})
         if stored.get("format") == FORMAT and made_with == task.settings:
-            finished[task.name] = FoldResult(**{f.name: stored[f.name] for f in fields(FoldResult)})
+            told = {"commit": UNKNOWN_COMMIT, **stored}
+            finished[task.name] = FoldResult(**{f.name: told[f.name] for f in fields(FoldResult)})
         elif not force:
             other = [key for key, value in task.settings.items() if made_with.get(key) != value] or ["format"]
             raise UserError(
@@ -300,6 +308,7 @@ def _train_fold(task: _Task, pictures: Pictures, listener: Listener | None = Non
         num_test=len(task.parts.test),
         num_epochs=len(summary.metrics["history"]),
         seconds=round(time.monotonic() - start_s, 2),
+        commit=task.commit,
     )
     more = {"settings": task.settings, "versions": versions(), "device": str(best_device())}
     write_json(task.result_path, {"format": FORMAT, **vars(result), **more, "confusion": scores["both"]["confusion"]})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,15 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
         lines.append(f"- {len(done.notes)} note(s) on the folds, first: {done.notes[0]}.")
     used = versions()
     lines.append(f"- {', '.join(f'{name} {used[name]}' for name in ('edgefuse', 'torch', 'torchvision', 'numpy'))}.")
-    return lines
+    return [*lines, f"- {_commits(done)}."]
+
+
+def _commits(done: CrossValidation) -> str:
+    """The source's commit; where folds were finished at several ones, how many at each."""
+    counts = Counter(result.commit for results in done.results.values() for result in results)
+    if len(counts) <= 1:
+        return f"Commit: {next(iter(counts), 'no training was finished')}"
+    return "Commits: " + ", ".join(f"{name} ({count} trainings)" for name, count in counts.most_common())
 
 
 def _code(by: str) -> str:

@@ -121,6 +121,7 @@ def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int,
     still = Augmentation(
         rotation_deg=0.0,
         zoom=0.0,
+        shift=0.0,
         flip=False,
         brightness=0.0,
         contrast=0.0,

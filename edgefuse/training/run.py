@@ -1,7 +1,7 @@
 """A run: the folder that a training leaves, readable at any moment of it.
 
-    run.json             labels, model, training configuration, data digest, versions, epochs done
-    model.safetensors    weights of the last finished epoch
+    run.json             labels, model, training configuration, data digest, versions, epochs done, epoch kept
+    model.safetensors    weights of the last finished epoch (with early stop: of the best)
     samples.npz          framed pairs of the run's data that were not trained on (where there are any), for parity checks
     metrics.json         figures on training's held-out instances
     training.png, confusion.png, tensorboard/
@@ -39,7 +39,7 @@ class Run:
     Attributes:
         labels: class names in the order of the model's outputs.
         model_config: what the model is made of; its contract too.
-        info: everything else in `run.json` (training configuration, data, versions, epochs done).
+        info: everything else in `run.json` (training configuration, data, versions, epochs done and kept).
     """
 
     folder: Path
@@ -66,6 +66,15 @@ class Run:
                 f"{path} does not fit the model that {RUN_NAME} describes ({error}): train again"
             ) from error
         return model.eval()
+
+    def metrics(self) -> dict[str, Any]:
+        """What stands in `metrics.json`; empty where there is none, as in a run that was cut off.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.folder / METRICS_NAME
+        return read_json(path, what="the run's record of figures") if path.is_file() else {}
 
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Framed pairs of the run's data: rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2].

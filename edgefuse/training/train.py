@@ -12,26 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from edgefuse.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.contract import InputContract
 from edgefuse.data.augment import labels_allow_flip
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError
-from edgefuse.evaluation import (
-    Answers,
-    Scores,
-    answers_under,
-    as_they_are,
-    evaluate,
-    expected_calibration_error,
-    framed_batches,
-)
-from edgefuse.files import folder_begun, refuse_existing, write_json
+from edgefuse.evaluation import framed_batches
+from edgefuse.files import folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
-from edgefuse.training.loop import EpochResult, StepReport, best_device, torch_predictor, train_epochs
-from edgefuse.training.plots import plot_confusion, plot_training
+from edgefuse.training.loop import EpochResult, StepReport, best_device, train_epochs
+from edgefuse.training.measure import calibrate, measure
 from edgefuse.training.recipe import TrainConfig
 
 NUM_STORED_SAMPLES = 16
@@ -47,6 +38,8 @@ class Listener(Protocol):
     def started(self, text: str) -> None: ...
     def stepped(self, report: StepReport) -> None: ...
     def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+    def ended(self) -> None:
+        """No further epoch comes: the last one was, or early stop, Ctrl-C or an error ended the training."""
 
 
 class Silence:
@@ -55,6 +48,7 @@ class Silence:
     def started(self, text: str) -> None: ...
     def stepped(self, report: StepReport) -> None: ...
     def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+    def ended(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +210,7 @@ def _run_epochs(
                     best_epoch, best_accuracy = result.epoch, accuracy
                     run_folder.write_weights(out, model)
                     run_folder.write_run(
-                        out, labels=labels, model_config=model_config, info={**info, "epochs_done": result.epoch + 1}
+                        out, labels=labels, model_config=model_config, info={**info, **_epochs(result.epoch + 1)}
                     )
                     keep()
                 history.append(result)
@@ -226,7 +220,14 @@ def _run_epochs(
                     break
         except KeyboardInterrupt:
             return history, True
+        finally:
+            listener.ended()
     return history, False
+
+
+def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
+    """How `run.json` counts: epochs that were trained, and the one, from 1, whose weights are stored (early stop's best)."""
+    return {"epochs_done": max(kept, done), "epoch_kept": kept}
 
 
 def _log(board: Any, result: EpochResult) -> None:
@@ -313,14 +314,14 @@ def _finish(
     """Calibrate the run that stands at `out`, and measure it as it will be used."""
     run = run_folder.open_run(out)
     model = run.build_model().to(device)
-    calibration = _calibrate(model, held_out, contract=run.model_config.contract, labels=run.labels)
+    calibration = calibrate(model, held_out, contract=run.model_config.contract, labels=run.labels)
     run_folder.write_run(
         out,
         labels=run.labels,
         model_config=replace(run.model_config, temperature=model.temperature),
-        info={**info, "epochs_done": len(history)},
+        info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
     )
-    return _measure(
+    return measure(
         model,
         out,
         held_out,
@@ -330,61 +331,3 @@ def _finish(
         labels=run.labels,
         fusion=run.model_config.fusion,
     )
-
-
-def _calibrate(
-    model: FusionClassifier, held_out: dict[str, Pictures], *, contract: InputContract, labels: tuple[str, ...]
-) -> dict[str, Any]:
-    """Give the model the temperature that fits the validation pairs (1 where there are none); what it did on each part.
-
-    The part that it was fitted on flatters it; "test" is the honest one.
-    """
-    found: dict[str, Answers] = {
-        part: answers_under(
-            torch_predictor(model), pictures, contract=contract, labels=labels, changes={part: as_they_are}
-        )[part]
-        for part, pictures in held_out.items()
-    }
-    fitted_on = found.get("validation")
-    temperature = 1.0 if fitted_on is None else fit_temperature(fitted_on.probabilities, fitted_on.truth)
-    report: dict[str, Any] = {
-        "temperature": temperature,
-        "fitted_on_validation_pairs": 0 if fitted_on is None else len(fitted_on.truth),
-    }
-    for part, answers in found.items():
-        for when, value in (("before", 1.0), ("after", temperature)):
-            probabilities = rescale(answers.probabilities, temperature=value)
-            report.setdefault(part, {})[when] = {
-                "expected_calibration_error": expected_calibration_error(probabilities, answers.truth),
-                "negative_log_likelihood": negative_log_likelihood(probabilities, answers.truth),
-            }
-    model.temperature = temperature
-    return report
-
-
-def _measure(
-    model: FusionClassifier,
-    out: Path,
-    held_out: dict[str, Pictures],
-    history: list[EpochResult],
-    *,
-    calibration: dict[str, Any],
-    contract: InputContract,
-    labels: tuple[str, ...],
-    fusion: str,
-) -> dict[str, Any]:
-    """Score the run on what it was not trained on, and draw the pictures."""
-    metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
-    scored: dict[str, Scores] = {}
-    for name, pictures in held_out.items():
-        scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels)
-        metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
-        scored[name] = scores["both"]
-    write_json(out / run_folder.METRICS_NAME, metrics)
-    plot_training(history, out / "training.png", title=f"{fusion}, {len(history)} epochs")
-    for name in ("test", "validation"):
-        if name in scored:
-            title = f"{name}: {scored[name].accuracy:.1%} of {scored[name].num_samples} pairs"
-            plot_confusion(scored[name].confusion, labels, out / "confusion.png", title=title)
-            break
-    return metrics

@@ -12,11 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgefuse import framing
 from edgefuse.errors import UserError
+from edgefuse.fallback import Fallback
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frames import Camera, Counters, Frame, frames
+from edgefuse_runtime.health import SensorStates, Watch, shown
 from edgefuse_runtime.regions import Region, RegionSource, Whole
 from edgefuse_runtime.results import Accuracy, Ending, LiveSummary, Result, StageTimes
 from edgefuse_runtime.sinks import Sink
@@ -31,6 +34,7 @@ def run_live(
     engine: Engine,
     camera: Camera,
     region: RegionSource | None = None,
+    fallback: Fallback | None = None,
     sinks: Sequence[Sink] = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
@@ -40,6 +44,7 @@ def run_live(
     Args:
         engine, camera, sinks: opened by the caller, who also closes them.
         region: where to look in each frame; None = what the camera knows, or the whole picture.
+        fallback: what to report while a sensor is dead, from the bundle's manifest; None = no decision.
         num_frames: frames to read.
         stop: set it from another thread or a signal handler to end the run.
 
@@ -54,14 +59,12 @@ def run_live(
             f"the camera's pairs are aligned to {camera.align}, the bundle's contract says {engine.contract.align}: "
             f"open the camera with align={engine.contract.align!r}"
         )
-    find, statistics = region if region is not None else Whole(), _Statistics(engine, camera.counters)
+    statistics, decide = _Statistics(engine, camera.counters), _Decider(engine, region, fallback, camera.counters)
     started_ns = last_ns = time.perf_counter_ns()
     interrupted = False
     try:
         for frame in frames(camera, num_frames=num_frames, stop=stop):
-            result = _decide(
-                engine, frame, find, index=statistics.processed, since_ns=last_ns, counters=camera.counters
-            )
+            result = decide(frame, index=statistics.processed, since_ns=last_ns)
             if result is None:
                 statistics.without_region += 1
             else:
@@ -86,44 +89,63 @@ def _ending(*, interrupted: bool, stop: threading.Event | None, reached: bool) -
     return "frames" if reached else "end of stream"
 
 
-def _decide(
-    engine: Engine, frame: Frame, find: RegionSource, *, index: int, since_ns: int, counters: Counters
-) -> Result | None:
-    region_started_ns = time.perf_counter_ns()
-    region = find(frame)
-    if region is None:
-        return None
-    framed = framing.fit(
-        frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
-    )
-    framed_ns = time.perf_counter_ns()
-    decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
-    done_ns = time.perf_counter_ns()
-    probabilities = decision.probabilities[0]
-    order = np.argsort(-probabilities, kind="stable")[:TOP_CLASSES]
-    top = tuple((engine.labels[i], round(float(probabilities[i]), 6)) for i in order)
-    stages = StageTimes(
-        wait_ms=_ms(max(frame.arrival_ns - since_ns, 0)),
-        read_ms=_ms(frame.ready_ns - frame.arrival_ns),
-        frame_ms=_ms(framed_ns - region_started_ns),
-        infer_ms=_ms(done_ns - framed_ns),
-    )
-    return Result(
-        index=index,
-        frame=frame.color_number,
-        name=frame.name,
-        label=top[0][0],
-        probability=top[0][1],
-        top=top,
-        gate_mean=round(float(decision.gate.mean()), 6),
-        expected=_expected(region, frame),
-        roi=region.roi,
-        stages=stages,
-        latency_ms=_ms(done_ns - frame.arrival_ns),
-        age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
-        dropped=counters.dropped,
-        stale=counters.stale,
-    )
+class _Decider:
+    """From a frame to its result: where to look, whether the sensors live, what the model says, what of it is reported."""
+
+    def __init__(
+        self, engine: Engine, find: RegionSource | None, fallback: Fallback | None, counters: Counters
+    ) -> None:
+        self._engine, self._counters = engine, counters
+        self._find = find if find is not None else Whole()
+        self._fallback = fallback if fallback is not None else Fallback()
+        self._watch = Watch()
+
+    def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:
+        """The result, or None where there is nothing to look at."""
+        engine = self._engine
+        region_started_ns = time.perf_counter_ns()
+        region = self._find(frame)
+        if region is None:
+            return None
+        framed = framing.fit(
+            frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
+        )
+        sensors = self._watch(frame, framed, roi=region.roi)
+        framed = shown(framed, sensors)
+        framed_ns = time.perf_counter_ns()
+        decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+        done_ns = time.perf_counter_ns()
+        # The engine runs in any case, so that the death of a sensor does not change the figures of latency.
+        top = self._top(decision.probabilities[0], sensors)
+        return Result(
+            index=index,
+            frame=frame.color_number,
+            name=frame.name,
+            label=top[0][0] if top else None,
+            probability=top[0][1] if top else None,
+            top=top,
+            gate_mean=round(float(decision.gate.mean()), 6),
+            expected=_expected(region, frame),
+            roi=region.roi,
+            stages=StageTimes(
+                wait_ms=_ms(max(frame.arrival_ns - since_ns, 0)),
+                read_ms=_ms(frame.ready_ns - frame.arrival_ns),
+                frame_ms=_ms(framed_ns - region_started_ns),
+                infer_ms=_ms(done_ns - framed_ns),
+            ),
+            latency_ms=_ms(done_ns - frame.arrival_ns),
+            age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
+            dropped=self._counters.dropped,
+            stale=self._counters.stale,
+            sensors=sensors,
+        )
+
+    def _top(self, probabilities: NDArray[np.float32], sensors: SensorStates) -> tuple[tuple[str, float], ...]:
+        """The most likely classes, best first; none where the fallback says "no decision"."""
+        if not self._fallback.is_label(rgb_is_alive=sensors.rgb == "ok", depth_is_alive=sensors.depth == "ok"):
+            return ()
+        order = np.argsort(-probabilities, kind="stable")[:TOP_CLASSES]
+        return tuple((self._engine.labels[i], round(float(probabilities[i]), 6)) for i in order)
 
 
 def _expected(region: Region, frame: Frame) -> str | None:
@@ -146,7 +168,8 @@ class _Statistics:
         self._samples: dict[str, deque[float]] = {}
         self._scored: Counter[str] = Counter()
         self._correct: Counter[str] = Counter()
-        self._unscored = 0
+        self._unscored = self._abstained = self._without_decision = 0
+        self._sensors: Counter[str] = Counter()
 
     @property
     def num_seen(self) -> int:
@@ -159,7 +182,11 @@ class _Statistics:
         for name, value in timings.items():
             if value is not None:
                 self._samples.setdefault(name, deque(maxlen=MAX_SAMPLES)).append(value)
-        if result.expected in self._engine.labels:
+        self._sensors.update(f"{name}_{state}" for name, state in result.sensors._asdict().items() if state != "ok")
+        self._without_decision += result.label is None
+        if result.expected in self._engine.labels and result.label is None:
+            self._abstained += 1
+        elif result.expected in self._engine.labels:
             self._scored[result.expected] += 1
             self._correct[result.expected] += result.label == result.expected
         elif result.expected is not None:
@@ -171,6 +198,8 @@ class _Statistics:
             received=counters.received - before.received,
             processed=self.processed,
             without_region=self.without_region,
+            without_decision=self._without_decision,
+            sensors=dict(sorted(self._sensors.items())),
             unfinished=counters.delivered - before.delivered - self.num_seen,
             dropped=counters.dropped - before.dropped,
             stale=counters.stale - before.stale,
@@ -197,12 +226,13 @@ class _Statistics:
 
     def _accuracy(self) -> Accuracy | None:
         scored = self._scored.total()
-        if not scored and not self._unscored:
+        if not scored and not self._unscored and not self._abstained:
             return None
         return Accuracy(
             scored=scored,
             correct=self._correct.total(),
             unscored=self._unscored,
+            abstained=self._abstained,
             by_label={label: (self._correct[label], self._scored[label]) for label in sorted(self._scored)},
         )
 

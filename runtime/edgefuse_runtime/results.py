@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgefuse.framing import Roi
+from edgefuse_runtime.health import ALL_OK, SensorStates
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted"]
 
@@ -37,20 +38,22 @@ class Result:
     Attributes:
         index: 0, 1, 2, ... over the results of a run.
         frame: the colour stream's frame number.
+        label: the most likely class; None = no decision, because a sensor is not alive and the bundle's fallback says so.
         probability: of `label`.
-        top: the most likely classes, best first, with their probabilities.
+        top: the most likely classes, best first, with their probabilities; empty without a decision.
         gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth.
         expected: the class that the source says, where it does.
         latency_ms: from the frame's arrival in this process to the decision; waiting is not in it.
         age_ms: from the sensor's time to the decision, where the camera's clock is the host's.
         dropped, stale: the camera's counts so far.
+        sensors: whether each sensor is alive.
     """
 
     index: int
     frame: int
     name: str
-    label: str
-    probability: float
+    label: str | None
+    probability: float | None
     top: tuple[tuple[str, float], ...]
     gate_mean: float
     expected: str | None
@@ -60,11 +63,21 @@ class Result:
     age_ms: float | None
     dropped: int
     stale: int
+    sensors: SensorStates = ALL_OK
 
     @property
     def correct(self) -> bool | None:
-        """Whether `label` is what was expected; None where nothing was."""
-        return None if self.expected is None else self.label == self.expected
+        """Whether `label` is what was expected; None where nothing was, or nothing was decided."""
+        return None if self.expected is None or self.label is None else self.label == self.expected
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the sensors and what that means for this result; empty where both are alive."""
+        ill = [f"{name} is {state}" for name, state in self.sensors._asdict().items() if state != "ok"]
+        if not ill:
+            return ""
+        means = "no decision" if self.label is None else "decided without it"
+        return f"{' and '.join(ill)}: {means}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -73,6 +86,7 @@ class Result:
             "roi": list(self.roi),
             "top": [list(item) for item in self.top],
             "correct": self.correct,
+            "sensors": self.sensors._asdict(),
         }
 
 
@@ -81,15 +95,17 @@ class Accuracy:
     """How often the answer was the expected one.
 
     Attributes:
-        scored: results with an expected class that the model knows.
+        scored: results with a decision and an expected class that the model knows.
         correct: those that were right.
         unscored: results whose expected class the model does not know.
+        abstained: results without a decision where the model knows the expected class.
         by_label: class -> (correct, scored).
     """
 
     scored: int
     correct: int
     unscored: int
+    abstained: int
     by_label: dict[str, tuple[int, int]]
 
     @property
@@ -106,6 +122,8 @@ class LiveSummary:
         received: pairs that the camera made, told by its frame numbers.
         processed: results given.
         without_region: frames in which the region source found nothing to look at.
+        without_decision: results, counted in `processed`, without a label because a sensor was not alive.
+        sensors: "rgb_dead", "rgb_frozen", "depth_dead", "depth_frozen" -> results; those that never occurred are not there.
         unfinished: frames read and not decided, because the run was interrupted (0 or 1).
         dropped, stale, timeouts: see `edgefuse_runtime.frames.Counters`.
         latency_ms: p50, p95, p99, max; None without results.
@@ -119,6 +137,8 @@ class LiveSummary:
     received: int
     processed: int
     without_region: int
+    without_decision: int
+    sensors: dict[str, int]
     unfinished: int
     dropped: int
     stale: int

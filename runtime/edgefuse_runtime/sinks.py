@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     pass
 
 
+NO_DECISION = "no decision"
+
+
 class Sink(Protocol):
     """Takes each result of a run, then its summary. The constructor opens nothing; `with sink:` does."""
 
@@ -38,10 +41,21 @@ def line_of(result: Result) -> str:
     """A result as one plain line."""
     verdict = {None: "", True: "  right", False: f"  wrong, it is {result.expected}"}[result.correct]
     age = "" if result.age_ms is None else f"  age {result.age_ms:6.1f} ms"
+    warning = f"  WARNING {result.warning}" if result.warning else ""
     return (
-        f"frame {result.frame:6d}  {result.label:<14}  {result.probability:4.2f}  gate {result.gate_mean:4.2f}  "
-        f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{verdict}"
+        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {result.gate_mean:4.2f}  "
+        f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{verdict}{warning}"
     )
+
+
+def label_of(result: Result) -> str:
+    """The label, or that there is none."""
+    return NO_DECISION if result.label is None else result.label
+
+
+def probability_of(result: Result) -> str:
+    """The label's probability in four characters."""
+    return "   -" if result.probability is None else f"{result.probability:4.2f}"
 
 
 def summary_lines(summary: LiveSummary) -> list[str]:
@@ -59,9 +73,15 @@ def summary_lines(summary: LiveSummary) -> list[str]:
         lines += [f"latency in ms, arrival to result: {figures}", f"stages in ms, p50: {stages}"]
     if summary.age_ms is not None:
         lines.append("frame age in ms: " + "  ".join(f"{name} {value:.2f}" for name, value in summary.age_ms.items()))
+    for name, count in summary.sensors.items():
+        sensor, _, state = name.partition("_")
+        lines.append(f"WARNING {sensor} was {state} in {count} of {summary.processed} results")
+    if summary.without_decision:
+        lines.append(f"{NO_DECISION} in {summary.without_decision} results")
     accuracy = summary.accuracy
     if accuracy is not None and accuracy.share is not None:
-        lines.append(f"accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored})")
+        apart = f", {accuracy.abstained} without a decision apart" if accuracy.abstained else ""
+        lines.append(f"accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored}{apart})")
     if accuracy is not None and accuracy.unscored:
         lines.append(f"{accuracy.unscored} results have an expected class that the model does not know")
     return lines

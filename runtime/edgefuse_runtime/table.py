@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefuse_runtime.results import LiveSummary, Result
-from edgefuse_runtime.sinks import summary_lines
+from edgefuse_runtime.sinks import label_of, probability_of, summary_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -88,15 +88,19 @@ class TableSink:
 
 
 def _colour(result: Result) -> str:
+    if result.label is None:
+        return "yellow"
     return {None: "cyan", True: "green", False: "red"}[result.correct]
 
 
 def _answer(result: Result) -> RenderableType:
     from rich.text import Text
 
-    text = Text.assemble((f" {result.label} ", f"bold reverse {_colour(result)}"), f"  {result.probability:.2f}")
+    text = Text.assemble((f" {label_of(result)} ", f"bold reverse {_colour(result)}"), f"  {probability_of(result)}")
     if result.correct is False:
         text.append(f"   it is {result.expected}", "red")
+    if result.warning:
+        text.append(f"\nWARNING {result.warning}", "bold yellow")
     return text
 
 
@@ -144,8 +148,8 @@ def _table(results: list[Result]) -> RenderableType:
     for result in reversed(results):
         table.add_row(
             str(result.frame),
-            result.label,
-            f"{result.probability:.2f}",
+            label_of(result),
+            probability_of(result),
             f"{result.gate_mean:.2f}",
             f"{result.latency_ms:.2f}",
             result.expected or "",

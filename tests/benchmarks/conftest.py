@@ -22,4 +22,6 @@ def bench_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgefuse_runtime.recording import write_recording
 
     pairs = [(np.full((48, 64, 3), 5 * i, np.uint8), np.full((48, 64), 500 + 50 * i, np.uint16)) for i in range(1, 25)]
+    for rgb, _ in pairs:
+        rgb[..., 1] = np.arange(64)  # one level all over would be a dead sensor's; the bundle does not look at green
     return write_recording(tmp_path_factory.mktemp("bench") / "bright.db3", pairs, fps=60)

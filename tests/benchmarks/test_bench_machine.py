@@ -5,9 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -52,28 +50,6 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     (gpu,) = machine.describe_gpus()
     assert (gpu["name"], gpu["driver_version"], gpu["compute_cap"]) == (values[0], values[1], values[-1])
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        done = subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    mine, installed = tmp_path / "mine.py", tmp_path / "installed.py"
-    mine.write_text("1\n")
-    installed.write_text("1\n")
-    assert machine.commit(mine) is None
-    git("init", "--quiet")
-    git("add", "mine.py")
-    git("commit", "--quiet", "--no-verify", "--message", "one")
-    assert machine.commit(mine) == git("rev-parse", "HEAD")
-    assert machine.commit(installed) is None  # somebody else's repository around it says nothing
-    mine.write_text("2\n")
-    assert machine.commit(mine) == git("rev-parse", "HEAD") + "-dirty"
 
 
 @pytest.mark.parametrize(

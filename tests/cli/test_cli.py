@@ -258,6 +258,13 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["record", "{tmp}/set", "--label", "../up", "--camera", "{data}"], 1, "label"),
         (["record", "{tmp}/set", "--label", "a", "--camera", "{data}", "--align", "up"], 2, "align"),
         (["data", "synth", "{tmp}/s", "--pairs", "-1"], 2, "pairs"),
+        (["data", "check", "{data}", "--montage", "{tmp}/m.txt"], 2, "ends in .png was expected"),
+        (["crossval", "{data}", "--out", "{tmp}/c", "--seed", "-1"], 2, "seed"),
+        (["crossval", "{data}", "--out", "{tmp}/c", "--folds", "6"], 1, "4 group(s) (take0, take1, take2, take3)"),
+        (["crossval", "{data}", "--out", "{tmp}/c", "--by", "^(s[0-9]+)_"], 1, "finds no group in 4 instance name(s)"),
+        (["crossval", "{data}/red_far", "--out", "{tmp}/c"], 1, "has no pairs"),
+        (["reproduce", "washington", "{data}", "--out", "{tmp}/w"], 1, "apple_1_1_1_crop.png"),
+        (["reproduce", "bu3dfe", "{data}", "--out", "{tmp}/w", "--by", "trials"], 1, "for washington trials"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )

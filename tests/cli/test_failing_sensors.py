@@ -1,15 +1,21 @@
-"""`edgefuse evaluate --corruptions` and `edgefuse explain` as a user has them."""
+"""`edgefuse evaluate --corruptions`, `edgefuse explain` and the fallback of `edgefuse export` as a user has them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edgefuse.corruptions import CORRUPTIONS
+from edgefuse.data.folder import write_description, write_pair
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.train import train
 from toy_bundle import make_toy_bundle
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
@@ -70,15 +76,50 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--plot", "x.png"), 2, "it needs --corruptions"),
         (("--corruptions", "--against", "MODEL"), 2, "named twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
+        (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
+        (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
+        (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
+        (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
+        (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
+        (("--corruptions", "--plot", "FILE/plot.png"), 2, "nothing can be written into"),
     ],
 )
 def test_wrong_usage_is_said_before_any_work(
-    options: tuple[str, ...], code: int, words: str, bundles: tuple[Path, Path], colour_and_range: Path
+    options: tuple[str, ...],
+    code: int,
+    words: str,
+    bundles: tuple[Path, Path],
+    colour_and_range: Path,
+    tmp_path: Path,
 ) -> None:
-    named = {"MODEL": bundles[0], "OTHER": bundles[1]}
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "folder.png").mkdir()
+    named = {"MODEL": bundles[0], "OTHER": bundles[1], "FOLDER.png": tmp_path / "folder.png"}
+    named["FILE/plot.png"] = file / "plot.png"
+    if "UNLIKE" in options:
+        named["UNLIKE"] = make_toy_bundle(tmp_path / "unlike", labels=("cup", "ball")).folder
+    if "TURNED" in options:
+        named["TURNED"] = make_toy_bundle(tmp_path / "turned", labels=LABELS, align="depth").folder
     result = edgefuse("evaluate", bundles[0], colour_and_range, *(named.get(option, option) for option in options))
     text = " ".join(result.stderr.replace("│", " ").split())
     assert result.returncode == code and words in text and "pairs" not in text, text
+
+
+def test_corruptions_of_bad_pairs_are_refused_by_name(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        rgb, depth = rng.integers(0, 256, (40, 40, 3), np.uint8), rng.integers(500, 900, (40, 40), np.uint16)
+        write_pair(tmp_path / "set/red_far/take0", f"frame_{number}", rgb, depth)
+    write_description(tmp_path / "set")
+    cv2.imwrite(str(tmp_path / "set/red_far/take0/frame_1_depth.png"), np.zeros((40, 40), np.uint8))
+    refused = edgefuse("evaluate", bundles[0], tmp_path / "set", "--corruptions")
+    assert refused.returncode == 1 and "frame_1_depth.png: depth is 8-bit" in refused.stderr
+    done = edgefuse("evaluate", bundles[0], tmp_path / "set", "--corruptions", "--skip-bad", "--json")
+    assert done.returncode == 0 and "left out 1 bad pair(s)" in done.stderr
+    rows = json.loads(done.stdout)["models"]["bundle"]["rows"]
+    assert {row["scores"]["num_samples"] for row in rows} == {2}
+    assert "foreign_rgb" not in {row["corruption"] for row in rows}  # there is one take only
 
 
 def test_explain_leaves_a_folder_and_replaces_only_its_own(
@@ -101,3 +142,46 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
     (tmp_path / "mine" / "thesis.tex").touch()
     refused = edgefuse(*arguments[:-1], tmp_path / "mine", "--force")
     assert refused.returncode == 1 and "did not make it" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Trainings of one epoch: fused, and of RGB alone."""
+    root = tmp_path_factory.mktemp("runs")
+    config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
+    for fusion in ("gated", "rgb"):
+        train([colour_and_range], root / fusion, config=replace(config, fusion=fusion))  # type: ignore[arg-type]
+    return {fusion: root / fusion for fusion in ("gated", "rgb")}
+
+
+def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
+    asked = edgefuse(
+        *("export", runs["gated"], "--out", tmp_path / "asked", "--json"),
+        *("--without-rgb", "label", "--without-depth", "no-decision"),
+    )
+    assert asked.returncode == 0, asked.stderr
+    told = json.loads(asked.stdout)["fallback"]
+    assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["fallback"]
+    assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("label", "no_decision", "validation")
+    assert "with RGB dead live reports the label and a warning: asked for at the export" in asked.stderr
+
+    by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
+    assert "with RGB dead live reports no decision: the model looks at rgb alone" in by_rule.stderr
+    assert "with depth dead live reports the label and a warning: the model looks at rgb alone" in by_rule.stderr
+
+
+@pytest.mark.parametrize(
+    ("fusion", "option", "code", "words"),
+    [
+        ("gated", "perhaps", 2, "'label', 'no-decision'"),
+        ("gated", "no_decision", 2, "'label', 'no-decision'"),
+        ("rgb", "label", 1, "the model looks at rgb alone"),
+    ],
+)
+def test_an_impossible_fallback_is_refused_and_nothing_is_written(
+    fusion: str, option: str, code: int, words: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    result = edgefuse("export", runs[fusion], "--out", tmp_path / "bundle", "--without-rgb", option)
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert (result.returncode, words in text) == (code, True), text
+    assert list(tmp_path.iterdir()) == []

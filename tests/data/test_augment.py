@@ -11,15 +11,16 @@ from edgefuse.data.augment import (
     augment,
     jitter_colour,
     labels_allow_flip,
+    move,
     punch_holes,
     scale_depth,
-    turn,
 )
 from edgefuse.framing import fit
 
 OFF = Augmentation(
     rotation_deg=0,
     zoom=0,
+    shift=0,
     flip=False,
     brightness=0,
     contrast=0,
@@ -120,11 +121,15 @@ def test_white_balance_colours_grey_and_grey_takes_colour_away() -> None:
     assert np.ptp(varied.astype(int), axis=2).max() == 0
 
 
-def test_turning_keeps_rgb_and_depth_together_and_invents_no_depth() -> None:
+def test_moving_keeps_rgb_and_depth_together_and_invents_no_depth() -> None:
     depth = np.full((64, 64), 900, np.uint16)
     depth[10:20, 40:50] = 400
     rgb = np.repeat((depth == 400)[..., None] * np.uint8(255), 3, axis=2)
-    turned_rgb, turned = turn(rgb, depth, angle_deg=90)
+    turned_rgb, turned = move(rgb, depth, angle_deg=90)
     assert set(np.unique(turned)) == {400, 900}
     assert ((turned_rgb[..., 0] > 127) == (turned == 400)).mean() > 0.99
     assert (turned == 400)[14:24, 10:20].all()  # counter-clockwise: right of the top goes to the left of the top
+    _, shifted = move(rgb, depth, shift_xy=(5, 0))
+    assert (shifted == 400)[10:20, 45:55].all()
+    _, halved = move(rgb, depth, scale=0.5)
+    assert abs(int((halved == 400).sum()) - 25) <= 11

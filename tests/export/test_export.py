@@ -69,6 +69,25 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
 
 
+def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bundle_folder: Path) -> None:
+    measured = json.loads((run / "metrics.json").read_text())["validation"]
+    accuracies = {name: scores["accuracy"] for name, scores in measured.items()}
+    fallback = open_bundle(bundle_folder).manifest.fallback
+    assert fallback.measured == {"part": "validation", "num_pairs": measured["both"]["num_samples"], **accuracies}
+    for name in ("no_rgb", "no_depth"):
+        keeps = accuracies[name] >= 0.9 * accuracies["both"] - 1e-9
+        assert getattr(fallback, name) == ("label" if keeps else "no_decision")
+
+
+def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_path: Path) -> None:
+    copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
+    fallback = export_run(copy, tmp_path / "bundle").bundle.manifest.fallback
+    assert (fallback.no_rgb, fallback.no_depth, fallback.measured) == ("no_decision", "no_decision", {})
+    (copy / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="the run's record of figures is not valid JSON"):
+        export_run(copy, tmp_path / "other")
+
+
 @pytest.mark.parametrize("temperature", [0.2, 4.0])
 def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp_path: Path) -> None:
     copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))

@@ -26,8 +26,12 @@ def real_data(relative: str) -> Path:
 
 
 def draw_pair(label: str, *, brightness: int = 0) -> Pair:
-    """A 64x48 pair that the toy bundle names rightly: "near" is red and close, "far" is dark and far away."""
+    """A 64x48 pair that the toy bundle names rightly: "near" is red and close, "far" is dark and far away.
+
+    Green, which the bundle does not look at, rises to the right: a picture of one level all over would be a dead sensor's.
+    """
     rgb = np.zeros((48, 64, 3), np.uint8)
+    rgb[..., 1] = np.arange(64)
     rgb[..., 0] = (200 if label == "near" else 20) + brightness
     depth = np.full((48, 64), 300 if label == "near" else 1800, np.uint16)
     return rgb, depth

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgefuse.commit import commit, commit_in_words
 from edgefuse.data.folder import Dataset, load, scan
 from edgefuse.data.folds import Folds, make_folds
 from edgefuse.errors import UserError
@@ -31,6 +32,7 @@ from edgefuse.training.approaches import (
 from edgefuse.training.crossval import CrossValidation, Failure, FoldResult, cross_validate
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.report import corrected_t_test, paired_tests, write_report
+from edgefuse.training.run import open_run
 from edgefuse.training.train import train_on_pictures
 
 QUICK = TrainConfig(size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16)
@@ -57,13 +59,16 @@ def reference(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) 
     return done, out
 
 
-def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation, Path]) -> None:
+def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation, Path], tmp_path: Path) -> None:
     done, out = reference
     assert [len(results) for results in done.results.values()] == [4, 4] and not done.failures and not done.num_leaking
     assert all(
         result.num_test == 15 and result.num_train == 45 for results in done.results.values() for result in results
     )
     assert len({figure for results in figures(done).values() for figure in results}) > 2
+    made_by = commit_in_words(commit())
+    assert {result.commit for results in done.results.values() for result in results} == {made_by}
+    assert f"- Commit: {made_by}." in write_report(done, tmp_path, title="t").read_text()
     assert len(list((out / "folds").glob("*.json"))) == 8 and not list((out / "runs").glob("*"))
 
 
@@ -176,6 +181,8 @@ def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path)
     history = [epoch["validation_accuracy"] for epoch in summary.metrics["history"]]
     assert len(history) < 40 and len(history) == int(np.argmax(history)) + 1 + 3
     assert summary.metrics["validation"]["both"]["accuracy"] == max(history)
+    info = open_run(tmp_path / "run").info
+    assert (info["epochs_done"], info["epoch_kept"]) == (len(history), int(np.argmax(history)) + 1)
     with pytest.raises(UserError, match="holds none out"):
         train_on_pictures(
             pictures, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3
@@ -277,6 +284,20 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
     assert float(rows["gated-vgg19"]["paper"]) == pytest.approx(0.9954) and rows["rgb-vgg19"]["fold_6"] == ""
     assert float(rows["gated-vgg19"]["mean"]) == pytest.approx(np.mean(gated))
     assert "Leaks" not in write_report(replace(done, num_leaking=0), tmp_path, title="t").read_text()
+    assert "- Commit: unknown." in text
+    later = {**results, "naive-vgg19": tuple(replace(row, commit="0123456789ab") for row in results["naive-vgg19"])}
+    text = write_report(replace(done, results=later), tmp_path, title="t").read_text()
+    assert "- Commits: unknown (11 trainings), 0123456789ab (6 trainings)." in text
+
+
+def test_a_fold_that_does_not_tell_its_commit_is_still_kept(colour_and_range: Path, tmp_path: Path) -> None:
+    run = partial(cross_validate, [colour_and_range], tmp_path, approaches=["depth-scratch"], folds_of=by_take(2))
+    config = replace(QUICK, epochs=1)
+    run(config=config)
+    path = tmp_path / "folds/depth-scratch.fold01.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}))
+    again = run(config=config)
+    assert again.num_resumed == 2 and again.results["depth-scratch"][0].commit == "unknown"
 
 
 def test_the_papers_figures() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,6 +71,7 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
     made = run(approaches=["depth-scratch"])
     assert made.folder.name == "table3-by-frame" and made.done.num_leaking == 2
     text = made.report.read_text()
+    assert re.search(r"- Commit: ([0-9a-f]{12}(-dirty)?|not a checkout)\.", text)
     assert (
         "| depth-scratch (DepthMap-scratch) | 77.07 |" in text
         and "# Table 3: Washington, 2 folds by frame (quick)" in text

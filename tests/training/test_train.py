@@ -13,9 +13,9 @@ from edgefuse.calibration import rescale
 from edgefuse.data.folder import load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation import evaluate
-from edgefuse.model.classifier import build_classifier
+from edgefuse.model.classifier import FusionClassifier, build_classifier
 from edgefuse.training.batches import AugmentedPictures, build_loader
-from edgefuse.training.loop import StepReport, cosine, parameter_groups, set_training, torch_predictor
+from edgefuse.training.loop import EpochResult, StepReport, cosine, parameter_groups, set_training, torch_predictor
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
 from edgefuse.training.train import Silence, train
@@ -81,7 +81,7 @@ def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path:
     summary = train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=Impatient())
     assert summary.interrupted
     run = open_run(tmp_path / "run")
-    assert run.info["epochs_done"] == 2 and len(summary.metrics["history"]) == 2
+    assert run.info["epochs_done"] == run.info["epoch_kept"] == 2 and len(summary.metrics["history"]) == 2
     run.build_model()
 
 
@@ -119,6 +119,49 @@ def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step"):
         train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
+
+
+class Poison(Silence):
+    """Spoils the weights when epoch 2 has ended, so that the first loss of epoch 3 is no number."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._model: FusionClassifier | None = None
+        self.good = b""
+        self.num_steps = 0
+
+    def stepped(self, report: StepReport) -> None:
+        self.num_steps = report.num_steps
+
+    def forward_begins(self, module: torch.nn.Module, inputs: object) -> None:
+        if isinstance(module, FusionClassifier):
+            self._model = module
+
+    def epoch_done(self, result: EpochResult, num_epochs: int) -> None:
+        if result.epoch == 1:
+            assert self._model is not None
+            self.good = (self._run / "model.safetensors").read_bytes()
+            with torch.no_grad():
+                next(iter(self._model.parameters())).fill_(float("nan"))
+
+
+def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_is_named(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
+    poison = Poison(tmp_path / "run")
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(poison.forward_begins)
+    try:
+        with pytest.raises(
+            UserError, match=r"the loss is nan at step \d+ \(epoch 3\): the weights of the last"
+        ) as caught:
+            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=poison)
+    finally:
+        hook.remove()
+    assert f"at step {2 * poison.num_steps // 4 + 1} " in str(caught.value)
+    run = open_run(tmp_path / "run")
+    assert (run.info["epochs_done"], run.info["epoch_kept"]) == (2, 2)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == poison.good
+    assert all(bool(torch.isfinite(value).all()) for value in run.build_model().state_dict().values())
 
 
 def test_an_existing_run_is_kept_without_force(colour_and_range: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""What live reports while a sensor is dead: the label with a warning, or no decision. The bundle's manifest declares it.
+
+Owns the rule that chooses between the two from held-out accuracies, and the manifest's field. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from edgefuse.errors import UserError
+
+Answer = Literal["label", "no_decision"]
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
+
+KEPT_SHARE = 0.9
+RULE = f"label where the accuracy with that sensor dead is at least {KEPT_SHARE:g} of the accuracy with both alive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """What is reported with either sensor dead. The default is for bundles that declare nothing: no decision.
+
+    Attributes:
+        no_rgb, no_depth: with that sensor dead and the other one alive. With both dead there is never a decision.
+        reason: "no_rgb" and "no_depth" -> why, in words.
+        measured: held-out accuracies 0..1 that the rule looked at ("both", "no_rgb", "no_depth"), "num_pairs" and "part"
+            ("test" or "validation"); empty where nothing was measured.
+    """
+
+    no_rgb: Answer = "no_decision"
+    no_depth: Answer = "no_decision"
+    reason: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def is_label(self, *, rgb_is_alive: bool, depth_is_alive: bool) -> bool:
+        """Whether the model's label is reported."""
+        if rgb_is_alive and depth_is_alive:
+            return True
+        if not rgb_is_alive and not depth_is_alive:
+            return False
+        return (self.no_depth if rgb_is_alive else self.no_rgb) == "label"
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's field, with the rule in words for its reader."""
+        return {**asdict(self), "rule": RULE}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Fallback:
+        """The inverse of `to_json`; None, as in bundles from before there was such a field, is the default.
+
+        Raises:
+            UserError: it is not of this form.
+        """
+        if value is None:
+            return cls()
+        try:
+            found = cls(**{name.name: value[name.name] for name in fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the manifest's fallback is incomplete ({error}): export the run again") from error
+        for name in ("no_rgb", "no_depth"):
+            if getattr(found, name) not in ANSWERS:
+                raise UserError(
+                    f"the manifest's fallback has {name} = {getattr(found, name)!r}: one of {', '.join(ANSWERS)} was "
+                    "expected; export the run again"
+                )
+        return found
+
+
+def choose_fallback(
+    metrics: Mapping[str, Any], *, fusion: str, no_rgb: Answer | None = None, no_depth: Answer | None = None
+) -> Fallback:
+    """The fallback of a run.
+
+    A sensor's death is answered with "label" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
+    accuracy with both alive, on the test pairs, or the validation pairs where there are no others; with "no_decision" where
+    it is less or was not measured. A model that looks at one sensor alone has no decision without it, and does not miss the
+    other one.
+
+    Args:
+        metrics: a run's `metrics.json`.
+        fusion: the run's fusion kind.
+        no_rgb, no_depth: decided by the user; None = by the rule.
+
+    Raises:
+        UserError: "label" was asked for without the only sensor that the model looks at.
+    """
+    measured = _measured(metrics)
+    answers, reason = {}, {}
+    for name, sensor, asked in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
+        if fusion == sensor and asked == "label":
+            raise UserError(
+                f"--without-{sensor} label: the model looks at {sensor} alone, so it cannot tell anything without it; "
+                f"leave the option out"
+            )
+        answers[name], reason[name] = _by_rule(name, sensor=sensor, fusion=fusion, measured=measured)
+        if asked is not None and fusion != sensor:
+            answers[name], reason[name] = asked, "asked for at the export"
+    return Fallback(no_rgb=answers["no_rgb"], no_depth=answers["no_depth"], reason=reason, measured=measured)
+
+
+def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]) -> tuple[Answer, str]:
+    if fusion in ("rgb", "depth"):
+        alone = f"the model looks at {fusion} alone"
+        return ("no_decision", alone) if fusion == sensor else ("label", alone)
+    if not measured:
+        return "no_decision", "no held-out pairs to measure it on"
+    needed = (
+        KEPT_SHARE * measured["both"] - 1e-9
+    )  # 0.72 of 0.8 is nine tenths, and less than 0.9 * 0.8 in floating point
+    answer: Answer = "label" if measured[name] >= needed else "no_decision"
+    figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
+    return answer, f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    for part in ("test", "validation"):
+        scores = metrics.get(part, {})
+        if all(condition in scores for condition in ("both", "no_rgb", "no_depth")):
+            accuracies = {condition: scores[condition]["accuracy"] for condition in ("both", "no_rgb", "no_depth")}
+            return {"part": part, "num_pairs": scores["both"]["num_samples"], **accuracies}
+    return {}

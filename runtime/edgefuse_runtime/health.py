@@ -1,0 +1,130 @@
+"""Is each sensor alive? Told from the pictures themselves, for every frame, in microseconds.
+
+    dead     RGB is black or one level all over, depth has next to no measurement: in the region as the model would see it, as
+             far as it lies in the picture
+    frozen   frame numbers and timestamps go on, and the picture is byte for byte the same
+
+Owns the thresholds; the live loop asks. A sensor that is not alive is shown to the model as black or as without any
+measurement, because that is how the accuracy was measured that the bundle's fallback rests on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.framing import Framed, Roi, square_around
+from edgefuse_runtime.frames import Frame
+
+State = Literal["ok", "dead", "frozen"]
+
+MAX_BLACK_LEVEL = 8.0
+"""RGB is black where mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor in eight
+stops too little light lies above (`edgefuse.corruptions.dark_rgb`: 20 and more)."""
+
+MIN_DEVIATION = 1.0
+"""RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
+
+MIN_VALID_SHARE = 0.01
+"""Depth is dead where a smaller share of the framed region has a measurement."""
+
+FROZEN_AFTER = 10
+"""So many pictures in a row that are equal to the one before them: a third of a second at 30 a second."""
+
+
+class SensorStates(NamedTuple):
+    """What a frame says about its two sensors."""
+
+    rgb: State = "ok"
+    depth: State = "ok"
+
+
+ALL_OK = SensorStates()
+
+
+class Watch:
+    """Looks at the frames of one run, in order."""
+
+    def __init__(self) -> None:
+        self._rgb, self._depth = _Repeats(), _Repeats()
+        self._timestamp_ms = math.inf
+
+    def __call__(self, frame: Frame, framed: Framed, *, roi: Roi) -> SensorStates:
+        """The states at `frame`, of which `framed` is the region `roi`; its pictures are kept, to compare the next ones with."""
+        # The clock of a folder or of rendered scenes stands still: that a picture comes again is their own affair.
+        is_later, self._timestamp_ms = frame.timestamp_ms > self._timestamp_ms, frame.timestamp_ms
+        rgb_repeats = self._rgb.count(frame.rgb, number=frame.color_number, is_later=is_later)
+        depth_repeats = self._depth.count(frame.depth, number=frame.depth_number, is_later=is_later)
+        inside = _inside(roi, frame.depth.shape, size=len(framed.depth))
+        return SensorStates(
+            rgb=_state(is_dead=rgb_is_dead(framed.rgb[inside]), num_repeats=rgb_repeats),
+            depth=_state(is_dead=depth_is_dead(framed.depth[inside]), num_repeats=depth_repeats),
+        )
+
+
+def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
+    """Is a framed picture, uint8 [h, w, 3], black or one level all over?"""
+    mean, deviation = cv2.meanStdDev(rgb)
+    return bool(deviation.max() <= MIN_DEVIATION or (mean + 2 * deviation).max() <= MAX_BLACK_LEVEL)
+
+
+def depth_is_dead(depth: NDArray[np.uint8]) -> bool:
+    """Has a framed picture, uint8 [h, w, 2] of the contract's bytes, next to no measurement?"""
+    codes = depth.view("<u2")  # its last axis is contiguous in every slice of rows and columns
+    return bool(np.count_nonzero(codes) < MIN_VALID_SHARE * codes.size)
+
+
+def shown(framed: Framed, states: SensorStates) -> Framed:
+    """What the model is given: nothing of a sensor that is not alive."""
+    if states == ALL_OK:
+        return framed
+    return Framed(
+        framed.rgb if states.rgb == "ok" else np.zeros_like(framed.rgb),
+        framed.depth if states.depth == "ok" else np.zeros_like(framed.depth),
+    )
+
+
+def _inside(roi: Roi, shape: tuple[int, ...], *, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the framed region that lie in the picture and are not mixed with what lies outside."""
+    square = square_around(roi)
+    slices = []
+    for start, length in ((square.y, shape[0]), (square.x, shape[1])):
+        first, last = max(-start, 0) / square.w * size, min(length - start, square.w) / square.w * size
+        # Resizing mixes neighbours, and trims up to one pixel of the result away.
+        low, high = math.ceil(first) + 2 * (first > 0), math.floor(last) - 2 * (last < size)
+        slices.append(slice(low, high) if low < high else slice(0, size))
+    return slices[0], slices[1]
+
+
+def _state(*, is_dead: bool, num_repeats: int) -> State:
+    if is_dead:
+        return "dead"
+    return "frozen" if num_repeats >= FROZEN_AFTER else "ok"
+
+
+class _Repeats:
+    """Counts how often in a row a stream gave the same picture under a higher number and a later time."""
+
+    def __init__(self) -> None:
+        self._picture: NDArray[Any] | None = None
+        self._number = 0
+        self._num_repeats = 0
+
+    def count(self, picture: NDArray[Any], *, number: int, is_later: bool) -> int:
+        before = self._picture
+        repeats = is_later and before is not None and number > self._number and _are_equal(before, picture)
+        self._num_repeats = self._num_repeats + 1 if repeats else 0
+        self._picture, self._number = picture, number
+        return self._num_repeats
+
+
+def _are_equal(before: NDArray[Any], now: NDArray[Any]) -> bool:
+    """A living sensor's noise shows in any row, so the whole pictures are seldom compared."""
+    if before.shape != now.shape:
+        return False
+    row = len(now) // 2
+    return bool(np.array_equal(before[row], now[row])) and bool(np.array_equal(before, now))

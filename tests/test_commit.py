@@ -1,0 +1,39 @@
+"""The commit that made a result: the tree's own, marked when it differs, and none where git does not track it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgefuse.commit import commit, commit_in_words
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    mine, installed = tmp_path / "mine.py", tmp_path / "installed.py"
+    mine.write_text("1\n")
+    installed.write_text("1\n")
+    assert commit(mine) is None
+    git("init", "--quiet")
+    git("add", "mine.py")
+    git("commit", "--quiet", "--no-verify", "--message", "one")
+    assert commit(mine) == git("rev-parse", "HEAD")
+    assert commit(installed) is None  # somebody else's repository around it says nothing
+    mine.write_text("2\n")
+    assert commit(mine) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_words_are_short_and_keep_the_mark() -> None:
+    assert commit_in_words("0123456789abcdef0123") == "0123456789ab"
+    assert commit_in_words("0123456789abcdef0123-dirty") == "0123456789ab-dirty"
+    assert commit_in_words(None) == "not a checkout"

@@ -1,0 +1,93 @@
+"""The rule that chooses between a label with a warning and no decision, and the manifest's field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefuse.bundle import Manifest, open_bundle, write_manifest
+from edgefuse.errors import UserError
+from edgefuse.fallback import Fallback, choose_fallback
+from toy_bundle import make_toy_bundle
+
+
+def metrics(*, both: float, no_rgb: float, no_depth: float, part: str = "test") -> dict[str, Any]:
+    found = {"both": both, "no_rgb": no_rgb, "no_depth": no_depth}
+    return {part: {name: {"accuracy": value, "num_samples": 40} for name, value in found.items()}}
+
+
+def test_a_label_needs_nine_tenths_of_the_accuracy() -> None:
+    chosen = choose_fallback(metrics(both=0.8, no_rgb=0.72, no_depth=0.719), fusion="gated")
+    assert (chosen.no_rgb, chosen.no_depth) == ("label", "no_decision")
+    assert chosen.reason["no_depth"] == "accuracy 71.9% instead of 80.0% of 40 test pairs"
+    assert chosen.measured == {"part": "test", "num_pairs": 40, "both": 0.8, "no_rgb": 0.72, "no_depth": 0.719}
+
+
+def test_test_pairs_go_before_validation_pairs_and_nothing_measured_is_no_decision() -> None:
+    good, bad = {"both": 0.9, "no_rgb": 0.9, "no_depth": 0.9}, {"both": 0.9, "no_rgb": 0.1, "no_depth": 0.1}
+    both_parts = {**metrics(**good, part="validation"), **metrics(**bad)}
+    assert choose_fallback(both_parts, fusion="joint").no_rgb == "no_decision"
+    watched = choose_fallback(metrics(**good, part="validation"), fusion="joint")
+    assert (watched.no_rgb, watched.measured["part"]) == ("label", "validation")
+    unmeasured = choose_fallback({"history": []}, fusion="gated")
+    assert (unmeasured.no_rgb, unmeasured.no_depth, unmeasured.measured) == ("no_decision", "no_decision", {})
+
+
+def test_the_user_decides_where_he_does() -> None:
+    figures = metrics(both=0.9, no_rgb=0.9, no_depth=0.1)
+    chosen = choose_fallback(figures, fusion="naive", no_rgb="no_decision", no_depth="label")
+    assert (chosen.no_rgb, chosen.no_depth) == ("no_decision", "label")
+    assert chosen.reason["no_depth"] == "asked for at the export" and chosen.measured["no_depth"] == 0.1
+
+
+@pytest.mark.parametrize(("fusion", "own", "other"), [("rgb", "no_rgb", "no_depth"), ("depth", "no_depth", "no_rgb")])
+def test_a_model_of_one_sensor_has_no_decision_without_it(fusion: str, own: str, other: str) -> None:
+    figures = metrics(both=0.5, no_rgb=0.5, no_depth=0.5)  # by these alone it would be a label
+    chosen = choose_fallback(figures, fusion=fusion)
+    assert (getattr(chosen, own), getattr(chosen, other)) == ("no_decision", "label")
+    assert getattr(choose_fallback(figures, fusion=fusion, **{own: "no_decision"}), own) == "no_decision"  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"looks at {fusion} alone"):
+        choose_fallback(figures, fusion=fusion, **{own: "label"})  # type: ignore[arg-type]
+
+
+def test_without_both_sensors_nothing_is_decided() -> None:
+    bold = Fallback(no_rgb="label", no_depth="label")
+    assert bold.is_label(rgb_is_alive=False, depth_is_alive=True) and bold.is_label(
+        rgb_is_alive=True, depth_is_alive=False
+    )
+    assert not bold.is_label(rgb_is_alive=False, depth_is_alive=False)
+    half = Fallback(no_rgb="label")
+    assert half.is_label(rgb_is_alive=False, depth_is_alive=True)
+    assert not half.is_label(rgb_is_alive=True, depth_is_alive=False)
+
+
+def test_it_travels_in_the_manifest_and_an_old_manifest_still_opens(tmp_path: Path) -> None:
+    chosen = choose_fallback(metrics(both=0.9, no_rgb=0.9, no_depth=0.1), fusion="gated")
+    folder = make_toy_bundle(tmp_path / "toy", fallback=chosen).folder
+    assert open_bundle(folder).manifest.fallback == chosen
+    stored = json.loads((folder / "manifest.json").read_text())
+    assert stored["format"] == 1 and stored["fallback"]["no_rgb"] == "label" and "0.9" in stored["fallback"]["rule"]
+    del stored["fallback"]
+    (folder / "manifest.json").write_text(json.dumps(stored))
+    old = open_bundle(folder).manifest
+    assert old.fallback == Fallback() and (old.fallback.no_rgb, old.fallback.no_depth) == ("no_decision", "no_decision")
+    write_manifest(folder, old)
+    assert open_bundle(folder).manifest == old
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"no_rgb": "label"}, "incomplete"),
+        ("label", "incomplete"),
+        ({**Fallback().to_json(), "no_depth": "guess"}, "no_depth = 'guess'"),
+        ({**Fallback().to_json(), "no_rgb": ["label"]}, r"no_rgb = \['label'\]"),
+    ],
+)
+def test_a_spoilt_field_is_refused(value: Any, words: str, tmp_path: Path) -> None:
+    manifest = make_toy_bundle(tmp_path / "toy").manifest.to_json()
+    with pytest.raises(UserError, match=words):
+        Manifest.from_json({**manifest, "fallback": value})
