@@ -25,10 +25,10 @@ ifneq ($(USABLE),yes)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup libusb demo test lint types layers format wheel clean distclean
+.PHONY: help setup libusb demo test lint types layers format wheel gpu-report clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: setup ## set up, then: render data, train, export, record, run live; results in demo/
 	@$(BIN)/edgefuse demo --out demo --force
@@ -58,6 +58,12 @@ format: setup ## ruff: mend what can be mended, and lay out
 
 wheel: setup ## build a wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+# No setup: what it installs is for CPUs, and a device has its own environment. BUNDLE=PATH tests that bundle's files.
+gpu-report: ## run the tests marked gpu and tensorrt on this machine's GPU; dated JSON into benchmarks/results
+	@python=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))
+	PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)" \
+	    $$python -m edgefuse_benchmarks.gpu_report --out benchmarks/results
 
 clean: ## remove caches, build/ and dist/; .venv, demo/ and runs/ stay
 	@rm -rf build dist $(CACHES)

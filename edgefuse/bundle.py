@@ -49,6 +49,7 @@ class Manifest:
         parity: file name -> figures of the comparison with the torch model.
         versions: package -> version that wrote the bundle.
         training: data digest, held-out instances, metrics, seed.
+        engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.plans`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
         fallback: what live reports while a sensor is dead.
     """
@@ -60,6 +61,7 @@ class Manifest:
     parity: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, Any] = field(default_factory=dict)
     framing_sha256: str = field(default_factory=framing.spec_sha256)
     fallback: Fallback = field(default_factory=Fallback)
 
@@ -75,6 +77,7 @@ class Manifest:
             "parity": self.parity,
             "versions": self.versions,
             "training": self.training,
+            "engines": self.engines,
             "fallback": self.fallback.to_json(),
         }
 
@@ -103,6 +106,7 @@ class Manifest:
                 parity=value["parity"],
                 versions=value["versions"],
                 training=value["training"],
+                engines=value.get("engines", {}),  # bundles from before there were engines have none
                 framing_sha256=value["framing"]["sha256"],
                 fallback=Fallback.from_json(value.get("fallback")),
             )

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     from edgefuse_runtime.engines import open_engine
 
     imported_ns = time.perf_counter_ns()
-    with open_engine(open_bundle(Path(arguments[0]))) as engine:
+    with open_engine(open_bundle(Path(arguments[0])), engine="cpu") as engine:
         opened_ns = time.perf_counter_ns()
         with np.load(arguments[1]) as arrays:
             rgb, depth = arrays["rgb"], arrays["depth"]

@@ -141,7 +141,7 @@ def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:
 
 
 def _add_engine(rivals: _Rivals, stack: ExitStack, bundle: Bundle, pairs: _Pairs, *, num_threads: int) -> None:
-    engine = stack.enter_context(open_engine(bundle, num_threads=num_threads))
+    engine = stack.enter_context(open_engine(bundle, engine="cpu", num_threads=num_threads))
     name = f"{engine.description['engine']}, {_threads(num_threads)}"
     rivals.predictors[name] = engine_predictor(engine)
     rivals.variants.append(Variant(name=name, call=pairs.calls(engine.run)))

@@ -109,6 +109,7 @@ def bench_live(
     *,
     camera: str,
     roi: str | None = None,
+    engine: str = "auto",
     num_threads: int | None = None,
     plan: LivePlan = PLAN,
     on_progress: Callable[[int, int], None] | None = None,
@@ -118,6 +119,7 @@ def bench_live(
     Args:
         camera: see `edgefuse_runtime.cameras.open_camera`. Only a recording can be played in both paces.
         roi: see `edgefuse_runtime.regions.parse_region`.
+        engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
         plan: how long to measure.
         on_progress: called with (results so far, results at most).
 
@@ -129,9 +131,9 @@ def bench_live(
     described = machine.describe()
     bundle = open_bundle(bundle_folder)
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
-    with open_engine(bundle, num_threads=num_threads) as engine:
-        _play_in_turns(ways, engine, camera=camera, roi=roi, plan=plan, on_progress=on_progress)
-        engine_facts = engine.description
+    with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
+        _play_in_turns(ways, opened, camera=camera, roi=roi, plan=plan, on_progress=on_progress)
+        engine_facts = opened.description
     parity = _check(ways)
     groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
     aged = [age for way in ways if (age := _age_group(way)) is not None]

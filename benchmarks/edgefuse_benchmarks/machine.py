@@ -19,7 +19,7 @@ from edgefuse.commit import commit, output_of
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pyrealsense2"),
+    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
 )
 CPU = Path("/sys/devices/system/cpu")
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"

@@ -107,14 +107,19 @@ def general_notes(report: Report) -> list[str]:
 
 def save(report: Report, folder: Path) -> Path:
     """Write the JSON under a name that is not taken, atomically; the name tells benchmark and time (UTC)."""
-    stem = f"{report.benchmark}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    return save_json(report.to_json(), folder, benchmark=report.benchmark)
+
+
+def save_json(value: Any, folder: Path, *, benchmark: str) -> Path:
+    """The same for a JSON value that is no `Report`."""
+    stem = f"{benchmark}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     path = folder / f"{stem}.json"
     number = 2
     while path.exists():
         path = folder / f"{stem}-{number}.json"
         number += 1
     with file_replaced(path) as temporary:
-        temporary.write_text(dumps(report.to_json()) + "\n", encoding="utf-8")
+        temporary.write_text(dumps(value) + "\n", encoding="utf-8")
     return path
 
 

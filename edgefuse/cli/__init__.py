@@ -11,7 +11,7 @@ import traceback
 
 import typer
 
-from edgefuse.cli import bench, crossval, data, demo, evaluate, explain, export, live, record, reproduce, train
+from edgefuse.cli import bench, build, crossval, data, demo, evaluate, explain, export, live, record, reproduce, train
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -32,6 +32,7 @@ app.command("explain")(explain.explain)
 app.command("crossval")(crossval.crossval)
 app.command("reproduce")(reproduce.reproduce)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("live")(live.live)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, NumThreads, RegionSpec
+from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, EngineWord, NumThreads, RegionSpec
 
 if TYPE_CHECKING:
     from edgefuse_benchmarks.report import Report
@@ -83,6 +83,7 @@ def live(
     bundle: BundleFolder,
     camera: CameraSpec,
     roi: RegionSpec = None,
+    engine: EngineWord = "auto",
     threads: NumThreads = None,
     quick: Quick = False,
     out: Out = Path("bench-results"),
@@ -99,6 +100,7 @@ def live(
             bundle,
             camera=camera,
             roi=roi,
+            engine=engine,
             num_threads=threads,
             plan=QUICK_PLAN if quick else PLAN,
             on_progress=on_progress,

@@ -13,9 +13,12 @@ from edgefuse.fallback import Answer
 _ANSWERS: dict[str | None, Answer] = {"label": "label", "no-decision": "no_decision"}
 
 
-def export(
+def export(  # long: each option is a parameter
     run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Then build the TensorRT engine, as edgefuse build BUNDLE does.")
+    ] = False,
     without_rgb: Annotated[
         Literal["label", "no-decision"] | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
@@ -31,8 +34,11 @@ def export(
 
     Where its answers differ from the model's, no bundle is written.
     """
+    from edgefuse.cli.build import build_and_say, check_build
     from edgefuse.errors import require
 
+    if trt:
+        check_build()
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="runtime" if package == "onnxruntime" else "export")
     from edgefuse.cli.progress import say
@@ -54,4 +60,7 @@ def export(
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
         answer = "the label and a warning" if getattr(fallback, name) == "label" else "no decision"
         say(f"with {sensor} dead live reports {answer}: {fallback.reason[name]}")
+    if trt:
+        build_and_say(out)
+        return
     say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")

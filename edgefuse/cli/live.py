@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, Force, NumThreads, RegionSpec
+from edgefuse.cli.options import (
+    AsJson,
+    BundleFolder,
+    CameraSpec,
+    EngineWord,
+    Force,
+    ModelFile,
+    NumThreads,
+    RegionSpec,
+)
 
 if TYPE_CHECKING:
     from edgefuse_runtime.sinks import Sink
@@ -22,6 +31,8 @@ def live(  # long: each option is a parameter
     jsonl: Annotated[
         Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
     ] = None,
+    engine: EngineWord = "auto",
+    file: ModelFile = None,
     threads: NumThreads = None,
     real_time: Annotated[
         bool, typer.Option("--real-time", help="Play a recording at its own pace and drop what comes too fast.")
@@ -48,7 +59,7 @@ def live(  # long: each option is a parameter
     opened = open_bundle(bundle)
     region = parsed_region(roi)
     with ExitStack() as stack:
-        engine = stack.enter_context(open_engine(opened, num_threads=threads))
+        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
         sinks: list[Sink] = []
         if not as_json:
@@ -58,7 +69,7 @@ def live(  # long: each option is a parameter
         for sink in sinks:
             stack.enter_context(sink)
         summary = run_live(
-            engine=engine,
+            engine=runner,
             camera=source,
             region=region,
             fallback=opened.manifest.fallback,

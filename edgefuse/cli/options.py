@@ -28,7 +28,22 @@ OnlyInstances = Annotated[
     typer.Option("--only", help="Evaluate on these instances alone: a glob such as 's1_clip02'. Repeatable."),
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as edgefuse export makes it.")]
-NumThreads = Annotated[int | None, typer.Option(help="Threads of the engine. Default: as many as cores.", min=1)]
+NumThreads = Annotated[
+    int | None, typer.Option(help="Threads of the engine on the CPU. Default: as many as cores.", min=1)
+]
+EngineWord = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="tensorrt, cuda or cpu: that one or an error. auto: the first of them that opens here, and why not the others.",
+    ),
+]
+ModelFile = Annotated[
+    str | None,
+    typer.Option(
+        "--file", help="An ONNX file of the bundle. Default: FP16 on a GPU where the bundle has it, FP32 on the CPU."
+    ),
+]
 CameraSpec = Annotated[
     str,
     typer.Option(

@@ -144,15 +144,36 @@ def _compare(
 ) -> ParityCase:
     expected = [reference(rgb, depth) for rgb, depth in pairs]
     found = [candidate(rgb, depth) for rgb, depth in pairs]
-    p_expected, p_found = (np.concatenate([p for p, _ in side]) for side in (expected, found))
-    g_expected, g_found = (np.concatenate([g for _, g in side]) for side in (expected, found))
+    return compare_outputs(name, expected=_joined(expected), found=_joined(found), draw_margin=draw_margin)
+
+
+def _joined(
+    answers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.concatenate([p for p, _ in answers]), np.concatenate([g for _, g in answers])
+
+
+def compare_outputs(
+    name: str,
+    *,
+    expected: tuple[NDArray[np.float32], NDArray[np.float32]],
+    found: tuple[NDArray[np.float32], NDArray[np.float32]],
+    draw_margin: float,
+) -> ParityCase:
+    """Compare answers that are already there.
+
+    Args:
+        expected, found: probabilities [n, C] and gate [n, d] of the same n inputs.
+        draw_margin: where the two best classes are nearer than this, either answer is right.
+    """
+    (p_expected, g_expected), (p_found, g_found) = expected, found
     difference = np.abs(p_found - p_expected)
     best_two = np.sort(p_expected, axis=1)[:, -2:]
     decided = best_two[:, 1] - best_two[:, 0] > draw_margin
     flips = (p_found.argmax(axis=1) != p_expected.argmax(axis=1)) & decided
     return ParityCase(
         name=name,
-        num_samples=len(pairs),
+        num_samples=len(p_expected),
         max_probability_difference=float(difference.max()),
         p99_probability_difference=float(np.quantile(difference, 0.99)),
         max_gate_difference=float(np.abs(g_found - g_expected).max()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,8 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.onnxruntime import _warn_of_two_packages
+from edgefuse_runtime.engines.onnxruntime import Binding, OnnxRuntimeEngine, _check_provider
 from toy_bundle import make_toy_bundle, toy_answer
-
-
-@pytest.fixture
-def restored_modules() -> Iterator[None]:
-    saved = sys.modules.copy()
-    yield
-    sys.modules.update(saved)
 
 
 @pytest.mark.parametrize("label", ["near", "far"])
@@ -122,23 +114,109 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("options", "message"), [({"engine": "npu"}, "auto, cpu"), ({"num_threads": 0}, "1 or more")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"engine": "npu"}, "auto, tensorrt, cuda, cpu"), ({"num_threads": 0}, "1 or more")]
+)
 def test_unknown_engines_are_refused(bundle: Bundle, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_engine(bundle, **options)
 
 
-def test_a_missing_onnx_runtime_names_its_command(bundle: Bundle, restored_modules: None) -> None:
-    sys.modules["onnxruntime"] = None  # type: ignore[assignment]
+def test_a_missing_onnx_runtime_names_its_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[runtime\]'"), open_engine(bundle):
         pass
 
 
-def test_two_onnx_runtimes_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnxruntime", "onnxruntime_gpu"):
         folder = tmp_path / f"{name}-1.31.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        _warn_of_two_packages()
+
+
+def test_two_onnx_runtimes_are_warned_of(bundle: Bundle, two_packages: None) -> None:
+    with (
+        pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"),
+        open_engine(bundle, engine="cpu"),
+    ):
+        pass
+
+
+def test_both_onnx_runtimes_without_cuda_name_the_cure(bundle: Bundle, two_packages: None) -> None:
+    with (
+        pytest.raises(
+            MissingPackageError, match=r"both onnxruntime and onnxruntime-gpu .* pip uninstall -y onnxruntime"
+        ),
+        OnnxRuntimeEngine(bundle, device="cuda"),
+    ):
+        pass
+
+
+def test_cuda_that_is_missing_is_refused_and_not_replaced(bundle: Bundle) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with (
+        pytest.raises(MissingPackageError, match=r"onnxruntime-gpu is not installed.*pip install 'edgefuse\[gpu\]'"),
+        OnnxRuntimeEngine(bundle, device="cuda"),
+    ):
+        pass
+
+
+def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime-gpu without CUDA's libraries: the provider is on the list, and sessions get the CPU instead."""
+    import onnxruntime
+
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    with (
+        pytest.raises(UserError, match=r"CUDAExecutionProvider.*--engine cpu"),
+        OnnxRuntimeEngine(bundle, device="cuda"),
+    ):
+        pass
+    told = capfd.readouterr()
+    assert told.out == "" and "libcudnn.so.9" in told.err
+
+
+def test_a_session_on_another_provider_is_refused(bundle: Bundle) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(bundle.file()), providers=["CPUExecutionProvider"])
+    with pytest.raises(UserError, match=r"runs on CPUExecutionProvider instead of CUDAExecutionProvider.*--engine cpu"):
+        _check_provider(session, "CUDAExecutionProvider", where="here")
+
+
+def test_bound_buffers_give_the_answers_of_plain_runs(bundle: Bundle) -> None:
+    """What CUDA uses, on the CPU: the places are bound once, and each answer is the newest frame's and the caller's."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(bundle.file()), providers=["CPUExecutionProvider"])
+    binding = Binding(onnxruntime, session, device="cpu", contract=bundle.manifest.contract)
+    decisions = []
+    for label in ("near", "far", "near"):
+        framed = framing.fit(*draw_pair(label), size=32)
+        decisions.append((framed, binding.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])))
+    for framed, decision in decisions:
+        probabilities, gate = toy_answer(framed.rgb, framed.depth)
+        np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
+        np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+    with pytest.raises(UserError, match="2 pairs were given"):
+        binding.run(np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 2), np.uint8))
+
+
+def test_the_tensors_are_the_files(bundle: Bundle) -> None:
+    with OnnxRuntimeEngine(bundle) as engine:
+        assert [(one.name, one.dtype, one.shape) for one in (*engine.inputs, *engine.outputs)] == [
+            ("rgb", "uint8", (1, 32, 32, 3)),
+            ("depth", "uint8", (1, 32, 32, 2)),
+            ("probabilities", "float32", (1, 2)),
+            ("gate", "float32", (1, 4)),
+        ]
+    assert engine.inputs == ()

@@ -1,34 +1,80 @@
 """Engines: what a bundle runs on, behind one protocol and one way to name it.
 
-Owns the words of `--engine`; the live loop, evaluation and the benchmarks open engines here.
+Owns the words of `--engine` and which file each takes; the live loop, evaluation and the benchmarks open engines here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Engine
 
-WORDS = ("auto", "cpu")
+WORDS = ("auto", "tensorrt", "cuda", "cpu")
 
 
 def open_engine(
-    bundle: Bundle, *, file: str = MODEL_NAME, engine: str = "auto", num_threads: int | None = None
+    bundle: Bundle,
+    *,
+    file: str | None = None,
+    engine: str = "auto",
+    num_threads: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Engine:
-    """The engine that runs a bundle's file. Nothing is loaded before `with`.
+    """The engine that runs a bundle. Nothing is loaded before `with`.
 
     Args:
-        file: name of a file of the bundle.
-        engine: "cpu" = ONNX Runtime on the CPU; "auto" = the best that is there, today the same.
-        num_threads: see `OnnxRuntimeEngine`.
+        file: name of an ONNX file of the bundle; None = the best for the engine: FP16 on a GPU where the bundle has it,
+            FP32 on the CPU. For TensorRT it says which file's plan is meant.
+        engine: "tensorrt", "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that one or an error. "auto": the first of them
+            that opens here, in this order.
+        num_threads: on the CPU; see `OnnxRuntimeEngine`.
+        say: told in one line which engine it is, and why not the ones before it.
 
     Raises:
-        UserError: an unknown engine, or a number of threads below 1.
+        UserError: an unknown engine or file, or a number of threads below 1.
     """
-    from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from edgefuse_runtime.engines.chosen import ChosenEngine
 
     if engine not in WORDS:
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")
     if num_threads is not None and num_threads < 1:
         raise UserError(f"{num_threads} threads were asked for: 1 or more was expected")
-    return OnnxRuntimeEngine(bundle, file=file, num_threads=num_threads)
+    models = [name for name in bundle.manifest.files if name.endswith(".onnx")]
+    if file is not None and file not in models:
+        raise UserError(f"{bundle.folder} has no model file {file!r}; it has {', '.join(models) or 'none'}")
+
+    def open_one(word: str) -> Engine:
+        return _engine(bundle, word, file=file, num_threads=num_threads)
+
+    words = WORDS[1:] if engine == "auto" else (engine,)
+    return ChosenEngine(bundle, candidates={word: open_one(word) for word in words}, say=say)
+
+
+def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | None) -> Engine:
+    from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from edgefuse_runtime.engines.tensorrt import TensorRTEngine
+
+    if word == "tensorrt":
+        precision = built_precision(bundle) if file is None else bundle.manifest.files[file].precision
+        return TensorRTEngine(bundle, precision=precision)
+    if word == "cuda":
+        return OnnxRuntimeEngine(bundle, file=file or fastest_file(bundle), device="cuda")
+    return OnnxRuntimeEngine(bundle, file=file or MODEL_NAME, num_threads=num_threads)
+
+
+def fastest_file(bundle: Bundle) -> str:
+    """The bundle's FP16 file, which a GPU runs fastest with the answers of FP32; without one, the FP32 file."""
+    for name, entry in bundle.manifest.files.items():
+        if name.endswith(".onnx") and entry.precision == "fp16":
+            return name
+    return MODEL_NAME
+
+
+def built_precision(bundle: Bundle) -> str:
+    """The precision to look for among the bundle's plans: FP16, or what was built instead of it."""
+    from edgefuse_runtime.engines.plans import plan_records
+
+    built = {record.key.precision for record in plan_records(bundle)}
+    return next((precision for precision in ("fp16", "fp32", "int8") if precision in built), "fp16")

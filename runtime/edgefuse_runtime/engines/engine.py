@@ -25,8 +25,25 @@ class Decision:
     gate: NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One named input or output of an engine.
+
+    Attributes:
+        dtype: NumPy's name of its type, such as "uint8".
+        shape: sizes, batch first; a name such as "N" where the file leaves one open.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
 class Engine(Protocol):
-    """A model ready to run. The constructor loads nothing; `with engine:` loads it and runs it once, so that `run` is warm."""
+    """A model ready to run. The constructor loads nothing; `with engine:` loads it and runs it once, so that `run` is warm.
+
+    An engine belongs to the thread that opened it: that thread runs and closes it.
+    """
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -37,8 +54,16 @@ class Engine(Protocol):
         """What the inputs mean."""
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What it takes, as the loaded file itself says; complete while it is open."""
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What it gives, likewise."""
+
+    @property
     def description(self) -> dict[str, Any]:
-        """Engine, provider, precision, threads, time to start, as JSON values; complete while it is open."""
+        """Engine, file, provider, precision, time to start and more, as JSON values; complete while it is open."""
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """Decide about one pair.
@@ -47,8 +72,12 @@ class Engine(Protocol):
             rgb: uint8 [1, S, S, 3], RGB order. The caller's; not kept after the call.
             depth: uint8 [1, S, S, 2], the contract's bytes. The caller's; not kept after the call.
 
+        Returns:
+            New arrays, the caller's. Buffers on the device, and those that it copies from, are the engine's.
+
         Raises:
-            UserError: an input is not what the contract says.
+            UserError: an input is not what the contract says, or the device failed.
+            RuntimeError: it is not open, or another thread opened it.
         """
 
     def __enter__(self) -> Engine: ...

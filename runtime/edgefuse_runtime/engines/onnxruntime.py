@@ -1,14 +1,19 @@
-"""A bundle's ONNX file on ONNX Runtime's CPU provider."""
+"""A bundle's ONNX file on ONNX Runtime: the CPU provider, or the CUDA provider with its inputs and outputs bound to the GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Mapping
 from importlib import metadata
-from types import TracebackType
-from typing import Any
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,27 +21,42 @@ from numpy.typing import NDArray
 from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
-from edgefuse.errors import UserError, require
-from edgefuse_runtime.engines.engine import Decision
+from edgefuse.errors import MissingPackageError, UserError, require
+from edgefuse_runtime.engines.engine import Decision, Tensor
 
-PROVIDER = "CPUExecutionProvider"
+Device = Literal["cpu", "cuda"]
+
+PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgefuse[gpu]'"
+NUM_CUDA_WARMUPS = 3
+"""ONNX Runtime runs once plainly, records its CUDA graph in a later run, and replays it from then on."""
+
+OUTPUTS = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
+
+_log = logging.getLogger(__name__)
 
 
 class OnnxRuntimeEngine:
     """One ONNX Runtime session. See `Engine` for the protocol."""
 
-    def __init__(self, bundle: Bundle, *, file: str = MODEL_NAME, num_threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, file: str = MODEL_NAME, device: Device = "cpu", num_threads: int | None = None
+    ) -> None:
         """Name the file; `with` checks and loads it.
 
         Args:
             file: name of a file of the bundle.
-            num_threads: threads inside one operator; None = ONNX Runtime's choice, one for each core. For tiny models one
-                thread has the best tail.
+            device: "cpu", or "cuda" for the first CUDA device; what cannot be had is refused, never replaced.
+            num_threads: threads inside one operator on the CPU; None = ONNX Runtime's choice, one for each core. For tiny
+                models one thread has the best tail.
         """
         self._bundle = bundle
         self._file = file
+        self._device = device
         self._num_threads = num_threads
         self._session: Any = None
+        self._binding: Binding | None = None
+        self._owner = 0
         self._description: dict[str, Any] = {"engine": "onnxruntime", "file": file}
 
     @property
@@ -48,34 +68,31 @@ class OnnxRuntimeEngine:
         return self._bundle.manifest.contract
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return () if self._session is None else tuple(_tensor(value) for value in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return () if self._session is None else tuple(_tensor(value) for value in self._session.get_outputs())
+
+    @property
     def description(self) -> dict[str, Any]:
         return self._description
 
     def __enter__(self) -> OnnxRuntimeEngine:
         started_s = time.perf_counter()
-        ort = require("onnxruntime", extra="runtime")
-        _warn_of_two_packages()
+        ort = load_onnxruntime(self._device)
         path = self._bundle.file(self._file)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._num_threads is not None:
-            options.intra_op_num_threads = self._num_threads
-        try:
-            session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise UserError(f"{path} does not load in ONNX Runtime {ort.__version__}: {error}") from error
-        where = f"{self._bundle.folder}/{self._file}"
-        _check_session(session, self.contract, num_labels=len(self.labels), where=where)
-        _check_metadata(session.get_modelmeta().custom_metadata_map, self._bundle, where=where)
-        self._session = session
-        side = self.contract.size
-        self.run(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8))
+        self._owner = threading.get_ident()
+        if self._device == "cpu":
+            self._open(ort, path)
+            how: dict[str, Any] = {"num_threads": self._num_threads or "one per core"}
+        else:
+            how = {"launch": self._open_on_cuda(ort, path)}
         self._description |= {
-            "provider": session.get_providers()[0],
+            "provider": self._session.get_providers()[0],
             "precision": self._bundle.manifest.files[self._file].precision,
-            "num_threads": self._num_threads if self._num_threads is not None else "one per core",
+            **how,
             "version": ort.__version__,
             "start_ms": round((time.perf_counter() - started_s) * 1e3, 1),
         }
@@ -84,24 +101,174 @@ class OnnxRuntimeEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._binding = None
         self._session = None
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """See `Engine.run`."""
+        """See `Engine.run`. On CUDA one pair at a time: the buffers have one size."""
         if self._session is None:
             raise RuntimeError("run outside of `with`")
         check_batch(rgb, depth, self.contract)
-        probabilities, gate = self._session.run(
-            [PROBABILITIES_OUTPUT, GATE_OUTPUT], {RGB_INPUT: rgb, DEPTH_INPUT: depth}
+        if self._binding is None:
+            probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
+            return Decision(probabilities=probabilities, gate=gate)
+        if threading.get_ident() != self._owner:
+            raise RuntimeError(
+                "an engine on CUDA belongs to the thread that opened it, because its buffers do; open one in each thread"
+            )
+        return self._binding.run(rgb, depth)
+
+    def _open_on_cuda(self, ort: ModuleType, path: Path) -> str:
+        """Open with a CUDA graph, or without one where that cannot be had; how kernels are launched, in words."""
+        # TF32 would round the FP32 file's products to 10 bits of mantissa, unasked.
+        options = {"device_id": "0", "use_tf32": "0"}
+        try:
+            self._open(ort, path, provider_options={**options, "enable_cuda_graph": "1"})
+        except UserError as error:
+            reason = str(error.__cause__ or error)
+            self._open(ort, path, provider_options=options)  # what is wrong with the file itself, is so again
+            _log.warning("ONNX Runtime without a CUDA graph, each kernel is launched by itself: %s", reason)
+            return f"plain ({reason})"
+        return "CUDA graph"
+
+    def _open(self, ort: ModuleType, path: Path, *, provider_options: Mapping[str, str] | None = None) -> None:
+        """Make the session, check it, and run it until it is warm."""
+        where, provider = f"{self._bundle.folder}/{self._file}", PROVIDERS[self._device]
+        self._session = self._binding = None
+        session = _new_session(
+            ort, path, provider=provider, provider_options=provider_options, num_threads=self._num_threads
         )
+        _check_provider(session, provider, where=where)
+        _check_session(session, self.contract, num_labels=len(self.labels), where=where)
+        _check_metadata(session.get_modelmeta().custom_metadata_map, self._bundle, where=where)
+        side = self.contract.size
+        rgb, depth = np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8)
+        try:
+            binding = Binding(ort, session, device="cuda", contract=self.contract) if self._device == "cuda" else None
+            self._session, self._binding = session, binding
+            for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
+                self.run(rgb, depth)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            self._session = self._binding = None
+            raise UserError(f"{where} does not run on {provider}: {error}") from error
+
+
+class Binding:
+    """Inputs and outputs at fixed places on a device, so that nothing is allocated for a decision and graphs can be replayed.
+
+    It owns the places; the answers are copied out of them.
+    """
+
+    def __init__(self, ort: ModuleType, session: Any, *, device: Device, contract: InputContract) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        side = contract.size
+        self._inputs = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, side, side, channels), np.uint8), device, 0)
+            for name, channels in ((RGB_INPUT, 3), (DEPTH_INPUT, 2))
+        }
+        shapes = {value.name: value.shape for value in session.get_outputs()}
+        self._outputs = {
+            name: ort.OrtValue.ortvalue_from_shape_and_type([1, *shapes[name][1:]], np.float32, device, 0)
+            for name in OUTPUTS
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        """One decision about one pair."""
+        if len(rgb) != 1:
+            raise UserError(f"{len(rgb)} pairs were given, this engine takes 1 at a time")
+        for name, array in ((RGB_INPUT, rgb), (DEPTH_INPUT, depth)):
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(self._binding)
+        probabilities, gate = (np.array(self._outputs[name].numpy()) for name in OUTPUTS)
         return Decision(probabilities=probabilities, gate=gate)
 
 
-def _check_session(session: Any, contract: InputContract, *, num_labels: int, where: str) -> None:
-    """Refuse a file whose inputs, outputs or provider are not what the manifest promises."""
+def load_onnxruntime(device: Device) -> ModuleType:
+    """ONNX Runtime, with what `device` needs of it.
+
+    Raises:
+        MissingPackageError: it is not installed, or has no CUDA provider.
+    """
+    ort = require("onnxruntime", extra="runtime" if device == "cpu" else "gpu")
+    both = len(_installed_packages()) == 2
+    if device == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
+        if both:
+            raise MissingPackageError(
+                "both onnxruntime and onnxruntime-gpu are installed, in one folder, and the one without CUDA is in front. "
+                f"Install one alone: {INSTALL_GPU}"
+            )
+        raise MissingPackageError(f"onnxruntime-gpu is not installed. Install it: {INSTALL_GPU}")
+    if both:
+        _warn_of_two_packages()
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        # CUDA and cuDNN of the nvidia-* wheels are on no search path. It prints what it misses; standard output is the user's.
+        with contextlib.redirect_stdout(sys.stderr):
+            ort.preload_dlls()
+    return ort
+
+
+def _new_session(
+    ort: ModuleType,
+    path: Path,
+    *,
+    provider: str,
+    provider_options: Mapping[str, str] | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """A session on one provider and no other.
+
+    Raises:
+        UserError: it does not load, or a node of it would run on another provider.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # CPUs without VNNI saturate in the quick 8-bit kernels: accuracy fell from 90 to 32 %. No effect on the others.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if provider != PROVIDERS["cpu"]:
+        # Otherwise a provider that does not load, or lacks an operator, is replaced by the CPU without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    try:
+        return ort.InferenceSession(
+            str(path), options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        step = "" if provider == PROVIDERS["cpu"] else ". Look at nvidia-smi, or run on the CPU: --engine cpu"
+        raise UserError(
+            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {str(error).rstrip('.')}{step}"
+        ) from error
+
+
+def _check_provider(session: Any, provider: str, *, where: str) -> None:
+    """Refuse a session that runs on something else than was asked for."""
     used = session.get_providers()
-    if used[0] != PROVIDER:
-        raise UserError(f"{where} runs on {used[0]} instead of {PROVIDER}: install onnxruntime again")
+    if used[0] != provider:
+        step = (
+            "install onnxruntime again"
+            if provider == PROVIDERS["cpu"]
+            else f"the CUDA or cuDNN libraries of that version are missing. Install them: {INSTALL_GPU}, or run on the CPU: "
+            f"--engine cpu"
+        )
+        raise UserError(f"{where} runs on {used[0]} instead of {provider}: {step}")
+
+
+def _tensor(value: Any) -> Tensor:
+    """ONNX Runtime's "tensor(float)" in NumPy's words."""
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+    return Tensor(name=value.name, dtype=dtype, shape=tuple(value.shape))
+
+
+def _check_session(session: Any, contract: InputContract, *, num_labels: int, where: str) -> None:
+    """Refuse a file whose inputs or outputs are not what the manifest promises."""
     side = contract.size
     expected = {RGB_INPUT: [side, side, 3], DEPTH_INPUT: [side, side, 2]}
     inputs = {value.name: value for value in session.get_inputs()}
@@ -147,18 +314,19 @@ def _check_metadata(found: Mapping[str, str], bundle: Bundle, *, where: str) -> 
             )
 
 
-def _warn_of_two_packages() -> None:
-    """Both packages write into one folder, and CUDA breaks (onnxruntime#26996)."""
+def _installed_packages() -> list[str]:
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    if len(found) == 2:
-        warnings.warn(
-            "both onnxruntime and onnxruntime-gpu are installed, which breaks CUDA: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
-            stacklevel=3,
-        )
+            found.append(name)
+    return found
+
+
+def _warn_of_two_packages() -> None:
+    """Both packages write into one folder, and CUDA breaks (onnxruntime#26996)."""
+    warnings.warn(
+        "both onnxruntime and onnxruntime-gpu are installed, which breaks CUDA: "
+        "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
+        stacklevel=3,
+    )

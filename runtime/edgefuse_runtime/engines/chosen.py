@@ -1,0 +1,96 @@
+"""The engine that was asked for, or for "auto" the first that opens here, with the reason for each that was passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.bundle import Bundle
+from edgefuse.contract import InputContract
+from edgefuse.errors import UserError
+from edgefuse_runtime.engines.engine import Decision, Engine, Tensor
+
+
+class ChosenEngine:
+    """One of several engines, decided in `with`. See `Engine` for the protocol."""
+
+    def __init__(
+        self, bundle: Bundle, *, candidates: Mapping[str, Engine], say: Callable[[str], None] | None = None
+    ) -> None:
+        """Name what may be opened; `with` opens the first that can be.
+
+        Args:
+            candidates: word -> engine, best first. The last one's error is the user's; the others' are reasons.
+            say: told the decision in one line.
+        """
+        self._bundle = bundle
+        self._candidates = candidates
+        self._say = say
+        self._engine: Engine | None = None
+        self._description: dict[str, Any] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._bundle.manifest.labels
+
+    @property
+    def contract(self) -> InputContract:
+        return self._bundle.manifest.contract
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self._engine.inputs if self._engine is not None else ()
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self._engine.outputs if self._engine is not None else ()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The engine's own, and `passed_over`: word -> reason."""
+        return self._description
+
+    def __enter__(self) -> ChosenEngine:
+        passed_over: dict[str, str] = {}
+        *others, last = self._candidates
+        for word in others:
+            try:
+                self._opened(word, passed_over)
+            except UserError as error:
+                passed_over[word] = str(error)
+            else:
+                return self
+        self._opened(last, passed_over)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        engine = self._engine
+        if engine is not None:
+            engine.__exit__(kind, error, trace)
+            self._engine = None
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        """See `Engine.run`."""
+        if self._engine is None:
+            raise RuntimeError("run outside of `with`")
+        return self._engine.run(rgb, depth)
+
+    def _opened(self, word: str, passed_over: Mapping[str, str]) -> None:
+        self._engine = None
+        engine = self._candidates[word].__enter__()
+        self._engine = engine
+        self._description = {**engine.description, "passed_over": dict(passed_over)}
+        if self._say is not None:
+            reasons = "; ".join(f"{other}: {_first_sentence(reason)}" for other, reason in passed_over.items())
+            self._say(f"engine: {word}" + (f" ({reasons})" if reasons else ""))
+
+
+def _first_sentence(reason: str) -> str:
+    """What is wrong, without what to do about it: nobody asked for the engines before the one that runs."""
+    return reason.split(". ", maxsplit=1)[0].rstrip(".")

@@ -1,0 +1,247 @@
+"""`GpuMemory` with pycuda, and with cuda-bindings for the CUDA graphs that pycuda lacks (inducer/pycuda#424).
+
+Names and behaviour follow pycuda 2026.1's own source and cuda-bindings 12.8 to 13.5.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.errors import MissingPackageError, require
+from edgefuse_runtime.engines.cuda_device import DRIVER_LIBRARY
+from edgefuse_runtime.engines.gpu_memory import (
+    CaptureError,
+    Event,
+    GpuError,
+    GpuMemory,
+    GpuOutOfMemoryError,
+    GpuProperties,
+    HostBuffer,
+    Stream,
+)
+
+STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h; pycuda has no name for it
+
+NO_DEVICE_HINT = (
+    "look at nvidia-smi and at CUDA_VISIBLE_DEVICES; in a container start it with --gpus all (Jetson: --runtime nvidia)"
+)
+MEMORY_HINT = (
+    "end other programs that use the GPU (nvidia-smi, on a Jetson tegrastats, lists them), or build an engine that needs "
+    "less: edgefuse build BUNDLE --workspace-mib 256"
+)
+
+
+def open_gpu_memory() -> GpuMemory:
+    """The first GPU that CUDA_VISIBLE_DEVICES leaves. Nothing is loaded before its first use."""
+    return PycudaMemory()
+
+
+class PycudaMemory:
+    """See `GpuMemory`. Not pycuda.autoinit: that makes a context of its own and never pops it."""
+
+    def __init__(self, *, device: int = 0) -> None:
+        self._device = device
+        self._cuda: ModuleType | None = None
+        self._context: Any = None
+        self._driver: Any = None
+        self._allocations: list[Any] = []
+        self._owned: list[Any] = []
+        self._graphs: list[Any] = []
+
+    @property
+    def properties(self) -> GpuProperties:
+        cuda = self._started()
+        with _explained(cuda):
+            device = cuda.Device(self._device)
+            major, minor = device.compute_capability()
+            return GpuProperties(
+                name=device.name(),
+                compute_capability=f"{major}.{minor}",
+                integrated=bool(device.get_attribute(cuda.device_attribute.INTEGRATED)),
+                total_bytes=device.total_memory(),
+            )
+
+    def __enter__(self) -> PycudaMemory:
+        cuda = self._started()
+        with _explained(cuda):
+            self._context = cuda.Device(self._device).retain_primary_context()
+        self._driver = _graph_driver()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        driver = self._driver
+        with self.active():
+            for graph in self._graphs:
+                driver.cuGraphExecDestroy(graph)
+            self._graphs.clear()
+            # Device memory by name; arrays and streams go with their last reference, and nobody may be left with a dead array.
+            for allocation in self._allocations:
+                allocation.free()
+            self._allocations.clear()
+            self._owned.clear()
+        context, self._context = self._context, None
+        before = _current_context()
+        # By name: pycuda's destructor calls cuCtxDetach, which is not for primary contexts, and the reference stays for ever.
+        context.detach()
+        # detach() pushes the context before it releases it, and leaves it pushed (pycuda 2026.1, cuda.hpp).
+        if _current_context() != before:
+            _pop_context()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        if self._context is None:
+            raise RuntimeError("GPU memory is used outside of `with`")
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def allocate(self, num_bytes: int) -> int:
+        cuda = self._started()
+        with _explained(cuda, asked=f"{num_bytes:,} bytes on the GPU"):
+            buffer = cuda.mem_alloc(num_bytes)
+        self._allocations.append(buffer)
+        return int(buffer)
+
+    def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool) -> HostBuffer:
+        cuda = self._started()
+        flags = cuda.host_alloc_flags.DEVICEMAP if mapped else 0
+        with _explained(cuda, asked=f"page-locked memory for {np.dtype(dtype)} {list(shape)}"):
+            array = cuda.pagelocked_empty(shape, dtype, mem_flags=flags)
+            address = int(array.base.get_device_pointer()) if mapped else None
+        array.fill(0)
+        self._owned.append(array)
+        return HostBuffer(array=array, device_address=address)
+
+    def to_device(self, address: int, source: NDArray[Any], stream: Any) -> None:
+        cuda = self._started()
+        with _explained(cuda):
+            cuda.memcpy_htod_async(address, source, stream)
+
+    def to_host(self, target: NDArray[Any], address: int, stream: Any) -> None:
+        cuda = self._started()
+        with _explained(cuda):
+            cuda.memcpy_dtoh_async(target, address, stream)
+
+    def stream(self) -> Stream:
+        cuda = self._started()
+        with _explained(cuda):
+            stream: Stream = cuda.Stream(STREAM_NON_BLOCKING)
+        self._owned.append(stream)
+        return stream
+
+    def event(self) -> Event:
+        cuda = self._started()
+        with _explained(cuda):
+            event: Event = cuda.Event()
+        self._owned.append(event)
+        return event
+
+    def synchronise(self, stream: Any) -> None:
+        with _explained(self._started()):
+            stream.synchronize()
+
+    def capture(self, stream: Any, work: Callable[[], None]) -> object:
+        driver = self._driver
+        if driver is None:
+            raise CaptureError("cuda-bindings is not installed: pip install 'edgefuse[tensorrt]'")
+        # Thread-local: what other threads do with the GPU meanwhile (ONNX Runtime, torch) does not spoil the capture.
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        _checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(stream.handle, mode))
+        reason = ""
+        try:
+            work()
+        except (
+            Exception
+        ) as error:  # a capture that failed is told by its end, and the stream has to leave it in any case
+            reason = str(error.__cause__ or error) or type(error).__name__
+        finally:
+            ended = driver.cuStreamEndCapture(stream.handle)
+        if reason:
+            if int(ended[0]) == 0:
+                driver.cuGraphDestroy(ended[1])
+            raise CaptureError(reason)
+        (graph,) = _checked("cuStreamEndCapture", ended)
+        try:
+            (executable,) = _checked("cuGraphInstantiate", driver.cuGraphInstantiate(graph, 0))
+        finally:
+            driver.cuGraphDestroy(graph)
+        self._graphs.append(executable)
+        return executable
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        _checked("cuGraphLaunch", self._driver.cuGraphLaunch(graph, stream.handle))
+
+    def _started(self) -> ModuleType:
+        """pycuda.driver, after cuInit."""
+        if self._cuda is None:
+            cuda = _load_pycuda()
+            try:
+                cuda.init()
+            except cuda.Error as error:
+                raise GpuError(f"the CUDA driver does not start ({error}): {NO_DEVICE_HINT}") from error
+            self._cuda = cuda
+        return self._cuda
+
+
+def _load_pycuda() -> ModuleType:
+    try:
+        return require(
+            "pycuda.driver", extra="tensorrt", hint="pip builds it: it needs g++ and the CUDA headers (nvcc)."
+        )
+    except MissingPackageError as error:
+        if "libcuda.so" not in str(error.__cause__):
+            raise
+        raise MissingPackageError(
+            f"the CUDA driver is missing ({error.__cause__}). Install NVIDIA's driver (nvidia-smi shows whether it works); "
+            f"in a container start it with --gpus all (Jetson: --runtime nvidia)."
+        ) from error
+
+
+def _graph_driver() -> Any:
+    """cuda.bindings.driver, or None where cuda-bindings is not installed."""
+    try:
+        return require("cuda.bindings.driver", extra="tensorrt")
+    except MissingPackageError:
+        return None
+
+
+def _current_context() -> int:
+    """The driver's own idea of this thread's context; pycuda tells of those on its own stack alone."""
+    context = ctypes.c_void_p()
+    ctypes.CDLL(DRIVER_LIBRARY).cuCtxGetCurrent(ctypes.byref(context))
+    return context.value or 0
+
+
+def _pop_context() -> None:
+    ctypes.CDLL(DRIVER_LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _checked(function: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call of cuda-bindings gave, without its error code."""
+    code, *values = answer
+    if int(code) != 0:
+        raise CaptureError(f"{function}: {getattr(code, 'name', code)}")
+    return tuple(values)
+
+
+@contextmanager
+def _explained(cuda: ModuleType, *, asked: str = "") -> Iterator[None]:
+    """pycuda's errors in words that help."""
+    try:
+        yield
+    except cuda.MemoryError as error:
+        what = f"for {asked} " if asked else ""
+        raise GpuOutOfMemoryError(f"the GPU has no memory left {what}({error}): {MEMORY_HINT}") from error
+    except cuda.Error as error:
+        raise GpuError(f"the GPU failed ({error}): {NO_DEVICE_HINT}") from error

@@ -1,0 +1,335 @@
+"""A bundle's TensorRT plan, run from page-locked buffers by one replay of a CUDA graph per decision.
+
+API-checked against TensorRT 10.3, 10.16 and 11.4; where and when it ran is in docs/hardware.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.bundle import Bundle
+from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
+from edgefuse.errors import UserError
+from edgefuse_runtime.engines.engine import Decision, Tensor
+from edgefuse_runtime.engines.gpu_memory import (
+    CaptureError,
+    GpuError,
+    GpuMemory,
+    GpuOutOfMemoryError,
+    HostBuffer,
+    Stream,
+)
+from edgefuse_runtime.engines.plans import PlanError, PlanRecord, build_command, read_plan, select_plan
+from edgefuse_runtime.engines.pycuda_memory import MEMORY_HINT, open_gpu_memory
+from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+KEPT_ERRORS = 5
+GRAPH_TOLERANCE = 1e-3
+"""Largest difference in a probability or the gate between a plain launch and the graph's; both run the same kernels."""
+
+_log = logging.getLogger(__name__)
+
+
+class TensorRTEngine:
+    """One execution context of one plan. See `Engine` for the protocol."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp16",
+        plan: bytes | None = None,
+        batch_size: int = 1,
+        open_memory: Callable[[], GpuMemory] = open_gpu_memory,
+    ) -> None:
+        """Name the plan; `with` finds, checks and loads it.
+
+        Args:
+            precision: of the plan to take from the bundle's cache.
+            plan: a plan that this very process has built, instead of one from the cache. It is not checked: a plan is code.
+            batch_size: N of the plan's inputs.
+            open_memory: what gives GPU memory.
+        """
+        self._bundle = bundle
+        self._precision = precision
+        self._given_plan = plan
+        self._batch_size = batch_size
+        self._open_memory = open_memory
+        self._loaded: _Loaded | None = None
+        self._stack = ExitStack()
+        self._owner = 0
+        self._description: dict[str, Any] = {"engine": "tensorrt", "precision": precision}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._bundle.manifest.labels
+
+    @property
+    def contract(self) -> InputContract:
+        return self._bundle.manifest.contract
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self._loaded.inputs if self._loaded is not None else ()
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self._loaded.outputs if self._loaded is not None else ()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return self._description
+
+    def __enter__(self) -> TensorRTEngine:
+        started_s = time.perf_counter()
+        trt = load_tensorrt()
+        memory = self._open_memory()
+        gpu = memory.properties
+        record, plan = self._find_plan(str(trt.__version__), gpu.compute_capability, gpu.name)
+        where = f"{self._bundle.folder}/{record.name}" if record is not None else "the plan that was just built"
+        again = build_command(self._bundle, self._precision)
+        with ExitStack() as stack:
+            stack.enter_context(memory)
+            loaded = _Loaded(memory, where=where, again=again, mapped=gpu.integrated)
+            stack.callback(loaded.close)
+            loaded.open(trt, plan)
+            loaded.check(self.contract, batch_size=self._batch_size, num_labels=len(self.labels))
+            launch = loaded.prepare()
+            self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
+        self._description |= {
+            "provider": f"TensorRT {trt.__version__}",
+            "file": record.onnx_file if record is not None else None,
+            "plan": record.name if record is not None else None,
+            "device": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "buffers": "mapped" if gpu.integrated else "pinned",
+            "launch": launch,
+            "start_ms": round((time.perf_counter() - started_s) * 1e3, 1),
+        }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loaded is not None:
+            self._check_owner()
+        self._loaded = None
+        self._stack.close()
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        """See `Engine.run`; N is the plan's batch size."""
+        if self._loaded is None:
+            raise RuntimeError("run outside of `with`")
+        self._check_owner()
+        check_batch(rgb, depth, self.contract)
+        if len(rgb) != self._batch_size:
+            raise UserError(f"{len(rgb)} pairs were given, the engine was built for {self._batch_size} at a time")
+        return self._loaded.run(rgb, depth)
+
+    def _find_plan(self, version: str, compute_capability: str, device_name: str) -> tuple[PlanRecord | None, bytes]:
+        if self._given_plan is not None:
+            return None, self._given_plan
+        record = select_plan(
+            self._bundle,
+            precision=self._precision,
+            tensorrt_version=version,
+            compute_capability=compute_capability,
+            device_name=device_name,
+            batch_size=self._batch_size,
+        )
+        return record, read_plan(self._bundle, record)
+
+    def _check_owner(self) -> None:
+        if threading.get_ident() != self._owner:
+            raise RuntimeError(
+                "a TensorRT engine belongs to the thread that opened it, and another one called it: open an engine in each "
+                "thread, or hand the pairs to the thread that has it"
+            )
+
+
+class _Loaded:
+    """What lives on the GPU between `__enter__` and `__exit__`: TensorRT's objects, buffers, the stream, the graph."""
+
+    def __init__(self, memory: GpuMemory, *, where: str, again: str, mapped: bool) -> None:
+        self._memory = memory
+        self._where = where
+        self._again = again
+        self._mapped = mapped
+        self._errors: deque[str] = deque(maxlen=KEPT_ERRORS)
+        self._logger: trt.ILogger | None = None
+        self._runtime: trt.Runtime | None = None
+        self._engine: trt.ICudaEngine | None = None
+        self._context: trt.IExecutionContext | None = None
+        self._stream: Stream | None = None
+        self._graph: object | None = None
+        self._host: dict[str, HostBuffer] = {}
+        self._addresses: dict[str, int] = {}
+        self.inputs: tuple[Tensor, ...] = ()
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def open(self, trt: ModuleType, plan: bytes) -> None:
+        """Deserialise the plan, make its context, and give every tensor its address, once."""
+        with self._memory.active():
+            self._logger = _logger(trt, self._errors)
+            try:
+                self._runtime = trt.Runtime(self._logger)
+            except TypeError as error:  # what pybind11 makes of a null pointer
+                raise GpuError(
+                    f"TensorRT {trt.__version__} does not start{self._said()}: look at nvidia-smi"
+                ) from error
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise PlanError(
+                    f"TensorRT {trt.__version__} does not load {self._where}{self._said()}. Build it again: "
+                    f"{self._again} --force"
+                )
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise GpuOutOfMemoryError(f"{self._where} gets no memory on the GPU{self._said()}: {MEMORY_HINT}")
+            self.inputs = _tensors(trt, self._engine, trt.TensorIOMode.INPUT)
+            self.outputs = _tensors(trt, self._engine, trt.TensorIOMode.OUTPUT)
+
+    def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
+        """Refuse a plan whose inputs and outputs are not what the manifest promises."""
+        n, side = batch_size, contract.size
+        takes = {
+            Tensor(name=RGB_INPUT, dtype="uint8", shape=(n, side, side, 3)),
+            Tensor(name=DEPTH_INPUT, dtype="uint8", shape=(n, side, side, 2)),
+        }
+        gives = {one.name: (one.dtype, *one.shape[:-1]) for one in self.outputs}
+        widths = {one.name: one.shape[-1] for one in self.outputs}
+        if (
+            set(self.inputs) != takes
+            or gives != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
+            or widths[PROBABILITIES_OUTPUT] != num_labels
+        ):
+            found = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in (*self.inputs, *self.outputs))
+            raise PlanError(
+                f"{self._where} has {found}; the manifest promises {RGB_INPUT} uint8 {[n, side, side, 3]}, {DEPTH_INPUT} "
+                f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and {GATE_OUTPUT} float32 "
+                f"[{n}, d]. Build it again: {self._again} --force"
+            )
+
+    def prepare(self) -> str:
+        """Buffers and stream; the first run; then the graph, if it can be had. Returns how work is launched, in words."""
+        memory = self._memory
+        with memory.active():
+            assert self._context is not None
+            for tensor in (*self.inputs, *self.outputs):
+                shape, dtype = tuple(int(size) for size in tensor.shape), np.dtype(tensor.dtype).type
+                host = memory.pinned(shape, dtype, mapped=self._mapped)
+                address = host.device_address if self._mapped else memory.allocate(host.array.nbytes)
+                if address is None or not self._context.set_tensor_address(tensor.name, address):
+                    raise GpuError(f"TensorRT takes no address for {tensor.name} of {self._where}{self._said()}")
+                self._host[tensor.name], self._addresses[tensor.name] = host, address
+            stream = self._stream = memory.stream()
+            # Outside of any capture first: TensorRT may still allocate and load kernels in its first run.
+            self._queue()
+            memory.synchronise(stream)
+            plain = self._answer()
+            if not (np.isfinite(plain.probabilities).all() and np.isfinite(plain.gate).all()):
+                raise PlanError(f"{self._where} answers with NaN or infinity. Build it again: {self._again} --force")
+            try:
+                graph = memory.capture(stream, self._queue)
+                for name in (PROBABILITIES_OUTPUT, GATE_OUTPUT):
+                    self._host[name].array.fill(np.nan)
+                memory.launch(graph, stream)
+                memory.synchronise(stream)
+                _check_same(plain, self._answer())
+            except CaptureError as error:
+                _log.warning("TensorRT without a CUDA graph, each kernel is launched by itself: %s", error)
+                return f"plain ({error})"
+            self._graph = graph
+            return "CUDA graph"
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        """One decision, from and to the caller's arrays."""
+        with self._memory.active():
+            np.copyto(self._host[RGB_INPUT].array, rgb)
+            np.copyto(self._host[DEPTH_INPUT].array, depth)
+            if self._graph is not None:
+                self._memory.launch(self._graph, self._stream)
+            else:
+                self._queue()
+            self._memory.synchronise(self._stream)
+            return self._answer()
+
+    def close(self) -> None:
+        """Let go of everything, each before what it stands on."""
+        with self._memory.active():
+            self._graph = None
+            self._context = None
+            self._engine = None
+            self._runtime = None
+            self._logger = None
+            self._stream = None
+            self._host.clear()
+
+    def _queue(self) -> None:
+        """Queue the copies in, the network, the copies out. On shared memory (Jetson) there is nothing to copy."""
+        assert self._context is not None
+        assert self._stream is not None
+        if not self._mapped:
+            for one in self.inputs:
+                self._memory.to_device(self._addresses[one.name], self._host[one.name].array, self._stream)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise GpuError(f"TensorRT did not run {self._where}{self._said()}. Build it again: {self._again} --force")
+        if not self._mapped:
+            for one in self.outputs:
+                self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
+
+    def _answer(self) -> Decision:
+        return Decision(
+            probabilities=self._host[PROBABILITIES_OUTPUT].array.copy(), gate=self._host[GATE_OUTPUT].array.copy()
+        )
+
+    def _said(self) -> str:
+        """TensorRT's last errors, as the end of a sentence."""
+        return f" ({' | '.join(self._errors)})" if self._errors else ""
+
+
+def _check_same(plain: Decision, replayed: Decision) -> None:
+    """A graph that left something out would answer with what the buffers held before, frame after frame."""
+    for one, other in ((plain.probabilities, replayed.probabilities), (plain.gate, replayed.gate)):
+        if not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False):
+            raise CaptureError("the graph's answer differs from the plain one")
+
+
+def _tensors(trt: ModuleType, engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
+    """The plan's inputs or outputs; a type that the contract does not know keeps TensorRT's name."""
+    dtypes = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
+    found = []
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        if engine.get_tensor_mode(name) == mode:
+            dtype = engine.get_tensor_dtype(name)
+            shape = tuple(int(size) for size in engine.get_tensor_shape(name))
+            found.append(Tensor(name=name, dtype=dtypes.get(dtype, str(dtype)), shape=shape))
+    return tuple(found)
+
+
+def _logger(trt: ModuleType, errors: deque[str]) -> trt.ILogger:
+    """A logger that keeps the last errors: TensorRT answers None or False, and says why to the logger alone."""
+
+    class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:  # type: ignore[name-defined]
+            if severity in {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}:
+                errors.append(msg)
+
+    return _Logger()

@@ -1,0 +1,82 @@
+"""Loading TensorRT, or saying which of its parts is missing and how this machine gets it. Shared by builder and engine."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+from pathlib import Path
+from types import ModuleType
+
+from edgefuse.errors import MissingPackageError
+
+OLDEST = (10, 3)
+INSTALL = "pip install 'edgefuse[tensorrt]'"
+
+
+def load_tensorrt(*, root: Path = Path("/")) -> ModuleType:
+    """Import TensorRT's bindings.
+
+    Args:
+        root: where the system's files stand.
+
+    Raises:
+        MissingPackageError: the bindings are missing, libnvinfer is missing beside them, or they are too old.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".", maxsplit=1)[0] != "tensorrt":
+            raise MissingPackageError(f"TensorRT's Python bindings do not load ({error}). {_install(root)}") from error
+        raise MissingPackageError(f"TensorRT's Python bindings are not installed. {_install(root)}") from error
+    except (ImportError, OSError) as error:
+        library = re.search(r"lib(nv|cu)\w+\.so[.\d]*", str(error))
+        missing = f"the library {library.group()} is missing" if library else "a library under them is missing"
+        raise MissingPackageError(
+            f"TensorRT's Python bindings are installed, but {missing} ({error}). {_libraries(root)}"
+        ) from error
+    if not hasattr(trt, "__version__"):  # any folder called tensorrt is a package to Python, such as in /usr/src
+        raise MissingPackageError(
+            f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is something else. {_install(root)}"
+        )
+    version = tensorrt_version(trt)
+    if version < OLDEST:
+        raise MissingPackageError(
+            f"TensorRT {trt.__version__} is installed, {'.'.join(map(str, OLDEST))} or newer is needed. {_install(root)}"
+        )
+    return trt
+
+
+def tensorrt_version(trt: ModuleType) -> tuple[int, ...]:
+    """The installed version's numbers, such as (10, 3, 0)."""
+    return tuple(int(number) for number in re.findall(r"\d+", str(trt.__version__)))
+
+
+def is_jetson(root: Path = Path("/")) -> bool:
+    """Is this a Jetson? Its TensorRT comes with JetPack, not from pip."""
+    return platform.machine() == "aarch64" and (root / "etc/nv_tegra_release").is_file()
+
+
+def _install(root: Path) -> str:
+    if not is_jetson(root):
+        return f"Install them: {INSTALL}"
+    found = sorted(path.parent for path in (root / "usr/lib").glob("python3*/dist-packages/tensorrt"))
+    if not found:
+        return (
+            "This is a Jetson, whose TensorRT belongs to JetPack, not to pip: sudo apt-get install python3-libnvinfer, then "
+            "python3 -m venv --system-site-packages .venv, so that the environment sees it"
+        )
+    return (
+        f"This is a Jetson and JetPack's bindings are in {found[0]}, which this environment does not see: make it with "
+        f"python3 -m venv --system-site-packages .venv, or add the folder: echo {found[0]} > "
+        f"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')/jetpack.pth"
+    )
+
+
+def _libraries(root: Path) -> str:
+    if is_jetson(root):
+        return "This is a Jetson, whose TensorRT belongs to JetPack: sudo apt-get install libnvinfer-bin python3-libnvinfer"
+    return (
+        f"Install bindings and libraries together, in one version: {INSTALL}; or add the folder that has the library to "
+        f"LD_LIBRARY_PATH"
+    )

@@ -1,0 +1,158 @@
+"""edgefuse build as a user has it: on this machine without TensorRT, and on a stand-in of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from edgefuse.bundle import Bundle
+from edgefuse_runtime.engines.cuda_device import NoGpuError, current_gpu
+from toy_bundle import make_toy_bundle
+
+TESTS = Path(__file__).resolve().parents[1]
+PLAIN = "from edgefuse.cli import main; main()"
+
+ON_A_STAND_IN = """
+import sys, types
+from engine_scenes import GPU, host_opener
+from fake_tensorrt import FakeTensorRT
+import edgefuse_export.tensorrt as module
+from edgefuse.cli import main
+fake = FakeTensorRT(version={version!r}, device=GPU.name)
+sys.modules["tensorrt"], sys.modules["pycuda"] = fake.module, types.ModuleType("pycuda")
+module.current_gpu = lambda: GPU
+module._Job._open_here = lambda job, candidate: host_opener(fake, job.bundle)(candidate)
+main()
+"""
+
+
+def edgefuse(
+    *arguments: object, code: str = PLAIN, first_on_path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    places = [first_on_path] if first_on_path else []
+    path = os.pathsep.join(map(str, (*places, os.environ.get("PYTHONPATH", ""), TESTS, TESTS / "export")))
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def everything_in(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in sorted([folder, *folder.rglob("*")])
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    sys.path.insert(0, str(TESTS / "export"))
+    try:
+        from engine_scenes import make_engine_bundle
+    finally:
+        sys.path.remove(str(TESTS / "export"))
+    return make_engine_bundle(tmp_path / "bundle")
+
+
+def has_tensorrt() -> bool:
+    try:
+        current_gpu()
+    except NoGpuError:
+        return False
+    return find_spec("tensorrt") is not None
+
+
+@pytest.mark.skipif(has_tensorrt(), reason="TensorRT is installed here")
+@pytest.mark.parametrize("command", ["build", "export"])
+def test_without_tensorrt_it_says_so_at_once_and_touches_nothing(bundle: Bundle, command: str, tmp_path: Path) -> None:
+    """The second is counted over what Python itself takes to start with the command line's help."""
+    before = everything_in(bundle.folder)
+    started_s = time.monotonic()
+    edgefuse(command, "--help")
+    start_up_s = time.monotonic() - started_s
+    arguments = (
+        ("build", bundle.folder) if command == "build" else ("export", tmp_path, "--out", bundle.folder, "--trt")
+    )
+    started_s = time.monotonic()
+    result = edgefuse(*arguments, "--force")
+    took_s = time.monotonic() - started_s
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "pip install 'edgefuse[tensorrt]'" in result.stderr
+    assert everything_in(bundle.folder) == before
+    if command == "build":  # an export loads torch
+        assert took_s < 1.0 + 2 * start_up_s
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "raise ImportError('libnvinfer.so.10: cannot open shared object file')",
+            "library libnvinfer.so.10 is missing",
+        ),
+        ("__version__ = '8.6.1'", "10.3 or newer is needed"),
+        ("__version__ = '10.3.0'", "CUDA driver is missing"),
+    ],
+)
+@pytest.mark.skipif(has_tensorrt(), reason="TensorRT is installed here")
+def test_each_missing_part_is_told_apart(bundle: Bundle, source: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "shadow" / "tensorrt").mkdir(parents=True)
+    (tmp_path / "shadow" / "tensorrt" / "__init__.py").write_text(source)
+    before = everything_in(bundle.folder)
+    result = edgefuse("build", bundle.folder, first_on_path=tmp_path / "shadow")
+    assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert everything_in(bundle.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--precision", "fp8"], "none of fp16, int8, fp32"),
+        (["--optimization-level", "6"], "--optimization-level"),
+        (["--workspace-mib", "0"], "--workspace-mib"),
+        (["--batch", "0"], "--batch"),
+    ],
+)
+def test_wrong_options_are_wrong_usage(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = edgefuse("build", tmp_path, *arguments)
+    assert result.returncode == 2 and words in result.stderr.replace("│", " ")
+
+
+def test_what_is_no_bundle_is_refused_before_anything_else(tmp_path: Path) -> None:
+    result = edgefuse("build", tmp_path / "absent")
+    assert result.returncode == 1 and "is not a bundle" in result.stderr
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
+def test_a_build_is_shown_and_a_second_one_is_quick(bundle: Bundle, version: str) -> None:
+    code = ON_A_STAND_IN.format(version=version)
+    result = edgefuse("build", bundle.folder, "--workspace-mib", 512, "--json", code=code)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["built"] and answer["engine"]["key"]["builder_options"]["workspace_mib"] == 512
+    assert answer["engine"]["details"]["layers"]["half"] >= 1
+    for words in ("has no fp16 engine yet", "building fp16: 50 of 100 %", "half", "stored outputs", "edgefuse live"):
+        assert words in result.stderr
+    assert ("older than 10.12" in result.stderr) is (version == "10.3.0")
+    again = edgefuse("build", bundle.folder, "--workspace-mib", 512, "--json", code=code)
+    assert not json.loads(again.stdout)["built"] and "is up to date" in again.stderr
+    changed = edgefuse("build", bundle.folder, code=code)
+    assert "workspace mib: 512 -> 1024" in changed.stderr and changed.returncode == 0
+
+
+def test_a_bundle_without_an_fp16_file_names_the_export(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "toy")
+    result = edgefuse("build", bundle.folder, code=ON_A_STAND_IN.format(version="11.4.0.106"))
+    assert result.returncode == 1 and "has no model.fp16.onnx" in result.stderr
+    assert "edgefuse export RUN --out" in result.stderr and not (bundle.folder / "engines").exists()

@@ -1,0 +1,46 @@
+"""One `build_engine` on the stand-in in a process of its own: python build_process.py BUNDLE PRECISION SECONDS [FLAG].
+
+It waits until FLAG exists, builds for SECONDS, and prints a JSON object; what it says goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine_scenes import GPU, host_opener
+
+import edgefuse_export.tensorrt as tensorrt_module
+from edgefuse.bundle import open_bundle
+from edgefuse_export.tensorrt import BuildOptions, build_engine
+from fake_tensorrt import FakeTensorRT
+
+
+def main(folder: Path, precision: str, build_s: float, flag: Path | None) -> None:
+    fake = FakeTensorRT(version="10.16.1.11", device=GPU.name)
+    sys.modules["tensorrt"] = fake.module
+    tensorrt_module.current_gpu = lambda: GPU  # type: ignore[attr-defined]
+    quick = fake.module.Builder.build_serialized_network  # type: ignore[attr-defined]
+
+    def slow(builder: Any, network: Any, config: Any) -> Any:
+        time.sleep(build_s)
+        return quick(builder, network, config)
+
+    fake.module.Builder.build_serialized_network = slow  # type: ignore[attr-defined]
+    print("ready", file=sys.stderr, flush=True)
+    while flag is not None and not flag.exists():
+        time.sleep(0.02)
+    summary = build_engine(
+        folder,
+        BuildOptions(precision=precision),
+        open_plan=host_opener(fake, open_bundle(folder)),
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(json.dumps({"built": summary.built, "name": summary.record.name, "num_builds": len(fake.builds)}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)

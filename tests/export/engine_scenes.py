@@ -1,0 +1,152 @@
+"""Bundles to build engines from, and what stands for TensorRT and a GPU while they are built."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import edgefuse_export.tensorrt
+from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
+from edgefuse_export.tensorrt import BuildOptions, BuildSummary, build_engine
+from edgefuse_runtime.engines.cuda_device import Gpu
+from edgefuse_runtime.engines.engine import Decision
+from fake_tensorrt import FakeTensorRT
+from toy_bundle import make_toy_bundle, toy_answer
+
+GPU = Gpu(name="Fake Orin", compute_capability="8.7")
+VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
+NUM_SAMPLES = 4
+SIZE = 32
+GATE_WIDTH = 4
+
+
+def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str, ...] = ()) -> Bundle:
+    """The toy bundle with an FP16 file, whose last layer is in half, and with stored samples.
+
+    Args:
+        batch: first dimension of the files' inputs; a name makes it dynamic.
+        without: files to leave out.
+    """
+    bundle = make_toy_bundle(folder, size=SIZE, batch=batch)
+    files = dict(bundle.manifest.files)
+    _write_half(folder / MODEL_NAME, folder / "model.fp16.onnx")
+    files["model.fp16.onnx"] = FileEntry.of(folder / "model.fp16.onnx", precision="fp16")
+    rng = np.random.default_rng(3)
+    rgb = rng.integers(0, 256, (NUM_SAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
+    codes = rng.integers(0, 2500, (NUM_SAMPLES, SIZE, SIZE), dtype=np.uint16)
+    depth = codes.astype("<u2").view(np.uint8).reshape(NUM_SAMPLES, SIZE, SIZE, 2)
+    answers = [toy_answer(rgb[i], depth[i]) for i in range(NUM_SAMPLES)]
+    np.savez(
+        folder / "samples.npz",
+        rgb=rgb,
+        depth=depth,
+        probabilities=np.array([p for p, _ in answers], np.float32),
+        gate=np.array([[g] * GATE_WIDTH for _, g in answers], np.float32),
+    )
+    files["samples.npz"] = FileEntry.of(folder / "samples.npz", precision="uint8")
+    for name in without:
+        (folder / name).unlink()
+        del files[name]
+    write_manifest(folder, replace(bundle.manifest, files=files))
+    folder.chmod(0o755)
+    return open_bundle(folder)
+
+
+def _write_half(source: Path, target: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(source))
+    graph = model.graph
+    last = next(node for node in graph.node if node.output[0] == "logits")
+    spread = next(one for one in graph.initializer if one.name == "spread")
+    spread.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(spread).astype(np.float16), "spread"))
+    at = list(graph.node).index(last)
+    graph.node.remove(last)
+    for offset, node in enumerate(
+        (
+            helper.make_node("Cast", ["score"], ["score_half"], to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", ["score_half", "spread"], ["logits_half"]),
+            helper.make_node("Cast", ["logits_half"], ["logits"], to=TensorProto.FLOAT),
+        )
+    ):
+        graph.node.insert(at + offset, node)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(target))
+
+
+class HostEngine:
+    """Runs a plan of the stand-in from host memory; what the runtime's TensorRT engine does on a GPU."""
+
+    def __init__(self, fake: FakeTensorRT, plan: Path, *, contract: InputContract, labels: tuple[str, ...]) -> None:
+        self._fake, self._plan = fake, plan
+        self._contract, self._labels = contract, labels
+        self.seen_batches: list[tuple[int, ...]] = []
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._labels
+
+    @property
+    def contract(self) -> InputContract:
+        return self._contract
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"engine": "stand-in"}
+
+    def __enter__(self) -> HostEngine:
+        trt = self._fake.module
+        self._logger = trt.Logger()
+        self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(self._plan.read_bytes())
+        self._context = self._engine.create_execution_context()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context = None
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        self.seen_batches.append(rgb.shape)
+        probabilities = np.zeros((len(rgb), len(self._labels)), np.float32)
+        gate = np.zeros((len(rgb), GATE_WIDTH), np.float32)
+        arrays = {RGB_INPUT: rgb, DEPTH_INPUT: depth, PROBABILITIES_OUTPUT: probabilities, GATE_OUTPUT: gate}
+        for name in (RGB_INPUT, DEPTH_INPUT):
+            self._context.set_input_shape(name, arrays[name].shape)
+        for name, array in arrays.items():
+            self._context.set_tensor_address(name, array.ctypes.data)
+        assert self._context.execute_async_v3(7)
+        return Decision(probabilities=probabilities, gate=gate)
+
+
+def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:
+    """`open_plan` for `build_engine`."""
+    return lambda path: HostEngine(fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+
+
+def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) -> FakeTensorRT:
+    """The stand-in as `tensorrt`, on a machine with `gpu`."""
+    fake = FakeTensorRT(version=version, device=gpu.name)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
+    monkeypatch.setattr(edgefuse_export.tensorrt, "current_gpu", lambda: gpu)
+    return fake
+
+
+def build(fake: FakeTensorRT, bundle: Bundle, *, said: list[str] | None = None, **options: Any) -> BuildSummary:
+    """Build with these options; what it says goes into `said`."""
+    say = (lambda _text: None) if said is None else said.append
+    return build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle), say=say)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """Path below the folder -> bytes, of all files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,249 @@
+"""edgefuse build on a TensorRT stand-in: what is built, what is kept, what is refused. It proves nothing about TensorRT itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, installed, make_engine_bundle
+
+from edgefuse.bundle import Bundle, open_bundle
+from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityError, build_engine
+from edgefuse_export.tensorrt_build import BuildError, new_logger, plan_from_onnx, typing_for
+from edgefuse_export.tensorrt_report import Journal
+from edgefuse_runtime.engines.engine import Decision
+from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
+from fake_tensorrt import FakeTensorRT
+
+
+@pytest.fixture(params=VERSIONS)
+def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    return installed(request.param, monkeypatch)
+
+
+@pytest.fixture
+def new_fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    return installed("10.16.1.11", monkeypatch)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_engine_bundle(tmp_path / "bundle")
+
+
+# What is built
+
+
+def test_a_build_leaves_a_proved_engine(fake: FakeTensorRT, bundle: Bundle) -> None:
+    summary = build(fake, bundle, workspace_mib=256, optimization_level=2)
+    (record,) = plan_records(summary.bundle)
+    assert summary.built and record == summary.record and summary.reason == "the bundle has no fp16 engine yet"
+    manifest = json.loads((bundle.folder / "manifest.json").read_text())
+    assert manifest["files"][record.name] == {
+        "sha256": record.plan_sha256,
+        "num_bytes": record.num_bytes,
+        "precision": "fp16",
+    }
+    assert record.details["layers"]["half"] >= 1
+    cases = {case["name"]: case for case in manifest["parity"][record.name]["cases"]}
+    assert cases["stored outputs"]["num_samples"] == cases["real samples"]["num_samples"] == 4
+    assert "both sensors dead" in cases and cases["stored outputs"]["max_probability_difference"] < 0.02
+    assert record.details["versions"]["tensorrt"] == fake.version
+    beside = json.loads((bundle.folder / record.name).with_suffix(".json").read_text())
+    assert beside == json.loads(json.dumps(record.to_json()))
+    assert "Engine generation completed" in (bundle.folder / record.name).with_suffix(".log").read_text()
+    (asked,) = fake.builds
+    assert asked["optimization_level"] == 2 and asked["pools"]["WORKSPACE"] == 256 << 20
+    assert asked["profiling_verbosity"] == "DETAILED" and "TF32" not in asked["flags"]
+    (profile,) = asked["profiles"]
+    assert [list(map(tuple, profile[name])) for name in ("rgb", "depth")] == [
+        [(1, 32, 32, 3)] * 3,
+        [(1, 32, 32, 2)] * 3,
+    ]
+    assert not list((bundle.folder / "engines").glob(".candidate*"))
+
+
+def test_the_runner_finds_what_was_built(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    built = build(new_fake, bundle)
+    record = select_plan(
+        built.bundle,
+        precision="fp16",
+        tensorrt_version=new_fake.version,
+        compute_capability=GPU.compute_capability,
+        device_name=GPU.name,
+    )
+    logger = new_fake.module.Logger()
+    engine = new_fake.module.Runtime(logger).deserialize_cuda_engine(read_plan(built.bundle, record))
+    assert engine is not None and record.batch_size == 1
+
+
+def test_networks_are_strongly_typed_from_10_12_on(fake: FakeTensorRT, bundle: Bundle) -> None:
+    said: list[str] = []
+    record = build(fake, bundle, said=said).record
+    (asked,) = fake.builds
+    old = fake.version == "10.3.0"
+    assert asked["strongly_typed"] is not old and ("FP16" in asked["flags"]) is old
+    assert record.onnx_file == ("model.onnx" if old else "model.fp16.onnx")
+    assert asked["onnx_sha256"] == bundle.manifest.files[record.onnx_file].sha256 == record.key.onnx_sha256
+    notes = record.details["notes"]
+    assert bool(notes) is old and [f"note: {note}" for note in notes] == [text for text in said if "note" in text]
+    if old:
+        assert "older than 10.12" in notes[0] and "BuilderFlag.FP16" in notes[0] and "model.onnx" in notes[0]
+        assert "OBEY_PRECISION_CONSTRAINTS" in asked["flags"]
+        assert record.key.builder_options["network"] == "weakly typed, BuilderFlag FP16"
+    # What comes before the first layer with weights decodes the inputs (two Casts, two means), and 8 is the softmax.
+    assert asked["held_in_float"] == ([0, 1, 2, 3, 8] if old else [])
+
+
+def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph's shape is the exported model's: constants as nodes, a mask that is used again after the first layer with weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name: str, value: Any) -> Any:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
+
+    nodes = [
+        constant("unit", 0.001),
+        helper.make_node("Cast", ["depth"], ["codes"], to=TensorProto.FLOAT),
+        constant("zero", 0.0),
+        helper.make_node("Greater", ["codes", "zero"], ["measured"]),
+        helper.make_node("Cast", ["measured"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["codes", "unit"], ["metres"]),
+        constant("weights", np.eye(2)),
+        helper.make_node("MatMul", ["metres", "weights"], ["features"]),
+        helper.make_node("Mul", ["features", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["answer"]),
+    ]
+    held = [0, 1, 2, 4, 5, 9]  # 3 gives booleans; 6 to 8 are the model's own
+    graph = helper.make_graph(
+        nodes,
+        "decoding",
+        [helper.make_tensor_value_info("depth", TensorProto.UINT8, [1, 4, 4, 2])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 4, 4, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "decoding.onnx"))
+    fake = installed("10.3.0", monkeypatch)
+    with Journal(tmp_path / "log") as journal:
+        plan_from_onnx(
+            fake.module,
+            tmp_path / "decoding.onnx",
+            typing=typing_for(version=(10, 3), precision="fp16"),
+            shapes={"depth": (1, 4, 4, 2)},
+            workspace_mib=1,
+            optimization_level=0,
+            timing_cache=tmp_path / "timing.cache",
+            journal=journal,
+            logger=new_logger(fake.module, journal),
+            on_progress=lambda _done, _total: None,
+        )
+    assert fake.builds[0]["held_in_float"] == held
+
+
+@pytest.mark.parametrize(
+    ("version", "strong"), [((10, 3, 0), False), ((10, 11, 9), False), ((10, 12, 0), True), ((11, 0), True)]
+)
+def test_which_versions_count_as_old(version: tuple[int, ...], strong: bool) -> None:
+    assert typing_for(version=version, precision="fp16").strongly_typed is strong
+    assert typing_for(version=version, precision="int8").flag == (None if strong else "INT8")
+    assert typing_for(version=version, precision="fp32").note == ""
+
+
+def test_fp32_is_built_from_the_fp32_file(fake: FakeTensorRT, bundle: Bundle) -> None:
+    record = build(fake, bundle, precision="fp32").record
+    assert record.onnx_file == "model.onnx" and record.key.precision == "fp32"
+    assert "half" not in record.details["layers"] and "FP16" not in fake.builds[0]["flags"]
+
+
+def test_a_dynamic_batch_gets_a_static_profile(new_fake: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "dynamic", batch="N")
+    engines: list[HostEngine] = []
+
+    def open_plan(path: Path) -> HostEngine:
+        engines.append(host_opener(new_fake, bundle)(path))
+        return engines[-1]
+
+    record = build_engine(bundle.folder, BuildOptions(batch_size=3), open_plan=open_plan).record
+    assert new_fake.builds[0]["profiles"][0]["rgb"] == ((3, 32, 32, 3),) * 3 and record.batch_size == 3
+    assert {shape[0] for shape in engines[0].seen_batches} == {3}
+
+
+def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "dynamic", batch="N")
+
+    class FirstPlaceOnly(HostEngine):
+        def run(self, rgb: Any, depth: Any) -> Decision:
+            decision = super().run(rgb, depth)
+            decision.probabilities[1:] = 0.5
+            return decision
+
+    def open_plan(path: Path) -> HostEngine:
+        return FirstPlaceOnly(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+
+    with pytest.raises(EngineParityError):
+        build_engine(bundle.folder, BuildOptions(batch_size=2), open_plan=open_plan)
+
+
+def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    with pytest.raises(BuildError, match=r"takes \[1, 32, 32, 3\] as rgb, .*\[4, 32, 32, 3\].*--batch 1"):
+        build(new_fake, bundle, batch_size=4)
+
+
+# While it builds
+
+
+def test_progress_rises_to_the_end(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    seen: list[tuple[int, int]] = []
+    build_engine(
+        bundle.folder,
+        BuildOptions(),
+        open_plan=host_opener(new_fake, bundle),
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    percents = [done for done, _ in seen]
+    assert percents == sorted(percents) and percents[-1] == 100 and len(set(percents)) >= 4
+    assert {total for _, total in seen} == {100}
+
+
+def test_a_display_that_fails_does_not_end_the_build(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    def broken(done: int, _total: int) -> None:
+        if done < 100:
+            raise RuntimeError("no terminal")
+
+    summary = build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=broken)
+    assert summary.built
+
+
+def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    def interrupt(_done: int, _total: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    # TensorRT was asked to stop: nothing was thrown through its frames.
+    assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()
+    assert not list((bundle.folder / "engines").glob("*.plan")) and plan_records(open_bundle(bundle.folder)) == ()
+
+
+def test_a_build_in_a_thread_works(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    done: list[BuildSummary] = []
+    thread = threading.Thread(target=lambda: done.append(build(new_fake, bundle)))
+    thread.start()
+    thread.join(timeout=60)
+    assert done and done[0].built
+
+
+def test_what_a_killed_build_left_is_swept(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    left = bundle.folder / "engines" / ".candidate-old"
+    left.mkdir(parents=True)
+    (left / "candidate.plan").write_bytes(np.zeros(3, np.uint8).tobytes())
+    assert build(new_fake, bundle).built and not left.exists()

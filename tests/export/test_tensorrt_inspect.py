@@ -1,0 +1,70 @@
+"""What the engine inspector prints, and what is read from it. The spellings are TensorRT 10's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgefuse_export.tensorrt_inspect import PrecisionError, check_precision, layers_by_precision
+
+
+def layer(inputs: list[str], outputs: list[str], *, kind: str = "CaskConvolution") -> dict[str, object]:
+    return {
+        "Name": "layer",
+        "LayerType": kind,
+        "Inputs": [{"Name": "x", "Format/Datatype": text} for text in inputs],
+        "Outputs": [{"Name": "y", "Format/Datatype": text} for text in outputs],
+    }
+
+
+def told(*layers: object) -> str:
+    return json.dumps({"Layers": layers, "Bindings": ["rgb"]})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kind"),
+    [
+        (["Half"], ["Half"], "half"),
+        (["Row major linear FP16 format"], ["Float"], "half"),
+        (["Two wide channel vectorized row major FP16 format"], ["Half"], "half"),
+        (["Float"], ["Half"], "float"),  # it converts, and computes nothing in half
+        (["Row major linear FP32"], ["Float"], "float"),
+        (["Int8", "Half"], ["Half"], "int8"),
+        (["Thirty-two wide channel vectorized row major Int8 format"], ["Half"], "int8"),
+        (["BFloat16"], ["BFloat16"], "bf16"),
+        (["FP8"], ["Half"], "fp8"),
+        (["UInt8"], ["Float"], "other"),
+        (["Int64"], ["Int64"], "other"),
+        ([], ["Half"], "half"),
+        (["N/A due to dynamic shapes"], ["Half"], "unknown"),
+        ([], [], "unknown"),
+    ],
+)
+def test_a_layer_counts_by_what_it_computes_on(inputs: list[str], outputs: list[str], kind: str) -> None:
+    assert layers_by_precision(told(layer(inputs, outputs))) == {kind: 1}
+
+
+def test_copies_do_not_make_an_engine_half() -> None:
+    counts = layers_by_precision(
+        told(
+            *(layer(["Half"], ["Half"], kind=kind) for kind in ("Reformat", "NoOp", "Constant")),
+            layer(["Float"], ["Float"]),
+        )
+    )
+    assert counts == {"copy": 3, "float": 1}
+    with pytest.raises(PrecisionError, match=r"no half layer \(layers: 3 copy, 1 float\)"):
+        check_precision(counts, precision="fp16")
+
+
+def test_names_alone_prove_nothing() -> None:
+    counts = layers_by_precision(told("conv1 + relu", "conv2"))
+    assert counts == {"unknown": 2}
+    for precision in ("fp16", "int8", "fp32"):
+        with pytest.raises(PrecisionError):
+            check_precision(counts, precision=precision)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "half"), ("int8", "int8"), ("fp32", "float")])
+def test_one_layer_of_the_precision_is_enough(precision: str, kind: str) -> None:
+    check_precision({kind: 1, "copy": 4}, precision=precision)

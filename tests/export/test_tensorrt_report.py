@@ -1,0 +1,84 @@
+"""A build's progress and its log, apart from any build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefuse_export.tensorrt_report import KEPT_ERRORS, Journal, Progress
+
+
+def test_nested_phases_are_one_percentage() -> None:
+    seen: list[int] = []
+    progress = Progress(lambda percent, _total: seen.append(percent))
+    progress.start("all", None, 4)
+    assert progress.step("all", 0)
+    progress.start("tactics", "all", 2)
+    progress.step("tactics", 0)
+    progress.finish("tactics")
+    progress.step("all", 1)
+    assert seen == [25, 37, 50]
+
+
+def test_a_percentage_never_falls() -> None:
+    seen: list[int] = []
+    progress = Progress(lambda percent, _total: seen.append(percent))
+    for root in ("first", "second"):
+        progress.start(root, None, 2)
+        for step in range(2):
+            progress.step(root, step)
+        progress.finish(root)
+    assert seen == [50, 100]
+
+
+@pytest.mark.parametrize("num_steps", [0, -1])
+def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
+    progress = Progress(lambda _percent, _total: None)
+    progress.start("empty", "unknown", num_steps)
+    assert progress.step("empty", 0)
+    progress.finish("empty")
+    assert progress.step("empty", 1)  # told late, by another thread
+
+
+def test_an_interrupt_ends_the_next_step() -> None:
+    progress = Progress(lambda _percent, _total: None)
+    progress.start("all", None, 3)
+    assert progress.step("all", 0)
+    progress.interrupted = True
+    assert not progress.step("all", 1)
+
+
+def test_the_log_keeps_all_but_the_verbose_and_the_last_errors(tmp_path: Path) -> None:
+    with Journal(tmp_path / "log") as journal:
+        journal.write("VERBOSE", "a million of these")
+        journal.write("INFO", "starting")
+        for number in range(KEPT_ERRORS + 2):
+            journal.write("ERROR", f"error {number}")
+        journal.write("INTERNAL_ERROR", "the last")
+    text = (tmp_path / "log").read_text()
+    assert "million" not in text and "INFO: starting" in text and "ERROR: error 0" in text
+    assert journal.last_words().startswith(": error 3;") and journal.last_words().endswith("; the last")
+
+
+@pytest.mark.parametrize(
+    ("severity", "text", "gpu", "workspace"),
+    [
+        ("ERROR", "Error Code 2: OutOfMemory (no further information)", True, False),
+        ("WARNING", "Requested amount of GPU memory (4294967296 bytes) could not be allocated.", True, False),
+        (
+            "ERROR",
+            "Error Code 10: Could not find any implementation for node conv due to insufficient workspace.",
+            False,
+            True,
+        ),
+        ("INFO", "Some tactics do not have sufficient workspace memory to run.", False, False),
+        ("ERROR", "Unsupported operator", False, False),
+    ],
+)
+def test_want_of_memory_is_read_from_the_log(
+    tmp_path: Path, severity: str, text: str, gpu: bool, workspace: bool
+) -> None:
+    with Journal(tmp_path / "log") as journal:
+        journal.write(severity, text)
+    assert (journal.names_short_gpu_memory(), journal.names_short_workspace()) == (gpu, workspace)

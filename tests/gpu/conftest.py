@@ -1,0 +1,93 @@
+"""What the tests on a GPU share: the GPU, or the reason to skip; a bundle with real answers; and what each records.
+
+Each test records its figures with `record_property`; `make gpu-report` keeps them with hardware and versions.
+`EDGEFUSE_GPU_BUNDLE=BUNDLE` takes that bundle instead of a small one that is trained on the spot, for devices without torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.errors import MissingPackageError
+from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
+
+if TYPE_CHECKING:
+    from edgefuse.bundle import Samples
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Gpu:
+    try:
+        return current_gpu()
+    except NoGpuError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with FP32 and FP16 files and 16 frames, which a test may add engines to."""
+    given, folder = os.environ.get("EDGEFUSE_GPU_BUNDLE"), tmp_path_factory.mktemp("gpu") / "bundle"
+    if given:
+        shutil.copytree(Path(given), folder)
+        return open_bundle(folder)
+    pytest.importorskip("torch", reason="torch is not installed: name a bundle, EDGEFUSE_GPU_BUNDLE=BUNDLE")
+    from edgefuse.training.recipe import TrainConfig
+    from edgefuse.training.train import train
+    from edgefuse_export.export import export_run
+
+    data = request.getfixturevalue("colour_and_range")
+    config = TrainConfig(size=64, epochs=4, batch_size=8)
+    run = train([data], tmp_path_factory.mktemp("gpu-run") / "run", config=config).folder
+    return export_run(run, folder, precisions=("fp32", "fp16")).bundle
+
+
+@pytest.fixture(scope="session")
+def samples(bundle: Bundle) -> Samples:
+    return bundle.samples()
+
+
+@pytest.fixture(scope="session")
+def pycuda(gpu: Gpu) -> None:
+    from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+
+    try:
+        assert open_gpu_memory().properties.name == gpu.name
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_cuda(gpu: Gpu) -> None:
+    from edgefuse_runtime.engines.onnxruntime import load_onnxruntime
+
+    try:
+        load_onnxruntime("cuda")
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tensorrt() -> str:
+    """TensorRT's version."""
+    from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
+
+    try:
+        return str(load_tensorrt().__version__)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def built(bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle with an FP16 engine of this GPU."""
+    from edgefuse_export.tensorrt import BuildOptions, build_engine
+
+    folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    return build_engine(folder, BuildOptions(precision="fp16")).bundle

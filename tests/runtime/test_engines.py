@@ -1,0 +1,147 @@
+"""Which engine runs a bundle, and what is said about the ones that do not."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_scenes import draw_pair
+from tensorrt_scenes import FP16_NAME, bundle_with_plan, engine_on
+
+from edgefuse import framing
+from edgefuse.bundle import MODEL_NAME, Bundle
+from edgefuse.errors import MissingPackageError, UserError
+from edgefuse_runtime.engines import built_precision, fastest_file, open_engine
+from edgefuse_runtime.engines.chosen import ChosenEngine
+from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgefuse_runtime.engines.plans import PlanError
+from fake_tensorrt import FakeTensorRT
+from host_memory import HostMemory
+from toy_bundle import make_toy_bundle, toy_answer
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    stand_in = FakeTensorRT()
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in.module)
+    return stand_in
+
+
+@pytest.fixture
+def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+
+
+def test_auto_takes_a_plan_that_fits(tmp_path: Path, fake: FakeTensorRT) -> None:
+    planned = bundle_with_plan(tmp_path / "bundle", fake)
+    said: list[str] = []
+    candidates = {
+        "tensorrt": engine_on(planned, HostMemory(fake=fake)),
+        "cpu": OnnxRuntimeEngine(planned),
+    }
+    rgb, depth = framing_of("far")
+    with ChosenEngine(planned, candidates=candidates, say=said.append) as engine:
+        assert engine.description["engine"] == "tensorrt" and engine.description["passed_over"] == {}
+        np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
+        assert {tensor.name for tensor in engine.inputs} == {"rgb", "depth"}
+    assert said == ["engine: tensorrt"]
+
+
+def test_auto_passes_over_a_plan_of_another_gpu_and_says_so(tmp_path: Path, fake: FakeTensorRT) -> None:
+    planned = bundle_with_plan(tmp_path / "bundle", fake)
+    fake.device, memory = "Another GPU", HostMemory(fake=fake)
+    said: list[str] = []
+    candidates = {"tensorrt": engine_on(planned, memory), "cpu": OnnxRuntimeEngine(planned)}
+    with ChosenEngine(planned, candidates=candidates, say=said.append) as engine:
+        assert engine.description["provider"] == "CPUExecutionProvider"
+        assert "edgefuse build" in engine.description["passed_over"]["tensorrt"]
+    (line,) = said
+    assert line.startswith("engine: cpu (tensorrt: ") and "'Another GPU'" in line and "edgefuse build" not in line
+
+
+def test_auto_without_a_gpu_runs_on_the_cpu_and_says_why(
+    bundle: Bundle, without_tensorrt: None, without_cuda: None
+) -> None:
+    said: list[str] = []
+    with open_engine(bundle, say=said.append) as engine:
+        assert engine.description["provider"] == "CPUExecutionProvider"
+        assert list(engine.description["passed_over"]) == ["tensorrt", "cuda"]
+    assert said == [
+        "engine: cpu (tensorrt: TensorRT's Python bindings are not installed; cuda: onnxruntime-gpu is not installed)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "command"), [("tensorrt", "pip install 'edgefuse[tensorrt]'"), ("cuda", "pip install 'edgefuse[gpu]'")]
+)
+def test_an_engine_asked_for_by_name_is_never_replaced(
+    bundle: Bundle, without_tensorrt: None, without_cuda: None, word: str, command: str
+) -> None:
+    with pytest.raises(MissingPackageError) as caught, open_engine(bundle, engine=word):
+        pass
+    assert command in str(caught.value)
+
+
+def test_tensorrt_by_name_without_a_plan_names_the_build(bundle: Bundle, fake: FakeTensorRT) -> None:
+    candidates = {"tensorrt": engine_on(bundle, HostMemory(fake=fake), precision="fp32")}
+    with (
+        pytest.raises(PlanError, match=f"edgefuse build {bundle.folder} --precision fp32"),
+        ChosenEngine(bundle, candidates=candidates),
+    ):
+        pass
+
+
+def test_a_broken_bundle_is_an_error_whatever_the_engine(tmp_path: Path) -> None:
+    broken = make_toy_bundle(tmp_path / "broken")
+    (broken.folder / MODEL_NAME).write_bytes(b"else")
+    with pytest.raises(UserError, match="not the file that was exported"), open_engine(broken):
+        pass
+
+
+def test_a_gpu_takes_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake: FakeTensorRT) -> None:
+    planned = bundle_with_plan(tmp_path / "bundle", fake)
+    assert fastest_file(planned) == FP16_NAME
+    assert fastest_file(make_toy_bundle(tmp_path / "toy")) == MODEL_NAME
+    with open_engine(planned, engine="cpu") as engine:
+        assert (engine.description["file"], engine.description["precision"]) == (MODEL_NAME, "fp32")
+    with open_engine(planned, engine="cpu", file=FP16_NAME) as engine:
+        assert (engine.description["file"], engine.description["precision"]) == (FP16_NAME, "fp16")
+    with pytest.raises(UserError, match=r"has no model file 'model.x.onnx'; it has model.onnx, model.fp16.onnx$"):
+        open_engine(planned, file="model.x.onnx")
+
+
+def test_tensorrt_takes_the_plan_that_was_built(tmp_path: Path, fake: FakeTensorRT) -> None:
+    assert built_precision(make_toy_bundle(tmp_path / "none")) == "fp16"
+    assert built_precision(bundle_with_plan(tmp_path / "int8", fake, precision="int8")) == "int8"
+    assert built_precision(bundle_with_plan(tmp_path / "fp16", fake, precision="fp16")) == "fp16"
+
+
+def test_nothing_runs_before_and_after_with(bundle: Bundle) -> None:
+    engine = open_engine(bundle, engine="cpu")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="outside of `with`"):
+            engine.run(*framing_of("near"))
+        assert engine.inputs == engine.outputs == ()
+        with engine:
+            engine.run(*framing_of("near"))
+
+
+def test_no_stand_in_is_taken_for_tensorrt() -> None:
+    """`tests` is on the path of these tests: a folder of that name there would make every "not installed" a lie."""
+    spec = find_spec("tensorrt")
+    assert spec is None or spec.origin is not None
+
+
+def framing_of(label: str) -> tuple[np.ndarray, np.ndarray]:
+    pair = framing.fit(*draw_pair(label), size=32)
+    return pair.rgb[np.newaxis], pair.depth[np.newaxis]

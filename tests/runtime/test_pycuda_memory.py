@@ -1,0 +1,257 @@
+"""GPU memory through the real pycuda and cuda-bindings, over a CUDA driver on host memory: the calls fit their signatures, and
+everything is given back. What a GPU does with them, tests/gpu asks.
+
+pycuda is built from source (pip install pycuda needs g++ and the CUDA headers), so few machines have it: skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefuse.errors import MissingPackageError
+from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+
+HERE = Path(__file__).parent
+NOT_IN_THE_STAND_IN = "int {name}(void) {{ return 801; /* CUDA_ERROR_NOT_SUPPORTED */ }}"
+
+PROLOGUE = """
+import ctypes, json, sys, threading
+driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
+import numpy as np
+from edgefuse_runtime.engines.gpu_memory import CaptureError, GpuError, GpuOutOfMemoryError
+from edgefuse_runtime.engines.pycuda_memory import PycudaMemory, open_gpu_memory
+
+def switch(name, value):
+    ctypes.c_int.in_dll(driver, name).value = value
+
+def counts():
+    return [getattr(driver, f"stand_in_{what}")() for what in ("depth", "references", "buffers", "graphs")]
+
+told = {}
+"""
+
+
+@pytest.fixture(scope="session")
+def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a libcuda.so.1 that has every function that pycuda was linked to."""
+    spec = find_spec("pycuda")
+    if spec is None or spec.origin is None:
+        pytest.skip("pycuda is not installed")
+    if find_spec("cuda") is None or shutil.which("gcc") is None or shutil.which("nm") is None:
+        pytest.skip("cuda-bindings, gcc or nm is not installed")
+    (extension,) = Path(spec.origin).parent.glob("_driver*.so")
+    folder = tmp_path_factory.mktemp("driver")
+    source, library = HERE / "stand_in_libcuda.c", folder / "libcuda.so.1"
+    build = ["gcc", "-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library), str(source)]
+    subprocess.run([*build, "-ldl"], check=True)
+    missing = sorted(_symbols(extension, "--undefined-only") - _symbols(library, "--defined-only"))
+    rest = folder / "rest.c"
+    rest.write_text("\n".join(NOT_IN_THE_STAND_IN.format(name=name) for name in missing if name.startswith("cu")))
+    subprocess.run([*build, str(rest), "-ldl"], check=True)
+    return folder
+
+
+def _symbols(library: Path, which: str) -> set[str]:
+    listed = subprocess.run(["nm", "-D", which, str(library)], capture_output=True, text=True, check=True).stdout
+    return {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
+
+
+def play(driver_folder: Path, code: str, **environment: str) -> Any:
+    """What `code` leaves in `told`. A process of its own, because a library is loaded once and a leak may abort."""
+    paths = os.pathsep.join(filter(None, [str(driver_folder), os.environ.get("LD_LIBRARY_PATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{PROLOGUE}\n{code}\nprint(json.dumps(told))"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "LD_LIBRARY_PATH": paths, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PyCUDA WARNING" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("libcuda.so.1: cannot open shared object file", "the CUDA driver is missing .*Install NVIDIA's driver"),
+        (
+            "libstdc++.so.6: version `GLIBCXX_3.4.32' not found",
+            "is installed but does not load .*g\\+\\+ and the CUDA headers",
+        ),
+    ],
+)
+def test_a_pycuda_that_does_not_load_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, words: str
+) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    (tmp_path / "pycuda" / "driver.py").write_text(f"raise ImportError({says!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(MissingPackageError, match=words), open_gpu_memory():
+        pass
+    sys.modules.pop("pycuda", None)
+
+
+def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"), open_gpu_memory():
+        pass
+
+
+COPIES = """
+with open_gpu_memory() as memory:
+    with memory.active():
+        address, stream = memory.allocate(64), memory.stream()
+        source = memory.pinned((2, 8), np.float32, mapped=False).array
+        target = memory.pinned((2, 8), np.float32, mapped=False).array
+        def there_and_back():
+            memory.to_device(address, source, stream)
+            memory.to_host(target, address, stream)
+        source[:] = 3
+        there_and_back()
+        memory.synchronise(stream)
+        told["plain"] = float(target.sum())
+        {body}
+    told["idle"] = counts()
+    del source, target, stream
+told["closed"] = counts()
+"""
+
+
+def test_copies_go_there_and_back_and_everything_is_given_back(driver_folder: Path) -> None:
+    told = play(driver_folder, COPIES.format(body="told['active'] = counts()"))
+    assert told == {"plain": 48.0, "active": [1, 1, 4, 0], "idle": [0, 1, 4, 0], "closed": [0, 0, 0, 0]}
+
+
+def test_a_graph_does_nothing_when_captured_and_all_when_launched(driver_folder: Path) -> None:
+    body = """
+        graph = memory.capture(stream, there_and_back)
+        source[:] = 5
+        told["captured"] = float(target.sum())
+        memory.launch(graph, stream)
+        memory.synchronise(stream)
+        told["launched"] = float(target.sum())
+    """
+    told = play(driver_folder, COPIES.format(body=body.strip()))
+    assert (told["captured"], told["launched"]) == (48.0, 80.0)
+    assert told["idle"] == [0, 1, 4, 1] and told["closed"] == [0, 0, 0, 0]
+
+
+def test_a_capture_that_fails_gives_the_stream_back(driver_folder: Path) -> None:
+    body = """
+        switch("stand_in_refuses_capture", 1)
+        try:
+            memory.capture(stream, there_and_back)
+        except CaptureError as error:
+            told["error"] = str(error)
+        memory.synchronise(stream)
+    """
+    told = play(driver_folder, COPIES.format(body=body.strip()))
+    assert "cuMemcpyHtoDAsync" in told["error"]
+    assert told["idle"] == [0, 1, 4, 0] and told["closed"] == [0, 0, 0, 0]
+
+
+def test_without_cuda_bindings_there_is_no_graph(driver_folder: Path) -> None:
+    body = """
+        try:
+            memory.capture(stream, there_and_back)
+        except CaptureError as error:
+            told["error"] = str(error)
+    """
+    code = "sys.modules['cuda.bindings.driver'] = None\n" + COPIES.format(body=body.strip())
+    assert "pip install 'edgefuse[tensorrt]'" in play(driver_folder, code)["error"]
+
+
+def test_properties_mapped_memory_and_events(driver_folder: Path) -> None:
+    code = """
+switch("stand_in_is_integrated", 1)
+memory = PycudaMemory()
+told["properties"] = vars(memory.properties)
+told["before"] = counts()
+with memory, memory.active():
+    mapped = memory.pinned((3,), np.uint8, mapped=True)
+    told["same_bytes"] = mapped.device_address == mapped.array.ctypes.data
+    stream, first, second = memory.stream(), memory.event(), memory.event()
+    first.record(stream)
+    second.record(stream)
+    told["ms"] = second.time_since(first)
+"""
+    told = play(driver_folder, code)
+    assert told["properties"] == {
+        "name": "Stand-in",
+        "compute_capability": "8.7",
+        "integrated": True,
+        "total_bytes": 1 << 29,
+    }
+    assert (told["before"], told["same_bytes"], told["ms"]) == ([0, 0, 0, 0], True, 2.5)
+
+
+def test_threads_and_errors_leave_no_context_behind(driver_folder: Path) -> None:
+    code = """
+def use(memory):
+    try:
+        with memory.active():
+            memory.allocate(1 << 30)
+    except GpuOutOfMemoryError as error:
+        told["error"] = str(error)
+    told["thread"] = counts()
+
+with open_gpu_memory() as memory:
+    thread = threading.Thread(target=use, args=(memory,))
+    thread.start()
+    thread.join()
+told["closed"] = counts()
+"""
+    told = play(driver_folder, code)
+    assert "1,073,741,824 bytes on the GPU" in told["error"] and "--workspace-mib" in told["error"]
+    assert told["thread"][0] == 0 and told["closed"] == [0, 0, 0, 0]
+
+
+def test_no_device_is_told_with_what_to_do(driver_folder: Path) -> None:
+    code = """
+try:
+    PycudaMemory().properties
+except GpuError as error:
+    told["error"] = str(error)
+"""
+    told = play(driver_folder, code, STAND_IN_NO_DEVICE="1")
+    assert "no CUDA-capable device is detected" in told["error"] and "nvidia-smi" in told["error"]
+
+
+def test_the_engine_runs_on_it(driver_folder: Path, tmp_path: Path) -> None:
+    """TensorRT's stand-in does not see the driver's captures, so the launches are plain here."""
+    code = f"""
+sys.modules["cuda.bindings.driver"] = None
+sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE)!r}]
+from pathlib import Path
+from fake_tensorrt import FakeTensorRT
+from tensorrt_scenes import bundle_with_plan
+from edgefuse_runtime.engines.tensorrt import TensorRTEngine
+from toy_bundle import toy_answer
+fake = FakeTensorRT(device="Stand-in")
+sys.modules["tensorrt"] = fake.module
+rng = np.random.default_rng(1)
+rgb, depth = (rng.integers(0, 256, (1, 32, 32, n), dtype=np.uint8) for n in (3, 2))
+for integrated in (0, 1):
+    switch("stand_in_is_integrated", integrated)
+    with TensorRTEngine(bundle_with_plan(Path({str(tmp_path)!r}) / str(integrated), fake)) as engine:
+        decision = engine.run(rgb, depth)
+        off = np.abs(decision.probabilities[0] - toy_answer(rgb[0], depth[0])[0]).max()
+        told[engine.description["buffers"]] = [float(off) < 1e-5, counts()[0]]
+told["closed"] = counts()
+"""
+    told = play(driver_folder, code)
+    assert told == {"pinned": [True, 0], "mapped": [True, 0], "closed": [0, 0, 0, 0]}
