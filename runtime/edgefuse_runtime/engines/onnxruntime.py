@@ -60,6 +60,8 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # CPUs without VNNI saturate in the quick 8-bit kernels: accuracy fell from 90 to 32 %. No effect on the others.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if self._num_threads is not None:
             options.intra_op_num_threads = self._num_threads
         try:
