@@ -22,7 +22,9 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.readiness import refuse_unready
 from edgefuse_export.typed import check_types
 
-OPSET = 20
+OPSET = 18
+"""What torch's exporter writes without converting, and old enough for every definition to be known to JetPack 6's TensorRT:
+opset 20 redefines ReduceMin, for one, and the last parser list before TensorRT 10.3 ends at 19."""
 BATCH_SIZE = 1
 
 
