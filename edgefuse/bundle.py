@@ -1,7 +1,10 @@
 """A bundle: the folder that a trained model leaves in, and that every other step reads.
 
-    manifest.json    labels, input contract, framing, model, sha256 and precision of each file, parity, versions
-    model.onnx       FP32; other precisions stand beside it under their own names
+    manifest.json     labels, input contract, framing, model, sha256 and precision of each file, parity, versions
+    model.onnx        FP32
+    model.fp16.onnx   strongly typed: layers in half, input decoding and softmax in FP32; where it was asked for
+    model.int8.onnx   symmetric, per channel; where it was asked for
+    samples.npz       16 real frames and the torch model's answers, for the check after every engine build
 
 Owns the manifest's form and the checks on opening; export writes bundles, runtime and benchmarks read them.
 """
@@ -12,20 +15,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgefuse import framing
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.fallback import Fallback
-from edgefuse.files import read_json, sha256_of_file, write_json
+from edgefuse.files import file_replaced, read_json, sha256_of_file, write_json
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
+MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+"""Precision -> name of its file."""
+SAMPLES_NAME = "samples.npz"
+NUM_SAMPLES = 16
+DATA_PRECISION = "data"
+"""What stands as precision of a file that is no model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One file of a bundle: its digest, size in bytes, and precision ("fp32", ...)."""
+    """One file of a bundle: its digest, size in bytes, and precision ("fp32", "fp16", "int8", or "data" for no model)."""
 
     sha256: str
     num_bytes: int
@@ -46,7 +58,7 @@ class Manifest:
         contract: what the inputs mean.
         model: fusion kind, backbones, feature width d.
         files: file name -> FileEntry.
-        parity: file name -> figures of the comparison with the torch model.
+        parity: file name -> figures of the comparison with the torch model, and how the file was made.
         versions: package -> version that wrote the bundle.
         training: data digest, held-out instances, metrics, seed.
         engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.plans`).
@@ -116,6 +128,21 @@ class Manifest:
             ) from error
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """Real frames of the run's data and what the torch FP32 model says of them.
+
+    Attributes:
+        rgb, depth: uint8 [16, S, S, 3] and [16, S, S, 2], the contract's inputs.
+        probabilities, gate: float32 [16, C] and [16, d].
+    """
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    gate: NDArray[np.float32]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """An opened bundle: its folder and its checked manifest."""
@@ -142,6 +169,19 @@ class Bundle:
                 f"{entry.sha256[:12]}...; copy the bundle again, or export again"
             )
         return path
+
+    def samples(self) -> Samples:
+        """The stored frames and the answers that are expected for them.
+
+        Raises:
+            UserError: the bundle has none (it is older), or they are damaged.
+        """
+        if SAMPLES_NAME not in self.manifest.files:
+            raise UserError(
+                f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {self.folder} --force"
+            )
+        with np.load(self.file(SAMPLES_NAME)) as arrays:
+            return Samples(**{name: arrays[name] for name in ("rgb", "depth", "probabilities", "gate")})
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -171,3 +211,10 @@ def open_bundle(folder: Path) -> Bundle:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into `folder`, atomically."""
     write_json(folder / MANIFEST_NAME, manifest.to_json())
+
+
+def write_samples(folder: Path, samples: Samples) -> FileEntry:
+    """Write `samples.npz` into `folder`, atomically; its entry for the manifest."""
+    with file_replaced(folder / SAMPLES_NAME) as temporary:
+        np.savez_compressed(temporary, **vars(samples))
+    return FileEntry.of(folder / SAMPLES_NAME, precision=DATA_PRECISION)

@@ -33,6 +33,10 @@ def evaluate(  # long: each option is a parameter
     plot: Annotated[
         Path | None, typer.Option(help="With --corruptions: a PNG of accuracy against severity to write.")
     ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(help="With a bundle: which of its files answers, such as model.fp16.onnx. [default: model.onnx]"),
+    ] = None,
     threads: NumThreads = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -44,6 +48,8 @@ def evaluate(  # long: each option is a parameter
         for option, value in (("--against", against), ("--plot", plot)):
             if value:
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
+    elif file is not None:
+        raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
     plot = checked_png(plot, option="--plot")
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
     if corruptions:
@@ -51,7 +57,7 @@ def evaluate(  # long: each option is a parameter
         return
     from edgefuse.evaluation import evaluate as score
 
-    with opened(model, num_threads=threads) as answering:
+    with opened(model, num_threads=threads, file=file) as answering:
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
     if as_json:
         report = {
@@ -159,6 +165,9 @@ def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
+
 class Answering(NamedTuple):
     """A model that is ready to answer, and what it says of itself."""
 
@@ -170,20 +179,25 @@ class Answering(NamedTuple):
 
 
 @contextmanager
-def opened(model: Path, *, num_threads: int | None) -> Iterator[Answering]:
-    """A run answers with torch; everything else must be a bundle."""
+def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> Iterator[Answering]:
+    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one)."""
+    from edgefuse.errors import UserError, require
+
     if not (model / "run.json").is_file():
         from edgefuse.bundle import MODEL_NAME, open_bundle
         from edgefuse_runtime.engines import open_engine
         from edgefuse_runtime.engines.predictor import engine_predictor
 
         bundle = open_bundle(model)
-        with open_engine(bundle, num_threads=num_threads) as engine:
-            name = f"{MODEL_NAME} in ONNX Runtime"
+        file = file or MODEL_NAME
+        with open_engine(bundle, file=file, num_threads=num_threads) as engine:
+            name = f"{file} in ONNX Runtime"
+            if engine.description.get("precision") == "fp16" and engine.description.get("provider") == CPU_PROVIDER:
+                name += " (which computes FP16 files in FP32 on the CPU)"
             yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
         return
-    from edgefuse.errors import require
-
+    if file is not None:
+        raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
     require("torch", extra="train")
     from edgefuse.training.loop import best_device, torch_predictor
     from edgefuse.training.run import open_run

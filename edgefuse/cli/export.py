@@ -1,15 +1,22 @@
-"""edgefuse export"""
+"""edgefuse export, and edgefuse check-onnx, which asks of any file what export asks of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgefuse.cli.options import AsJson, Force
 from edgefuse.fallback import Answer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgefuse_export.export import ExportSummary
+    from edgefuse_export.parity import ParityReport
+
+MODEL_PRECISIONS = ("fp32", "fp16", "int8")
 _ANSWERS: dict[str | None, Answer] = {"label": "label", "no-decision": "no_decision"}
 
 
@@ -17,8 +24,22 @@ def export(  # long: each option is a parameter
     run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
     trt: Annotated[
-        bool, typer.Option("--trt", help="Then build the TensorRT engine, as edgefuse build BUNDLE does.")
+        bool,
+        typer.Option("--trt", help="With an FP16 file; then build the TensorRT engine, as edgefuse build BUNDLE does."),
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Files to make, such as fp32,fp16,int8. FP32 is always made; INT8 is calibrated on the run's training data."
+        ),
+    ] = "fp32",
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Modules that stay in FP32 in the FP16 and INT8 files: a glob such as 'core.head.*'. Repeatable."
+        ),
+    ] = None,
+    calibration_frames: Annotated[int, typer.Option(help="Training frames that decide INT8's ranges.", min=1)] = 128,
     without_rgb: Annotated[
         Literal["label", "no-decision"] | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
@@ -30,9 +51,9 @@ def export(  # long: each option is a parameter
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run to a bundle: an ONNX file that carries its input contract, checked against the torch model.
+    """Export a run to a bundle: ONNX files that carry their input contract, checked against the torch model.
 
-    Where its answers differ from the model's, no bundle is written.
+    Where a file's answers differ from the model's, or TensorRT's parser would refuse it, no bundle is written.
     """
     from edgefuse.cli.build import build_and_say, check_build
     from edgefuse.errors import require
@@ -41,26 +62,113 @@ def export(  # long: each option is a parameter
         check_build()
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="runtime" if package == "onnxruntime" else "export")
+    precisions = _precisions(precision)
+    if trt and "fp16" not in precisions:
+        precisions = (*precisions, "fp16")
+    if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
+        raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
     from edgefuse.cli.progress import say
     from edgefuse_export.export import export_run
 
-    summary = export_run(run, out, force=force, no_rgb=_ANSWERS.get(without_rgb), no_depth=_ANSWERS.get(without_depth))
-    fallback = summary.bundle.manifest.fallback
+    summary = export_run(
+        run,
+        out,
+        precisions=precisions,
+        keep_fp32=tuple(keep_fp32 or ()),
+        num_calibration_frames=calibration_frames,
+        force=force,
+        no_rgb=_ANSWERS.get(without_rgb),
+        no_depth=_ANSWERS.get(without_depth),
+        say=say,
+    )
+    manifest = summary.bundle.manifest
     if as_json:
         import json
 
-        typer.echo(json.dumps({"bundle": str(out), "parity": summary.parity.to_json(), "fallback": fallback.to_json()}))
-    say(f"{summary.parity.candidate} against {summary.parity.reference}:")
-    say(f"  {'input':<24}{'samples':>8}{'max |dp|':>12}{'flips':>7}{'max |dgate|':>13}")
-    for case in summary.parity.cases:
-        say(
-            f"  {case.name:<24}{case.num_samples:>8}{case.max_probability_difference:>12.1e}{case.top1_flips:>7}"
-            f"{case.max_gate_difference:>13.1e}"
-        )
+        typer.echo(json.dumps({"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}))
+    _print_summary(summary)
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
-        answer = "the label and a warning" if getattr(fallback, name) == "label" else "no decision"
-        say(f"with {sensor} dead live reports {answer}: {fallback.reason[name]}")
+        answer = "the label and a warning" if getattr(manifest.fallback, name) == "label" else "no decision"
+        say(f"with {sensor} dead live reports {answer}: {manifest.fallback.reason[name]}")
     if trt:
         build_and_say(out)
         return
     say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
+
+
+def check_onnx(
+    files: Annotated[list[Path], typer.Argument(help="ONNX files; of a bundle or from anywhere else.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask, offline, whether TensorRT's ONNX parser would take a file: operators, types, shapes, uint8 inputs, outputs.
+
+    It compares with the parser's own lists and builds nothing. Exit code 1 when any file would be refused.
+    """
+    import json
+
+    from edgefuse_export.readiness import check_file
+
+    found = {str(file): check_file(file) for file in files}
+    if as_json:
+        typer.echo(json.dumps({name: readiness.to_json() for name, readiness in found.items()}))
+    else:
+        for name, readiness in found.items():
+            verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
+            typer.echo(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked")
+            for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
+                typer.echo(f"  {line}")
+    if any(readiness.problems for readiness in found.values()):
+        raise typer.Exit(1)
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+    unknown = [word for word in found if word not in MODEL_PRECISIONS]
+    if unknown or not found:
+        raise typer.BadParameter(
+            f"got {text!r}: some of {','.join(MODEL_PRECISIONS)} were expected", param_hint="--precision"
+        )
+    return found
+
+
+def _print_summary(summary: ExportSummary) -> None:
+    """The parity tables, on standard error like all that is no result to be piped."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    for reports in summary.reports.values():
+        for report in reports:
+            console.print(_table(report))
+            if report.activations:
+                seen = report.activations
+                text = f"  no value is NaN or infinite; the largest is {seen['largest']:.4g}, in {seen['largest_in']}"
+                console.print(text, highlight=False, markup=False)
+
+
+def _table(report: ParityReport) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
+    )
+    table.add_column("input", no_wrap=True)
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "draws", "|dgate|"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case in report.cases:
+        table.add_row(
+            case.name,
+            str(case.num_samples),
+            f"{case.max_probability_difference:.1e}",
+            f"{case.p99_probability_difference:.1e}",
+            str(case.top1_flips),
+            str(case.draws_flipped),
+            f"{case.max_gate_difference:.1e}",
+        )
+    limits = report.tolerance
+    p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
+    table.add_section()
+    table.add_row(
+        "allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", str(limits.top1_flips), "", f"{limits.gate:.1e}"
+    )
+    return table

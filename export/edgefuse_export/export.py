@@ -1,104 +1,302 @@
-"""One export from a run to a bundle: write, open it as the device will, compare, and only then let it appear."""
+"""One export from a run to a bundle: write each file, open it as the device will, compare, and only then let all of it appear."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgefuse.bundle import MANIFEST_NAME, MODEL_NAME, Bundle, FileEntry, Manifest, open_bundle, write_manifest
+import numpy as np
+import torch
+
+from edgefuse.bundle import (
+    MANIFEST_NAME,
+    MODEL_NAME,
+    MODEL_NAMES,
+    NUM_SAMPLES,
+    SAMPLES_NAME,
+    Bundle,
+    FileEntry,
+    Manifest,
+    Samples,
+    open_bundle,
+    write_manifest,
+    write_samples,
+)
 from edgefuse.errors import UserError
+from edgefuse.evaluation import Predictor
 from edgefuse.fallback import Answer, Fallback, choose_fallback
 from edgefuse.files import folder_replaced, refuse_existing
+from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
 from edgefuse.training.train import versions
-from edgefuse_export.onnx_model import BATCH_SIZE, OPSET, onnx_from_model
-from edgefuse_export.parity import FP32_TOLERANCE, ParityReport, Tolerance, check_parity
+from edgefuse_export.frames import Frames, RunData, open_data
+from edgefuse_export.half import HALF_MAX, HalfModel, folded, fp32_modules, half_from_model
+from edgefuse_export.int8 import describe_calibration, int8_from_onnx
+from edgefuse_export.onnx_model import BATCH_SIZE, OPSET, onnx_from_model, save_model
+from edgefuse_export.parity import TOLERANCES, ParityReport, Tolerance, check_parity
+from edgefuse_export.readiness import check_file
+from edgefuse_export.typed import inside
+from edgefuse_export.watch import ITSELF, GraphWatch, TorchWatch
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
+
+PRECISIONS = tuple(MODEL_NAMES)
+NUM_CALIBRATION_FRAMES = 128
+NUM_MORE_FRAMES = 48
+"""Frames for parity besides the run's 16, where its data is still there. Half takes 13 times as long as FP32 on a CPU."""
+
+TORCH_FP32 = "torch fp32 on the CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """The bundle that was written, and the proof."""
+    """The bundle that was written, and the proof: file name -> its comparisons; the first one is the file's precision at work."""
 
     bundle: Bundle
-    parity: ParityReport
+    reports: dict[str, tuple[ParityReport, ...]]
 
 
 class ParityError(UserError):
-    """The exported file does not give the torch model's answers; no bundle was written."""
+    """An exported file does not give the torch model's answers; no bundle was written."""
 
 
-def export_run(  # long: the order of the proof, one step a line
+def export_run(  # long: what may be asked for, and the order of the proof
     run_folder: Path,
     out: Path,
     *,
+    precisions: Sequence[str] = ("fp32",),
+    keep_fp32: Sequence[str] = (),
+    num_calibration_frames: int = NUM_CALIBRATION_FRAMES,
     force: bool = False,
-    tolerance: Tolerance = FP32_TOLERANCE,
+    tolerances: Mapping[str, Tolerance] = TOLERANCES,
     no_rgb: Answer | None = None,
     no_depth: Answer | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> ExportSummary:
-    """Export a run to a bundle with one FP32 ONNX file.
+    """Export a run to a bundle.
 
     Args:
         run_folder: what `edgefuse train` left.
         out: the bundle to make; it appears whole or not at all.
+        precisions: some of `PRECISIONS`; the FP32 file is always made, the others stand on it.
+        keep_fp32: modules that stay in FP32 in the FP16 and INT8 files, as glob patterns on their names.
+        num_calibration_frames: of the training data, for INT8.
         force: replace a bundle that stands at `out`.
-        tolerance: largest differences from the torch model that pass.
+        tolerances: precision -> largest differences from the torch model that pass.
         no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_fallback`.
+        say: told of each step as it begins.
 
     Raises:
-        UserError: no run, an existing folder, or a label asked for without the model's only sensor.
-        ParityError: the file's answers differ.
+        UserError: no run, an existing folder, a label asked for without the model's only sensor, a pattern that matches
+            nothing, or, for INT8, training data that is gone or differs.
+        ParityError: a file's answers differ; the layer that overflows is named.
+        NotReadyError: TensorRT would refuse a file.
     """
+    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    if unknown:
+        raise UserError(f"precision {unknown[0]!r} is unknown: some of {', '.join(PRECISIONS)} were expected")
     refuse_existing(out, force=force, marker=MANIFEST_NAME)
     run = open_run(run_folder)
     fallback = choose_fallback(run.metrics(), fusion=run.model_config.fusion, no_rgb=no_rgb, no_depth=no_depth)
     model = run.build_model()
     rgb, depth = run.samples()
-    contract = run.model_config.contract
     with folder_replaced(out) as folder:
-        onnx_from_model(model, folder / MODEL_NAME, contract=contract, labels=run.labels)
-        manifest = _manifest(run, folder, fallback=fallback)
-        write_manifest(folder, manifest)
-        with open_engine(open_bundle(folder), engine="cpu") as engine:
-            report = check_parity(
-                reference=torch_predictor(model),
-                candidate=engine_predictor(engine),
-                reference_name="torch fp32 on the CPU",
-                candidate_name=f"{MODEL_NAME} in ONNX Runtime on the CPU",
-                rgb=rgb,
-                depth=depth,
-                contract=contract,
-                tolerance=tolerance,
-            )
+        job = _Job(
+            run=run,
+            model=model,
+            folder=folder,
+            frames=Frames(rgb=rgb, depth=depth),
+            tolerances=tolerances,
+            keep_fp32=tuple(keep_fp32),
+            fallback=fallback,
+        )
+        data = _data(run, precisions, say)
+        if data is not None:
+            job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
+        job.write_samples()
+        job.write_fp32()
+        if "fp16" in precisions:
+            say("FP16: layers in half, compared with torch in half on the CPU, which rounds as a GPU does")
+            job.write_fp16()
+        if "int8" in precisions:
+            assert data is not None
+            frames = data.training_frames(num_calibration_frames)
+            say(f"INT8: ranges from {len(frames.rgb)} frames of the training data")
+            job.write_int8(frames)
+        job.write_manifest()
+    return ExportSummary(bundle=open_bundle(out), reports=job.reports)
+
+
+def _data(run: Run, precisions: Sequence[str], say: Callable[[str], None]) -> RunData | None:
+    """The run's data where it is of use: INT8 needs it, FP16 gets more frames to be compared on."""
+    if not {"fp16", "int8"}.intersection(precisions):
+        return None
+    try:
+        return open_data(run)
+    except UserError as error:
+        if "int8" in precisions:
+            raise UserError(
+                f"INT8 is calibrated on frames of the training data, never on random ones: {error}; "
+                f"or export without int8: --precision fp32,fp16"
+            ) from error
+        say(f"compared on the run's own samples alone: {error}")
+        return None
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A bundle as it grows: each `write_` adds one file and its proof, or raises."""
+
+    run: Run
+    model: FusionClassifier
+    folder: Path
+    frames: Frames
+    tolerances: Mapping[str, Tolerance]
+    keep_fp32: tuple[str, ...]
+    fallback: Fallback
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    reports: dict[str, tuple[ParityReport, ...]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write_samples(self) -> None:
+        """16 of the run's frames with the torch model's answers, for whoever builds an engine from the bundle."""
+        rgb, depth = self.run.samples()
+        chosen = Frames(rgb=rgb, depth=depth).repeated_to(NUM_SAMPLES)
+        probabilities, gate = torch_predictor(self.model)(chosen.rgb, chosen.depth)
+        samples = Samples(rgb=chosen.rgb, depth=chosen.depth, probabilities=probabilities, gate=gate.astype(np.float32))
+        self.files[SAMPLES_NAME] = write_samples(self.folder, samples)
+
+    def write_fp32(self) -> None:
+        onnx_from_model(
+            self.model, self.folder / MODEL_NAME, contract=self.run.model_config.contract, labels=self.run.labels
+        )
+        self._add("fp32", self._report_of_engine("fp32"))
+
+    def write_fp16(self) -> None:
+        """Torch in half proves the precision, ONNX Runtime the file: its CPU provider reads half, but computes in FP32."""
+        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
+        half = half_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=self.keep_fp32)
+        watch = TorchWatch(dtype=torch.float16)
+        with watch.on(half.model):
+            report = self._report("fp16", torch_predictor(half.model), "torch with its layers in half on the CPU")
+        report = replace(report, activations=watch.activations.to_json())
+        self._refuse("fp16", report, hint=lambda: self._overflows(half, watch))
+        onnx_from_model(
+            half.model,
+            self.folder / MODEL_NAMES["fp16"],
+            contract=self.run.model_config.contract,
+            labels=self.run.labels,
+            fp32_modules=half.fp32_modules,
+        )
+        self._add("fp16", report, self._report_of_engine("fp16"), fp32_modules=list(half.fp32_modules))
+
+    def write_int8(self, frames: Frames) -> None:
+        path = self.folder / MODEL_NAMES["int8"]
+        kept = fp32_modules(self.model, keep_fp32=self.keep_fp32)
+        quantised = int8_from_onnx(self.folder / MODEL_NAME, frames=frames, fp32_modules=kept, scratch=self.folder)
+        save_model(quantised, path, contract=self.run.model_config.contract, labels=self.run.labels)
+        watch = GraphWatch(path)
+        report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
+        report = replace(report, activations=watch.activations.to_json())
+        self._add("int8", report, fp32_modules=list(kept), calibration=describe_calibration(frames))
+
+    def write_manifest(self) -> None:
+        parity = {
+            name: {
+                **reports[0].to_json(),
+                **({"file": reports[1].to_json()} if len(reports) > 1 else {}),
+                **self.facts.get(name, {}),
+            }
+            for name, reports in self.reports.items()
+        }
+        config = self.run.model_config
+        model: dict[str, Any] = {key: value for key, value in config.to_json().items() if key != "contract"}
+        info = self.run.info
+        manifest = Manifest(
+            labels=self.run.labels,
+            contract=config.contract,
+            model={**model, "batch_size": BATCH_SIZE, "opset": OPSET},
+            files=self.files,
+            parity=parity,
+            versions=_versions(),
+            training={key: info[key] for key in ("data", "training", "epochs_done", "epoch_kept") if key in info},
+            fallback=self.fallback,
+        )
+        write_manifest(self.folder, manifest)
+
+    def _add(self, precision: str, *reports: ParityReport, **facts: Any) -> None:
+        """Keep a file that was proved."""
+        for report in reports:
+            self._refuse(precision, report)
+        name = MODEL_NAMES[precision]
+        self.reports[name] = reports
+        self.facts[name] = {**facts, "tensorrt": check_file(self.folder / name).to_json()}
+        self.files[name] = FileEntry.of(self.folder / name, precision=precision)
+
+    def _report_of_engine(self, precision: str) -> ParityReport:
+        """The file on the engine that live uses, opened through the bundle as live opens it."""
+        name = MODEL_NAMES[precision]
+        self.files[name] = FileEntry.of(self.folder / name, precision=precision)
+        self.write_manifest()
+        with open_engine(open_bundle(self.folder), file=name, engine="cpu") as engine:
+            return self._report(precision, engine_predictor(engine), f"{name} in ONNX Runtime on the CPU")
+
+    def _report(self, precision: str, candidate: Predictor, name: str) -> ParityReport:
+        return check_parity(
+            reference=torch_predictor(self.model),
+            candidate=candidate,
+            reference_name=TORCH_FP32,
+            candidate_name=name,
+            rgb=self.frames.rgb,
+            depth=self.frames.depth,
+            contract=self.run.model_config.contract,
+            tolerance=self.tolerances[precision],
+        )
+
+    def _refuse(self, precision: str, report: ParityReport, *, hint: Callable[[], str] = lambda: "") -> None:
         failures = report.failures()
-        if failures:
-            raise ParityError(
-                "the exported file does not give the model's answers, so no bundle was written:\n  "
-                + "\n  ".join(failures)
-                + "\nExport again with another torch or onnxruntime version, or report this with the run folder"
-            )
-        write_manifest(folder, replace(manifest, parity={MODEL_NAME: report.to_json()}))
-    return ExportSummary(bundle=open_bundle(out), parity=report)
+        if not failures:
+            return
+        shown = failures[:12] + ([f"... and {len(failures) - 12} more"] if len(failures) > 12 else [])
+        raise ParityError(
+            f"{report.candidate} does not give the model's answers, so no bundle was written:\n  "
+            + "\n  ".join(shown)
+            + "\n"
+            + (hint() or _NEXT_STEP[precision])
+        )
+
+    def _overflows(self, half: HalfModel, watch: TorchWatch) -> str:
+        """Which layers hold more than half can, seen in FP32, and the options that keep them there; "" where it is none."""
+        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
+        wide = folded(self.model, *first)
+        seen = TorchWatch()
+        with seen.on(wide):
+            self._report("fp16", torch_predictor(wide), "torch fp32")
+        known = (ITSELF, *half.fp32_modules)
+        over = [name for name in seen.activations.over(HALF_MAX) if not inside(name, known)]
+        if not over:
+            first_bad = next(iter(watch.activations.not_finite), "")
+            return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
+        layers = ", ".join(f"{name} ({seen.activations.largest[name]:.3g})" for name in over)
+        options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
+        return (
+            f"beyond {HALF_MAX:.0f}, the largest number in half, go: {layers}\n"
+            f"Keep them in FP32: {options}; or train with a smaller learning rate or weight decay"
+        )
 
 
-def _manifest(run: Run, folder: Path, *, fallback: Fallback) -> Manifest:
-    model: dict[str, Any] = {key: value for key, value in run.model_config.to_json().items() if key != "contract"}
-    return Manifest(
-        labels=run.labels,
-        contract=run.model_config.contract,
-        model={**model, "batch_size": BATCH_SIZE, "opset": OPSET},
-        files={MODEL_NAME: FileEntry.of(folder / MODEL_NAME, precision="fp32")},
-        versions=_versions(),
-        training={key: run.info[key] for key in ("data", "training", "epochs_done", "epoch_kept") if key in run.info},
-        fallback=fallback,
-    )
+_NEXT_STEP = {
+    "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",
+    "fp16": "Keep the layers that suffer in FP32 with --keep-fp32 PATTERN, or export without fp16",
+    "int8": "Calibrate on more frames with --calibration-frames N, keep the layers that suffer in FP32 with "
+    "--keep-fp32 PATTERN, or export without int8",
+}
 
 
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {**versions(), **{package: version(package) for package in ("onnx", "onnxscript")}}
+    return {**versions(), **{package: version(package) for package in ("onnx", "onnxscript", "onnxruntime")}}

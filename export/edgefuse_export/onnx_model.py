@@ -1,5 +1,5 @@
 """From the torch model to an ONNX file with the contract's inputs and outputs. Owns the wrapper, the exporter's
-settings and the file's metadata."""
+settings, the file's metadata, and what every file must pass before it is written."""
 
 from __future__ import annotations
 
@@ -19,22 +19,35 @@ from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RG
 from edgefuse.errors import require
 from edgefuse.files import file_replaced
 from edgefuse.model.classifier import FusionClassifier
+from edgefuse_export.readiness import refuse_unready
+from edgefuse_export.typed import check_types
 
-OPSET = 20
+OPSET = 18
+"""What torch's exporter writes without converting, and old enough for every definition to be known to JetPack 6's TensorRT:
+opset 20 redefines ReduceMin, for one, and the last parser list before TensorRT 10.3 ends at 19."""
 BATCH_SIZE = 1
 
 
 class OnnxClassifier(nn.Module):
-    """What is exported: the model with its temperature, its softmax in FP32 and the outputs that the contract names."""
+    """What is exported: the model with its temperature, its softmax in FP32 and the outputs that the contract names.
 
-    def __init__(self, model: FusionClassifier) -> None:
+    Args:
+        constant_gate: the fusion has no gate and reports a constant. The graph then adds zero times a probability to it, so
+            that a node makes the output from the inputs: TensorRT may refuse an output that is an initializer.
+    """
+
+    def __init__(self, model: FusionClassifier, *, constant_gate: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.constant_gate = constant_gate
 
     def forward(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [N, S, S, 3] and [N, S, S, 2] -> probabilities float32 [N, C], gate float32 [N, d]."""
         logits, gate = self.model(rgb, depth)
-        return self.model.probabilities(logits), gate.float()
+        probabilities = self.model.probabilities(logits)
+        if self.constant_gate:
+            return probabilities, gate.float() + 0.0 * probabilities[:, :1]
+        return probabilities, gate.float()
 
 
 def onnx_from_model(
@@ -44,29 +57,56 @@ def onnx_from_model(
     contract: InputContract,
     labels: tuple[str, ...],
     batch_size: int = BATCH_SIZE,
+    fp32_modules: Sequence[str] | None = None,
 ) -> Path:
-    """Write an FP32 ONNX file, atomically.
+    """Write an ONNX file in the precision of the model, atomically.
 
     Args:
         model: in eval mode, on the CPU.
         batch_size: N, fixed in the file: static shapes are what TensorRT runs fastest.
+        fp32_modules: for a model in half, the modules that are not: every tensor's type is then checked.
 
     Returns:
         `path`; the file holds its weights, the labels and the contract (metadata keys "edgefuse.*").
+
+    Raises:
+        UserError: a tensor of the wrong type.
+        NotReadyError: TensorRT would refuse the file.
     """
-    onnx = require("onnx", extra="export")
     side = contract.size
     example = (
         torch.zeros(batch_size, side, side, 3, dtype=torch.uint8),
         torch.zeros(batch_size, side, side, 2, dtype=torch.uint8),
     )
-    proto = proto_from_module(OnnxClassifier(model).eval(), example, input_names=(RGB_INPUT, DEPTH_INPUT))
+    wrapper = OnnxClassifier(model, constant_gate=_gate_is_constant(model, example)).eval()
+    proto = proto_from_module(wrapper, example, input_names=(RGB_INPUT, DEPTH_INPUT))
+    if fp32_modules is not None:
+        check_types(proto, fp32_modules=fp32_modules)
+    return save_model(proto, path, contract=contract, labels=labels)
+
+
+def save_model(proto: Any, path: Path, *, contract: InputContract, labels: tuple[str, ...]) -> Path:
+    """Write an `onnx.ModelProto` with the file's metadata, atomically, once ONNX's checker and TensorRT's list have passed it.
+
+    Raises:
+        NotReadyError: TensorRT would refuse the file.
+    """
+    onnx = require("onnx", extra="export")
+    del proto.metadata_props[:]
     for key, value in metadata(contract=contract, labels=labels).items():
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto, full_check=True)
+    refuse_unready(proto, what=path.name)
     with file_replaced(path) as temporary:
         onnx.save(proto, str(temporary))
     return path
+
+
+def _gate_is_constant(model: FusionClassifier, example: tuple[Tensor, ...]) -> bool:
+    """Does the gate depend on nothing that was learned? Then no gradient reaches the model from it."""
+    with torch.enable_grad():
+        _, gate = model(*example)
+    return not gate.requires_grad
 
 
 def proto_from_module(module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str]) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_runs import CONTRACT, LABELS, RUN_FILES, samples
 
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, codes_from_bytes
@@ -15,34 +16,22 @@ from edgefuse.errors import UserError
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.model.names import FUSION_KINDS
 from edgefuse.training.loop import torch_predictor
-from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run, write_weights
-from edgefuse.training.train import train
 from edgefuse_export.export import ParityError, export_run
 from edgefuse_export.onnx_model import onnx_from_model
 from edgefuse_export.parity import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
 
-CONTRACT = InputContract(size=32)
-LABELS = ("a", "b", "c")
-
 
 @pytest.fixture(scope="module")
-def run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = TrainConfig(size=32, epochs=2, batch_size=8, num_features=32, num_hidden=32)
-    return train([colour_and_range], tmp_path_factory.mktemp("runs") / "run", config=config).folder
+def run(trained_run: Path) -> Path:
+    return trained_run
 
 
 @pytest.fixture(scope="module")
 def bundle_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_run(run, tmp_path_factory.mktemp("bundles") / "bundle").bundle.folder
-
-
-def samples(n: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return rgb, rng.integers(0, 256, (n, 32, 32, 2), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
@@ -66,6 +55,8 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
     found = session.run(None, {"rgb": rgb, "depth": depth})
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+    graph = onnx.load(str(path)).graph
+    assert not {o.name for o in graph.output} & {i.name for i in graph.initializer}  # a node makes each, gate too
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
 
 
@@ -90,12 +81,14 @@ def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_pat
 
 @pytest.mark.parametrize("temperature", [0.2, 4.0])
 def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp_path: Path) -> None:
-    copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
+    copy = copy_bundle(run, tmp_path / "run", names=RUN_FILES)
     description = json.loads((copy / "run.json").read_text())
     description["model"]["temperature"] = temperature
     (copy / "run.json").write_text(json.dumps(description))
     summary = export_run(copy, tmp_path / "bundle")
-    assert summary.bundle.manifest.model["temperature"] == temperature and not summary.parity.failures()
+    assert (
+        summary.bundle.manifest.model["temperature"] == temperature and not summary.reports["model.onnx"][0].failures()
+    )
     rgb, depth = open_run(run).samples()
     model = open_run(run).build_model()
     with torch.inference_mode():
@@ -132,7 +125,7 @@ def test_the_manifest_tells_what_was_proved(bundle_folder: Path, run: Path) -> N
 
 def test_over_tolerance_there_is_no_bundle(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="no bundle was written"):
-        export_run(run, tmp_path / "b", tolerance=Tolerance(probability=-1.0, gate=1.0))
+        export_run(run, tmp_path / "b", tolerances={"fp32": Tolerance(probability=-1.0, gate=1.0)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,6 +209,36 @@ def copy_bundle(source: Path, target: Path, *, names: tuple[str, ...] = ("manife
     for name in names:
         (target / name).write_bytes((source / name).read_bytes())
     return target
+
+
+def test_the_bundle_carries_16_frames_and_their_answers(bundle_folder: Path, run: Path) -> None:
+    bundle = open_bundle(bundle_folder)
+    assert bundle.manifest.files["samples.npz"].precision == "data"
+    found = bundle.samples()
+    shapes = {name: (value.dtype.name, value.shape) for name, value in vars(found).items()}
+    assert shapes == {
+        "rgb": ("uint8", (16, 32, 32, 3)),
+        "depth": ("uint8", (16, 32, 32, 2)),
+        "probabilities": ("float32", (16, 3)),
+        "gate": ("float32", (16, 32)),
+    }
+    rgb, depth = open_run(run).samples()
+    np.testing.assert_array_equal(found.rgb[: len(rgb)], rgb)
+    np.testing.assert_array_equal(found.depth[: len(depth)], depth)
+    expected = torch_predictor(open_run(run).build_model())(found.rgb, found.depth)
+    np.testing.assert_array_equal(found.probabilities, expected[0])
+    np.testing.assert_array_equal(found.gate, expected[1])
+
+
+def test_samples_that_are_damaged_or_absent_are_refused(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = copy_bundle(bundle_folder, tmp_path / "b", names=("manifest.json", "model.onnx", "samples.npz"))
+    (folder / "samples.npz").write_bytes(b"PK" + (folder / "samples.npz").read_bytes()[2:-1])
+    with pytest.raises(UserError, match="not the file that was exported"):
+        open_bundle(folder).samples()
+    manifest = open_bundle(folder).manifest
+    write_manifest(folder, replace(manifest, files={"model.onnx": manifest.files["model.onnx"]}))
+    with pytest.raises(UserError, match=r"has no samples.npz: export the run again"):
+        open_bundle(folder).samples()
 
 
 def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:

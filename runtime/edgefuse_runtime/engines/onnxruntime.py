@@ -229,7 +229,7 @@ def _new_session(
     options.log_severity_level = 3
     # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # CPUs without VNNI saturate in the quick 8-bit kernels: accuracy fell from 90 to 32 %. No effect on the others.
+    # CPUs without VNNI saturate in the quick 8-bit kernels: accuracy fell from 90 to 32 %. Other files were not measured with it off.
     options.add_session_config_entry("session.x64quantprecision", "1")
     if provider != PROVIDERS["cpu"]:
         # Otherwise a provider that does not load, or lacks an operator, is replaced by the CPU without a word.

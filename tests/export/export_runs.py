@@ -1,0 +1,59 @@
+"""Runs and models that the tests of export share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgefuse.contract import InputContract
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
+from edgefuse.training.run import open_run, write_weights
+
+CONTRACT = InputContract(size=32)
+LABELS = ("a", "b", "c")
+RUN_FILES = ("run.json", "model.safetensors", "samples.npz")
+
+
+def samples(n: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return rgb, rng.integers(0, 256, (n, 32, 32, 2), dtype=np.uint8)
+
+
+def tensors(n: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rgb, depth = samples(n, seed)
+    return torch.from_numpy(rgb), torch.from_numpy(depth)
+
+
+def new_model(fusion: str = "gated", *, contract: InputContract = CONTRACT, **more: object) -> FusionClassifier:
+    torch.manual_seed(0)
+    config = ModelConfig(contract=contract, num_classes=3, fusion=fusion, **more)  # type: ignore[arg-type]
+    return build_classifier(config).eval()
+
+
+def overflowing(model: FusionClassifier, *, factor: float = 1e7) -> FusionClassifier:
+    """The same answers in FP32, but RGB's features are `factor` times as large: half does not hold them."""
+    assert model.rgb_features is not None
+    project, head = model.rgb_features.project[0], model.core.head[0]
+    assert isinstance(project, nn.Linear) and isinstance(head, nn.Linear)
+    with torch.no_grad():
+        project.weight *= factor
+        project.bias *= factor
+        head.weight[:, : project.out_features] /= factor
+    return model
+
+
+def copy_run(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for name in RUN_FILES:
+        (target / name).write_bytes((source / name).read_bytes())
+    return target
+
+
+def overflowing_run(source: Path, target: Path) -> Path:
+    copy_run(source, target)
+    write_weights(target, overflowing(open_run(source).build_model()))
+    return target

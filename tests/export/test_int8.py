@@ -1,0 +1,209 @@
+"""The INT8 file: symmetric, per channel, calibrated on the run's own training frames, and the real file of a bundle answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from export_runs import copy_run
+from onnx import numpy_helper
+
+from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.errors import UserError
+from edgefuse.training.run import open_run
+from edgefuse_export.export import ExportSummary, ParityError, export_run
+from edgefuse_export.frames import Frames, open_data
+from edgefuse_export.int8 import int8_from_onnx
+from edgefuse_export.parity import INT8_TOLERANCE, TOLERANCES, Tolerance
+from edgefuse_export.typed import inside, module_of
+from edgefuse_export.watch import GraphWatch
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.predictor import engine_predictor
+
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
+NAME = "model.int8.onnx"
+
+
+@pytest.fixture(scope="module")
+def bundle(all_precisions: ExportSummary) -> Bundle:
+    return all_precisions.bundle
+
+
+def test_every_scale_is_symmetric_and_weights_have_one_a_channel(bundle: Bundle) -> None:
+    graph = onnx.load(str(bundle.folder / NAME)).graph
+    constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs and all(not constants[node.input[2]].any() for node in pairs)
+    assert {constants[node.input[2]].dtype for node in pairs} == {np.dtype(np.int8)}
+    weights = [node for node in pairs if constants.get(node.input[0], np.zeros(1)).ndim == 4]
+    assert len(weights) >= 10 and all(
+        constants[node.input[1]].shape == constants[node.input[0]].shape[:1] for node in weights
+    )
+
+
+def test_all_layers_are_quantised_and_decoding_is_not(bundle: Bundle) -> None:
+    graph = onnx.load(str(bundle.folder / NAME)).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    kept = bundle.manifest.parity[NAME]["fp32_modules"]
+    layers = [
+        node
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and not inside(module_of(node) or "", kept)
+    ]
+    assert len(layers) > 12
+    for node in layers:
+        assert [made_by[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2, node.name
+    decoding = [node for node in graph.node if module_of(node) == "decode"]
+    assert len(decoding) > 10 and "DequantizeLinear" not in {
+        made_by[name].op_type for node in decoding for name in node.input if name in made_by
+    }
+    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
+    assert softmax.output[0] == "probabilities"
+
+
+def test_the_manifest_says_what_it_was_calibrated_on(bundle: Bundle, trained_run: Path) -> None:
+    entry = bundle.manifest.parity[NAME]
+    data = open_data(open_run(trained_run))
+    frames = data.training_frames(20)
+    assert entry["calibration"]["num_frames"] == len(frames.rgb) == 20
+    assert entry["calibration"]["sha256"] == frames.digest() != data.held_out_frames(20).digest()
+    assert bundle.manifest.files[NAME].precision == "int8" and entry["tensorrt"]["ready"]
+    assert 0 < entry["cases"][0]["max_probability_difference"] <= INT8_TOLERANCE.probability
+
+
+def test_training_frames_are_of_the_training_instances(trained_run: Path) -> None:
+    data = open_data(open_run(trained_run))
+    samples = data.pictures.dataset.samples
+    trained = {samples[i].instance for i in data.training}
+    held = {samples[i].instance for i in data.held_out}
+    assert trained and held and not trained & held
+    assert len(data.training) == open_run(trained_run).info["data"]["num_train"]
+
+
+def test_it_answers_as_the_fp32_file_does_on_the_engine_of_live(bundle: Bundle) -> None:
+    """On CPUs without VNNI ONNX Runtime's quick kernels saturate, and this fails by far more than the limit."""
+    samples = bundle.samples()
+    with open_engine(open_bundle(bundle.folder), file=NAME) as engine:
+        found, _ = engine_predictor(engine)(samples.rgb, samples.depth)
+        assert engine.description["precision"] == "int8"
+    assert np.abs(found - samples.probabilities).max() <= INT8_TOLERANCE.probability
+
+
+def test_data_that_is_gone_or_changed_is_refused(colour_and_range: Path, trained_run: Path, tmp_path: Path) -> None:
+    run = copy_run(trained_run, tmp_path / "run")
+    moved = tmp_path / "moved"
+    info = json.loads((run / "run.json").read_text())
+    info["data"]["roots"] = [str(moved)]
+    (run / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"never on random ones: .*moved is gone; put it back.*--precision fp32,fp16"):
+        export_run(run, tmp_path / "b", precisions=("int8",))
+    shutil.copytree(colour_and_range, moved)
+    assert open_data(open_run(run)).training
+    next(moved.rglob("*_rgb.png")).unlink()
+    with pytest.raises(UserError, match="no .*_rgb.png|no RGB picture"):
+        export_run(run, tmp_path / "b", precisions=("int8",))
+    next(p for p in moved.rglob("*_depth.png") if not p.with_name(p.name.replace("depth", "rgb")).exists()).unlink()
+    with pytest.raises(UserError, match="is not what the run was trained on: its digest is"):
+        export_run(run, tmp_path / "b", precisions=("int8",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "run"]
+
+
+def test_no_frames_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    none = Frames(rgb=np.zeros((0, 32, 32, 3), np.uint8), depth=np.zeros((0, 32, 32, 2), np.uint8))
+    with pytest.raises(UserError, match="no frames to calibrate on"):
+        int8_from_onnx(bundle.folder / "model.onnx", frames=none, fp32_modules=("decode",), scratch=tmp_path)
+
+
+def test_kept_modules_are_not_quantised(bundle: Bundle, trained_run: Path, tmp_path: Path) -> None:
+    frames = open_data(open_run(trained_run)).training_frames(4)
+    kept = int8_from_onnx(
+        bundle.folder / "model.onnx", frames=frames, fp32_modules=("decode", "core"), scratch=tmp_path
+    )
+    made_by = {name: node.op_type for node in kept.graph.node for name in node.output}
+    core = [node for node in kept.graph.node if (module_of(node) or "").startswith("core") and node.op_type == "Gemm"]
+    assert len(core) == 3 and all(made_by.get(node.input[1]) != "DequantizeLinear" for node in core)
+    assert not list(tmp_path.iterdir())
+
+
+def test_over_tolerance_there_is_no_bundle(trained_run: Path, tmp_path: Path) -> None:
+    """The limit of the 99th percentile alone is enough."""
+    strict = {**TOLERANCES, "int8": Tolerance(probability=1.0, gate=1.0, p99_probability=1e-7)}
+    with pytest.raises(ParityError, match=r"99th percentile(.|\n)*--calibration-frames"):
+        export_run(trained_run, tmp_path / "b", precisions=("int8",), tolerances=strict)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_watch_finds_what_is_not_finite_inside(tmp_path: Path) -> None:
+    """An infinity that the end of the graph swallows again: the outputs are clean, the inside is not."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["rgb"], ["a"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["a", "zero"], ["b"], name="division"),
+        helper.make_node("Clip", ["b", "zero", "one"], ["probabilities"]),
+        helper.make_node("Cast", ["depth"], ["gate"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 2]) for name in ("rgb", "depth")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("probabilities", "gate")],
+        [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0.0), ("one", 1.0))],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    watch = GraphWatch(tmp_path / "m.onnx")
+    probabilities, _ = watch(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8))
+    assert np.isfinite(probabilities).all()
+    assert watch.activations.to_json()["not_finite"] == {"b in the classifier itself": 2}
+
+
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EDGEFUSE, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_evaluate_takes_any_file_of_a_bundle(bundle: Bundle, colour_and_range: Path, trained_run: Path) -> None:
+    accuracies = {}
+    for name in ("model.onnx", "model.fp16.onnx", NAME):
+        result = run_command("evaluate", bundle.folder, colour_and_range, "--file", name, "--json")
+        assert result.returncode == 0, result.stderr
+        report = json.loads(result.stdout)
+        assert report["answered_by"].startswith(f"{name} in ONNX Runtime")
+        assert ("FP32 on the CPU" in report["answered_by"]) is (name == "model.fp16.onnx")
+        accuracies[name] = report["conditions"]["both"]["accuracy"]
+    assert abs(accuracies[NAME] - accuracies["model.onnx"]) <= 0.1
+    for arguments, word in (
+        ((bundle.folder, colour_and_range, "--file", "samples.npz"), "samples.npz"),
+        ((bundle.folder, colour_and_range, "--file", "model.fp8.onnx"), "has no file 'model.fp8.onnx'"),
+        ((trained_run, colour_and_range, "--file", NAME), "is a run"),
+    ):
+        result = run_command("evaluate", *arguments)
+        assert result.returncode == 1 and word in result.stderr and "Traceback" not in result.stderr, result.stderr
+
+
+@pytest.mark.slow
+def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Path, tmp_path: Path) -> None:
+    result = run_command(
+        "export",
+        trained_run,
+        "--out",
+        tmp_path / "b",
+        "--precision",
+        "fp32,fp16,int8",
+        "--calibration-frames",
+        8,
+        "--json",
+    )
+    assert result.returncode == 0, result.stderr
+    parity = json.loads(result.stdout)["parity"]
+    assert list(parity) == ["model.onnx", "model.fp16.onnx", NAME] and parity[NAME]["calibration"]["num_frames"] == 8
+    for words in ("|dgate|", "depth at its maximum", "torch with its layers in half", "the largest is"):
+        assert words in result.stderr
+    for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
+        result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
+        assert result.returncode == 2 and word in result.stderr, result.stderr
