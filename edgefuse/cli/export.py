@@ -55,11 +55,11 @@ def export(  # long: each option is a parameter
 
     Where a file's answers differ from the model's, or TensorRT's parser would refuse it, no bundle is written.
     """
-    from edgefuse.cli.build import build_and_say, check_build
+    from edgefuse.cli.build import build_and_say, check_build, summary_json
     from edgefuse.errors import require
 
     if trt:
-        check_build()
+        check_build()  # before minutes of exporting
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="runtime" if package == "onnxruntime" else "export")
     precisions = _precisions(precision)
@@ -82,18 +82,18 @@ def export(  # long: each option is a parameter
         say=say,
     )
     manifest = summary.bundle.manifest
-    if as_json:
-        import json
-
-        typer.echo(json.dumps({"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}))
     _print_summary(summary)
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
         answer = "the label and a warning" if getattr(manifest.fallback, name) == "label" else "no decision"
         say(f"with {sensor} dead live reports {answer}: {manifest.fallback.reason[name]}")
-    if trt:
-        build_and_say(out)
-        return
-    say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
+    built = build_and_say(out) if trt else None
+    if as_json:
+        import json
+
+        report = {"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}
+        typer.echo(json.dumps(report if built is None else {**report, **summary_json(built)}))
+    if built is None:
+        say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
 
 
 def check_onnx(

@@ -6,64 +6,20 @@ against the outputs that were stored at export, and against ONNX Runtime on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.bundle import MODEL_NAME, Bundle
-from edgefuse.contract import check_batch
-from edgefuse.errors import UserError
+from edgefuse.bundle import MODEL_NAME, Bundle, Samples
 from edgefuse.evaluation import Predictor
-from edgefuse_export.parity import ParityReport, Tolerance, check_parity, compare_outputs
+from edgefuse_export.parity import TOLERANCES, ParityReport, Tolerance, check_parity, compare_outputs
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.predictor import engine_predictor
 
-SAMPLES_NAME = "samples.npz"
-
-TOLERANCES = {
-    "fp32": Tolerance(probability=1e-3, gate=1e-3),
-    "fp16": Tolerance(probability=2e-2, gate=2e-2),
-    "int8": Tolerance(probability=0.2, gate=0.2, top1_flips=1),
-}
-"""From FP32 on the CPU. Wide enough for other kernels and other orders of sums, far too narrow for a wrong one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Real frames and what the model said about them at export.
-
-    Attributes:
-        rgb, depth: uint8 [n, S, S, 3] and [n, S, S, 2].
-        probabilities, gate: float32 [n, C] and [n, d].
-    """
-
-    rgb: NDArray[np.uint8]
-    depth: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    gate: NDArray[np.float32]
-
-
-def stored_samples(bundle: Bundle) -> Samples:
-    """The frames that the bundle carries.
-
-    Raises:
-        UserError: it has none (it was exported by an older version), or they do not fit its contract.
-    """
-    again = "export again: edgefuse export RUN --out BUNDLE --precision fp32,fp16 --force"
-    if SAMPLES_NAME not in bundle.manifest.files:
-        raise UserError(f"{bundle.folder} has no {SAMPLES_NAME}, the frames that prove an engine's answers: {again}")
-    path = bundle.file(SAMPLES_NAME)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            samples = Samples(**{name: file[name] for name in ("rgb", "depth", "probabilities", "gate")})
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} does not hold the frames that prove an engine's answers ({error}): {again}") from error
-    check_batch(samples.rgb, samples.depth, bundle.manifest.contract)
-    if not 0 < len(samples.rgb) == len(samples.probabilities) == len(samples.gate):
-        raise UserError(f"{path} has {len(samples.rgb)} frames and {len(samples.probabilities)} answers: {again}")
-    return samples
+ENGINE_TOLERANCES = {**TOLERANCES, "fp32": Tolerance(probability=1e-3, gate=1e-3)}
+"""From FP32 on the CPU. FP32 on a GPU has other kernels, such as Winograd's, besides other orders of sums."""
 
 
 def engine_parity(
@@ -75,7 +31,7 @@ def engine_parity(
         batch_size: N of the engine; each frame is run in a batch whose other places are black.
         name: of the engine, for the report.
     """
-    tolerance = TOLERANCES[precision]
+    tolerance = ENGINE_TOLERANCES[precision]
     candidate = _placed_in_batches(engine, batch_size=batch_size)
     answers = [candidate(samples.rgb[i : i + 1], samples.depth[i : i + 1]) for i in range(len(samples.rgb))]
     stored = compare_outputs(

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
-from edgefuse_export.engine_parity import Samples, engine_parity, stored_samples
+from edgefuse_export.engine_parity import engine_parity
 from edgefuse_export.parity import ParityReport
 from edgefuse_export.plan_store import build_lock, check_cache, store_plan
 from edgefuse_export.tensorrt_build import Typing, json_settings, new_logger, plan_from_onnx, typing_for
@@ -127,7 +127,7 @@ def build_engine(
     trt, gpu = check_machine(runs_here=open_plan is None)
     typing = typing_for(version=tensorrt_version(trt), precision=options.precision)
     _source(bundle, typing, precision=options.precision)
-    samples = stored_samples(bundle)
+    samples = bundle.samples()
     check_cache(bundle)
     with build_lock(
         bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")

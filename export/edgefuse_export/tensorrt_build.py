@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgefuse.bundle import MODEL_NAME
+from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
 from edgefuse.files import file_replaced
 from edgefuse_export.tensorrt_report import Journal, Progress, interrupt_noted
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 FULLY_TYPED_SINCE = (10, 12)
 """NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
-
-ONNX_FILES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-"""Precision -> the bundle's file with these types."""
 
 
 class BuildError(UserError):
@@ -59,9 +56,9 @@ def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
         version: TensorRT's, such as (10, 3, 0).
     """
     if version[:2] >= FULLY_TYPED_SINCE:
-        return Typing(strongly_typed=True, flag=None, onnx_file=ONNX_FILES[precision], note="")
+        return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
-        return Typing(strongly_typed=False, flag=None, onnx_file=ONNX_FILES[precision], note="")
+        return Typing(strongly_typed=False, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     flag, held = {
         "fp16": (
             "FP16",
@@ -69,7 +66,7 @@ def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
         ),
         "int8": ("INT8", ", which its Q/DQ layers need"),
     }[precision]
-    onnx_file = MODEL_NAME if precision == "fp16" else ONNX_FILES[precision]
+    onnx_file = MODEL_NAME if precision == "fp16" else MODEL_NAMES[precision]
     return Typing(
         strongly_typed=False,
         flag=flag,

@@ -13,7 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 import edgefuse_export.tensorrt
-from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.bundle import (
+    MODEL_NAME,
+    SAMPLES_NAME,
+    Bundle,
+    FileEntry,
+    Samples,
+    open_bundle,
+    write_manifest,
+    write_samples,
+)
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
 from edgefuse_export.tensorrt import BuildOptions, BuildSummary, build_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
@@ -44,14 +53,15 @@ def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str
     codes = rng.integers(0, 2500, (NUM_SAMPLES, SIZE, SIZE), dtype=np.uint16)
     depth = codes.astype("<u2").view(np.uint8).reshape(NUM_SAMPLES, SIZE, SIZE, 2)
     answers = [toy_answer(rgb[i], depth[i]) for i in range(NUM_SAMPLES)]
-    np.savez(
-        folder / "samples.npz",
-        rgb=rgb,
-        depth=depth,
-        probabilities=np.array([p for p, _ in answers], np.float32),
-        gate=np.array([[g] * GATE_WIDTH for _, g in answers], np.float32),
+    files[SAMPLES_NAME] = write_samples(
+        folder,
+        Samples(
+            rgb=rgb,
+            depth=depth,
+            probabilities=np.array([p for p, _ in answers], np.float32),
+            gate=np.array([[g] * GATE_WIDTH for _, g in answers], np.float32),
+        ),
     )
-    files["samples.npz"] = FileEntry.of(folder / "samples.npz", precision="uint8")
     for name in without:
         (folder / name).unlink()
         del files[name]
