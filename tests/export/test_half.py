@@ -20,7 +20,7 @@ from edgefuse.errors import UserError
 from edgefuse.model.classifier import FusionClassifier, predict
 from edgefuse.model.names import FUSION_KINDS
 from edgefuse_export.export import ExportSummary, ParityError, export_run
-from edgefuse_export.half import HalfModel, fold_batchnorm, half_from_model
+from edgefuse_export.half import HalfModel, fold_batchnorm, half_from_model, inside
 from edgefuse_export.onnx_model import onnx_from_model
 from edgefuse_export.typed import check_types, module_of
 from edgefuse_export.watch import TorchWatch
@@ -188,7 +188,8 @@ def test_a_model_that_overflows_is_refused_and_can_be_kept(trained_run: Path, tm
     summary = export_run(run, tmp_path / "b", precisions=("fp16",), keep_fp32=options, say=said.append)
     manifest = summary.bundle.manifest
     entry = manifest.parity["model.fp16.onnx"]
-    assert {"decode", "encode", *options} <= set(entry["fp32_modules"]) and entry["activations"]["not_finite"] == {}
+    assert all(inside(name, entry["fp32_modules"]) for name in ("decode", "encode", *options))
+    assert entry["activations"]["not_finite"] == {}
     assert set(manifest.files) == {"model.onnx", "model.fp16.onnx", "samples.npz"}
     assert any("gone" in text for text in said) and entry["cases"][0]["num_samples"] <= 16
 

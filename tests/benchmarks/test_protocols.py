@@ -1,0 +1,74 @@
+"""The table over protocols and seeds, from fold results as crossval writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgefuse.errors import UserError
+from edgefuse_benchmarks.protocols import main, markdown, read_protocols
+
+
+def write_fold(folder: Path, *, approach: str, fold: int, seed: int, num_test: int, accuracy: float) -> None:
+    (folder / "folds").mkdir(parents=True, exist_ok=True)
+    value = {
+        "approach": approach,
+        "fold": fold,
+        "accuracy": accuracy,
+        "accuracy_no_rgb": accuracy / 2,
+        "accuracy_no_depth": accuracy / 4,
+        "num_test": num_test,
+        "settings": {"seed": seed + fold - 1},
+        "commit": "abc",
+    }
+    (folder / "folds" / f"{approach}.fold{fold:02d}.json").write_text(json.dumps(value))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[tuple[str, Path]]:
+    """Two seeds; the folds change places between them, as they do when the seed decides them."""
+    for seed in (0, 1):
+        for gain, approach in ((0.0, "rgb-small"), (-0.1, "depth-scratch"), (0.1, "naive-small"), (0.2, "gated-small")):
+            people = [(40, 0.4), (60, 0.6)]
+            for fold, (num_test, base) in enumerate(people if seed == 0 else people[::-1], start=1):
+                accuracy = base + gain + (0.02 * seed if approach == "gated-small" else 0)
+                write_fold(
+                    tmp_path / f"p{seed}", approach=approach, fold=fold, seed=seed, num_test=num_test, accuracy=accuracy
+                )
+            for fold, base in ((1, 0.5), (2, 0.7)):
+                write_fold(
+                    tmp_path / f"c{seed}", approach=approach, fold=fold, seed=seed, num_test=50, accuracy=base + gain
+                )
+    return [(name, tmp_path / f"{name[0]}{seed}") for seed in (0, 1) for name in ("people", "clips")]
+
+
+def test_folds_with_equally_many_test_pairs_are_one_protocol(folders: list[tuple[str, Path]]) -> None:
+    found = read_protocols(folders)
+    assert sorted(found.names) == ["clips, 50 test pairs", "people, 40 test pairs", "people, 60 test pairs"]
+    column = {name: found.accuracy["rgb-small"]["accuracy"][:, i].tolist() for i, name in enumerate(found.names)}
+    assert column["people, 40 test pairs"] == pytest.approx([0.4, 0.4])
+    assert column["people, 60 test pairs"] == pytest.approx([0.6, 0.6])
+    assert column["clips, 50 test pairs"] == pytest.approx([0.6, 0.6])
+    assert found.means("rgb-small", "accuracy_no_rgb") == pytest.approx([0.8 / 3, 0.8 / 3])
+
+
+def test_the_margins_are_paired_by_seed(folders: list[tuple[str, Path]]) -> None:
+    text = markdown(read_protocols(folders))
+    assert "the better single sensor is rgb-small" in text and "Commit: abc." in text
+    assert "- gated-small - rgb-small: +20.7 (least +20.0, most +21.3)" in text
+    assert "- gated-small - naive-small: +10.7" in text and "- naive-small - naive-small" not in text
+
+
+def test_a_gap_is_named(folders: list[tuple[str, Path]]) -> None:
+    next(folders[0][1].glob("folds/gated*01.json")).unlink()
+    with pytest.raises(UserError, match=r"gated-small has no fold of 'people, 40 test pairs' with seed 0"):
+        read_protocols(folders)
+
+
+def test_wrong_arguments_say_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="NAME=FOLDER"):
+        main([str(tmp_path / "out.md"), "people"])
+    with pytest.raises(UserError, match="no finished folds"):
+        main([str(tmp_path / "out.md"), f"people={tmp_path}"])
