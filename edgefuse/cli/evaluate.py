@@ -191,7 +191,9 @@ def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> 
         bundle = open_bundle(model)
         file = file or MODEL_NAME
         with open_engine(bundle, file=file, num_threads=num_threads) as engine:
-            name = f"{file} in ONNX Runtime"
+            name = f"{file} in {'TensorRT' if engine.description['engine'] == 'tensorrt' else 'ONNX Runtime'}"
+            if engine.description.get("provider") == "CUDAExecutionProvider":
+                name += " on the GPU"
             if engine.description.get("precision") == "fp16" and engine.description.get("provider") == CPU_PROVIDER:
                 name += " (which computes FP16 files in FP32 on the CPU)"
             yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
