@@ -179,7 +179,7 @@ def test_evaluate_takes_any_file_of_a_bundle(bundle: Bundle, colour_and_range: P
     assert abs(accuracies[NAME] - accuracies["model.onnx"]) <= 0.1
     for arguments, word in (
         ((bundle.folder, colour_and_range, "--file", "samples.npz"), "samples.npz"),
-        ((bundle.folder, colour_and_range, "--file", "model.fp8.onnx"), "has no file 'model.fp8.onnx'"),
+        ((bundle.folder, colour_and_range, "--file", "model.fp8.onnx"), "has no model file 'model.fp8.onnx'"),
         ((trained_run, colour_and_range, "--file", NAME), "is a run"),
     ):
         result = run_command("evaluate", *arguments)
