@@ -26,10 +26,13 @@ _KINDS = (
     ("fp4", re.compile(r"fp4", re.IGNORECASE)),
     ("fp8", re.compile(r"fp8|e4m3", re.IGNORECASE)),
     ("int8", re.compile(r"(?<!u)int8", re.IGNORECASE)),
-    ("half", re.compile(r"half|fp16", re.IGNORECASE)),
+    ("half", re.compile(r"half|fp16|(?<!b)float16", re.IGNORECASE)),
     ("bf16", re.compile(r"bf16|bfloat", re.IGNORECASE)),
     ("float", re.compile(r"float|fp32", re.IGNORECASE)),
 )
+_FORMAT_KEYS = ("Format/Datatype", "DataType", "Datatype")
+"""TensorRT 10 says both in one field; its guide to version 11 splits it. Only the first was seen in anyone's output."""
+
 _COPIES = frozenset({"reformat", "noop", "constant", "cast", "signal", "wait"})
 """Layer types that move or convert values and compute nothing."""
 
@@ -73,9 +76,14 @@ def count_layers(
 
 def layers_by_precision(text: str) -> dict[str, int]:
     """Count the layers of the inspector's JSON by what they compute on: the narrowest of their floating inputs."""
-    counts: Counter[str] = Counter()
-    for layer in json.loads(text)["Layers"]:
-        counts[_kind_of_layer(layer)] += 1
+    try:
+        layers = json.loads(text)["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PrecisionError(
+            f"TensorRT's inspector gave no list of layers ({error}; it begins {text[:80]!r}), so the engine's precision is not "
+            "proved and it was not kept"
+        ) from error
+    counts: Counter[str] = Counter(_kind_of_layer(layer) for layer in layers)
     return dict(sorted(counts.items()))
 
 
@@ -101,7 +109,7 @@ def _kind_of_layer(layer: Any) -> str:
     if str(layer.get("LayerType", "")).lower() in _COPIES:
         return "copy"
     tensors = layer.get("Inputs") or layer.get("Outputs") or []
-    formats = [str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "") for tensor in tensors]
+    formats = [" ".join(str(tensor[key]) for key in _FORMAT_KEYS if tensor.get(key)) for tensor in tensors]
     if not any(formats) or any(text.startswith("N/A") for text in formats):
         return "unknown"
     return next((kind for kind, spelled in _KINDS if any(spelled.search(text) for text in formats)), "other")

@@ -34,6 +34,7 @@ def told(*layers: object) -> str:
         (["Thirty-two wide channel vectorized row major Int8 format"], ["Half"], "int8"),
         (["BFloat16"], ["BFloat16"], "bf16"),
         (["FP8"], ["Half"], "fp8"),
+        (["Float16"], ["Float16"], "half"),
         (["UInt8"], ["Float"], "other"),
         (["Int64"], ["Int64"], "other"),
         ([], ["Half"], "half"),
@@ -68,3 +69,15 @@ def test_names_alone_prove_nothing() -> None:
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", "half"), ("int8", "int8"), ("fp32", "float")])
 def test_one_layer_of_the_precision_is_enough(precision: str, kind: str) -> None:
     check_precision({kind: 1, "copy": 4}, precision=precision)
+
+
+@pytest.mark.parametrize("key", ["Format/Datatype", "DataType", "Datatype"])
+def test_the_type_is_read_under_each_of_its_names(key: str) -> None:
+    split = {"LayerType": "gemm", "Inputs": [{"Name": "x", "Format": "Row major linear", key: "Half"}], "Outputs": []}
+    assert layers_by_precision(told(split)) == {"half": 1}
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "{}", "null"])
+def test_what_is_no_list_of_layers_proves_nothing(text: str) -> None:
+    with pytest.raises(PrecisionError, match="gave no list of layers"):
+        layers_by_precision(text)
