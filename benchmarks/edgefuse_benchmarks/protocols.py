@@ -3,7 +3,8 @@
     python -m edgefuse_benchmarks.protocols OUT.md people=cv/people-seed0 people=cv/people-seed1 clips=cv/clips-seed0 ...
 
 Each folder is what `edgefuse crossval --seed K --out FOLDER` left. Folds of one name with equally many test pairs are one
-protocol, whose accuracy is their mean. Owns this table and its statistics; nothing is trained here.
+protocol, whose accuracy is their mean. `OUT.json` gets the figures of every seed. Owns this table and its statistics; nothing is
+trained here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, require
-from edgefuse.files import file_replaced, read_json
+from edgefuse.files import file_replaced, read_json, write_json
 from edgefuse.training.approaches import NAIVE, parse_approach
 
 CONDITIONS = ("accuracy", "accuracy_no_rgb", "accuracy_no_depth")
@@ -34,17 +35,35 @@ class Protocols:
         seeds: of the cross-validations.
         accuracy: approach -> condition -> [seeds, protocols].
         commits: of the code that trained.
+        versions: packages of the first fold's training.
+        recipes: name of the cross-validation -> approach -> the settings of its first fold.
     """
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     accuracy: Mapping[str, Mapping[str, NDArray[np.float64]]]
     commits: tuple[str, ...]
+    versions: Mapping[str, str]
+    recipes: Mapping[str, Mapping[str, Any]]
 
     def means(self, approach: str, condition: str = "accuracy") -> NDArray[np.float64]:
         """Mean over the protocols, one value a seed."""
         found: NDArray[np.float64] = self.accuracy[approach][condition].mean(axis=1)
         return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, with what made it."""
+        return {
+            "seeds": list(self.seeds),
+            "protocols": list(self.names),
+            "accuracy_by_seed_and_protocol": {
+                name: {condition: values.round(4).tolist() for condition, values in found.items()}
+                for name, found in self.accuracy.items()
+            },
+            "commits": list(self.commits),
+            "versions": dict(self.versions),
+            "first_folds": self.recipes,
+        }
 
     def better_single(self) -> str:
         """The approach of one sensor with the highest mean."""
@@ -66,11 +85,13 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
         UserError: a folder has no finished folds, or an approach lacks a protocol under some seed.
     """
     cells: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
+    recipes: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, folder in folders:
         results = [read_json(path, what="a fold's result") for path in sorted((folder / "folds").glob("*.json"))]
         if not results:
             raise UserError(f"{folder} has no finished folds: run edgefuse crossval DATA --out {folder}")
         for result in results:
+            recipes[name].setdefault(result["approach"], result["settings"])
             seed = result["settings"]["seed"] - result["fold"] + 1  # fold k trains with seed + k - 1
             cells[result["approach"], seed, f"{name}, {result['num_test']} test pairs"].append(result)
     approaches = list(dict.fromkeys(key[0] for key in cells))
@@ -87,7 +108,14 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
         for a in approaches
     }
     commits = sorted({result.get("commit", "unknown") for found in cells.values() for result in found})
-    return Protocols(names=tuple(names), seeds=tuple(seeds), accuracy=accuracy, commits=tuple(commits))
+    return Protocols(
+        names=tuple(names),
+        seeds=tuple(seeds),
+        accuracy=accuracy,
+        commits=tuple(commits),
+        versions=next(iter(cells.values()))[0].get("versions", {}),
+        recipes=recipes,
+    )
 
 
 def markdown(found: Protocols) -> str:
@@ -143,7 +171,9 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) < 2 or not all("=" in text for text in arguments[1:]):
         raise UserError(f"got {' '.join(arguments) or 'nothing'}: OUT.md NAME=FOLDER [NAME=FOLDER ...] was expected")
     folders = [(text.split("=", 1)[0], Path(text.split("=", 1)[1])) for text in arguments[1:]]
-    text = markdown(read_protocols(folders))
+    found = read_protocols(folders)
+    text = markdown(found)
+    write_json(Path(arguments[0]).with_suffix(".json"), found.to_json())
     with file_replaced(Path(arguments[0])) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

@@ -72,3 +72,11 @@ def test_wrong_arguments_say_what_was_expected(tmp_path: Path) -> None:
         main([str(tmp_path / "out.md"), "people"])
     with pytest.raises(UserError, match="no finished folds"):
         main([str(tmp_path / "out.md"), f"people={tmp_path}"])
+
+
+def test_the_table_and_every_figure_are_written(folders: list[tuple[str, Path]], tmp_path: Path) -> None:
+    main([str(tmp_path / "out.md"), *(f"{name}={folder}" for name, folder in folders)])
+    assert (tmp_path / "out.md").read_text() == markdown(read_protocols(folders))
+    value = json.loads((tmp_path / "out.json").read_text())
+    assert value["seeds"] == [0, 1] and len(value["accuracy_by_seed_and_protocol"]["gated-small"]["accuracy"][1]) == 3
+    assert value["first_folds"]["people"]["rgb-small"] == {"seed": 0}
