@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE
-from edgefuse.data.augment import punch_holes
+from edgefuse.data.augment import punch_holes, shift_depth
 from edgefuse.data.sensors import DISPARITY_PX_M, SUBPIXEL
 from edgefuse.errors import UserError
 
@@ -169,10 +169,7 @@ def depth_noise(scene: Scene, severity: float, rng: np.random.Generator) -> Code
 
 def shifted_depth(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
     """Depth stands `severity` pixels to the right of RGB, as after a knock on the camera; nothing is measured at the left."""
-    offset_px = min(round(severity), scene.codes.shape[1])
-    shifted = np.zeros_like(scene.codes)
-    shifted[:, offset_px:] = scene.codes[:, : scene.codes.shape[1] - offset_px]
-    return shifted
+    return shift_depth(scene.codes, min(round(severity), scene.codes.shape[1]), 0)
 
 
 def stale_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:

@@ -23,7 +23,7 @@ from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.train import train_on_pictures
 from edgefuse_benchmarks import machine
 
-FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated", "joint")
+FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated", "joint", "spatial")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,11 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     ] = "spatial",
     rgb: Annotated[RgbBackbone, typer.Option(help="RGB backbone; small is trained from scratch.")] = "small",
     depth: Annotated[
-        DepthBackbone, typer.Option(help="Depth backbone; the others see depth drawn as a picture.")
-    ] = "scratch",
+        DepthBackbone | None,
+        typer.Option(
+            help="Depth backbone; all but scratch see depth drawn as a picture. Default: as --rgb, scratch beside small."
+        ),
+    ] = None,
     encoding: Annotated[
         DepthEncoding,
         typer.Option(
@@ -34,7 +37,10 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         str | None,
         typer.Option(help="imagenet, none, or a state dict FILE. Default: imagenet where the backbone has it."),
     ] = None,
-    depth_weights: Annotated[str, typer.Option(help="imagenet, none, or a state dict FILE.")] = "none",
+    depth_weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none, or a state dict FILE. Default: as --rgb-weights for the same backbone."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
@@ -71,7 +77,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
 
     require("torch", extra="train")
     from edgefuse.cli.progress import TrainingDisplay, say
-    from edgefuse.training.recipe import default_weights, small_rgbd, with_values
+    from edgefuse.training.recipe import default_depth, default_weights, small_rgbd, with_values
     from edgefuse.training.train import train as run_training
 
     try:
@@ -79,13 +85,17 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     recipe = small_rgbd()
+    rgb_weights = rgb_weights if rgb_weights is not None else default_weights(rgb)
+    depth = depth if depth is not None else default_depth(rgb)
+    if depth_weights is None:
+        depth_weights = rgb_weights if depth == rgb else default_weights(depth)
     config = replace(
         recipe,
         fusion=fusion,
         rgb=rgb,
         depth=depth,
         encoding=encoding,
-        rgb_weights=rgb_weights if rgb_weights is not None else default_weights(rgb),
+        rgb_weights=rgb_weights,
         depth_weights=depth_weights,
         epochs=epochs,
         batch_size=batch_size,

@@ -30,11 +30,13 @@ class Augmentation:
         white_balance: each colour channel is stronger or weaker by up to this share.
         grey: share of pairs whose RGB loses its colour.
         depth_scale: the scene is nearer or farther by this share.
-        holes: largest share of a depth map that loses its measurement in blobs.
+        blur: largest standard deviation of a blur of RGB, as a share of the side; most pairs get much less.
+        holes: largest share of a depth map that loses its measurement in blobs; most lose much less.
+        misalignment: depth is shifted against RGB by up to this share of the sides.
         rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
     """
 
-    rotation_deg: float = 45.0
+    rotation_deg: float = 60.0
     zoom: float = 0.25
     shift: float = 0.1
     flip: bool = True
@@ -44,8 +46,10 @@ class Augmentation:
     saturation: float = 0.3
     white_balance: float = 0.2
     grey: float = 0.15
+    blur: float = 0.03
     depth_scale: float = 0.1
-    holes: float = 0.15
+    holes: float = 0.9
+    misalignment: float = 0.04
     rgb_dropout: float = 0.1
     depth_dropout: float = 0.1
 
@@ -82,10 +86,7 @@ def augment(
             depth,
             angle_deg=augmentation.rotation_deg * rng.uniform(-1, 1),
             scale=1 + augmentation.zoom * rng.uniform(-1, 1),
-            shift_xy=(
-                width * augmentation.shift * rng.uniform(-1, 1),
-                height * augmentation.shift * rng.uniform(-1, 1),
-            ),
+            shift_xy=augmentation.shift * rng.uniform(-1, 1, 2) * (width, height),
         )
     framed = fit(rgb, depth, size=size, roi=_whole(height, width), depth_unit_m=depth_unit_m)
     codes = codes_from_bytes(framed.depth)
@@ -93,9 +94,13 @@ def augment(
     if augmentation.flip and rng.random() < 0.5:
         rgb_SS3, codes = rgb_SS3[:, ::-1], codes[:, ::-1]
     rgb_SS3 = jitter_colour(rgb_SS3, augmentation=augmentation, rng=rng)
+    if augmentation.blur:
+        rgb_SS3 = blur_colour(rgb_SS3, sigma_px=augmentation.blur * size * rng.random() ** 3)
+    if augmentation.misalignment:
+        codes = shift_depth(codes, *(round(size * augmentation.misalignment * rng.uniform(-1, 1)) for _ in range(2)))
     codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
     if augmentation.holes:
-        codes = punch_holes(codes, share=augmentation.holes * rng.random() ** 2, rng=rng)
+        codes = punch_holes(codes, share=augmentation.holes * rng.random() ** 4, rng=rng)
     lost = rng.random()
     if lost < augmentation.rgb_dropout:
         rgb_SS3 = np.zeros_like(rgb_SS3)
@@ -110,7 +115,7 @@ def move(
     *,
     angle_deg: float = 0.0,
     scale: float = 1.0,
-    shift_xy: tuple[float, float] = (0.0, 0.0),
+    shift_xy: NDArray[np.float64] | tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Both pictures turned and scaled about their middle, then shifted by pixels; their size stays.
 
@@ -141,6 +146,22 @@ def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np
         grey = cv2.cvtColor(cv2.cvtColor(varied, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         varied = cv2.addWeighted(varied, saturation, grey, 1 - saturation, 0)
     return np.asarray(varied, np.uint8)
+
+
+def blur_colour(rgb: NDArray[np.uint8], *, sigma_px: float) -> NDArray[np.uint8]:
+    """A Gaussian blur; below a third of a pixel nothing would change, and the picture is given back."""
+    if sigma_px < 1 / 3:
+        return rgb
+    return np.asarray(cv2.GaussianBlur(np.ascontiguousarray(rgb), (0, 0), sigma_px), np.uint8)
+
+
+def shift_depth(codes: NDArray[np.uint16], right: int, down: int) -> NDArray[np.uint16]:
+    """The depth map moved by whole pixels; what comes in from outside has no measurement."""
+    height, width = codes.shape
+    moved = np.zeros_like(codes)
+    target = moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+    target[...] = codes[max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)]
+    return moved
 
 
 def scale_depth(codes: NDArray[np.uint16], *, factor: float) -> NDArray[np.uint16]:

@@ -45,6 +45,8 @@ class ModelConfig:
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
         dropout: share of hidden units dropped in training.
+        feature_dropout: share of a backbone's pooled features dropped in training.
+        votes: each modality also answers alone, and `spatial` answers with their gated sum; see `edgefuse.model.fusion.Votes`.
         temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.calibration`).
     """
 
@@ -58,6 +60,8 @@ class ModelConfig:
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2
+    feature_dropout: float = 0.0
+    votes: bool = False  # what runs had before there was a choice
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -94,13 +98,14 @@ class ModelConfig:
 class FeatureExtractor(nn.Module):
     """A backbone, averaged over the picture and projected to d features: [N, c, S, S] -> [N, d]."""
 
-    def __init__(self, backbone: Backbone, *, num_features: int) -> None:
+    def __init__(self, backbone: Backbone, *, num_features: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
         self.project = nn.Sequential(nn.Linear(backbone.num_channels, num_features), nn.ReLU())
 
     def forward(self, picture_NCHW: Tensor) -> Tensor:
-        return self.project(self.backbone(picture_NCHW).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.project(self.dropout(self.backbone(picture_NCHW).mean((2, 3))))  # type: ignore[no-any-return]
 
 
 class FusionClassifier(nn.Module):
@@ -178,16 +183,17 @@ def build_classifier(
     rgb_features = depth_features = None
     if config.fusion != "depth":
         rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)
-        rgb_features = FeatureExtractor(rgb, num_features=config.num_features)
+        rgb_features = FeatureExtractor(rgb, num_features=config.num_features, dropout=config.feature_dropout)
     if config.fusion != "rgb":
         depth = build_depth_backbone(config.depth, weights=depth_weights, num_channels=encode.num_channels)
-        depth_features = FeatureExtractor(depth, num_features=config.num_features)
+        depth_features = FeatureExtractor(depth, num_features=config.num_features, dropout=config.feature_dropout)
     core = FusionCore(
         kind=config.fusion,
         num_features=config.num_features,
         num_hidden=config.num_hidden,
         num_classes=config.num_classes,
         dropout=config.dropout,
+        votes=config.votes,
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),

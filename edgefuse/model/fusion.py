@@ -14,9 +14,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.errors import UserError
-from edgefuse.model.names import FUSION_KINDS, FusionKind
+from edgefuse.model.names import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
 
 
 class Fusion(Protocol):
@@ -87,29 +88,77 @@ class DepthOnly(nn.Module):
         return F_B, torch.ones_like(F_B)
 
 
-class FusionCore(nn.Module):
-    """Gate, fusion and the two fully connected layers: all that comes after the features.
+class Votes(nn.Module):
+    """What each modality says alone: one linear layer from its features to the classes. The answer of `spatial` is their gated sum.
 
+        vote_A = V_A F_A + b_A,  vote_B = V_B F_B + b_B                    [N, C] each
+        answer = 2 (V_A (F_A * (1 - G)) + V_B (F_B * G)) + b_A + b_B      equation 7, then one linear layer
+
+    At G = 0.5 the answer is the sum of both votes, which multiplies their probabilities. Where every vote is trained to be right by
+    itself (`TrainConfig.vote_weight`), neither backbone can leave the work to the other.
+    """
+
+    def __init__(self, num_features: int, *, num_classes: int) -> None:
+        super().__init__()
+        self.rgb = nn.Linear(num_features, num_classes)
+        self.depth = nn.Linear(num_features, num_classes)
+
+    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Both votes, [N, C] logits each."""
+        return self.rgb(F_A), self.depth(F_B)
+
+    def gated_sum(self, F_O: Tensor) -> Tensor:
+        """The answer from equation 7's features, [N, 2 d] -> logits [N, C]."""
+        half_A, half_B = F_O.chunk(2, dim=1)
+        weighed = functional.linear(half_A, self.rgb.weight) + functional.linear(half_B, self.depth.weight)
+        return 2 * weighed + self.rgb.bias + self.depth.bias
+
+
+class FusionCore(nn.Module):
+    """Gate, fusion and the last layers: all that comes after the features.
+
+    The last layers are the paper's two fully connected ones or, for `spatial` with `votes`, the gated sum of both votes.
     This is the part that the core benchmark measures alone.
+
+    Attributes:
+        votes: each modality's own answer; None without `votes`, and where there is one modality. Other fusions than `spatial` use
+            it in training only, and it leaves no trace in an exported file.
     """
 
     def __init__(
-        self, *, kind: FusionKind, num_features: int, num_hidden: int, num_classes: int, dropout: float = 0.0
+        self,
+        *,
+        kind: FusionKind,
+        num_features: int,
+        num_hidden: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        votes: bool = False,
     ) -> None:
         super().__init__()
         fusion = build_fusion(kind, num_features=num_features)
         self.fusion = fusion
-        self.head = nn.Sequential(
-            nn.Linear(fusion.num_outputs, num_hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(num_hidden, num_classes),
-        )
+        self.votes = Votes(num_features, num_classes=num_classes) if votes and kind not in SINGLE_MODALITIES else None
+        self.head = None
+        if kind == "spatial" and self.votes is not None:
+            assert isinstance(fusion, JointFusion)
+            nn.init.zeros_(fusion.W.weight)  # the gate starts at 0.5: both votes count alike
+            nn.init.zeros_(fusion.W.bias)
+        else:
+            self.head = nn.Sequential(
+                nn.Linear(fusion.num_outputs, num_hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(num_hidden, num_classes),
+            )
 
     def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, d] of both pictures -> logits [N, C] and gate [N, d]."""
         F_O, G = self.fusion(F_A, F_B)
-        return self.head(F_O), G
+        if self.head is not None:
+            return self.head(F_O), G
+        assert self.votes is not None
+        return self.votes.gated_sum(F_O), G
 
 
 _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | DepthOnly]] = {

@@ -11,6 +11,7 @@ RgbBackbone = Literal["small", "resnet18", "resnet50", "vgg19", "mobilenet_v2", 
 DepthBackbone = Literal["scratch", "resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
 
 FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
+SINGLE_MODALITIES: tuple[FusionKind, ...] = ("rgb", "depth")
 DEPTH_ENCODINGS: tuple[DepthEncoding, ...] = get_args(DepthEncoding)
 TORCHVISION_BACKBONES: tuple[str, ...] = get_args(TorchvisionBackbone)
 RGB_BACKBONES: tuple[str, ...] = get_args(RgbBackbone)

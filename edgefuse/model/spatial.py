@@ -25,11 +25,16 @@ ALIVE_GAIN = 20.0
 WIDENING = 40
 """The layer is widened by 1 / 40 of the picture to each side: depth loses the edges and the fingertips."""
 
+TRUSTED_SHARE, DOUBTED_SHARE = 0.45, 0.2
+"""From this share of valid pixels on, one without a measurement counts as background (borders and shadows of things have none);
+at the second share and below it counts as unknown, and its colour stays in. Between them, in proportion."""
+
 
 class SpatialGate(nn.Module):
     """Where to look, from depth. It starts as the near layer and learns from there.
 
-    Without any depth measurement every pixel stays in: a dead depth sensor leaves the RGB picture whole.
+    Without any depth measurement every pixel stays in: a dead depth sensor leaves the RGB picture whole. Where most of the
+    measurements are missing, the pixels without one stay in, and only what was measured as background is left out.
     """
 
     def __init__(self, encoding: RelativeDepth, *, size: int) -> None:
@@ -52,5 +57,8 @@ class SpatialGate(nn.Module):
         layer = torch.clamp(LAYER_GAIN * nearness, 0, 1)
         layer = functional.max_pool2d(layer, 2 * self.widening + 1, stride=1, padding=self.widening)
         layer = functional.avg_pool2d(functional.pad(layer, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        alive = torch.clamp(ALIVE_GAIN * valid.mean((2, 3), keepdim=True), 0, 1).expand_as(valid)
+        share = valid.mean((2, 3), keepdim=True)
+        alive = torch.clamp(ALIVE_GAIN * share, 0, 1).expand_as(valid)
+        doubt = torch.clamp((TRUSTED_SHARE - share) / (TRUSTED_SHARE - DOUBTED_SHARE), 0, 1)
+        layer = torch.maximum(layer, doubt * (1 - valid))
         return torch.sigmoid(self.W(torch.cat([nearness, layer, alive], dim=1)))

@@ -1,7 +1,8 @@
 """Approaches that are compared: their names, what they are made of, and the paper's rows and figures.
 
 A name is `<fusion>-<backbone>`: "gated-resnet50" fuses RGB features of ResNet-50 with depth features learned from scratch,
-"depth-vgg19" sees depth alone, drawn as a picture. Owns these names; cross-validation and its report import them.
+"gated-resnet50+resnet50" with those of a second ResNet-50, "depth-vgg19" sees depth alone, drawn as a picture. Owns these
+names; cross-validation and its report import them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from edgefuse.model.names import (
     DEPTH_BACKBONES,
     FUSION_KINDS,
     RGB_BACKBONES,
+    SINGLE_MODALITIES,
     TORCHVISION_BACKBONES,
     DepthBackbone,
     FusionKind,
@@ -65,19 +67,25 @@ def parse_approach(name: str) -> Approach:
     """The approach of a name.
 
     Raises:
-        UserError: not `<fusion>-<backbone>`, or one of the two is unknown.
+        UserError: not `<fusion>-<backbone>` or `<fusion>-<RGB backbone>+<depth backbone>`, or a part is unknown.
     """
-    fusion, _, backbone = name.partition("-")
+    fusion, _, backbones = name.partition("-")
+    backbone, plus, second = backbones.partition("+")
     known = DEPTH_BACKBONES if fusion == "depth" else RGB_BACKBONES
     if fusion not in FUSION_KINDS or backbone not in known:
         raise UserError(
             f"the approach {name!r} is not known: <fusion>-<backbone> was expected, with one of {', '.join(FUSION_KINDS)} "
             f"and one of {', '.join(known)}, such as gated-small or depth-scratch"
         )
+    if plus and (fusion in SINGLE_MODALITIES or second not in DEPTH_BACKBONES):
+        raise UserError(
+            f"the approach {name!r} is not known: behind + a fusion of both sensors takes its depth backbone, "
+            f"one of {', '.join(DEPTH_BACKBONES)}, such as spatial-mobilenet_v2+mobilenet_v2"
+        )
     kind: FusionKind = fusion
     if kind == "depth":
         return Approach(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
-    depth: DepthBackbone | None = None if kind == "rgb" else "scratch"
+    depth: DepthBackbone | None = None if kind == "rgb" else cast("DepthBackbone", second or "scratch")
     return Approach(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
 
 

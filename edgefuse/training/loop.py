@@ -88,8 +88,7 @@ def train_epochs(
         for batch in loader:
             rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch)
             optimizer.zero_grad(set_to_none=True)
-            logits, _ = model(rgb, depth)
-            loss = criterion(logits, truth)
+            logits, loss = losses_of(model, rgb, depth, truth, criterion=criterion, vote_weight=config.vote_weight)
             losses.append(_finite(loss, report, epoch=epoch, config=config))
             loss.backward()
             optimizer.step()
@@ -106,6 +105,18 @@ def train_epochs(
             validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
             learning_rate=float(schedule.get_last_lr()[0]),
         )
+
+
+def losses_of(
+    model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, criterion: nn.Module, vote_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The answer's logits [N, C], and what training lowers: the answer's loss and, weighed, that of each modality's own vote."""
+    F_A, F_B = model.features(rgb, depth)
+    logits, _ = model.core(F_A, F_B)
+    loss = criterion(logits, truth)
+    if model.core.votes is not None and vote_weight:
+        loss = loss + vote_weight * sum(criterion(vote, truth) for vote in model.core.votes(F_A, F_B))
+    return logits, loss
 
 
 def _finite(loss: Tensor, report: StepReport, *, epoch: int, config: TrainConfig) -> float:

@@ -23,6 +23,7 @@ class TrainConfig:
         near_m, far_m: depth range of the contract in metres.
         learning_rate, final_learning_rate: Adam's, annealed along a cosine from the first to the last (the paper: 1e-3 to 1e-5).
         pretrained_rate_scale: pretrained backbones learn this much slower, with their BatchNorm statistics frozen.
+        vote_weight: weight of the loss of each modality's own answer beside that of the fused one; 0 = no such answers, as the paper.
         frozen_share: this share of a pretrained backbone's stages, from the input on, keeps its weights.
         validation_share, test_share: share of the samples held out by group, besides `exclude`.
         exclude: glob patterns of instances held out for testing.
@@ -42,14 +43,16 @@ class TrainConfig:
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2
+    feature_dropout: float = 0.2
     epochs: int = 40
     batch_size: int = 32
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     pretrained_rate_scale: float = 0.1
-    frozen_share: float = 0.4
+    frozen_share: float = 0.7
     weight_decay: float = 0.0
     label_smoothing: float = 0.1
+    vote_weight: float = 1.0
     validation_share: float = 0.15
     test_share: float = 0.0
     exclude: tuple[str, ...] = ()
@@ -134,3 +137,8 @@ def _value_like(example: bool | float | str, value: str, *, text: str) -> bool |
 def default_weights(backbone: str) -> str:
     """The weights that a backbone starts from when none are named."""
     return WEIGHTS_IMAGENET if backbone in TORCHVISION_BACKBONES else WEIGHTS_NONE
+
+
+def default_depth(rgb: RgbBackbone) -> DepthBackbone:
+    """The depth backbone that goes with an RGB backbone: the same, on depth drawn as a picture; "scratch" beside "small"."""
+    return "scratch" if rgb == "small" else rgb

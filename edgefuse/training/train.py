@@ -260,6 +260,8 @@ def _model_config(config: TrainConfig, contract: InputContract, *, num_classes: 
         num_features=config.num_features,
         num_hidden=config.num_hidden,
         dropout=config.dropout,
+        feature_dropout=config.feature_dropout,
+        votes=config.vote_weight > 0,
     )
 
 

@@ -14,6 +14,7 @@ from edgefuse.data.augment import (
     move,
     punch_holes,
     scale_depth,
+    shift_depth,
 )
 from edgefuse.framing import fit
 
@@ -28,8 +29,10 @@ OFF = Augmentation(
     saturation=0,
     white_balance=0,
     grey=0,
+    blur=0,
     depth_scale=0,
     holes=0,
+    misalignment=0,
     rgb_dropout=0,
     depth_dropout=0,
 )
@@ -59,7 +62,7 @@ def test_everything_off_is_what_live_sees(pair: tuple[np.ndarray, np.ndarray]) -
 
 
 def test_the_same_seed_gives_the_same_sample(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    whole = vars(Augmentation())
+    whole = vars(Augmentation(rgb_dropout=0.0))
     np.testing.assert_array_equal(run(pair, 5, **whole)[0], run(pair, 5, **whole)[0])
     assert (run(pair, 5, **whole)[0] != run(pair, 6, **whole)[0]).any()
 
@@ -133,3 +136,24 @@ def test_moving_keeps_rgb_and_depth_together_and_invents_no_depth() -> None:
     assert (shifted == 400)[10:20, 45:55].all()
     _, halved = move(rgb, depth, scale=0.5)
     assert abs(int((halved == 400).sum()) - 25) <= 11
+
+
+def test_depth_is_shifted_against_rgb_and_nothing_is_invented() -> None:
+    codes = np.arange(1, 26, dtype=np.uint16).reshape(5, 5)
+    moved = shift_depth(codes, 2, -1)
+    np.testing.assert_array_equal(moved[:4, 2:], codes[1:, :3])
+    assert (moved[4] == 0).all() and (moved[:, :2] == 0).all()
+    np.testing.assert_array_equal(shift_depth(codes, 0, 0), codes)
+
+
+def test_misalignment_and_blur_touch_one_picture_only(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    rgb, codes = run(pair)
+    moved_rgb, moved_codes = run(pair, misalignment=0.2)
+    np.testing.assert_array_equal(moved_rgb, rgb)
+    assert (moved_codes != codes).any()
+    sharp_share = []
+    for seed in range(20):
+        blurred_rgb, same_codes = run(pair, seed, blur=0.05)
+        np.testing.assert_array_equal(same_codes, codes)
+        sharp_share.append(float(np.abs(np.diff(blurred_rgb.astype(int), axis=1)).mean()))
+    assert min(sharp_share) < 0.3 * max(sharp_share)
