@@ -135,18 +135,21 @@ class FusionClassifier(nn.Module):
         self.core = core
         self.temperature = temperature
 
-    def forward(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rgb_NHWC: Tensor, depth_NHW2: Tensor, *, with_votes: bool = False) -> tuple[Tensor, ...]:
         """Classify one batch.
 
         Args:
             rgb_NHWC: uint8 [N, S, S, 3], as the contract says.
             depth_NHW2: uint8 [N, S, S, 2], as the contract says.
+            with_votes: for training; the logits of each modality alone follow, where the model has votes.
 
         Returns:
             logits [N, C] and gate [N, d] in [0, 1].
         """
         F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
         logits, gate = self.core(F_A, F_B)
+        if with_votes and self.core.votes is not None:
+            return logits, gate, *self.core.votes(F_A, F_B)
         return logits, gate
 
     def probabilities(self, logits: Tensor) -> Tensor:

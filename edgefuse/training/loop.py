@@ -76,28 +76,24 @@ def train_epochs(
     """Train in place, yielding after each epoch; the model is then in eval mode, and all its numbers are finite.
 
     Raises:
-        NotFiniteError: the loss or a gradient is not finite, before it reaches the weights; or a weight or a statistic is
-            not, after an epoch.
+        NotFiniteError: a loss or a gradient, before it reaches the weights; a weight or a statistic, after an epoch.
     """
     prepare(model, device=device, frozen_share=config.frozen_share)
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
-    optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
-    end = config.final_learning_rate / config.learning_rate
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / report.num_steps, end=end))
+    optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     for epoch in range(config.epochs):
         samples.start_epoch(epoch)
         set_training(model)
-        losses: list[float] = []
-        num_right = num_seen = 0
-        where = ""
+        losses, num_right, num_seen, where = list[float](), 0, 0, ""
         for number, batch in enumerate(loader, start=1):
             where = _where(batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
             rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
             optimizer.zero_grad(set_to_none=True)
-            logits, loss = losses_of(model, rgb, depth, truth, criterion=criterion, vote_weight=config.vote_weight)
+            logits, _, *votes = model(rgb, depth, with_votes=config.vote_weight > 0)
+            loss = criterion(logits, truth) + config.vote_weight * sum(criterion(vote, truth) for vote in votes)
             losses.append(_finite(loss, "the loss", where))
             loss.backward()
             _finite(_gradient_norm(model), "the gradients' norm", where)
@@ -118,16 +114,12 @@ def train_epochs(
         )
 
 
-def losses_of(
-    model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, criterion: nn.Module, vote_weight: float
-) -> tuple[Tensor, Tensor]:
-    """The answer's logits [N, C], and what training lowers: the answer's loss and, weighed, that of each modality's own vote."""
-    F_A, F_B = model.features(rgb, depth)
-    logits, _ = model.core(F_A, F_B)
-    loss = criterion(logits, truth)
-    if model.core.votes is not None and vote_weight:
-        loss = loss + vote_weight * sum(criterion(vote, truth) for vote in model.core.votes(F_A, F_B))
-    return logits, loss
+def _annealed_adam(
+    model: FusionClassifier, config: TrainConfig, *, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
+    end = config.final_learning_rate / config.learning_rate
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / num_steps, end=end))
 
 
 def refuse_not_finite(model: nn.Module, when: str) -> None:

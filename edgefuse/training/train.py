@@ -191,8 +191,7 @@ def _run_epochs(
     """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    history: list[EpochResult] = []
-    best_epoch, best_accuracy = -1, -1.0
+    history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
     with SummaryWriter(str(out / "tensorboard")) as board:
         try:
             for result in train_epochs(
@@ -209,9 +208,8 @@ def _run_epochs(
                 if early_stop is None or accuracy > best_accuracy:
                     best_epoch, best_accuracy = result.epoch, accuracy
                     run_folder.write_weights(out, model)
-                    run_folder.write_run(
-                        out, labels=labels, model_config=model_config, info={**info, **_epochs(result.epoch + 1)}
-                    )
+                    kept = {**info, **_epochs(result.epoch + 1)}
+                    run_folder.write_run(out, labels=labels, model_config=model_config, info=kept)
                     keep()
                 history.append(result)
                 _log(board, result)
@@ -219,19 +217,19 @@ def _run_epochs(
                 if early_stop is not None and result.epoch - best_epoch >= early_stop:
                     break
         except NotFiniteError as error:
-            kept = (
-                f"{out} holds the weights of epoch {best_epoch + 1}"
-                if history
-                else "no epoch was finished, nothing is kept"
-            )
-            raise NotFiniteError(
-                f"{error}: {kept}; try a smaller learning rate than {config.learning_rate:g}"
-            ) from error
+            raise _with_what_is_kept(error, out if history else None, epoch=best_epoch, config=config) from error
         except KeyboardInterrupt:
             return history, True
         finally:
             listener.ended()
     return history, False
+
+
+def _with_what_is_kept(
+    error: NotFiniteError, folder: Path | None, *, epoch: int, config: TrainConfig
+) -> NotFiniteError:
+    kept = f"{folder} holds the weights of epoch {epoch + 1}" if folder else "no epoch was finished, nothing is kept"
+    return NotFiniteError(f"{error}: {kept}; try a smaller learning rate than {config.learning_rate:g}")
 
 
 def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
