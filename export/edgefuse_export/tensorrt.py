@@ -5,7 +5,6 @@ Nothing of the bundle is touched before TensorRT and a GPU are found, and no pla
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse_export.engine_parity import engine_parity
 from edgefuse_export.parity import ParityReport
-from edgefuse_export.plan_store import build_lock, check_cache, store_plan
+from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt_build import Typing, json_settings, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_inspect import check_precision, count_layers
 from edgefuse_export.tensorrt_report import Journal
@@ -131,7 +130,7 @@ def build_engine(
     check_cache(bundle)
     with build_lock(
         bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")
-    ):
+    ) as lock:
         bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
         onnx_path = _source(bundle, typing, precision=options.precision)
         key = _key(bundle, trt=trt, gpu=gpu, typing=typing, options=options)
@@ -142,7 +141,7 @@ def build_engine(
         say(f"building an engine for {gpu.name}: {reason}")
         if typing.note:
             say(f"note: {typing.note}")
-        job = _Job(bundle=bundle, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        job = _Job(bundle=bundle, lock=lock, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
         record = job.run(samples=samples, open_plan=open_plan, on_progress=on_progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
@@ -152,6 +151,7 @@ class _Job:
     """One build, while the lock is held."""
 
     bundle: Bundle
+    lock: BuildLock
     trt: ModuleType
     typing: Typing
     key: PlanKey
@@ -162,7 +162,7 @@ class _Job:
         self, *, samples: Samples, open_plan: OpenPlan | None, on_progress: Callable[[int, int], None]
     ) -> PlanRecord:
         folder = self.bundle.folder / ENGINES_FOLDER
-        _sweep(folder)
+        sweep(self.bundle)
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
@@ -189,6 +189,7 @@ class _Job:
             details = {**self._details(layers, build_s=build_s), "parity": parity.to_json()}
             return store_plan(
                 self.bundle.folder,
+                lock=self.lock,
                 key=self.key,
                 onnx_file=self.typing.onnx_file,
                 plan=plan,
@@ -284,9 +285,3 @@ def _timing_cache_name(key: PlanKey) -> str:
     """Timings are of one version and one GPU: a file for each."""
     device = "".join(letter if letter.isalnum() else "_" for letter in key.device_name)
     return f"timing-sm{key.compute_capability.replace('.', '')}-{device}-trt{key.tensorrt_version}.cache"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed build left; the lock is held, so nobody uses it."""
-    for left in folder.glob(f"{CANDIDATE_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)

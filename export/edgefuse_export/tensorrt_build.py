@@ -277,7 +277,7 @@ def _attach_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journa
 
 def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
-    if cache is None:
+    if cache is None or not path.parent.is_dir():  # the bundle was replaced meanwhile: nothing is put into the new one
         return
     with file_replaced(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))

@@ -38,6 +38,7 @@ class Journal:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Journal:
+        self.path.unlink(missing_ok=True)  # the log of before may be another user's
         self._file = self.path.open("w", encoding="utf-8")
         return self
 
