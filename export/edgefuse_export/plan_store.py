@@ -51,7 +51,7 @@ def check_cache(bundle: Bundle) -> None:
         )
     try:
         if not folder.is_dir():
-            folder.mkdir()
+            folder.mkdir(mode=0o755, exist_ok=True)  # another process may be quicker
             folder.chmod(0o755)  # whatever the umask: a folder that the group may write is refused on loading
         check_private(folder)
         for place in (bundle.folder, folder):

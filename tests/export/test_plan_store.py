@@ -320,6 +320,24 @@ def test_a_folder_that_others_can_write_is_refused_before_the_build(bundle: Bund
     assert not (bundle.folder / "engines").exists()
 
 
+def test_two_processes_may_make_the_cache_folder_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks first may be second to make it."""
+    folder, is_dir = bundle.folder / "engines", Path.is_dir
+    folder.mkdir(mode=0o755)
+    seen: list[Path] = []
+
+    def not_yet(path: Path) -> bool:
+        if path == folder and not seen:
+            seen.append(path)
+            return False
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "exists", lambda path: path != folder and os.path.exists(path))  # noqa: PTH110
+    monkeypatch.setattr(Path, "is_dir", not_yet)
+    check_cache(bundle)
+    assert seen == [folder]
+
+
 def test_the_cache_folder_is_ours_whatever_the_umask(bundle: Bundle) -> None:
     before = os.umask(0o002)
     try:
