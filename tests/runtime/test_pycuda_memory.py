@@ -13,12 +13,16 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgefuse.errors import MissingPackageError
-from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+from edgefuse_runtime.engines import tensorrt_library
+from edgefuse_runtime.engines.gpu_memory import CaptureError
+from edgefuse_runtime.engines.pycuda_memory import PycudaMemory, open_gpu_memory
+from edgefuse_runtime.engines.tensorrt_library import install_command
 
 HERE = Path(__file__).parent
 NOT_IN_THE_STAND_IN = "int {name}(void) {{ return 801; /* CUDA_ERROR_NOT_SUPPORTED */ }}"
@@ -109,6 +113,68 @@ def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"), open_gpu_memory():
         pass
+
+
+@pytest.mark.parametrize("release", [36, 38, None])
+def test_a_jetson_gets_single_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: int | None) -> None:
+    """The extra may bring a TensorRT from pip, which hides JetPack's."""
+    monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: release is not None)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(f"# R{release} (release), REVISION: 4.0, GCID: 37537400\n")
+    expected = {36: ("pip install pycuda", "pip install 'cuda-bindings<13'")}
+    expected[38] = ("pip install pycuda", "pip install 'cuda-bindings>=13'")
+    found = tuple(install_command(package, root=tmp_path) for package in ("pycuda", "cuda-bindings"))
+    assert found == expected.get(release or 0, ("pip install 'edgefuse[tensorrt]'",) * 2)
+
+
+def test_a_missing_pycuda_on_a_jetson_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: True)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingPackageError, match="not installed: pip install pycuda") as caught, open_gpu_memory():
+        pass
+    assert "edgefuse[" not in str(caught.value)
+
+
+class Raising:
+    """cuda-bindings over a driver that lacks one function: it raises, where others give a code."""
+
+    class CUstreamCaptureMode:
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+    def __init__(self, lacks: str) -> None:
+        self.lacks = lacks
+        self.called: list[str] = []
+
+    def __getattr__(self, function: str) -> Any:
+        def call(*_arguments: object) -> tuple[Any, ...]:
+            self.called.append(function)
+            if function == self.lacks:
+                raise RuntimeError(f'Function "{function}" not found')
+            return (0, "graph") if function in ("cuStreamEndCapture", "cuGraphInstantiate") else (0,)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy", "cuGraphLaunch"],
+)
+def test_what_cuda_bindings_raises_is_a_capture_error(lacks: str) -> None:
+    memory, stream, driver = PycudaMemory(), SimpleNamespace(handle=7), Raising(lacks)
+    memory._driver = driver
+    worked: list[str] = []
+
+    def capture_and_launch() -> None:
+        memory.launch(memory.capture(stream, lambda: worked.append("work")), stream)
+
+    if lacks == "cuGraphDestroy":  # only the recording of a graph that is ready: nothing is lost
+        capture_and_launch()
+        return
+    with pytest.raises(CaptureError, match=f'{lacks}: Function "{lacks}" not found'):
+        capture_and_launch()
+    assert bool(worked) is (lacks != "cuStreamBeginCapture")
+    assert driver.called.count("cuGraphDestroy") == (0 if "Stream" in lacks else 1)
 
 
 COPIES = """
