@@ -14,13 +14,14 @@ class MissingPackageError(UserError, ImportError):
     """An optional package, or a system library under it, is not installed. The message has the command that installs it."""
 
 
-def require(module: str, *, extra: str, hint: str = "") -> ModuleType:
+def require(module: str, *, extra: str, hint: str = "", install: str = "") -> ModuleType:
     """Import `module`, or say how to install it.
 
     Args:
         module: dotted name, such as "onnxruntime".
         extra: the extra of edgefuse that brings the module.
         hint: one more sentence for the message, such as a system package.
+        install: the command to name instead of the extra's.
 
     Raises:
         MissingPackageError: the module cannot be imported; the cause's own words are in the message.
@@ -28,7 +29,7 @@ def require(module: str, *, extra: str, hint: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        install = f"pip install 'edgefuse[{extra}]'"
+        install = install or f"pip install 'edgefuse[{extra}]'"
         missing = (
             isinstance(error, ModuleNotFoundError)
             and (error.name or "").split(".")[0] == module.split(".", maxsplit=1)[0]

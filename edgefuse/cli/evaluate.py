@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, EngineWord, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ def evaluate(  # long: each option is a parameter
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option(help="With a bundle: which of its files answers, such as model.fp16.onnx. [default: model.onnx]"),
+        typer.Option(
+            help="With a bundle: which of its files answers, such as model.fp16.onnx. Default: model.onnx; with --engine "
+            "tensorrt the engine that live takes."
+        ),
     ] = None,
+    engine: EngineWord = "auto",
     threads: NumThreads = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -53,11 +57,13 @@ def evaluate(  # long: each option is a parameter
     plot = checked_png(plot, option="--plot")
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
     if corruptions:
-        _evaluate_corruptions([model, *(against or ())], pictures, plot=plot, threads=threads, as_json=as_json)
+        _evaluate_corruptions(
+            [model, *(against or ())], pictures, plot=plot, engine=engine, threads=threads, as_json=as_json
+        )
         return
     from edgefuse.evaluation import evaluate as score
 
-    with opened(model, num_threads=threads, file=file) as answering:
+    with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
     if as_json:
         report = {
@@ -74,7 +80,7 @@ def evaluate(  # long: each option is a parameter
 
 
 def _evaluate_corruptions(
-    models: list[Path], pictures: Pictures, *, plot: Path | None, threads: int | None, as_json: bool
+    models: list[Path], pictures: Pictures, *, plot: Path | None, engine: str, threads: int | None, as_json: bool
 ) -> None:
     """Every model under every corruption: a table, or JSON, and a plot."""
     import json
@@ -88,7 +94,7 @@ def _evaluate_corruptions(
     with ExitStack() as stack:
         # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
         answering = {
-            name: stack.enter_context(opened(model, num_threads=threads))
+            name: stack.enter_context(opened(model, num_threads=threads, engine=engine))
             for name, model in column_names(models).items()
         }
         for one in answering.values():
@@ -179,8 +185,12 @@ class Answering(NamedTuple):
 
 
 @contextmanager
-def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> Iterator[Answering]:
-    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one)."""
+def opened(
+    model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
+) -> Iterator[Answering]:
+    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one, with
+    TensorRT by name whichever plan live takes).
+    """
     from edgefuse.errors import UserError, require
 
     if not (model / "run.json").is_file():
@@ -189,15 +199,13 @@ def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> 
         from edgefuse_runtime.engines.predictor import engine_predictor
 
         bundle = open_bundle(model)
-        file = file or MODEL_NAME
-        with open_engine(bundle, file=file, num_threads=num_threads) as engine:
-            name = f"{file} in {'TensorRT' if engine.description['engine'] == 'tensorrt' else 'ONNX Runtime'}"
-            if engine.description.get("provider") == "CUDAExecutionProvider":
-                name += " on the GPU"
-            if engine.description.get("precision") == "fp16" and engine.description.get("provider") == CPU_PROVIDER:
-                name += " (which computes FP16 files in FP32 on the CPU)"
-            yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
+        file = file if engine == "tensorrt" else file or MODEL_NAME
+        with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
+            name, training = _name_of(runner.description), bundle.manifest.training
+            yield Answering(name, engine_predictor(runner), runner.contract, runner.labels, training)
         return
+    if engine != "auto":
+        raise UserError(f"{model} is a run, which torch answers for: give a bundle, or leave --engine {engine} out")
     if file is not None:
         raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
     require("torch", extra="train")
@@ -207,6 +215,19 @@ def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> 
     run = open_run(model)
     network = run.build_model().to(best_device())
     yield Answering("the run in torch", torch_predictor(network), run.model_config.contract, run.labels, run.info)
+
+
+def _name_of(description: dict[str, Any]) -> str:
+    """What answers, in words: the file, by what, and in which precision where the file does not say it."""
+    file, provider = description["file"], description["provider"]
+    if description["engine"] == "tensorrt":
+        return f"{file} in TensorRT, {description['precision']}"
+    name = f"{file} in ONNX Runtime"
+    if provider == "CUDAExecutionProvider":
+        name += " on the GPU"
+    if description["precision"] == "fp16" and provider == CPU_PROVIDER:
+        name += " (which computes FP16 files in FP32 on the CPU)"
+    return name
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:

@@ -114,6 +114,8 @@ def check_onnx(
     else:
         for name, readiness in found.items():
             verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
+            if readiness.open_batch and not readiness.problems:
+                verdict = "ready, once its batch is fixed"
             typer.echo(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked")
             for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
                 typer.echo(f"  {line}")

@@ -6,17 +6,20 @@ plan of before or the one of after. `edgefuse_runtime.engines.plans` owns the ca
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgefuse.bundle import MANIFEST_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.errors import require
 from edgefuse.files import file_replaced, write_json
 from edgefuse_runtime.engines.plans import (
     ENGINES_FOLDER,
@@ -30,19 +33,25 @@ from edgefuse_runtime.engines.plans import (
 
 LOCK_NAME = ".lock"
 
+_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|log)")
+
 
 def check_cache(bundle: Bundle) -> None:
     """Find out before minutes of building whether the plan could be kept and loaded; makes `engines/`.
 
     Raises:
-        PlanError: the folder or the manifest cannot be written, or others can write them.
+        PlanError: the folder or the manifest cannot be written, others can write them, or the lock is another user's.
     """
     folder = bundle.folder / ENGINES_FOLDER
     for place in (bundle.folder, bundle.folder / MANIFEST_NAME):
         check_private(place)
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(
+            f"the engine would be kept in {folder}, which is a file: move it away: mv {folder} {folder}.old, and build again"
+        )
     try:
         if not folder.is_dir():
-            folder.mkdir()
+            folder.mkdir(mode=0o755, exist_ok=True)  # another process may be quicker
             folder.chmod(0o755)  # whatever the umask: a folder that the group may write is refused on loading
         check_private(folder)
         for place in (bundle.folder, folder):
@@ -51,29 +60,112 @@ def check_cache(bundle: Bundle) -> None:
     except OSError as error:
         raise PlanError(
             f"the engine would be kept in {folder}, which cannot be written ({error.strerror}): make it writable "
-            f"(chmod u+w {bundle.folder} {folder}), or copy the bundle to where you may write: "
+            f"({_writable_by_us(bundle.folder, folder)}), or copy the bundle to where you may write: "
             f"cp -r {bundle.folder} ~/ and build there"
         ) from error
+    if (folder / LOCK_NAME).exists():
+        os.close(_open_lock(folder / LOCK_NAME))
+
+
+def _writable_by_us(*places: Path) -> str:
+    """The command that lets this user write there: a mode is its owner's to change."""
+    there = [place for place in places if place.exists()]
+    if all(place.stat().st_uid == os.geteuid() for place in there):
+        return f"chmod u+w {' '.join(map(str, there))}"
+    return f"sudo chown -R {os.geteuid()} {places[0]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildLock:
+    """A lock that is held. The kernel frees it when its owner dies.
+
+    Attributes:
+        path: of the lock file.
+        handle: of the file that was locked; a bundle that was exported again has another one there, or none.
+    """
+
+    path: Path
+    handle: int
+
+    @property
+    def stands(self) -> bool:
+        """Is it still the lock of what stands at `path`?"""
+        try:
+            return os.path.samestat(os.fstat(self.handle), self.path.stat())
+        except FileNotFoundError:
+            return False
 
 
 @contextmanager
-def build_lock(bundle_folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the cache: one process builds and writes at a time; the kernel frees the lock of a process that dies.
+def build_lock(bundle_folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[BuildLock]:
+    """Hold the cache: one process builds and writes at a time.
 
     Args:
         on_wait: called once when another process holds it.
+
+    Raises:
+        PlanError: the lock file is another user's, who lets nobody open it, or the bundle has gone meanwhile.
     """
-    filelock = require("filelock", extra="tensorrt")
-    lock = filelock.FileLock(str(bundle_folder / ENGINES_FOLDER / LOCK_NAME), mode=0o644)
+    lock = _locked(bundle_folder / ENGINES_FOLDER / LOCK_NAME, on_wait)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        on_wait()
-        lock.acquire()
-    try:
-        yield
+        yield lock
     finally:
-        lock.release()
+        os.close(lock.handle)
+
+
+def _locked(path: Path, on_wait: Callable[[], None]) -> BuildLock:
+    waited = False
+    while True:
+        lock = BuildLock(path=path, handle=_open_lock(path))
+        try:
+            try:
+                fcntl.flock(lock.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waited:
+                    on_wait()
+                waited = True
+                fcntl.flock(lock.handle, fcntl.LOCK_EX)
+            if lock.stands:
+                return lock
+        except BaseException:
+            os.close(lock.handle)
+            raise
+        os.close(lock.handle)  # the bundle was replaced while this waited: its lock is another file
+
+
+def _open_lock(path: Path) -> int:
+    """A handle of the lock file, made if need be. It needs no right to write: another user's can be held all the same."""
+    refused: OSError | None = None
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # NFS locks only what is open for writing
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            raise PlanError(
+                f"{path.parent} is gone: the bundle was exported again or moved away. Build once more: edgefuse build "
+                f"{path.parent.parent}"
+            ) from None
+        except OSError as error:
+            refused = error
+    assert refused is not None
+    raise PlanError(
+        f"{path}, which is held while an engine is built, cannot be opened ({refused.strerror}). If nobody builds there, take "
+        f"it over: sudo chown -R {os.geteuid()} {path.parent}"
+    ) from refused
+
+
+def sweep(bundle: Bundle) -> None:
+    """Remove what a killed build left: temporary files, and plans that no manifest names. Hold `build_lock`."""
+    folder = bundle.folder / ENGINES_FOLDER
+    stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
+    left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
+    left += [path for path in folder.iterdir() if _OF_A_PLAN.fullmatch(path.name) and path.stem not in stems]
+    left += bundle.folder.glob(f".{Path(MANIFEST_NAME).stem}-*{Path(MANIFEST_NAME).suffix}")
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def plan_stem(key: PlanKey, plan_sha256: str) -> str:
@@ -85,30 +177,26 @@ def plan_stem(key: PlanKey, plan_sha256: str) -> str:
 def store_plan(
     bundle_folder: Path,
     *,
+    lock: BuildLock,
     key: PlanKey,
     onnx_file: str,
     plan: bytes,
     details: Mapping[str, Any],
     log: Path | None = None,
 ) -> PlanRecord:
-    """Keep a plan: the plan, its record and its log first, the manifest last, each atomically. Hold `build_lock`.
+    """Keep a plan: the plan, its record and its log first, the manifest last, each atomically.
 
     A plan of the same precision, batch and GPU that this one replaces is removed; another GPU's stays for that GPU.
 
     Args:
+        lock: of this bundle, held.
         details: see `PlanRecord`; "parity", where there is one, also goes into the manifest's `parity`.
         log: the builder's log; it is moved beside the plan.
 
     Raises:
         PlanError: the bundle was exported again in the meantime.
     """
-    bundle = open_bundle(bundle_folder)
-    source = bundle.manifest.files.get(onnx_file)
-    if source is None or source.sha256 != key.onnx_sha256:
-        raise PlanError(
-            f"{bundle_folder} was exported again while its engine was being built, so the engine was not kept. "
-            f"Build it again: {build_command(bundle, key.precision)}"
-        )
+    _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
     digest = hashlib.sha256(plan).hexdigest()
     stem = plan_stem(key, digest)
     record = PlanRecord(
@@ -123,14 +211,28 @@ def store_plan(
     with file_replaced(folder / f"{stem}.plan") as temporary:
         temporary.write_bytes(plan)
     write_json(folder / f"{stem}.json", record.to_json())
-    if log is not None:
+    if log is not None and log.exists():
         log.replace(folder / f"{stem}.log")
+    # An export takes no lock. So the manifest is read once more: an old one must not go over a new bundle's.
+    bundle = _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
     replaced = [one for one in plan_records(bundle) if one.name != record.name and _same_place(one.key, key)]
     _name_in_manifest(bundle, record, without=[one.name for one in replaced])
     for one in replaced:
         for suffix in (".plan", ".json", ".log"):
             (bundle_folder / one.name).with_suffix(suffix).unlink(missing_ok=True)
     return record
+
+
+def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: str) -> Bundle:
+    """The bundle as it is now, if it is still the one that the plan was built for."""
+    bundle = open_bundle(bundle_folder)
+    source = bundle.manifest.files.get(onnx_file)
+    if lock.stands and source is not None and source.sha256 == key.onnx_sha256:
+        return bundle
+    raise PlanError(
+        f"{bundle_folder} was exported again while its engine was being built, so the engine was not kept. "
+        f"Build it again: {build_command(bundle, key.precision)}"
+    )
 
 
 def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str]) -> None:

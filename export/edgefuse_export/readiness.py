@@ -48,11 +48,14 @@ class Readiness:
 
     Attributes:
         problems: each of them would make a build fail; none = ready.
-        notes: what the build needs to be told, such as an optimisation profile.
+        open_batch: inputs whose batch the file leaves open, and nothing else of any shape. Such a file is ready, because the
+            build fixes it (`edgefuse build --batch N`); it was looked at with a batch of 1.
+        notes: what the build needs to be told.
         against: the lists that were asked, in words.
     """
 
     problems: tuple[Problem, ...]
+    open_batch: tuple[str, ...] = ()
     notes: tuple[str, ...]
     against: str
 
@@ -60,6 +63,7 @@ class Readiness:
         """The findings as a JSON object."""
         return {
             "ready": not self.problems,
+            "static": not self.open_batch,
             "problems": [problem._asdict() for problem in self.problems],
             "notes": list(self.notes),
             "against": self.against,
@@ -109,8 +113,8 @@ def refuse_unready(model: Any, *, what: str) -> Readiness:
 
 def check_model(model: Any) -> Readiness:
     """Check an `onnx.ModelProto`; every rule is asked, so that all is said at once."""
-    graph = _Graph(model)
-    notes: list[str] = []
+    open_batch = _open_batch(model)
+    graph = _Graph(_with_batch_of_one(model) if open_batch else model)
     problems = [
         *_external_data(graph),
         *_opset(graph),
@@ -118,7 +122,7 @@ def check_model(model: Any) -> Readiness:
         *_types(graph),
         *_uint8(graph),
         *_hot_path(graph),
-        *_shapes(graph, notes),
+        *_shapes(graph),
         *_outputs(graph),
         *_quantisation(graph),
     ]
@@ -126,7 +130,40 @@ def check_model(model: Any) -> Readiness:
     against = (
         f"the ONNX parser's operator lists of TensorRT {lists['oldest']['tensorrt']} and {lists['newest']['tensorrt']}"
     )
-    return Readiness(problems=tuple(problems), notes=tuple(notes), against=against)
+    notes = []
+    if open_batch:
+        notes.append(
+            f"the batch of {', '.join(open_batch)} is open: an engine has one batch, edgefuse build --batch N fixes it (default "
+            "1); other builders need an optimisation profile with the smallest, usual and largest batch"
+        )
+    return Readiness(problems=tuple(problems), open_batch=open_batch, notes=tuple(notes), against=against)
+
+
+def _open_batch(model: Any) -> tuple[str, ...]:
+    """The inputs with an open first dimension and the others fixed."""
+    weights = {value.name for value in model.graph.initializer}
+    found = []
+    for value in model.graph.input:
+        first, *others = value.type.tensor_type.shape.dim or [None]
+        if value.name in weights or first is None or first.HasField("dim_value"):
+            continue
+        if all(dimension.HasField("dim_value") for dimension in others):
+            found.append(value.name)
+    return tuple(found)
+
+
+def _with_batch_of_one(model: Any) -> Any:
+    """A copy whose open batches are 1, so that what depends on the data, and not on the batch, shows."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    open_batch = _open_batch(model)
+    names = {v.type.tensor_type.shape.dim[0].dim_param for v in copy.graph.input if v.name in open_batch} - {""}
+    del copy.graph.value_info[:]  # inferred anew
+    for value in (*copy.graph.input, *copy.graph.output):
+        for dimension in value.type.tensor_type.shape.dim[:1]:
+            if value.name in open_batch or dimension.dim_param in names:
+                dimension.dim_value = 1
+    return copy
 
 
 @cache
@@ -262,20 +299,12 @@ def _hot_path(graph: _Graph) -> Iterator[Problem]:
                 yield Problem("hot path", _named(node), what)
 
 
-def _shapes(graph: _Graph, notes: list[str]) -> Iterator[Problem]:
-    batches: dict[str, int | str] = {}
+def _shapes(graph: _Graph) -> Iterator[Problem]:
+    """Every shape is static, but for a batch that `_with_batch_of_one` has fixed."""
     for name in graph.inputs:
         dimensions = graph.dimensions(name)
-        if dimensions is None or any(not isinstance(d, int) for d in dimensions[1:]):
+        if dimensions is None or any(not isinstance(d, int) for d in dimensions):
             yield Problem("shape", name, f"the input's shape is {dimensions}: all but the batch must be fixed")
-        elif dimensions and not isinstance(dimensions[0], int):
-            batches[name] = dimensions[0]
-    if batches:
-        notes.append(
-            f"the batch of {', '.join(batches)} is dynamic: the build needs an optimisation profile with the smallest, "
-            f"usual and largest batch of each"
-        )
-        return  # what follows from a dynamic batch is dynamic too
     for node in graph.nodes:
         for tensor in node.output:
             dimensions = graph.dimensions(tensor) if tensor in graph.hot else []

@@ -5,7 +5,6 @@ Nothing of the bundle is touched before TensorRT and a GPU are found, and no pla
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,13 +19,14 @@ from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse_export.engine_parity import engine_parity
 from edgefuse_export.parity import ParityReport
-from edgefuse_export.plan_store import build_lock, check_cache, store_plan
+from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt_build import Typing, json_settings, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_inspect import check_precision, count_layers
 from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.cuda_device import Gpu, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.plans import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, tensorrt_version
 
 PRECISIONS = ("fp16", "int8", "fp32")
@@ -95,12 +95,12 @@ def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
         runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
 
     Raises:
-        MissingPackageError, NoGpuError: says which part is missing and how this machine gets it.
+        MissingPackageError, NoGpuError, GpuError: says which part is missing and how this machine gets it.
     """
     trt, gpu = load_tensorrt(), current_gpu()
     require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
     if runs_here:
-        require("pycuda", extra="tensorrt", hint="The new engine is run once to compare its answers")
+        _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load
     return trt, gpu
 
 
@@ -131,7 +131,7 @@ def build_engine(
     check_cache(bundle)
     with build_lock(
         bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")
-    ):
+    ) as lock:
         bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
         onnx_path = _source(bundle, typing, precision=options.precision)
         key = _key(bundle, trt=trt, gpu=gpu, typing=typing, options=options)
@@ -142,8 +142,8 @@ def build_engine(
         say(f"building an engine for {gpu.name}: {reason}")
         if typing.note:
             say(f"note: {typing.note}")
-        job = _Job(bundle=bundle, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
-        record = job.run(samples=samples, open_plan=open_plan, on_progress=on_progress)
+        job = _Job(bundle=bundle, lock=lock, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        record = job.run(samples=samples, open_plan=open_plan, say=say, on_progress=on_progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
 
@@ -152,6 +152,7 @@ class _Job:
     """One build, while the lock is held."""
 
     bundle: Bundle
+    lock: BuildLock
     trt: ModuleType
     typing: Typing
     key: PlanKey
@@ -159,15 +160,20 @@ class _Job:
     onnx_path: Path
 
     def run(
-        self, *, samples: Samples, open_plan: OpenPlan | None, on_progress: Callable[[int, int], None]
+        self,
+        *,
+        samples: Samples,
+        open_plan: OpenPlan | None,
+        say: Callable[[str], None],
+        on_progress: Callable[[int, int], None],
     ) -> PlanRecord:
         folder = self.bundle.folder / ENGINES_FOLDER
-        _sweep(folder)
+        sweep(self.bundle)
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
             logger = new_logger(self.trt, journal)
-            plan = plan_from_onnx(
+            built = plan_from_onnx(
                 self.trt,
                 self.onnx_path,
                 typing=self.typing,
@@ -178,20 +184,27 @@ class _Job:
                 journal=journal,
                 logger=logger,
                 on_progress=on_progress,
+                say=say,
             )
             build_s = time.monotonic() - started_s
-            layers = count_layers(self.trt, plan, logger=logger, shapes=self.key.shapes)
+            layers = count_layers(self.trt, built.content, logger=logger, shapes=self.key.shapes)
             check_precision(layers, precision=self.key.precision)
             candidate = Path(place) / "candidate.plan"
-            candidate.write_bytes(plan)
+            candidate.write_bytes(built.content)
             parity = self._prove(candidate, samples=samples, open_plan=open_plan)
             on_progress(100, 100)
-            details = {**self._details(layers, build_s=build_s), "parity": parity.to_json()}
+            details = {
+                "layers": layers,
+                "notes": [*filter(None, [self.typing.note]), *built.notes],
+                **self._versions(build_s=build_s),
+                "parity": parity.to_json(),
+            }
             return store_plan(
                 self.bundle.folder,
+                lock=self.lock,
                 key=self.key,
                 onnx_file=self.typing.onnx_file,
-                plan=plan,
+                plan=built.content,
                 details=details,
                 log=failed_log,
             )
@@ -238,12 +251,10 @@ class _Job:
             batch_size=self.options.batch_size,
         )
 
-    def _details(self, layers: dict[str, int], *, build_s: float) -> dict[str, Any]:
+    def _versions(self, *, build_s: float) -> dict[str, Any]:
         from edgefuse import __version__
 
         return {
-            "layers": layers,
-            "notes": [self.typing.note] if self.typing.note else [],
             "versions": {"edgefuse": __version__, "tensorrt": self.key.tensorrt_version},
             "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_s": round(build_s, 1),
@@ -284,9 +295,3 @@ def _timing_cache_name(key: PlanKey) -> str:
     """Timings are of one version and one GPU: a file for each."""
     device = "".join(letter if letter.isalnum() else "_" for letter in key.device_name)
     return f"timing-sm{key.compute_capability.replace('.', '')}-{device}-trt{key.tensorrt_version}.cache"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed build left; the lock is held, so nobody uses it."""
-    for left in folder.glob(f"{CANDIDATE_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)

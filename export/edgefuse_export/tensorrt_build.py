@@ -27,6 +27,22 @@ class BuildError(UserError):
     """TensorRT did not build a plan; the message has its last words and what to try."""
 
 
+PREFERRED_NOTE = "no kernel keeps decoding and softmax in FP32, so FP32 is only preferred there; the comparison of the answers decides"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltPlan:
+    """What a build gave.
+
+    Attributes:
+        content: the plan's bytes.
+        notes: what the user must know about how it came about.
+    """
+
+    content: bytes
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Typing:
     """How a network gets its precision.
@@ -108,7 +124,7 @@ def _new_monitor(trt: ModuleType, progress: Progress) -> trt.IProgressMonitor:
     return Monitor()
 
 
-def plan_from_onnx(
+def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wants it
     trt: ModuleType,
     onnx_path: Path,
     *,
@@ -120,7 +136,8 @@ def plan_from_onnx(
     journal: Journal,
     logger: trt.ILogger,
     on_progress: Callable[[int, int], None],
-) -> bytes:
+    say: Callable[[str], None] = lambda _text: None,
+) -> BuiltPlan:
     """Build a plan for the GPU that is here.
 
     Args:
@@ -131,6 +148,7 @@ def plan_from_onnx(
         timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
         journal: what `logger` writes into.
         on_progress: called with (percent, 100).
+        say: told of each note as it comes.
 
     Raises:
         BuildError: the file does not parse, takes other inputs, or the build fails.
@@ -150,14 +168,21 @@ def plan_from_onnx(
     _attach_timing_cache(config, timing_cache, journal)
     progress = Progress(on_progress)
     config.progress_monitor = monitor = _new_monitor(trt, progress)  # the name keeps it alive  # noqa: F841
+    notes: tuple[str, ...] = ()
     with interrupt_noted(progress):
         plan = builder.build_serialized_network(network, config)
+        if plan is None and not progress.interrupted and journal.names_no_kernel() and _prefer_constraints(trt, config):
+            notes = (PREFERRED_NOTE,)
+            journal.forget()
+            journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
+            say(f"note: {PREFERRED_NOTE}")
+            plan = builder.build_serialized_network(network, config)
     if progress.interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))
     _keep_timing_cache(config, timing_cache)
-    return bytes(plan)
+    return BuiltPlan(content=bytes(plan), notes=notes)
 
 
 def _start(trt: ModuleType, logger: trt.ILogger, journal: Journal) -> trt.Builder:
@@ -187,6 +212,17 @@ def _set_precision(
     obey = getattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS", None)
     config.set_flag(obey)
     _hold_in_float(trt, network)
+
+
+def _prefer_constraints(trt: ModuleType, config: trt.IBuilderConfig) -> bool:
+    """Turn the precisions that must be kept into wishes; False where none must be, as in strongly typed networks."""
+    obey = getattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS", None)
+    prefer = getattr(trt.BuilderFlag, "PREFER_PRECISION_CONSTRAINTS", None)
+    if obey is None or prefer is None or not config.get_flag(obey):
+        return False
+    config.clear_flag(obey)
+    config.set_flag(prefer)
+    return True
 
 
 def _hold_in_float(trt: ModuleType, network: trt.INetworkDefinition) -> None:
@@ -277,7 +313,7 @@ def _attach_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journa
 
 def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
-    if cache is None:
+    if cache is None or not path.parent.is_dir():  # the bundle was replaced meanwhile: nothing is put into the new one
         return
     with file_replaced(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))

@@ -60,7 +60,10 @@ def count_layers(
     """
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
-        raise PrecisionError("TensorRT does not open the plan that it has just built, so it was not kept")
+        raise PrecisionError(
+            "TensorRT does not open the plan that it has just built, so it was not kept. Let it build another: remove "
+            "BUNDLE/engines/timing-*.cache, or give another --optimization-level"
+        )
     context = engine.create_execution_context()
     if context is None:
         raise PrecisionError(
@@ -81,7 +84,8 @@ def layers_by_precision(text: str) -> dict[str, int]:
     except (ValueError, KeyError, TypeError) as error:
         raise PrecisionError(
             f"TensorRT's inspector gave no list of layers ({error}; it begins {text[:80]!r}), so the engine's precision is not "
-            "proved and it was not kept"
+            "proved and it was not kept. Report this with TensorRT's version; until then run the bundle with ONNX Runtime: "
+            "edgefuse live BUNDLE --engine cuda, or cpu"
         ) from error
     counts: Counter[str] = Counter(_kind_of_layer(layer) for layer in layers)
     return dict(sorted(counts.items()))

@@ -17,13 +17,11 @@ from typing import IO, Any
 
 KEPT_ERRORS = 5
 
-# Words of TensorRT's own messages (TensorRT #477, #948; DeepStream-Yolo #366).
-_SHORT_GPU_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|Requested amount of (GPU )?memory|insufficient memory on requested size", re.IGNORECASE
-)
-_SHORT_WORKSPACE = re.compile(
-    r"insufficient workspace|do not have sufficient workspace|could not find any implementation", re.IGNORECASE
-)
+# Words of TensorRT's own messages (TensorRT #477, #948; DeepStream-Yolo #366). A tactic that was left out for "insufficient
+# memory on requested size" is a warning about the workspace: others are tried.
+_SHORT_GPU_MEMORY = re.compile(r"out of memory|OutOfMemory|Requested amount of (GPU )?memory", re.IGNORECASE)
+_SHORT_WORKSPACE = re.compile(r"insufficient workspace|do not have sufficient workspace", re.IGNORECASE)
+_NO_KERNEL = re.compile(r"could not find any implementation|no implementation.*constraint", re.IGNORECASE)
 
 
 class Journal:
@@ -33,11 +31,11 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._errors: deque[str] = deque(maxlen=KEPT_ERRORS)
-        self._short_gpu_memory = False
-        self._short_workspace = False
+        self.forget()
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Journal:
+        self.path.unlink(missing_ok=True)  # the log of before may be another user's
         self._file = self.path.open("w", encoding="utf-8")
         return self
 
@@ -53,10 +51,13 @@ class Journal:
         if severity == "VERBOSE":
             return
         with self._lock, contextlib.suppress(OSError):  # a full disk must not reach TensorRT's threads
-            self._short_gpu_memory |= bool(_SHORT_GPU_MEMORY.search(text))
             if severity in {"ERROR", "INTERNAL_ERROR"}:
                 self._errors.append(text)
+                self._short_gpu_memory |= bool(_SHORT_GPU_MEMORY.search(text))
                 self._short_workspace |= bool(_SHORT_WORKSPACE.search(text))
+                self._no_kernel |= bool(_NO_KERNEL.search(text))
+            else:
+                self._warned_of_gpu_memory |= bool(_SHORT_GPU_MEMORY.search(text))
             if self._file is not None:
                 self._file.write(f"{severity}: {text}\n")
                 self._file.flush()
@@ -65,13 +66,23 @@ class Journal:
         """The last errors, for a message: ": first; second", or empty."""
         return f": {'; '.join(self._errors)}" if self._errors else ""
 
+    def forget(self) -> None:
+        """Begin a new attempt: what the errors so far were about does not count any more. The file keeps them."""
+        self._errors.clear()
+        self._short_gpu_memory = self._warned_of_gpu_memory = self._short_workspace = self._no_kernel = False
+
     def names_short_gpu_memory(self) -> bool:
-        """Did the builder speak of GPU memory that it did not get?"""
-        return self._short_gpu_memory
+        """Did it end for want of GPU memory? A warning counts where no error says what it ended for."""
+        told = self._short_workspace or self._no_kernel
+        return self._short_gpu_memory or (self._warned_of_gpu_memory and not told)
+
+    def names_no_kernel(self) -> bool:
+        """Did it end for want of a kernel, other than for the workspace or GPU memory?"""
+        return self._no_kernel and not self._short_workspace and not self._short_gpu_memory
 
     def names_short_workspace(self) -> bool:
-        """Did it end for want of a kernel within the workspace?"""
-        return self._short_workspace
+        """Did it end for want of a kernel within the workspace? TensorRT does not always say that the workspace is why."""
+        return self._short_workspace or self._no_kernel
 
 
 class Progress:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,26 +21,27 @@ TESTS = Path(__file__).resolve().parents[1]
 PLAIN = "from edgefuse.cli import main; main()"
 
 ON_A_STAND_IN = """
-import sys, types
+import sys
 from engine_scenes import GPU, host_opener
 from fake_tensorrt import FakeTensorRT
+from host_memory import HostMemory
 import edgefuse_export.tensorrt as module
 from edgefuse.cli import main
 fake = FakeTensorRT(version={version!r}, device=GPU.name)
-sys.modules["tensorrt"], sys.modules["pycuda"] = fake.module, types.ModuleType("pycuda")
-module.current_gpu = lambda: GPU
+sys.modules["tensorrt"] = fake.module
+module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda: HostMemory(fake=fake)
 module._Job._open_here = lambda job, candidate: host_opener(fake, job.bundle)(candidate)
 main()
 """
 
 
 def edgefuse(
-    *arguments: object, code: str = PLAIN, first_on_path: Path | None = None
+    *arguments: object, code: str = PLAIN, first_on_path: Path | None = None, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     places = [first_on_path] if first_on_path else []
     path = os.pathsep.join(map(str, (*places, os.environ.get("PYTHONPATH", ""), TESTS, TESTS / "export")))
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [*before, sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -149,6 +151,50 @@ def test_a_build_is_shown_and_a_second_one_is_quick(bundle: Bundle, version: str
     assert not json.loads(again.stdout)["built"] and "is up to date" in again.stderr
     changed = edgefuse("build", bundle.folder, code=code)
     assert "workspace mib: 512 -> 1024" in changed.stderr and changed.returncode == 0
+
+
+def test_a_pycuda_of_another_cuda_is_told_before_the_build(bundle: Bundle, tmp_path: Path) -> None:
+    """It is found, and `import pycuda` works: its library is loaded by pycuda.driver alone."""
+    (tmp_path / "shadow" / "pycuda").mkdir(parents=True)
+    (tmp_path / "shadow" / "pycuda" / "__init__.py").touch()
+    source = "raise ImportError('_driver.so: undefined symbol: cuCtxCreate_v4')\n"
+    (tmp_path / "shadow" / "pycuda" / "driver.py").write_text(source)
+    before = everything_in(bundle.folder)
+    code = ON_A_STAND_IN.format(version="10.3.0").replace(", lambda: HostMemory(fake=fake)", ", module.open_gpu_memory")
+    result = edgefuse("build", bundle.folder, code=code, first_on_path=tmp_path / "shadow")
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert "pycuda.driver is installed but does not load" in result.stderr and "cuCtxCreate_v4" in result.stderr
+    assert everything_in(bundle.folder) == before
+
+
+def under_mode_bits() -> list[str]:
+    """What to put before a command so that mode bits hold for it: root gives away its right to pass over them."""
+    if os.geteuid() != 0:
+        return []
+    drop = ["setpriv", "--bounding-set", "-dac_override", "--"]
+    try:
+        subprocess.run([*drop, "true"], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"root passes over mode bits, and cannot give that right away here: {error}")
+    return drop
+
+
+@pytest.mark.parametrize("shut", ["bundle", "engines"])
+def test_a_read_only_cache_folder_is_told_before_the_build(bundle: Bundle, shut: str) -> None:
+    before = under_mode_bits()
+    folder = bundle.folder / "engines" if shut == "engines" else bundle.folder
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o555)
+    was = everything_in(bundle.folder)
+    try:
+        result = edgefuse("build", bundle.folder, code=ON_A_STAND_IN.format(version="10.3.0"), before=before)
+        assert everything_in(bundle.folder) == was
+    finally:
+        folder.chmod(0o755)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    said = " ".join(result.stderr.split())
+    assert "which cannot be written (Permission denied)" in said and "chmod u+w" in said and "cp -r" in said
+    assert "building an engine" not in said
 
 
 def test_a_bundle_without_an_fp16_file_names_the_export(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from engine_scenes import make_engine_bundle
+from engine_scenes import everything_in, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse_export.plan_store import build_lock, check_cache
-from edgefuse_runtime.engines.plans import PlanError, plan_records, read_plan
+from edgefuse.files import folder_replaced
+from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, plan_stem, store_plan, sweep
+from edgefuse_export.tensorrt_report import Journal
+from edgefuse_runtime.engines.plans import PlanError, PlanKey, PlanRecord, plan_records, read_plan
 
 HERE = Path(__file__).parent
 ANOTHER_USER = 12345
@@ -101,6 +104,118 @@ def test_a_free_lock_is_not_waited_for(bundle: Bundle) -> None:
     assert waits == []
 
 
+# When the bundle is exported again meanwhile
+
+FP16 = "model.fp16.onnx"
+
+
+def store(bundle: Bundle, lock: BuildLock, **more: Any) -> PlanRecord:
+    key = PlanKey(
+        onnx_sha256=bundle.manifest.files[FP16].sha256,
+        tensorrt_version="10.3.0",
+        compute_capability="8.7",
+        device_name="Fake Orin",
+        precision="fp16",
+        shapes={"rgb": (1, 32, 32, 3), "depth": (1, 32, 32, 2)},
+        builder_options={},
+    )
+    return store_plan(bundle.folder, lock=lock, key=key, onnx_file=FP16, plan=b"plan", details={}, **more)
+
+
+def exported_again(bundle: Bundle) -> None:
+    """The same files in a new folder, as `edgefuse export --force` puts it there."""
+    with folder_replaced(bundle.folder) as folder:
+        make_engine_bundle(folder)
+
+
+def test_a_bundle_exported_again_gets_no_engine_of_the_old_one(bundle: Bundle) -> None:
+    """Even with the same files: whoever builds in the new one holds another lock."""
+    check_cache(bundle)
+    with build_lock(bundle.folder) as lock:
+        exported_again(bundle)
+        before = everything_in(bundle.folder)
+        with pytest.raises(PlanError, match=r"exported again while .*edgefuse build"):
+            store(bundle, lock)
+    assert everything_in(bundle.folder) == before
+
+
+@pytest.mark.parametrize("by", ["another folder", "another file"])
+def test_an_export_between_plan_and_manifest_keeps_its_manifest(bundle: Bundle, by: str, tmp_path: Path) -> None:
+    check_cache(bundle)
+    manifest = bundle.folder / "manifest.json"
+    ours: list[bytes] = []
+
+    class Log(type(tmp_path)):  # type: ignore[misc]
+        """The log is the last that is moved before the manifest."""
+
+        def replace(self, target: Any) -> Any:
+            if by == "another folder":
+                exported_again(bundle)
+            else:
+                value = json.loads(manifest.read_text())
+                value["files"][FP16]["sha256"] = "0" * 64
+                manifest.write_text(json.dumps(value))
+            ours.append(manifest.read_bytes())
+
+    log = Log(tmp_path / "log")
+    log.touch()
+    with build_lock(bundle.folder) as lock, pytest.raises(PlanError, match="exported again while"):
+        store(bundle, lock, log=log)
+    assert ours == [manifest.read_bytes()]
+
+
+def test_an_entry_that_another_wrote_meanwhile_stays(bundle: Bundle, tmp_path: Path) -> None:
+    """What the manifest holds when the plan is named counts, not what it held when the build began."""
+    check_cache(bundle)
+    manifest = bundle.folder / "manifest.json"
+    value = json.loads(manifest.read_text())
+    value["training"]["note"] = "written meanwhile"
+    with build_lock(bundle.folder) as lock:
+        manifest.write_text(json.dumps(value))
+        store(bundle, lock)
+    assert open_bundle(bundle.folder).manifest.training["note"] == "written meanwhile"
+
+
+def test_whoever_waited_for_a_lock_that_is_gone_takes_the_new_one(bundle: Bundle) -> None:
+    check_cache(bundle)
+    waiting, taken = threading.Event(), []
+
+    def wait() -> None:
+        with build_lock(bundle.folder, on_wait=waiting.set) as lock:
+            taken.append((lock.stands, os.fstat(lock.handle).st_ino))
+
+    with build_lock(bundle.folder) as old:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(30)
+        exported_again(bundle)
+        check_cache(open_bundle(bundle.folder))
+        assert not old.stands
+    thread.join(30)
+    assert taken == [(True, (bundle.folder / "engines" / ".lock").stat().st_ino)]
+
+
+def test_a_lock_whose_folder_is_gone_is_told(bundle: Bundle) -> None:
+    with pytest.raises(PlanError, match=r"engines is gone.*edgefuse build"), build_lock(bundle.folder):
+        pass
+
+
+def test_what_killed_builds_left_is_swept_and_nothing_else(bundle: Bundle) -> None:
+    check_cache(bundle)
+    with build_lock(bundle.folder) as lock:
+        record = store(bundle, lock)
+    folder = bundle.folder / "engines"
+    kept = {*folder.iterdir(), folder / "timing-sm87-Orin-trt10.3.0.cache", folder / "mine.plan"}
+    left = [folder / f"{plan_stem(record.key, 'f' * 64)}{suffix}" for suffix in (".plan", ".json", ".log")]
+    left += [folder / f".{plan_stem(record.key, 'e' * 64)}-abc123.plan", bundle.folder / ".manifest-abc123.json"]
+    for path in {*kept, *left}:
+        path.touch()
+    (folder / ".candidate-abc").mkdir()
+    sweep(open_bundle(bundle.folder))
+    assert {*folder.iterdir()} == kept and not (bundle.folder / ".manifest-abc123.json").exists()
+    assert (bundle.folder / "manifest.json").exists()
+
+
 # Where nothing can be kept
 
 
@@ -131,7 +246,8 @@ def test_a_read_only_cache_is_found_before_the_build(without_rights: Bundle) -> 
     with pytest.raises(PlanError) as caught:
         check_cache(without_rights)
     message = str(caught.value)
-    assert "cannot be written (Permission denied)" in message and "chmod u+w" in message and "cp -r" in message
+    step = f"chmod u+w {without_rights.folder})" if os.getuid() else f"sudo chown -R {ANOTHER_USER} "
+    assert "cannot be written (Permission denied)" in message and step in message and "cp -r" in message
     assert not (without_rights.folder / "engines").exists()
 
 
@@ -147,11 +263,79 @@ def test_a_read_only_manifest_is_found_before_the_build(public_bundle: Bundle) -
         os.seteuid(0)
 
 
+@pytest.fixture
+def somebody(public_bundle: Bundle) -> Iterator[Bundle]:
+    """A bundle of another user, as whom this process goes on; what root leaves in engines/ is root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    (public_bundle.folder / "engines").mkdir()
+    for path in (public_bundle.folder, *public_bundle.folder.rglob("*")):
+        os.chown(path, ANOTHER_USER, ANOTHER_USER)
+    yield public_bundle
+    os.seteuid(0)
+
+
+def test_a_lock_that_another_user_closed_is_told_before_the_build(somebody: Bundle) -> None:
+    path = somebody.folder / "engines" / ".lock"
+    path.touch(mode=0o600)
+    os.seteuid(ANOTHER_USER)
+    for attempt in (lambda: check_cache(somebody), lambda: build_lock(somebody.folder).__enter__()):
+        with pytest.raises(PlanError) as caught:
+            attempt()
+        assert f"{path}, which is held" in str(caught.value) and "Permission denied" in str(caught.value)
+        assert f"sudo chown -R {ANOTHER_USER} {path.parent}" in str(caught.value)
+
+
+def test_a_lock_and_a_log_that_another_user_left_are_no_hindrance(somebody: Bundle) -> None:
+    """`sudo edgefuse build` once, and then without."""
+    folder = somebody.folder / "engines"
+    (folder / ".lock").touch(mode=0o644)
+    (folder / "fp16.failed.log").write_text("root's")
+    os.seteuid(ANOTHER_USER)
+    check_cache(somebody)
+    with build_lock(somebody.folder) as lock, Journal(folder / "fp16.failed.log") as journal:
+        journal.write("ERROR", "ours")
+        assert lock.stands
+    assert (folder / "fp16.failed.log").read_text() == "ERROR: ours\n"
+
+
+def test_an_engines_folder_of_root_is_taken_over_and_not_given_a_mode(somebody: Bundle) -> None:
+    os.chown(somebody.folder / "engines", 0, 0)
+    os.seteuid(ANOTHER_USER)
+    with pytest.raises(PlanError, match=f"sudo chown -R {ANOTHER_USER} {somebody.folder}") as caught:
+        check_cache(somebody)
+    assert "chmod" not in str(caught.value)
+
+
+def test_a_file_in_the_folders_place_is_told(bundle: Bundle) -> None:
+    (bundle.folder / "engines").touch()
+    with pytest.raises(PlanError, match=r"engines, which is a file: move it away: mv "):
+        check_cache(bundle)
+
+
 def test_a_folder_that_others_can_write_is_refused_before_the_build(bundle: Bundle) -> None:
     bundle.folder.chmod(0o775)
     with pytest.raises(PlanError, match=r"can be written by others \(mode 775\).*chmod go-w"):
         check_cache(bundle)
     assert not (bundle.folder / "engines").exists()
+
+
+def test_two_processes_may_make_the_cache_folder_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks first may be second to make it."""
+    folder, is_dir = bundle.folder / "engines", Path.is_dir
+    folder.mkdir(mode=0o755)
+    seen: list[Path] = []
+
+    def not_yet(path: Path) -> bool:
+        if path == folder and not seen:
+            seen.append(path)
+            return False
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "exists", lambda path: path != folder and os.path.exists(path))  # noqa: PTH110
+    monkeypatch.setattr(Path, "is_dir", not_yet)
+    check_cache(bundle)
+    assert seen == [folder]
 
 
 def test_the_cache_folder_is_ours_whatever_the_umask(bundle: Bundle) -> None:

@@ -190,10 +190,25 @@ def test_what_is_right_passes_every_rule() -> None:
         assert check_model(model) == Readiness(problems=(), notes=(), against=check_model(model).against)
 
 
-def test_a_dynamic_batch_is_a_note_about_the_profile() -> None:
-    found = check_model(graph(CAST, RELU, shape=("N", 4), output=("out", FLOAT, ("N", 4))))
-    assert not found.problems
-    assert len(found.notes) == 1 and "batch of x" in found.notes[0] and "optimisation profile" in found.notes[0]
+@pytest.mark.parametrize("batch", ["N", None])
+def test_an_open_batch_is_ready_because_the_build_fixes_it(batch: str | None) -> None:
+    found = check_model(graph(CAST, RELU, shape=(batch, 4), output=("out", FLOAT, (batch, 4))))
+    assert not found.problems and found.open_batch == ("x",)
+    assert (found.to_json()["ready"], found.to_json()["static"]) == (True, False)
+    assert len(found.notes) == 1 and "batch of x" in found.notes[0] and "edgefuse build --batch N" in found.notes[0]
+    assert check_model(graph(CAST, RELU)).to_json()["static"] is True
+
+
+def test_behind_an_open_batch_what_depends_on_the_data_is_still_found() -> None:
+    nodes = (CAST, node("NonZero", "f", "n"), node("Cast", "n", "out", to=FLOAT))
+    rules = {
+        batch: {
+            problem.rule
+            for problem in check_model(graph(*nodes, shape=(batch, 4), output=("out", FLOAT, (2, None)))).problems
+        }
+        for batch in (1, "N")
+    }
+    assert rules["N"] == rules[1] and "shape" in rules["N"]
 
 
 def test_weights_in_another_file_are_found(tmp_path: Path) -> None:
@@ -254,6 +269,9 @@ def test_the_command_checks_any_file(tmp_path: Path) -> None:
     result = subprocess.run([*command, str(good), str(bad)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and "good.onnx: ready" in result.stdout and "the_transpose" in result.stdout
     assert "TensorRT itself was not asked" in result.stdout
+    onnx.save(graph(CAST, RELU, shape=("N", 4), output=("out", FLOAT, ("N", 4))), str(bad))
+    result = subprocess.run([*command, str(bad)], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "ready, once its batch is fixed" in result.stdout
     result = subprocess.run([*command, str(good), "--json"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and json.loads(result.stdout)[str(good)]["ready"] is True
     result = subprocess.run([*command, str(tmp_path / "absent")], capture_output=True, text=True, timeout=60)

@@ -15,7 +15,7 @@ from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, install
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityError, build_engine
-from edgefuse_export.tensorrt_build import BuildError, new_logger, plan_from_onnx, typing_for
+from edgefuse_export.tensorrt_build import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
@@ -194,6 +194,50 @@ def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path
 def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     with pytest.raises(BuildError, match=r"takes \[1, 32, 32, 3\] as rgb, .*\[4, 32, 32, 3\].*--batch 1"):
         build(new_fake, bundle, batch_size=4)
+
+
+# TensorRT 10.3 where no kernel keeps FP32
+
+
+def test_where_no_kernel_obeys_fp32_is_preferred_said_and_recorded(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, said = installed("10.3.0", monkeypatch), list[str]()
+    fake.faults.no_kernel_obeys = True
+    record = build(fake, bundle, said=said).record
+    first, second = ({flag for flag in asked["flags"] if "CONSTRAINTS" in flag} for asked in fake.builds)
+    assert (first, second) == ({"OBEY_PRECISION_CONSTRAINTS"}, {"PREFER_PRECISION_CONSTRAINTS"})
+    assert said[-1] == f"note: {PREFERRED_NOTE}" and list(record.details["notes"])[1:] == [PREFERRED_NOTE]
+    log = (bundle.folder / record.name).with_suffix(".log").read_text()
+    assert "Could not find any implementation" in log and PREFERRED_NOTE in log
+    assert not build(fake, bundle).built and len(fake.builds) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "error"),
+    [
+        ("10.3.0", "fp16", "Error Code 2: OutOfMemory"),
+        ("10.3.0", "fp16", "Could not find any implementation for node conv due to insufficient workspace."),
+        ("10.3.0", "fp32", "Could not find any implementation for node conv."),
+        ("10.16.1.11", "fp16", "Could not find any implementation for node conv."),
+    ],
+)
+def test_nothing_else_is_tried_twice(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, precision: str, error: str
+) -> None:
+    fake = installed(version, monkeypatch)
+    fake.faults.build_returns_none, fake.faults.build_error = True, error
+    with pytest.raises(BuildError):
+        build(fake, bundle, precision=precision)
+    assert len(fake.builds) == 1
+
+
+def test_a_second_attempt_that_fails_is_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = installed("10.3.0", monkeypatch)
+    fake.faults.build_returns_none = True
+    with pytest.raises(BuildError, match="--workspace-mib 4096"):
+        build(fake, bundle)
+    assert len(fake.builds) == 2 and not list((bundle.folder / "engines").glob("*.plan"))
 
 
 # While it builds

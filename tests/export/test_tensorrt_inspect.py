@@ -79,5 +79,7 @@ def test_the_type_is_read_under_each_of_its_names(key: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "not JSON", "{}", "null"])
 def test_what_is_no_list_of_layers_proves_nothing(text: str) -> None:
-    with pytest.raises(PrecisionError, match="gave no list of layers"):
+    with pytest.raises(
+        PrecisionError, match=r"gave no list of layers .*Report this .*edgefuse live BUNDLE --engine cuda"
+    ):
         layers_by_precision(text)

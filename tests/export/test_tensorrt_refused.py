@@ -98,6 +98,16 @@ def test_short_gpu_memory_is_told_from_a_short_workspace(new_fake: FakeTensorRT,
     assert "memory did not suffice" in message and "--workspace-mib 256" in message and said in message
 
 
+def test_a_tactic_that_was_left_out_is_no_want_of_gpu_memory(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    """TensorRT warns of each and goes on; when none is left, more workspace is what helps."""
+    new_fake.faults.build_returns_none = True
+    new_fake.faults.build_warning = (
+        "Tactic Device request: 300MB Available: 200MB. insufficient memory on requested size"
+    )
+    message = refused(new_fake, bundle, BuildError)
+    assert "--workspace-mib 4096" in message and "memory did not suffice" not in message
+
+
 def test_parser_errors_are_named(fake: FakeTensorRT, bundle: Bundle) -> None:
     fake.faults.parser_errors = ("Unsupported operator Odd", "another")
     message = refused(fake, bundle, BuildError)
@@ -108,6 +118,12 @@ def test_a_driver_that_does_not_start_is_named(fake: FakeTensorRT, bundle: Bundl
     fake.faults.no_driver = True
     message = refused(fake, bundle, BuildError)
     assert "CUDA initialization failure with error: 35" in message and "nvidia-smi" in message
+
+
+def test_a_plan_that_does_not_open_is_named(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    new_fake.faults.deserialize_returns_none = True
+    message = refused(new_fake, bundle, PrecisionError)
+    assert "does not open the plan" in message and "timing-*.cache" in message and "--optimization-level" in message
 
 
 def test_no_memory_to_run_it_is_named(new_fake: FakeTensorRT, bundle: Bundle) -> None:

@@ -66,6 +66,7 @@ def test_the_log_keeps_all_but_the_verbose_and_the_last_errors(tmp_path: Path) -
     [
         ("ERROR", "Error Code 2: OutOfMemory (no further information)", True, False),
         ("WARNING", "Requested amount of GPU memory (4294967296 bytes) could not be allocated.", True, False),
+        ("WARNING", "Skipping tactic 0 due to insufficient memory on requested size of 4096 detected", False, False),
         (
             "ERROR",
             "Error Code 10: Could not find any implementation for node conv due to insufficient workspace.",
@@ -82,3 +83,30 @@ def test_want_of_memory_is_read_from_the_log(
     with Journal(tmp_path / "log") as journal:
         journal.write(severity, text)
     assert (journal.names_short_gpu_memory(), journal.names_short_workspace()) == (gpu, workspace)
+
+
+NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "gpu", "workspace", "no_kernel"),
+    [
+        ([("WARNING", "Requested amount of GPU memory (1 bytes) could not be allocated."), ("ERROR", NO_KERNEL)], False, True, True),
+        ([("WARNING", "due to insufficient memory on requested size of 4096"), ("ERROR", NO_KERNEL)], False, True, True),
+        ([("ERROR", "Error Code 2: OutOfMemory"), ("ERROR", NO_KERNEL)], True, True, False),
+        ([("ERROR", NO_KERNEL.replace(".)", " due to insufficient workspace.)"))], False, True, False),
+        ([("ERROR", "No implementation of layer softmax obeys the requested constraints")], False, True, True),
+        ([("WARNING", NO_KERNEL)], False, False, False),
+    ],
+)  # fmt: skip
+def test_the_error_decides_and_not_the_warning_before_it(
+    tmp_path: Path, lines: list[tuple[str, str]], gpu: bool, workspace: bool, no_kernel: bool
+) -> None:
+    """A tactic that is left out for want of memory is a warning: others are tried."""
+    with Journal(tmp_path / "log") as journal:
+        for severity, text in lines:
+            journal.write(severity, text)
+    found = (journal.names_short_gpu_memory(), journal.names_short_workspace(), journal.names_no_kernel())
+    assert found == (gpu, workspace, no_kernel)
+    journal.forget()
+    assert journal.last_words() == "" and not journal.names_short_workspace() and not journal.names_no_kernel()

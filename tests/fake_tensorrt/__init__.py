@@ -31,7 +31,8 @@ class Faults:
     Attributes:
         no_driver: Builder and Runtime cannot be made; pybind11 says so with a TypeError.
         parser_errors: descriptions of errors that the parser finds in any file.
-        build_returns_none: the build fails; `build_error` is logged.
+        build_returns_none: the build fails; `build_error` is logged, and before it `build_warning`, where there is one.
+        no_kernel_obeys: the build fails while the precision of single layers must be kept.
         no_half_layer: every half layer becomes a float one, unsaid.
         deserialize_returns_none: any plan is refused.
         context_returns_none: no execution context, as when GPU memory is short.
@@ -44,7 +45,9 @@ class Faults:
     no_driver: bool = False
     parser_errors: tuple[str, ...] = ()
     build_returns_none: bool = False
+    build_warning: str = ""
     build_error: str = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
+    no_kernel_obeys: bool = False
     no_half_layer: bool = False
     deserialize_returns_none: bool = False
     context_returns_none: bool = False

@@ -263,6 +263,8 @@ class Builder(Bound):
         if problem is None and not _report(config.progress_monitor):
             problem = "Error Code 2: Internal Error (Build was cancelled)"
         if problem is not None:
+            if self._fake.faults.build_warning:
+                self._fake.log(self._logger, "WARNING", self._fake.faults.build_warning)
             self._fake.log(self._logger, "ERROR", problem)
             return None
         if config._cache is not None:
@@ -301,6 +303,8 @@ class Builder(Bound):
             return (
                 f"Error Code 3: API Usage Error (BuilderFlag {refused[0]} is not permitted in a strongly typed network)"
             )
+        if self._fake.faults.no_kernel_obeys and network._held and "OBEY_PRECISION_CONSTRAINTS" in _names(config):
+            return "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[softmax]}.)"
         for tensor in tensors_of(network._onnx_bytes):
             open_input = tensor.is_input and -1 in tensor.shape
             if open_input and not any(tensor.name in profile._shapes for profile in config._profiles):

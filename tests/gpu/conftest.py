@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +20,7 @@ import pytest
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import MissingPackageError
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
+from pycuda_site import pycuda_site
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples
@@ -31,7 +36,7 @@ def gpu() -> Gpu:
 
 @pytest.fixture(scope="session")
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with FP32 and FP16 files and 16 frames, which a test may add engines to."""
+    """A bundle with a file of each precision and 16 frames, which a test may add engines to."""
     given, folder = os.environ.get("EDGEFUSE_GPU_BUNDLE"), tmp_path_factory.mktemp("gpu") / "bundle"
     if given:
         shutil.copytree(Path(given), folder)
@@ -44,7 +49,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     data = request.getfixturevalue("colour_and_range")
     config = TrainConfig(size=64, epochs=4, batch_size=8)
     run = train([data], tmp_path_factory.mktemp("gpu-run") / "run", config=config).folder
-    return export_run(run, folder, precisions=("fp32", "fp16")).bundle
+    return export_run(run, folder, precisions=("fp32", "fp16", "int8"), num_calibration_frames=20).bundle
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +59,11 @@ def samples(bundle: Bundle) -> Samples:
 
 @pytest.fixture(scope="session")
 def pycuda(gpu: Gpu) -> None:
+    """pycuda, built from source where it is missing."""
     from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 
+    if find_spec("pycuda") is None:
+        sys.path.append(str(pycuda_site()))
     try:
         assert open_gpu_memory().properties.name == gpu.name
     except MissingPackageError as error:
@@ -84,10 +92,31 @@ def tensorrt() -> str:
 
 
 @pytest.fixture(scope="session")
-def built(bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle with an FP16 engine of this GPU."""
+def build_once(
+    bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Bundle]:
+    """Precision -> the bundle with an engine of that precision alone, for this GPU; built the first time."""
     from edgefuse_export.tensorrt import BuildOptions, build_engine
 
-    folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
-    shutil.copytree(bundle.folder, folder)
-    return build_engine(folder, BuildOptions(precision="fp16")).bundle
+    @cache
+    def build(precision: str) -> Bundle:
+        folder = tmp_path_factory.mktemp("tensorrt") / f"bundle-{precision}"
+        shutil.copytree(bundle.folder, folder)
+        return build_engine(folder, BuildOptions(precision=precision)).bundle
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def built(build_once: Callable[[str], Bundle]) -> Bundle:
+    """The bundle with an FP16 engine of this GPU."""
+    return build_once("fp16")
+
+
+@pytest.fixture(params=["fp16", "int8", "fp32"])
+def precision(request: pytest.FixtureRequest, bundle: Bundle) -> str:
+    """Each precision that the bundle has a file of."""
+    found = str(request.param)
+    if found not in {entry.precision for entry in bundle.manifest.files.values()}:
+        pytest.skip(f"the bundle has no {found} file: edgefuse export RUN --out BUNDLE --precision fp32,fp16,int8")
+    return found

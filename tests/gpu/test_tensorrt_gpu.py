@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,20 +24,30 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.tensorrt, pytest.mark.usefixtures("gpu", "pycuda", "tensorrt")]
 
 
-def test_the_build_says_what_it_proved(built: Bundle, tensorrt: str, record_property: Record) -> None:
+BuildOnce = Callable[[str], Bundle]
+KINDS = {"fp16": "half", "int8": "int8", "fp32": "float"}
+
+
+def test_the_build_says_what_it_proved(
+    build_once: BuildOnce, precision: str, tensorrt: str, record_property: Record
+) -> None:
+    built = build_once(precision)
     (name,) = built.manifest.engines
     details = built.manifest.engines[name]["details"]
     record_property("tensorrt", tensorrt)
     for key, value in details.items():
         record_property(key, value)
-    assert any("half" in kind.lower() or "fp16" in kind.lower() for kind in details["layers"])
+    assert details["layers"][KINDS[precision]] >= 1
     assert name in built.manifest.parity
 
 
-def test_the_answers_are_the_stored_ones(built: Bundle, samples: Samples, record_property: Record) -> None:
-    with open_engine(built, engine="tensorrt") as engine:
+def test_the_answers_are_the_stored_ones(
+    build_once: BuildOnce, precision: str, samples: Samples, record_property: Record
+) -> None:
+    with open_engine(build_once(precision), engine="tensorrt") as engine:
         assert engine.description["launch"] == "CUDA graph"
-        check_engine(engine, samples, precision="fp16", record=record_property)
+        assert engine.description["precision"] == precision
+        check_engine(engine, samples, precision=precision, record=record_property)
 
 
 def test_auto_takes_it(built: Bundle) -> None:

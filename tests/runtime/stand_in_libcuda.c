@@ -93,6 +93,7 @@ int cuStreamSynchronize(void *stream) { return capturing ? CAPTURE_UNSUPPORTED :
 int cuEventCreate(void **event, unsigned flags) { return made(event, sizeof(double)); }
 int cuEventDestroy_v2(void *event) { return freed(event); }
 int cuEventRecord(double *event, void *stream) { static double now_ms; *event = now_ms += 2.5; return SUCCESS; }
+int cuEventElapsedTime(float *ms, double *start, double *end) { *ms = (float)(*end - *start); return SUCCESS; }
 int cuEventElapsedTime_v2(float *ms, double *start, double *end) { *ms = (float)(*end - *start); return SUCCESS; }
 
 int cuStreamBeginCapture_v2(void *stream, int mode) {

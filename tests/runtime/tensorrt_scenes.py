@@ -8,7 +8,7 @@ from typing import Any
 
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
-from edgefuse_export.plan_store import store_plan
+from edgefuse_export.plan_store import build_lock, store_plan
 from edgefuse_runtime.engines.plans import ENGINES_FOLDER, PlanKey
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 from fake_tensorrt import FakeTensorRT
@@ -27,21 +27,17 @@ def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16
     write_manifest(folder, dataclasses.replace(made.manifest, files={**made.manifest.files, FP16_NAME: entry}))
     side = made.manifest.contract.size
     (folder / ENGINES_FOLDER).mkdir(mode=0o755)
-    store_plan(
-        folder,
-        key=PlanKey(
-            onnx_sha256=entry.sha256,
-            tensorrt_version=fake.version,
-            compute_capability="8.7",
-            device_name=fake.device,
-            precision=precision,
-            shapes={RGB_INPUT: (1, side, side, 3), DEPTH_INPUT: (1, side, side, 2)},
-            builder_options={},
-        ),
-        onnx_file=FP16_NAME,
-        plan=plan_bytes(fake, path),
-        details={},
+    key = PlanKey(
+        onnx_sha256=entry.sha256,
+        tensorrt_version=fake.version,
+        compute_capability="8.7",
+        device_name=fake.device,
+        precision=precision,
+        shapes={RGB_INPUT: (1, side, side, 3), DEPTH_INPUT: (1, side, side, 2)},
+        builder_options={},
     )
+    with build_lock(folder) as lock:
+        store_plan(folder, lock=lock, key=key, onnx_file=FP16_NAME, plan=plan_bytes(fake, path), details={})
     return open_bundle(folder)
 
 

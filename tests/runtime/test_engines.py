@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,12 @@ from runtime_scenes import draw_pair
 from tensorrt_scenes import FP16_NAME, bundle_with_plan, engine_on
 
 from edgefuse import framing
-from edgefuse.bundle import MODEL_NAME, Bundle
+from edgefuse.bundle import MODEL_NAME, Bundle, open_bundle, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
-from edgefuse_runtime.engines import built_precision, fastest_file, open_engine
+from edgefuse_runtime.engines import fastest_file, open_engine
 from edgefuse_runtime.engines.chosen import ChosenEngine
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgefuse_runtime.engines.plans import PlanError
+from edgefuse_runtime.engines.plans import PlanError, plan_records
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
 from toy_bundle import make_toy_bundle, toy_answer
@@ -120,10 +121,31 @@ def test_a_gpu_takes_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake
         open_engine(planned, file="model.x.onnx")
 
 
-def test_tensorrt_takes_the_plan_that_was_built(tmp_path: Path, fake: FakeTensorRT) -> None:
-    assert built_precision(make_toy_bundle(tmp_path / "none")) == "fp16"
-    assert built_precision(bundle_with_plan(tmp_path / "int8", fake, precision="int8")) == "int8"
-    assert built_precision(bundle_with_plan(tmp_path / "fp16", fake, precision="fp16")) == "fp16"
+def test_tensorrt_takes_the_best_plan_that_fits_here(tmp_path: Path, fake: FakeTensorRT) -> None:
+    """FP16, but not one of another GPU: the bundle was carried here, and its own engine is INT8."""
+    planned = bundle_with_plan(tmp_path / "bundle", fake, precision="int8")
+    with engine_on(planned, HostMemory(fake=fake)) as engine:
+        assert engine.description["precision"] == "int8"
+    (ours,) = plan_records(planned)
+    entry, theirs = planned.manifest.files[ours.name], ours.name.replace("int8", "fp16")
+    key = {**ours.key.to_json(), "precision": "fp16", "device_name": "Another GPU"}
+    engines = {**planned.manifest.engines, theirs: {**ours.to_json(), "key": key}}
+    manifest = dataclasses.replace(planned.manifest, files={**planned.manifest.files, theirs: entry}, engines=engines)
+    write_manifest(planned.folder, manifest)
+    both = open_bundle(planned.folder)
+    assert [one.key.precision for one in plan_records(both)] == ["int8", "fp16"]
+    with engine_on(both, HostMemory(fake=fake)) as engine:
+        assert (engine.description["precision"], engine.description["plan"]) == ("int8", ours.name)
+    fake.device = "Another GPU"
+    with pytest.raises(PlanError, match=f"{theirs} is missing"), engine_on(both, HostMemory(fake=fake)):
+        pass
+
+
+def test_the_command_for_a_plan_that_does_not_fit_is_of_the_nearest(tmp_path: Path, fake: FakeTensorRT) -> None:
+    planned = bundle_with_plan(tmp_path / "bundle", fake, precision="int8")
+    fake.device = "Another GPU"
+    with pytest.raises(PlanError, match=r"'Another GPU'.*--precision int8"), engine_on(planned, HostMemory(fake=fake)):
+        pass
 
 
 def test_nothing_runs_before_and_after_with(bundle: Bundle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.onnxruntime import Binding, OnnxRuntimeEngine, _check_provider
+from edgefuse_runtime.engines.onnxruntime import Binding, Device, OnnxRuntimeEngine, _check_provider
 from toy_bundle import make_toy_bundle, toy_answer
 
 
@@ -108,10 +109,41 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     manifest = dataclasses.replace(bundle.manifest, files={MODEL_NAME: FileEntry.of(path, precision="fp32")})
     write_manifest(bundle.folder, manifest)
     with (
-        pytest.raises(UserError, match="does not load in ONNX Runtime"),
+        pytest.raises(UserError, match=r"does not load in ONNX Runtime .*\. Take a newer .*edgefuse export RUN"),
         open_engine(dataclasses.replace(bundle, manifest=manifest)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "says", "step"),
+    [
+        (
+            "cuda",
+            "Failed to allocate memory for requested buffer of size 4",
+            "memory does not suffice: end other programs",
+        ),
+        ("cuda", "CUDA failure 2: out of memory ; GPU=0", "memory does not suffice: end other programs"),
+        ("cuda", "CUDA failure 700: an illegal memory access was encountered", "Look at nvidia-smi, or run on the CPU"),
+        ("cpu", "Could not find an implementation for Odd(1)", "pip install --upgrade onnxruntime"),
+    ],
+)
+def test_an_error_of_onnx_runtimes_has_a_next_step(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device: Device, says: str, step: str
+) -> None:
+    """While it is opened as well as later; its exceptions share no base class."""
+    import onnxruntime
+
+    rgb, depth = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8)
+    engine = OnnxRuntimeEngine(bundle)
+    with engine:
+        engine._device = device
+        monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *_: (_ for _ in ()).throw(RuntimeError(says)))
+        with pytest.raises(UserError, match=rf"does not run on \w+: {re.escape(says)}\. .*{step}"):
+            engine.run(rgb, depth)
+        engine._device = "cpu"
+        with pytest.raises(UserError, match=r"does not run on CPUExecutionProvider.*pip install --upgrade"), engine:
+            pass
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle import MODEL_NAME, Bundle, open_bundle
-from edgefuse_export.plan_store import store_plan
+from edgefuse_export.plan_store import build_lock, store_plan
 from edgefuse_runtime.engines.plans import (
     PlanError,
     PlanKey,
@@ -42,9 +42,9 @@ def key_for(bundle: Bundle, **changes: Any) -> PlanKey:
 
 def keep(bundle: Bundle, plan: bytes = PLAN, **changes: Any) -> PlanRecord:
     (bundle.folder / "engines").mkdir(exist_ok=True, mode=0o755)
-    return store_plan(
-        bundle.folder, key=key_for(bundle, **changes), onnx_file=MODEL_NAME, plan=plan, details={"layers": {"half": 3}}
-    )
+    key, details = key_for(bundle, **changes), {"layers": {"half": 3}}
+    with build_lock(bundle.folder) as lock:
+        return store_plan(bundle.folder, lock=lock, key=key, onnx_file=MODEL_NAME, plan=plan, details=details)
 
 
 @pytest.fixture

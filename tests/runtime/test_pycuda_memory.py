@@ -1,7 +1,7 @@
 """GPU memory through the real pycuda and cuda-bindings, over a CUDA driver on host memory: the calls fit their signatures, and
 everything is given back. What a GPU does with them, tests/gpu asks.
 
-pycuda is built from source (pip install pycuda needs g++ and the CUDA headers), so few machines have it: skipped elsewhere.
+pycuda has no wheels, so few machines have it: elsewhere it is built once into ~/.cache/edgefuse (pycuda_site.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 from edgefuse.errors import MissingPackageError
-from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+from edgefuse_runtime.engines import tensorrt_library
+from edgefuse_runtime.engines.gpu_memory import CaptureError
+from edgefuse_runtime.engines.pycuda_memory import PycudaMemory, open_gpu_memory
+from edgefuse_runtime.engines.tensorrt_library import install_command
+from fetching import cannot
+from pycuda_site import pycuda_site
 
 HERE = Path(__file__).parent
 NOT_IN_THE_STAND_IN = "int {name}(void) {{ return 801; /* CUDA_ERROR_NOT_SUPPORTED */ }}"
@@ -40,15 +46,26 @@ told = {}
 """
 
 
+class Driver(NamedTuple):
+    """What the processes of these tests need.
+
+    Attributes:
+        libraries: a folder with a libcuda.so.1 that has every function that pycuda was linked to.
+        site: where pycuda and cuda-bindings are.
+    """
+
+    libraries: Path
+    site: Path
+
+
 @pytest.fixture(scope="session")
-def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a libcuda.so.1 that has every function that pycuda was linked to."""
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
     spec = find_spec("pycuda")
-    if spec is None or spec.origin is None:
-        pytest.skip("pycuda is not installed")
-    if find_spec("cuda") is None or shutil.which("gcc") is None or shutil.which("nm") is None:
-        pytest.skip("cuda-bindings, gcc or nm is not installed")
-    (extension,) = Path(spec.origin).parent.glob("_driver*.so")
+    installed = spec is not None and spec.origin is not None and find_spec("cuda") is not None
+    site = Path(spec.origin).parents[1] if installed else pycuda_site()  # type: ignore[union-attr, arg-type]
+    if shutil.which("gcc") is None or shutil.which("nm") is None:
+        cannot("gcc or nm is not installed")
+    (extension,) = (site / "pycuda").glob("_driver*.so")
     folder = tmp_path_factory.mktemp("driver")
     source, library = HERE / "stand_in_libcuda.c", folder / "libcuda.so.1"
     build = ["gcc", "-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library), str(source)]
@@ -57,7 +74,7 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rest = folder / "rest.c"
     rest.write_text("\n".join(NOT_IN_THE_STAND_IN.format(name=name) for name in missing if name.startswith("cu")))
     subprocess.run([*build, str(rest), "-ldl"], check=True)
-    return folder
+    return Driver(folder, site)
 
 
 def _symbols(library: Path, which: str) -> set[str]:
@@ -65,15 +82,16 @@ def _symbols(library: Path, which: str) -> set[str]:
     return {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
 
 
-def play(driver_folder: Path, code: str, **environment: str) -> Any:
+def play(driver: Driver, code: str, **environment: str) -> Any:
     """What `code` leaves in `told`. A process of its own, because a library is loaded once and a leak may abort."""
-    paths = os.pathsep.join(filter(None, [str(driver_folder), os.environ.get("LD_LIBRARY_PATH")]))
+    libraries = os.pathsep.join(filter(None, [str(driver.libraries), os.environ.get("LD_LIBRARY_PATH")]))
+    packages = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(driver.site)]))
     done = subprocess.run(
         [sys.executable, "-c", f"{PROLOGUE}\n{code}\nprint(json.dumps(told))"],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "LD_LIBRARY_PATH": paths, **environment},
+        env={**os.environ, "LD_LIBRARY_PATH": libraries, "PYTHONPATH": packages, **environment},
     )
     assert done.returncode == 0, done.stderr
     assert "PyCUDA WARNING" not in done.stderr
@@ -111,6 +129,68 @@ def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
+@pytest.mark.parametrize("release", [36, 38, None])
+def test_a_jetson_gets_single_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: int | None) -> None:
+    """The extra may bring a TensorRT from pip, which hides JetPack's."""
+    monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: release is not None)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(f"# R{release} (release), REVISION: 4.0, GCID: 37537400\n")
+    expected = {36: ("pip install pycuda", "pip install 'cuda-bindings<13'")}
+    expected[38] = ("pip install pycuda", "pip install 'cuda-bindings>=13'")
+    found = tuple(install_command(package, root=tmp_path) for package in ("pycuda", "cuda-bindings"))
+    assert found == expected.get(release or 0, ("pip install 'edgefuse[tensorrt]'",) * 2)
+
+
+def test_a_missing_pycuda_on_a_jetson_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: True)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingPackageError, match="not installed: pip install pycuda") as caught, open_gpu_memory():
+        pass
+    assert "edgefuse[" not in str(caught.value)
+
+
+class Raising:
+    """cuda-bindings over a driver that lacks one function: it raises, where others give a code."""
+
+    class CUstreamCaptureMode:
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+    def __init__(self, lacks: str) -> None:
+        self.lacks = lacks
+        self.called: list[str] = []
+
+    def __getattr__(self, function: str) -> Any:
+        def call(*_arguments: object) -> tuple[Any, ...]:
+            self.called.append(function)
+            if function == self.lacks:
+                raise RuntimeError(f'Function "{function}" not found')
+            return (0, "graph") if function in ("cuStreamEndCapture", "cuGraphInstantiate") else (0,)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy", "cuGraphLaunch"],
+)
+def test_what_cuda_bindings_raises_is_a_capture_error(lacks: str) -> None:
+    memory, stream, driver = PycudaMemory(), SimpleNamespace(handle=7), Raising(lacks)
+    memory._driver = driver
+    worked: list[str] = []
+
+    def capture_and_launch() -> None:
+        memory.launch(memory.capture(stream, lambda: worked.append("work")), stream)
+
+    if lacks == "cuGraphDestroy":  # only the recording of a graph that is ready: nothing is lost
+        capture_and_launch()
+        return
+    with pytest.raises(CaptureError, match=f'{lacks}: Function "{lacks}" not found'):
+        capture_and_launch()
+    assert bool(worked) is (lacks != "cuStreamBeginCapture")
+    assert driver.called.count("cuGraphDestroy") == (0 if "Stream" in lacks else 1)
+
+
 COPIES = """
 with open_gpu_memory() as memory:
     with memory.active():
@@ -131,12 +211,14 @@ told["closed"] = counts()
 """
 
 
-def test_copies_go_there_and_back_and_everything_is_given_back(driver_folder: Path) -> None:
-    told = play(driver_folder, COPIES.format(body="told['active'] = counts()"))
+@pytest.mark.slow
+def test_copies_go_there_and_back_and_everything_is_given_back(driver: Driver) -> None:
+    told = play(driver, COPIES.format(body="told['active'] = counts()"))
     assert told == {"plain": 48.0, "active": [1, 1, 4, 0], "idle": [0, 1, 4, 0], "closed": [0, 0, 0, 0]}
 
 
-def test_a_graph_does_nothing_when_captured_and_all_when_launched(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_a_graph_does_nothing_when_captured_and_all_when_launched(driver: Driver) -> None:
     body = """
         graph = memory.capture(stream, there_and_back)
         source[:] = 5
@@ -145,12 +227,13 @@ def test_a_graph_does_nothing_when_captured_and_all_when_launched(driver_folder:
         memory.synchronise(stream)
         told["launched"] = float(target.sum())
     """
-    told = play(driver_folder, COPIES.format(body=body.strip()))
+    told = play(driver, COPIES.format(body=body.strip()))
     assert (told["captured"], told["launched"]) == (48.0, 80.0)
     assert told["idle"] == [0, 1, 4, 1] and told["closed"] == [0, 0, 0, 0]
 
 
-def test_a_capture_that_fails_gives_the_stream_back(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_a_capture_that_fails_gives_the_stream_back(driver: Driver) -> None:
     body = """
         switch("stand_in_refuses_capture", 1)
         try:
@@ -159,12 +242,13 @@ def test_a_capture_that_fails_gives_the_stream_back(driver_folder: Path) -> None
             told["error"] = str(error)
         memory.synchronise(stream)
     """
-    told = play(driver_folder, COPIES.format(body=body.strip()))
+    told = play(driver, COPIES.format(body=body.strip()))
     assert "cuMemcpyHtoDAsync" in told["error"]
     assert told["idle"] == [0, 1, 4, 0] and told["closed"] == [0, 0, 0, 0]
 
 
-def test_without_cuda_bindings_there_is_no_graph(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_without_cuda_bindings_there_is_no_graph(driver: Driver) -> None:
     body = """
         try:
             memory.capture(stream, there_and_back)
@@ -172,10 +256,11 @@ def test_without_cuda_bindings_there_is_no_graph(driver_folder: Path) -> None:
             told["error"] = str(error)
     """
     code = "sys.modules['cuda.bindings.driver'] = None\n" + COPIES.format(body=body.strip())
-    assert "pip install 'edgefuse[tensorrt]'" in play(driver_folder, code)["error"]
+    assert "pip install 'edgefuse[tensorrt]'" in play(driver, code)["error"]
 
 
-def test_properties_mapped_memory_and_events(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_properties_mapped_memory_and_events(driver: Driver) -> None:
     code = """
 switch("stand_in_is_integrated", 1)
 memory = PycudaMemory()
@@ -189,7 +274,7 @@ with memory, memory.active():
     second.record(stream)
     told["ms"] = second.time_since(first)
 """
-    told = play(driver_folder, code)
+    told = play(driver, code)
     assert told["properties"] == {
         "name": "Stand-in",
         "compute_capability": "8.7",
@@ -199,7 +284,8 @@ with memory, memory.active():
     assert (told["before"], told["same_bytes"], told["ms"]) == ([0, 0, 0, 0], True, 2.5)
 
 
-def test_threads_and_errors_leave_no_context_behind(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_threads_and_errors_leave_no_context_behind(driver: Driver) -> None:
     code = """
 def use(memory):
     try:
@@ -215,23 +301,25 @@ with open_gpu_memory() as memory:
     thread.join()
 told["closed"] = counts()
 """
-    told = play(driver_folder, code)
+    told = play(driver, code)
     assert "1,073,741,824 bytes on the GPU" in told["error"] and "--workspace-mib" in told["error"]
     assert told["thread"][0] == 0 and told["closed"] == [0, 0, 0, 0]
 
 
-def test_no_device_is_told_with_what_to_do(driver_folder: Path) -> None:
+@pytest.mark.slow
+def test_no_device_is_told_with_what_to_do(driver: Driver) -> None:
     code = """
 try:
     PycudaMemory().properties
 except GpuError as error:
     told["error"] = str(error)
 """
-    told = play(driver_folder, code, STAND_IN_NO_DEVICE="1")
+    told = play(driver, code, STAND_IN_NO_DEVICE="1")
     assert "no CUDA-capable device is detected" in told["error"] and "nvidia-smi" in told["error"]
 
 
-def test_the_engine_runs_on_it(driver_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_engine_runs_on_it(driver: Driver, tmp_path: Path) -> None:
     """TensorRT's stand-in does not see the driver's captures, so the launches are plain here."""
     code = f"""
 sys.modules["cuda.bindings.driver"] = None
@@ -253,5 +341,5 @@ for integrated in (0, 1):
         told[engine.description["buffers"]] = [float(off) < 1e-5, counts()[0]]
 told["closed"] = counts()
 """
-    told = play(driver_folder, code)
+    told = play(driver, code)
     assert told == {"pinned": [True, 0], "mapped": [True, 0], "closed": [0, 0, 0, 0]}

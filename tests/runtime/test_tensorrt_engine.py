@@ -145,7 +145,9 @@ def test_run_outside_of_with_and_off_the_contract(planned: Bundle, memory: HostM
         engine.run(*framed("near"))
     rgb, depth = framed("near")
     with engine:
-        with pytest.raises(UserError, match="2 pairs were given, the engine was built for 1"):
+        with pytest.raises(
+            UserError, match="2 pairs were given, the engine was built for 1 at a time: .*edgefuse build .* --batch 2"
+        ):
             engine.run(np.repeat(rgb, 2, axis=0), np.repeat(depth, 2, axis=0))
         with pytest.raises(UserError, match=r"depth is uint16"):
             engine.run(rgb, depth.astype(np.uint16))
@@ -183,6 +185,21 @@ def test_a_graph_that_is_wrong_is_not_used(planned: Bundle, memory: HostMemory, 
         assert words in engine.description["launch"]
         rgb, depth = framed("near")
         np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
+
+
+def test_a_graph_that_fails_later_is_replaced_by_plain_launches(
+    planned: Bundle, memory: HostMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine_on(planned, memory) as engine, caplog.at_level(logging.WARNING):
+        engine.run(*framed("near"))
+        assert engine.description["launch"] == "CUDA graph"
+        memory.launches_fail = True
+        for label in ("far", "near"):
+            decision = engine.run(*framed(label))
+            assert engine.labels[int(decision.probabilities.argmax())] == label
+        assert engine.description["launch"] == "plain (cuGraphLaunch: CUDA_ERROR_INVALID_VALUE)"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "without a CUDA graph" in line and "CUDA_ERROR_INVALID_VALUE" in line
 
 
 def test_enqueue_that_fails_is_an_error(planned: Bundle, memory: HostMemory, fake: FakeTensorRT) -> None:

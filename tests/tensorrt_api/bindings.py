@@ -17,14 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
+from fetching import ROOT, cache_folder, cannot, groups
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("edgefuse", "export", "runtime", "benchmarks")
 """Where the project's source is; the first is itself a package, the others hold one."""
 ROOTS = [ROOT, *(ROOT / folder for folder in FOLDERS[1:])]
@@ -47,17 +41,9 @@ GROUP_PREFIX = "tensorrt-"
 
 def pins() -> dict[str, str]:
     """Version: requirement, of the dependency groups tensorrt-*, oldest first. Groups, because one environment holds one version."""
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    found = [group[0] for name, group in groups.items() if name.startswith(GROUP_PREFIX)]
+    found = [group[0] for name, group in groups().items() if name.startswith(GROUP_PREFIX)]
     by_version = {requirement.partition("==")[2]: requirement for requirement in found}
     return dict(sorted(by_version.items(), key=lambda item: [int(number) for number in item[0].split(".")]))
-
-
-def cannot(reason: str) -> Any:
-    """Skip with the reason; in CI, where everything must be there, fail."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def make_libraries(folder: Path, *, major: int) -> Path:
@@ -78,14 +64,13 @@ def make_libraries(folder: Path, *, major: int) -> Path:
 
 def fetch(requirement: str) -> Path:
     """The folder that holds `tensorrt_bindings`, from the cache or from the package index, for the running Python."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse" / "tensorrt-bindings"
+    cache = cache_folder("tensorrt-bindings")
     python = f"{sys.implementation.cache_tag}-{platform.machine()}"
     # The digest keeps a pin that was changed from finding the old folder.
     digest = hashlib.sha256(requirement.encode()).hexdigest()[:8]
     folder = cache / f"{requirement.replace('==', '-')}-{python}-{digest}"
     if (folder / "tensorrt_bindings" / "__init__.py").is_file():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         target = Path(temporary) / "wheel"
         options = ["--no-deps", "--only-binary", ":all:", "--retries", "1", "--timeout", "30", "--quiet"]

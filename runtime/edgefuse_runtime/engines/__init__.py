@@ -57,7 +57,7 @@ def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | N
     from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 
     if word == "tensorrt":
-        precision = built_precision(bundle) if file is None else bundle.manifest.files[file].precision
+        precision = None if file is None else bundle.manifest.files[file].precision
         return TensorRTEngine(bundle, precision=precision)
     if word == "cuda":
         return OnnxRuntimeEngine(bundle, file=file or fastest_file(bundle), device="cuda")
@@ -70,11 +70,3 @@ def fastest_file(bundle: Bundle) -> str:
         if name.endswith(".onnx") and entry.precision == "fp16":
             return name
     return MODEL_NAME
-
-
-def built_precision(bundle: Bundle) -> str:
-    """The precision to look for among the bundle's plans: FP16, or what was built instead of it."""
-    from edgefuse_runtime.engines.plans import plan_records
-
-    built = {record.key.precision for record in plan_records(bundle)}
-    return next((precision for precision in ("fp16", "fp32", "int8") if precision in built), "fp16")

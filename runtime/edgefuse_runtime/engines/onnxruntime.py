@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -30,6 +31,9 @@ PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgefuse[gpu]'"
 NUM_CUDA_WARMUPS = 3
 """ONNX Runtime runs once plainly, records its CUDA graph in a later run, and replays it from then on."""
+
+# Words of ONNX Runtime's and CUDA's own messages.
+_OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|ALLOC_FAILED|CUDA failure 2\b", re.IGNORECASE)
 
 OUTPUTS = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
 
@@ -109,14 +113,28 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise RuntimeError("run outside of `with`")
         check_batch(rgb, depth, self.contract)
-        if self._binding is None:
-            probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
-            return Decision(probabilities=probabilities, gate=gate)
-        if threading.get_ident() != self._owner:
+        if self._binding is not None and threading.get_ident() != self._owner:
             raise RuntimeError(
                 "an engine on CUDA belongs to the thread that opened it, because its buffers do; open one in each thread"
             )
-        return self._binding.run(rgb, depth)
+        with self._explained():
+            if self._binding is not None:
+                return self._binding.run(rgb, depth)
+            probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
+            return Decision(probabilities=probabilities, gate=gate)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What ONNX Runtime raises, with what to do about it."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            where = f"{self._bundle.folder}/{self._file}"
+            raise UserError(
+                f"{where} does not run on {PROVIDERS[self._device]}: {_one_sentence(error)}. {_next_step(error, self._device)}"
+            ) from error
 
     def _open_on_cuda(self, ort: ModuleType, path: Path) -> str:
         """Open with a CUDA graph, or without one where that cannot be had; how kernels are launched, in words."""
@@ -144,13 +162,16 @@ class OnnxRuntimeEngine:
         side = self.contract.size
         rgb, depth = np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8)
         try:
-            binding = Binding(ort, session, device="cuda", contract=self.contract) if self._device == "cuda" else None
+            with self._explained():
+                binding = (
+                    Binding(ort, session, device="cuda", contract=self.contract) if self._device == "cuda" else None
+                )
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
                 self.run(rgb, depth)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        except UserError:
             self._session = self._binding = None
-            raise UserError(f"{where} does not run on {provider}: {error}") from error
+            raise
 
 
 class Binding:
@@ -180,7 +201,7 @@ class Binding:
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """One decision about one pair."""
         if len(rgb) != 1:
-            raise UserError(f"{len(rgb)} pairs were given, this engine takes 1 at a time")
+            raise UserError(f"{len(rgb)} pairs were given, this engine takes 1 at a time: give them one by one")
         for name, array in ((RGB_INPUT, rgb), (DEPTH_INPUT, depth)):
             self._inputs[name].update_inplace(np.ascontiguousarray(array))
         self._session.run_with_iobinding(self._binding)
@@ -241,10 +262,27 @@ def _new_session(
             str(path), options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        step = "" if provider == PROVIDERS["cpu"] else ". Look at nvidia-smi, or run on the CPU: --engine cpu"
+        device: Device = "cpu" if provider == PROVIDERS["cpu"] else "cuda"
         raise UserError(
-            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {str(error).rstrip('.')}{step}"
+            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {_one_sentence(error)}. "
+            f"{_next_step(error, device)}"
         ) from error
+
+
+def _one_sentence(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _next_step(error: Exception, device: Device) -> str:
+    """What to do about an error of ONNX Runtime's own."""
+    if device == "cpu":
+        return "Take a newer ONNX Runtime: pip install --upgrade onnxruntime; or export again: edgefuse export RUN --out BUNDLE"
+    if _OUT_OF_MEMORY.search(str(error)):
+        return (
+            "The GPU's memory does not suffice: end other programs that use it (nvidia-smi lists them), or run on the CPU: "
+            "--engine cpu"
+        )
+    return "Look at nvidia-smi, or run on the CPU: --engine cpu"
 
 
 def _check_provider(session: Any, provider: str, *, where: str) -> None:

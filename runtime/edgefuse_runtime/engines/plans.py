@@ -27,6 +27,8 @@ from edgefuse.bundle import MANIFEST_NAME, Bundle
 from edgefuse.errors import UserError
 
 ENGINES_FOLDER = "engines"
+PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
+"""Which plan is taken where several fit. INT8 last: it may cost accuracy."""
 
 _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
 
@@ -164,7 +166,7 @@ def look_up(bundle: Bundle, wanted: PlanKey) -> Lookup:
 def select_plan(
     bundle: Bundle,
     *,
-    precision: str,
+    precision: str | None,
     tensorrt_version: str,
     compute_capability: str,
     device_name: str,
@@ -174,13 +176,17 @@ def select_plan(
 
     The bytes are not read; `read_plan` does that.
 
+    Args:
+        precision: None = the first of `PREFERRED_PRECISIONS` of which one fits.
+
     Raises:
         PlanError: there is none; says in what the nearest one differs, and the command that builds one.
     """
     nearest: tuple[str, ...] | None = None
-    for record in reversed(plan_records(bundle)):
-        if record.key.precision != precision:
-            continue
+    nearest_precision = precision or PREFERRED_PRECISIONS[0]
+    wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
+    newest_first = [one for one in reversed(plan_records(bundle)) if one.key.precision in wanted]
+    for record in sorted(newest_first, key=lambda one: wanted.index(one.key.precision)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,
@@ -195,8 +201,10 @@ def select_plan(
             return record
         if nearest is None or len(changes) < len(nearest):
             nearest = (f"{record.name} was built for something else", *changes)
-    why = "; ".join(nearest) if nearest else f"it has no {precision} engine"
-    raise PlanError(f"{bundle.folder} has no engine to run here: {why}. Build one: {build_command(bundle, precision)}")
+            nearest_precision = record.key.precision
+    why = "; ".join(nearest) if nearest else f"it has no {precision or 'TensorRT'} engine"
+    command = build_command(bundle, nearest_precision)
+    raise PlanError(f"{bundle.folder} has no engine to run here: {why}. Build one: {command}")
 
 
 def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:

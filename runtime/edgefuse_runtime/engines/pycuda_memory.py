@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgefuse_runtime.engines.gpu_memory import (
     HostBuffer,
     Stream,
 )
+from edgefuse_runtime.engines.tensorrt_library import install_command
 
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h; pycuda has no name for it
 
@@ -81,7 +82,8 @@ class PycudaMemory:
         driver = self._driver
         with self.active():
             for graph in self._graphs:
-                driver.cuGraphExecDestroy(graph)
+                with suppress(CaptureError):
+                    _called(driver, "cuGraphExecDestroy", graph)
             self._graphs.clear()
             # Device memory by name; arrays and streams go with their last reference, and nobody may be left with a dead array.
             for allocation in self._allocations:
@@ -154,11 +156,11 @@ class PycudaMemory:
     def capture(self, stream: Any, work: Callable[[], None]) -> object:
         driver = self._driver
         if driver is None:
-            raise CaptureError("cuda-bindings is not installed: pip install 'edgefuse[tensorrt]'")
+            raise CaptureError(f"cuda-bindings is not installed: {install_command('cuda-bindings')}")
         # Thread-local: what other threads do with the GPU meanwhile (ONNX Runtime, torch) does not spoil the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _checked("cuStreamBeginCapture", driver.cuStreamBeginCapture(stream.handle, mode))
-        reason = ""
+        _called(driver, "cuStreamBeginCapture", stream.handle, mode)
+        reason, graph = "", None
         try:
             work()
         except (
@@ -166,21 +168,23 @@ class PycudaMemory:
         ) as error:  # a capture that failed is told by its end, and the stream has to leave it in any case
             reason = str(error.__cause__ or error) or type(error).__name__
         finally:
-            ended = driver.cuStreamEndCapture(stream.handle)
-        if reason:
-            if int(ended[0]) == 0:
-                driver.cuGraphDestroy(ended[1])
-            raise CaptureError(reason)
-        (graph,) = _checked("cuStreamEndCapture", ended)
+            try:
+                (graph,) = _called(driver, "cuStreamEndCapture", stream.handle)
+            except CaptureError as error:
+                reason = reason or str(error)
         try:
-            (executable,) = _checked("cuGraphInstantiate", driver.cuGraphInstantiate(graph, 0))
+            if reason:
+                raise CaptureError(reason)
+            (executable,) = _called(driver, "cuGraphInstantiate", graph, 0)
         finally:
-            driver.cuGraphDestroy(graph)
+            if graph is not None:
+                with suppress(CaptureError):
+                    _called(driver, "cuGraphDestroy", graph)
         self._graphs.append(executable)
         return executable
 
     def launch(self, graph: Any, stream: Any) -> None:
-        _checked("cuGraphLaunch", self._driver.cuGraphLaunch(graph, stream.handle))
+        _called(self._driver, "cuGraphLaunch", graph, stream.handle)
 
     def _started(self) -> ModuleType:
         """pycuda.driver, after cuInit."""
@@ -197,7 +201,10 @@ class PycudaMemory:
 def _load_pycuda() -> ModuleType:
     try:
         return require(
-            "pycuda.driver", extra="tensorrt", hint="pip builds it: it needs g++ and the CUDA headers (nvcc)."
+            "pycuda.driver",
+            extra="tensorrt",
+            hint="pip builds it: it needs g++ and the CUDA headers (nvcc).",
+            install=install_command("pycuda"),
         )
     except MissingPackageError as error:
         if "libcuda.so" not in str(error.__cause__):
@@ -227,9 +234,16 @@ def _pop_context() -> None:
     ctypes.CDLL(DRIVER_LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
-def _checked(function: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda-bindings gave, without its error code."""
-    code, *values = answer
+def _called(driver: Any, function: str, *arguments: Any) -> tuple[Any, ...]:
+    """What a function of cuda-bindings gives, without its error code.
+
+    Raises:
+        CaptureError: it gave an error code, or raised: RuntimeError for what the driver lacks, TypeError for a handle.
+    """
+    try:
+        code, *values = getattr(driver, function)(*arguments)
+    except Exception as error:  # whatever a version of it raises: the work can still be launched plainly
+        raise CaptureError(f"{function}: {error or type(error).__name__}") from error
     if int(code) != 0:
         raise CaptureError(f"{function}: {getattr(code, 'name', code)}")
     return tuple(values)

@@ -29,7 +29,14 @@ from edgefuse_runtime.engines.gpu_memory import (
     HostBuffer,
     Stream,
 )
-from edgefuse_runtime.engines.plans import PlanError, PlanRecord, build_command, read_plan, select_plan
+from edgefuse_runtime.engines.plans import (
+    PREFERRED_PRECISIONS,
+    PlanError,
+    PlanRecord,
+    build_command,
+    read_plan,
+    select_plan,
+)
 from edgefuse_runtime.engines.pycuda_memory import MEMORY_HINT, open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
 
@@ -50,7 +57,7 @@ class TensorRTEngine:
         self,
         bundle: Bundle,
         *,
-        precision: str = "fp16",
+        precision: str | None = None,
         plan: bytes | None = None,
         batch_size: int = 1,
         open_memory: Callable[[], GpuMemory] = open_gpu_memory,
@@ -58,7 +65,7 @@ class TensorRTEngine:
         """Name the plan; `with` finds, checks and loads it.
 
         Args:
-            precision: of the plan to take from the bundle's cache.
+            precision: of the plan to take from the bundle's cache; None = the best of those that fit here.
             plan: a plan that this very process has built, instead of one from the cache. It is not checked: a plan is code.
             batch_size: N of the plan's inputs.
             open_memory: what gives GPU memory.
@@ -100,14 +107,15 @@ class TensorRTEngine:
         gpu = memory.properties
         record, plan = self._find_plan(str(trt.__version__), gpu.compute_capability, gpu.name)
         where = f"{self._bundle.folder}/{record.name}" if record is not None else "the plan that was just built"
-        again = build_command(self._bundle, self._precision)
+        self._description["precision"] = precision = record.key.precision if record is not None else self._precision
+        again = build_command(self._bundle, precision or PREFERRED_PRECISIONS[0])
         with ExitStack() as stack:
             stack.enter_context(memory)
             loaded = _Loaded(memory, where=where, again=again, mapped=gpu.integrated)
             stack.callback(loaded.close)
             loaded.open(trt, plan)
             loaded.check(self.contract, batch_size=self._batch_size, num_labels=len(self.labels))
-            launch = loaded.prepare()
+            loaded.prepare()
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
             "provider": f"TensorRT {trt.__version__}",
@@ -116,7 +124,7 @@ class TensorRTEngine:
             "device": gpu.name,
             "compute_capability": gpu.compute_capability,
             "buffers": "mapped" if gpu.integrated else "pinned",
-            "launch": launch,
+            "launch": loaded.launch,
             "start_ms": round((time.perf_counter() - started_s) * 1e3, 1),
         }
         return self
@@ -136,8 +144,14 @@ class TensorRTEngine:
         self._check_owner()
         check_batch(rgb, depth, self.contract)
         if len(rgb) != self._batch_size:
-            raise UserError(f"{len(rgb)} pairs were given, the engine was built for {self._batch_size} at a time")
-        return self._loaded.run(rgb, depth)
+            raise UserError(
+                f"{len(rgb)} pairs were given, the engine was built for {self._batch_size} at a time: give {self._batch_size}, "
+                f"or build another engine: {build_command(self._bundle, str(self._description['precision']))} "
+                f"--batch {len(rgb)}"
+            )
+        decision = self._loaded.run(rgb, depth)
+        self._description["launch"] = self._loaded.launch
+        return decision
 
     def _find_plan(self, version: str, compute_capability: str, device_name: str) -> tuple[PlanRecord | None, bytes]:
         if self._given_plan is not None:
@@ -179,6 +193,7 @@ class _Loaded:
         self._addresses: dict[str, int] = {}
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
+        self.launch = "CUDA graph"
 
     def open(self, trt: ModuleType, plan: bytes) -> None:
         """Deserialise the plan, make its context, and give every tensor its address, once."""
@@ -223,8 +238,8 @@ class _Loaded:
                 f"[{n}, d]. Build it again: {self._again} --force"
             )
 
-    def prepare(self) -> str:
-        """Buffers and stream; the first run; then the graph, if it can be had. Returns how work is launched, in words."""
+    def prepare(self) -> None:
+        """Buffers and stream; the first run; then the graph, if it can be had."""
         memory = self._memory
         with memory.active():
             assert self._context is not None
@@ -233,7 +248,10 @@ class _Loaded:
                 host = memory.pinned(shape, dtype, mapped=self._mapped)
                 address = host.device_address if self._mapped else memory.allocate(host.array.nbytes)
                 if address is None or not self._context.set_tensor_address(tensor.name, address):
-                    raise GpuError(f"TensorRT takes no address for {tensor.name} of {self._where}{self._said()}")
+                    raise GpuError(
+                        f"TensorRT takes no address for {tensor.name} of {self._where}{self._said()}. Build it again: "
+                        f"{self._again} --force"
+                    )
                 self._host[tensor.name], self._addresses[tensor.name] = host, address
             stream = self._stream = memory.stream()
             # Outside of any capture first: TensorRT may still allocate and load kernels in its first run.
@@ -250,19 +268,21 @@ class _Loaded:
                 memory.synchronise(stream)
                 _check_same(plain, self._answer())
             except CaptureError as error:
-                _log.warning("TensorRT without a CUDA graph, each kernel is launched by itself: %s", error)
-                return f"plain ({error})"
-            self._graph = graph
-            return "CUDA graph"
+                self._launch_plainly(error)
+            else:
+                self._graph = graph
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """One decision, from and to the caller's arrays."""
         with self._memory.active():
             np.copyto(self._host[RGB_INPUT].array, rgb)
             np.copyto(self._host[DEPTH_INPUT].array, depth)
-            if self._graph is not None:
-                self._memory.launch(self._graph, self._stream)
-            else:
+            try:
+                if self._graph is not None:
+                    self._memory.launch(self._graph, self._stream)
+            except CaptureError as error:
+                self._launch_plainly(error)
+            if self._graph is None:
                 self._queue()
             self._memory.synchronise(self._stream)
             return self._answer()
@@ -277,6 +297,12 @@ class _Loaded:
             self._logger = None
             self._stream = None
             self._host.clear()
+
+    def _launch_plainly(self, error: CaptureError) -> None:
+        """From now on: what the graph would have done can still be queued piece by piece."""
+        self._graph = None
+        self.launch = f"plain ({error})"
+        _log.warning("TensorRT without a CUDA graph, each kernel is launched by itself: %s", error)
 
     def _queue(self) -> None:
         """Queue the copies in, the network, the copies out. On shared memory (Jetson) there is nothing to copy."""

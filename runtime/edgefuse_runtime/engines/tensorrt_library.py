@@ -12,6 +12,8 @@ from edgefuse.errors import MissingPackageError
 
 OLDEST = (10, 3)
 INSTALL = "pip install 'edgefuse[tensorrt]'"
+FIRST_L4T_OF_CUDA_13 = 38
+"""JetPack 7 is L4T R38 with CUDA 13; JetPack 6 is R36 with CUDA 12."""
 
 
 def load_tensorrt(*, root: Path = Path("/")) -> ModuleType:
@@ -55,6 +57,19 @@ def tensorrt_version(trt: ModuleType) -> tuple[int, ...]:
 def is_jetson(root: Path = Path("/")) -> bool:
     """Is this a Jetson? Its TensorRT comes with JetPack, not from pip."""
     return platform.machine() == "aarch64" and (root / "etc/nv_tegra_release").is_file()
+
+
+def install_command(package: str, *, root: Path = Path("/")) -> str:
+    """How this machine gets pycuda or cuda-bindings: on a Jetson by name, for the extra may bring a TensorRT from pip,
+    which hides JetPack's.
+    """
+    if not is_jetson(root):
+        return INSTALL
+    if package != "cuda-bindings":
+        return f"pip install {package}"
+    found = re.search(r"R(\d+)", (root / "etc/nv_tegra_release").read_text(encoding="utf-8", errors="replace"))
+    cuda_12 = found is not None and int(found.group(1)) < FIRST_L4T_OF_CUDA_13
+    return f"pip install 'cuda-bindings{'<' if cuda_12 else '>='}13'"
 
 
 def _install(root: Path) -> str:
