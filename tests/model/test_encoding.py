@@ -84,6 +84,16 @@ def test_a_dead_depth_sensor_leaves_the_picture_whole() -> None:
     assert gate_of(np.zeros((48, 48), np.uint16)).max() < 0.05
 
 
+def test_with_most_measurements_gone_only_what_was_measured_as_background_is_left_out() -> None:
+    codes = scene_mm()
+    codes[:, :24] = 0
+    assert gate_of(codes)[:8, :16].min() > 0.95  # half of the depth map is there: a hole counts as background
+    codes[:, :44] = 0
+    gate = gate_of(codes)
+    assert gate[:, :40].max() < 0.05, "a twelfth is there: nothing says that the rest is background"
+    assert gate[:8, 46:].min() < gate_of(scene_mm())[:8, 46:].min() + 1e-3
+
+
 @pytest.mark.parametrize("size", [16, 40, 96, 224])
 def test_every_size_of_the_contract_works(size: int) -> None:
     contract = InputContract(size=size)

@@ -220,6 +220,11 @@ def test_names_say_what_is_built() -> None:
     for name in ("gated", "gated-", "gated-lenet", "fused-small", "depth-small", "rgb-scratch", ""):
         with pytest.raises(UserError, match="<fusion>-<backbone> was expected"):
             parse_approach(name)
+    both = parse_approach("spatial-resnet18+mobilenet_v2")
+    assert (both.rgb, both.depth, both.pretrained_names()) == ("resnet18", "mobilenet_v2", ["resnet18", "mobilenet_v2"])
+    for name in ("rgb-small+scratch", "depth-scratch+scratch", "gated-small+", "gated-small+lenet"):
+        with pytest.raises(UserError, match="behind \\+ a fusion of both sensors takes its depth backbone"):
+            parse_approach(name)
 
 
 def test_weights_go_to_the_backbone_that_they_fit(tmp_path: Path) -> None:
