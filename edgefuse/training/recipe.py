@@ -48,7 +48,7 @@ class TrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
-    pretrained_rate_scale: float = 0.1
+    pretrained_rate_scale: float = 0.3
     frozen_share: float = 0.7
     weight_decay: float = 0.0
     label_smoothing: float = 0.1
