@@ -14,11 +14,12 @@ from edgefuse.data.folder import Pictures
 
 
 class Batch(NamedTuple):
-    """rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2], labels int64 [N]."""
+    """rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2], labels int64 [N], and where the pairs stand among the pictures, int64 [N]."""
 
     rgb: Tensor
     depth: Tensor
     labels: Tensor
+    indices: Tensor
 
 
 class AugmentedPictures(Dataset[Batch]):
@@ -47,7 +48,12 @@ class AugmentedPictures(Dataset[Batch]):
             augmentation=self.augmentation,
             rng=np.random.default_rng((self.seed, self.epoch, index)),
         )
-        return Batch(torch.from_numpy(framed.rgb), torch.from_numpy(framed.depth), torch.tensor(sample.label))
+        return Batch(
+            rgb=torch.from_numpy(framed.rgb),
+            depth=torch.from_numpy(framed.depth),
+            labels=torch.tensor(sample.label),
+            indices=torch.tensor(index),
+        )
 
 
 def build_loader(samples: AugmentedPictures, *, batch_size: int, seed: int) -> DataLoader[Batch]:

@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgefuse.contract import InputContract
-from edgefuse.data.folder import Pictures
+from edgefuse.data.folder import Dataset, Pictures
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor, evaluate
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, predict
-from edgefuse.training.batches import AugmentedPictures, build_loader
+from edgefuse.training.batches import AugmentedPictures, Batch, build_loader
 from edgefuse.training.recipe import TrainConfig
+
+NUM_NAMED_PAIRS = 3
+
+
+class NotFiniteError(UserError):
+    """Loss, gradients or weights are not finite, so the training cannot go on; the message names the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +73,11 @@ def train_epochs(
     device: torch.device,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> Iterator[EpochResult]:
-    """Train in place, yielding after each epoch; the model is then in eval mode and whole.
+    """Train in place, yielding after each epoch; the model is then in eval mode, and all its numbers are finite.
 
     Raises:
-        UserError: the loss is not a number.
+        NotFiniteError: the loss or a gradient is not finite, before it reaches the weights; or a weight or a statistic is
+            not, after an epoch.
     """
     prepare(model, device=device, frozen_share=config.frozen_share)
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
@@ -85,13 +92,16 @@ def train_epochs(
         set_training(model)
         losses: list[float] = []
         num_right = num_seen = 0
-        for batch in loader:
-            rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch)
+        where = ""
+        for number, batch in enumerate(loader, start=1):
+            where = _where(batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
+            rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
             optimizer.zero_grad(set_to_none=True)
             logits, _ = model(rgb, depth)
             loss = criterion(logits, truth)
-            losses.append(_finite(loss, report, epoch=epoch, config=config))
+            losses.append(_finite(loss, "the loss", where))
             loss.backward()
+            _finite(_gradient_norm(model), "the gradients' norm", where)
             optimizer.step()
             schedule.step()
             right = int((logits.argmax(dim=1) == truth).sum())
@@ -99,6 +109,7 @@ def train_epochs(
             report.update(losses[-1], right / len(truth))
             on_step(report)
         model.eval()
+        refuse_not_finite(model, f"after {where}")
         yield EpochResult(
             epoch=epoch,
             train_loss=float(np.mean(losses)),
@@ -108,15 +119,33 @@ def train_epochs(
         )
 
 
-def _finite(loss: Tensor, report: StepReport, *, epoch: int, config: TrainConfig) -> float:
-    value = float(loss.item())
+def refuse_not_finite(model: nn.Module, when: str) -> None:
+    """Look at every weight and every statistic of a model, such as BatchNorm's, which no loss tells of in training.
+
+    Raises:
+        NotFiniteError: one has a number that is not finite; the first such one is named.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NotFiniteError(f"{name} holds numbers that are not finite {when}")
+
+
+def _gradient_norm(model: nn.Module) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def _finite(tensor: Tensor, what: str, where: str) -> float:
+    value = float(tensor.item())
     if not math.isfinite(value):
-        kept = "the weights of the last finished epoch are kept" if epoch else "no epoch was finished, nothing is kept"
-        raise UserError(
-            f"the loss is {value} at step {report.step + 1} (epoch {epoch + 1}): {kept}; "
-            f"try a smaller learning rate than {config.learning_rate}"
-        )
+        raise NotFiniteError(f"{what} is {value} in {where}")
     return value
+
+
+def _where(batch: Batch, dataset: Dataset, *, number: int, num_batches: int, epoch: int) -> str:
+    """The batch in words: its place, and the first of its pairs."""
+    samples = [dataset.samples[i] for i in batch.indices[:NUM_NAMED_PAIRS].tolist()]
+    names = ", ".join(f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name}" for sample in samples)
+    return f"batch {number} of {num_batches} in epoch {epoch + 1} (first pairs {names})"
 
 
 def cosine(progress: float, *, end: float) -> float:

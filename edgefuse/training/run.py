@@ -51,8 +51,9 @@ class Run:
         """The trained model on the CPU, in eval mode.
 
         Raises:
-            UserError: the weights file is missing or does not fit.
+            UserError: the weights file is missing or does not fit, or holds numbers that are not finite.
         """
+        import torch
         from safetensors.torch import load_file
 
         path = self.folder / WEIGHTS_NAME
@@ -65,6 +66,12 @@ class Run:
             raise UserError(
                 f"{path} does not fit the model that {RUN_NAME} describes ({error}): train again"
             ) from error
+        spoilt = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+        if spoilt:
+            raise UserError(
+                f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): train again, "
+                "with a smaller learning rate"
+            )
         return model.eval()
 
     def metrics(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from edgefuse.evaluation import framed_batches
 from edgefuse.files import folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
-from edgefuse.training.loop import EpochResult, StepReport, best_device, train_epochs
+from edgefuse.training.loop import EpochResult, NotFiniteError, StepReport, best_device, train_epochs
 from edgefuse.training.measure import calibrate, measure
 from edgefuse.training.recipe import TrainConfig
 
@@ -83,7 +83,7 @@ def train(
         skip_bad: leave unreadable pairs out.
 
     Raises:
-        UserError: bad data, an existing folder, weights that cannot be had, or a loss that is not a number.
+        UserError: bad data, an existing folder, weights that cannot be had, or a loss, gradient or weight that is not finite.
     """
     refuse_existing(out, force=force, marker=run_folder.RUN_NAME)
     return train_on_pictures(
@@ -218,6 +218,15 @@ def _run_epochs(
                 listener.epoch_done(result, config.epochs)
                 if early_stop is not None and result.epoch - best_epoch >= early_stop:
                     break
+        except NotFiniteError as error:
+            kept = (
+                f"{out} holds the weights of epoch {best_epoch + 1}"
+                if history
+                else "no epoch was finished, nothing is kept"
+            )
+            raise NotFiniteError(
+                f"{error}: {kept}; try a smaller learning rate than {config.learning_rate:g}"
+            ) from error
         except KeyboardInterrupt:
             return history, True
         finally:

@@ -146,7 +146,7 @@ def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "failed: rgb-mobilenet_v2 fold 1, rgb-mobilenet_v2 fold 2" in ended.stderr
-    assert "the loss is nan at step 1 (epoch 1)" in ended.stderr
+    assert "the loss is nan in batch 1 of 2 in epoch 1 (first pairs " in ended.stderr
     value = json.loads(ended.stdout)
     assert [len(value["results"][name]) for name in ("rgb-mobilenet_v2", "depth-scratch")] == [0, 2]
     report = (tmp_path / "out/report.md").read_text()

@@ -136,7 +136,7 @@ def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, 
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step"):
+    with pytest.raises(UserError, match=r"in batch \d+ of 6 in epoch 1 .*no epoch was finished, nothing is kept"):
         train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
 
 
@@ -171,16 +171,80 @@ def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_i
     hook = torch.nn.modules.module.register_module_forward_pre_hook(poison.forward_begins)
     try:
         with pytest.raises(
-            UserError, match=r"the loss is nan at step \d+ \(epoch 3\): the weights of the last"
+            UserError, match=r"the loss is nan in batch 1 of \d+ in epoch 3 \(first pairs .+/take\d/frame_\d, "
         ) as caught:
             train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=poison)
     finally:
         hook.remove()
-    assert f"at step {2 * poison.num_steps // 4 + 1} " in str(caught.value)
+    assert f"batch 1 of {poison.num_steps // 4} in epoch 3" in str(caught.value)
+    assert f"{tmp_path / 'run'} holds the weights of epoch 2; try a smaller" in str(caught.value)
     run = open_run(tmp_path / "run")
     assert (run.info["epochs_done"], run.info["epoch_kept"]) == (2, 2)
     assert (tmp_path / "run/model.safetensors").read_bytes() == poison.good
     assert all(bool(torch.isfinite(value).all()) for value in run.build_model().state_dict().values())
+
+
+class PoisonAtStep(Silence):
+    """Spoils one number of the model in a forward pass of training, where it changes no loss before the step."""
+
+    def __init__(self, *, forward: int, spoil: Callable[[FusionClassifier], None]) -> None:
+        self._left = forward
+        self._spoil = spoil
+
+    def forward_begins(self, module: torch.nn.Module, inputs: object) -> None:
+        if isinstance(module, FusionClassifier) and module.training:
+            self._left -= 1
+            if self._left == 0:
+                self._spoil(module)
+
+
+def spoil_statistics(model: FusionClassifier) -> None:
+    """BatchNorm's running variance, which no training loss looks at."""
+    module = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None)
+    module.running_var.fill_(float("inf"))  # type: ignore[union-attr]
+
+
+def spoil_gradient(model: FusionClassifier) -> None:
+    """A gradient, not the loss: as a square root at 0 does it."""
+    model.core.head[0].weight.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            spoil_statistics,
+            r"running_var holds numbers that are not finite after batch 6 of 6 in epoch 2 \(first pairs",
+        ),
+        (spoil_gradient, r"the gradients' norm is nan in batch 6 of 6 in epoch 2 \(first pairs"),
+    ],
+)
+@pytest.mark.parametrize("epochs", [2, 3])  # epoch 2 is the last one, or not
+def test_what_is_spoilt_in_the_last_batch_of_an_epoch_is_not_kept(
+    spoil: Callable[[FusionClassifier], None], words: str, epochs: int, colour_and_range: Path, tmp_path: Path
+) -> None:
+    poison = PoisonAtStep(forward=12, spoil=spoil)
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(poison.forward_begins)
+    try:
+        with pytest.raises(UserError, match=words) as caught:
+            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=epochs), listener=poison)
+    finally:
+        hook.remove()
+    assert f"{tmp_path / 'run'} holds the weights of epoch 1;" in str(caught.value)
+    run = open_run(tmp_path / "run")
+    assert (run.info["epochs_done"], run.info["epoch_kept"]) == (1, 1)
+    assert all(bool(torch.isfinite(value).all()) for value in run.build_model().state_dict().values())
+
+
+def test_stored_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(trained, tmp_path / "run")
+    state = load_file(tmp_path / "run/model.safetensors")
+    state["core.head.0.bias"][3] = float("nan")
+    save_file(state, tmp_path / "run/model.safetensors")
+    with pytest.raises(UserError, match=r"not finite \(core.head.0.bias; 1 tensor\(s\)\): train again"):
+        open_run(tmp_path / "run").build_model()
 
 
 def test_an_existing_run_is_kept_without_force(colour_and_range: Path, trained: Path, tmp_path: Path) -> None:
