@@ -92,7 +92,7 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
             raise UserError(f"{folder} has no finished folds: run edgefuse crossval DATA --out {folder}")
         for result in results:
             recipes[name].setdefault(result["approach"], result["settings"])
-            seed = result["settings"]["seed"] - result["fold"] + 1  # fold k trains with seed + k - 1
+            seed = _crossval_seed(result)
             cells[result["approach"], seed, f"{name}, {result['num_test']} test pairs"].append(result)
     approaches = list(dict.fromkeys(key[0] for key in cells))
     seeds = sorted({key[1] for key in cells})
@@ -116,6 +116,12 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
         versions=next(iter(cells.values()))[0].get("versions", {}),
         recipes=recipes,
     )
+
+
+def _crossval_seed(result: Mapping[str, Any]) -> int:
+    """The cross-validation's seed; results from before it was stored trained fold k with seed + k - 1."""
+    settings = result["settings"]
+    return int(settings.get("crossval_seed", settings["seed"] - result["fold"] + 1))
 
 
 def markdown(found: Protocols) -> str:

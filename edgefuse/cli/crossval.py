@@ -51,7 +51,7 @@ def crossval(  # long: each option is a parameter
     near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
     far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
     rgb_weights: Weights = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the folds; fold k trains with seed + k - 1.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the folds; fold k trains with 1000 seed + k.")] = 0,
     jobs: Jobs = 1,
     early_stop: Annotated[
         int | None,

@@ -30,7 +30,7 @@ def reproduce(  # long: each option is a parameter
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     rgb_weights: Weights = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Decides the selection and the folds; fold k trains with seed + k - 1.")
+        int, typer.Option(min=0, help="Decides the selection and the folds; fold k trains with 1000 seed + k.")
     ] = 0,
     jobs: Jobs = 1,
     quick: Annotated[

@@ -38,6 +38,8 @@ from edgefuse.training.train import Listener, NothingLearnedError, train_on_pict
 
 PLAN_NAME = "crossval.json"
 FORMAT = 1
+MAX_FOLDS = 999
+"""So that `fold_seed` gives no training the seed of another cross-validation's."""
 UNKNOWN_COMMIT = "unknown"
 """Of a fold that was finished before results told their commit."""
 
@@ -137,8 +139,8 @@ def cross_validate(  # long: the order of the work, one step a line
 
     Args:
         folds_of: makes the folds of the loaded data, such as `edgefuse.data.folds.make_folds`.
-        config: the recipe; its fusion, backbones, weights, shares and threads do not count. Fold k trains with seed + k - 1,
-            the same for every approach.
+        config: the recipe; its fusion, backbones, weights, shares and threads do not count. Fold k trains with
+            `fold_seed`, the same for every approach.
         weights: as in `choose_weights`.
         early_stop: as in `train_on_pictures`; the folds must hold validation samples out.
         num_jobs: worker processes.
@@ -199,6 +201,15 @@ def cross_validate(  # long: the order of the work, one step a line
     )
 
 
+def fold_seed(seed: int, fold: int) -> int:
+    """The seed that fold k of the cross-validation with `seed` trains with: 1000 seed + k.
+
+    Two cross-validations never share one. Were it seed + k - 1, the second fold under seed 0 and the first under seed 1 would be
+    one and the same training wherever the folds change places, and several seeds would not be independent.
+    """
+    return 1000 * seed + fold
+
+
 def _of(approach: Approach, tasks: Sequence[_Task], results: dict[str, FoldResult]) -> tuple[FoldResult, ...]:
     return tuple(results[task.name] for task in tasks if task.approach == approach.name and task.name in results)
 
@@ -215,11 +226,13 @@ def _tasks(
 ) -> list[_Task]:
     """Fold by fold, so that approaches can be compared before the last fold ends."""
     digests = {value: sha256_of_file(Path(value)) for value in weights.values() if Path(value).is_file()}
+    if len(folds.splits) > MAX_FOLDS:
+        raise UserError(f"there are {len(folds.splits)} folds: at most {MAX_FOLDS} were expected")
     tasks, made_by = [], commit_in_words(commit())
     for fold, parts in enumerate(folds.splits, start=1):
         for approach in approaches:
             own = approach_config(approach, config, weights=weights)
-            own = replace(own, seed=config.seed + fold - 1, num_threads=1, exclude=())
+            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=())
             settings = {
                 **own.to_json(),
                 "rgb_weights": digests.get(own.rgb_weights, own.rgb_weights),
@@ -227,6 +240,7 @@ def _tasks(
                 "exclude": [],
                 "by": folds.by,
                 "fold": fold,
+                "crossval_seed": config.seed,
                 "early_stop": early_stop,
                 "data": dataset.digest,
                 "split": _split_digest(dataset, parts),

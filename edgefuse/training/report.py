@@ -18,7 +18,7 @@ from edgefuse.errors import require
 from edgefuse.figures import new_figure, save_figure
 from edgefuse.files import file_replaced
 from edgefuse.training.approaches import NAIVE, PAPER_TITLES, parse_approach
-from edgefuse.training.crossval import CrossValidation, FoldResult
+from edgefuse.training.crossval import CrossValidation, FoldResult, fold_seed
 from edgefuse.training.train import versions
 
 MIN_FOLDS_WILCOXON = 6
@@ -150,7 +150,7 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
     config, data = done.config, done.data
     lines = [
         f"- {data['num_pairs']} pairs, {len(data['labels'])} classes, {data['num_groups']} instances; data {data['digest'][:12]}.",
-        f"- {done.num_folds} folds by {_code(done.by)}, seed {config.seed} (fold k trains with seed {config.seed} + k - 1), "
+        f"- {done.num_folds} folds by {_code(done.by)}, seed {config.seed} (fold k trains with seed {fold_seed(config.seed, 0)} + k), "
         f"inputs of {config.size} px, at most {config.epochs} epochs of batches of {config.batch_size}, Adam "
         f"{config.learning_rate:g} to {config.final_learning_rate:g}.",
     ]

@@ -61,6 +61,17 @@ def test_the_margins_are_paired_by_seed(folders: list[tuple[str, Path]]) -> None
     assert "- gated-small - naive-small: +10.7" in text and "- naive-small - naive-small" not in text
 
 
+def test_a_stored_seed_goes_before_the_one_that_older_folds_tell_by_theirs(folders: list[tuple[str, Path]]) -> None:
+    for _, folder in folders:
+        for path in folder.glob("folds/*.json"):
+            value = json.loads(path.read_text())
+            seed = int(folder.name[1:])
+            value["settings"] = {"seed": 1000 * seed + value["fold"], "crossval_seed": seed}
+            path.write_text(json.dumps(value))
+    found = read_protocols(folders)
+    assert found.seeds == (0, 1) and found.accuracy["rgb-small"]["accuracy"].shape == (2, 3)
+
+
 def test_a_gap_is_named(folders: list[tuple[str, Path]]) -> None:
     next(folders[0][1].glob("folds/gated*01.json")).unlink()
     with pytest.raises(UserError, match=r"gated-small has no fold of 'people, 40 test pairs' with seed 0"):

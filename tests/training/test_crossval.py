@@ -29,7 +29,7 @@ from edgefuse.training.approaches import (
     paper_accuracy,
     parse_approach,
 )
-from edgefuse.training.crossval import CrossValidation, Failure, FoldResult, cross_validate
+from edgefuse.training.crossval import MAX_FOLDS, CrossValidation, Failure, FoldResult, cross_validate, fold_seed
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.report import corrected_t_test, paired_tests, write_report
 from edgefuse.training.run import open_run
@@ -187,6 +187,22 @@ def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path)
         train_on_pictures(
             pictures, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3
         )
+
+
+def test_cross_validations_of_different_seeds_share_no_training_seed(colour_and_range: Path, tmp_path: Path) -> None:
+    used = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        config = replace(QUICK, epochs=1, seed=seed)
+        cross_validate(
+            [colour_and_range], out, approaches=["depth-scratch"], folds_of=by_take(2, seed=seed), config=config
+        )
+        settings = [json.loads(path.read_text())["settings"] for path in sorted(out.glob("folds/*.json"))]
+        assert {value["crossval_seed"] for value in settings} == {seed}
+        used.append([value["seed"] for value in settings])
+    assert used == [[1, 2], [1001, 1002]]
+    seeds = [fold_seed(seed, fold) for seed in range(20) for fold in range(1, MAX_FOLDS + 1)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_names_say_what_is_built() -> None:
