@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, Align
+from edgefuse.data.recognise import other_layout
 from edgefuse.errors import UserError
 from edgefuse.files import file_replaced, read_json, write_json
 
@@ -140,6 +141,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
         if not rgb_paths and not depth_paths:
             raise UserError(
                 f"{root} has no pairs: <class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
+                f"{other_layout(root)}"
             )
     if len(aligns) > 1:
         raise UserError(
