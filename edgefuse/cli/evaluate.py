@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgefuse.contract import InputContract
     from edgefuse.data.folder import Pictures
     from edgefuse.evaluation import Condition, Predictor, Scores
+    from edgefuse.explain import PixelGate
     from edgefuse.robustness import Row
 
 
@@ -231,6 +232,8 @@ class Answering(NamedTuple):
     contract: InputContract
     labels: tuple[str, ...]
     training: dict[str, Any]
+    fusion: str
+    pixel_gate: PixelGate | None = None
 
 
 @contextmanager
@@ -251,17 +254,34 @@ def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> 
                 name += " on the GPU"
             if engine.description.get("precision") == "fp16" and engine.description.get("provider") == CPU_PROVIDER:
                 name += " (which computes FP16 files in FP32 on the CPU)"
-            yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
+            manifest = bundle.manifest
+            yield Answering(
+                name,
+                engine_predictor(engine),
+                engine.contract,
+                engine.labels,
+                manifest.training,
+                str(manifest.model.get("fusion", "")),
+            )
         return
     if file is not None:
         raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
     require("torch", extra="train")
-    from edgefuse.training.loop import best_device, torch_predictor
+    from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
     from edgefuse.training.run import open_run
 
     run = open_run(model)
     network = run.build_model().to(best_device())
-    yield Answering("the run in torch", torch_predictor(network), run.model_config.contract, run.labels, run.info)
+    config = run.model_config
+    yield Answering(
+        "the run in torch",
+        torch_predictor(network),
+        config.contract,
+        run.labels,
+        run.info,
+        config.fusion,
+        torch_pixel_gate(network),
+    )
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:

@@ -169,6 +169,23 @@ def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return {fusion: root / fusion for fusion in ("gated", "rgb")}
 
 
+def test_a_spatial_run_shows_where_its_gate_looks_and_its_bundle_says_that_it_cannot(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
+    train([colour_and_range], tmp_path / "run", config=config)
+    arguments = (colour_and_range, "--only", "take0", "--out")
+    result = edgefuse("explain", tmp_path / "run", *arguments, tmp_path / "seen")
+    assert result.returncode == 0 and "RGB kept" in result.stdout and "exported" not in result.stderr, result.stderr
+    found = json.loads((tmp_path / "seen/explain.json").read_text())
+    kept = {(row["corruption"], row["severity"]): row["mean_kept_area"] for row in found["by_corruption"]}
+    assert kept["no_depth", 1] > 0.9 > kept["clean", 0] > 0 and kept["no_rgb", 1] == kept["clean", 0]
+    make_toy_bundle(tmp_path / "bundle", labels=LABELS, fusion="spatial")
+    result = edgefuse("explain", tmp_path / "bundle", *arguments, tmp_path / "other", "--json")
+    assert result.returncode == 0 and "edgefuse explain RUN" in result.stderr
+    assert json.loads(result.stdout)["all"]["mean_kept_area"] is None
+
+
 def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
     asked = edgefuse(
         *("export", runs["gated"], "--out", tmp_path / "asked", "--json"),
