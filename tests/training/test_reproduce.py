@@ -185,6 +185,29 @@ def test_a_tree_of_the_other_layout_is_recognised(washington_tree: Path, bu3dfe_
 
 
 @pytest.mark.slow
+def test_all_nine_rows_by_one_command(washington_tree: Path, tmp_path: Path) -> None:
+    command = [
+        *EDGEFUSE,
+        "reproduce",
+        "washington",
+        str(washington_tree),
+        "--out",
+        str(tmp_path / "out"),
+        "--quick",
+        "--json",
+    ]
+    command += ["--approaches", "paper", "--epochs", "1", "--size", "32", "--samples", "18"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr
+    value = json.loads(ended.stdout)
+    assert list(value["results"]) == list(PAPER_ROWS) and not value["failures"]
+    assert {len(results) for results in value["results"].values()} == {2}
+    assert [test["approach"] for test in value["paired_tests"]] == ["gated-resnet50", "gated-vgg19"]
+    with (tmp_path / "out/table3-by-frame/report.csv").open() as file:
+        assert {row["approach"]: row["paper"] for row in csv.DictReader(file)}["gated-vgg19"] == "0.9954"
+
+
+@pytest.mark.slow
 def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     command = [*EDGEFUSE, "reproduce", "bu3dfe", str(bu3dfe_tree), "--out", str(tmp_path / "out"), "--quick", "--json"]
     command += ["--approaches", "depth-scratch,gated-small,naive-small", "--epochs", "1", "--size", "32"]
