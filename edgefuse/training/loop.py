@@ -62,7 +62,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train_epochs(
+def train_epochs(  # long: one step, one line each, with what must be finite before the next
     model: FusionClassifier,
     *,
     train: Pictures,

@@ -173,7 +173,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _run_epochs(
+def _run_epochs(  # long: what is kept after each epoch, and the ways to end before the last one
     model: FusionClassifier,
     out: Path,
     *,
