@@ -216,7 +216,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption(
         name="overexposed_rgb",
         sensor="rgb",
-        unit="stops too much light",
+        unit="stops over",
         severities=(1, 2, 3, 4),
         apply=overexposed_rgb,
     ),

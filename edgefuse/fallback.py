@@ -5,6 +5,7 @@ Owns the rule that chooses between the two from held-out accuracies, and the man
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -15,7 +16,15 @@ Answer = Literal["label", "no_decision"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 KEPT_SHARE = 0.9
-RULE = f"label where the accuracy with that sensor dead is at least {KEPT_SHARE:g} of the accuracy with both alive"
+ABOVE_CHANCE = 0.25
+"""Share of the way from chance to all right that a label needs."""
+CHANCE_ERRORS = 2.0
+"""Standard errors of guessing on as many pairs that a label needs above chance."""
+RULE = (
+    f"label where the accuracy with that sensor dead is at least {KEPT_SHARE:g} of the accuracy with both alive, and clearly above "
+    f"chance, which is the share of the most frequent class: by {ABOVE_CHANCE:g} of the way from there to 1, and by {CHANCE_ERRORS:g} "
+    "standard errors of guessing on as many pairs"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +34,8 @@ class Fallback:
     Attributes:
         no_rgb, no_depth: with that sensor dead and the other one alive. With both dead there is never a decision.
         reason: "no_rgb" and "no_depth" -> why, in words.
-        measured: held-out accuracies 0..1 that the rule looked at ("both", "no_rgb", "no_depth"), "num_pairs" and "part"
-            ("test" or "validation"); empty where nothing was measured.
+        measured: held-out accuracies 0..1 that the rule looked at ("both", "no_rgb", "no_depth"), "chance", "num_pairs" and
+            "part" ("test" or "validation"); empty where nothing was measured.
     """
 
     no_rgb: Answer = "no_decision"
@@ -74,8 +83,8 @@ def choose_fallback(
     """The fallback of a run.
 
     A sensor's death is answered with "label" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
-    accuracy with both alive, on the test pairs, or the validation pairs where there are no others; with "no_decision" where
-    it is less or was not measured. A model that looks at one sensor alone has no decision without it, and does not miss the
+    accuracy with both alive and clearly above chance (`least_above_chance`), on the test pairs, or the validation pairs where
+    there are no others; with "no_decision" where it is less or was not measured. A model that looks at one sensor alone has no decision without it, and does not miss the
     other one.
 
     Args:
@@ -109,15 +118,29 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
     needed = (
         KEPT_SHARE * measured["both"] - 1e-9
     )  # 0.72 of 0.8 is nine tenths, and less than 0.9 * 0.8 in floating point
-    answer: Answer = "label" if measured[name] >= needed else "no_decision"
+    least = least_above_chance(measured["chance"], num_pairs=measured["num_pairs"])
+    answer: Answer = "label" if measured[name] >= max(needed, least - 1e-9) else "no_decision"
     figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
-    return answer, f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
+    reason = f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
+    if needed <= measured[name] < least - 1e-9:
+        chance = f"clearly above the chance of {measured['chance']:.1%}"
+        reason += f", less than {least:.1%}, which is {chance}" if least <= 1 else f", too few to be {chance}"
+    return answer, reason
+
+
+def least_above_chance(chance: float, *, num_pairs: int) -> float:
+    """The accuracy from which on a classifier is clearly better than always saying the most frequent class; above 1
+    where there are too few pairs to tell."""
+    error = math.sqrt(chance * (1 - chance) / num_pairs)
+    return chance + max(ABOVE_CHANCE * (1 - chance), CHANCE_ERRORS * error)
 
 
 def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("test", "validation"):
         scores = metrics.get(part, {})
         if all(condition in scores for condition in ("both", "no_rgb", "no_depth")):
+            by_class = [sum(row) for row in scores["both"]["confusion"]]
             accuracies = {condition: scores[condition]["accuracy"] for condition in ("both", "no_rgb", "no_depth")}
-            return {"part": part, "num_pairs": scores["both"]["num_samples"], **accuracies}
+            chance = max(by_class) / sum(by_class)
+            return {"part": part, "num_pairs": scores["both"]["num_samples"], "chance": chance, **accuracies}
     return {}

@@ -1,10 +1,11 @@
-"""How a classifier does while a sensor fails: its scores under every corruption and severity, and the plot of them.
+"""How a classifier does while a sensor fails: its scores under every corruption and severity, their plot and their report.
 
 Owns the table; what each corruption does stands in `edgefuse.corruptions`. Works on any `Predictor`.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,11 @@ from edgefuse.corruptions import CORRUPTIONS, Corruption, Scene, corrupt
 from edgefuse.data.folder import Pictures
 from edgefuse.evaluation import Change, Predictor, Scores, answers_under, as_they_are, score
 from edgefuse.figures import new_figure, save_figure
+from edgefuse.files import folder_replaced, write_json
 from edgefuse.framing import Framed, fit
 
 CLEAN = "clean"
+REPORT_JSON = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +193,55 @@ def plot_corruptions(rows_by_model: Mapping[str, Sequence[Row]], path: Path, *, 
     figure.legend(handles, model_names, loc="outside lower center", ncols=min(6, len(model_names)))
     figure.suptitle(title)
     save_figure(figure, path)
+
+
+def write_failures(
+    rows_by_model: Mapping[str, Sequence[Row]],
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Leave the table as `report.md`, `report.csv` and `report.json` with `report.png` in the folder `out`; the path of the first.
+
+    Args:
+        rows_by_model: the models were scored under the same corruptions.
+        out: replaced when it exists; it appears whole or not at all.
+        facts: what else made the figures, in the order in which it is told: seed, data, commit, versions.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    told = {"title": title, "command": command, **facts}
+    with folder_replaced(out) as folder:
+        plot_corruptions(rows_by_model, folder / "report.png", title=title)
+        models = {name: [row.to_json() for row in rows] for name, rows in rows_by_model.items()}
+        write_json(folder / REPORT_JSON, {**told, "models": models})
+        with (folder / "report.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["corruption", "severity", "unit", *rows_by_model])
+            for same in zip(*rows_by_model.values(), strict=True):
+                first = same[0]
+                accuracies = [row.scores.accuracy for row in same]
+                writer.writerow([first.corruption, f"{first.severity:g}", first.unit, *accuracies])
+        lines = [f"# {title}", "", f"    {command}", ""]
+        lines += [
+            f"- {name.replace('_', ' ')}: {value if isinstance(value, str | int) else _in_words(value)}."
+            for name, value in facts.items()
+        ]
+        lines += ["", f"| accuracy, % | {' | '.join(rows_by_model)} |", f"|---{'|--:' * len(rows_by_model)}|"]
+        lines += [
+            f"| {same[0].name} | {' | '.join(f'{100 * row.scores.accuracy:.1f}' for row in same)} |"
+            for same in zip(*rows_by_model.values(), strict=True)
+        ]
+        lines += ["", "![accuracy against severity](report.png)"]
+        (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return out / "report.md"
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _plot_bars(panel: Any, rows_by_model: Mapping[str, Sequence[Row]], names: Sequence[str]) -> None:

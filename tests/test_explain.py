@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 from edgefuse.contract import InputContract, codes_from_bytes
 from edgefuse.data.folder import load, scan
 from edgefuse.evaluation import Answers
-from edgefuse.explain import choose_examples, depth_shares, explain
+from edgefuse.explain import _bars, choose_examples, depth_shares, explain, left_of_rgb
+from edgefuse.figures import new_figure
 
 LABELS = ("blue_near", "red_far", "red_near")
 
@@ -64,13 +66,33 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
         powers = np.exp(logits)
         return (powers / powers.sum(1, keepdims=True)).astype(np.float32), np.where(is_blue, 0.1, 0.6)[:, None]
 
+    def near_half(depth: np.ndarray) -> np.ndarray:
+        """Keeps half of what is measured nearer than 0.9 m, and all where nothing is measured."""
+        codes = codes_from_bytes(depth).astype(int)
+        kept = np.where((codes > 0) & (codes < 900), 0.5, 0.0)
+        kept[(codes == 0).all((1, 2))] = 1.0
+        return kept.astype(np.float32)
+
     pictures = load(scan([colour_and_range]))
     out = tmp_path / "seen"
-    explain(predictor, pictures, out, contract=InputContract(size=40), labels=LABELS, title="toy")
+    look = partial(explain, predictor, pictures, contract=InputContract(size=40), labels=LABELS, title="toy")
+    look(tmp_path / "gated", pixel_gate=near_half)
+    gated = json.loads((tmp_path / "gated/explain.json").read_text())
+    kept = {label: group["mean_kept_area"] for label, group in gated["by_class"].items()}
+    assert kept["red_far"] == 0 and 0.03 < kept["blue_near"] < 0.2 and 0 < gated["all"]["mean_kept_area"] < 0.2
+    kept_rows = {(row["corruption"], row["severity"]): row["mean_kept_area"] for row in gated["by_corruption"]}
+    assert kept_rows["no_depth", 1] == 1.0 and kept_rows["no_rgb", 1] == kept_rows["clean", 0]
+    assert kept_rows["clean", 0] == pytest.approx(gated["all"]["mean_kept_area"])
+    assert kept_rows["depth_holes", 0.9] < kept_rows["clean", 0]
+
+    look(out)
+    plain, with_mask = (cv2.imread(str(folder / "examples.png")) for folder in (out, tmp_path / "gated"))
+    assert plain is not None and with_mask is not None and with_mask.shape[0] > 1.2 * plain.shape[0]  # a row more
     found = json.loads((out / "explain.json").read_text())
     blue, near = found["by_class"]["blue_near"], found["by_class"]["red_near"]
     assert blue["share_of_rgb"] == 1.0 and blue["num_pairs"] == 20 and blue["mean_gate"] == pytest.approx(0.1)
     assert 0 < near["share_of_depth"] < 1 and near["mean_gate"] == pytest.approx(0.6)
+    assert found["all"]["mean_kept_area"] is None and found["by_corruption"][0]["mean_kept_area"] is None
     assert found["all"]["num_pairs"] == 60 and "log-odds" in found["share_definition"]
     by_corruption = {(row["corruption"], row["severity"]): row["mean_gate"] for row in found["by_corruption"]}
     assert by_corruption["no_rgb", 1] == pytest.approx(0.6) and ("dark_rgb", 8) in by_corruption
@@ -78,3 +100,18 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
         picture = cv2.imread(str(out / name))
         assert picture is not None and picture.std() > 10
     assert not list(tmp_path.glob(".seen*"))
+
+
+def test_what_the_pixel_gate_leaves_out_has_the_mean_colour() -> None:
+    rgb = np.full((1, 2, 2, 3), 200, np.uint8)
+    kept = np.array([[[1.0, 0.0], [0.5, 1.0]]], np.float32)
+    left = left_of_rgb(rgb, kept)[0]
+    assert left[0, 0].tolist() == [200, 200, 200] and left[0, 1].tolist() == [124, 116, 104]
+    assert left[1, 0].tolist() == [162, 158, 152]
+
+
+def test_bars_tell_no_value_from_0() -> None:
+    figure = new_figure(width_in=3, height_in=3)
+    axes = figure.subplots()
+    _bars(axes, ["a", "b", "c"], {"mean gate": [0.0, None, 0.512]})
+    assert [text.get_text() for text in axes.texts] == ["0.000", "none", "0.512"]

@@ -14,16 +14,48 @@ from edgefuse.fallback import Fallback, choose_fallback
 from toy_bundle import make_toy_bundle
 
 
-def metrics(*, both: float, no_rgb: float, no_depth: float, part: str = "test") -> dict[str, Any]:
+def metrics(
+    *, both: float, no_rgb: float, no_depth: float, part: str = "test", by_class: tuple[int, ...] = (10, 10, 10, 10)
+) -> dict[str, Any]:
+    """`by_class`: pairs of each class."""
     found = {"both": both, "no_rgb": no_rgb, "no_depth": no_depth}
-    return {part: {name: {"accuracy": value, "num_samples": 40} for name, value in found.items()}}
+    more = {"num_samples": sum(by_class), "confusion": [[count, 0] for count in by_class]}
+    return {part: {name: {"accuracy": value, **more} for name, value in found.items()}}
 
 
 def test_a_label_needs_nine_tenths_of_the_accuracy() -> None:
     chosen = choose_fallback(metrics(both=0.8, no_rgb=0.72, no_depth=0.719), fusion="gated")
     assert (chosen.no_rgb, chosen.no_depth) == ("label", "no_decision")
     assert chosen.reason["no_depth"] == "accuracy 71.9% instead of 80.0% of 40 test pairs"
-    assert chosen.measured == {"part": "test", "num_pairs": 40, "both": 0.8, "no_rgb": 0.72, "no_depth": 0.719}
+    assert chosen.measured == {
+        "part": "test",
+        "num_pairs": 40,
+        "chance": 0.25,
+        "both": 0.8,
+        "no_rgb": 0.72,
+        "no_depth": 0.719,
+    }
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "by_class", "answer"),
+    [
+        (0.25, (10, 10, 10, 10), "no_decision"),  # four classes, guessed
+        (0.43, (100, 100, 100, 100), "no_decision"),
+        (0.44, (100, 100, 100, 100), "label"),  # a quarter of the way from 25 % to 100 %
+        (0.44, (5, 5, 5, 5), "no_decision"),  # 20 pairs: 25 % and two standard errors of 9.7 % are 44.4 %
+        (0.6, (60, 30, 10), "no_decision"),  # always the most frequent class
+        (0.7, (60, 30, 10), "label"),
+        (1.0, (1, 1), "no_decision"),  # two pairs say nothing
+        (1.0, (2, 2), "label"),
+    ],
+)
+def test_a_label_needs_more_than_chance(accuracy: float, by_class: tuple[int, ...], answer: str) -> None:
+    chosen = choose_fallback(
+        metrics(both=accuracy, no_rgb=accuracy, no_depth=accuracy, by_class=by_class), fusion="gated"
+    )
+    assert (chosen.no_rgb, chosen.no_depth) == (answer, answer)
+    assert ("clearly above the chance of" in chosen.reason["no_rgb"]) == (answer == "no_decision")
 
 
 def test_test_pairs_go_before_validation_pairs_and_nothing_measured_is_no_decision() -> None:

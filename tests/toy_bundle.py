@@ -41,6 +41,7 @@ def make_toy_bundle(
     batch: int | str = 1,
     float_inputs: bool = False,
     fallback: Fallback | None = None,
+    fusion: str = "toy",
 ) -> bundle.Bundle:
     """Write the bundle into `folder` and open it.
 
@@ -62,7 +63,7 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=InputContract(size=size, align=align),
-        model={"fusion": "toy", "rgb": "mean", "depth": "mean", "width": gate_width},
+        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         fallback=fallback if fallback is not None else Fallback(),

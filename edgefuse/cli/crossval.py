@@ -38,11 +38,11 @@ def crossval(  # long: each option is a parameter
             help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
-    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="How many; trials have their own number.")] = 5,
     by: Annotated[
         str,
         typer.Option(
-            help="instance; frame (leaks); or an expression whose first group names the fold's group: '^(s\\d+)_'."
+            help="instance; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "instance",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
@@ -97,7 +97,8 @@ def crossval(  # long: each option is a parameter
         )
     command = ["edgefuse", *sys.argv[1:]]
     honest = f"the same with --by {BY_INSTANCE} and another --out"
-    report = write_report(done, out, title=f"{folds} folds by {by}", command=shlex.join(command), honest=honest)
+    title = f"{', '.join(folder.resolve().name for folder in data)}, {done.num_folds} folds by {by}"
+    report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
     finish(done, report, out, as_json=as_json)
 
 
@@ -122,6 +123,7 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
 
     from edgefuse.cli.progress import say
     from edgefuse.training.report import mean_and_spread, paired_tests
+    from edgefuse.training.run import RUN_NAME
 
     tests = paired_tests(done.results)
     if as_json:
@@ -130,16 +132,21 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
             "paired_tests": [vars(test) for test in tests],
             "failures": [vars(failure) for failure in done.failures],
             "num_leaking_folds": done.num_leaking,
+            "notes": list(done.notes),
         }
         typer.echo(json.dumps(value))
     if done.num_resumed:
         say(f"{done.num_resumed} training(s) were finished before and kept")
     for name, results in done.results.items():
-        mean, spread = mean_and_spread(results) or (float("nan"), None)
-        say(f"{name}: {mean:.1%}" + ("" if spread is None else f" +- {spread:.1%}") + f", {len(results)} fold(s)")
+        found = mean_and_spread(results)
+        mean = "-" if found is None else f"{found[0]:.1%}"
+        spread = "" if found is None or found[1] is None else f" +- {found[1]:.1%}"
+        say(f"{name}: {mean}{spread}, {len(results)} fold(s)")
     for test in tests:
         p = "no test: too few folds, or no spread" if test.p is None else f"p {test.p:.3f}"
         say(f"{test.approach} - {test.baseline}: {100 * test.mean_difference:+.1f} points, {p}")
+    for note in done.notes:
+        say(f"note: {note}")
     if done.num_leaking:
         say(
             f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
@@ -147,5 +154,7 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
     say(f"report: {report} (report.csv, report.png)")
     if done.failures:
         names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)
-        say(f"failed: {names}; what they had learned is in {out / 'runs'}; the same command tries them again")
+        has_run = any((out / "runs").glob(f"*/{RUN_NAME}"))
+        learned = f"; what they had learned is in {out / 'runs'}" if has_run else ""
+        say(f"failed: {names}{learned}; the same command tries them again")
         raise typer.Exit(1)

@@ -108,6 +108,12 @@ def check(
     montage: Annotated[
         Path | None, typer.Option(help="Write this PNG: a few pairs of each class, RGB above depth.")
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Near-duplicates count across: instance, or an expression whose first group names the group: '^(s\\d+)_'."
+        ),
+    ] = "instance",
     as_json: AsJson = False,
 ) -> None:
     """Report counts, sizes, depth, near-duplicates between instances, and bad pairs; exit code 1 where there are bad ones."""
@@ -119,7 +125,7 @@ def check(
 
     montage = checked_png(montage, option="--montage")
     with counting("reading", unit="pairs") as on_progress:
-        report, dataset = look(data, on_progress=on_progress)
+        report, dataset = look(data, by=by, on_progress=on_progress)
     if montage is not None:
         draw(dataset, montage)
         say(f"montage: {montage}")
@@ -157,6 +163,7 @@ def _print_report(report: Report, *, most: int = 20) -> None:
         )
     if report.depth_m:
         lines.append("depth: " + ", ".join(f"{name} {value:.3f} m" for name, value in report.depth_m.items()))
+    lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"near-duplicates across groups: {report.num_leaking} frame(s)")
     lines += [
         f"  {leak.groups[0]} and {leak.groups[1]}: {leak.frames} frame(s), such as {leak.first} and {leak.second} ({leak.correlation:.4f})"

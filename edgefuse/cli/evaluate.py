@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, EngineWord, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
     from edgefuse.contract import InputContract
     from edgefuse.data.folder import Pictures
     from edgefuse.evaluation import Condition, Predictor, Scores
+    from edgefuse.explain import PixelGate
     from edgefuse.robustness import Row
 
 
@@ -33,6 +34,14 @@ def evaluate(  # long: each option is a parameter
     plot: Annotated[
         Path | None, typer.Option(help="With --corruptions: a PNG of accuracy against severity to write.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="With --corruptions: decides their chance. Default: 0.")
+    ] = None,
+    force: Force = False,
     file: Annotated[
         str | None,
         typer.Option(
@@ -48,17 +57,23 @@ def evaluate(  # long: each option is a parameter
     """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
     import json
 
+    from edgefuse.files import refuse_existing
+    from edgefuse.robustness import REPORT_JSON
+
     if not corruptions:
-        for option, value in (("--against", against), ("--plot", plot)):
-            if value:
+        for option, value in (("--against", against), ("--plot", plot), ("--out", out), ("--seed", seed)):
+            if value is not None and value != []:
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
     elif file is not None:
         raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
     plot = checked_png(plot, option="--plot")
+    if out is not None:
+        refuse_existing(out, force=force, marker=REPORT_JSON)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
     if corruptions:
+        models = [model, *(against or ())]
         _evaluate_corruptions(
-            [model, *(against or ())], pictures, plot=plot, engine=engine, threads=threads, as_json=as_json
+            models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
     from edgefuse.evaluation import evaluate as score
@@ -79,15 +94,26 @@ def evaluate(  # long: each option is a parameter
     _print_scores(scores, answering.name)
 
 
-def _evaluate_corruptions(
-    models: list[Path], pictures: Pictures, *, plot: Path | None, engine: str, threads: int | None, as_json: bool
+def _evaluate_corruptions(  # long: each model in turn, then each form of what came out
+    models: list[Path],
+    pictures: Pictures,
+    *,
+    seed: int,
+    plot: Path | None,
+    out: Path | None,
+    engine: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Every model under every corruption: a table, or JSON, and a plot."""
+    """Every model under every corruption: a table, or JSON, a plot and a report."""
     import json
+    import shlex
+    import sys
 
     from edgefuse.cli.progress import counting, say
+    from edgefuse.commit import commit, commit_in_words
     from edgefuse.evaluation import refuse_unfit
-    from edgefuse.robustness import evaluate_corruptions, plot_corruptions
+    from edgefuse.robustness import evaluate_corruptions, plot_corruptions, write_failures
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
     reports = {}
@@ -102,7 +128,12 @@ def _evaluate_corruptions(
         for name, one in answering.items():
             with counting(name, unit="pairs") as on_progress:
                 rows = evaluate_corruptions(
-                    one.predictor, pictures, contract=one.contract, labels=one.labels, on_progress=on_progress
+                    one.predictor,
+                    pictures,
+                    contract=one.contract,
+                    labels=one.labels,
+                    seed=seed,
+                    on_progress=on_progress,
                 )
             warn_of_training_pairs(one, pictures, name=name)
             rows_by_model[name] = rows
@@ -111,14 +142,40 @@ def _evaluate_corruptions(
                 "size": one.contract.size,
                 "rows": [row.to_json() for row in rows],
             }
-    title = f"{len(pictures.rgb)} pairs, accuracy while a sensor fails"
+    data_names = ", ".join(root.resolve().name for root in pictures.dataset.roots)
+    title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
+    command = shlex.join(["edgefuse", *sys.argv[1:]])
+    facts = {
+        "seed": seed,
+        "data": pictures.dataset.digest[:12],
+        "commit": commit_in_words(commit()),
+        "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
+        "versions": installed_versions(),
+    }
+    if out is not None:
+        report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
+        say(f"report: {report_path} (report.csv, report.json, report.png)")
     if plot is not None:
         plot_corruptions(rows_by_model, plot, title=title)
         say(f"plot: {plot}")
     if as_json:
-        typer.echo(json.dumps({"data_digest": pictures.dataset.digest, "models": reports}))
+        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(json.dumps({**told, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what decides the answers, as far as it is installed here; nothing is imported for it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("edgefuse", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def column_names(models: list[Path]) -> dict[str, Path]:
@@ -182,6 +239,8 @@ class Answering(NamedTuple):
     contract: InputContract
     labels: tuple[str, ...]
     training: dict[str, Any]
+    fusion: str
+    pixel_gate: PixelGate | None = None
 
 
 @contextmanager
@@ -201,20 +260,36 @@ def opened(
         bundle = open_bundle(model)
         file = file if engine == "tensorrt" else file or MODEL_NAME
         with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
-            name, training = _name_of(runner.description), bundle.manifest.training
-            yield Answering(name, engine_predictor(runner), runner.contract, runner.labels, training)
+            manifest = bundle.manifest
+            yield Answering(
+                _name_of(runner.description),
+                engine_predictor(runner),
+                runner.contract,
+                runner.labels,
+                manifest.training,
+                str(manifest.model.get("fusion", "")),
+            )
         return
     if engine != "auto":
         raise UserError(f"{model} is a run, which torch answers for: give a bundle, or leave --engine {engine} out")
     if file is not None:
         raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
     require("torch", extra="train")
-    from edgefuse.training.loop import best_device, torch_predictor
+    from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
     from edgefuse.training.run import open_run
 
     run = open_run(model)
     network = run.build_model().to(best_device())
-    yield Answering("the run in torch", torch_predictor(network), run.model_config.contract, run.labels, run.info)
+    config = run.model_config
+    yield Answering(
+        "the run in torch",
+        torch_predictor(network),
+        config.contract,
+        run.labels,
+        run.info,
+        config.fusion,
+        torch_pixel_gate(network),
+    )
 
 
 def _name_of(description: dict[str, Any]) -> str:

@@ -47,9 +47,14 @@ def explain(
             labels=answering.labels,
             title=f"{model.resolve().name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
             seed=seed,
+            pixel_gate=answering.pixel_gate,
             on_progress=on_progress,
         )
     warn_of_training_pairs(answering, pictures)
+    if answering.fusion == "spatial" and answering.pixel_gate is None:
+        say(
+            "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
+        )
     if as_json:
         typer.echo(json.dumps(explanation.to_json()))
     else:
@@ -63,7 +68,8 @@ def _print_explanation(explanation: Explanation) -> None:
 
     found = explanation.to_json()
     table = Table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
-    for heading in ("", "pairs", "mean gate", "RGB's share", "depth's share", "no share"):
+    headings = ["", "pairs", "mean gate", "RGB's share", "depth's share", "no share"]
+    for heading in [*headings, *(["RGB kept"] if found["all"]["mean_kept_area"] is not None else [])]:
         table.add_column(heading, justify="right" if heading else "left")
     for label, group in found["by_class"].items():
         table.add_row(label, *_cells(group))
@@ -81,4 +87,5 @@ def _cells(group: dict[str, Any]) -> list[str]:
         f"{group['mean_gate']:.2f}",
         *("-" if share is None else f"{share:.0%}" for share in shares),
         str(group["num_pairs_without_share"]),
+        *([] if group["mean_kept_area"] is None else [f"{group['mean_kept_area']:.0%}"]),
     ]

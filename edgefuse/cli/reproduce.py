@@ -32,6 +32,17 @@ def reproduce(  # long: each option is a parameter
     seed: Annotated[
         int, typer.Option(min=0, help="Decides the selection and the folds; fold k trains with 1000 seed + k.")
     ] = 0,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="washington: pairs, default 4500 as in the paper; bu3dfe: subjects, default 60.",
+        ),
+    ] = None,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
+    ] = None,
     jobs: Jobs = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few pairs, two folds, no pretrained weights: only shows that it runs.")
@@ -64,6 +75,8 @@ def reproduce(  # long: each option is a parameter
             batch_size=batch_size,
             weights=rgb_weights or (),
             seed=seed,
+            samples=number_or_all(samples),
+            early_stop=early_stop,
             num_jobs=jobs,
             quick=quick,
             skip_bad=skip_bad,
@@ -74,3 +87,18 @@ def reproduce(  # long: each option is a parameter
             listener=display,
         )
     finish(made.done, made.report, made.folder, as_json=as_json)
+
+
+def number_or_all(text: str | None) -> int | Literal["all"] | None:
+    """The value of --samples.
+
+    Raises:
+        typer.BadParameter: neither a number above 0 nor all.
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r}: a number from 1 on, or all, was expected", param_hint="--samples")
+    return int(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -123,8 +123,28 @@ def train(  # long: each option is a parameter, and each parameter a line of the
                 f"{name.replace('_', ' ')} {values['accuracy']:.1%}" for name, values in scores.items()
             )
             say(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs)")
+    line = calibration_line(summary.metrics["calibration"])
+    if line:
+        say(line)
     if summary.interrupted:
         say(f"stopped early: {out} holds the last finished epoch and can be exported")
         raise typer.Exit(130)
     pictures = ", ".join(path.name for path in sorted(out.glob("*.png")))
     say(f"run: {out} ({pictures}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+
+
+def calibration_line(calibration: dict[str, Any]) -> str:
+    """The temperature, and what it did to the test pairs (the validation pairs, which flatter it, where there are none)."""
+    part = "test" if "test" in calibration else "validation"
+    if part not in calibration or not calibration["fitted_on_validation_pairs"]:
+        return ""
+    before, after = calibration[part]["before"], calibration[part]["after"]
+    changes = [
+        f"{words} {before[name]:.3f} before, {after[name]:.3f} after"
+        for words, name in (
+            ("expected calibration error", "expected_calibration_error"),
+            ("negative log-likelihood", "negative_log_likelihood"),
+        )
+    ]
+    flattered = "" if part == "test" else ", which it was fitted on"
+    return f"temperature {calibration['temperature']:.3f} on {part} pairs{flattered}: {'; '.join(changes)}"

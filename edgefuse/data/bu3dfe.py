@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.data.mesh import Mesh, read_vrml, render
+from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.errors import UserError
 
@@ -72,10 +73,12 @@ def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LE
         elif neutral if code == "NE" else int(parts.group(3)) in levels:
             name = path.name[: -len("_F3D.wrl")]
             read = partial(read_face, path, size_px=size_px)
-            items.append(Item(label=EXPRESSIONS[code], instance=path.parent.name, name=name, read=read))
+            files = (path, path.with_name(f"{name}_F2D.bmp"))
+            items.append(Item(label=EXPRESSIONS[code], instance=path.parent.name, name=name, read=read, files=files))
     if not models:
         raise UserError(
             f"{root} has no faces: F0001/F0001_AN01WH_F3D.wrl with F0001_AN01WH_F2D.bmp and so on were expected"
+            f"{other_layout(root, expected='bu3dfe')}"
         )
     if not items and not problems:
         raise UserError(f"{root} has {len(models)} faces, but none of the levels {', '.join(map(str, levels))}")

@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.folder import DEPTH_SUFFIX, RGB_SUFFIX, Dataset, Sample, read_pair, scan
+from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
 from edgefuse.errors import UserError
 from edgefuse.files import file_replaced
 
 PERCENTILES = (1, 5, 50, 95, 99)
+MAX_LIMIT_SHARE = 0.01
+"""Share of pixels at the largest code from which on the user is warned."""
+PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
+"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
+CAPTION_PX = 12
 
 THUMBNAIL = 16
 SAME_PICTURE = 0.98
@@ -72,6 +78,7 @@ class Report:
         leaks: the groups with most near-duplicates first.
         num_leaking: frames with a near-duplicate in another group.
         problems: bad pairs, one sentence each.
+        warnings: what is probably wrong with the depth of pairs that can be read, one sentence each.
     """
 
     num_pairs: int
@@ -85,21 +92,31 @@ class Report:
     leaks: tuple[Leak, ...]
     num_leaking: int
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def check(
-    roots: Sequence[Path], *, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+def check(  # long: what each pair tells is gathered in one pass, and each figure is a call
+    roots: Sequence[Path],
+    *,
+    by: str = BY_INSTANCE,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[Report, Dataset]:
     """Read every pair below `roots`; bad ones are listed, the others reported and returned as a data set.
 
+    Args:
+        by: what near-duplicates must stand across to count: "instance", or an expression as for `edgefuse.data.folds`.
+
     Raises:
-        UserError: a root is missing or has no pairs at all, or the roots differ in alignment.
+        UserError: an expression that does not fit, a root is missing or has no pairs at all, or the roots differ in alignment.
     """
     dataset = scan(roots, skip_bad=True)
+    if by == BY_FRAME:
+        raise UserError("--by is 'frame': instance, or an expression whose first group names the group, was expected")
+    group_names(dataset, by=by)  # what does not fit is better said before the pairs are read
     problems = _incomplete(roots)
     good: list[int] = []
     facts: list[_Facts] = []
@@ -116,19 +133,22 @@ def check(
                 histograms.setdefault(unit_m, np.zeros(MAX_DEPTH_CODE + 1, np.int64))[codes] += counts
             on_progress(i + 1, len(dataset.samples))
     dataset = dataset.subset(good)
-    leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts])
+    groups = group_names(dataset, by=by)
+    leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts], groups)
+    valid_depth, depth_m = _valid(facts), _percentiles(histograms)
     report = Report(
         num_pairs=len(good),
-        num_groups=len(set(dataset.groups())),
+        num_groups=len(set(groups)),
         classes=_count(dataset),
         sizes=dict(Counter(fact.size for fact in facts).most_common()),
         depth_unit_m=tuple(sorted({sample.depth_unit_m for sample in dataset.samples})),
         align=dataset.align,
-        valid_depth=_valid(facts),
-        depth_m=_percentiles(histograms),
+        valid_depth=valid_depth,
+        depth_m=depth_m,
         leaks=leaks,
         num_leaking=num_leaking,
         problems=tuple(problems),
+        warnings=_warnings(valid_depth, depth_m),
     )
     return report, dataset
 
@@ -162,9 +182,9 @@ def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> lis
 
 
 def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int = 3, columns: int = 10) -> None:
-    """Write a PNG: a few pairs of each class, RGB above depth (near is red, far is blue, black has no measurement).
+    """Write a PNG: a few pairs of each class, RGB below its instance's name and above depth (near is red, far blue, none black).
 
-    Depth is coloured from the 2nd to the 98th percentile of each picture by itself, so that small relief shows.
+    Depth is coloured from the 2nd to the 98th percentile of each picture by itself, so that small relief shows; they stand below.
     """
     drawn = [_strip(dataset, number, side_px=side_px, per_class=per_class) for number in range(len(dataset.labels))]
     strips = [strip for strip in drawn if strip is not None]
@@ -255,11 +275,29 @@ def _percentiles(histograms: Mapping[float, NDArray[np.int64]]) -> dict[str, flo
     return {f"p{p}": round(float(depths_m[order[i]]), 6) for p, i in zip(PERCENTILES, places, strict=True)}
 
 
-def _leaks(dataset: Dataset, thumbnails: Sequence[NDArray[np.float32]]) -> tuple[tuple[Leak, ...], int]:
+def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) -> tuple[str, ...]:
+    """What is probably wrong with the depth."""
+    found = []
+    if valid_depth and valid_depth["at_limit"] > MAX_LIMIT_SHARE:
+        found.append(
+            f"{valid_depth['at_limit']:.1%} of the pixels have the largest code {MAX_DEPTH_CODE}: some recorders write it for "
+            "'too far'; make it 0, which is no measurement, or it counts as depth"
+        )
+    near_m, far_m = PLAUSIBLE_MEDIAN_M
+    if depth_m and not near_m <= depth_m["p50"] <= far_m:
+        found.append(
+            f"half of the depth is below {depth_m['p50']:g} m, {near_m:g} to {far_m:g} m was expected: is depth_unit_m in "
+            "dataset.json right?"
+        )
+    return tuple(found)
+
+
+def _leaks(
+    dataset: Dataset, thumbnails: Sequence[NDArray[np.float32]], groups: Sequence[str]
+) -> tuple[tuple[Leak, ...], int]:
     """Leaks, the largest first, and the number of frames in them."""
     if not thumbnails:
         return (), 0
-    groups = dataset.groups()
     twins = closest_twins(np.stack(thumbnails), groups)
     by_groups: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
     for i, j, likeness in twins:
@@ -292,9 +330,27 @@ def _strip(dataset: Dataset, label: int, *, side_px: int, per_class: int) -> NDA
     for sample in chosen:
         rgb, depth = read_pair(sample.rgb_path, sample.depth_path)
         bgr = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-        parts += [_letterboxed(bgr, side_px), _letterboxed(coloured(depth), side_px)]
-    parts += [np.zeros((side_px, side_px, 3), np.uint8)] * (2 * (per_class - len(chosen)))
+        parts += [_caption(sample.instance, side_px), _letterboxed(bgr, side_px)]
+        parts += [_letterboxed(coloured(depth), side_px), _caption(_range_in_words(depth, sample), side_px)]
+    empty = np.zeros((2 * side_px + 2 * CAPTION_PX, side_px, 3), np.uint8)
+    parts += [empty] * (per_class - len(chosen))
     return np.pad(np.vstack(parts), ((0, 2), (0, 2), (0, 0)))
+
+
+def _caption(text: str, side_px: int) -> NDArray[np.uint8]:
+    strip = np.zeros((CAPTION_PX, side_px, 3), np.uint8)
+    grey = (190, 190, 190)
+    cv2.putText(strip, text[: side_px // 6], (2, 9), cv2.FONT_HERSHEY_SIMPLEX, 0.3, grey, 1, cv2.LINE_AA)
+    return strip
+
+
+def _range_in_words(depth: NDArray[np.uint16], sample: Sample) -> str:
+    """Which depths the reddest and the bluest colour of `coloured` stand for."""
+    measured = depth[depth > 0]
+    if not measured.size:
+        return "no depth"
+    near_m, far_m = np.percentile(measured, (2, 98)) * sample.depth_unit_m
+    return f"{near_m:.2f}-{far_m:.2f} m"
 
 
 def coloured(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:

@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, Align
+from edgefuse.data.recognise import other_layout
 from edgefuse.errors import UserError
 from edgefuse.files import file_replaced, read_json, write_json
 
 DATASET_NAME = "dataset.json"
 RGB_SUFFIX = "_rgb.png"
 DEPTH_SUFFIX = "_depth.png"
+_EXPECTED = f"<class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
 
 
@@ -138,9 +140,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
                 problems.append(f"{rgb_path}: no {depth_path.name} beside it")
         problems.extend(f"{path}: no RGB picture beside it" for path in sorted(depth_paths))
         if not rgb_paths and not depth_paths:
-            raise UserError(
-                f"{root} has no pairs: <class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
-            )
+            raise UserError(f"{root} has no pairs: {_EXPECTED}{other_layout(root)}")
     if len(aligns) > 1:
         raise UserError(
             f"the folders differ in alignment: {', '.join(f'{path} is aligned to {align}' for align, path in aligns.items())}"

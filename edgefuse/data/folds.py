@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: which samples are tested on when, by frame, by instance or by a part of the instance's name.
+"""Folds of a cross-validation: which samples are tested on when, by frame, instance, part of its name, or official trials.
 
 Owns the rules that make folds mean something; cross-validation imports it.
 """
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
 from edgefuse.data.splits import Split, shuffled_groups
+from edgefuse.data.washington import trial_splits
 from edgefuse.errors import UserError, require
 
 BY_FRAME = "frame"
 BY_INSTANCE = "instance"
+BY_TRIALS = "trials"
 
 _Indices = NDArray[np.int64]
 
@@ -28,7 +30,7 @@ class Folds:
     """Splits that test each sample at most once.
 
     Attributes:
-        by: "frame", "instance", an expression, or the name of ready-made splits.
+        by: "frame", "instance", "trials", an expression, or the name of ready-made splits.
         num_leaking: folds with frames of one instance on both sides; nearly the same picture is then learned and asked.
         notes: what the reader of a result should know, such as a class that a fold does not test.
     """
@@ -43,8 +45,8 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
     """Divide a data set into folds, each class spread over them as evenly as the groups allow.
 
     Args:
-        by: "frame", "instance", or an expression whose first group, searched in the instance's name, names the group:
-            `^(s\\d+)_` for the person of "s1_clip02".
+        by: "frame", "instance", "trials" (the official ones of a converted Washington set, whatever `num_folds`), or an
+            expression whose first group, searched in the instance's name, names the group: `^(s\\d+)_` for the person of "s1_clip02".
         validation_share: share of each fold's training side to hold out besides, by the same groups; for early stopping.
 
     Raises:
@@ -55,9 +57,12 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
     if not 0.0 <= validation_share < 0.9:
         raise UserError(f"the validation share is {validation_share}: 0 to 0.9 was expected")
     groups = None if by == BY_FRAME else group_names(dataset, by=by)
-    everything = np.arange(len(dataset.samples))
+    if by == BY_TRIALS:
+        sides = [(np.array(trial.train), np.array(trial.test)) for trial in trial_splits(dataset)]
+    else:
+        sides = _divide(dataset, np.arange(len(dataset.samples)), groups, num_folds=num_folds, seed=seed)
     splits = []
-    for kept, test in _divide(dataset, everything, groups, num_folds=num_folds, seed=seed):
+    for kept, test in sides:
         train, validation = kept, kept[:0]
         if validation_share:
             num_parts = _num_parts(dataset, kept, groups, share=validation_share)
@@ -73,13 +78,13 @@ def group_names(dataset: Dataset, *, by: str) -> list[str]:
         UserError: the expression is none, has no group, or does not match an instance (some are named).
     """
     instances = dataset.groups()
-    if by == BY_INSTANCE:
+    if by in (BY_INSTANCE, BY_TRIALS):
         return instances
     try:
         expression = re.compile(by)
     except re.error as error:
         raise UserError(
-            f"--by {by!r} is no regular expression ({error}): frame, instance or one was expected"
+            f"--by {by!r} is no regular expression ({error}): frame, instance, trials or one was expected"
         ) from error
     if expression.groups < 1:
         raise UserError(f"--by {by!r} has no group: one in brackets was expected, such as '^(s\\d+)_'")
@@ -117,7 +122,7 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
         if lacking:
             raise UserError(
                 f"fold {number} has no training pair of {', '.join(lacking)}: record more instances, use fewer folds, "
-                "or another --seed"
+                f"or another --seed{', or leave early stop off' if parts.validation else ''}"
             )
         untested = _absent(dataset, {labels[i] for i in parts.test})
         if untested:

@@ -5,6 +5,7 @@ Owns the seam between the readers of layouts and the folder layout: a reader ret
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +20,8 @@ from edgefuse.data.folder import write_description, write_pair
 from edgefuse.errors import UserError
 from edgefuse.files import folder_replaced, write_json
 
+LEFT_OUT_NAME = "left_out.json"
+"""Beside `dataset.json` where bad pairs were left out: what was wrong with each."""
 MAX_PROBLEMS = 20
 """Bad pairs after which a conversion that refuses them gives up: more would be the same fault again."""
 
@@ -34,12 +37,13 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One pair to convert; `read` raises `UserError` where the pair cannot be used."""
+    """One pair to convert; `read` raises `UserError` where the pair cannot be used, and looks at `files`."""
 
     label: str
     instance: str
     name: str
     read: Callable[[], Pair]
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,19 @@ class Source:
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     more_files: Mapping[str, Any] = field(default_factory=dict)
+
+    def files_sha256(self) -> str:
+        """Digest of which pairs there are and of their files' names, sizes and times, without reading them.
+
+        Another place of the same tree gives the same digest, and a copy that kept no times another one.
+        """
+        digest = hashlib.sha256(f"{len(self.problems)} problems\n".encode())
+        for item in sorted(self.items, key=lambda item: (item.label, item.instance, item.name)):
+            for file in item.files:
+                state = file.stat() if file.is_file() else None
+                seen = "absent" if state is None else f"{state.st_size} {state.st_mtime_ns}"
+                digest.update(f"{item.label}/{item.instance}/{item.name} {file.name} {seen}\n".encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +124,8 @@ def write_source(
         notes += [f"{count} pair(s): {note}" for note, count in sorted(found.notes.items())]
         for name, value in source.more_files.items():
             write_json(folder / name, value)
+        if problems:
+            write_json(folder / LEFT_OUT_NAME, {"left_out": problems})
         origin = {**source.origin, "pairs": num_pairs, "left_out": len(problems)}
         write_description(folder, depth_unit_m=source.depth_unit_m, source=origin)
     return Converted(num_pairs=num_pairs, left_out=tuple(problems), notes=tuple(notes))

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.data.folder import DATASET_NAME, Dataset, read_pair
+from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
@@ -59,7 +60,7 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
     if not items and not problems:
         raise UserError(
             f"{root} has no pairs: apple/apple_1/apple_1_1_1_crop.png with apple_1_1_1_depthcrop.png and so on were expected, "
-            "the evaluation form of the set"
+            f"the evaluation form of the set{other_layout(root, expected='washington')}"
         )
     if num_samples is not None:
         keys = [(item.label, item.instance) for item in items]
@@ -100,7 +101,10 @@ def sample_evenly(keys: Sequence[tuple[str, str]], *, num_samples: int, seed: in
         UserError: there are not as many.
     """
     if not 1 <= num_samples <= len(keys):
-        raise UserError(f"{num_samples} samples were asked for, the set has {len(keys)} pairs")
+        raise UserError(
+            f"{num_samples} samples were asked for, the set has {len(keys)} pairs: give --samples {len(keys)} or fewer; "
+            "edgefuse reproduce also takes --samples all, and --quick takes a few"
+        )
     rng = np.random.default_rng(seed)
     members: dict[str, dict[str, list[int]]] = {}
     for i, (category, instance) in enumerate(keys):
@@ -198,7 +202,8 @@ def _read_instance(folder: Path, *, masked: bool) -> tuple[list[Item], list[str]
             problems.append(f"{folder / stem}: no {' and no '.join(missing)}{hint}")
         else:
             read = partial(_read, folder, stem, masked=masked)
-            items.append(Item(label=folder.parent.name, instance=folder.name, name=stem, read=read))
+            files = tuple(folder / (stem + suffix) for suffix in (_RGB, _DEPTH, *([_MASK] if masked else [])))
+            items.append(Item(label=folder.parent.name, instance=folder.name, name=stem, read=read, files=files))
     return items, problems
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE, build_rgb_backbone
 from edgefuse.model.names import (
@@ -25,6 +26,7 @@ from edgefuse.model.names import (
     RgbBackbone,
 )
 from edgefuse.training.recipe import TrainConfig, default_weights
+from edgefuse.training.train import model_config_of
 
 NAIVE = "naive"
 PAPER_TITLES: dict[str, str] = {
@@ -110,6 +112,22 @@ def approach_config(approach: Approach, base: TrainConfig, *, weights: Mapping[s
         rgb_weights=weights.get(rgb, WEIGHTS_NONE) if approach.rgb else WEIGHTS_NONE,
         depth_weights=weights.get(depth, WEIGHTS_NONE) if approach.depth else WEIGHTS_NONE,
     )
+
+
+def checked_approaches(
+    names: Iterable[str], base: TrainConfig, *, weights: Iterable[str] = ()
+) -> tuple[list[Approach], dict[str, str]]:
+    """The approaches of the names, each once, and `choose_weights` for them; to be asked before any data is read.
+
+    Raises:
+        UserError: an unknown approach, inputs or models that cannot be (near beyond far, too few pixels), or weights that
+            cannot be had.
+    """
+    approaches = [parse_approach(name) for name in dict.fromkeys(names)]
+    contract = InputContract(size=base.size, near_m=base.near_m, far_m=base.far_m)
+    for approach in approaches:
+        model_config_of(approach_config(approach, base, weights={}), contract, num_classes=2)
+    return approaches, choose_weights(approaches, given=list(weights))
 
 
 def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ()) -> dict[str, str]:

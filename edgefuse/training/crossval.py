@@ -31,7 +31,7 @@ from edgefuse.data.folds import Folds
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.files import read_json, refuse_existing, sha256_of_file, write_json
-from edgefuse.training.approaches import Approach, approach_config, choose_weights, parse_approach
+from edgefuse.training.approaches import Approach, approach_config, checked_approaches
 from edgefuse.training.loop import best_device
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.train import Listener, NothingLearnedError, train_on_pictures, versions
@@ -95,6 +95,7 @@ class CrossValidation:
     notes: tuple[str, ...]
     config: TrainConfig
     data: dict[str, Any]
+    early_stop: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,16 +150,15 @@ def cross_validate(  # long: the order of the work, one step a line
         listener: watches single epochs where num_jobs is 1.
 
     Raises:
-        UserError: bad data or names, folds that cannot be made, or results of other settings in `out`.
+        UserError: what `checked_approaches` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
     """
-    parsed = [parse_approach(name) for name in dict.fromkeys(approaches)]
+    parsed, chosen = checked_approaches(approaches, config, weights=weights)
     refuse_existing(out, force=force or (out / PLAN_NAME).is_file(), marker=PLAN_NAME)
     pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
     dataset = pictures.dataset
     if len(dataset.labels) < 2:
         raise UserError(f"the data has one class only ({', '.join(dataset.labels)}): two or more were expected")
     folds = folds_of(dataset)
-    chosen = choose_weights(parsed, given=list(weights))
     tasks = _tasks(dataset, folds, parsed, out, config=config, weights=chosen, early_stop=early_stop)
     finished = _finished(tasks, force=force)
     data = {"digest": dataset.digest, "num_pairs": len(dataset.samples), "labels": list(dataset.labels)}
@@ -198,6 +198,7 @@ def cross_validate(  # long: the order of the work, one step a line
         notes=folds.notes,
         config=config,
         data=data,
+        early_stop=early_stop,
     )
 
 

@@ -198,6 +198,25 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     return answer
 
 
+def torch_pixel_gate(model: FusionClassifier) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None:
+    """What a spatial model's gate leaves of each pixel's colour: depth uint8 [N, S, S, 2] -> 1 - G, float32 [N, S, S].
+
+    None where the model has no such gate.
+    """
+    if model.look is None:
+        return None
+    look, decode, device = model.look, model.decode, next(model.parameters()).device
+
+    @torch.inference_mode()
+    def kept(depth: NDArray[np.uint8]) -> NDArray[np.float32]:
+        codes = torch.from_numpy(depth).to(device)
+        black = torch.zeros((*codes.shape[:3], 3), dtype=torch.uint8, device=device)
+        _, decoded = decode(black, codes)
+        return np.asarray((1 - look.gate(decoded))[:, 0].float().cpu().numpy(), np.float32)
+
+    return kept
+
+
 def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
     extractors = (model.rgb_features, model.depth_features)
     return [e.backbone for e in extractors if e is not None and e.backbone.pretrained]

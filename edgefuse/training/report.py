@@ -151,7 +151,7 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
     lines = [
         f"- {data['num_pairs']} pairs, {len(data['labels'])} classes, {data['num_groups']} instances; data {data['digest'][:12]}.",
         f"- {done.num_folds} folds by {_code(done.by)}, seed {config.seed} (fold k trains with seed {fold_seed(config.seed, 0)} + k), "
-        f"inputs of {config.size} px, at most {config.epochs} epochs of batches of {config.batch_size}, Adam "
+        f"inputs of {config.size} px, {_epochs(done)} of batches of {config.batch_size}, Adam "
         f"{config.learning_rate:g} to {config.final_learning_rate:g}.",
     ]
     if done.num_leaking:
@@ -163,11 +163,17 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
     else:
         lines.append("- No instance stands on both sides of a fold.")
     lines += [f"- {remark}" for remark in remarks]
-    if done.notes:
-        lines.append(f"- {len(done.notes)} note(s) on the folds, first: {done.notes[0]}.")
+    lines += [f"- Note: {note}." for note in done.notes]
     used = versions()
     lines.append(f"- {', '.join(f'{name} {used[name]}' for name in ('edgefuse', 'torch', 'torchvision', 'numpy'))}.")
     return [*lines, f"- {_commits(done)}."]
+
+
+def _epochs(done: CrossValidation) -> str:
+    many = f"{done.config.epochs} epoch" + ("s" if done.config.epochs > 1 else "")
+    if done.early_stop is None:
+        return many
+    return f"at most {many} (early stop after {done.early_stop} without a better validation accuracy)"
 
 
 def _commits(done: CrossValidation) -> str:
@@ -246,10 +252,18 @@ def _write_csv(done: CrossValidation, path: Path, *, paper: Mapping[str, float])
             writer.writerow([name, paper.get(name, ""), mean, "" if spread is None else spread, *values])
 
 
+_COLOURS = {"one sensor, or naive fusion": "tab:blue", "gated fusion": "tab:orange"}
+
+
+def _is_plain(name: str) -> bool:
+    return parse_approach(name).fusion in ("rgb", "depth", NAIVE)
+
+
 def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], title: str) -> None:
     """Bars with the standard deviation over folds; the paper's figures as diamonds."""
     names = list(done.results)
     found = [mean_and_spread(done.results[name]) or (0.0, None) for name in names]
+    kinds = ["one sensor, or naive fusion" if _is_plain(name) else "gated fusion" for name in names]
     figure = new_figure(width_in=max(5.0, 1.0 * len(names) + 2), height_in=4)
     axes = figure.subplots()
     places = np.arange(len(names))
@@ -258,16 +272,17 @@ def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], titl
         [100 * mean for mean, _ in found],
         yerr=[100 * (spread or 0.0) for _, spread in found],
         capsize=4,
-        color=[
-            "tab:blue" if parse_approach(name).fusion in ("rgb", "depth", NAIVE) else "tab:orange" for name in names
-        ],
-        label="ours, mean ± standard deviation over folds",
+        color=[_COLOURS[kind] for kind in kinds],
     )
+    for kind in dict.fromkeys(kinds):
+        axes.bar([], [], color=_COLOURS[kind], label=kind)
     known = [i for i, name in enumerate(names) if name in paper]
     if known:
         axes.plot(known, [100 * paper[names[i]] for i in known], "kD", label="paper")
     axes.set_xticks(places, names, rotation=35, ha="right")
     axes.set(ylabel="test accuracy, %", ylim=(0, 105), title=title)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower right", fontsize=8)  # inside it would hide low bars
+    figure.legend(  # inside it would hide low bars
+        loc="outside lower right", fontsize=8, ncols=3, title="mean ± standard deviation over folds", title_fontsize=8
+    )
     save_figure(figure, path)

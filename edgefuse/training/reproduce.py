@@ -10,36 +10,41 @@ Source: Oyedotun, Aouada, Ottersten, "Learning to Fuse Latent Representations fo
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from edgefuse.data.augment import Augmentation
 from edgefuse.data.bu3dfe import read_bu3dfe
-from edgefuse.data.folder import DATASET_NAME, Dataset
-from edgefuse.data.folds import BY_INSTANCE, Folds, folds_of_splits, make_folds
-from edgefuse.data.source import Source, write_source
-from edgefuse.data.washington import PAPER_NUM_SAMPLES, read_washington, trial_splits
+from edgefuse.data.folder import DATASET_NAME
+from edgefuse.data.folds import BY_INSTANCE, BY_TRIALS, make_folds
+from edgefuse.data.source import LEFT_OUT_NAME, Source, write_source
+from edgefuse.data.washington import PAPER_NUM_SAMPLES, read_washington
 from edgefuse.errors import UserError
 from edgefuse.files import read_json, refuse_existing
 from edgefuse.model.backbones import WEIGHTS_NONE
-from edgefuse.training.approaches import PAPER_ROWS, paper_accuracy
+from edgefuse.training.approaches import PAPER_ROWS, checked_approaches, paper_accuracy
 from edgefuse.training.crossval import CrossValidation, Failure, FoldResult, cross_validate
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.report import write_report
 from edgefuse.training.train import Listener
 
 PaperBy = Literal["frame", "instance", "trials"]
-BY_TRIALS = "trials"
+NUM_NAMED_LEFT_OUT = 5
+EARLY_STOP_SHARE = 0.15
+"""Of the training side, held out to stop by."""
 
 BU3DFE_LEVELS = (3, 4)
 BU3DFE_NUM_SUBJECTS = 60
 """Every figure of table 1 is a multiple of 1/720, and of no smaller count: 60 subjects, six expressions, two levels."""
+
+FILES_KEY = "files_sha256"
+"""In `dataset.json`'s source: `Source.files_sha256` of what was converted."""
 
 QUICK_NUM_SAMPLES = 120
 QUICK_NUM_SUBJECTS = 4
@@ -169,6 +174,8 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     batch_size: int = 32,
     weights: Sequence[str] = (),
     seed: int = 0,
+    samples: int | Literal["all"] | None = None,
+    early_stop: int | None = None,
     num_jobs: int = 1,
     quick: bool = False,
     skip_bad: bool = False,
@@ -184,20 +191,26 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         name: "washington" or "bu3dfe".
         table: 1 for bu3dfe; 3 (default) or 4 for washington.
         by: "frame", "instance", or "trials" (the official ones of washington); the protocol's own by default.
+        samples: pairs of washington or subjects of bu3dfe to take; the paper's number by default.
+        early_stop: as in `cross_validate`, on 15 % of the training side; off as in the paper by default.
         quick: a few pairs, two folds, no pretrained weights: shows that everything runs, and says nothing of the method.
         say: is told of notes.
         converting: opened while the tree is converted; what it yields is told how many pairs are done, and of how many.
 
     Raises:
-        UserError: an unknown set or table, a tree that is not of its form, or what `cross_validate` refuses.
+        UserError: an unknown set or table, a tree that is not of its form, data in `out` that was converted from something
+            else, or what `cross_validate` refuses.
     """
     protocol = _protocol(name, table)
     by = by or protocol.by
     if by not in get_args(PaperBy) or (by == BY_TRIALS and name != "washington"):
         raise UserError(f"--by is {by!r}: frame, instance, or for washington trials, was expected")
+    config = paper_config(protocol, epochs=epochs, size=size, batch_size=batch_size, seed=seed)
+    weights_used = [WEIGHTS_NONE, *weights] if quick else list(weights)
+    checked_approaches(approaches, config, weights=weights_used)  # before the tree is converted, which takes long
     data = out / "data"
     _convert(
-        _source(name, tree, seed=seed, quick=quick),
+        _source(name, tree, seed=seed, quick=quick, samples=samples),
         data,
         skip_bad=skip_bad,
         force=force,
@@ -210,9 +223,16 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         [data],
         folder,
         approaches=approaches,
-        folds_of=partial(_folds, by=by, num_folds=num_folds, seed=seed),
-        config=paper_config(protocol, epochs=epochs, size=size, batch_size=batch_size, seed=seed),
-        weights=[WEIGHTS_NONE, *weights] if quick else weights,
+        folds_of=partial(
+            make_folds,
+            num_folds=num_folds,
+            by=by,
+            seed=seed,
+            validation_share=0.0 if early_stop is None else EARLY_STOP_SHARE,
+        ),
+        config=config,
+        weights=weights_used,
+        early_stop=early_stop,
         num_jobs=num_jobs,
         force=force,
         on_done=on_done,
@@ -222,8 +242,10 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     more = ["--epochs", str(epochs), "--size", str(size), "--batch-size", str(batch_size), "--seed", str(seed)]
     more += [word for value in weights for word in ("--rgb-weights", str(value))]
     more += [] if tuple(approaches) == PAPER_ROWS else ["--approaches", ",".join(approaches)]
-    more += ["--quick"] if quick else []
-    remarks = protocol.remarks
+    more += [] if samples is None else ["--samples", str(samples)]
+    more += [] if early_stop is None else ["--early-stop", str(early_stop)]
+    more += [word for word, is_on in (("--quick", quick), ("--skip-bad", skip_bad)) if is_on]
+    remarks = (*_deviations(data, tree, samples=samples, early_stop=early_stop), *protocol.remarks)
     if quick:
         remarks = (
             "**--quick**: a few pairs, two folds, untrained backbones. These figures say nothing of the method.",
@@ -254,20 +276,46 @@ def _protocol(name: str, table: int | None) -> Protocol:
     raise UserError(f"table {table} is not of {name}: {' or '.join(str(p.table) for p in known)} was expected")
 
 
-def _source(name: str, tree: Path, *, seed: int, quick: bool) -> Source:
-    """The tree's pairs as the paper selected them."""
+def _deviations(
+    data: Path, tree: Path, *, samples: int | Literal["all"] | None, early_stop: int | None
+) -> tuple[str, ...]:
+    """What is not as in the paper because it was asked for, or because of bad pairs."""
+    found = []
+    if samples is not None:
+        found.append(f"Not the paper's selection: --samples {samples}.")
+    if early_stop is not None:
+        share = f"{EARLY_STOP_SHARE:.0%} of the training side"
+        found.append(f"Not as in the paper: early stop, on {share} held out by the same groups.")
+    if (data / LEFT_OUT_NAME).is_file():
+        problems = read_json(data / LEFT_OUT_NAME, what="the list of pairs that were left out")["left_out"]
+        named = [str(problem).replace(f"{tree}/", "") for problem in problems[:NUM_NAMED_LEFT_OUT]]
+        more = f"; and {len(problems) - len(named)} more" if len(problems) > len(named) else ""
+        found.append(
+            f"{len(problems)} bad pair(s) of the tree were left out (all in data/{LEFT_OUT_NAME}): {'; '.join(named)}{more}."
+        )
+    return tuple(found)
+
+
+def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Literal["all"] | None) -> Source:
+    """The tree's pairs as the paper selected them, or as many as were asked for."""
     if name == "washington":
-        num_samples = PAPER_NUM_SAMPLES
-        if quick:
+        num_samples: int | None = PAPER_NUM_SAMPLES
+        if samples is not None:
+            num_samples = samples if isinstance(samples, int) else None
+        elif quick:
             num_samples = min(QUICK_NUM_SAMPLES, len(read_washington(tree).items))
         found = read_washington(tree, num_samples=num_samples, seed=seed)
     else:
         found = read_bu3dfe(tree, levels=BU3DFE_LEVELS)
         subjects = sorted({item.instance for item in found.items})
         wanted = QUICK_NUM_SUBJECTS if quick else BU3DFE_NUM_SUBJECTS
-        if len(subjects) < wanted and not quick:
+        if samples is not None:
+            wanted = samples if isinstance(samples, int) else len(subjects)
+        if len(subjects) < wanted and not (quick and samples is None):
+            whose = "the paper's " if samples is None else ""
             raise UserError(
-                f"{tree} has {len(subjects)} subject(s), the paper's {wanted} were expected; --quick takes a few"
+                f"{tree} has {len(subjects)} subject(s), {whose}{wanted} were expected; "
+                "--samples N or --samples all takes fewer, --quick a few"
             )
         drawn = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:wanted]}
         items = tuple(item for item in found.items if item.instance in drawn)
@@ -284,11 +332,22 @@ def _convert(
     say: Callable[[str], None],
     converting: Callable[[], AbstractContextManager[Callable[[int, int], None]]],
 ) -> None:
-    """Bring the pairs into the folder layout, unless they are there."""
+    """Bring the pairs into the folder layout, unless they are there.
+
+    Raises:
+        UserError: pairs are there that were converted from something else, and not `force`; what differs is named.
+    """
+    source = replace(source, origin={**source.origin, "skip_bad": skip_bad, FILES_KEY: source.files_sha256()})
     if (data / DATASET_NAME).is_file():
         stored = read_json(data / DATASET_NAME, what="the data set's description").get("source")
-        if isinstance(stored, dict) and all(stored.get(key) == value for key, value in source.origin.items()):
+        other = _differences(stored if isinstance(stored, dict) else {}, source.origin)
+        if not other:
             return
+        if not force:
+            raise UserError(
+                f"{data} exists already and was converted from something else ({'; '.join(other)}): give another --out, "
+                "or add --force to convert again"
+            )
     refuse_existing(data, force=force, marker=DATASET_NAME)
     with converting() as on_progress:
         done = write_source(source, data, skip_bad=skip_bad, on_progress=on_progress)
@@ -296,7 +355,22 @@ def _convert(
         say(f"note: {text}")
 
 
-def _folds(dataset: Dataset, *, by: str, num_folds: int, seed: int) -> Folds:
-    if by == BY_TRIALS:
-        return folds_of_splits(dataset, trial_splits(dataset), by=by)
-    return make_folds(dataset, num_folds=num_folds, by=by, seed=seed)
+def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """In words, where a conversion that stands there is not the one that is asked for."""
+    found = []
+    for key, value in asked.items():
+        there = stored.get(key)
+        if key == "skip_bad":
+            # Where nothing was bad, leaving bad pairs out changes nothing.
+            if stored.get("left_out") and not value:
+                found.append(f"{stored['left_out']} bad pair(s) were left out there, and --skip-bad is not given")
+        elif there != value:
+            if key == FILES_KEY:
+                found.append(
+                    "files of the tree were added, removed or changed" if there else "it does not tell its files"
+                )
+            elif isinstance(value, list | tuple):
+                found.append(f"{key} differ")
+            else:
+                found.append(f"{key} was {there}, now {value}")
+    return found

@@ -126,7 +126,7 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=dataset.align)
-    model_config = _model_config(config, contract, num_classes=len(dataset.labels))
+    model_config = model_config_of(config, contract, num_classes=len(dataset.labels))
     model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)
     held_out = {
         name: pictures.subset(indices)
@@ -255,7 +255,12 @@ def _fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Any:
     return augmentation
 
 
-def _model_config(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
+def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
+    """What a recipe's model is made of.
+
+    Raises:
+        UserError: it cannot be built, such as a deep backbone on too few pixels.
+    """
     return ModelConfig(
         contract=contract,
         num_classes=num_classes,

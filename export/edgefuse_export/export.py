@@ -214,7 +214,7 @@ class _Job:
         }
         config = self.run.model_config
         model: dict[str, Any] = {key: value for key, value in config.to_json().items() if key != "contract"}
-        info = self.run.info
+        info = {**self.run.info, "calibration": self.run.metrics().get("calibration")}
         manifest = Manifest(
             labels=self.run.labels,
             contract=config.contract,
@@ -222,7 +222,11 @@ class _Job:
             files=self.files,
             parity=parity,
             versions=_versions(),
-            training={key: info[key] for key in ("data", "training", "epochs_done", "epoch_kept") if key in info},
+            training={
+                key: info[key]
+                for key in ("data", "training", "epochs_done", "epoch_kept", "calibration")
+                if info.get(key)
+            },
             fallback=self.fallback,
         )
         write_manifest(self.folder, manifest)

@@ -56,6 +56,15 @@ def run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+def test_train_says_what_the_temperature_did(colour_and_range: Path, tmp_path: Path) -> None:
+    quick = ("--epochs", 1, "--size", 32, "--batch-size", 8, "--exclude", "take3")
+    result = edgefuse("train", colour_and_range, "--out", tmp_path / "run", *quick)
+    told = json.loads((tmp_path / "run/metrics.json").read_text())["calibration"]
+    before, after = (told["test"][when]["expected_calibration_error"] for when in ("before", "after"))
+    line = f"temperature {told['temperature']:.3f} on test pairs: expected calibration error {before:.3f} before, {after:.3f} after;"
+    assert result.returncode == 0 and line in result.stderr and "negative log-likelihood" in result.stderr
+
+
 @pytest.fixture(scope="module")
 def bundle(run: Path) -> Path:
     result = edgefuse("export", run, "--out", run.parent / "bundle")

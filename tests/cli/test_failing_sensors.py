@@ -64,7 +64,20 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
     rows = {row["corruption"]: row["scores"] for row in models["old/bundle"]["rows"]}
     assert (rows["clean"], rows["no_rgb"], rows["no_depth"]) == (scores["both"], scores["no_rgb"], scores["no_depth"])
 
-    table = edgefuse(*arguments)
+    out = tmp_path / "kept"
+    table = edgefuse(*arguments, "--out", out, "--seed", 3)
+    kept = json.loads((out / "report.json").read_text())
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".json", ".md", ".png"]
+    assert (kept["seed"], kept["data"]) == (3, json.loads(result.stdout)["data_digest"][:12])
+    assert "--seed 3" in kept["command"] and kept["commit"] and kept["versions"]["numpy"]
+    assert kept["title"] == "colour_and_range, 30 pairs: accuracy while a sensor fails"
+    again, seeded = (found["old/bundle"] for found in (json.loads(result.stdout)["models"], kept["models"]))
+    assert len(seeded) == NUM_ROWS and seeded[0] == again["rows"][0]  # nothing is drawn for clean pictures
+    lines = (out / "report.csv").read_text().splitlines()
+    assert len(lines) == 1 + NUM_ROWS and lines[0] == "corruption,severity,unit,old/bundle,new/bundle"
+    text = (out / "report.md").read_text()
+    assert kept["command"] in text and "| overexposed rgb, 2 stops over |" in text and "- seed: 3." in text
+    assert "exists already" in edgefuse(*arguments, "--out", out).stderr
     assert table.returncode == 0 and "new/bundle" in table.stdout and "depth shift" in table.stdout
     assert "16 pixels" in table.stdout and table.stdout.count("%") == 2 * NUM_ROWS
 
@@ -74,6 +87,8 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
     [
         (("--against", "OTHER"), 2, "it needs --corruptions"),
         (("--plot", "x.png"), 2, "it needs --corruptions"),
+        (("--out", "x"), 2, "it needs --corruptions"),
+        (("--seed", "0"), 2, "it needs --corruptions"),
         (("--corruptions", "--against", "MODEL"), 2, "named twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
@@ -152,6 +167,23 @@ def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     for fusion in ("gated", "rgb"):
         train([colour_and_range], root / fusion, config=replace(config, fusion=fusion))  # type: ignore[arg-type]
     return {fusion: root / fusion for fusion in ("gated", "rgb")}
+
+
+def test_a_spatial_run_shows_where_its_gate_looks_and_its_bundle_says_that_it_cannot(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
+    train([colour_and_range], tmp_path / "run", config=config)
+    arguments = (colour_and_range, "--only", "take0", "--out")
+    result = edgefuse("explain", tmp_path / "run", *arguments, tmp_path / "seen")
+    assert result.returncode == 0 and "RGB kept" in result.stdout and "exported" not in result.stderr, result.stderr
+    found = json.loads((tmp_path / "seen/explain.json").read_text())
+    kept = {(row["corruption"], row["severity"]): row["mean_kept_area"] for row in found["by_corruption"]}
+    assert kept["no_depth", 1] > 0.9 > kept["clean", 0] > 0 and kept["no_rgb", 1] == kept["clean", 0]
+    make_toy_bundle(tmp_path / "bundle", labels=LABELS, fusion="spatial")
+    result = edgefuse("explain", tmp_path / "bundle", *arguments, tmp_path / "other", "--json")
+    assert result.returncode == 0 and "edgefuse explain RUN" in result.stderr
+    assert json.loads(result.stdout)["all"]["mean_kept_area"] is None
 
 
 def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:

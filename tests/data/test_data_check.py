@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefuse.data.check import THUMBNAIL, check, closest_twins, coloured, montage
+from edgefuse.data.check import CAPTION_PX, THUMBNAIL, check, closest_twins, coloured, montage
 from edgefuse.data.folder import write_description, write_pair
 from edgefuse.errors import UserError
 
@@ -106,6 +106,39 @@ def test_frames_of_one_take_are_no_leak_whatever_their_class(tmp_path: Path) -> 
     assert check([tmp_path])[0].leaks == ()
 
 
+def test_near_duplicates_can_be_counted_across_people_alone(tmp_path: Path) -> None:
+    """The same scene in two takes of one person, and another one in takes of two people."""
+    for instance, seed in (("s1_a", 1), ("s1_b", 1), ("s1_c", 2), ("s2_a", 2), ("s2_b", 3)):
+        write(tmp_path, "cup", instance, "0", scene(seed), ramp())
+    assert check([tmp_path])[0].num_leaking == 4
+    report = check([tmp_path], by=r"^(s\d+)_")[0]
+    assert [leak.groups for leak in report.leaks] == [("s1", "s2")]
+    assert (report.num_leaking, report.num_groups) == (2, 2)
+    for by, words in (("frame", "was expected"), (r"^(p\d+)_", "finds no group in 5 instance name")):
+        with pytest.raises(UserError, match=words):
+            check([tmp_path], by=by)
+
+
+@pytest.mark.parametrize(
+    ("unit_m", "limit_share", "words"),
+    [
+        (0.001, 0.0, []),
+        (0.001, 0.02, ["2.1% of the pixels have the largest code 65535"]),
+        (0.1, 0.0, ["half of the depth is below 14"]),
+        (1e-6, 0.0, ["is depth_unit_m in dataset.json right"]),
+    ],
+)
+def test_depth_that_is_probably_wrong_is_warned_of(
+    unit_m: float, limit_share: float, words: list[str], tmp_path: Path
+) -> None:
+    depth = ramp()
+    depth[: round(limit_share * 48)] = 65535
+    write(tmp_path, "cup", "a", "0", scene(1), depth)
+    write_description(tmp_path, depth_unit_m=unit_m)
+    found = check([tmp_path])[0].warnings
+    assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True))
+
+
 def test_dark_pictures_are_no_twins() -> None:
     dark = np.random.default_rng(0).normal(2, 0.5, (4, THUMBNAIL**2)).astype(np.float32)
     dark[1] = dark[0]
@@ -136,8 +169,14 @@ def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> Non
     _, dataset = check([tmp_path / "data"])
     montage(dataset, tmp_path / "m.png", side_px=40, per_class=2, columns=2)
     picture = cv2.imread(str(tmp_path / "m.png"))[..., ::-1]
-    assert picture.shape == (2 * (18 + 4 * 40 + 2), 2 * 42, 3)
-    middles = {"a": (38, 20), "b": (38, 62), "c": (180 + 38, 20)}
+    height = 18 + 4 * (40 + CAPTION_PX) + 2
+    assert picture.shape == (2 * height, 2 * 42, 3)
+    middle = 38 + CAPTION_PX
+    middles = {"a": (middle, 20), "b": (middle, 62), "c": (height + middle, 20)}
+    assert picture[18 : 18 + CAPTION_PX, :40].max() > 100  # the instance's name
+    assert (
+        picture[18 + CAPTION_PX + 80 : 18 + 2 * CAPTION_PX + 80, :40].max() > 100
+    )  # and which depths the colours stand for
     for label, (row, column) in middles.items():
         assert picture[row, column].tolist() == list(colours[label])
         assert picture[row, column - 18].tolist() == [0, 0, 0]  # beside the narrow picture

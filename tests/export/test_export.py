@@ -13,6 +13,7 @@ from export_runs import CONTRACT, LABELS, RUN_FILES, samples
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, codes_from_bytes
 from edgefuse.errors import UserError
+from edgefuse.fallback import least_above_chance
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.model.names import FUSION_KINDS
 from edgefuse.training.loop import torch_predictor
@@ -64,16 +65,26 @@ def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bu
     measured = json.loads((run / "metrics.json").read_text())["validation"]
     accuracies = {name: scores["accuracy"] for name, scores in measured.items()}
     fallback = open_bundle(bundle_folder).manifest.fallback
-    assert fallback.measured == {"part": "validation", "num_pairs": measured["both"]["num_samples"], **accuracies}
+    num_pairs = measured["both"]["num_samples"]
+    chance = max(map(sum, measured["both"]["confusion"])) / num_pairs
+    assert fallback.measured == {"part": "validation", "num_pairs": num_pairs, "chance": chance, **accuracies}
     for name in ("no_rgb", "no_depth"):
-        keeps = accuracies[name] >= 0.9 * accuracies["both"] - 1e-9
+        least = max(0.9 * accuracies["both"], least_above_chance(chance, num_pairs=num_pairs))
+        keeps = accuracies[name] >= least - 1e-9
         assert getattr(fallback, name) == ("label" if keeps else "no_decision")
+
+
+def test_the_manifest_tells_what_the_temperature_did(run: Path, bundle_folder: Path) -> None:
+    told = open_bundle(bundle_folder).manifest.training["calibration"]
+    assert told == json.loads((run / "metrics.json").read_text())["calibration"]
+    assert {"before", "after"} == set(told["validation"]) and told["temperature"] > 0
 
 
 def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_path: Path) -> None:
     copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
     fallback = export_run(copy, tmp_path / "bundle").bundle.manifest.fallback
     assert (fallback.no_rgb, fallback.no_depth, fallback.measured) == ("no_decision", "no_decision", {})
+    assert "calibration" not in open_bundle(tmp_path / "bundle").manifest.training
     (copy / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="the run's record of figures is not valid JSON"):
         export_run(copy, tmp_path / "other")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,8 @@ def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
     assert re.search(r"the loss is nan in batch 1 of \d in epoch 1 \(first pairs ", ended.stderr)
     value = json.loads(ended.stdout)
     assert [len(value["results"][name]) for name in ("rgb-mobilenet_v2", "depth-scratch")] == [0, 2]
+    assert "rgb-mobilenet_v2: -, 0 fold(s)" in ended.stderr and "nan%" not in ended.stderr
+    assert "runs" not in ended.stderr.split("failed: ")[1]  # nothing was learned, so nothing is kept
     report = (tmp_path / "out/report.md").read_text()
     assert (
         "| rgb-mobilenet_v2 | - | - | - | 0 of 2 |" in report and "rgb-mobilenet_v2, fold 2: the loss is nan" in report
@@ -204,6 +207,36 @@ def test_cross_validations_of_different_seeds_share_no_training_seed(colour_and_
     assert used == [[1, 2], [1001, 1002]]
     seeds = [fold_seed(seed, fold) for seed in range(20) for fold in range(1, MAX_FOLDS + 1)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_settings_that_cannot_work_are_refused_before_any_work(colour_and_range: Path, tmp_path: Path) -> None:
+    for options, words in (
+        (("--near", "2", "--far", "1"), "depth range is 2.0 to 1.0 m"),
+        (("--set", "near_m=3"), "depth range is 3.0 to 2.0 m"),
+        (("--approaches", "rgb-small,fused"), "<fusion>-<backbone> was expected"),
+        (("--approaches", "rgb-resnet18", "--rgb-weights", "absent.pth"), "absent.pth does not exist"),
+    ):
+        command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(tmp_path / "out"), *options]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+        assert ended.returncode == 1 and words in ended.stderr and "FAILED" not in ended.stderr, ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path) -> None:
+    """A class of one take is not tested by the folds that do not hold it out; a class of two takes by some."""
+    for name in ("red_near", "red_far"):
+        shutil.copytree(colour_and_range / name, tmp_path / "data" / name)
+    for take in ("take0", "take1"):
+        shutil.copytree(colour_and_range / "blue_near" / take, tmp_path / "data/blue_near" / take)
+    command = [*EDGEFUSE, "crossval", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--folds", "4", "--json"]
+    command += ["--approaches", "depth-scratch", "--epochs", "1", "--size", "32"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr
+    notes = json.loads(ended.stdout)["notes"]
+    assert len(notes) == 2 and all(note.endswith("tests no pair of blue_near") for note in notes)
+    report = (tmp_path / "out/report.md").read_text()
+    assert all(f"note: {note}" in ended.stderr and f"- Note: {note}." in report for note in notes)
+    assert report.startswith("# data, 4 folds by instance\n") and "inputs of 32 px, 1 epoch of batches" in report
 
 
 def test_names_say_what_is_built() -> None:

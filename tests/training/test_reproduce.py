@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from edgefuse.data.check import check
 from edgefuse.errors import UserError
 from edgefuse.training.approaches import PAPER_ROWS
 from edgefuse.training.reproduce import PROTOCOLS, paper_config, reproduce
@@ -87,8 +90,121 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
     assert trials.num_folds == 10 and trials.num_leaking == 0
     assert [result.num_test for result in trials.results["depth-scratch"]] == [18] * 10
     assert (tmp_path / "out/data/dataset.json").stat().st_mtime_ns == converted
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"exists already and was converted from something else \(seed was 0, now 1\)"):
         run(approaches=["depth-scratch"], seed=1)
+
+
+@pytest.fixture
+def small_tree(washington_tree: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed; copied again with its times it is the same tree."""
+    return Path(shutil.copytree(washington_tree, tmp_path / "tree"))
+
+
+def test_a_conversion_of_a_changed_tree_is_not_used(small_tree: Path, tmp_path: Path) -> None:
+    run = partial(reproduce, "washington", small_tree, tmp_path / "out", quick=True, epochs=1, size=32)
+    depth = partial(run, approaches=["depth-scratch"])
+    depth()
+    moved = Path(shutil.copytree(small_tree, tmp_path / "elsewhere/tree"))
+    assert partial(reproduce, "washington", moved, *depth.args[2:], **depth.keywords)().done.num_resumed == 2
+    picture = small_tree / "apple/apple_1/apple_1_1_1_crop.png"
+    cv2.imwrite(str(picture), np.full((24, 30, 3), 99, np.uint8))
+    with pytest.raises(UserError, match=r"\(files of the tree were added, removed or changed\): give another --out"):
+        depth()
+    assert depth(force=True).done.num_resumed == 0
+    assert depth().done.num_resumed == 2
+
+
+def test_what_was_left_out_stands_in_the_report_and_is_not_used_without_asking(
+    small_tree: Path, tmp_path: Path
+) -> None:
+    (small_tree / "apple/apple_1/apple_1_1_1_depthcrop.png").write_bytes(b"nothing")
+    (small_tree / "apple/apple_2/apple_2_1_6_depthcrop.png").unlink()
+    run = partial(
+        reproduce, "washington", small_tree, tmp_path / "out", epochs=1, size=32, approaches=["depth-scratch"]
+    )
+    made = run(quick=True, skip_bad=True)
+    text = made.report.read_text()
+    assert made.done.data["num_pairs"] == 34 and "--quick --skip-bad" in text.splitlines()[2]
+    remark = next(
+        line
+        for line in text.splitlines()
+        if "2 bad pair(s) of the tree were left out (all in data/left_out.json)" in line
+    )
+    assert all(f" apple/apple_{name}" in remark for name in ("1/apple_1_1_1_depthcrop.png", "2/apple_2_1_6"))
+    assert len(json.loads((tmp_path / "out/data/left_out.json").read_text())["left_out"]) == 2
+    with pytest.raises(UserError, match=r"2 bad pair\(s\) were left out there, and --skip-bad is not given"):
+        run(quick=True)
+    assert run(quick=True, skip_bad=True).done.num_resumed == 2
+
+
+def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washington_tree: Path, tmp_path: Path) -> None:
+    run = partial(reproduce, "washington", washington_tree, epochs=1, size=32, approaches=["depth-scratch"])
+    made = run(tmp_path / "some", samples=30, by="trials")
+    assert made.done.data["num_pairs"] == 30 and "--samples 30" in made.report.read_text()
+    made = run(tmp_path / "every", samples="all", early_stop=1, table=4)
+    text = made.report.read_text()
+    assert made.done.data["num_pairs"] == 36 and made.done.num_folds == 5
+    assert "--samples all --early-stop 1" in text and "early stop, on 15% of the training side" in text
+    assert "at most 1 epoch (early stop after 1 without" in text
+    results = [json.loads(path.read_text()) for path in (tmp_path / "every/table4-by-frame/folds").glob("*.json")]
+    assert all(result["num_train"] + result["num_test"] < 36 for result in results)  # the rest is watched
+    with pytest.raises(UserError, match="fold 1 has no training pair of apple: .*or leave early stop off"):
+        run(tmp_path / "every", samples="all", early_stop=1, by="trials")  # one instance of each class trains
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"approaches": ["gated-lenet"]}, "<fusion>-<backbone> was expected"),
+        ({"weights": ["absent.pth"], "approaches": ["rgb-resnet18"]}, "absent.pth does not exist"),
+        ({"size": 16, "approaches": ["rgb-resnet18"], "weights": ["none"]}, "cannot look at 16 pixels"),
+    ],
+)
+def test_settings_are_refused_before_the_tree_is_converted(
+    options: dict[str, Any], words: str, washington_tree: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        reproduce("washington", washington_tree, tmp_path / "out", samples="all", epochs=1, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tree_of_the_other_layout_is_recognised(washington_tree: Path, bu3dfe_tree: Path, tmp_path: Path) -> None:
+    for name, tree, words in (
+        ("washington", bu3dfe_tree, "it looks like BU-3DFE: give bu3dfe for washington"),
+        ("bu3dfe", washington_tree, "it looks like the Washington RGB-D Object Dataset: give washington for bu3dfe"),
+    ):
+        with pytest.raises(UserError, match=words):
+            reproduce(name, tree, tmp_path / "out", quick=True, approaches=["depth-scratch"])
+    for tree, layout in (
+        (washington_tree, "washington"),
+        (washington_tree.parent, "washington"),
+        (bu3dfe_tree, "bu3dfe"),
+    ):
+        with pytest.raises(UserError, match=rf"edgefuse data convert {tree} OUT --layout {layout}"):
+            check([tree])
+
+
+@pytest.mark.slow
+def test_all_nine_rows_by_one_command(washington_tree: Path, tmp_path: Path) -> None:
+    command = [
+        *EDGEFUSE,
+        "reproduce",
+        "washington",
+        str(washington_tree),
+        "--out",
+        str(tmp_path / "out"),
+        "--quick",
+        "--json",
+    ]
+    command += ["--approaches", "paper", "--epochs", "1", "--size", "32", "--samples", "18"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr
+    value = json.loads(ended.stdout)
+    assert list(value["results"]) == list(PAPER_ROWS) and not value["failures"]
+    assert {len(results) for results in value["results"].values()} == {2}
+    assert [test["approach"] for test in value["paired_tests"]] == ["gated-resnet50", "gated-vgg19"]
+    with (tmp_path / "out/table3-by-frame/report.csv").open() as file:
+        assert {row["approach"]: row["paper"] for row in csv.DictReader(file)}["gated-vgg19"] == "0.9954"
 
 
 @pytest.mark.slow
@@ -111,11 +227,16 @@ def test_what_is_not_the_papers_is_refused(washington_tree: Path, bu3dfe_tree: P
         ("washington", washington_tree, {"table": 1}, "table 1 is not of washington: 3 or 4"),
         ("bu3dfe", bu3dfe_tree, {"by": "trials"}, "for washington trials"),
         ("imagenet", bu3dfe_tree, {}, "washington or bu3dfe was expected|bu3dfe or washington was expected"),
-        ("washington", washington_tree, {}, "4500 samples were asked for, the set has 36 pairs"),
-        ("bu3dfe", bu3dfe_tree, {}, "5 subject.*the paper's 60 were expected"),
+        (
+            "washington",
+            washington_tree,
+            {},
+            "4500 samples were asked for, the set has 36 pairs: give --samples 36 or fewer; .*--quick",
+        ),
+        ("bu3dfe", bu3dfe_tree, {}, "5 subject.*the paper's 60 were expected; --samples N or"),
     ):
         with pytest.raises(UserError, match=words):
-            reproduce(name, tree, tmp_path / "out", **options)  # type: ignore[arg-type]
+            reproduce(name, tree, tmp_path / "out", weights=["none"], **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
