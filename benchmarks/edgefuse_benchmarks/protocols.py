@@ -3,7 +3,8 @@
     python -m edgefuse_benchmarks.protocols OUT.md people=cv/people-seed0 people=cv/people-seed1 clips=cv/clips-seed0 ...
 
 Each folder is what `edgefuse crossval --seed K --out FOLDER` left. Folds of one name with equally many test pairs are one
-protocol, whose accuracy is their mean. `OUT.json` gets the figures of every seed. Owns this table and its statistics; nothing is
+protocol, whose accuracy is their mean. An approach that was not tried under a protocol has no figure there, and its mean and
+differences are over those that it has. `OUT.json` gets the figures of every seed. Owns this table and its statistics; nothing is
 trained here.
 """
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, require
 from edgefuse.files import file_replaced, read_json, write_json
-from edgefuse.training.approaches import NAIVE, parse_approach
+from edgefuse.training.approaches import parse_approach
 
 CONDITIONS = ("accuracy", "accuracy_no_rgb", "accuracy_no_depth")
 
@@ -33,7 +34,7 @@ class Protocols:
     Attributes:
         names: of the protocols, such as "people, 450 test pairs".
         seeds: of the cross-validations.
-        accuracy: approach -> condition -> [seeds, protocols].
+        accuracy: approach -> condition -> [seeds, protocols]; NaN in the columns of protocols that an approach was not tried under.
         commits: of the code that trained.
         versions: packages of the first fold's training.
         recipes: name of the cross-validation -> approach -> the settings of its first fold.
@@ -46,9 +47,16 @@ class Protocols:
     versions: Mapping[str, str]
     recipes: Mapping[str, Mapping[str, Any]]
 
-    def means(self, approach: str, condition: str = "accuracy") -> NDArray[np.float64]:
-        """Mean over the protocols, one value a seed."""
-        found: NDArray[np.float64] = self.accuracy[approach][condition].mean(axis=1)
+    def tried(self, approach: str) -> NDArray[np.bool_]:
+        """Which protocols it was tried under, [protocols]."""
+        return np.asarray(np.isfinite(self.accuracy[approach]["accuracy"]).all(axis=0))
+
+    def means(
+        self, approach: str, condition: str = "accuracy", *, over: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
+        """Mean over the protocols, or over those chosen by `over`, one value a seed."""
+        chosen = self.tried(approach) if over is None else over
+        found: NDArray[np.float64] = self.accuracy[approach][condition][:, chosen].mean(axis=1)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -57,8 +65,7 @@ class Protocols:
             "seeds": list(self.seeds),
             "protocols": list(self.names),
             "accuracy_by_seed_and_protocol": {
-                name: {condition: values.round(4).tolist() for condition, values in found.items()}
-                for name, found in self.accuracy.items()
+                name: {c: _finite_or_none(v) for c, v in found.items()} for name, found in self.accuracy.items()
             },
             "commits": list(self.commits),
             "versions": dict(self.versions),
@@ -97,14 +104,17 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
     approaches = list(dict.fromkeys(key[0] for key in cells))
     seeds = sorted({key[1] for key in cells})
     names = list(dict.fromkeys(key[2] for key in cells))
-    lacking = [(a, s, n) for a in approaches for s in seeds for n in names if (a, s, n) not in cells]
+    tried = {(a, n) for a, _, n in cells}
+    lacking = [
+        (a, s, n) for a in approaches for s in seeds for n in names if (a, n) in tried and (a, s, n) not in cells
+    ]
     if lacking:
         approach, seed, name = lacking[0]
         raise UserError(
             f"{approach} has no fold of {name!r} with seed {seed} ({len(lacking)} such gap(s)): run it first"
         )
     accuracy = {
-        a: {c: np.array([[np.mean([r[c] for r in cells[a, s, n]]) for n in names] for s in seeds]) for c in CONDITIONS}
+        a: {c: np.array([[_mean(cells.get((a, s, n)), c) for n in names] for s in seeds]) for c in CONDITIONS}
         for a in approaches
     }
     commits = sorted({result.get("commit", "unknown") for found in cells.values() for result in found})
@@ -116,6 +126,14 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
         versions=next(iter(cells.values()))[0].get("versions", {}),
         recipes=recipes,
     )
+
+
+def _finite_or_none(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[round(float(v), 4) if np.isfinite(v) else None for v in row] for row in values]
+
+
+def _mean(folds: list[dict[str, Any]] | None, condition: str) -> float:
+    return float(np.mean([fold[condition] for fold in folds])) if folds else float("nan")
 
 
 def _crossval_seed(result: Mapping[str, Any]) -> int:
@@ -147,7 +165,7 @@ def markdown(found: Protocols) -> str:
         if parse_approach(name).fusion in ("rgb", "depth"):
             continue
         lines.append(f"- {_difference(found, name, single)}")
-        baseline = f"{NAIVE}-{parse_approach(name).rgb}"
+        baseline = parse_approach(name).baseline
         if name != baseline and baseline in found.accuracy:
             lines.append(f"- {_difference(found, name, baseline)}")
     lines += [
@@ -159,13 +177,18 @@ def markdown(found: Protocols) -> str:
 
 
 def _cell(values: NDArray[np.float64]) -> str:
+    if not np.isfinite(values).all():
+        return "-"
     spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{spread}"
 
 
 def _difference(found: Protocols, name: str, baseline: str) -> str:
-    points = 100 * (found.means(name) - found.means(baseline))
+    both = found.tried(name) & found.tried(baseline)
+    points = 100 * (found.means(name, over=both) - found.means(baseline, over=both))
     text = f"{name} - {baseline}: {points.mean():+.1f} (least {points.min():+.1f}, most {points.max():+.1f})"
+    if not both.all():
+        text += f", over {', '.join(n for n, is_there in zip(found.names, both, strict=True) if is_there)}"
     if len(points) < 2 or np.allclose(points, points[0]):
         return text
     p = float(require("scipy.stats", extra="train").ttest_1samp(points, 0.0).pvalue)

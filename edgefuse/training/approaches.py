@@ -60,6 +60,11 @@ class Approach:
     rgb: RgbBackbone | None
     depth: DepthBackbone | None
 
+    @property
+    def baseline(self) -> str:
+        """The name of plain concatenation of the same backbones."""
+        return f"{NAIVE}-{self.name.partition('-')[2]}"
+
     def pretrained_names(self) -> list[str]:
         """The torchvision backbones that it uses."""
         return [name for name in (self.rgb, self.depth) if name in TORCHVISION_BACKBONES and name is not None]

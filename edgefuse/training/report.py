@@ -72,7 +72,7 @@ def paired_tests(results: Mapping[str, Sequence[FoldResult]]) -> list[PairedTest
     tests = []
     for name in results:
         approach = parse_approach(name)
-        baseline = f"{NAIVE}-{approach.rgb}"
+        baseline = approach.baseline
         if approach.fusion in (NAIVE, "rgb", "depth") or baseline not in results:
             continue
         ours = {result.fold: result for result in results[name]}

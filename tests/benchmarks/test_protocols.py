@@ -78,6 +78,19 @@ def test_a_gap_is_named(folders: list[tuple[str, Path]]) -> None:
         read_protocols(folders)
 
 
+def test_an_approach_may_lack_a_whole_protocol(folders: list[tuple[str, Path]]) -> None:
+    for name, folder in folders:
+        for path in folder.glob("folds/gated*.json") if name == "clips" else ():
+            path.unlink()
+    found = read_protocols(folders)
+    assert found.means("gated-small") == pytest.approx([0.7, 0.72])
+    text = markdown(found)
+    row = next(line for line in text.splitlines() if line.startswith("| gated-small |"))
+    assert row.count("| - |") == 1
+    assert "- gated-small - naive-small: +11.0 (least +10.0, most +12.0), over people, " in text
+    assert "NaN" not in json.dumps(found.to_json()) and "null" in json.dumps(found.to_json())
+
+
 def test_wrong_arguments_say_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="NAME=FOLDER"):
         main([str(tmp_path / "out.md"), "people"])
