@@ -55,9 +55,15 @@ def evaluate(  # long: each option is a parameter
     if corruptions:
         _evaluate_corruptions([model, *(against or ())], pictures, plot=plot, threads=threads, as_json=as_json)
         return
+    from edgefuse.cli.progress import say
     from edgefuse.evaluation import evaluate as score
 
     with opened(model, num_threads=threads, file=file) as answering:
+        if answering.name.endswith(COMPUTES_IN_FP32):
+            say(
+                "note: these figures show nothing of half precision's rounding, which ONNX Runtime's CPU provider does not do; "
+                "python -m edgefuse_benchmarks.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
+            )
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
     if as_json:
         report = {
@@ -166,6 +172,7 @@ def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
+COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
 
 class Answering(NamedTuple):
@@ -195,7 +202,7 @@ def opened(model: Path, *, num_threads: int | None, file: str | None = None) -> 
             if engine.description.get("provider") == "CUDAExecutionProvider":
                 name += " on the GPU"
             if engine.description.get("precision") == "fp16" and engine.description.get("provider") == CPU_PROVIDER:
-                name += " (which computes FP16 files in FP32 on the CPU)"
+                name += COMPUTES_IN_FP32
             yield Answering(name, engine_predictor(engine), engine.contract, engine.labels, bundle.manifest.training)
         return
     if file is not None:
