@@ -76,9 +76,15 @@ def evaluate(  # long: each option is a parameter
             models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
+    from edgefuse.cli.progress import say
     from edgefuse.evaluation import evaluate as score
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
+        if answering.name.endswith(COMPUTES_IN_FP32):
+            say(
+                "note: these figures show nothing of half precision's rounding, which ONNX Runtime's CPU provider does not do; "
+                "python -m edgefuse_benchmarks.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
+            )
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
     if as_json:
         report = {
@@ -229,6 +235,7 @@ def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
+COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
 
 class Answering(NamedTuple):
@@ -301,7 +308,7 @@ def _name_of(description: dict[str, Any]) -> str:
     if provider == "CUDAExecutionProvider":
         name += " on the GPU"
     if description["precision"] == "fp16" and provider == CPU_PROVIDER:
-        name += " (which computes FP16 files in FP32 on the CPU)"
+        name += COMPUTES_IN_FP32
     return name
 
 

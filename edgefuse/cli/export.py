@@ -137,13 +137,14 @@ def _print_summary(summary: ExportSummary) -> None:
     """The parity tables, on standard error like all that is no result to be piped."""
     from rich.console import Console
 
+    from edgefuse_export.watch import in_words
+
     console = Console(stderr=True)
     for reports in summary.reports.values():
         for report in reports:
             console.print(_table(report))
             if report.activations:
-                seen = report.activations
-                text = f"  no value is NaN or infinite; the largest is {seen['largest']:.4g}, in {seen['largest_in']}"
+                text = f"  {in_words(report.activations)}"
                 console.print(text, highlight=False, markup=False)
 
 
@@ -157,7 +158,7 @@ def _table(report: ParityReport) -> Table:
     table.add_column("input", no_wrap=True)
     for heading in ("frames", "|dp|", "p99 |dp|", "flips", "draws", "|dgate|"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for case in report.cases:
+    for case in (*report.cases, report.together):
         table.add_row(
             case.name,
             str(case.num_samples),
@@ -170,7 +171,6 @@ def _table(report: ParityReport) -> Table:
     limits = report.tolerance
     p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
     table.add_section()
-    table.add_row(
-        "allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", str(limits.top1_flips), "", f"{limits.gate:.1e}"
-    )
+    flips = str(limits.num_flips(report.together.num_samples))
+    table.add_row("allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", flips, "", f"{limits.gate:.1e}")
     return table

@@ -32,14 +32,15 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
 from edgefuse.training.train import versions
+from edgefuse_export.blocks import Kept, blocks_of, keep_until_it_holds, measure_drift
 from edgefuse_export.frames import Frames, RunData, open_data
 from edgefuse_export.half import HALF_MAX, HalfModel, folded, fp32_modules, half_from_model
-from edgefuse_export.int8 import describe_calibration, int8_from_onnx
+from edgefuse_export.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
 from edgefuse_export.onnx_model import BATCH_SIZE, OPSET, onnx_from_model, save_model
 from edgefuse_export.parity import TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.readiness import check_file
 from edgefuse_export.typed import inside
-from edgefuse_export.watch import ITSELF, GraphWatch, TorchWatch
+from edgefuse_export.watch import ITSELF, GraphWatch, TorchWatch, unoptimised_predictor
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
 
@@ -112,6 +113,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
             tolerances=tolerances,
             keep_fp32=tuple(keep_fp32),
             fallback=fallback,
+            say=say,
         )
         data = _data(run, precisions, say)
         if data is not None:
@@ -157,6 +159,7 @@ class _Job:
     tolerances: Mapping[str, Tolerance]
     keep_fp32: tuple[str, ...]
     fallback: Fallback
+    say: Callable[[str], None]
     files: dict[str, FileEntry] = field(default_factory=dict)
     reports: dict[str, tuple[ParityReport, ...]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -177,13 +180,24 @@ class _Job:
 
     def write_fp16(self) -> None:
         """Torch in half proves the precision, ONNX Runtime the file: its CPU provider reads half, but computes in FP32."""
-        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        half = half_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=self.keep_fp32)
-        watch = TorchWatch(dtype=torch.float16)
-        with watch.on(half.model):
-            report = self._report("fp16", torch_predictor(half.model), "torch with its layers in half on the CPU")
-        report = replace(report, activations=watch.activations.to_json())
-        self._refuse("fp16", report, hint=lambda: self._overflows(half, watch))
+        blocks = blocks_of(self.model, outside=fp32_modules(self.model, keep_fp32=self.keep_fp32))
+
+        def alone(block: str) -> Predictor:
+            return torch_predictor(self._half([other for other in blocks if other != block]).model)
+
+        kept = keep_until_it_holds(
+            self._prove_half,
+            holds=lambda proof: not proof.report.failures(),
+            measure=lambda: self._drift("fp16", blocks, frames=self.frames, alone=alone),
+            worth_it=lambda proof: proof.report.is_finite,  # what overflows is named for the user to decide about
+        )
+        half, report = kept.proof.half, kept.proof.report
+        self._refuse(
+            "fp16",
+            report,
+            hint=lambda: self._advice("fp16", kept) if report.is_finite else self._overflows(kept.proof),
+        )
+        self._say_kept("FP16", kept)
         onnx_from_model(
             half.model,
             self.folder / MODEL_NAMES["fp16"],
@@ -191,17 +205,39 @@ class _Job:
             labels=self.run.labels,
             fp32_modules=half.fp32_modules,
         )
-        self._add("fp16", report, self._report_of_engine("fp16"), fp32_modules=list(half.fp32_modules))
+        facts = {"fp32_modules": list(half.fp32_modules), **kept.to_json()}
+        self._add("fp16", report, self._report_of_engine("fp16"), **facts)
 
     def write_int8(self, frames: Frames) -> None:
-        path = self.folder / MODEL_NAMES["int8"]
-        kept = fp32_modules(self.model, keep_fp32=self.keep_fp32)
-        quantised = int8_from_onnx(self.folder / MODEL_NAME, frames=frames, fp32_modules=kept, scratch=self.folder)
-        save_model(quantised, path, contract=self.run.model_config.contract, labels=self.run.labels)
-        watch = GraphWatch(path)
-        report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
-        report = replace(report, activations=watch.activations.to_json())
-        self._add("int8", report, fp32_modules=list(kept), calibration=describe_calibration(frames))
+        """The file as it stands proves the 8 bits, the optimised session what `live` and `evaluate` run."""
+        asked = fp32_modules(self.model, keep_fp32=self.keep_fp32)
+        source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
+        ranges = measured_ranges(source, frames=frames)
+
+        def prove(blocks: tuple[str, ...]) -> _Int8Proof:
+            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*asked, *blocks))
+            save_model(quantised, path, contract=self.run.model_config.contract, labels=self.run.labels)
+            watch = GraphWatch(path)
+            report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
+            report = replace(report, activations=watch.activations.to_json())
+            return _Int8Proof(report=report, live=None if report.failures() else self._report_of_engine("int8"))
+
+        def alone(block: str) -> Predictor:
+            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=asked, only=(block,))
+            return unoptimised_predictor(quantised.SerializeToString())
+
+        kept = keep_until_it_holds(
+            prove,
+            holds=lambda proof: proof.live is not None and not proof.live.failures(),
+            measure=lambda: self._drift("int8", self._quantised_blocks(asked), frames=frames, alone=alone),
+        )
+        report, live = kept.proof.report, kept.proof.live
+        self._refuse("int8", report, hint=lambda: self._advice("int8", kept))
+        assert live is not None
+        self._refuse("int8", live, hint=lambda: _NOT_OPTIMISED + self._advice("int8", kept))
+        self._say_kept("INT8", kept)
+        facts = {"fp32_modules": [*asked, *kept.blocks], **kept.to_json()}
+        self._add("int8", report, live, **facts, calibration=describe_calibration(frames))
 
     def write_manifest(self) -> None:
         parity = {
@@ -272,17 +308,56 @@ class _Job:
             + (hint() or _NEXT_STEP[precision])
         )
 
-    def _overflows(self, half: HalfModel, watch: TorchWatch) -> str:
+    def _half(self, keep_fp32: Sequence[str]) -> HalfModel:
+        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
+        return half_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=keep_fp32)
+
+    def _prove_half(self, blocks: tuple[str, ...]) -> _HalfProof:
+        """The model in half, with the patterns that were asked for and `blocks` in FP32, compared on all frames."""
+        half = self._half((*self.keep_fp32, *blocks))
+        watch = TorchWatch(dtype=torch.float16)
+        with watch.on(half.model):
+            report = self._report("fp16", torch_predictor(half.model), "torch with its layers in half on the CPU")
+        report = replace(report, activations=watch.activations.to_json(limit=HALF_MAX))
+        return _HalfProof(half=half, report=report)
+
+    def _drift(
+        self, precision: str, blocks: Sequence[str], *, frames: Frames, alone: Callable[[str], Predictor]
+    ) -> dict[str, float]:
+        self.say(f"{precision.upper()} drifts too far: measuring which of {len(blocks)} blocks move the answers")
+        return measure_drift(
+            blocks,
+            frames=frames,
+            contract=self.run.model_config.contract,
+            tolerance=self.tolerances[precision],
+            reference=torch_predictor(self.model),
+            alone=alone,
+        )
+
+    def _quantised_blocks(self, outside: Sequence[str]) -> tuple[str, ...]:
+        """Blocks with something in the FP32 file that would be quantised: the exporter may have folded a layer away."""
+        named = quantised_modules(self.folder / MODEL_NAME)
+        return tuple(b for b in blocks_of(self.model, outside=outside) if any(inside(name, (b,)) for name in named))
+
+    def _say_kept(self, what: str, kept: Kept[Any]) -> None:
+        if kept.blocks:
+            self.say(f"{what} keeps {len(kept.blocks)} of {len(kept.drift)} blocks in FP32: {kept.in_words()}")
+
+    def _advice(self, precision: str, kept: Kept[Any]) -> str:
+        """Which blocks to keep, and what else there is to try."""
+        return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
+
+    def _overflows(self, proof: _HalfProof) -> str:
         """Which layers hold more than half can, seen in FP32, and the options that keep them there; "" where it is none."""
         first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
         wide = folded(self.model, *first)
         seen = TorchWatch()
         with seen.on(wide):
             self._report("fp16", torch_predictor(wide), "torch fp32")
-        known = (ITSELF, *half.fp32_modules)
+        known = (ITSELF, *proof.half.fp32_modules)
         over = [name for name in seen.activations.over(HALF_MAX) if not inside(name, known)]
         if not over:
-            first_bad = next(iter(watch.activations.not_finite), "")
+            first_bad = next(iter((proof.report.activations or {}).get("not_finite", {})), "")
             return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
         layers = ", ".join(f"{name} ({seen.activations.largest[name]:.3g})" for name in over)
         options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
@@ -292,11 +367,29 @@ class _Job:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _HalfProof:
+    half: HalfModel
+    report: ParityReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Int8Proof:
+    """Of the file as it stands, and as `live` runs it; the latter only where the first holds."""
+
+    report: ParityReport
+    live: ParityReport | None
+
+
+_NOT_OPTIMISED = (
+    "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose "
+    "8-bit kernels saturate on CPUs without VNNI\n"
+)
+
 _NEXT_STEP = {
     "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",
     "fp16": "Keep the layers that suffer in FP32 with --keep-fp32 PATTERN, or export without fp16",
-    "int8": "Calibrate on more frames with --calibration-frames N, keep the layers that suffer in FP32 with "
-    "--keep-fp32 PATTERN, or export without int8",
+    "int8": "Or calibrate on more frames with --calibration-frames N, or export without int8",
 }
 
 

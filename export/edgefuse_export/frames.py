@@ -34,6 +34,11 @@ class Frames:
         """These, then the others."""
         return Frames(rgb=np.concatenate([self.rgb, other.rgb]), depth=np.concatenate([self.depth, other.depth]))
 
+    def spread(self, count: int) -> Frames:
+        """Up to `count` pairs, spread over all of them."""
+        places = np.unique(np.linspace(0, len(self.rgb) - 1, min(count, len(self.rgb))).astype(int))
+        return Frames(rgb=self.rgb[places], depth=self.depth[places])
+
     def repeated_to(self, count: int) -> Frames:
         """Exactly `count` pairs: the first ones, and from the start again where there are too few."""
         chosen = np.arange(count) % len(self.rgb)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from edgefuse.contract import MAX_DEPTH_CODE, InputContract, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor
 
+DRAW_MARGIN = 0.05
+"""Two classes whose probabilities are nearer than this are a draw: on the next frame of the same scene either may win."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
@@ -20,15 +24,21 @@ class Tolerance:
 
     Attributes:
         probability, gate: of any single value.
-        p99_probability: of the 99th percentile over all probabilities of a case; None = `probability` bounds it already.
-        top1_flips: samples whose answer changes. A flip counts only where the reference's two best classes are
-            further apart than `probability`; nearer than that they are a draw.
+        p99_probability: of the 99th percentile over the probabilities of all cases together (a single frame has too few for a
+            percentile); None = `probability` bounds it already.
+        flips_share: of all frames, how many may change their answer. A flip counts only where the reference's two best
+            classes are further apart than `draw_margin`.
     """
 
     probability: float
     gate: float
     p99_probability: float | None = None
-    top1_flips: int = 0
+    flips_share: float = 0.0
+    draw_margin: float = DRAW_MARGIN
+
+    def num_flips(self, num_frames: int) -> int:
+        """How many of that many frames may change their answer."""
+        return math.floor(self.flips_share * num_frames + 1e-9)
 
 
 FP32_TOLERANCE = Tolerance(probability=1e-4, gate=1e-4)
@@ -36,13 +46,15 @@ FP32_TOLERANCE = Tolerance(probability=1e-4, gate=1e-4)
 
 FP16_TOLERANCE = Tolerance(probability=0.02, gate=0.01, p99_probability=0.01)
 """Half has 11 significant bits, so each of some twenty layers rounds by up to 0.05 %. A logit of 10 then moves by about 0.02,
-a probability by at most a quarter of that, a gate as well. Measured on the built-in set: 0.002 and 0.0004; the limits leave
-deeper networks room, and are far below what a layer that overflows or loses depth would do."""
+a probability by at most a quarter of that, a gate as well. Measured on the built-in set: 0.002 and 0.0004, on gestures with
+MobileNetV2 0.005 and 0.005 (and 0.03 before its most sensitive block was kept); two classes further apart than the draw margin
+can then not change places, so accuracy stays."""
 
-INT8_TOLERANCE = Tolerance(probability=0.3, gate=0.15, p99_probability=0.1)
-"""8 bits round each activation by up to 0.4 % of its range. Measured on the built-in set: 0.05 and 0.03. A single frame near a
-border between classes may move far, most must not: so the 99th percentile has the tight limit. Accuracy is what decides
-about INT8: `edgefuse evaluate BUNDLE DATA --file model.int8.onnx`."""
+INT8_TOLERANCE = Tolerance(probability=0.4, gate=0.4, p99_probability=0.15, flips_share=0.03)
+"""8 bits round each activation by up to 0.4 % of its range. A single frame near a border between classes may move far, most must
+not: so the 99th percentile and the flips have the tight limits, the others only tell a file that is broken. Measured on
+gestures (two runs with MobileNetV2, 300 held-out pairs): a 99th percentile of 0.26 and 8 % of flips cost 2 points of accuracy,
+0.16 and 5 % cost 0.3. What decides is accuracy: `python -m edgefuse_benchmarks.precision`."""
 
 TOLERANCES = {"fp32": FP32_TOLERANCE, "fp16": FP16_TOLERANCE, "int8": INT8_TOLERANCE}
 
@@ -61,39 +73,59 @@ class ParityCase:
     num_not_finite: int
 
 
+Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Probabilities [n, C] and gate [n, d]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
     """All cases of one file against one reference.
 
     Attributes:
+        together: the figures over the frames of all cases.
         activations: what the candidate's intermediate tensors held (`watch.Activations.to_json`), where they were watched.
+        source: of an engine, the comparison with the very file that it was built from, where there is one.
     """
 
     reference: str
     candidate: str
     tolerance: Tolerance
     cases: tuple[ParityCase, ...]
+    together: ParityCase
     activations: dict[str, Any] | None = None
+    source: ParityReport | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """No value, intermediate ones included where they were watched, is NaN or infinite."""
+        return not (self.activations or {}).get("not_finite") and not self.together.num_not_finite
 
     def failures(self) -> list[str]:
         """What is over the limits, in words; empty when everything passes. The layer where it began comes first."""
+        limits, together = self.tolerance, self.together
         not_finite = (self.activations or {}).get("not_finite", {})
         found = [f"{where}: {count} intermediate values are NaN or infinite" for where, count in not_finite.items()]
-        p99_limit = self.tolerance.p99_probability
-        for case in self.cases:
-            for what, value, limit in (
-                ("probabilities differ by", case.max_probability_difference, self.tolerance.probability),
-                (
-                    "the 99th percentile of probabilities differs by",
-                    case.p99_probability_difference,
-                    self.tolerance.probability if p99_limit is None else p99_limit,
-                ),
-                ("gates differ by", case.max_gate_difference, self.tolerance.gate),
-                ("answers that flip:", case.top1_flips, self.tolerance.top1_flips),
-                ("values that are not finite:", case.num_not_finite, 0),
-            ):
-                if not value <= limit:  # also catches a difference that is not a number
-                    found.append(f"{case.name}: {what} {value:.3g}, at most {limit:.3g} is allowed")
+        checks = [
+            check
+            for case in self.cases
+            for check in (
+                (f"{case.name}: probabilities differ by", case.max_probability_difference, limits.probability),
+                (f"{case.name}: gates differ by", case.max_gate_difference, limits.gate),
+                (f"{case.name}: values that are not finite:", case.num_not_finite, 0),
+            )
+        ]
+        p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
+        percentile = f"{together.name}: the 99th percentile of probabilities differs by"
+        flips = f"{together.name}: answers that flip, of {together.num_samples}:"
+        checks += [
+            (percentile, together.p99_probability_difference, p99),
+            (flips, together.top1_flips, limits.num_flips(together.num_samples)),
+        ]
+        for what, value, limit in checks:
+            if not value <= limit:  # also catches a difference that is not a number
+                found.append(f"{what} {value:.3g}, at most {limit:.3g} is allowed")
+        if self.source is not None:
+            found += [f"against {self.source.reference}: {failure}" for failure in self.source.failures()]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +135,9 @@ class ParityReport:
             "candidate": self.candidate,
             "tolerance": asdict(self.tolerance),
             "cases": [asdict(case) for case in self.cases],
+            "together": asdict(self.together),
             **({} if self.activations is None else {"activations": self.activations}),
+            **({} if self.source is None else {"source": self.source.to_json()}),
         }
 
 
@@ -144,48 +178,52 @@ def check_parity(
     depth: NDArray[np.uint8],
     contract: InputContract,
     tolerance: Tolerance,
+    further: Mapping[str, tuple[Answers, Answers]] | None = None,
 ) -> ParityReport:
     """Compare two predictors on real samples, one at a time, and on the edge cases.
 
     Args:
         rgb, depth: framed real samples, uint8 [n, S, S, 3] and [n, S, S, 2].
+        further: name -> answers (expected, found) that are there already; these cases come first.
     """
     if len(rgb) == 0:
         raise UserError("there are no samples to compare on: train again, the run stores some")
     inputs = {"real samples": [(rgb[i : i + 1], depth[i : i + 1]) for i in range(len(rgb))]}
     for name, pair in edge_cases(rgb[:1], depth[:1], contract=contract).items():
         inputs[name] = [pair]
-    cases = tuple(
-        _compare(name, pairs, reference=reference, candidate=candidate, draw_margin=tolerance.probability)
-        for name, pairs in inputs.items()
+    answers = dict(further or {})
+    for name, pairs in inputs.items():
+        answers[name] = joined([reference(*pair) for pair in pairs]), joined([candidate(*pair) for pair in pairs])
+    return report_of(answers, reference=reference_name, candidate=candidate_name, tolerance=tolerance)
+
+
+def report_of(
+    answers: Mapping[str, tuple[Answers, Answers]], *, reference: str, candidate: str, tolerance: Tolerance
+) -> ParityReport:
+    """Compare answers that are already there: name of the case -> (expected, found)."""
+    together = (
+        joined([expected for expected, _ in answers.values()]),
+        joined([found for _, found in answers.values()]),
     )
-    return ParityReport(reference=reference_name, candidate=candidate_name, tolerance=tolerance, cases=cases)
+    cases = [
+        compare_outputs(name, expected=expected, found=found, draw_margin=tolerance.draw_margin)
+        for name, (expected, found) in (*answers.items(), ("all together", together))
+    ]
+    return ParityReport(
+        reference=reference, candidate=candidate, tolerance=tolerance, cases=tuple(cases[:-1]), together=cases[-1]
+    )
 
 
-def _compare(
-    name: str,
-    pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
-    *,
-    reference: Predictor,
-    candidate: Predictor,
-    draw_margin: float,
-) -> ParityCase:
-    expected = [reference(rgb, depth) for rgb, depth in pairs]
-    found = [candidate(rgb, depth) for rgb, depth in pairs]
-    return compare_outputs(name, expected=_joined(expected), found=_joined(found), draw_margin=draw_margin)
-
-
-def _joined(
-    answers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def joined(answers: Sequence[Answers]) -> Answers:
+    """The answers of several batches, one after the other."""
     return np.concatenate([p for p, _ in answers]), np.concatenate([g for _, g in answers])
 
 
 def compare_outputs(
     name: str,
     *,
-    expected: tuple[NDArray[np.float32], NDArray[np.float32]],
-    found: tuple[NDArray[np.float32], NDArray[np.float32]],
+    expected: Answers,
+    found: Answers,
     draw_margin: float,
 ) -> ParityCase:
     """Compare answers that are already there.

@@ -32,13 +32,13 @@ def inside(name: str, modules: Iterable[str]) -> bool:
 
 
 def check_types(model: Any, *, fp32_modules: Sequence[str]) -> dict[str, int]:
-    """Prove the type of every floating-point tensor of a half-precision `onnx.ModelProto`.
+    """Prove the type of every floating-point tensor of a half-precision `onnx.ModelProto`, weights and constants included.
 
     In an FP32 module all is FLOAT; in any other all is FLOAT16. Between its parts, a module that has FP32 parts itself
     (the classifier: decoding before, softmax after) may hold either. Softmax and the graph's outputs are FLOAT.
 
     Returns:
-        Type name -> number of tensors.
+        Type name -> number of tensors; a constant counts with each node that takes it.
 
     Raises:
         UserError: a tensor of another type, or of none that can be told; each is named with its module.
@@ -52,10 +52,12 @@ def check_types(model: Any, *, fp32_modules: Sequence[str]) -> dict[str, int]:
     wrong = [
         f"output {v.name} is {types[v.name]}, FLOAT was expected" for v in graph.output if types[v.name] != "FLOAT"
     ]
+    constants = {one.name: names(one.data_type) for one in graph.initializer}
+    types |= constants
     counts: Counter[str] = Counter()
     for node in graph.node:
         module = module_of(node)
-        for tensor in node.output:
+        for tensor in (*node.output, *(name for name in node.input if name in constants)):
             found = types.get(tensor, "UNDEFINED")
             counts[found] += 1
             allowed = _allowed(node.op_type, module, fp32_modules=fp32_modules, mixed=mixed)

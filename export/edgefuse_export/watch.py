@@ -6,7 +6,7 @@ Two ways to look: `TorchWatch` sees each operation of a torch module, `GraphWatc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import require
+from edgefuse.evaluation import Predictor
 from edgefuse_export.typed import module_of
 
 ITSELF = "the classifier itself"
@@ -31,7 +32,7 @@ class Activations:
     """What was seen, by module (torch) or tensor (ONNX), in the order in which they ran.
 
     Attributes:
-        largest: the largest finite magnitude of any value.
+        largest: the largest finite magnitude of any value; in torch, weights and buffers are none.
         not_finite: how many values were NaN or infinite; only those with some are listed.
     """
 
@@ -48,14 +49,30 @@ class Activations:
         """Where magnitudes are larger than `limit`, or not finite."""
         return [name for name, value in self.largest.items() if value > limit or name in self.not_finite]
 
-    def to_json(self) -> dict[str, Any]:
-        """The largest magnitude and where it is, and what is not finite."""
+    def to_json(self, *, limit: float | None = None) -> dict[str, Any]:
+        """The largest magnitude and where it is, what the format holds at most, and what is not finite."""
         where = max(self.largest, key=lambda name: self.largest[name], default="")
-        return {"largest": self.largest.get(where, 0.0), "largest_in": where, "not_finite": dict(self.not_finite)}
+        return {
+            "largest": self.largest.get(where, 0.0),
+            "largest_in": where,
+            **({} if limit is None else {"limit": limit}),
+            "not_finite": dict(self.not_finite),
+        }
+
+
+def in_words(activations: Mapping[str, Any]) -> str:
+    """What `Activations.to_json` holds, in one line."""
+    largest, limit = activations["largest"], activations.get("limit")
+    of = f" of {limit:g} ({largest / limit:.2%})" if limit else ""
+    not_finite = activations["not_finite"]
+    finite = f"NaN or infinite values in {', '.join(not_finite)}" if not_finite else "no value is NaN or infinite"
+    return f"{finite}; the largest is {largest:.4g}{of}, in {activations['largest_in']}"
 
 
 class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at every floating-point tensor that goes into or comes out of an operation, by the module that runs it.
+
+    Weights and buffers of the model are looked at for NaN and infinity alone: magnitudes are of what the frames make.
 
     Args:
         dtype: magnitudes count for tensors of this type only (in a half model, FP32 islands may hold more than half can);
@@ -67,6 +84,7 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.activations = Activations()
         self._dtype = dtype
         self._running = [ITSELF]
+        self._weights: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -78,7 +96,8 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _look(self, value: Tensor) -> None:
         magnitude = float(value.abs().amax())  # NaN and infinity come through
         if math.isfinite(magnitude):
-            counted = magnitude if self._dtype in (None, value.dtype) else 0.0
+            made = value.untyped_storage().data_ptr() not in self._weights
+            counted = magnitude if made and self._dtype in (None, value.dtype) else 0.0
             self.activations.saw(self._running[-1], largest=counted, num_not_finite=0)
         else:
             count = int((~torch.isfinite(value)).sum())
@@ -88,6 +107,8 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def on(self, model: nn.Module) -> Iterator[Activations]:
         """Watch all that runs inside the block; tensors are named after the modules of `model`."""
         handles = []
+        # By storage: operations on a weight's transpose or slice see the same one.
+        self._weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         for name, module in model.named_modules():
             if name:
                 # First of all hooks on entry: what the others do (casts) belongs to the module that is entered.
@@ -105,16 +126,43 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running.pop()
 
 
-class GraphWatch:
-    """An ONNX file on ONNX Runtime's CPU provider, unoptimised, that looks at every tensor of its graph.
+def unoptimised_session(model: Path | bytes) -> Any:
+    """An ONNX file on ONNX Runtime's CPU provider as it stands, on one thread.
 
-    It is an `edgefuse.evaluation.Predictor` for batches of one. Unoptimised because the optimiser is no part of the file, and
-    its quick 8-bit kernels saturate on CPUs without VNNI.
+    Unoptimised because the optimiser is no part of the file, and its quick 8-bit kernels saturate on CPUs without VNNI.
+    """
+    ort = require("onnxruntime", extra="runtime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def unoptimised_predictor(model: Path | bytes) -> Predictor:
+    """The same as a predictor for batches that the file takes."""
+    session = unoptimised_session(model)
+
+    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], {RGB_INPUT: rgb, DEPTH_INPUT: depth})
+        return probabilities, gate
+
+    return answer
+
+
+class GraphWatch:
+    """An ONNX file on an `unoptimised_session` that looks at every tensor of its graph.
+
+    It is an `edgefuse.evaluation.Predictor` for batches of one.
+
+    Attributes:
+        activations: by tensor and module, in words.
+        largest: tensor -> the largest finite magnitude of any value.
     """
 
     def __init__(self, path: Path) -> None:
         onnx = require("onnx", extra="export")
-        ort = require("onnxruntime", extra="runtime")
         model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
         self._modules = {name: module_of(node) or ITSELF for node in model.graph.node for name in node.output}
         hidden = set(self._modules)
@@ -125,13 +173,10 @@ class GraphWatch:
             for value in model.graph.value_info
             if value.type.tensor_type.elem_type in floats and value.name in hidden
         )
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = unoptimised_session(model.SerializeToString())
         self._names = [value.name for value in self._session.get_outputs()]
         self.activations = Activations()
+        self.largest: dict[str, float] = {}
 
     def __call__(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
@@ -142,6 +187,7 @@ class GraphWatch:
         for name, value in values.items():
             finite = np.isfinite(value)
             largest = float(np.abs(value[finite]).max()) if finite.any() else 0.0
+            self.largest[name] = max(self.largest.get(name, 0.0), largest)
             where = f"{name} in {self._modules[name]}"
             self.activations.saw(where, largest=largest, num_not_finite=int((~finite).sum()))
         return values[PROBABILITIES_OUTPUT], values[GATE_OUTPUT]

@@ -182,7 +182,7 @@ def test_parity_sees_numbers_that_are_none() -> None:
         tolerance=FP32_TOLERANCE,
     )
     failing = {failure.split(":")[0] for failure in report.failures()}
-    assert failing == {"no depth", "both sensors dead"}
+    assert failing == {"no depth", "both sensors dead", "all together"}
 
 
 def test_edge_cases_are_what_they_are_called() -> None:

@@ -23,7 +23,7 @@ from edgefuse_export.export import ExportSummary, ParityError, export_run
 from edgefuse_export.half import HalfModel, fold_batchnorm, half_from_model, inside
 from edgefuse_export.onnx_model import onnx_from_model
 from edgefuse_export.typed import check_types, module_of
-from edgefuse_export.watch import TorchWatch
+from edgefuse_export.watch import TorchWatch, in_words, unoptimised_session
 
 
 def half_of(model: FusionClassifier, *keep: str) -> HalfModel:
@@ -216,3 +216,79 @@ def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path
     with pytest.raises(UserError, match="'fp8' is unknown"):
         export_run(trained_run, tmp_path / "b", precisions=("fp8",))
     assert not list(tmp_path.iterdir())
+
+
+def test_depth_keeps_its_millimetres_through_the_relative_encoding_too(tmp_path: Path) -> None:
+    """Every code, each within reach of a nearest surface: nearness is made in FP32, and half then holds it to 0.1 mm.
+
+    256 frames: half of each is the nearest surface, the other half the 256 codes from there on.
+    """
+    contract = InputContract(size=32, near_m=0.0, far_m=10.0)
+    reach_m, margin = 0.3, 0.1
+    model = new_model("spatial", contract=contract, encoding="relative", reach_m=reach_m)
+    rgb, depth = tensors(1)
+    half = half_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
+    path = onnx_from_model(
+        half.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=half.fp32_modules
+    )
+    graph = onnx.load(str(path))
+    (entry,) = (n for n in graph.graph.node if n.op_type == "Cast" and module_of(n) == "depth_features")
+    part = onnx.utils.Extractor(graph).extract_model(["depth"], [entry.output[0]])
+    session = unoptimised_session(part.SerializeToString())  # all is FP32 but the last cast, which it does do
+    seen = np.zeros(65536, bool)
+    for first in range(0, 65536, 256):
+        codes = np.full((32, 32), max(first, 1), np.uint16)
+        codes[16:] = np.tile(np.arange(first, first + 256), 2).reshape(16, 32)
+        (found,) = session.run(None, {"depth": bytes_from_codes(codes[None])})
+        assert found.dtype == np.float16 and found.shape == (1, 4, 32, 32)
+        depth_m = np.clip(codes * 0.001, 0.0, 10.0)
+        nearness = 1 - np.clip((depth_m - depth_m[0, 0] + margin * reach_m) / reach_m, 0, 1)
+        nearness[codes == 0] = 0
+        error_m = np.abs(found[0, 0].astype(np.float64) - nearness) * reach_m
+        assert error_m.max() <= 1e-4, (first, error_m.max())
+        np.testing.assert_array_equal(found[0, 1], codes > 0)
+        seen[codes[nearness > 0]] = True
+    assert seen[1:].all()
+
+
+def test_magnitudes_are_of_what_frames_make_and_not_of_weights() -> None:
+    class Weighty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            nn.init.constant_(self.inner.weight, 5e4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)  # type: ignore[no-any-return]
+
+    model = Weighty()
+    watch = TorchWatch()
+    with watch.on(model), torch.no_grad():
+        model(torch.full((1, 4), 1e-3))
+    assert 199 < watch.activations.largest["inner"] < 202
+    words = in_words(watch.activations.to_json(limit=65504.0))
+    assert "the largest is 200" in words and "of 65504 (0.31%), in inner" in words
+    with torch.no_grad():
+        model.inner.weight[0, 0] = torch.inf  # a weight that half did not hold is no number
+    with watch.on(model), torch.no_grad():
+        model(torch.zeros(1, 4))
+    assert watch.activations.not_finite["inner"]
+
+
+def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
+    graph = half_graph(new_model(), tmp_path / "h.onnx")
+    check_types(graph, fp32_modules=("decode",))
+    node = next(n for n in graph.graph.node if n.op_type == "Gemm" and module_of(n) == "core.head.0")
+    weight = next(one for one in graph.graph.initializer if one.name == node.input[1])
+    wide = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float32), weight.name)
+    weight.CopyFrom(wide)
+    known = [value for value in graph.graph.value_info if value.name != weight.name]
+    del graph.graph.value_info[:]
+    graph.graph.value_info.extend(known)
+    at = list(graph.graph.node).index(node)
+    cast = onnx.helper.make_node("Cast", [weight.name], ["narrowed"], to=onnx.TensorProto.FLOAT16)
+    cast.metadata_props.extend(node.metadata_props)
+    node.input[1] = "narrowed"
+    graph.graph.node.insert(at, cast)
+    with pytest.raises(UserError, match=r"Cast in core.head.0\) is FLOAT, FLOAT16 was expected"):
+        check_types(graph, fp32_modules=("decode",))
