@@ -119,7 +119,12 @@ def _annealed_adam(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
     end = config.final_learning_rate / config.learning_rate
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / num_steps, end=end))
+    num_warm = max(1, round(config.warm_up * num_steps))
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / num_warm) * cosine(step / num_steps, end=end)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
 def refuse_not_finite(model: nn.Module, when: str) -> None:

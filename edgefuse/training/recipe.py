@@ -22,6 +22,8 @@ class TrainConfig:
         size: side of the model input in pixels.
         near_m, far_m: depth range of the contract in metres.
         learning_rate, final_learning_rate: Adam's, annealed along a cosine from the first to the last (the paper: 1e-3 to 1e-5).
+        warm_up: over this share of the steps the learning rate rises from nothing; without it the first steps of Adam can kill every
+            feature of a pretrained backbone, and the training never leaves chance.
         pretrained_rate_scale: pretrained backbones learn this much slower, with their BatchNorm statistics frozen.
         vote_weight: weight of the loss of each modality's own answer beside that of the fused one; 0 = no such answers, as the paper.
         frozen_share: this share of a pretrained backbone's stages, from the input on, keeps its weights.
@@ -48,6 +50,7 @@ class TrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
+    warm_up: float = 0.1
     pretrained_rate_scale: float = 0.3
     frozen_share: float = 0.7
     weight_decay: float = 0.0
