@@ -49,6 +49,11 @@ def test_modules_of_the_device_load_no_optional_package(module: str) -> None:
     assert _loaded_with(module, of=OPTIONAL) == []
 
 
+@pytest.mark.parametrize("module", ["edgefuse_export.tensorrt", "edgefuse_export.plan_store"])
+def test_an_engine_is_built_without_torch_and_onnx(module: str) -> None:
+    assert _loaded_with(module, of=("torch", "torchvision", "onnx", "onnxruntime")) == []
+
+
 def test_edgefuse_alone_loads_next_to_nothing() -> None:
     assert _loaded_with("edgefuse", of=(*OPTIONAL, "numpy", "cv2", "rich", "typer")) == []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
@@ -101,11 +102,13 @@ class FeatureExtractor(nn.Module):
     def __init__(self, backbone: Backbone, *, num_features: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.project = nn.Sequential(nn.Linear(backbone.num_channels, num_features), nn.ReLU())
 
     def forward(self, picture_NCHW: Tensor) -> Tensor:
-        return self.project(self.dropout(self.backbone(picture_NCHW).mean((2, 3))))  # type: ignore[no-any-return]
+        pooled = self.backbone(picture_NCHW).mean((2, 3))
+        # A function and no module: between modules each tensor keeps its precision in a half model.
+        return self.project(functional.dropout(pooled, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
 class FusionClassifier(nn.Module):
@@ -149,7 +152,7 @@ class FusionClassifier(nn.Module):
         F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
         logits, gate = self.core(F_A, F_B)
         if with_votes and self.core.votes is not None:
-            return logits, gate, *self.core.votes(F_A, F_B)
+            return logits, gate, *self.core.votes.alone(F_A, F_B)
         return logits, gate
 
     def probabilities(self, logits: Tensor) -> Tensor:

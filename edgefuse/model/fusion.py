@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgefuse.errors import UserError
 from edgefuse.model.names import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
@@ -103,15 +102,14 @@ class Votes(nn.Module):
         self.rgb = nn.Linear(num_features, num_classes)
         self.depth = nn.Linear(num_features, num_classes)
 
-    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, F_O: Tensor) -> Tensor:
+        """The answer from equation 7's features, [N, 2 d] -> logits [N, C]."""
+        doubled, d = 2 * F_O, self.rgb.in_features
+        return self.rgb(doubled[:, :d]) + self.depth(doubled[:, d:])  # type: ignore[no-any-return]
+
+    def alone(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
         """Both votes, [N, C] logits each."""
         return self.rgb(F_A), self.depth(F_B)
-
-    def gated_sum(self, F_O: Tensor) -> Tensor:
-        """The answer from equation 7's features, [N, 2 d] -> logits [N, C]."""
-        half_A, half_B = F_O.chunk(2, dim=1)
-        weighed = functional.linear(half_A, self.rgb.weight) + functional.linear(half_B, self.depth.weight)
-        return 2 * weighed + self.rgb.bias + self.depth.bias
 
 
 class FusionCore(nn.Module):
@@ -158,7 +156,7 @@ class FusionCore(nn.Module):
         if self.head is not None:
             return self.head(F_O), G
         assert self.votes is not None
-        return self.votes.gated_sum(F_O), G
+        return self.votes(F_O), G
 
 
 _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | DepthOnly]] = {

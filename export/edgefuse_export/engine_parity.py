@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES, Bundle, Samples
 from edgefuse.evaluation import Predictor
 from edgefuse_export.parity import TOLERANCES, ParityReport, Tolerance, check_parity
-from edgefuse_export.watch import unoptimised_predictor
+from edgefuse_export.unoptimised import unoptimised_predictor
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.predictor import engine_predictor

@@ -40,7 +40,8 @@ from edgefuse_export.onnx_model import BATCH_SIZE, OPSET, onnx_from_model, save_
 from edgefuse_export.parity import TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.readiness import check_file
 from edgefuse_export.typed import inside
-from edgefuse_export.watch import ITSELF, GraphWatch, TorchWatch, unoptimised_predictor
+from edgefuse_export.unoptimised import unoptimised_predictor
+from edgefuse_export.watch import ITSELF, GraphWatch, TorchWatch
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
 

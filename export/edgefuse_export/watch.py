@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import require
-from edgefuse.evaluation import Predictor
 from edgefuse_export.typed import module_of
+from edgefuse_export.unoptimised import unoptimised_session
 
 ITSELF = "the classifier itself"
 
@@ -124,31 +124,6 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave(self) -> None:
         self._running.pop()
-
-
-def unoptimised_session(model: Path | bytes) -> Any:
-    """An ONNX file on ONNX Runtime's CPU provider as it stands, on one thread.
-
-    Unoptimised because the optimiser is no part of the file, and its quick 8-bit kernels saturate on CPUs without VNNI.
-    """
-    ort = require("onnxruntime", extra="runtime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def unoptimised_predictor(model: Path | bytes) -> Predictor:
-    """The same as a predictor for batches that the file takes."""
-    session = unoptimised_session(model)
-
-    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], {RGB_INPUT: rgb, DEPTH_INPUT: depth})
-        return probabilities, gate
-
-    return answer
 
 
 class GraphWatch:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,22 +78,20 @@ def has_tensorrt() -> bool:
 @pytest.mark.skipif(has_tensorrt(), reason="TensorRT is installed here")
 @pytest.mark.parametrize("command", ["build", "export"])
 def test_without_tensorrt_it_says_so_at_once_and_touches_nothing(bundle: Bundle, command: str, tmp_path: Path) -> None:
-    """The second is counted over what Python itself takes to start with the command line's help."""
+    """The second is one of the process's own CPU time: a busy machine makes any command wait longer than that."""
     before = everything_in(bundle.folder)
-    started_s = time.monotonic()
-    edgefuse(command, "--help")
-    start_up_s = time.monotonic() - started_s
     arguments = (
         ("build", bundle.folder) if command == "build" else ("export", tmp_path, "--out", bundle.folder, "--trt")
     )
-    started_s = time.monotonic()
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = edgefuse(*arguments, "--force")
-    took_s = time.monotonic() - started_s
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took_s = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "pip install 'edgefuse[tensorrt]'" in result.stderr
     assert everything_in(bundle.folder) == before
     if command == "build":  # an export loads torch
-        assert took_s < 1.0 + 2 * start_up_s
+        assert took_s < 1.0
 
 
 @pytest.mark.parametrize(

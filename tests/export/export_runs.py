@@ -10,6 +10,7 @@ from torch import nn
 
 from edgefuse.contract import InputContract
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
+from edgefuse.model.fusion import JointFusion
 from edgefuse.training.run import open_run, write_weights
 
 CONTRACT = InputContract(size=32)
@@ -37,12 +38,16 @@ def new_model(fusion: str = "gated", *, contract: InputContract = CONTRACT, **mo
 def overflowing(model: FusionClassifier, *, factor: float = 1e7) -> FusionClassifier:
     """The same answers in FP32, but RGB's features are `factor` times as large: half does not hold them."""
     assert model.rgb_features is not None
-    project, head = model.rgb_features.project[0], model.core.head[0]
-    assert isinstance(project, nn.Linear) and isinstance(head, nn.Linear)
+    project, core = model.rgb_features.project[0], model.core
+    readers = [core.votes.rgb if core.head is None and core.votes is not None else core.head[0]]  # type: ignore[index]
+    if isinstance(core.fusion, JointFusion):
+        readers.append(core.fusion.W)
+    assert isinstance(project, nn.Linear)
     with torch.no_grad():
         project.weight *= factor
         project.bias *= factor
-        head.weight[:, : project.out_features] /= factor
+        for reader in readers:
+            reader.weight[:, : project.out_features] /= factor
     return model
 
 

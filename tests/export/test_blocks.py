@@ -53,7 +53,7 @@ def test_a_block_with_a_part_in_fp32_is_taken_apart() -> None:
 SPOILT = ("rgb_features.backbone.features.6", "rgb_features.project")
 
 
-def spoilt(model: nn.Module, *, offset: float = 2000.0) -> None:
+def spoilt(model: nn.Module, *, offset: float = 1000.0) -> None:
     """One block gives its values on top of a large offset, which the next takes away: half keeps few digits of them."""
     gives, takes = (model.get_submodule(name) for name in SPOILT)
     assert isinstance(gives, nn.Sequential) and isinstance(takes, nn.Sequential)

@@ -23,7 +23,8 @@ from edgefuse_export.export import ExportSummary, ParityError, export_run
 from edgefuse_export.half import HalfModel, fold_batchnorm, half_from_model, inside
 from edgefuse_export.onnx_model import onnx_from_model
 from edgefuse_export.typed import check_types, module_of
-from edgefuse_export.watch import TorchWatch, in_words, unoptimised_session
+from edgefuse_export.unoptimised import unoptimised_session
+from edgefuse_export.watch import TorchWatch, in_words
 
 
 def half_of(model: FusionClassifier, *keep: str) -> HalfModel:

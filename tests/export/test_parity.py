@@ -13,7 +13,7 @@ from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.evaluation import Predictor
 from edgefuse_export.engine_parity import FILE_TOLERANCES, engine_parity
 from edgefuse_export.parity import DRAW_MARGIN, FP16_TOLERANCE, INT8_TOLERANCE, Answers, Tolerance, report_of
-from edgefuse_export.watch import unoptimised_predictor
+from edgefuse_export.unoptimised import unoptimised_predictor
 from edgefuse_runtime.engines.engine import Decision
 
 

@@ -65,7 +65,7 @@ def test_the_answer_of_spatial_is_the_gated_sum_of_both_votes() -> None:
     core = FusionCore(kind="spatial", num_features=12, num_hidden=8, num_classes=3, votes=True)
     assert core.votes is not None and core.head is None
     logits, gate = core(F_A, F_B)
-    vote_A, vote_B = core.votes(F_A, F_B)
+    vote_A, vote_B = core.votes.alone(F_A, F_B)
     assert (gate == 0.5).all(), "before it has learned anything both votes count alike"
     torch.testing.assert_close(logits, vote_A + vote_B)
 
