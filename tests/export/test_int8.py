@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from export_runs import copy_run
+from export_runs import CONTRACT, LABELS, copy_run, new_model, samples
 from onnx import numpy_helper
 
 import edgefuse_export.export
@@ -22,6 +24,7 @@ from edgefuse.training.run import open_run
 from edgefuse_export.export import ExportSummary, ParityError, export_run
 from edgefuse_export.frames import Frames, open_data
 from edgefuse_export.int8 import int8_from_onnx, measured_ranges
+from edgefuse_export.onnx_model import onnx_from_model
 from edgefuse_export.parity import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.typed import inside, module_of
 from edgefuse_export.watch import GraphWatch
@@ -257,3 +260,23 @@ def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Pa
     for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
         result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
         assert result.returncode == 2 and word in result.stderr, result.stderr
+
+
+def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> None:
+    """Both begin with the same weights, as `edgefuse train --rgb mobilenet_v2` makes them; the exporter stores equal tensors once."""
+    model = new_model("spatial", rgb="mobilenet_v2", depth="mobilenet_v2", encoding="relative", votes=True)
+    assert model.rgb_features is not None and model.depth_features is not None
+    rgb_stages, depth_stages = model.rgb_features.backbone.stages, model.depth_features.backbone.stages
+    for first, second in zip(rgb_stages, depth_stages, strict=True):
+        second.load_state_dict(first.state_dict())
+    path = onnx_from_model(model, tmp_path / "model.onnx", contract=CONTRACT, labels=LABELS)
+    shared = Counter(name for node in onnx.load(str(path)).graph.node for name in set(node.input))
+    weights = {tensor.name for tensor in onnx.load(str(path)).graph.initializer}
+    assert any(count > 1 for name, count in shared.items() if name in weights), "nothing is shared: this tests nothing"
+
+    rgb, depth = samples(2)
+    ranges = measured_ranges(path, frames=Frames(rgb=rgb, depth=depth))
+    quantised = int8_from_onnx(path, ranges=ranges, fp32_modules=("decode", "encode", "look"))
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+    probabilities, _ = session.run(None, {"rgb": rgb[:1], "depth": depth[:1]})
+    np.testing.assert_allclose(probabilities.sum(), 1.0, atol=1e-5)
