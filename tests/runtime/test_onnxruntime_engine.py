@@ -15,7 +15,7 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.onnxruntime import Binding, Device, OnnxRuntimeEngine, _check_provider
+from edgefuse_runtime.engines.onnxruntime import Binding, Device, OnnxRuntimeEngine, _check_provider, has_vnni
 from toy_bundle import make_toy_bundle, toy_answer
 
 
@@ -252,3 +252,9 @@ def test_the_tensors_are_the_files(bundle: Bundle) -> None:
             ("gate", "float32", (1, 4)),
         ]
     assert engine.inputs == ()
+
+
+def test_vnni_is_read_from_the_flags_and_not_assumed(tmp_path: Path) -> None:
+    (tmp_path / "with").write_text("flags\t\t: fpu avx512_vnni\n")
+    (tmp_path / "without").write_text("flags\t\t: fpu avx2\n")
+    assert has_vnni(tmp_path / "with") and not has_vnni(tmp_path / "without") and not has_vnni(tmp_path / "absent")
