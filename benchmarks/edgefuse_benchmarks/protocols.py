@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, require
 from edgefuse.files import file_replaced, read_json, write_json
+from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import parse_approach
 
 CONDITIONS = ("accuracy", "accuracy_no_rgb", "accuracy_no_depth")
@@ -74,7 +75,7 @@ class Protocols:
 
     def better_single(self) -> str:
         """The approach of one sensor with the highest mean."""
-        singles = [name for name in self.accuracy if parse_approach(name).fusion in ("rgb", "depth")]
+        singles = [name for name in self.accuracy if parse_approach(name).fusion in SINGLE_MODALITIES]
         if not singles:
             raise UserError(
                 "no approach of one sensor is there: give crossval --approaches one such as rgb-mobilenet_v2"
@@ -162,7 +163,7 @@ def markdown(found: Protocols) -> str:
         "",
     ]
     for name in found.accuracy:
-        if parse_approach(name).fusion in ("rgb", "depth"):
+        if parse_approach(name).fusion in SINGLE_MODALITIES:
             continue
         lines.append(f"- {_difference(found, name, single)}")
         baseline = parse_approach(name).baseline

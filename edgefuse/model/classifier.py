@@ -217,6 +217,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
+def not_finite(module: nn.Module) -> list[str]:
+    """Names of the weights and statistics that hold NaN or infinite numbers."""
+    return [name for name, tensor in module.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+
+
 @torch.inference_mode()
 def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities float32 [N, C] and gate [N, d] of one batch; the model must be in eval mode."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from edgefuse.data.folder import Dataset, Pictures
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor, evaluate
 from edgefuse.model.backbones import Backbone
-from edgefuse.model.classifier import FusionClassifier, predict
+from edgefuse.model.classifier import FusionClassifier, not_finite, predict
 from edgefuse.training.batches import AugmentedPictures, Batch, build_loader
 from edgefuse.training.recipe import TrainConfig
 
@@ -87,9 +88,9 @@ def train_epochs(
     for epoch in range(config.epochs):
         samples.start_epoch(epoch)
         set_training(model)
-        losses, num_right, num_seen, where = list[float](), 0, 0, ""
+        losses, num_right, num_seen = list[float](), 0, 0
         for number, batch in enumerate(loader, start=1):
-            where = _where(batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
+            where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
             rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
             optimizer.zero_grad(set_to_none=True)
             logits, _, *votes = model(rgb, depth, with_votes=config.vote_weight > 0)
@@ -104,7 +105,7 @@ def train_epochs(
             report.update(losses[-1], right / len(truth))
             on_step(report)
         model.eval()
-        refuse_not_finite(model, f"after {where}")
+        refuse_not_finite(model, where)
         yield EpochResult(
             epoch=epoch,
             train_loss=float(np.mean(losses)),
@@ -127,25 +128,24 @@ def _annealed_adam(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
-def refuse_not_finite(model: nn.Module, when: str) -> None:
+def refuse_not_finite(model: nn.Module, where: Callable[[], str]) -> None:
     """Look at every weight and every statistic of a model, such as BatchNorm's, which no loss tells of in training.
 
     Raises:
         NotFiniteError: one has a number that is not finite; the first such one is named.
     """
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NotFiniteError(f"{name} holds numbers that are not finite {when}")
+    if spoilt := not_finite(model):
+        raise NotFiniteError(f"{spoilt[0]} holds numbers that are not finite after {where()}")
 
 
 def _gradient_norm(model: nn.Module) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
-def _finite(tensor: Tensor, what: str, where: str) -> float:
+def _finite(tensor: Tensor, what: str, where: Callable[[], str]) -> float:
     value = float(tensor.item())
     if not math.isfinite(value):
-        raise NotFiniteError(f"{what} is {value} in {where}")
+        raise NotFiniteError(f"{what} is {value} in {where()}")
     return value
 
 

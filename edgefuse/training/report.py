@@ -17,6 +17,7 @@ import numpy as np
 from edgefuse.errors import require
 from edgefuse.figures import new_figure, save_figure
 from edgefuse.files import file_replaced
+from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import NAIVE, PAPER_TITLES, parse_approach
 from edgefuse.training.crossval import CrossValidation, FoldResult, fold_seed
 from edgefuse.training.train import versions
@@ -73,7 +74,7 @@ def paired_tests(results: Mapping[str, Sequence[FoldResult]]) -> list[PairedTest
     for name in results:
         approach = parse_approach(name)
         baseline = approach.baseline
-        if approach.fusion in (NAIVE, "rgb", "depth") or baseline not in results:
+        if _is_plain(name) or baseline not in results:
             continue
         ours = {result.fold: result for result in results[name]}
         theirs = {result.fold: result for result in results[baseline]}
@@ -256,7 +257,7 @@ _COLOURS = {"one sensor, or naive fusion": "tab:blue", "gated fusion": "tab:oran
 
 
 def _is_plain(name: str) -> bool:
-    return parse_approach(name).fusion in ("rgb", "depth", NAIVE)
+    return parse_approach(name).fusion in (*SINGLE_MODALITIES, NAIVE)
 
 
 def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], title: str) -> None:

@@ -23,7 +23,7 @@ from torch import nn
 
 from edgefuse.errors import UserError
 from edgefuse.files import file_replaced, read_json, write_json
-from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -53,7 +53,6 @@ class Run:
         Raises:
             UserError: the weights file is missing or does not fit, or holds numbers that are not finite.
         """
-        import torch
         from safetensors.torch import load_file
 
         path = self.folder / WEIGHTS_NAME
@@ -66,8 +65,7 @@ class Run:
             raise UserError(
                 f"{path} does not fit the model that {RUN_NAME} describes ({error}): train again"
             ) from error
-        spoilt = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
-        if spoilt:
+        if spoilt := not_finite(model):
             raise UserError(
                 f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): train again, "
                 "with a smaller learning rate"

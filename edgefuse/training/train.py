@@ -20,6 +20,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation import framed_batches
 from edgefuse.files import folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
+from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training import run as run_folder
 from edgefuse.training.loop import EpochResult, NotFiniteError, StepReport, best_device, train_epochs
 from edgefuse.training.measure import calibrate, measure
@@ -250,7 +251,7 @@ def _fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Any:
     augmentation = config.augmentation
     if not labels_allow_flip(dataset.labels):
         augmentation = replace(augmentation, flip=False)
-    if config.fusion in ("rgb", "depth"):
+    if config.fusion in SINGLE_MODALITIES:
         augmentation = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
     return augmentation
 

@@ -88,7 +88,6 @@ def int8_from_onnx(
     nodes = [node.name for node in model.graph.node if _is_quantised(node, fp32_modules, only)]
     if not nodes:
         raise UserError(f"{path.name} has nothing to quantise outside of {', '.join(fp32_modules)}")
-    _give_each_its_own(model.graph, nodes)
     limits = {name: (np.array(-x, np.float32), np.array(x, np.float32)) for name, x in ranges.items()}
     quantizer = QDQQuantizer(
         model,
@@ -105,27 +104,6 @@ def int8_from_onnx(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return quantizer.model.model
-
-
-def _give_each_its_own(graph: Any, nodes: Sequence[str]) -> None:
-    """Copy the weights and biases that several of `nodes` share.
-
-    torch's exporter keeps equal tensors once, and backbones that began with the same weights have many. ONNX Runtime's optimiser
-    quantises a bias for each convolution that takes it, and fails on the second (1.32: "Attempt to replace the existing tensor").
-    """
-    onnx = require("onnx", extra="export")
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    taken: set[str] = set()
-    for node in graph.node:
-        for place, name in enumerate(node.input if node.name in nodes else ()):
-            if name in taken:
-                own = onnx.TensorProto()
-                own.CopyFrom(stored[name])
-                own.name = f"{name}_of_{node.name}"
-                graph.initializer.append(own)
-                node.input[place] = own.name
-            elif name in stored:
-                taken.add(name)
 
 
 def describe_calibration(frames: Frames) -> dict[str, Any]:
