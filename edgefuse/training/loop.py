@@ -22,6 +22,7 @@ from edgefuse.evaluation import Predictor, evaluate
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
 from edgefuse.training.batches import AugmentedPictures, Batch, build_loader
+from edgefuse.training.folding import folded
 from edgefuse.training.recipe import TrainConfig
 
 NUM_NAMED_PAIRS = 3
@@ -80,6 +81,24 @@ def train_epochs(
         NotFiniteError: a loss or a gradient, before it reaches the weights; a weight or a statistic, after an epoch.
     """
     prepare(model, device=device, frozen_share=config.frozen_share)
+    set_training(model)
+    with folded(model):
+        yield from _epochs(
+            model, train, validation, config=config, contract=contract, labels=labels, device=device, on_step=on_step
+        )
+
+
+def _epochs(
+    model: FusionClassifier,
+    train: Pictures,
+    validation: Pictures | None,
+    *,
+    config: TrainConfig,
+    contract: InputContract,
+    labels: tuple[str, ...],
+    device: torch.device,
+    on_step: Callable[[StepReport], None],
+) -> Iterator[EpochResult]:
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
