@@ -46,7 +46,7 @@ def crossval(  # long: each option is a parameter
         ),
     ] = "instance",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
     far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,

@@ -43,7 +43,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 96,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
     near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
     far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="Decides the splits, the first weights and the augmentation.")] = 0,

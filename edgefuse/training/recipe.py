@@ -39,7 +39,7 @@ class TrainConfig:
     depth_weights: str = WEIGHTS_NONE
     encoding: DepthEncoding = "relative"
     reach_m: float = 0.3
-    size: int = 96
+    size: int = 128
     near_m: float = 0.2
     far_m: float = 2.0
     num_features: int = 128
