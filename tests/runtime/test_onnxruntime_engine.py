@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,15 @@ from runtime_scenes import draw_pair
 from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
+from edgefuse_runtime.engines import onnxruntime as engine_module
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.onnxruntime import Binding, Device, OnnxRuntimeEngine, _check_provider, has_vnni
+from edgefuse_runtime.engines.onnxruntime import (
+    Binding,
+    Device,
+    OnnxRuntimeEngine,
+    _check_provider,
+    eight_bits_saturate,
+)
 from toy_bundle import make_toy_bundle, toy_answer
 
 
@@ -254,7 +263,59 @@ def test_the_tensors_are_the_files(bundle: Bundle) -> None:
     assert engine.inputs == ()
 
 
-def test_vnni_is_read_from_the_flags_and_not_assumed(tmp_path: Path) -> None:
+def test_8_bits_are_taken_to_saturate_on_x86_unless_vnni_is_seen(tmp_path: Path) -> None:
     (tmp_path / "with").write_text("flags\t\t: fpu avx512_vnni\n")
     (tmp_path / "without").write_text("flags\t\t: fpu avx2\n")
-    assert has_vnni(tmp_path / "with") and not has_vnni(tmp_path / "without") and not has_vnni(tmp_path / "absent")
+    assert eight_bits_saturate("x86_64", tmp_path / "without") and eight_bits_saturate("AMD64", tmp_path / "absent")
+    assert not eight_bits_saturate("x86_64", tmp_path / "with") and not eight_bits_saturate(
+        "aarch64", tmp_path / "absent"
+    )
+
+
+def write_int8_product(path: Path) -> Path:
+    """x [1, 64] times ones through Q and DQ: sums of products 127 * 127, which overflow 16 bits."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    scalars = {"scale": np.float32(1 / 127), "zero": np.int8(0)}
+    weights = {**scalars, "ones": np.full((64, 8), 127, np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["quantized"]),
+        helper.make_node("DequantizeLinear", ["quantized", "scale", "zero"], ["left"]),
+        helper.make_node("DequantizeLinear", ["ones", "scale", "zero"], ["right"]),
+        helper.make_node("MatMul", ["left", "right"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+def test_where_8_bits_saturate_nothing_is_computed_in_8_bits(
+    saturate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    import onnxruntime
+
+    path, made = write_int8_product(tmp_path / "product.onnx"), tmp_path / "optimised.onnx"
+    monkeypatch.setattr(engine_module, "eight_bits_saturate", lambda: saturate)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", options_that_keep_the_graph(onnxruntime.SessionOptions, made))
+    session = engine_module._new_session(onnxruntime, path, provider="CPUExecutionProvider")
+    np.testing.assert_allclose(session.run(None, {"x": np.ones((1, 64), np.float32)})[0], 64, rtol=0.02)
+    operators = {node.op_type for node in onnx.load(made).graph.node}
+    assert ("MatMul" in operators) is saturate
+
+
+def options_that_keep_the_graph(options: Callable[[], Any], path: Path) -> Callable[[], Any]:
+    def make() -> Any:
+        made = options()
+        made.optimized_model_filepath = str(path)
+        return made
+
+    return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import platform
 import re
 import sys
 import threading
@@ -250,10 +251,10 @@ def _new_session(
     options.log_severity_level = 3
     # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # x86 without VNNI saturates in the quick 8-bit kernels: accuracy fell from 90 to 32 %. Where it has VNNI the option is left
-    # out: ONNX Runtime 1.32 does not load some INT8 files with it ("Attempt to replace the existing tensor").
-    if not has_vnni():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    # The quick 8-bit kernels saturate there: accuracy fell from 90 to 32 %. Q, DQ and what is between them then run one by one, in
+    # FP32. The exact 8-bit kernels (session.x64quantprecision) are no way: ONNX Runtime 1.32 does not load some INT8 files with them.
+    if eight_bits_saturate():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if provider != PROVIDERS["cpu"]:
         # Otherwise a provider that does not load, or lacks an operator, is replaced by the CPU without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -372,9 +373,11 @@ def _warn_of_two_packages() -> None:
     )
 
 
-def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """This x86 CPU multiplies 8 bits without saturating; False where that is not known."""
-    try:
-        return "vnni" in cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+def eight_bits_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Sums of 8-bit products may overflow 16 bits in ONNX Runtime's kernels: an x86 CPU without VNNI, or none that is known to have it."""
+    if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
         return False
+    try:
+        return "vnni" not in cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
