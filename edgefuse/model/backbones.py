@@ -178,6 +178,7 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
     lacking = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
     if lacking:
         raise UserError(
-            f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, first {lacking[0]}"
+            f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, "
+            f"first {lacking[0]}: give a state dict of torchvision's {name}"
         )
     network.load_state_dict(fitting, strict=False)

@@ -263,6 +263,20 @@ def test_the_tensors_are_the_files(bundle: Bundle) -> None:
     assert engine.inputs == ()
 
 
+def test_on_a_jetson_no_package_is_named_that_its_index_lacks(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    monkeypatch.setattr(engine_module, "is_jetson", lambda: True)
+    with (
+        pytest.raises(MissingPackageError, match="--engine tensorrt or --engine cpu") as caught,
+        OnnxRuntimeEngine(bundle, device="cuda"),
+    ):
+        pass
+    assert "pip install" not in str(caught.value)
+
+
 def test_8_bits_are_taken_to_saturate_on_x86_unless_vnni_is_seen(tmp_path: Path) -> None:
     (tmp_path / "with").write_text("flags\t\t: fpu avx512_vnni\n")
     (tmp_path / "without").write_text("flags\t\t: fpu avx2\n")

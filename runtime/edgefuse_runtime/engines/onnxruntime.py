@@ -25,11 +25,13 @@ from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse_runtime.engines.engine import Decision, Tensor
+from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
 Device = Literal["cpu", "cuda"]
 
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgefuse[gpu]'"
+ON_JETSON = "Jetsons take TensorRT or the CPU: --engine tensorrt or --engine cpu; which of them have a wheel of onnxruntime-gpu is in docs/tensorrt.md"
 NUM_CUDA_WARMUPS = 3
 """ONNX Runtime runs once plainly, records its CUDA graph in a later run, and replays it from then on."""
 
@@ -224,7 +226,8 @@ def load_onnxruntime(device: Device) -> ModuleType:
                 "both onnxruntime and onnxruntime-gpu are installed, in one folder, and the one without CUDA is in front. "
                 f"Install one alone: {INSTALL_GPU}"
             )
-        raise MissingPackageError(f"onnxruntime-gpu is not installed. Install it: {INSTALL_GPU}")
+        step = ON_JETSON if is_jetson() else f"Install it: {INSTALL_GPU}"
+        raise MissingPackageError(f"onnxruntime-gpu is not installed. {step}")
     if both:
         _warn_of_two_packages()
     if device == "cuda" and hasattr(ort, "preload_dlls"):
