@@ -276,7 +276,7 @@ def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], titl
         color=[_COLOURS[kind] for kind in kinds],
     )
     for kind in dict.fromkeys(kinds):
-        axes.bar([], [], color=_COLOURS[kind], label=kind)
+        axes.scatter([], [], marker="s", color=_COLOURS[kind], label=kind)  # an empty bar has no colour of its own
     known = [i for i, name in enumerate(names) if name in paper]
     if known:
         axes.plot(known, [100 * paper[names[i]] for i in known], "kD", label="paper")
