@@ -52,11 +52,12 @@ class StepReport:
         self.loss = math.nan
         self.accuracy = math.nan
 
-    def update(self, loss: float, accuracy: float) -> None:
+    def update(self, loss: float, accuracy: float) -> StepReport:
         self.step += 1
         first = math.isnan(self.loss)
         self.loss = loss if first else 0.95 * self.loss + 0.05 * loss
         self.accuracy = accuracy if first else 0.95 * self.accuracy + 0.05 * accuracy
+        return self
 
 
 def best_device() -> torch.device:
@@ -81,57 +82,39 @@ def train_epochs(
         NotFiniteError: a loss or a gradient, before it reaches the weights; a weight or a statistic, after an epoch.
     """
     prepare(model, device=device, frozen_share=config.frozen_share)
-    set_training(model)
-    with folded(model):
-        yield from _epochs(
-            model, train, validation, config=config, contract=contract, labels=labels, device=device, on_step=on_step
-        )
-
-
-def _epochs(
-    model: FusionClassifier,
-    train: Pictures,
-    validation: Pictures | None,
-    *,
-    config: TrainConfig,
-    contract: InputContract,
-    labels: tuple[str, ...],
-    device: torch.device,
-    on_step: Callable[[StepReport], None],
-) -> Iterator[EpochResult]:
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader))
     optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    for epoch in range(config.epochs):
-        samples.start_epoch(epoch)
-        set_training(model)
-        losses, num_right, num_seen = list[float](), 0, 0
-        for number, batch in enumerate(loader, start=1):
-            where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
-            rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
-            optimizer.zero_grad(set_to_none=True)
-            logits, _, *votes = model(rgb, depth, with_votes=config.vote_weight > 0)
-            loss = criterion(logits, truth) + config.vote_weight * sum(criterion(vote, truth) for vote in votes)
-            losses.append(_finite(loss, "the loss", where))
-            loss.backward()
-            _finite(_gradient_norm(model), "the gradients' norm", where)
-            optimizer.step()
-            schedule.step()
-            right = int((logits.argmax(dim=1) == truth).sum())
-            num_right, num_seen = num_right + right, num_seen + len(truth)
-            report.update(losses[-1], right / len(truth))
-            on_step(report)
-        model.eval()
-        refuse_not_finite(model, where)
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=float(np.mean(losses)),
-            train_accuracy=num_right / num_seen,
-            validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
-            learning_rate=float(schedule.get_last_lr()[0]),
-        )
+    with folded(model):
+        for epoch in range(config.epochs):
+            samples.start_epoch(epoch)
+            set_training(model)
+            losses, num_right, num_seen = list[float](), 0, 0
+            for number, batch in enumerate(loader, start=1):
+                where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
+                rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
+                optimizer.zero_grad(set_to_none=True)
+                logits, _, *votes = model(rgb, depth, with_votes=config.vote_weight > 0)
+                loss = criterion(logits, truth) + config.vote_weight * sum(criterion(vote, truth) for vote in votes)
+                losses.append(_finite(loss, "the loss", where))
+                loss.backward()
+                _finite(_gradient_norm(model), "the gradients' norm", where)
+                optimizer.step()
+                schedule.step()
+                right = int((logits.argmax(dim=1) == truth).sum())
+                num_right, num_seen = num_right + right, num_seen + len(truth)
+                on_step(report.update(losses[-1], right / len(truth)))
+            model.eval()
+            refuse_not_finite(model, where)
+            yield EpochResult(
+                epoch=epoch,
+                train_loss=float(np.mean(losses)),
+                train_accuracy=num_right / num_seen,
+                validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
+                learning_rate=float(schedule.get_last_lr()[0]),
+            )
 
 
 def _annealed_adam(
@@ -181,7 +164,7 @@ def cosine(progress: float, *, end: float) -> float:
 
 
 def prepare(model: FusionClassifier, *, device: torch.device, frozen_share: float) -> None:
-    """Move the model to its device, and keep the weights of the first `frozen_share` of each pretrained backbone's stages.
+    """Move the model to its device, set it training, and keep the weights of the first `frozen_share` of each pretrained backbone's stages.
 
     Edges and textures need no learning again. In channels-last order a MobileNetV2 learns a quarter faster on a CPU.
     """
@@ -189,6 +172,7 @@ def prepare(model: FusionClassifier, *, device: torch.device, frozen_share: floa
     for backbone in _pretrained_backbones(model):
         for stage in backbone.stages[: round(frozen_share * len(backbone.stages))]:
             stage.requires_grad_(False)
+    set_training(model)
 
 
 def parameter_groups(model: FusionClassifier, config: TrainConfig) -> list[dict[str, object]]:
