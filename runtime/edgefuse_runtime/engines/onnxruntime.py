@@ -254,13 +254,13 @@ def _new_session(
     options.log_severity_level = 3
     # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The quick 8-bit kernels saturate there: accuracy fell from 90 to 32 %. Q, DQ and what is between them then run one by one, in
-    # FP32. The exact 8-bit kernels (session.x64quantprecision) are no way: ONNX Runtime 1.32 does not load some INT8 files with them.
-    if eight_bits_saturate():
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if provider != PROVIDERS["cpu"]:
         # Otherwise a provider that does not load, or lacks an operator, is replaced by the CPU without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    elif eight_bits_saturate():
+        # Accuracy fell from 90 to 32 % there. What is between Q and DQ is then computed in FP32. The exact 8-bit kernels
+        # (session.x64quantprecision) are no way: ONNX Runtime 1.32 does not load some INT8 files with them.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     try:
@@ -377,7 +377,7 @@ def _warn_of_two_packages() -> None:
 
 
 def eight_bits_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Sums of 8-bit products may overflow 16 bits in ONNX Runtime's kernels: an x86 CPU without VNNI, or none that is known to have it."""
+    """Sums of 8-bit products may overflow 16 bits in the CPU provider's quick kernels: on x86, unless it is known to have VNNI."""
     if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
         return False
     try:
