@@ -1,4 +1,7 @@
-"""BatchNorm folded into frozen convolutions while a model learns: the same numbers, in little more than half the time.
+"""BatchNorm folded into frozen convolutions while a model learns: the same numbers, sooner.
+
+Measured on a CPU core at 128 px, batches of 16, 13 of MobileNetV2's 19 stages frozen: a step takes 0.72 (RGB alone), 0.82 (naive) and 0.75
+(spatial) of its time without.
 
 Owns this shortcut; only `edgefuse.training.loop` takes it. Weights, statistics and their names stay as they are.
 """
