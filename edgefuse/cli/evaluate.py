@@ -100,7 +100,7 @@ def evaluate(  # long: each option is a parameter
     _print_scores(scores, answering.name)
 
 
-def _evaluate_corruptions(  # long: each model in turn, then each form of what came out
+def _evaluate_corruptions(
     models: list[Path],
     pictures: Pictures,
     *,
@@ -116,13 +116,44 @@ def _evaluate_corruptions(  # long: each model in turn, then each form of what c
     import shlex
     import sys
 
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import say
     from edgefuse.commit import commit, commit_in_words
+    from edgefuse.robustness import plot_corruptions, write_failures
+
+    rows_by_model, reports = _score_under_corruptions(models, pictures, seed=seed, engine=engine, threads=threads)
+    data_names = ", ".join(root.resolve().name for root in pictures.dataset.roots)
+    title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
+    command = shlex.join(["edgefuse", *sys.argv[1:]])
+    facts = {
+        "seed": seed,
+        "data": pictures.dataset.digest[:12],
+        "commit": commit_in_words(commit()),
+        "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
+        "versions": installed_versions(),
+    }
+    if out is not None:
+        report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
+        say(f"report: {report_path} (report.csv, report.json, report.png)")
+    if plot is not None:
+        plot_corruptions(rows_by_model, plot, title=title)
+        say(f"plot: {plot}")
+    if as_json:
+        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(json.dumps({**told, "versions": facts["versions"], "models": reports}))
+    else:
+        _print_corruptions(rows_by_model, title)
+
+
+def _score_under_corruptions(
+    models: list[Path], pictures: Pictures, *, seed: int, engine: str, threads: int | None
+) -> tuple[dict[str, tuple[Row, ...]], dict[str, dict[str, Any]]]:
+    """By the models' names in tables: the rows, and what JSON says of the model."""
+    from edgefuse.cli.progress import counting
     from edgefuse.evaluation import refuse_unfit
-    from edgefuse.robustness import evaluate_corruptions, plot_corruptions, write_failures
+    from edgefuse.robustness import evaluate_corruptions
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
-    reports = {}
+    reports: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
         answering = {
@@ -148,27 +179,7 @@ def _evaluate_corruptions(  # long: each model in turn, then each form of what c
                 "size": one.contract.size,
                 "rows": [row.to_json() for row in rows],
             }
-    data_names = ", ".join(root.resolve().name for root in pictures.dataset.roots)
-    title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
-    command = shlex.join(["edgefuse", *sys.argv[1:]])
-    facts = {
-        "seed": seed,
-        "data": pictures.dataset.digest[:12],
-        "commit": commit_in_words(commit()),
-        "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": installed_versions(),
-    }
-    if out is not None:
-        report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
-        say(f"report: {report_path} (report.csv, report.json, report.png)")
-    if plot is not None:
-        plot_corruptions(rows_by_model, plot, title=title)
-        say(f"plot: {plot}")
-    if as_json:
-        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
-        typer.echo(json.dumps({**told, "versions": facts["versions"], "models": reports}))
-    else:
-        _print_corruptions(rows_by_model, title)
+    return rows_by_model, reports
 
 
 def installed_versions() -> dict[str, str]:
