@@ -195,10 +195,13 @@ def open_bundle(folder: Path) -> Bundle:
             f"{folder} is not a bundle (a folder with {MANIFEST_NAME}): make one with edgefuse export RUN --out {folder}"
         )
     if not (folder / MANIFEST_NAME).is_file():
-        run_hint = (
-            f"; it looks like a run: edgefuse export {folder} --out BUNDLE" if (folder / "run.json").is_file() else ""
+        is_run = (folder / "run.json").is_file()
+        step = (
+            f"it looks like a run: edgefuse export {folder} --out BUNDLE"
+            if is_run
+            else "make one with edgefuse export RUN --out BUNDLE"
         )
-        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}{run_hint}")
+        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}; {step}")
     manifest = Manifest.from_json(read_json(folder / MANIFEST_NAME, what="the bundle's manifest"))
     if manifest.framing_sha256 != framing.spec_sha256():
         raise UserError(

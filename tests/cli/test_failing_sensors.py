@@ -91,6 +91,7 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--seed", "0"), 2, "it needs --corruptions"),
         (("--corruptions", "--against", "MODEL"), 2, "named twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
+        (("--corruptions", "--against", "DATA"), 1, "it has no manifest.json; make one with edgefuse export"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
         (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
         (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
@@ -110,7 +111,7 @@ def test_wrong_usage_is_said_before_any_work(
     file = tmp_path / "file"
     file.touch()
     (tmp_path / "folder.png").mkdir()
-    named = {"MODEL": bundles[0], "OTHER": bundles[1], "FOLDER.png": tmp_path / "folder.png"}
+    named = {"DATA": colour_and_range, "MODEL": bundles[0], "OTHER": bundles[1], "FOLDER.png": tmp_path / "folder.png"}
     named["FILE/plot.png"] = file / "plot.png"
     if "UNLIKE" in options:
         named["UNLIKE"] = make_toy_bundle(tmp_path / "unlike", labels=("cup", "ball")).folder
