@@ -22,7 +22,9 @@ from edgefuse import framing
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.fallback import Fallback
-from edgefuse.files import file_replaced, read_json, sha256_of_file, write_json
+from edgefuse.io.arrays import read_arrays, write_arrays
+from edgefuse.io.files import sha256_of_file
+from edgefuse.io.json_files import read_json, write_json
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -180,8 +182,7 @@ class Bundle:
             raise UserError(
                 f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {self.folder} --force"
             )
-        with np.load(self.file(SAMPLES_NAME)) as arrays:
-            return Samples(**{name: arrays[name] for name in ("rgb", "depth", "probabilities", "gate")})
+        return Samples(**read_arrays(self.file(SAMPLES_NAME), ("rgb", "depth", "probabilities", "gate")))
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -218,6 +219,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def write_samples(folder: Path, samples: Samples) -> FileEntry:
     """Write `samples.npz` into `folder`, atomically; its entry for the manifest."""
-    with file_replaced(folder / SAMPLES_NAME) as temporary:
-        np.savez_compressed(temporary, **vars(samples))
+    write_arrays(folder / SAMPLES_NAME, **vars(samples))
     return FileEntry.of(folder / SAMPLES_NAME, precision=DATA_PRECISION)

@@ -5,7 +5,6 @@ Owns the order of the steps and the summary; every step is the function that its
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,12 @@ from typing import Any
 from edgefuse.bundle import Bundle
 from edgefuse.data.folder import load, scan
 from edgefuse.data.synth import stream, write_dataset
-from edgefuse.files import refuse_existing, write_json
+from edgefuse.io.environment import TRAINING_PACKAGES, versions
+from edgefuse.io.files import refuse_existing
+from edgefuse.io.json_files import write_json
 from edgefuse.model.names import FusionKind
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
-from edgefuse.training.train import Listener, train_on_pictures, versions
+from edgefuse.training.train import Listener, train_on_pictures
 from edgefuse_export.export import export_run
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
@@ -126,7 +127,7 @@ def _report(result: DemoResult, *, seed: int, size: DemoSize) -> dict[str, Any]:
         "state": "done",
         "seed": seed,
         "size": asdict(size),
-        "versions": versions(),
+        "versions": versions(TRAINING_PACKAGES),
         "seconds": result.seconds,
         "held_out": result.metrics,
         "live": result.live.to_json(),
@@ -161,7 +162,7 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
         for number, frame in enumerate(frames, 1)
     ]
     regions = out / "live.json"
-    regions.write_text(json.dumps({"unit_m": 0.001, "frames": entries}), encoding="utf-8")
+    write_json(regions, {"unit_m": 0.001, "frames": entries})
     return recording, regions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from types import ModuleType
 
@@ -12,6 +13,17 @@ class UserError(ValueError):
 
 class MissingPackageError(UserError, ImportError):
     """An optional package, or a system library under it, is not installed. The message has the command that installs it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did the machine run out of memory? Python, OpenCV and torch each have a way of their own to say so."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or (type(error).__module__.startswith("cv2") and "Insufficient memory" in text)
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
 
 
 def require(module: str, *, extra: str, hint: str = "", install: str = "") -> ModuleType:

@@ -25,7 +25,8 @@ from edgefuse.evaluation import (
     without_rgb,
 )
 from edgefuse.figures import new_figure, save_figure
-from edgefuse.files import folder_replaced, write_json
+from edgefuse.io.files import folder_replaced
+from edgefuse.io.json_files import write_json
 from edgefuse.robustness import Row, evaluate_corruptions
 
 EXPLANATION_NAME = "explain.json"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from edgefuse.errors import require
-from edgefuse.files import file_replaced
+from edgefuse.io.files import file_replaced
+from edgefuse.io.text import printable
 
 
 def new_figure(*, width_in: float, height_in: float, extra: str = "train") -> Any:
@@ -25,6 +27,12 @@ def new_figure(*, width_in: float, height_in: float, extra: str = "train") -> An
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    with file_replaced(path) as temporary:
+    """Write a matplotlib figure as PNG, atomically; texts in it are shown as they are, whatever names hold."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar in a class name is no formula
+        text.set_text(printable(text.get_text(), keep="\n"))
+    with warnings.catch_warnings(), file_replaced(path) as temporary:
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # drawn as a box
         figure.savefig(temporary, dpi=120, bbox_inches="tight")

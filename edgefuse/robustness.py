@@ -20,8 +20,9 @@ from edgefuse.corruptions import CORRUPTIONS, Corruption, Scene, corrupt
 from edgefuse.data.folder import Pictures
 from edgefuse.evaluation import Change, Predictor, Scores, answers_under, as_they_are, score
 from edgefuse.figures import new_figure, save_figure
-from edgefuse.files import folder_replaced, write_json
 from edgefuse.framing import Framed, fit
+from edgefuse.io.files import folder_replaced
+from edgefuse.io.json_files import write_json
 
 CLEAN = "clean"
 REPORT_JSON = "report.json"

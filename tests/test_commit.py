@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.commit import commit, commit_in_words
+from edgefuse.io.environment import commit, commit_in_words
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

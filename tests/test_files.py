@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.files import file_replaced, folder_begun, folder_replaced, read_json, refuse_existing, write_json
+from edgefuse.io.files import file_replaced, folder_begun, folder_replaced, refuse_existing
+from edgefuse.io.json_files import read_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -57,23 +58,35 @@ def test_a_begun_folder_stays_once_it_is_of_use_and_else_the_old_one_comes_back(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(RuntimeError), folder_begun(folder):
-        (folder / "half").touch()
+    with pytest.raises(RuntimeError), folder_begun(folder) as new:
+        (new.path / "half").touch()
+        assert (folder / "old").exists()
         raise RuntimeError
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "old"]
-    with pytest.raises(RuntimeError), folder_begun(folder) as keep:
-        (folder / "new").touch()
-        keep()
-        keep()
+    with pytest.raises(RuntimeError), folder_begun(folder) as new:
+        (new.path / "new").touch()
+        new.keep()
+        new.keep()
+        (new.path / "newer").touch()
         raise RuntimeError
-    assert [p.name for p in tmp_path.rglob("*")] == ["run", "new"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["new", "newer", "run"]
     with folder_begun(tmp_path / "fresh"):
         pass
     assert not (tmp_path / "fresh").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [(None, "missing"), ("{", "not valid JSON"), ("[1]", "list"), ("\udcff", "not valid")]
+    ("text", "word"),
+    [
+        (None, "missing"),
+        ("{", "not valid JSON"),
+        ("[1]", "object was expected"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ('{"a": ' + "9" * 5000 + "}", "not valid"),
+        ("\udcff", "not valid"),
+    ],
 )
 def test_bad_json_is_named(tmp_path: Path, text: str | None, word: str) -> None:
     path = tmp_path / "x.json"

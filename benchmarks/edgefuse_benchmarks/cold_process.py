@@ -17,17 +17,17 @@ STAGES = ("import packages", "open engine", "first decision")
 def main(arguments: Sequence[str]) -> None:
     """Open a bundle and decide once. Opening includes the engine's own first run."""
     start_ns = time.perf_counter_ns()
-    import numpy as np
     import onnxruntime  # noqa: F401  (opening an engine would load it, and its loading is no part of opening)
 
     from edgefuse.bundle import open_bundle
+    from edgefuse.io.arrays import read_arrays
     from edgefuse_runtime.engines import open_engine
 
     imported_ns = time.perf_counter_ns()
     with open_engine(open_bundle(Path(arguments[0])), engine="cpu") as engine:
         opened_ns = time.perf_counter_ns()
-        with np.load(arguments[1]) as arrays:
-            rgb, depth = arrays["rgb"], arrays["depth"]
+        arrays = read_arrays(Path(arguments[1]), ("rgb", "depth"))
+        rgb, depth = arrays["rgb"], arrays["depth"]
         loaded_ns = time.perf_counter_ns()
         engine.run(rgb, depth)
         decided_ns = time.perf_counter_ns()

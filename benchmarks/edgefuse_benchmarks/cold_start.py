@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
+from edgefuse.io.arrays import write_arrays
 from edgefuse_benchmarks import cold_process
 from edgefuse_benchmarks.cold_process import STAGES
 from edgefuse_benchmarks.measure import Series
@@ -42,7 +43,7 @@ def measure_cold_start(
     starts: list[dict[str, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample.npz"
-        np.savez(sample, rgb=rgb, depth=depth)
+        write_arrays(sample, rgb=rgb, depth=depth)
         for _ in range(num_starts):
             start_ns = time.perf_counter_ns()
             stages = _start(bundle_folder, sample)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from edgefuse.commit import commit_in_words
 from edgefuse.data.folder import load, scan
 from edgefuse.data.synth import write_dataset
 from edgefuse.evaluation import CONDITIONS, Condition
-from edgefuse.files import file_replaced, write_json
+from edgefuse.io.environment import commit_in_words
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import write_json
 from edgefuse.model.names import FusionKind
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.train import train_on_pictures

@@ -11,11 +11,10 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgefuse.commit import commit, output_of
+from edgefuse.io.environment import commit, output_of, versions
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
@@ -39,7 +38,7 @@ def describe() -> dict[str, Any]:
             "python": f"{platform.python_implementation()} {platform.python_version()}",
         },
         "load_average_1min": load_average(),
-        "versions": versions(),
+        "versions": versions(PACKAGES, only_installed=True),
         "commit": commit(),
         "command": command_line(sys.argv),
         "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -127,12 +126,6 @@ def load_average() -> float | None:
         return None
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that matter here."""
-    installed = {package: _version(package) for package in PACKAGES}
-    return {package: version for package, version in installed.items() if version is not None}
-
-
 def command_line(argv: Sequence[str]) -> str:
     """The command as it was typed, with paths outside the working folder cut to their names: a result is published."""
     words = [Path(argv[0]).name]
@@ -141,13 +134,6 @@ def command_line(argv: Sequence[str]) -> str:
         path = Path(value)
         words.append(f"{option}{equals}{path.name if path.is_absolute() or '..' in path.parts else value}")
     return " ".join(words)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _read(path: Path) -> str | None:

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle import MODEL_NAMES, Bundle, open_bundle
-from edgefuse.commit import commit_in_words
 from edgefuse.data.folder import Pictures, load, scan
 from edgefuse.data.splits import matching
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Answers, Predictor, answers_under, as_they_are
-from edgefuse.files import file_replaced
+from edgefuse.io.environment import commit_in_words
+from edgefuse.io.files import file_replaced
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import bundle_facts, save_json
 

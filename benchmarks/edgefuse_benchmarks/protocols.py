@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, require
-from edgefuse.files import file_replaced, read_json, write_json
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import read_json, write_json
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import parse_approach
 

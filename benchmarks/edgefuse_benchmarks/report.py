@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgefuse.bundle import Bundle
-from edgefuse.files import file_replaced
+from edgefuse.io.files import file_replaced
 from edgefuse_benchmarks.measure import Ratio, Series
 
 SCHEMA = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import IO, TYPE_CHECKING
 
+from edgefuse.io.text import new_console, new_table, printable
 from edgefuse_benchmarks.report import SCOPES, Group, Report, general_notes
 
 if TYPE_CHECKING:
@@ -16,26 +17,21 @@ PLAIN_WIDTH = 140
 
 def print_report(report: Report, *, file: IO[str] | None = None) -> None:
     """Print the whole result, on standard output if nothing else is named."""
-    from rich.console import Console
-    from rich.markup import escape
-
     stream = file or sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+    console = new_console(stream, width=None if stream.isatty() else PLAIN_WIDTH)
     cpu = report.machine["cpu"]
-    console.print(
-        escape(f"{report.benchmark}: {cpu['model']}, {cpu['cores_usable']} core(s), {report.machine['date_utc']}")
-    )
+    console.print(f"{report.benchmark}: {cpu['model']}, {cpu['cores_usable']} core(s), {report.machine['date_utc']}")
     told = set()
     for group in report.groups:
         if group.scope not in told:
             told.add(group.scope)
-            console.print(escape(f"\nscope {group.scope}: {SCOPES[group.scope]}"), style="bold")
+            console.print(f"\nscope {group.scope}: {SCOPES[group.scope]}", style="bold")
         console.print(_series_table(group, console))
     if any(group.ratios for group in report.groups):
         console.print("\nratios of medians, paired by rounds", style="bold")
         console.print(_ratio_table(report, console))
     for note in (*report.notes, *general_notes(report)):
-        console.print(escape(f"note: {note}"), style="yellow", soft_wrap=not stream.isatty())
+        console.print(printable(f"note: {note}"), style="yellow", soft_wrap=not stream.isatty())
 
 
 def _series_table(group: Group, console: Console) -> Table:
@@ -88,9 +84,8 @@ def ratio_label(numerator: str, denominator: str) -> str:
 
 def _new_table(title: str, headers: list[str], console: Console) -> Table:
     from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    table = new_table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
     table.add_column(title)
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)

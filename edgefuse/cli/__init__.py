@@ -6,12 +6,15 @@ their own and import what they call when they run.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 
 import typer
 
 from edgefuse.cli import bench, build, crossval, data, demo, evaluate, explain, export, live, record, reproduce, train
+from edgefuse.cli.ending import ended_by_signals, message_of
+from edgefuse.io.text import prepare_streams, say
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -51,25 +54,21 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
+    prepare_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    try:
-        app(args=arguments)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(_message(error), err=True)
-        sys.exit(EXIT_FAILURE)
-
-
-def _message(error: Exception) -> str:
-    from edgefuse.errors import UserError
-
-    if isinstance(error, UserError | OSError):
-        return f"error: {error}"
-    return f"error: {type(error).__name__}: {error}\nThis is a fault in edgefuse; --debug shows where."
+    with ended_by_signals() as ending:
+        try:
+            app(args=arguments)
+        except SystemExit as done:
+            if done.code == EXIT_INTERRUPTED:
+                say("interrupted" if ending.signal == signal.SIGINT else f"ended by {ending.signal.name}")
+                sys.exit(128 + ending.signal)
+            raise
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            say(message_of(error))
+            sys.exit(EXIT_FAILURE)

@@ -63,7 +63,7 @@ def engine(
 ) -> None:
     """A bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
     counts = _whole_numbers(threads, option="--threads")
-    from edgefuse.cli.progress import say
+    from edgefuse.io.text import say
     from edgefuse_benchmarks.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
 
     say(f"measuring {bundle}")
@@ -110,8 +110,8 @@ def live(
 
 def _finish(report: Report, *, out: Path, as_json: bool) -> None:
     """Keep the result first, then show it."""
-    from edgefuse.cli.progress import say
     from edgefuse.errors import MissingPackageError
+    from edgefuse.io.text import say
     from edgefuse_benchmarks.picture import save_picture
     from edgefuse_benchmarks.report import dumps, save
     from edgefuse_benchmarks.table import print_report
@@ -150,8 +150,8 @@ def learning(
     out: Out = Path("bench-results"),
 ) -> None:
     """Accuracy of every fusion on held-out instances of the built-in set, with both sensors and with either dead."""
-    from edgefuse.cli.progress import say
     from edgefuse.errors import require
+    from edgefuse.io.text import say
 
     require("torch", extra="train")
     from edgefuse_benchmarks.learning import bench_learning, save_learning

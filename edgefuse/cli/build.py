@@ -44,9 +44,9 @@ def build(
     )
     summary = build_and_say(bundle, options)
     if as_json:
-        import json
+        from edgefuse.io.json_files import dumps
 
-        typer.echo(json.dumps({"bundle": str(bundle), **summary_json(summary)}))
+        typer.echo(dumps({"bundle": str(bundle), **summary_json(summary)}))
 
 
 def check_build() -> None:
@@ -62,7 +62,8 @@ def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSum
     Args:
         options: default: FP16 and TensorRT's own settings.
     """
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
+    from edgefuse.io.text import say
     from edgefuse_export.tensorrt import BuildOptions, build_engine
 
     options = BuildOptions() if options is None else options

@@ -104,7 +104,7 @@ def crossval(  # long: each option is a parameter
 
 def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
     """Says one line for each training that ended."""
-    from edgefuse.cli.progress import say
+    from edgefuse.io.text import say
     from edgefuse.training.crossval import Failure
 
     def on_done(result: FoldResult | Failure, done: int, total: int) -> None:
@@ -119,9 +119,8 @@ def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
 
 def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> None:
     """Print what came out, and fail where a fold failed."""
-    import json
-
-    from edgefuse.cli.progress import say
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
     from edgefuse.training.report import mean_and_spread, paired_tests
     from edgefuse.training.run import RUN_NAME
 
@@ -134,7 +133,7 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
             "num_leaking_folds": done.num_leaking,
             "notes": list(done.notes),
         }
-        typer.echo(json.dumps(value))
+        typer.echo(dumps(value))
     if done.num_resumed:
         say(f"{done.num_resumed} training(s) were finished before and kept")
     for name, results in done.results.items():

@@ -30,10 +30,11 @@ def synth(
     force: Force = False,
 ) -> None:
     """Render table-top objects that neither colour nor depth alone can tell apart."""
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
     from edgefuse.data.folder import DATASET_NAME
     from edgefuse.data.synth import write_dataset
-    from edgefuse.files import refuse_existing
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.text import say
 
     refuse_existing(out, force=force, marker=DATASET_NAME)
     with counting("rendering", unit="pairs") as on_progress:
@@ -71,10 +72,11 @@ def convert(  # long: the options of every layout, declared and passed on
     force: Force = False,
 ) -> None:
     """Bring a data set of another layout into the folder layout."""
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
     from edgefuse.data.convert import convert as bring
     from edgefuse.data.folder import DATASET_NAME
-    from edgefuse.files import refuse_existing
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.text import say
 
     refuse_existing(out, force=force, marker=DATASET_NAME)
     with counting("converting", unit="pairs") as on_progress:
@@ -117,11 +119,11 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Report counts, sizes, depth, near-duplicates between instances, and bad pairs; exit code 1 where there are bad ones."""
-    import json
-
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
     from edgefuse.data.check import check as look
     from edgefuse.data.check import montage as draw
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
 
     montage = checked_png(montage, option="--montage")
     with counting("reading", unit="pairs") as on_progress:
@@ -130,7 +132,7 @@ def check(
         draw(dataset, montage)
         say(f"montage: {montage}")
     if as_json:
-        typer.echo(json.dumps(report.to_json()))
+        typer.echo(dumps(report.to_json()))
     else:
         _print_report(report)
     if report.problems:
@@ -138,13 +140,12 @@ def check(
 
 
 def _print_report(report: Report, *, most: int = 20) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
     from edgefuse.contract import MAX_DEPTH_CODE
+    from edgefuse.io.text import new_console, new_table
 
-    console = Console()
-    table = Table("class", "pairs", "instances", "pairs of an instance")
+    console = new_console()
+    table = new_table("class", "pairs", "instances", "pairs of an instance")
     for count in report.classes:
         numbers = sorted(count.instances.values()) or [0]
         table.add_row(count.label, str(count.pairs), str(len(count.instances)), f"{numbers[0]} to {numbers[-1]}")
@@ -174,4 +175,4 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     lines.append(f"bad pairs: {len(report.problems)}")
     lines += [f"  {problem}" for problem in report.problems]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -28,8 +28,9 @@ def demo(
 
     for package, extra in (("torch", "train"), ("onnx", "export"), ("onnxruntime", "runtime")):
         require(package, extra=extra)
-    from edgefuse.cli.progress import TrainingDisplay, say
+    from edgefuse.cli.progress import TrainingDisplay
     from edgefuse.demo import DemoSize, run_demo
+    from edgefuse.io.text import say
     from edgefuse_runtime.sdk import load_pyrealsense2
 
     load_pyrealsense2()
@@ -46,11 +47,11 @@ def demo(
 
 
 def _print_result(result: DemoResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
-    table = Table(title="accuracy on held-out instances")
+    from edgefuse.io.text import new_console, new_table
+
+    console = new_console()
+    table = new_table(title="accuracy on held-out instances")
     for column in ("model", "both sensors", "RGB dead", "depth dead", "mean gate"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for fusion, scores in result.metrics.items():

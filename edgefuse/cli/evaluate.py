@@ -55,9 +55,8 @@ def evaluate(  # long: each option is a parameter
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
-    import json
-
-    from edgefuse.files import refuse_existing
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.json_files import dumps
     from edgefuse.robustness import REPORT_JSON
 
     if not corruptions:
@@ -76,8 +75,8 @@ def evaluate(  # long: each option is a parameter
             models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
-    from edgefuse.cli.progress import say
     from edgefuse.evaluation import evaluate as score
+    from edgefuse.io.text import say
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         if answering.name.endswith(COMPUTES_IN_FP32):
@@ -94,7 +93,7 @@ def evaluate(  # long: each option is a parameter
             "instances_trained_on": instances_trained_on(answering, pictures),
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
-        typer.echo(json.dumps(report))
+        typer.echo(dumps(report))
         return
     warn_of_training_pairs(answering, pictures)
     _print_scores(scores, answering.name)
@@ -112,12 +111,12 @@ def _evaluate_corruptions(
     as_json: bool,
 ) -> None:
     """Every model under every corruption: a table, or JSON, a plot and a report."""
-    import json
     import shlex
     import sys
 
-    from edgefuse.cli.progress import say
-    from edgefuse.commit import commit, commit_in_words
+    from edgefuse.io.environment import ENGINE_PACKAGES, commit, commit_in_words, versions
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
     from edgefuse.robustness import plot_corruptions, write_failures
 
     rows_by_model, reports = _score_under_corruptions(models, pictures, seed=seed, engine=engine, threads=threads)
@@ -129,7 +128,9 @@ def _evaluate_corruptions(
         "data": pictures.dataset.digest[:12],
         "commit": commit_in_words(commit()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": installed_versions(),
+        "versions": versions(
+            ("edgefuse", "numpy", "opencv-python-headless", "torch", *ENGINE_PACKAGES), only_installed=True
+        ),
     }
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
@@ -139,7 +140,7 @@ def _evaluate_corruptions(
         say(f"plot: {plot}")
     if as_json:
         told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
-        typer.echo(json.dumps({**told, "versions": facts["versions"], "models": reports}))
+        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
 
@@ -182,19 +183,6 @@ def _score_under_corruptions(
     return rows_by_model, reports
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of what decides the answers, as far as it is installed here; nothing is imported for it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("edgefuse", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def column_names(models: list[Path]) -> dict[str, Path]:
     """A name for each model: its folder's, or as much of the path as tells it apart from the others.
 
@@ -214,9 +202,9 @@ def column_names(models: list[Path]) -> dict[str, Path]:
 
 def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> Pictures:
     """The data set's pictures, of all instances or of those that `--only` names."""
-    from edgefuse.cli.progress import say
     from edgefuse.data.folder import load, scan
     from edgefuse.data.splits import matching
+    from edgefuse.io.text import say
 
     dataset = scan(data, skip_bad=skip_bad)
     if only:
@@ -229,7 +217,7 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
     """Say so when the model was trained on some of the pictures."""
-    from edgefuse.cli.progress import say
+    from edgefuse.io.text import say
 
     instances = instances_trained_on(answering, pictures)
     if instances:
@@ -324,12 +312,11 @@ def _name_of(description: dict[str, Any]) -> str:
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+
+    from edgefuse.io.text import new_console, new_table
 
     both = scores["both"]
-    table = Table(title=f"{both.num_samples} pairs, answered by {answered_by}")
+    table = new_table(title=f"{both.num_samples} pairs, answered by {answered_by}")
     table.add_column("")
     for name in scores:
         table.add_column(name.replace("_", " "), justify="right")
@@ -342,15 +329,15 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     table.add_section()
     for label in both.recall:
         recalls = [s.recall[label] for s in scores.values()]
-        table.add_row(f"recall of {escape(label)}", *["-" if r is None else f"{r:.1%}" for r in recalls])
-    Console().print(table)
+        table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
+    new_console().print(table)
 
 
 def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title)
+    from edgefuse.io.text import new_console, new_table
+
+    table = new_table(title=title)
     table.add_column("")
     table.add_column("severity", justify="right")
     for name in rows_by_model:
@@ -364,4 +351,4 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
         words = "" if row.corruption == previous else row.corruption.replace("_", " ")
         table.add_row(words, severity, *accuracies)
         previous = row.corruption
-    Console().print(table)
+    new_console().print(table)

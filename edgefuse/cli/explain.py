@@ -26,12 +26,12 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show what a model listens to: its gate by class and corruption, each sensor's share of the decision, examples."""
-    import json
-
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
     from edgefuse.explain import EXPLANATION_NAME
     from edgefuse.explain import explain as look_into
-    from edgefuse.files import refuse_existing
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
 
     refuse_existing(out, force=force, marker=EXPLANATION_NAME)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
@@ -56,18 +56,18 @@ def explain(
             "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
         )
     if as_json:
-        typer.echo(json.dumps(explanation.to_json()))
+        typer.echo(dumps(explanation.to_json()))
     else:
         _print_explanation(explanation)
     say(f"explanation: {out} (explain.json, gate.png, examples.png)")
 
 
 def _print_explanation(explanation: Explanation) -> None:
-    from rich.console import Console
-    from rich.table import Table
+
+    from edgefuse.io.text import new_console, new_table
 
     found = explanation.to_json()
-    table = Table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
+    table = new_table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
     headings = ["", "pairs", "mean gate", "RGB's share", "depth's share", "no share"]
     for heading in [*headings, *(["RGB kept"] if found["all"]["mean_kept_area"] is not None else [])]:
         table.add_column(heading, justify="right" if heading else "left")
@@ -75,7 +75,7 @@ def _print_explanation(explanation: Explanation) -> None:
         table.add_row(label, *_cells(group))
     table.add_section()
     table.add_row("all", *_cells(found["all"]))
-    console = Console()
+    console = new_console()
     console.print(table)
     console.print(f"Share of the decision. {found['share_definition']}", style="dim")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,8 +12,6 @@ from edgefuse.cli.options import AsJson, Force
 from edgefuse.fallback import Answer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from edgefuse_export.export import ExportSummary
     from edgefuse_export.parity import ParityReport
 
@@ -67,7 +66,7 @@ def export(  # long: each option is a parameter
         precisions = (*precisions, "fp16")
     if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
         raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
-    from edgefuse.cli.progress import say
+    from edgefuse.io.text import say
     from edgefuse_export.export import export_run
 
     summary = export_run(
@@ -88,10 +87,10 @@ def export(  # long: each option is a parameter
         say(f"with {sensor} dead live reports {answer}: {manifest.fallback.reason[name]}")
     built = build_and_say(out) if trt else None
     if as_json:
-        import json
+        from edgefuse.io.json_files import dumps
 
         report = {"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}
-        typer.echo(json.dumps(report if built is None else {**report, **summary_json(built)}))
+        typer.echo(dumps(report if built is None else {**report, **summary_json(built)}))
     if built is None:
         say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
 
@@ -104,13 +103,12 @@ def check_onnx(
 
     It compares with the parser's own lists and builds nothing. Exit code 1 when any file would be refused.
     """
-    import json
-
+    from edgefuse.io.json_files import dumps
     from edgefuse_export.readiness import check_file
 
     found = {str(file): check_file(file) for file in files}
     if as_json:
-        typer.echo(json.dumps({name: readiness.to_json() for name, readiness in found.items()}))
+        typer.echo(dumps({name: readiness.to_json() for name, readiness in found.items()}))
     else:
         for name, readiness in found.items():
             verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
@@ -135,24 +133,24 @@ def _precisions(text: str) -> tuple[str, ...]:
 
 def _print_summary(summary: ExportSummary) -> None:
     """The parity tables, on standard error like all that is no result to be piped."""
-    from rich.console import Console
-
+    from edgefuse.io.text import new_console
     from edgefuse_export.watch import in_words
 
-    console = Console(stderr=True)
+    console = new_console(sys.stderr)
     for reports in summary.reports.values():
         for report in reports:
             console.print(_table(report))
             if report.activations:
                 text = f"  {in_words(report.activations)}"
-                console.print(text, highlight=False, markup=False)
+                console.print(text)
 
 
-def _table(report: ParityReport) -> Table:
+def _table(report: ParityReport) -> Any:
     from rich.box import SIMPLE
-    from rich.table import Table
 
-    table = Table(
+    from edgefuse.io.text import new_table
+
+    table = new_table(
         title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
     )
     table.add_column("input", no_wrap=True)

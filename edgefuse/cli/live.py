@@ -44,12 +44,12 @@ def live(  # long: each option is a parameter
 
     Ends at the end of the stream, after --frames, or on Ctrl-C. --json prints the summary alone.
     """
-    import json
     from contextlib import ExitStack
 
     from edgefuse.bundle import open_bundle
-    from edgefuse.cli.progress import say
     from edgefuse.cli.usage import parsed_region
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.engines import open_engine
     from edgefuse_runtime.live import run_live
@@ -77,7 +77,7 @@ def live(  # long: each option is a parameter
             num_frames=frames,
         )
     if as_json:
-        typer.echo(json.dumps(summary.to_json()))
+        typer.echo(dumps(summary.to_json()))
     if summary.processed == 0:
         say("no frame was decided: nothing came, or no region was found")
         raise typer.Exit(1)

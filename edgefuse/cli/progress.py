@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgefuse.io.text import new_console, say
+
 if TYPE_CHECKING:
     from edgefuse.training.loop import EpochResult, StepReport
 
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
 def is_terminal() -> bool:
     """Is standard error a terminal? Progress goes there, so that results can be piped."""
     return sys.stderr.isatty()
-
-
-def say(text: str) -> None:
-    """One line for the user, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -95,14 +92,13 @@ class TrainingDisplay:
 
 
 def _new_bar(last_column: str) -> Any:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(last_column),
+        TextColumn(last_column, markup=False),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=new_console(sys.stderr))

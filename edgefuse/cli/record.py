@@ -33,9 +33,10 @@ def record(
     """
     from typing import cast
 
-    from edgefuse.cli.progress import counting, say
+    from edgefuse.cli.progress import counting
     from edgefuse.cli.usage import parsed_region
     from edgefuse.contract import Align
+    from edgefuse.io.text import say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.record import record as record_take
 

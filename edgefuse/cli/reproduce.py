@@ -58,7 +58,8 @@ def reproduce(  # long: each option is a parameter
 
     require("torch", extra="train")
     from edgefuse.cli.crossval import finish, fold_line
-    from edgefuse.cli.progress import TrainingDisplay, counting, say
+    from edgefuse.cli.progress import TrainingDisplay, counting
+    from edgefuse.io.text import say
     from edgefuse.training.approaches import PAPER_ROWS
     from edgefuse.training.reproduce import reproduce as make_table
 

@@ -76,7 +76,8 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     from edgefuse.errors import UserError, require
 
     require("torch", extra="train")
-    from edgefuse.cli.progress import TrainingDisplay, say
+    from edgefuse.cli.progress import TrainingDisplay
+    from edgefuse.io.text import say
     from edgefuse.training.recipe import default_depth, default_weights, small_rgbd, with_values
     from edgefuse.training.train import train as run_training
 
@@ -113,9 +114,9 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     with TrainingDisplay() as display:
         summary = run_training(data, out, config=config, force=force, skip_bad=skip_bad, listener=display)
     if as_json:
-        import json
+        from edgefuse.io.json_files import dumps
 
-        typer.echo(json.dumps(summary.metrics))
+        typer.echo(dumps(summary.metrics))
     for part in ("validation", "test"):
         if part in summary.metrics:
             scores = summary.metrics[part]

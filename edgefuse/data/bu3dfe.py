@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from edgefuse.data.mesh import Mesh, read_vrml, render
 from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.errors import UserError
+from edgefuse.io.images import read_rgb
 
 EXPRESSIONS = {
     "AN": "anger",
@@ -133,11 +133,7 @@ def _read_texture(path: Path, mesh: Mesh) -> NDArray[np.uint8]:
     wanted = [f"{stem}_F2D.bmp", f"{stem}_F2D.BMP", *_base_names(mesh)]
     for name in wanted:
         if (path.parent / name).is_file():
-            data = np.frombuffer((path.parent / name).read_bytes(), np.uint8)
-            picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-            if picture is None:
-                raise UserError(f"{path.parent / name}: not a readable picture")
-            return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+            return read_rgb(path.parent / name)
     names = " or ".join(dict.fromkeys([wanted[0], *_base_names(mesh)]))
     raise UserError(f"{path}: its texture is missing: {names} was expected beside it")
 

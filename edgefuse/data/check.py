@@ -20,7 +20,8 @@ from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.folder import DEPTH_SUFFIX, RGB_SUFFIX, Dataset, Sample, read_pair, scan
 from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
 from edgefuse.errors import UserError
-from edgefuse.files import file_replaced
+from edgefuse.io.images import write_image
+from edgefuse.io.text import ascii_only
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_SHARE = 0.01
@@ -196,9 +197,7 @@ def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int =
         row = strips[start : start + columns]
         row += [np.zeros_like(row[0])] * (columns - len(row))
         rows.append(np.hstack(row))
-    with file_replaced(path) as temporary:
-        if not cv2.imwrite(str(temporary), np.vstack(rows)):
-            raise UserError(f"{path} cannot be written as a picture: a name that ends in .png was expected")
+    write_image(path, np.asarray(cv2.cvtColor(np.vstack(rows), cv2.COLOR_BGR2RGB), np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -324,7 +323,14 @@ def _strip(dataset: Dataset, label: int, *, side_px: int, per_class: int) -> NDA
     chosen = [members[i] for i in np.linspace(0, len(members) - 1, min(per_class, len(members)), dtype=int)]
     head = np.zeros((18, side_px, 3), np.uint8)
     cv2.putText(
-        head, dataset.labels[label][:16], (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA
+        head,
+        ascii_only(dataset.labels[label])[:16],
+        (2, 13),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.38,
+        (255, 255, 255),
+        1,
+        cv2.LINE_AA,
     )
     parts = [head]
     for sample in chosen:
@@ -340,7 +346,7 @@ def _strip(dataset: Dataset, label: int, *, side_px: int, per_class: int) -> NDA
 def _caption(text: str, side_px: int) -> NDArray[np.uint8]:
     strip = np.zeros((CAPTION_PX, side_px, 3), np.uint8)
     grey = (190, 190, 190)
-    cv2.putText(strip, text[: side_px // 6], (2, 9), cv2.FONT_HERSHEY_SIMPLEX, 0.3, grey, 1, cv2.LINE_AA)
+    cv2.putText(strip, ascii_only(text)[: side_px // 6], (2, 9), cv2.FONT_HERSHEY_SIMPLEX, 0.3, grey, 1, cv2.LINE_AA)
     return strip
 
 

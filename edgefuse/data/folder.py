@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, Align
 from edgefuse.data.recognise import other_layout
 from edgefuse.errors import UserError
-from edgefuse.files import file_replaced, read_json, write_json
+from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
+from edgefuse.io.json_files import read_json, write_json
 
 DATASET_NAME = "dataset.json"
 RGB_SUFFIX = "_rgb.png"
@@ -203,15 +203,13 @@ def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDAr
     Raises:
         UserError: unreadable, depth not 16-bit with one channel, or different sizes.
     """
-    return _decode_pair(rgb_path, depth_path, _read_bytes(rgb_path), _read_bytes(depth_path))
+    return _decode_pair(rgb_path, depth_path, read_bytes(rgb_path), read_bytes(depth_path))
 
 
 def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
     """Write one pair into an instance folder, each file atomically, depth first so that no RGB picture stands alone."""
-    for suffix, picture in ((DEPTH_SUFFIX, depth), (RGB_SUFFIX, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))):
-        with file_replaced(folder / f"{name}{suffix}") as temporary:
-            if not cv2.imwrite(str(temporary), picture):
-                raise OSError(f"OpenCV could not write {folder / name}{suffix}")
+    write_image(folder / f"{name}{DEPTH_SUFFIX}", depth)
+    write_image(folder / f"{name}{RGB_SUFFIX}", rgb)
 
 
 def write_description(root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", **more: Any) -> None:
@@ -277,39 +275,19 @@ def _refuse(problems: Sequence[str], *, most: int = 1000) -> None:
 
 def _read_checked(sample: Sample) -> _Pair | str:
     try:
-        rgb_bytes, depth_bytes = _read_bytes(sample.rgb_path), _read_bytes(sample.depth_path)
+        rgb_bytes, depth_bytes = read_bytes(sample.rgb_path), read_bytes(sample.depth_path)
         rgb, depth = _decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
     except UserError as error:
         return str(error)
     return _Pair(rgb, depth, hashlib.sha256(rgb_bytes + depth_bytes).hexdigest())
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _decode_pair(
     rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    bgr = _decode_png(rgb_path, rgb_bytes, cv2.IMREAD_COLOR)
-    depth = _decode_png(depth_path, depth_bytes, cv2.IMREAD_UNCHANGED)
-    if depth.dtype != np.uint16 or depth.ndim != 2:
-        channels = 1 if depth.ndim == 2 else depth.shape[2]
+    rgb, depth = read_rgb(rgb_path, rgb_bytes), read_depth(depth_path, depth_bytes)
+    if rgb.shape[:2] != depth.shape:
         raise UserError(
-            f"{depth_path}: depth is {depth.dtype.itemsize * 8}-bit with {channels} channel(s), a 16-bit PNG with one was expected"
+            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
         )
-    if bgr.shape[:2] != depth.shape:
-        raise UserError(
-            f"{rgb_path}: RGB is {bgr.shape[1]}x{bgr.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
-        )
-    return cast("NDArray[np.uint8]", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), cast("NDArray[np.uint16]", depth)
-
-
-def _decode_png(path: Path, data: bytes, flags: int) -> NDArray[Any]:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if picture is None:
-        raise UserError(f"{path}: not a readable picture ({len(data)} bytes)")
-    return picture
+    return rgb, depth

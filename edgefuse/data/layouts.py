@@ -9,15 +9,14 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefuse.data.folder import read_pair
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.errors import UserError
+from edgefuse.io.arrays import read_array
+from edgefuse.io.images import read_rgb
 
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TUM_UNIT_M = 1 / 5000
@@ -49,7 +48,7 @@ def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None
     Floats become codes of 1 mm; what is not finite or not above 0 becomes 0. The set has one kind: the first file's.
     """
     found, problems, notes = _find(root, depth_suffixes=(".npy",), take=take)
-    is_float = bool(found) and np.issubdtype(_load_npy(found[0][4]).dtype, np.floating)
+    is_float = bool(found) and np.issubdtype(read_array(found[0][4]).dtype, np.floating)
     given_m = unit_m if unit_m is not None else (1.0 if is_float else _MM_M)
     if not is_float and given_m > 0.1:
         raise UserError(
@@ -206,12 +205,10 @@ def _read_pair(rgb_path: Path, depth_path: Path) -> Pair:
 
 
 def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: float) -> Pair:
-    bgr = cv2.imread(str(rgb_path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise UserError(f"{rgb_path}: not a readable picture")
-    depth = _load_npy(depth_path)
-    if depth.shape != bgr.shape[:2]:
-        raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {bgr.shape[:2]}")
+    rgb = read_rgb(rgb_path)
+    depth = read_array(depth_path)
+    if depth.shape != rgb.shape[:2]:
+        raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {rgb.shape[:2]}")
     if np.issubdtype(depth.dtype, np.floating) != is_float or (not is_float and depth.dtype != np.uint16):
         raise UserError(
             f"{depth_path}: depth is {depth.dtype}, {'floats' if is_float else 'uint16'} were expected as in the first file"
@@ -223,15 +220,7 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
                 f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit? Are these millimetres, --unit mm?"
             )
         depth = codes.astype(np.uint16)
-    return Pair(rgb=np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), depth=depth)
-
-
-def _load_npy(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a NumPy array ({error})") from error
-    return array
+    return Pair(rgb=rgb, depth=depth)
 
 
 def _rows(path: Path, *, width: int) -> list[list[str]]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edgefuse.data.folder import write_description, write_pair
 from edgefuse.errors import UserError
-from edgefuse.files import folder_replaced, write_json
+from edgefuse.io.files import folder_replaced
+from edgefuse.io.json_files import write_json
 
 LEFT_OUT_NAME = "left_out.json"
 """Beside `dataset.json` where bad pairs were left out: what was wrong with each."""

@@ -25,8 +25,8 @@ from edgefuse.data.folder import write_description, write_pair
 from edgefuse.data.render import Box2D, picture
 from edgefuse.data.sensors import Degradation, depth_codes, rgb_codes
 from edgefuse.errors import UserError
-from edgefuse.files import folder_replaced
 from edgefuse.framing import Roi, fit
+from edgefuse.io.files import folder_replaced
 
 LABELS = synth_scenes.LABELS
 

@@ -17,16 +17,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefuse.data.folder import DATASET_NAME, Dataset, read_pair
 from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
-from edgefuse.files import read_json
+from edgefuse.io.images import read_rgb
+from edgefuse.io.json_files import read_json
 
 NUM_CATEGORIES = 51
 PAPER_NUM_SAMPLES = 4500
@@ -211,11 +210,10 @@ def _read(folder: Path, stem: str, *, masked: bool) -> Pair:
     rgb, depth = read_pair(folder / (stem + _RGB), folder / (stem + _DEPTH))
     if masked:
         path = folder / (stem + _MASK)
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        mask: NDArray[np.uint8] | None = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None  # type: ignore[assignment]
-        if mask is None or mask.shape != depth.shape:
-            raise UserError(f"{path}: a readable mask of {depth.shape[1]}x{depth.shape[0]} was expected")
-        rgb, depth = rgb * (mask > 0)[..., None], depth * (mask > 0)
+        inside = read_rgb(path).max(axis=2) > 0
+        if inside.shape != depth.shape:
+            raise UserError(f"{path}: a mask of {depth.shape[1]}x{depth.shape[0]} was expected")
+        rgb, depth = rgb * inside[..., None], depth * inside
     return Pair(rgb=rgb, depth=depth)
 
 

@@ -25,16 +25,17 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from edgefuse.commit import commit, commit_in_words
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.folds import Folds
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
-from edgefuse.files import read_json, refuse_existing, sha256_of_file, write_json
+from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
+from edgefuse.io.files import refuse_existing, sha256_of_file
+from edgefuse.io.json_files import read_json, write_json
 from edgefuse.training.approaches import Approach, approach_config, checked_approaches
 from edgefuse.training.loop import best_device
 from edgefuse.training.recipe import TrainConfig
-from edgefuse.training.train import Listener, NothingLearnedError, train_on_pictures, versions
+from edgefuse.training.train import Listener, NothingLearnedError, train_on_pictures
 
 PLAN_NAME = "crossval.json"
 FORMAT = 1
@@ -52,7 +53,7 @@ class FoldResult:
         fold: number of the fold, from 1.
         accuracy: share of right answers on the test side, 0..1; and the same with one sensor dead.
         num_epochs: epochs that were trained.
-        commit: of the source that trained it, as `edgefuse.commit.commit_in_words` says it.
+        commit: of the source that trained it, as `edgefuse.io.environment.commit_in_words` says it.
     """
 
     approach: str
@@ -325,7 +326,7 @@ def _train_fold(task: _Task, pictures: Pictures, listener: Listener | None = Non
         seconds=round(time.monotonic() - start_s, 2),
         commit=task.commit,
     )
-    more = {"settings": task.settings, "versions": versions(), "device": str(best_device())}
+    more = {"settings": task.settings, "versions": versions(TRAINING_PACKAGES), "device": str(best_device())}
     write_json(task.result_path, {"format": FORMAT, **vars(result), **more, "confusion": scores["both"]["confusion"]})
     shutil.rmtree(run, ignore_errors=True)
     return result

@@ -12,7 +12,7 @@ from edgefuse.calibration import fit_temperature, negative_log_likelihood, resca
 from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
 from edgefuse.evaluation import Answers, Scores, answers_under, as_they_are, evaluate, expected_calibration_error
-from edgefuse.files import write_json
+from edgefuse.io.json_files import write_json
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training import run as run_folder
 from edgefuse.training.loop import EpochResult, torch_predictor

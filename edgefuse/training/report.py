@@ -16,11 +16,11 @@ import numpy as np
 
 from edgefuse.errors import require
 from edgefuse.figures import new_figure, save_figure
-from edgefuse.files import file_replaced
+from edgefuse.io.environment import TRAINING_PACKAGES, versions
+from edgefuse.io.files import file_replaced
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import NAIVE, PAPER_TITLES, parse_approach
 from edgefuse.training.crossval import CrossValidation, FoldResult, fold_seed
-from edgefuse.training.train import versions
 
 MIN_FOLDS_WILCOXON = 6
 """With fewer, the smallest p that the signed-rank test can give is above 0.05, whatever the figures."""
@@ -165,7 +165,7 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
         lines.append("- No instance stands on both sides of a fold.")
     lines += [f"- {remark}" for remark in remarks]
     lines += [f"- Note: {note}." for note in done.notes]
-    used = versions()
+    used = versions(TRAINING_PACKAGES)
     lines.append(f"- {', '.join(f'{name} {used[name]}' for name in ('edgefuse', 'torch', 'torchvision', 'numpy'))}.")
     return [*lines, f"- {_commits(done)}."]
 

@@ -26,7 +26,8 @@ from edgefuse.data.folds import BY_INSTANCE, BY_TRIALS, make_folds
 from edgefuse.data.source import LEFT_OUT_NAME, Source, write_source
 from edgefuse.data.washington import PAPER_NUM_SAMPLES, read_washington
 from edgefuse.errors import UserError
-from edgefuse.files import read_json, refuse_existing
+from edgefuse.io.files import refuse_existing
+from edgefuse.io.json_files import read_json
 from edgefuse.model.backbones import WEIGHTS_NONE
 from edgefuse.training.approaches import PAPER_ROWS, checked_approaches, paper_accuracy
 from edgefuse.training.crossval import CrossValidation, Failure, FoldResult, cross_validate

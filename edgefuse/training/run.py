@@ -11,7 +11,6 @@ Owns the folder's form; export and evaluation read it through `open_run`.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgefuse.errors import UserError
-from edgefuse.files import file_replaced, read_json, write_json
+from edgefuse.io.arrays import read_arrays, write_arrays
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import read_json, write_json
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
@@ -90,11 +91,8 @@ class Run:
         path = self.folder / SAMPLES_NAME
         if not path.is_file():
             raise UserError(f"{path} is missing: train again, export checks itself on these samples")
-        try:
-            with np.load(path) as arrays:
-                return arrays["rgb"], arrays["depth"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged ({error}): train again") from error
+        arrays = read_arrays(path, ("rgb", "depth"))
+        return arrays["rgb"], arrays["depth"]
 
 
 def open_run(folder: Path) -> Run:
@@ -135,5 +133,4 @@ def write_weights(folder: Path, model: nn.Module) -> None:
 
 def write_samples(folder: Path, *, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> None:
     """Write framed pairs for later parity checks, atomically."""
-    with file_replaced(folder / SAMPLES_NAME) as temporary:
-        np.savez_compressed(temporary, rgb=rgb, depth=depth)
+    write_arrays(folder / SAMPLES_NAME, rgb=rgb, depth=depth)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +16,8 @@ from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError
 from edgefuse.evaluation import framed_batches
-from edgefuse.files import folder_begun, refuse_existing
+from edgefuse.io.environment import TRAINING_PACKAGES, versions
+from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training import run as run_folder
@@ -138,12 +137,16 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     device = best_device()
     listener.started(_opening_line(dataset, parts, config, model, device))
 
-    info = {"training": config.to_json(), "data": _describe_data(dataset, parts), "versions": versions()}
-    with folder_begun(out) as keep:
-        _store_samples(out, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+    info = {
+        "training": config.to_json(),
+        "data": _describe_data(dataset, parts),
+        "versions": versions(TRAINING_PACKAGES),
+    }
+    with folder_begun(out) as place:
+        _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
         history, interrupted = _run_epochs(
             model,
-            out,
+            place,
             train_pictures=train_pictures,
             validation=held_out.get("validation"),
             config=config,
@@ -153,7 +156,6 @@ def train_on_pictures(  # long: every part of a training is put together here, a
             device=device,
             listener=listener,
             early_stop=early_stop,
-            keep=keep,
         )
         if not history:
             raise NothingLearnedError(
@@ -163,20 +165,9 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a training's result."""
-    found = {"python": platform.python_version()}
-    for package in ("edgefuse", "torch", "torchvision", "numpy", "opencv-python-headless"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def _run_epochs(
     model: FusionClassifier,
-    out: Path,
+    place: NewFolder,
     *,
     train_pictures: Pictures,
     validation: Pictures | None,
@@ -187,13 +178,10 @@ def _run_epochs(
     device: torch.device,
     listener: Listener,
     early_stop: int | None,
-    keep: Callable[[], None],
 ) -> tuple[list[EpochResult], bool]:
     """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
-    from torch.utils.tensorboard.writer import SummaryWriter
-
     history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
-    with SummaryWriter(str(out / "tensorboard")) as board:
+    with _Board(place) as board:
         try:
             for result in train_epochs(
                 model,
@@ -208,17 +196,19 @@ def _run_epochs(
                 accuracy = result.validation_accuracy or 0.0
                 if early_stop is None or accuracy > best_accuracy:
                     best_epoch, best_accuracy = result.epoch, accuracy
-                    run_folder.write_weights(out, model)
+                    run_folder.write_weights(place.path, model)
                     kept = {**info, **_epochs(result.epoch + 1)}
-                    run_folder.write_run(out, labels=labels, model_config=model_config, info=kept)
-                    keep()
+                    run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)
+                    place.keep()
                 history.append(result)
-                _log(board, result)
+                board.log(result)
                 listener.epoch_done(result, config.epochs)
                 if early_stop is not None and result.epoch - best_epoch >= early_stop:
                     break
         except NotFiniteError as error:
-            raise _with_what_is_kept(error, out if history else None, epoch=best_epoch, config=config) from error
+            raise _with_what_is_kept(
+                error, place.path if place.is_kept else None, epoch=best_epoch, config=config
+            ) from error
         except KeyboardInterrupt:
             return history, True
         finally:
@@ -238,12 +228,30 @@ def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
     return {"epochs_done": max(kept, done), "epoch_kept": kept}
 
 
-def _log(board: Any, result: EpochResult) -> None:
-    board.add_scalar("loss/train", result.train_loss, result.epoch)
-    board.add_scalar("accuracy/train", result.train_accuracy, result.epoch)
-    board.add_scalar("learning_rate", result.learning_rate, result.epoch)
-    if result.validation_accuracy is not None:
-        board.add_scalar("accuracy/validation", result.validation_accuracy, result.epoch)
+class _Board:
+    """TensorBoard's log of a run, begun with its first epoch: it opens its file again at each write, by a name that must stay."""
+
+    def __init__(self, place: NewFolder) -> None:
+        self._place = place
+        self._writer: Any = None
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def log(self, result: EpochResult) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._place.path / "tensorboard"))
+        self._writer.add_scalar("loss/train", result.train_loss, result.epoch)
+        self._writer.add_scalar("accuracy/train", result.train_accuracy, result.epoch)
+        self._writer.add_scalar("learning_rate", result.learning_rate, result.epoch)
+        if result.validation_accuracy is not None:
+            self._writer.add_scalar("accuracy/validation", result.validation_accuracy, result.epoch)
 
 
 def _fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Any:

@@ -27,11 +27,11 @@ from edgefuse.bundle import (
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor
 from edgefuse.fallback import Answer, Fallback, choose_fallback
-from edgefuse.files import folder_replaced, refuse_existing
+from edgefuse.io.environment import EXPORT_PACKAGES, versions
+from edgefuse.io.files import folder_replaced, refuse_existing
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse.training.train import versions
 from edgefuse_export.blocks import Kept, blocks_of, keep_until_it_holds, measure_drift
 from edgefuse_export.frames import Frames, RunData, open_data
 from edgefuse_export.half import HALF_MAX, HalfModel, folded, fp32_modules, half_from_model
@@ -258,7 +258,7 @@ class _Job:
             model={**model, "batch_size": BATCH_SIZE, "opset": OPSET},
             files=self.files,
             parity=parity,
-            versions=_versions(),
+            versions=versions(EXPORT_PACKAGES),
             training={
                 key: info[key]
                 for key in ("data", "training", "epochs_done", "epoch_kept", "calibration")
@@ -392,9 +392,3 @@ _NEXT_STEP = {
     "fp16": "Keep the layers that suffer in FP32 with --keep-fp32 PATTERN, or export without fp16",
     "int8": "Or calibrate on more frames with --calibration-frames N, or export without int8",
 }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {**versions(), **{package: version(package) for package in ("onnx", "onnxscript", "onnxruntime")}}

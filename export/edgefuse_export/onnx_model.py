@@ -3,7 +3,6 @@ settings, the file's metadata, and what every file must pass before it is writte
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from edgefuse import framing
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
 from edgefuse.errors import require
-from edgefuse.files import file_replaced
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import dumps
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.readiness import refuse_unready
 from edgefuse_export.typed import check_types
@@ -148,7 +148,7 @@ def _exporter_quiet() -> Iterator[None]:
 def metadata(*, contract: InputContract, labels: tuple[str, ...]) -> dict[str, str]:
     """What the ONNX file says about itself, so that it can be read without its bundle."""
     return {
-        "edgefuse.labels": json.dumps(list(labels)),
-        "edgefuse.contract": json.dumps(contract.to_json()),
-        "edgefuse.framing": json.dumps({**framing.SPEC, "sha256": framing.spec_sha256()}),
+        "edgefuse.labels": dumps(list(labels)),
+        "edgefuse.contract": dumps(contract.to_json()),
+        "edgefuse.framing": dumps({**framing.SPEC, "sha256": framing.spec_sha256()}),
     }

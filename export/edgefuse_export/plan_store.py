@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.bundle import MANIFEST_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.files import file_replaced, write_json
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import write_json
 from edgefuse_runtime.engines.plans import (
     ENGINES_FOLDER,
     PlanError,

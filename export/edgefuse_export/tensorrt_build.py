@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
-from edgefuse.files import file_replaced
+from edgefuse.io.files import file_replaced
 from edgefuse_export.tensorrt_report import Journal, Progress, interrupt_noted
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgefuse.data.folder import read_description, write_description, write_pair
 from edgefuse.errors import UserError
-from edgefuse.files import folder_replaced, refuse_existing
 from edgefuse.framing import crop, square_around
+from edgefuse.io.files import folder_replaced, refuse_existing
 from edgefuse_runtime.frames import Camera, Frame, frames
 from edgefuse_runtime.regions import RegionSource
 

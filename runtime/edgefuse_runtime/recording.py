@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
-from edgefuse.files import file_replaced, refuse_existing
+from edgefuse.io.files import file_replaced, refuse_existing
 from edgefuse_runtime.cameras.playback import Playback
 from edgefuse_runtime.frames import frames as frames_of
 from edgefuse_runtime.sdk import load_pyrealsense2

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from edgefuse.errors import UserError
-from edgefuse.files import read_json
 from edgefuse.framing import Roi, centre_square
+from edgefuse.io.json_files import read_json
 from edgefuse_runtime.frames import Frame
 from edgefuse_runtime.nearest import nearest_thing
 

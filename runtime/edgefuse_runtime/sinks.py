@@ -5,18 +5,15 @@ Owns the protocol and its three implementations. Sinks run in the live loop: one
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
 from edgefuse.errors import UserError
-from edgefuse.files import refuse_existing
+from edgefuse.io.files import refuse_existing
+from edgefuse.io.json_files import dumps
+from edgefuse.io.text import write_line
 from edgefuse_runtime.results import LiveSummary, Result
-
-if TYPE_CHECKING:
-    pass
-
 
 NO_DECISION = "no decision"
 
@@ -102,10 +99,10 @@ class LinesSink:
         return None
 
     def result(self, result: Result) -> None:
-        print(line_of(result), file=self._stream, flush=True)
+        write_line(line_of(result), self._stream)
 
     def summary(self, summary: LiveSummary) -> None:
-        print(*summary_lines(summary), sep="\n", file=self._stream, flush=True)
+        write_line("\n".join(summary_lines(summary)), self._stream)
 
 
 class JsonlSink:
@@ -150,4 +147,4 @@ class JsonlSink:
     def _write(self, kind: str, value: dict[str, Any]) -> None:
         if self._file is None:
             raise RuntimeError("write outside of `with`")
-        self._file.write(json.dumps({"kind": kind, **value}, separators=(",", ":")).encode() + b"\n")
+        self._file.write(dumps({"kind": kind, **value}).encode() + b"\n")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefuse.io.text import new_console, new_table, printable
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sinks import label_of, probability_of, summary_lines
 
@@ -40,10 +41,9 @@ class TableSink:
         self._num_scored = self._num_correct = 0
 
     def __enter__(self) -> TableSink:
-        from rich.console import Console
         from rich.live import Live
 
-        self._console = self._console if self._console is not None else Console()
+        self._console = self._console if self._console is not None else new_console()
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=REFRESH_PER_S)
         self._live.start()
         return self
@@ -66,7 +66,7 @@ class TableSink:
         self.__exit__(None, None, None)
         if self._console is not None:
             for line in summary_lines(summary):
-                self._console.print(line, highlight=False, markup=False)
+                self._console.print(printable(line))
 
     def _draw(self) -> RenderableType:
         from rich.console import Group
@@ -96,11 +96,13 @@ def _colour(result: Result) -> str:
 def _answer(result: Result) -> RenderableType:
     from rich.text import Text
 
-    text = Text.assemble((f" {label_of(result)} ", f"bold reverse {_colour(result)}"), f"  {probability_of(result)}")
+    text = Text.assemble(
+        (f" {printable(label_of(result))} ", f"bold reverse {_colour(result)}"), f"  {probability_of(result)}"
+    )
     if result.correct is False:
-        text.append(f"   it is {result.expected}", "red")
+        text.append(f"   it is {printable(result.expected or '')}", "red")
     if result.warning:
-        text.append(f"\nWARNING {result.warning}", "bold yellow")
+        text.append(f"\nWARNING {printable(result.warning)}", "bold yellow")
     return text
 
 
@@ -112,7 +114,7 @@ def _bars(result: Result) -> RenderableType:
     grid.add_column(width=16, no_wrap=True)
     for place, (label, probability) in enumerate(result.top):
         color = _colour(result) if place == 0 else "bright_black"
-        grid.add_row(label, Bar(1.0, 0.0, probability, width=BAR_WIDTH, color=color), f"{probability:.2f}")
+        grid.add_row(printable(label), Bar(1.0, 0.0, probability, width=BAR_WIDTH, color=color), f"{probability:.2f}")
     return grid
 
 
@@ -140,9 +142,7 @@ def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
 
 
 def _table(results: list[Result]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(width=80, box=None, header_style="bold")
+    table = new_table(width=80, box=None, header_style="bold")
     for name in ("frame", "class", "probability", "gate", "latency ms", "expected"):
         table.add_column(name, justify="left" if name in ("class", "expected") else "right", no_wrap=True)
     for result in reversed(results):

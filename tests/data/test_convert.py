@@ -148,7 +148,7 @@ def test_whole_numbers_keep_their_codes(tmp_path: Path) -> None:
         (np.ones((3, 3), np.uint16), r"depth is \(3, 3\)"),
         (np.ones(SHAPE, np.float32), "float32, uint16 were expected"),
         (np.ones(SHAPE, np.int32), "int32, uint16 were expected"),
-        (np.array([{}]), "not a NumPy array"),
+        (np.array([{}]), "not a readable .npy file"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path: Path, array: Any, message: str) -> None:

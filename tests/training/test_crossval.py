@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgefuse.commit import commit, commit_in_words
 from edgefuse.data.folder import Dataset, load, scan
 from edgefuse.data.folds import Folds, make_folds
 from edgefuse.errors import UserError
+from edgefuse.io.environment import commit, commit_in_words
 from edgefuse.training.approaches import (
     PAPER_ROWS,
     approach_config,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import platform
 import re
@@ -24,6 +23,7 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import MissingPackageError, UserError, require
+from edgefuse.io.json_files import parse_json
 from edgefuse_runtime.engines.engine import Decision, Tensor
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
@@ -351,7 +351,7 @@ def _check_metadata(found: Mapping[str, str], bundle: Bundle, *, where: str) -> 
         ("edgefuse.contract", manifest.contract.to_json()),
         ("edgefuse.framing", {**framing.SPEC, "sha256": manifest.framing_sha256}),
     ):
-        if key in found and json.loads(found[key]) != promised:
+        if key in found and parse_json(found[key], what=f"{key} in {where}", spec=object) != promised:
             raise UserError(
                 f"{where} and the manifest beside it differ in {key.removeprefix('edgefuse.')}: one of them was changed "
                 f"after the export; export again: edgefuse export RUN --out BUNDLE"

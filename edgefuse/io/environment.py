@@ -1,17 +1,44 @@
-"""Which state of the source made a result: the git commit of the tree that runs.
+"""What made a result: versions of the installed packages, and the git commit of the source.
 
-Owns the question to git and how an answer is worded; what writes figures down imports it. Standard library only.
+Owns these questions and how their answers are worded; everything that writes figures down asks here. Standard library only.
 """
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 COMMAND_TIMEOUT_S = 10.0
 NO_CHECKOUT = "not a checkout"
+NOT_INSTALLED = "not installed"
+
+TRAINING_PACKAGES = ("edgefuse", "torch", "torchvision", "numpy", "opencv-python-headless")
+ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "openvino")
+EXPORT_PACKAGES = (*TRAINING_PACKAGES, "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+def versions(packages: Sequence[str], *, only_installed: bool = False) -> dict[str, str]:
+    """Python's version and those of `packages`, by name; nothing is imported for it.
+
+    Args:
+        only_installed: leave out what is not there, in place of saying "not installed".
+    """
+    found = {package: version(package) for package in packages}
+    return {"python": platform.python_version()} | {
+        package: value or NOT_INSTALLED for package, value in found.items() if value or not only_installed
+    }
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:

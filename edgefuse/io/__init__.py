@@ -1,0 +1,11 @@
+"""Everything that crosses the program's edge: files, images, JSON and arrays that a user can name, and text for people.
+
+Each kind has one place, and `tests/test_one_place.py` proves that nothing goes round it:
+
+    files         replace a file or folder, whole or not at all
+    json_files    read and write JSON
+    images        read and write images
+    arrays        read and write .npy and .npz
+    text          names and messages as people see them
+    environment   versions of packages, and the git commit
+"""

@@ -1,0 +1,181 @@
+"""JSON that anybody may have edited: read strictly, checked field by field, written whole.
+
+Owns reading and writing of JSON. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgefuse.errors import UserError
+from edgefuse.io.files import file_replaced
+from edgefuse.io.text import printable
+
+MAX_JSON_BYTES = 256 << 20
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """JSON text; NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity become null."""
+    with file_replaced(path) as temporary:
+        temporary.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, what: str, spec: Any = dict) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        what: what the file is to the user, such as "the bundle's manifest".
+        spec: the fields that it must have; see `check_fields`. More fields than these are allowed.
+
+    Raises:
+        UserError: the file is missing, cannot be read, is too large, is not JSON (a BOM is allowed; NaN, infinity and a
+            key that stands twice are not), is not an object, or a field is not as `spec` says.
+    """
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes > MAX_JSON_BYTES:
+            raise UserError(f"{what} has {num_bytes} bytes, at most {MAX_JSON_BYTES} were expected: {path}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: {path}") from None
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {path} ({error.strerror})") from error
+    value: dict[str, Any] = parse_json(data, what=f"{what} ({path})", spec=spec)
+    return value
+
+
+def parse_json(data: bytes | str, *, what: str, spec: Any = dict) -> Any:
+    """The JSON value in `data`; the rules are those of `read_json`.
+
+    Args:
+        what: begins the message of every error.
+        spec: what it must be; an object unless something else is said.
+    """
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except UserError as error:
+        raise UserError(f"{what} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{what} is not valid JSON: it is nested too deeply") from None
+    except ValueError as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
+        raise UserError(f"{what} is not valid JSON: {printable(str(error))}") from error
+    check_fields(value, spec, what=what)
+    return value
+
+
+class Optional:
+    """In a spec: the field may be missing or null."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
+
+
+def check_fields(value: Any, spec: Any, *, what: str, where: str = "") -> None:
+    """Compare a JSON value with a spec.
+
+    Args:
+        spec: `str`, `int`, `float` (finite; whole numbers too), `bool`, `dict` or `list` for a value of that kind; `object`
+            for anything; `[spec]` for a list of such values; `{"name": spec}` for an object with at least these fields;
+            `{str: spec}` for an object whose values are all of this kind; `Optional(spec)` for a field that may be missing or null.
+        what: the file, for the message.
+
+    Raises:
+        UserError: the first difference, such as "has framing.sha256 = 1.5, a text was expected".
+
+    Example:
+        >>> check_fields({"labels": ["mug", 3]}, {"labels": [str]}, what="the run")
+        Traceback (most recent call last):
+        ...
+        edgefuse.errors.UserError: the run has labels[1] = 3, a text was expected
+    """
+    if isinstance(spec, Optional):
+        if value is not None:
+            check_fields(value, spec.spec, what=what, where=where)
+    elif isinstance(spec, type):
+        if not _is(value, spec):
+            found = f"has {where} = {_shown(value)}" if where else f"is {_shown(value)}"
+            raise UserError(f"{what} {found}, {_KINDS[spec]} was expected")
+    elif isinstance(spec, list):
+        check_fields(value, list, what=what, where=where)
+        for number, item in enumerate(value):
+            check_fields(item, spec[0], what=what, where=f"{where}[{number}]")
+    elif str in spec:
+        check_fields(value, dict, what=what, where=where)
+        for name, item in value.items():
+            check_fields(item, spec[str], what=what, where=_joined(where, name))
+    else:
+        check_fields(value, dict, what=what, where=where)
+        for name, item_spec in spec.items():
+            if name not in value and not isinstance(item_spec, Optional):
+                raise UserError(f"{what} lacks the field {_joined(where, name)}")
+            check_fields(value.get(name), item_spec, what=what, where=_joined(where, name))
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is object:
+        return True
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    text = printable(repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _joined(where: str, name: str) -> str:
+    return f"{where}.{printable(name)}" if where else printable(name)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise UserError(f"it holds {name}, a finite number was expected")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"the key {printable(twice)!r} stands twice in one object")
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    """A copy with None in place of every float that JSON does not have. NumPy's scalars are not known here: they stay errors."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

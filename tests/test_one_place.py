@@ -1,0 +1,104 @@
+"""Files, JSON, images, arrays and names each have one place (`edgefuse.io`); nothing goes round it.
+
+Like import-linter's contracts, for calls: each rule names calls that only its own module may make.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("edgefuse", "export", "runtime", "benchmarks")
+
+IO = "edgefuse/io"
+RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "images are read and written by edgefuse.io.images": (
+        frozenset({"cv2.imread", "cv2.imdecode", "cv2.imwrite", "cv2.imencode", "Image.open"}),
+        frozenset({f"{IO}/images.py"}),
+    ),
+    "JSON is read and written by edgefuse.io.json_files": (
+        frozenset({"json.load", "json.loads", "json.dump", "json.dumps"}),
+        frozenset(
+            {
+                f"{IO}/json_files.py",
+                "edgefuse/framing.py",  # a digest of a constant
+                "export/edgefuse_export/readiness.py",  # a file of the package
+                "export/edgefuse_export/tensorrt_inspect.py",  # the inspector's answer, in memory
+                "benchmarks/edgefuse_benchmarks/cold_process.py",  # from a process of ours to another
+                "benchmarks/edgefuse_benchmarks/cold_start.py",
+                "benchmarks/edgefuse_benchmarks/report.py",  # lays lists of numbers out
+            }
+        ),
+    ),
+    "arrays are read and written by edgefuse.io.arrays": (
+        frozenset(
+            {"np.load", "np.save", "np.savez", "np.savez_compressed", "np.loadtxt", "np.genfromtxt", "np.fromfile"}
+        ),
+        frozenset({f"{IO}/arrays.py"}),
+    ),
+    "files and folders are replaced by edgefuse.io.files": (
+        frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
+        frozenset({f"{IO}/files.py"}),
+    ),
+    "text for people is written by edgefuse.io.text": (
+        frozenset({"Console", "print"}),
+        frozenset(
+            {
+                f"{IO}/text.py",
+                "benchmarks/edgefuse_benchmarks/cold_process.py",  # JSON for another process
+                "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a script of its own, not the command line
+                "benchmarks/edgefuse_benchmarks/precision.py",
+                "benchmarks/edgefuse_benchmarks/protocols.py",
+            }
+        ),
+    ),
+    "versions are collected by edgefuse.io.environment": (
+        frozenset({"metadata.version", "importlib.metadata.version"}),
+        frozenset({f"{IO}/environment.py"}),
+    ),
+}
+
+
+def _calls(source: str) -> set[str]:
+    """What a file calls, as dotted names; of a method of anything also ".name"."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            found.add(name)
+            if isinstance(node.func, ast.Attribute):
+                found.add("." + node.func.attr)
+    return found
+
+
+def _broken(rule: str) -> list[str]:
+    names, allowed = RULES[rule]
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [
+        f"{path.relative_to(ROOT)} calls {name}"
+        for path in paths
+        if path.relative_to(ROOT).as_posix() not in allowed
+        for name in sorted(_calls(path.read_text(encoding="utf-8")) & names)
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_goes_round_the_one_place(rule: str) -> None:
+    assert _broken(rule) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_exception_is_needed(rule: str) -> None:
+    names, allowed = RULES[rule]
+    for path in allowed:
+        assert _calls((ROOT / path).read_text(encoding="utf-8")) & names, f"{path} makes none of the calls of the rule"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("cv2.imread('x')", "cv2.imread"), ("a.b.rename(c)", ".rename"), ("print(1)", "print")]
+)
+def test_a_call_is_found(source: str, name: str) -> None:
+    assert name in _calls(source)
