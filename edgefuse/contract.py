@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,43 @@ def decode_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     scaled = (rgb.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+MAX_CLIPPED = 0.05
+"""Share of the measured pixels that may lie outside the depth range before somebody is warned."""
+
+
+class Clipped(NamedTuple):
+    """Shares of the measured pixels, 0 to 1, that the contract's depth range turns into one number each."""
+
+    nearer: float
+    farther: float
+
+    def warning(self, *, near_m: float, far_m: float) -> str | None:
+        """One line for the user where more than `MAX_CLIPPED` of the measurements are clipped; else None."""
+        parts = [
+            f"{share:.0%} of the measured depth is {where} {limit:g} m"
+            for share, where, limit in ((self.nearer, "nearer than", near_m), (self.farther, "beyond", far_m))
+            if share > MAX_CLIPPED
+        ]
+        if not parts:
+            return None
+        options = " and ".join(
+            option for option, share in (("--near", self.nearer), ("--far", self.farther)) if share > MAX_CLIPPED
+        )
+        return (
+            f"{' and '.join(parts)} and becomes one number to the model; where it matters, train with another {options}"
+        )
+
+
+def clipped(codes: NDArray[np.uint16], *, depth_unit_m: float, near_m: float, far_m: float) -> Clipped:
+    """How much of a depth image, uint16 of any shape in codes of `depth_unit_m` metres (0 = no measurement), is out of range."""
+    num_measured = int(np.count_nonzero(codes))
+    if not num_measured:
+        return Clipped(0.0, 0.0)
+    num_nearer = int(np.count_nonzero(codes < near_m / depth_unit_m)) - (codes.size - num_measured) * (near_m > 0)
+    num_farther = int(np.count_nonzero(codes > far_m / depth_unit_m))
+    return Clipped(num_nearer / num_measured, num_farther / num_measured)
 
 
 def check_batch(rgb: NDArray[np.uint8], depth: NDArray[np.uint8], contract: InputContract) -> None:

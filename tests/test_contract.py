@@ -13,6 +13,7 @@ from edgefuse.contract import (
     InputContract,
     bytes_from_codes,
     check_batch,
+    clipped,
     codes_from_bytes,
     decode_depth,
     decode_rgb,
@@ -88,3 +89,15 @@ def test_a_batch_of_another_size_is_refused() -> None:
 def test_the_contract_needs_numpy_alone() -> None:
     code = "import sys, edgefuse.contract; print([m for m in ('cv2', 'torch', 'rich', 'typer', 'onnx') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_measurements_out_of_range_are_counted_and_named() -> None:
+    codes = np.array([0, 0, 100, 150, 200, 1000, 2000, 2001, 3000, 5000], np.uint16)
+    found = clipped(codes, depth_unit_m=0.001, near_m=0.2, far_m=2.0)
+    assert found == (2 / 8, 3 / 8)
+    words = found.warning(near_m=0.2, far_m=2.0)
+    assert (
+        words is not None and "25% of the measured depth is nearer than 0.2 m" in words and "--near and --far" in words
+    )
+    assert clipped(codes, depth_unit_m=0.001, near_m=0.0, far_m=9.0).warning(near_m=0.0, far_m=9.0) is None
+    assert clipped(np.zeros(4, np.uint16), depth_unit_m=0.001, near_m=0.2, far_m=2.0) == (0.0, 0.0)
