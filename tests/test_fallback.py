@@ -15,7 +15,12 @@ from toy_bundle import make_toy_bundle
 
 
 def metrics(
-    *, both: float, no_rgb: float, no_depth: float, part: str = "validation", by_class: tuple[int, ...] = (10, 10, 10, 10)
+    *,
+    both: float,
+    no_rgb: float,
+    no_depth: float,
+    part: str = "validation",
+    by_class: tuple[int, ...] = (10, 10, 10, 10),
 ) -> dict[str, Any]:
     """`by_class`: pairs of each class."""
     found = {"both": both, "no_rgb": no_rgb, "no_depth": no_depth}

@@ -61,7 +61,7 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
         sides = [(np.array(trial.train), np.array(trial.test)) for trial in trial_splits(dataset)]
     else:
         sides = _divide(dataset, np.arange(len(dataset.samples)), groups, num_folds=num_folds, seed=seed)
-    splits = []
+    splits = list[Split]()
     for kept, test in sides:
         train, validation = hold_out(dataset, _as_tuple(kept), groups, share=validation_share, seed=seed + 1)
         if validation_share and not validation:

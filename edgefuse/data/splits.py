@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +154,7 @@ def _mended(labels: NDArray[np.int64], numbers: NDArray[np.int64], held: NDArray
     num_kept = holds[~out].sum(axis=0)  # groups of each class
     num_groups = holds.sum(axis=0)
 
-    def smallest(among: NDArray[np.bool_], label: int) -> list[int]:
+    def smallest(among: NDArray[np.bool_], label: np.integer[Any]) -> list[int]:
         found = np.flatnonzero(among & holds[:, label])
         return [int(group) for group in found[np.argsort(sizes[found], kind="stable")]]
 

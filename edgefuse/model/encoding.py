@@ -93,4 +93,3 @@ class RelativeDepth(nn.Module):
         least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
         mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=1e-6)
         return torch.where(share > least, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
-
