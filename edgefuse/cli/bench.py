@@ -37,6 +37,7 @@ def core(
 ) -> None:
     """Gate, fusion and fully connected layers alone: gated and naive, in torch and ONNX Runtime, against reading their weights."""
     widths = _whole_numbers(d, option="--d")
+    _check(out)
     from edgefuse.cli.progress import counting
     from edgefuse_benchmarks.core import PLAN, QUICK_PLAN, QUICK_WIDTHS, WIDTHS, bench_core
 
@@ -63,6 +64,7 @@ def engine(
 ) -> None:
     """A bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
     counts = _whole_numbers(threads, option="--threads")
+    _check(out)
     from edgefuse.io.text import say
     from edgefuse_benchmarks.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
 
@@ -95,6 +97,7 @@ def live(
     from edgefuse_benchmarks.live import PLAN, QUICK_PLAN, bench_live
 
     parsed_region(roi)
+    _check(out)
     with counting("measuring", unit="results") as on_progress:
         report = bench_live(
             bundle,
@@ -108,23 +111,30 @@ def live(
     _finish(report, out=out, as_json=as_json)
 
 
+def _check(out: Path) -> None:
+    """Before the work: can a result be written?"""
+    from edgefuse.io.files import check_writable
+
+    check_writable(out / "result.json")
+
+
 def _finish(report: Report, *, out: Path, as_json: bool) -> None:
-    """Keep the result first, then show it."""
+    """Show the result, then keep it, which may fail."""
     from edgefuse.errors import MissingPackageError
     from edgefuse.io.text import say
     from edgefuse_benchmarks.picture import save_picture
     from edgefuse_benchmarks.report import dumps, save
     from edgefuse_benchmarks.table import print_report
 
+    if as_json:
+        typer.echo(dumps(report.to_json(raw=False)))
+    else:
+        print_report(report)
     path = save(report, out)
     try:
         save_picture(report, path.with_suffix(".png"))
     except MissingPackageError as error:
         say(f"no picture: {error}")
-    if as_json:
-        typer.echo(dumps(report.to_json(raw=False)))
-    else:
-        print_report(report)
     say(f"result: {path}")
 
 
@@ -156,7 +166,8 @@ def learning(
     require("torch", extra="train")
     from edgefuse_benchmarks.learning import bench_learning, save_learning
 
+    _check(out)
     report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs, say=say)
-    path = save_learning(report, out)
     typer.echo(report.to_markdown())
+    path = save_learning(report, out)
     say(f"kept: {path} and {path.with_suffix('.json')}")

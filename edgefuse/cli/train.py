@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad, Strict
+from edgefuse.cli.options import AsJson, DataFolders, Flip, Force, SetValues, SkipBad, Strict
 from edgefuse.model.names import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
 
 
@@ -57,13 +57,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     test_share: Annotated[
         float, typer.Option(min=0, max=0.5, help="Share held out by instance for testing, besides --exclude.")
     ] = 0.0,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip",
-            help="Mirror half of the pairs. Default: where no class name speaks of a side, such as left or _R; the first line says it.",
-        ),
-    ] = None,
+    flip: Flip = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
     values: SetValues = None,
     force: Force = False,
