@@ -109,7 +109,7 @@ class Explanation:
         }
 
 
-def explain(
+def explain(  # long: measuring and writing in one call, each a call
     predictor: Predictor,
     pictures: Pictures,
     out: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,8 +100,9 @@ def train(
     if out.exists():
         with only_writer(out):
             pass  # no other training writes there
-    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-    return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener)
+    with folder_begun(out) as place:  # before the data is read: what another process puts there meanwhile stays
+        pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+        return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener, begun=place)
 
 
 def train_on_pictures(  # long: every part of a training is put together here, and each is a call
@@ -112,10 +114,12 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     listener: Listener | None = None,
     parts: Split | None = None,
     early_stop: int | None = None,
+    begun: NewFolder | None = None,
 ) -> TrainSummary:
     """`train` on pictures that are in memory already; what stands at `out` is replaced.
 
     Args:
+        begun: the run folder, where it was begun already.
         parts: a ready-made split; the configuration's own shares and `exclude` then do not count.
         early_stop: stop after this many epochs without a better validation accuracy, and keep the best epoch's weights.
 
@@ -162,8 +166,11 @@ def train_on_pictures(  # long: every part of a training is put together here, a
         "data": _describe_data(dataset, parts),
         "versions": versions(TRAINING_PACKAGES),
     }
-    with folder_begun(out) as place:
-        _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+    with folder_begun(out) if begun is None else nullcontext(begun) as place:
+        try:
+            _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+        except run_folder.CannotWriteError as error:
+            raise UserError(str(error).replace(str(place.path), str(out))) from error
         history, interrupted = _run_epochs(
             model,
             place,
