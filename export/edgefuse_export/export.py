@@ -20,6 +20,7 @@ from edgefuse.bundle import (
     FileEntry,
     Manifest,
     Samples,
+    model_metadata,
     open_bundle,
     write_manifest,
     write_samples,
@@ -213,11 +214,13 @@ class _Job:
         """The file as it stands proves the 8 bits, the optimised session what `live` and `evaluate` run."""
         asked = fp32_modules(self.model, keep_fp32=self.keep_fp32)
         source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
+        contract, temperature = self.run.model_config.contract, self.model.temperature
+        metadata = model_metadata(labels=self.run.labels, contract=contract, precision="int8", temperature=temperature)
         ranges = measured_ranges(source, frames=frames)
 
         def prove(blocks: tuple[str, ...]) -> _Int8Proof:
             quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*asked, *blocks))
-            save_model(quantised, path, contract=self.run.model_config.contract, labels=self.run.labels)
+            save_model(quantised, path, metadata=metadata)
             watch = GraphWatch(path)
             report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
             report = replace(report, activations=watch.activations.to_json())
