@@ -377,8 +377,8 @@ def check_file_in_bundle(path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into `folder`, atomically."""
-    write_json(folder / MANIFEST_NAME, manifest.to_json())
+    """Write `manifest.json` into `folder`, atomically; nobody else may write it, because it decides which engines are loaded."""
+    write_json(folder / MANIFEST_NAME, manifest.to_json(), private=True)
 
 
 def write_samples(folder: Path, samples: Samples) -> FileEntry:
