@@ -128,9 +128,7 @@ def _evaluate_corruptions(
         "data": pictures.dataset.digest[:12],
         "commit": commit_in_words(commit()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": versions(
-            ("edgefuse", "numpy", "opencv-python-headless", "torch", *ENGINE_PACKAGES), only_installed=True
-        ),
+        "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
