@@ -28,11 +28,12 @@ from edgefuse.fallback import Fallback
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
+from edgefuse.io.kinds import MARKERS, not_a
 from edgefuse.io.onnx_metadata import read_metadata
 from edgefuse.io.text import printable
 
 FORMAT = 1
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME = MARKERS["bundle"]
 MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Precision -> name of its file."""
@@ -342,19 +343,9 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: no bundle there, a newer or older format, or framing that this version does otherwise.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a bundle (a folder with {MANIFEST_NAME}): make one with edgefuse export RUN --out {folder}"
-        )
-    if not (folder / MANIFEST_NAME).is_file():
-        is_run = (folder / "run.json").is_file()
-        step = (
-            f"it looks like a run: edgefuse export {folder} --out BUNDLE"
-            if is_run
-            else "make one with edgefuse export RUN --out BUNDLE"
-        )
-        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}; {step}")
     path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(not_a("bundle", folder))
     manifest = Manifest.from_json(read_json(path, what="the bundle's manifest"), what=f"the bundle's manifest ({path})")
     if manifest.framing_sha256 != framing.spec_sha256():
         raise UserError(

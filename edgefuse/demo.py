@@ -86,7 +86,7 @@ def run_demo(
     """
     size = size if size is not None else DemoSize()
     refuse_existing(out, force=force, marker=RESULTS_NAME)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out.resolve(), ignore_errors=True)
     write_json(out / RESULTS_NAME, {"state": "begun"})
     steps = _Steps(say, num_steps=5)
     with steps("data", f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"):

@@ -108,6 +108,7 @@ def check_onnx(
     """
     from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import write_line
     from edgefuse_export.readiness import check_file
 
     for file in files:
@@ -120,9 +121,9 @@ def check_onnx(
             verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
             if readiness.open_batch and not readiness.problems:
                 verdict = "ready, once its batch is fixed"
-            typer.echo(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked")
+            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked", sys.stdout)
             for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
-                typer.echo(f"  {line}")
+                write_line(f"  {line}", sys.stdout)
     if any(readiness.problems for readiness in found.values()):
         raise typer.Exit(1)
 

@@ -24,6 +24,7 @@ from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.kinds import not_a
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
@@ -102,9 +103,7 @@ def open_run(folder: Path) -> Run:
         UserError: no run there, or one of another format.
     """
     if not (folder / RUN_NAME).is_file():
-        raise UserError(
-            f"{folder} is not a run (a folder with {RUN_NAME}): make one with edgefuse train DATA --out {folder}"
-        )
+        raise UserError(not_a("run", folder))
     info = read_json(folder / RUN_NAME, what="the run's description")
     if info.get("format") != FORMAT:
         raise UserError(
