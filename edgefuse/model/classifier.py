@@ -15,7 +15,7 @@ from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import AbsoluteDepth, RelativeDepth, build_encoding
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.names import (
     DEPTH_ENCODINGS,
@@ -43,6 +43,7 @@ class ModelConfig:
         rgb, depth: names of the backbones.
         encoding: what the depth backbone sees: "relative" to the nearest surface, or "absolute" range.
         reach_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
+        encoding_revision: how the nearest surface is estimated; a run keeps the one that it was trained with.
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
         dropout: share of hidden units dropped in training.
@@ -58,6 +59,7 @@ class ModelConfig:
     depth: DepthBackbone = "scratch"
     encoding: DepthEncoding = "absolute"  # what runs had before there was a choice
     reach_m: float = 0.3
+    encoding_revision: int = REVISION
     num_features: int = 128
     num_hidden: int = 128
     dropout: float = 0.2
@@ -93,7 +95,7 @@ class ModelConfig:
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**{**known, "contract": InputContract.from_json(value["contract"])})
+        return cls(**{"encoding_revision": 1, **known, "contract": InputContract.from_json(value["contract"])})
 
 
 class FeatureExtractor(nn.Module):
@@ -182,10 +184,9 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
-    encode = build_encoding(config.encoding, config.contract, reach_m=config.reach_m)
-    look = None
-    if config.fusion == "spatial":
-        look = SpatialGate(RelativeDepth(config.contract, reach_m=config.reach_m), size=config.contract.size)
+    relative = RelativeDepth(config.contract, reach_m=config.reach_m, revision=config.encoding_revision)
+    encode = relative if config.encoding == "relative" else AbsoluteDepth()
+    look = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
     if config.fusion != "depth":
         rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)
