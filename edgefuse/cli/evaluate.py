@@ -229,7 +229,8 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
 
 def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     """The instances, as class/instance, whose very pictures the model was trained on."""
-    seen = set(answering.training.get("data", {}).get("train_instances", {}).values())
+    data = answering.training.get("data") or {}
+    seen = set((data.get("train_instances") or {}).values())
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 

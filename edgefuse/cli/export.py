@@ -101,11 +101,15 @@ def check_onnx(
 ) -> None:
     """Ask, offline, whether TensorRT's ONNX parser would take a file: operators, types, shapes, uint8 inputs, outputs.
 
-    It compares with the parser's own lists and builds nothing. Exit code 1 when any file would be refused.
+    It compares with the parser's own lists and builds nothing; a bundle's file is held against its manifest, too. Exit code 1
+    when any file would be refused.
     """
+    from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
     from edgefuse_export.readiness import check_file
 
+    for file in files:
+        check_file_in_bundle(file)
     found = {str(file): check_file(file) for file in files}
     if as_json:
         typer.echo(dumps({name: readiness.to_json() for name, readiness in found.items()}))

@@ -23,9 +23,13 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity become null."""
-    with file_replaced(path) as temporary:
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity become null.
+
+    Args:
+        private: a new file is not for group and others to write, whatever the umask.
+    """
+    with file_replaced(path, private=private) as temporary:
         temporary.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
