@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.cameras.pipeline import PipelineReader
+from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
 from edgefuse_runtime.frames import Counters, Frame
 from edgefuse_runtime.sdk import load_pyrealsense2
 
@@ -96,7 +96,7 @@ class RealSense:
             reader = PipelineReader(rs, pipeline=pipeline, align=self._align)
             reader.skip(self._warmup_frames, timeout_s=5.0)
         except BaseException:
-            pipeline.stop()
+            stop(pipeline)
             raise
         self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
         self._description |= {**_info(rs, device), **reader.describe()}
@@ -105,8 +105,10 @@ class RealSense:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reader is not None:
+            self._reader.close()
         if self._pipeline is not None:
-            self._pipeline.stop()
+            stop(self._pipeline)
         self._reader = self._pipeline = None
 
     def read(self, timeout_ms: int) -> Frame | None:
