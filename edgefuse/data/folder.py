@@ -15,22 +15,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import DEPTH_UNIT_M, Align
+from edgefuse.contract import Align
+from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
 from edgefuse.data.recognise import other_layout
 from edgefuse.errors import UserError
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
-from edgefuse.io.json_files import read_json, write_json
 
-DATASET_NAME = "dataset.json"
+__all__ = ["DATASET_NAME", "DEPTH_SUFFIX", "RGB_SUFFIX", "UNITS_M", "Dataset", "Description", "Pictures", "Sample"]
+__all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
+
 RGB_SUFFIX = "_rgb.png"
 DEPTH_SUFFIX = "_depth.png"
 _EXPECTED = f"<class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
-UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Dataset:
 
     Attributes:
         align: whose view the pairs share.
+        region: where `record` looked; None where the roots say nothing, or not the same.
         pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
         digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
         left_out: what was wrong with the pairs that were skipped.
@@ -69,6 +71,7 @@ class Dataset:
     pairs_sha256: tuple[str, ...] = ()
     digest: str = ""
     left_out: tuple[str, ...] = ()
+    region: str | None = None
 
     def groups(self) -> list[str]:
         """The group of each sample: what a split must not tear apart."""
@@ -114,7 +117,7 @@ class Pictures:
         )
 
 
-def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
+def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:  # long: one root after the other
     """Find the pairs below `roots`, without reading pictures.
 
     Args:
@@ -126,9 +129,10 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     found: list[tuple[str, Path, float]] = []
     problems: list[str] = []
     aligns: dict[Align, Path] = {}
-    for root in roots:
-        unit_m, align = read_description(root)
-        aligns.setdefault(align, root)
+    descriptions = [describe(root) for root in roots]
+    for root, description in zip(roots, descriptions, strict=True):
+        unit_m = description.depth_unit_m
+        aligns.setdefault(description.align, root)
         rgb_paths = sorted(_pictures(root, RGB_SUFFIX))
         depth_paths = set(_pictures(root, DEPTH_SUFFIX))
         for rgb_path in rgb_paths:
@@ -148,6 +152,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     if not skip_bad:
         _refuse(problems)
     labels = tuple(sorted({label for label, _, _ in found}))
+    regions = {description.region for description in descriptions}
     samples = tuple(
         Sample(
             label=labels.index(label),
@@ -160,7 +165,12 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
         for label, path, unit_m in found
     )
     return Dataset(
-        roots=tuple(roots), labels=labels, samples=samples, align=next(iter(aligns)), left_out=tuple(problems)
+        roots=tuple(roots),
+        labels=labels,
+        samples=samples,
+        align=next(iter(aligns)),
+        left_out=tuple(problems),
+        region=regions.pop() if len(regions) == 1 else None,
     )
 
 
@@ -206,15 +216,15 @@ def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDAr
     return _decode_pair(rgb_path, depth_path, read_bytes(rgb_path), read_bytes(depth_path))
 
 
+def has_pairs(root: Path) -> bool:
+    """Has `root` any image of a pair yet? Until then it has no depth unit, whatever else lies there."""
+    return any(next(_pictures(root, suffix), None) is not None for suffix in (RGB_SUFFIX, DEPTH_SUFFIX))
+
+
 def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
     """Write one pair into an instance folder, each file atomically, depth first so that no RGB picture stands alone."""
     write_image(folder / f"{name}{DEPTH_SUFFIX}", depth)
     write_image(folder / f"{name}{RGB_SUFFIX}", rgb)
-
-
-def write_description(root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", **more: Any) -> None:
-    """Write `dataset.json`; `more` is kept as it is (camera, seed, ...)."""
-    write_json(root / DATASET_NAME, {"format": 1, "depth_unit_m": depth_unit_m, "align": align, **more})
 
 
 @dataclass(frozen=True)
@@ -233,36 +243,6 @@ def _pictures(root: Path, suffix: str) -> Iterator[Path]:
 
 def _depth_beside(rgb_path: Path) -> Path:
     return rgb_path.with_name(rgb_path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)
-
-
-def read_description(root: Path) -> tuple[float, Align]:
-    """Depth unit in metres and alignment of the data set at `root`; the defaults where it has no `dataset.json`.
-
-    Raises:
-        UserError: `root` is not a folder, or the description cannot be understood.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
-    path = root / DATASET_NAME
-    if not path.exists():
-        return DEPTH_UNIT_M, "color"
-    description = read_json(path, what="the data set's description")
-    for key in ("unit", "depth_unit", "unit_m", "depth_scale"):
-        if key in description:
-            raise UserError(
-                f"{path} has {key!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres"
-            )
-    unit = description.get("depth_unit_m", DEPTH_UNIT_M)
-    if isinstance(unit, str) and unit in UNITS_M:
-        unit = UNITS_M[unit]
-    if isinstance(unit, bool) or not isinstance(unit, int | float) or not 1e-6 <= unit <= 0.1:
-        raise UserError(
-            f"{path} has the depth unit {unit!r}: metres of one code were expected, such as 0.001, or one of {', '.join(UNITS_M)}"
-        )
-    align = description.get("align", "color")
-    if align not in get_args(Align):
-        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
-    return float(unit), cast("Align", align)
 
 
 def _refuse(problems: Sequence[str], *, most: int = 1000) -> None:
