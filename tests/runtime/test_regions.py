@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefuse.data.synth import LABELS, stream
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
 from edgefuse_runtime.cameras import open_camera
@@ -127,78 +126,3 @@ def test_the_gestures_file_fits_its_recording(gestures_recording: Path, gestures
             x, y, w, h = region.roi
             inside, outside = frame.depth[y : y + h, x : x + w], frame.depth[:, :200]
             assert np.percentile(inside[inside > 0], 5) < 0.7 * np.median(outside[outside > 0])
-
-
-def _iou(a: Roi, b: Roi) -> float:
-    width = max(0, min(a.x + a.w, b.x + b.w) - max(a.x, b.x))
-    height = max(0, min(a.y + a.h, b.y + b.h) - max(a.y, b.y))
-    return width * height / (a.w * a.h + b.w * b.h - width * height)
-
-
-def _table(*, noise_m: float = 0.002) -> NDArray[np.uint16]:
-    """A table top from 0.6 m at the lower edge to 2 m: 1/z is linear over the picture. In codes of 1 mm, with noise."""
-    rows = np.linspace(1 / 2.0, 1 / 0.6, 480)[:, np.newaxis] * np.ones((1, 640))
-    depth_m = 1 / rows + np.random.default_rng(3).normal(0, noise_m, (480, 640))
-    return np.rint(depth_m * 1000).astype(np.uint16)
-
-
-def _speckle(depth: NDArray[np.uint16], *, flying: float = 0.01) -> NDArray[np.uint16]:
-    """Holes, and a share of flying pixels close to the camera, as of a stereo camera."""
-    rng = np.random.default_rng(4)
-    depth = depth.copy()
-    depth[rng.random(depth.shape) < 0.03] = 0
-    depth[rng.random(depth.shape) < flying] = 150
-    return depth
-
-
-@pytest.mark.parametrize("flying", [0.01, 0.3])
-@pytest.mark.parametrize("unit_m", [0.001, 0.00025])
-def test_nearest_finds_the_thing_before_a_wall(unit_m: float, flying: float) -> None:
-    depth = np.full((480, 640), 1800, np.uint16)
-    depth[100:220, 400:500] = 600
-    depth[300:420, 100:220] = 1100  # another one, farther away
-    scaled = (_speckle(depth, flying=flying) * (0.001 / unit_m)).astype(np.uint16)
-    region = parse_region("nearest")(_frame(scaled, unit_m=unit_m))
-    assert region is not None
-    assert region.roi.w == region.roi.h
-    assert _iou(region.roi, Roi(390, 88, 144, 144)) > 0.7
-
-
-def test_nearest_finds_the_thing_on_a_table() -> None:
-    """The table's edge is nearer than the thing on it, and its surface goes on into the thing's own depth."""
-    depth = _table()
-    depth[200:320, 280:360] = 770  # it stands where the table is 0.78 m away
-    region = parse_region("nearest")(_frame(_speckle(depth)))
-    assert region is not None
-    assert _iou(region.roi, Roi(248, 188, 144, 144)) > 0.6
-
-
-def test_nearest_reaches_over_no_edge() -> None:
-    depth = np.full((480, 640), 2000, np.uint16)
-    depth[380:, 560:] = 700
-    region = parse_region("nearest")(_frame(depth))
-    assert region is not None
-    x, y, w, h = region.roi
-    assert x + w <= 640 and y + h <= 480 and w == h >= 100
-
-
-@pytest.mark.parametrize("kind", ["nothing measured", "speckle", "a thin bar"])
-def test_nearest_finds_nothing_where_there_is_nothing(kind: str) -> None:
-    depth = np.zeros((480, 640), np.uint16)
-    if kind == "speckle":
-        depth[np.random.default_rng(5).random(depth.shape) < 0.01] = 500
-    if kind == "a thin bar":
-        depth[470:480] = 500
-    assert parse_region("nearest")(_frame(depth)) is None
-
-
-def test_nearest_finds_rendered_things() -> None:
-    """On the built-in scenes, the true region of things that stand on the table."""
-    overlaps = []
-    for rendered in stream(seed=3, num_frames=len(LABELS), frames_per_object=1):
-        if not rendered.label.endswith("_photo"):
-            region = parse_region("nearest")(_frame(rendered.depth))
-            assert region is not None
-            overlaps.append(_iou(region.roi, Roi(*rendered.roi_xywh)))
-    assert len(overlaps) == 3
-    assert float(np.median(overlaps)) > 0.5
