@@ -56,7 +56,9 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ),
     ),
     "versions are collected by edgefuse.io.environment": (
-        frozenset({"metadata.version", "importlib.metadata.version"}),
+        frozenset(
+            {"metadata.version", "importlib.metadata.version", "metadata.distribution", "metadata.distributions"}
+        ),
         frozenset({f"{IO}/environment.py"}),
     ),
 }

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, EngineWord, NumThreads, RegionSpec
+from edgefuse.cli.options import (
+    MAX_EPOCHS,
+    MAX_PAIRS,
+    AsJson,
+    BundleFolder,
+    CameraSpec,
+    EngineWord,
+    NumThreads,
+    RegionSpec,
+)
 
 if TYPE_CHECKING:
     from edgefuse_benchmarks.report import Report
@@ -144,9 +153,13 @@ def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
 
 @app.command()
 def learning(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: each renders, splits and starts anew.")] = 5,
-    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs of a seed.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: what the demo's recipe says.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many seeds: each renders, splits and starts anew.")
+    ] = 5,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs of a seed.")] = 1000,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Default: what the demo's recipe says.")
+    ] = None,
     out: Out = Path("bench-results"),
 ) -> None:
     """Accuracy of every fusion on held-out instances of the built-in set, with both sensors and with either dead."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import Force
+from edgefuse.cli.options import MAX_EPOCHS, MAX_FRAMES, MAX_PAIRS, MAX_SEED, Force
 
 if TYPE_CHECKING:
     from edgefuse.demo import DemoResult
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where data, runs, bundle and recording go.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures, the split and the training.")] = 0,
-    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs to learn from.")] = 1000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the pictures, the split and the training.")
+    ] = 0,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs to learn from.")] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over them. Default: what the demo's recipe says.")
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over them. Default: what the demo's recipe says.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of the recording that live runs on.")] = 90,
+    frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames of the recording that live runs on.")] = 90,
     force: Force = False,
 ) -> None:
     """The main job without a camera: render data, train four models, export, record, run live. Some minutes."""

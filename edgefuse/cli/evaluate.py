@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(  # long: each option is a parameter
         typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="With --corruptions: decides their chance. Default: 0.")
+        int | None, typer.Option(min=0, max=MAX_SEED, help="With --corruptions: decides their chance. Default: 0.")
     ] = None,
     force: Force = False,
     file: Annotated[
@@ -128,9 +128,7 @@ def _evaluate_corruptions(
         "data": pictures.dataset.digest[:12],
         "commit": commit_in_words(commit()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": versions(
-            ("edgefuse", "numpy", "opencv-python-headless", "torch", *ENGINE_PACKAGES), only_installed=True
-        ),
+        "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)

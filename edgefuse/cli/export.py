@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgefuse.cli.options import AsJson, Force
+from edgefuse.cli.options import MAX_PAIRS, AsJson, Force
 from edgefuse.fallback import Answer
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def export(  # long: each option is a parameter
             help="Modules that stay in FP32 in the FP16 and INT8 files: a glob such as 'core.head.*'. Repeatable."
         ),
     ] = None,
-    calibration_frames: Annotated[int, typer.Option(help="Training frames that decide INT8's ranges.", min=1)] = 128,
+    calibration_frames: Annotated[
+        int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
+    ] = 128,
     without_rgb: Annotated[
         Literal["label", "no-decision"] | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),

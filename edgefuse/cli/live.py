@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefuse.cli.options import (
+    MAX_FRAMES,
     AsJson,
     BundleFolder,
     CameraSpec,
@@ -27,7 +28,9 @@ def live(  # long: each option is a parameter
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many. Default: go on to the end.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many. Default: go on to the end.")
+    ] = None,
     jsonl: Annotated[
         Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
     ] = None,

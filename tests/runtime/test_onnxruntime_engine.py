@@ -170,7 +170,12 @@ def test_an_error_of_onnx_runtimes_has_a_next_step(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"engine": "npu"}, "auto, tensorrt, cuda, cpu"), ({"num_threads": 0}, "1 or more")]
+    ("options", "message"),
+    [
+        ({"engine": "npu"}, "auto, tensorrt, cuda, cpu"),
+        ({"num_threads": 0}, "1 to 4096"),
+        ({"num_threads": 10**20}, "1 to 4096"),
+    ],
 )
 def test_unknown_engines_are_refused(bundle: Bundle, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -11,7 +11,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import MissingPackageError, UserError, require
+from edgefuse.io.environment import installed
 from edgefuse_runtime.engines.engine import Decision, Tensor
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
@@ -221,7 +221,7 @@ def load_onnxruntime(device: Device) -> ModuleType:
         MissingPackageError: it is not installed, or has no CUDA provider.
     """
     ort = require("onnxruntime", extra="runtime" if device == "cpu" else "gpu")
-    both = len(_installed_packages()) == 2
+    both = len(installed("onnxruntime")) > 1
     if device == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
         if both:
             raise MissingPackageError(
@@ -349,15 +349,6 @@ def _check_session(session: Any, contract: InputContract, *, num_labels: int, wh
             f"{where} tells {num_classes} classes apart, its manifest has {num_labels} labels: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
-
-
-def _installed_packages() -> list[str]:
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            metadata.distribution(name)
-            found.append(name)
-    return found
 
 
 def _warn_of_two_packages() -> None:
