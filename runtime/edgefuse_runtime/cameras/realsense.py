@@ -118,6 +118,17 @@ class RealSense:
         return self._reader.read(timeout_ms)
 
 
+def connected() -> list[str]:
+    """Name and serial number of each RealSense camera on USB.
+
+    Raises:
+        MissingPackageError: pyrealsense2 is not installed.
+    """
+    rs = load_pyrealsense2()
+    infos = [_info(rs, device) for device in rs.context().query_devices()]
+    return [f"{info['name']} (realsense:{info['serial']})" for info in infos]
+
+
 def _find_device(rs: Any, serial: str | None) -> Any:
     """The device with this serial number, or the first.
 
