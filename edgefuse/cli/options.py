@@ -38,6 +38,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 SetValues = Annotated[
     list[str] | None,
     typer.Option(

@@ -198,5 +198,5 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
 def test_unknown_encoding_and_reach_are_refused() -> None:
     with pytest.raises(UserError, match="absolute, relative"):
         ModelConfig(contract=CONTRACT, num_classes=3, encoding="hha")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="length above 0"):
+    with pytest.raises(UserError, match="reach_m is 0.0: a number with 0 < reach_m"):
         ModelConfig(contract=CONTRACT, num_classes=3, reach_m=0.0)
