@@ -289,7 +289,7 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
-        "num_left_out": len(dataset.left_out),
+        "num_left_out": dataset.num_left_out,
         "train_instances": dataset.subset(parts.train).instance_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),
