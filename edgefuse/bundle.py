@@ -79,6 +79,12 @@ class Manifest:
     framing_sha256: str = field(default_factory=framing.spec_sha256)
     fallback: Fallback = field(default_factory=Fallback)
 
+    @property
+    def region(self) -> str | None:
+        """Where the images of the training data were looked at, as `--roi` says it; None in bundles that do not tell."""
+        region = (self.training.get("data") or {}).get("region")
+        return region if isinstance(region, str) else None
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as the JSON object that stands in `manifest.json`."""
         return {

@@ -53,14 +53,18 @@ def live(  # long: each option is a parameter
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.engines import open_engine
     from edgefuse_runtime.live import run_live
+    from edgefuse_runtime.region_choice import choose_region
     from edgefuse_runtime.sinks import JsonlSink, LinesSink
     from edgefuse_runtime.table import TableSink
 
     opened = open_bundle(bundle)
-    region = parsed_region(roi)
+    given = parsed_region(roi) if roi is not None else None
     with ExitStack() as stack:
         runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
+        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
+        for note in region.notes:
+            say(note)
         sinks: list[Sink] = []
         if not as_json:
             sinks.append(TableSink() if sys.stdout.isatty() else LinesSink(sys.stdout))
@@ -78,6 +82,8 @@ def live(  # long: each option is a parameter
         )
     if as_json:
         typer.echo(dumps(summary.to_json()))
+    if (left_out := region.note()) is not None:
+        say(f"warning: {left_out}")
     if summary.processed == 0:
         say("no frame was decided: nothing came, or no region was found")
         raise typer.Exit(1)

@@ -20,7 +20,8 @@ from edgefuse.fallback import Fallback
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frames import Camera, Counters, Frame, frames
 from edgefuse_runtime.health import SensorStates, Watch, shown
-from edgefuse_runtime.regions import Region, RegionSource, Whole
+from edgefuse_runtime.region_choice import ChosenRegion
+from edgefuse_runtime.regions import Known, Region, RegionSource
 from edgefuse_runtime.results import Accuracy, Ending, LiveSummary, Result, StageTimes
 from edgefuse_runtime.sinks import Sink
 
@@ -43,7 +44,7 @@ def run_live(
 
     Args:
         engine, camera, sinks: opened by the caller, who also closes them.
-        region: where to look in each frame; None = what the camera knows, or the whole picture.
+        region: where to look; None = what the camera knows, or the whole picture. A `ChosenRegion` is told of in the summary.
         fallback: what to report while a sensor is dead, from the bundle's manifest; None = no decision.
         num_frames: frames to read.
         stop: set it from another thread or a signal handler to end the run.
@@ -59,7 +60,7 @@ def run_live(
             f"the camera's pairs are aligned to {camera.align}, the bundle's contract says {engine.contract.align}: "
             f"open the camera with align={engine.contract.align!r}"
         )
-    statistics, decide = _Statistics(engine, camera.counters), _Decider(engine, region, fallback, camera.counters)
+    statistics, decide = _Statistics(engine, camera, region), _Decider(engine, region, fallback, camera.counters)
     started_ns = last_ns = time.perf_counter_ns()
     interrupted = False
     try:
@@ -96,7 +97,7 @@ class _Decider:
         self, engine: Engine, find: RegionSource | None, fallback: Fallback | None, counters: Counters
     ) -> None:
         self._engine, self._counters = engine, counters
-        self._find = find if find is not None else Whole()
+        self._find = find if find is not None else Known()
         self._fallback = fallback if fallback is not None else Fallback()
         self._watch = Watch()
 
@@ -159,11 +160,12 @@ def _ms(duration_ns: int) -> float:
 class _Statistics:
     """What the summary needs from each result, in bounded memory."""
 
-    def __init__(self, engine: Engine, counters: Counters) -> None:
+    def __init__(self, engine: Engine, camera: Camera, region: RegionSource | None) -> None:
+        self.region = region.to_json() if isinstance(region, ChosenRegion) else None
         self.processed = 0
         self.without_region = 0
         self._engine = engine
-        self._before = replace(counters)
+        self._before = replace(camera.counters)
         self._gate_sum = 0.0
         self._samples: dict[str, deque[float]] = {}
         self._scored: Counter[str] = Counter()
@@ -214,6 +216,7 @@ class _Statistics:
             ended=ended,
             engine=self._engine.description,
             camera=camera.description,
+            region=self.region,
         )
 
     def _stages(self) -> dict[str, dict[str, float]]:

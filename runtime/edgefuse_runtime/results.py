@@ -132,6 +132,7 @@ class LiveSummary:
         gate_mean: mean over the results.
         accuracy: None when no class was expected anywhere.
         ended: why the run ended.
+        region: "roi" (a word of `--roi`) and "from" (who chose it); None where the caller did not say.
     """
 
     received: int
@@ -153,6 +154,7 @@ class LiveSummary:
     ended: Ending
     engine: dict[str, Any]
     camera: dict[str, Any]
+    region: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
