@@ -55,11 +55,12 @@ def live(  # long: each option is a parameter
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.engines import open_engine
     from edgefuse_runtime.live import run_live
+    from edgefuse_runtime.region_choice import choose_region
     from edgefuse_runtime.sinks import JsonlSink, LinesSink, SummarySink
     from edgefuse_runtime.table import TableSink
 
     opened = open_bundle(bundle)
-    region = parsed_region(roi)
+    given = parsed_region(roi) if roi is not None else None
     sinks: list[Sink] = []
     if as_json:
         sinks.append(SummarySink(sys.stdout))
@@ -70,6 +71,9 @@ def live(  # long: each option is a parameter
     with ExitStack() as stack:
         runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
+        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
+        for note in region.notes:
+            say(note)
         for sink in sinks:
             stack.enter_context(sink)
         summary = run_live(

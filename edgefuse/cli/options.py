@@ -86,6 +86,7 @@ RegionSpec = Annotated[
     str | None,
     typer.Option(
         "--roi",
-        help="Where to look: x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per frame.",
+        help="Where to look: whole, x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per "
+        "frame number. Default: record stores whole images, live looks where the model's training data was recorded.",
     ),
 ]

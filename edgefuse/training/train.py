@@ -286,6 +286,7 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
     return {
         "roots": [str(root.absolute()) for root in dataset.roots],
         "digest": dataset.digest,
+        "region": dataset.region,
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),

@@ -21,7 +21,7 @@ from edgefuse.fallback import Fallback
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frames import Camera, Counters, Frame, frames
 from edgefuse_runtime.health import SensorStates, Watch, shown
-from edgefuse_runtime.regions import Region, RegionSource, Whole
+from edgefuse_runtime.regions import Known, Region, RegionSource
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
 from edgefuse_runtime.sinks import Outputs, Sink
 from edgefuse_runtime.statistics import Clipping, Statistics
@@ -47,7 +47,7 @@ def run_live(
 
     Args:
         engine, camera, sinks: opened by the caller, who also closes them.
-        region: where to look in each frame; None = what the camera knows, or the whole picture.
+        region: where to look; None = what the camera knows, or the whole picture. A `ChosenRegion` is told of in the summary.
         fallback: what to report while a sensor is dead, from the bundle's manifest; None = no decision.
         num_frames: frames to read.
         stop: set it from another thread or a signal handler to end the run.
@@ -60,7 +60,7 @@ def run_live(
         UserError: the camera is aligned otherwise than the engine's contract says, or failed; the sinks have the summary.
     """
     _check_align(engine, camera)
-    statistics = Statistics(engine, camera.counters, say)
+    statistics = Statistics(engine, camera.counters, say, region=region)
     decide = _Decider(engine, region, fallback, camera.counters, statistics.clipping)
     outputs = Outputs(sinks, say)
     ended, failure = _decide_all(
@@ -146,7 +146,7 @@ class _Decider:
         clipping: Clipping,
     ) -> None:
         self._engine, self._counters, self._clipping = engine, counters, clipping
-        self._find = find if find is not None else Whole()
+        self._find = find if find is not None else Known()
         self._fallback = fallback if fallback is not None else Fallback()
         self._watch = Watch()
 

@@ -187,6 +187,7 @@ class LiveSummary:
         failure: the error that ended it; None where none did.
         warnings: what a reader must know, a line each.
         failed_sinks: outputs that could not be written to their end, with the reason.
+        region: "roi" (a word of `--roi`) and "from" (who chose it); None where the caller did not say.
     """
 
     received: int
@@ -214,6 +215,7 @@ class LiveSummary:
     failed_sinks: tuple[str, ...]
     engine: dict[str, Any]
     camera: dict[str, Any]
+    region: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from edgefuse.contract import DEPTH_UNIT_M, Clipped, InputContract, clipped, codes_from_bytes
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frames import Camera, Counters
+from edgefuse_runtime.region_choice import ChosenRegion
+from edgefuse_runtime.regions import RegionSource
 from edgefuse_runtime.results import NOT_FINITE, Ending, LiveSummary, Result, Score
 
 MAX_SAMPLES = 100_000
@@ -59,7 +61,10 @@ class Clipping:
 class Statistics:
     """What the summary needs from each result, in bounded memory; warnings are said when they are first known."""
 
-    def __init__(self, engine: Engine, counters: Counters, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: Engine, counters: Counters, say: Callable[[str], None], *, region: RegionSource | None = None
+    ) -> None:
+        self._region = region if isinstance(region, ChosenRegion) else None
         self.processed = 0
         self.without_region = 0
         self.clipping = Clipping(engine.contract)
@@ -113,6 +118,8 @@ class Statistics:
         skew = _skew_warning(counters.skewed - before.skewed, counters.delivered - before.delivered)
         self._say_once("clipped", self.clipping.warning())
         self._say_once("skewed", skew)
+        left_out = None if self._region is None else self._region.note()
+        self._say_once("regions", left_out)
         found = self.clipping.mean()
         num_finite = self.processed - self._not_finite
         return LiveSummary(
@@ -137,10 +144,11 @@ class Statistics:
             accuracy=self._score.accuracy(),
             ended=ended,
             failure=None if failure is None else str(failure),
-            warnings=(*self._warnings(), *([skew] if skew else [])),
+            warnings=(*self._warnings(), *filter(None, (skew, left_out))),
             failed_sinks=tuple(failed_sinks),
             engine=self._engine.description,
             camera=camera.description,
+            region=None if self._region is None else self._region.to_json(),
         )
 
     def _warnings(self) -> Iterator[str]:
