@@ -121,6 +121,12 @@ class Manifest:
             if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
                 raise UserError(f"the file name {printable(name)[:80]!r} does not lie inside the bundle")
 
+    @property
+    def region(self) -> str | None:
+        """Where the images of the training data were looked at, as `--roi` says it; None in bundles that do not tell."""
+        region = (self.training.get("data") or {}).get("region")
+        return region if isinstance(region, str) else None
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as the JSON object that stands in `manifest.json`."""
         return {

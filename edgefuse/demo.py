@@ -27,6 +27,7 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live import run_live
 from edgefuse_runtime.recording import write_recording
+from edgefuse_runtime.region_choice import choose_region
 from edgefuse_runtime.regions import parse_region
 from edgefuse_runtime.results import LiveSummary
 from edgefuse_runtime.sinks import Sink
@@ -171,10 +172,11 @@ def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sin
         open_engine(bundle) as engine,
         open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
     ):
+        region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
         return run_live(
             engine=engine,
             camera=camera,
-            region=parse_region(str(regions)),
+            region=region,
             fallback=bundle.manifest.fallback,
             sinks=sinks,
         )

@@ -38,6 +38,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 SetValues = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,6 +86,7 @@ RegionSpec = Annotated[
     str | None,
     typer.Option(
         "--roi",
-        help="Where to look: x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per frame.",
+        help="Where to look: whole, x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per "
+        "frame number. Default: record stores whole images, live looks where the model's training data was recorded.",
     ),
 ]

@@ -19,6 +19,7 @@ from edgefuse.cli.options import (
     NearM,
     SetValues,
     SkipBad,
+    Strict,
     finite,
 )
 from edgefuse.model.names import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
@@ -76,14 +77,19 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         ),
     ] = 0.0,
     flip: Annotated[
-        bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror half of the pairs. Default: where no class name speaks of a side, such as left or _R; the first line says it.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
     ] = None,
     values: SetValues = None,
     force: Force = False,
     skip_bad: SkipBad = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a classifier from labelled RGB-D pairs, split by instance, and leave a run folder.
@@ -132,40 +138,51 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     )
     config = with_values(config, values or ())
     with TrainingDisplay() as display:
-        summary = run_training(data, out, config=config, force=force, skip_bad=skip_bad, listener=display)
+        summary = run_training(
+            data, out, config=config, force=force, skip_bad=skip_bad, strict=strict, listener=display
+        )
     if as_json:
         from edgefuse.io.json_files import dumps
 
         typer.echo(dumps(summary.metrics))
-    for part in ("validation", "test"):
-        if part in summary.metrics:
-            scores = summary.metrics[part]
-            accuracies = ", ".join(
-                f"{name.replace('_', ' ')} {values['accuracy']:.1%}" for name, values in scores.items()
-            )
-            say(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs)")
-    line = calibration_line(summary.metrics["calibration"])
-    if line:
+    for line in summary_lines(summary.metrics):
         say(line)
+    if summary.not_written:
+        say(f"error: {summary.not_written}")
+        raise typer.Exit(1)
     if summary.interrupted:
         say(f"stopped early: {out} holds the last finished epoch and can be exported")
         raise typer.Exit(130)
-    pictures = ", ".join(path.name for path in sorted(out.glob("*.png")))
-    say(f"run: {out} ({pictures}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+    plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
+    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+
+
+def summary_lines(metrics: dict[str, Any]) -> list[str]:
+    """The accuracies on each held-out part with the classes that it lacks, and what calibration did."""
+    from edgefuse.training.measure import classes_without_pairs
+
+    lines = []
+    for part in ("validation", "test"):
+        if part in metrics:
+            scores = metrics[part]
+            accuracies = ", ".join(
+                f"{name.replace('_', ' ')} {found['accuracy']:.1%}" for name, found in scores.items()
+            )
+            lacking = classes_without_pairs(metrics, part)
+            lines.append(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs{lacking})")
+    calibrated = calibration_line(metrics["calibration"])
+    return [*lines, *([calibrated] if calibrated else [])]
 
 
 def calibration_line(calibration: dict[str, Any]) -> str:
-    """The temperature, and what it did to the test pairs (the validation pairs, which flatter it, where there are none)."""
-    part = "test" if "test" in calibration else "validation"
-    if part not in calibration or not calibration["fitted_on_validation_pairs"]:
+    """The temperature, what it was fitted on, and what it did to the test pairs, or to the same pairs where there are no others."""
+    if not calibration["fitted_on_validation_pairs"]:
         return ""
+    part = "test" if "test" in calibration else "validation"
     before, after = calibration[part]["before"], calibration[part]["after"]
-    changes = [
-        f"{words} {before[name]:.3f} before, {after[name]:.3f} after"
-        for words, name in (
-            ("expected calibration error", "expected_calibration_error"),
-            ("negative log-likelihood", "negative_log_likelihood"),
-        )
-    ]
-    flattered = "" if part == "test" else ", which it was fitted on"
-    return f"temperature {calibration['temperature']:.3f} on {part} pairs{flattered}: {'; '.join(changes)}"
+    changes = ", ".join(
+        f"{words} {before[name]:.3f} -> {after[name]:.3f}"
+        for words, name in (("ECE", "expected_calibration_error"), ("NLL", "negative_log_likelihood"))
+    )
+    where = "test" if part == "test" else "on the same data, which flatters it:"
+    return f"Calibrated on validation data (T = {calibration['temperature']:.3f}): {where} {changes}"

@@ -25,7 +25,7 @@ from edgefuse.data.folder import write_description, write_pair
 from edgefuse.data.render import Box2D, picture
 from edgefuse.data.sensors import Degradation, depth_codes, rgb_codes
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi, fit
+from edgefuse.framing import ANY_CROP, Roi, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.workers import begin_worker
 
@@ -146,7 +146,9 @@ def write_dataset(
             done += written
             if on_progress is not None:
                 on_progress(done, num_pairs)
-        write_description(folder, align="color", created_by="edgefuse data synth", labels=list(LABELS), **asked)
+        write_description(
+            folder, align="color", region=ANY_CROP, created_by="edgefuse data synth", labels=list(LABELS), **asked
+        )
     return root
 
 

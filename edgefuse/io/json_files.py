@@ -49,10 +49,14 @@ def read_json(path: Path, *, what: str, spec: Any = dict) -> dict[str, Any]:
         if num_bytes > MAX_JSON_BYTES:
             raise UserError(f"{what} has {num_bytes} bytes, at most {MAX_JSON_BYTES} were expected: {path}")
         data = path.read_bytes()
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{what} is missing: {path}") from None
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror})") from error
+    except ValueError as error:  # no file can have this name
+        raise UserError(f"{what} cannot be read: {printable(str(path))} ({error})") from error
     value: dict[str, Any] = parse_json(data, what=f"{what} ({path})", spec=spec)
     return value
 

@@ -7,6 +7,7 @@ prints, draws or names a folder uses it. Standard library only, rich where it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import unicodedata
@@ -61,8 +62,9 @@ def ascii_only(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """One line for the user, on standard error; nowhere where it is closed."""
-    write_line(text, sys.stderr)
+    """One line for the user, on standard error; nowhere where it is closed, or its reader is gone."""
+    with contextlib.suppress(OSError):
+        write_line(text, sys.stderr)
 
 
 def write_line(text: str, stream: IO[str] | None) -> None:
@@ -116,6 +118,17 @@ def prepare_streams() -> None:
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115, PTH123
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def abandon(stream: IO[str]) -> None:
+    """Lose what is still in `stream` and whatever is written to it from now on: its reader is gone, or its disk is full.
+
+    Python would try once more at its exit, and end with a message of its own.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _occupy(number: int) -> None:

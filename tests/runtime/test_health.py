@@ -148,6 +148,7 @@ def test_depth_that_dies_half_way_ends_the_decisions(declared: Bundle, tmp_path:
         "scored": 4,
         "correct": 4,
         "unscored": 0,
+        "unknown": [],
         "abstained": 4,
         "by_label": {"far": [4, 4]},
         "share": 1.0,
