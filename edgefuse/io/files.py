@@ -101,16 +101,59 @@ class NewFolder:
     def __init__(self, temporary: Path, folder: Path) -> None:
         self.path = temporary
         self._folder = folder
+        self._found = _identity(folder)
 
     @property
     def is_kept(self) -> bool:
         return self.path == self._folder
 
     def keep(self) -> None:
-        """Give it its name; what stood there goes. Further calls do nothing."""
+        """Give it its name; what stood there when it was begun goes. Further calls look whether it is still there.
+
+        Raises:
+            UserError: another process put something there meanwhile.
+        """
+        if _identity(self._folder) != self._found:
+            raise UserError(
+                f"{self._folder} was written by another process meanwhile, and is left to it: choose another name, and start again"
+            )
         if not self.is_kept:
+            own = _identity(self.path)
             _commit(self.path, self._folder)
-            self.path = self._folder
+            self.path, self._found = self._folder, own
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
+
+    What `folder_begun` keeps is held likewise until its block ends.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {folder}: wait until it has ended, or choose another name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import unicodedata
 from typing import IO, TYPE_CHECKING, Any
@@ -54,6 +55,12 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python stores a byte that is not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people count: frame_2 before frame_10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
 
 
 def ascii_only(text: str) -> str:
