@@ -171,10 +171,13 @@ def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sin
         open_engine(bundle) as engine,
         open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
     ):
-        return run_live(
+        summary = run_live(
             engine=engine,
             camera=camera,
             region=parse_region(str(regions)),
             fallback=bundle.manifest.fallback,
             sinks=sinks,
         )
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
+    return summary
