@@ -188,7 +188,6 @@ def learning(
     _check_out(out)
     from edgefuse_benchmarks.learning import bench_learning, save_learning
 
-    _check(out)
     report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs, say=say)
     typer.echo(report.to_markdown())
     path = save_learning(report, out)

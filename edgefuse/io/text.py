@@ -127,17 +127,6 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def abandon(stream: IO[str]) -> None:
-    """Lose what is still in `stream` and whatever is written to it from now on: its reader is gone, or its disk is full.
-
-    Python would try once more at its exit, and end with a message of its own.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-
 def _occupy(number: int) -> None:
     """Open /dev/null under a closed standard descriptor, so that no file gets it: native libraries print to 1 and 2."""
     try:
