@@ -127,8 +127,8 @@ def test_it_travels_in_the_manifest_and_an_old_manifest_still_opens(tmp_path: Pa
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"no_rgb": "label"}, "incomplete"),
-        ("label", "incomplete"),
+        ({"no_rgb": "label"}, "lacks the field fallback.no_depth"),
+        ("label", "an object was expected"),
         ({**Fallback().to_json(), "no_depth": "guess"}, "no_depth = 'guess'"),
         ({**Fallback().to_json(), "no_rgb": ["label"]}, r"no_rgb = \['label'\]"),
     ],

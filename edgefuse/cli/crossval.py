@@ -10,13 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Flip, Force, SetValues, SkipBad
+from edgefuse.cli.options import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_WORKERS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Flip,
+    Force,
+    NearM,
+    SetValues,
+    SkipBad,
+)
 
 if TYPE_CHECKING:
     from edgefuse.training.crossval import CrossValidation, Failure, FoldResult
 
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Worker processes, one CPU thread each; the figures do not depend on their number.")
+    int,
+    typer.Option(
+        min=1, max=MAX_WORKERS, help="Worker processes, one CPU thread each; the figures do not depend on their number."
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
@@ -38,25 +54,29 @@ def crossval(  # long: each option is a parameter
             help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
-    folds: Annotated[int, typer.Option(min=2, help="How many; trials have their own number.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="How many; trials have their own number.")] = 5,
     by: Annotated[
         str,
         typer.Option(
             help="instance; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "instance",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
     flip: Flip = None,
-    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
-    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
     rgb_weights: Weights = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the folds; fold k trains with 1000 seed + k.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
+    ] = 0,
     jobs: Jobs = 1,
     early_stop: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
+        typer.Option(
+            min=1, max=MAX_EPOCHS, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."
+        ),
     ] = None,
     values: SetValues = None,
     skip_bad: SkipBad = False,

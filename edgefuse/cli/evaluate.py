@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(  # long: each option is a parameter
         typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="With --corruptions: decides their chance. Default: 0.")
+        int | None, typer.Option(min=0, max=MAX_SEED, help="With --corruptions: decides their chance. Default: 0.")
     ] = None,
     force: Force = False,
     file: Annotated[
@@ -65,7 +65,7 @@ def evaluate(  # long: each option is a parameter
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
     elif file is not None:
         raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
-    plot = checked_png(plot, option="--plot")
+    plot = checked_png(plot, option="--plot", force=force, data=data)
     if out is not None:
         refuse_existing(out, force=force, marker=REPORT_JSON)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
@@ -90,7 +90,7 @@ def evaluate(  # long: each option is a parameter
         report = {
             "answered_by": answering.name,
             "data_digest": pictures.dataset.digest,
-            "num_left_out": len(pictures.dataset.left_out),
+            "num_left_out": pictures.dataset.num_left_out,
             "instances_trained_on": instances_trained_on(answering, pictures),
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
@@ -134,9 +134,7 @@ def _evaluate_corruptions(
         "data": pictures.dataset.digest[:12],
         "commit": commit_in_words(commit()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": versions(
-            ("edgefuse", "numpy", "opencv-python-headless", "torch", *ENGINE_PACKAGES), only_installed=True
-        ),
+        "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
     if as_json:
         told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
@@ -218,7 +216,9 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
         dataset = dataset.subset(matching(dataset, only))
     pictures = load(dataset, skip_bad=skip_bad)
     if pictures.dataset.left_out:
-        say(f"left out {len(pictures.dataset.left_out)} bad pair(s), first {pictures.dataset.left_out[0]}")
+        say(f"left out {pictures.dataset.num_left_out} bad pair(s), first {pictures.dataset.left_out[0]}")
+    for warning in pictures.dataset.warnings:
+        say(f"warning: {warning}")
     return pictures
 
 
@@ -236,7 +236,8 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
 
 def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     """The instances, as class/instance, whose very pictures the model was trained on."""
-    seen = set(answering.training.get("data", {}).get("train_instances", {}).values())
+    data = answering.training.get("data") or {}
+    seen = set((data.get("train_instances") or {}).values())
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 

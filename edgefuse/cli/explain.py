@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgefuse.cli.evaluate import load_pictures, opened, warn_of_training_pairs
-from edgefuse.cli.options import AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
 
 if TYPE_CHECKING:
     from edgefuse.explain import Explanation
@@ -19,7 +19,7 @@ def explain(  # long: each option is a parameter
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
     only: OnlyInstances = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the corruptions' chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides the corruptions' chance.")] = 0,
     threads: NumThreads = None,
     force: Force = False,
     skip_bad: SkipBad = False,

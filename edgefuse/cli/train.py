@@ -7,7 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Flip, Force, SetValues, SkipBad, Strict
+from edgefuse.cli.options import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_THREADS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Flip,
+    Force,
+    NearM,
+    SetValues,
+    SkipBad,
+    Strict,
+    finite,
+)
 from edgefuse.model.names import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
 
 
@@ -41,24 +56,31 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         str | None,
         typer.Option(help="imagenet, none, or a state dict FILE. Default: as --rgb-weights for the same backbone."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
-    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the splits, the first weights and the augmentation.")] = 0,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the splits, the first weights and the augmentation.")
+    ] = 0,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
     validation_share: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share held out by instance to watch training with.")
+        float, typer.Option(min=0, max=0.5, callback=finite, help="Share held out by instance to watch training with.")
     ] = 0.15,
     test_share: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share held out by instance for testing, besides --exclude.")
+        float,
+        typer.Option(
+            min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
+        ),
     ] = 0.0,
     flip: Flip = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
+    ] = None,
     values: SetValues = None,
     force: Force = False,
     skip_bad: SkipBad = False,

@@ -11,26 +11,41 @@ Owns the layout; recording, training and evaluation import it.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import DEPTH_UNIT_M, Align
-from edgefuse.data.recognise import other_layout
+from edgefuse.contract import Align
+from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
+from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time
+from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs
+from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
-from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.text import printable
 
-DATASET_NAME = "dataset.json"
-RGB_SUFFIX = "_rgb.png"
-DEPTH_SUFFIX = "_depth.png"
-_EXPECTED = f"<class>/<instance>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
-UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
+__all__ = [
+    "DATASET_NAME",
+    "DEPTH_SUFFIX",
+    "PLAUSIBLE_MEDIAN_M",
+    "RGB_SUFFIX",
+    "UNITS_M",
+    "Dataset",
+    "Description",
+    "Pictures",
+    "Sample",
+]
+__all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
+
+PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
+"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +72,11 @@ class Dataset:
 
     Attributes:
         align: whose view the pairs share.
+        region: where `record` looked; None where the roots say nothing, or not the same.
         pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
         digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
-        left_out: what was wrong with the pairs that were skipped.
+        left_out: what was wrong with the pairs that were skipped, one line for all of a kind in a folder; `num_left_out` of them.
+        warnings: what is probably wrong with the others, one sentence each.
     """
 
     roots: tuple[Path, ...]
@@ -69,6 +86,9 @@ class Dataset:
     pairs_sha256: tuple[str, ...] = ()
     digest: str = ""
     left_out: tuple[str, ...] = ()
+    num_left_out: int = 0
+    warnings: tuple[str, ...] = ()
+    region: str | None = None
 
     def groups(self) -> list[str]:
         """The group of each sample: what a split must not tear apart."""
@@ -96,105 +116,139 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Decoded pairs in memory, one of each sample of a data set, in its order.
+    """Decoded pairs, one of each sample of a data set, in its order; those that do not fit into memory are read when asked for.
 
     rgb[i] is uint8 [H, W, 3] in RGB order, depth[i] uint16 [H, W] in codes of the sample's `depth_unit_m`.
     """
 
     dataset: Dataset
-    rgb: tuple[NDArray[np.uint8], ...]
-    depth: tuple[NDArray[np.uint16], ...]
+    rgb: Sequence[NDArray[np.uint8]]
+    depth: Sequence[NDArray[np.uint16]]
 
     def subset(self, indices: Sequence[int]) -> Pictures:
-        """The same pictures with only these samples; nothing is copied."""
+        """The same images with only these samples; nothing is copied."""
         return Pictures(
-            dataset=self.dataset.subset(indices),
-            rgb=tuple(self.rgb[i] for i in indices),
-            depth=tuple(self.depth[i] for i in indices),
+            dataset=self.dataset.subset(indices), rgb=Subset(self.rgb, indices), depth=Subset(self.depth, indices)
         )
 
 
 def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
-    """Find the pairs below `roots`, without reading pictures.
+    """Find the pairs below `roots`, without reading images.
 
     Args:
-        skip_bad: leave incomplete pairs out instead of refusing.
+        skip_bad: leave out what cannot be used instead of refusing; `Dataset.left_out` names it.
 
     Raises:
-        UserError: a root is missing or empty, a pair is incomplete (all are named), or the roots differ in alignment.
+        UserError: a root is missing, has no pairs, is given twice, or holds the parts of a split; anything below the roots looks
+            like an image and belongs to no pair, or cannot be read (all are named); or the roots differ in alignment.
     """
-    found: list[tuple[str, Path, float]] = []
-    problems: list[str] = []
-    aligns: dict[Align, Path] = {}
-    for root in roots:
-        unit_m, align = read_description(root)
-        aligns.setdefault(align, root)
-        rgb_paths = sorted(_pictures(root, RGB_SUFFIX))
-        depth_paths = set(_pictures(root, DEPTH_SUFFIX))
-        for rgb_path in rgb_paths:
-            depth_path = _depth_beside(rgb_path)
-            if depth_path in depth_paths:
-                depth_paths.remove(depth_path)
-                found.append((rgb_path.parent.parent.name, rgb_path, unit_m))
-            else:
-                problems.append(f"{rgb_path}: no {depth_path.name} beside it")
-        problems.extend(f"{path}: no RGB picture beside it" for path in sorted(depth_paths))
-        if not rgb_paths and not depth_paths:
-            raise UserError(f"{root} has no pairs: {_EXPECTED}{other_layout(root)}")
-    if len(aligns) > 1:
-        raise UserError(
-            f"the folders differ in alignment: {', '.join(f'{path} is aligned to {align}' for align, path in aligns.items())}"
-        )
+    _refuse_overlap(roots)
+    trees = [find_pairs(root) for root in roots]
+    for tree in trees:
+        if tree.root.is_dir() and not tree.pairs and not any(problem.is_half for problem in tree.problems):
+            raise UserError(no_pairs(tree))
+    descriptions = [describe(root) for root in roots]
+    problems = [problem for tree in trees for problem in tree.problems]
     if not skip_bad:
         _refuse(problems)
-    labels = tuple(sorted({label for label, _, _ in found}))
+    found = [(pair, d.depth_unit_m) for tree, d in zip(trees, descriptions, strict=True) for pair in tree.pairs]
+    labels = tuple(sorted({pair.label for pair, _ in found}))
+    numbers = {label: number for number, label in enumerate(labels)}
     samples = tuple(
         Sample(
-            label=labels.index(label),
-            instance=path.parent.name,
-            name=path.name.removesuffix(RGB_SUFFIX),
-            rgb_path=path,
-            depth_path=_depth_beside(path),
+            label=numbers[pair.label],
+            instance=pair.instance,
+            name=pair.name,
+            rgb_path=pair.rgb_path,
+            depth_path=pair.depth_path,
             depth_unit_m=unit_m,
         )
-        for label, path, unit_m in found
+        for pair, unit_m in found
     )
     return Dataset(
-        roots=tuple(roots), labels=labels, samples=samples, align=next(iter(aligns)), left_out=tuple(problems)
+        roots=tuple(roots),
+        labels=labels,
+        samples=samples,
+        align=_common_align(roots, descriptions),
+        left_out=tuple(problem.text for problem in problems),
+        num_left_out=sum(problem.count for problem in problems),
+        warnings=(*(text for tree in trees for text in tree.warnings), *_differences(roots, descriptions, labels)),
+        region=descriptions[0].region if len({d.region for d in descriptions}) == 1 else None,
     )
 
 
-def load(dataset: Dataset, *, skip_bad: bool = False) -> Pictures:
-    """Read every pair into memory and check it.
+def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = None) -> Pictures:
+    """Read every pair once and check it; keep the images in memory as far as they fit.
 
     Args:
         skip_bad: leave bad pairs out instead of refusing.
+        budget: memory for the images; a share of what is available by default.
 
     Raises:
-        UserError: pictures that cannot be used; all are named at once.
+        UserError: images that cannot be used; all are named at once.
+        MemoryError: not even one pair fits.
     """
+    budget = Budget() if budget is None else budget
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(_read_checked, dataset.samples))
-    problems = [result for result in results if isinstance(result, str)]
+        results = list(pool.map(partial(_read_checked, budget=budget), dataset.samples))
+    problems = [Problem(result, 1) for result in results if isinstance(result, str)]
     if not skip_bad:
         _refuse(problems)
     good = [i for i, result in enumerate(results) if not isinstance(result, str)]
     if not good:
         raise UserError(
-            f"none of the {len(results)} pairs can be used; the first: {problems[0] if problems else 'no pairs'}"
+            f"none of the {len(results)} pairs can be used; the first: {problems[0].text if problems else 'no pairs'}"
         )
     pairs = [cast("_Pair", results[i]) for i in good]
+    kept = dataset.subset(good)
     kept = replace(
-        dataset.subset(good),
+        kept,
         pairs_sha256=tuple(pair.sha256 for pair in pairs),
-        left_out=(*dataset.left_out, *problems),
+        left_out=(*dataset.left_out, *(problem.text for problem in problems)),
+        num_left_out=dataset.num_left_out + len(problems),
+        warnings=(*dataset.warnings, *same_images(kept, [pair.pixels for pair in pairs])),
     )
     lines = sorted(
         f"{kept.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n"
         for sample, pair in zip(kept.samples, pairs, strict=True)
     )
     checked = replace(kept, digest=hashlib.sha256("".join(lines).encode()).hexdigest())
-    return Pictures(dataset=checked, rgb=tuple(pair.rgb for pair in pairs), depth=tuple(pair.depth for pair in pairs))
+    return Pictures(
+        dataset=checked, rgb=Images([pair.rgb for pair in pairs]), depth=Images([pair.depth for pair in pairs])
+    )
+
+
+_SAME_IMAGES = {
+    "class": "under two classes: one of the labels is wrong, remove that pair",
+    "sequence": "in two sequences: a split may train on it and test on it; give the sequences one name, or remove one",
+    "root": "in one sequence of two folders: it counts twice; give each pair once",
+}
+
+
+def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
+    """Warnings of samples with the same pixels under two classes, in two sequences, or in two roots.
+
+    Args:
+        pixels: `digest_of_pixels` of each sample.
+    """
+    by_pixels: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(pixels):
+        by_pixels.setdefault(digest, []).append(i)
+    found: dict[str, list[tuple[Sample, Sample]]] = {kind: [] for kind in _SAME_IMAGES}
+    for same in by_pixels.values():
+        first, *others = (dataset.samples[i] for i in same)
+        for other in others:
+            if other.label != first.label:
+                found["class"].append((first, other))
+            elif other.instance != first.instance:
+                found["sequence"].append((first, other))
+            elif other.rgb_path.parent != first.rgb_path.parent:
+                found["root"].append((first, other))
+    return tuple(
+        f"{len(twins)} pair(s) have the same pixels as another, first {twins[0][0].rgb_path} and {twins[0][1].rgb_path}, {words}"
+        for kind, words in _SAME_IMAGES.items()
+        if (twins := found[kind])
+    )
 
 
 def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
@@ -203,7 +257,24 @@ def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDAr
     Raises:
         UserError: unreadable, depth not 16-bit with one channel, or different sizes.
     """
-    return _decode_pair(rgb_path, depth_path, read_bytes(rgb_path), read_bytes(depth_path))
+    return decode_pair(rgb_path, depth_path, read_bytes(rgb_path), read_bytes(depth_path))
+
+
+def has_pairs(root: Path) -> bool:
+    """Has `root` any half of a pair yet? Until then it has no depth unit, whatever else lies there."""
+    return any(name.endswith((RGB_SUFFIX, DEPTH_SUFFIX)) for folder in walk(root) for name in folder.files)
+
+
+def decode_pair(
+    rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """`read_pair` from the files' bytes."""
+    rgb, depth = read_rgb(rgb_path, rgb_bytes), read_depth(depth_path, depth_bytes)
+    if rgb.shape[:2] != depth.shape:
+        raise UserError(
+            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
+        )
+    return rgb, depth
 
 
 def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
@@ -212,82 +283,70 @@ def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[n
     write_image(folder / f"{name}{RGB_SUFFIX}", rgb)
 
 
-def write_description(root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", **more: Any) -> None:
-    """Write `dataset.json`; `more` is kept as it is (camera, seed, ...)."""
-    write_json(root / DATASET_NAME, {"format": 1, "depth_unit_m": depth_unit_m, "align": align, **more})
-
-
 @dataclass(frozen=True)
 class _Pair:
-    rgb: NDArray[np.uint8]
-    depth: NDArray[np.uint16]
+    rgb: NDArray[np.uint8] | OnDisk
+    depth: NDArray[np.uint16] | OnDisk
     sha256: str
+    pixels: bytes
 
 
-def _pictures(root: Path, suffix: str) -> Iterator[Path]:
-    """Pictures of a suffix; hidden folders are unfinished work of a writer, or not meant."""
-    for path in root.glob(f"*/*/*{suffix}"):
-        if not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path
+def _refuse_overlap(roots: Sequence[Path]) -> None:
+    """Refuse a folder that is given twice, under whatever name, and one inside another."""
+    real = [root.resolve() for root in roots]
+    for number, first in enumerate(real):
+        for other, second in zip(roots[number + 1 :], real[number + 1 :], strict=True):
+            if first == second:
+                raise UserError(f"{other} is {roots[number]} once more: give each data set once")
+            for inner, outer in ((first, second), (second, first)):
+                if inner.is_relative_to(outer):
+                    raise UserError(f"{inner} lies inside {outer}: give data sets that lie beside each other")
 
 
-def _depth_beside(rgb_path: Path) -> Path:
-    return rgb_path.with_name(rgb_path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)
+def _common_align(roots: Sequence[Path], descriptions: Sequence[Description]) -> Align:
+    aligns = {description.align: root for root, description in zip(roots, descriptions, strict=True)}
+    if len(aligns) > 1:
+        found = ", ".join(f"{path} is aligned to {align}" for align, path in sorted(aligns.items()))
+        raise UserError(f"the folders differ in alignment: {found}")
+    return next(iter(aligns))
 
 
-def read_description(root: Path) -> tuple[float, Align]:
-    """Depth unit in metres and alignment of the data set at `root`; the defaults where it has no `dataset.json`.
-
-    Raises:
-        UserError: `root` is not a folder, or the description cannot be understood.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
-    path = root / DATASET_NAME
-    if not path.exists():
-        return DEPTH_UNIT_M, "color"
-    description = read_json(path, what="the data set's description")
-    for key in ("unit", "depth_unit", "unit_m", "depth_scale"):
-        if key in description:
-            raise UserError(
-                f"{path} has {key!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres"
-            )
-    unit = description.get("depth_unit_m", DEPTH_UNIT_M)
-    if isinstance(unit, str) and unit in UNITS_M:
-        unit = UNITS_M[unit]
-    if isinstance(unit, bool) or not isinstance(unit, int | float) or not 1e-6 <= unit <= 0.1:
-        raise UserError(
-            f"{path} has the depth unit {unit!r}: metres of one code were expected, such as 0.001, or one of {', '.join(UNITS_M)}"
-        )
-    align = description.get("align", "color")
-    if align not in get_args(Align):
-        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
-    return float(unit), cast("Align", align)
+def _differences(roots: Sequence[Path], descriptions: Sequence[Description], labels: Sequence[str]) -> Iterator[str]:
+    """Warnings of what the roots do not share, and of classes that people take for one."""
+    regions = {
+        description.region or "whole images": root for root, description in zip(roots, descriptions, strict=True)
+    }
+    if len(regions) > 1:
+        found = ", ".join(f"{root}: {printable(region)}" for region, root in regions.items())
+        yield f"the folders differ in the region that was recorded ({found}), so none is stored: give --roi to live"
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = " and ".join(ascii(name) for name in names)
+            yield f"the classes {shown} differ in case or in how an accent is stored alone: rename one where they are one class"
 
 
-def _refuse(problems: Sequence[str], *, most: int = 1000) -> None:
+def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
-        shown = "\n  ".join(problems[:most]) + (
-            f"\n  ... and {len(problems) - most} more" if len(problems) > most else ""
-        )
-        raise UserError(f"{len(problems)} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
+        count = sum(problem.count for problem in problems)
+        shown = "\n  ".join(problem.text for problem in problems[:MAX_LINES])
+        if len(problems) > MAX_LINES:
+            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check --json names all"
+        raise UserError(f"{count} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
 
 
-def _read_checked(sample: Sample) -> _Pair | str:
+def _read_checked(sample: Sample, *, budget: Budget) -> _Pair | str:
     try:
         rgb_bytes, depth_bytes = read_bytes(sample.rgb_path), read_bytes(sample.depth_path)
-        rgb, depth = _decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
+        with one_at_a_time(rgb_bytes, depth_bytes):
+            rgb, depth = decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
+            pixels = digest_of_pixels(rgb, depth)
     except UserError as error:
         return str(error)
-    return _Pair(rgb, depth, hashlib.sha256(rgb_bytes + depth_bytes).hexdigest())
-
-
-def _decode_pair(
-    rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
-) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    rgb, depth = read_rgb(rgb_path, rgb_bytes), read_depth(depth_path, depth_bytes)
-    if rgb.shape[:2] != depth.shape:
-        raise UserError(
-            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
-        )
-    return rgb, depth
+    sha256 = hashlib.sha256(rgb_bytes + depth_bytes).hexdigest()
+    if budget.take(rgb.nbytes + depth.nbytes):
+        return _Pair(rgb, depth, sha256, pixels)
+    later = (OnDisk(sample.rgb_path, rgb_bytes, read_rgb), OnDisk(sample.depth_path, depth_bytes, read_depth))
+    return _Pair(*later, sha256, pixels)

@@ -3,9 +3,11 @@
 Each kind has one place, and `tests/test_one_place.py` proves that nothing goes round it:
 
     files         replace a file or folder, whole or not at all
+    locks         one process at a time
     json_files    read and write JSON
     images        read and write images
     arrays        read and write .npy and .npz
     text          names and messages as people see them
     environment   versions of packages, and the git commit
+    workers       processes that end with the command
 """

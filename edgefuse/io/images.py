@@ -6,6 +6,7 @@ off, and a file of which a part is missing is refused, whatever the OpenCV versi
 
 from __future__ import annotations
 
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -15,28 +16,31 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.errors import UserError
+from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.files import file_replaced
+from edgefuse.io.image_files import look
 
 MAX_PIXELS = 100_000_000
 """100 megapixels: ten times a large camera's image. More is a damaged header, or would not fit into memory."""
+MAX_FILE_BYTES = 1 << 30
+"""What `MAX_PIXELS` of any format take, and more."""
+_HEADER_BYTES = 4096
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-"""JPEG markers without a length: TEM, RST0 to RST7, SOI."""
-_SOS, _EOI = 0xDA, 0xD9
-_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""JPEG's start-of-frame markers, which hold the size."""
+# What is wrong with a file is said once, by the errors below. OpenCV 5 and 4 have the function in different places.
+(cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else getattr(cv2, "setLogLevel"))(0)  # noqa: B009
 
 
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        UserError: it cannot be read; the message has the path and the system's reason.
+        UserError: it cannot be read, is no file (a pipe or device, which may never end), or has more than `MAX_FILE_BYTES`.
     """
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE_BYTES:
+            found = f"{state.st_size} bytes" if stat.S_ISREG(state.st_mode) else "no regular file"
+            raise UserError(f"{path}: cannot be read ({found}; a file of at most {MAX_FILE_BYTES} bytes was expected)")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -90,41 +94,49 @@ def read_image(path: Path, data: bytes | None = None) -> NDArray[Any]:
     """The pixels of an image file as they are stored: [H, W] or [H, W, C] in OpenCV's channel order (BGR), of any dtype.
 
     Raises:
-        UserError: unreadable, damaged, cut short, or larger than `MAX_PIXELS`.
+        UserError: unreadable, of another format, damaged, cut short, or larger than `MAX_PIXELS`.
+        MemoryError: it does not fit.
     """
     data = read_bytes(path) if data is None else data
-    problem = _problem(data)
-    if problem:
-        raise UserError(f"{path}: not a readable image ({problem})")
+    found = look(data)
+    if found.size is not None and found.size[0] * found.size[1] > MAX_PIXELS:
+        raise UserError(
+            f"{path}: not a readable image ({found.size[0]}x{found.size[1]} pixels, at most {MAX_PIXELS} were expected)"
+        )
+    if found.problem is not None:
+        raise UserError(f"{path}: not a readable image ({found.problem})")
+    if found.is_tiff and found.orientation != 1:
+        raise UserError(
+            f"{path}: the TIFF has the orientation {found.orientation}, which would turn it and not its partner: save it upright"
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if is_out_of_memory(error):
+            width, height = found.size or (0, 0)
+            raise MemoryError(f"{path}: {width}x{height} pixels do not fit") from error
         raise UserError(f"{path}: not a readable image ({len(data)} bytes: {error.err or error})") from error
     if image is None:
         raise UserError(f"{path}: not a readable image ({len(data)} bytes)")
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} were expected")
     return np.asarray(image)
 
 
+def is_turned(data: bytes) -> bool:
+    """Does the file carry an EXIF orientation, which readers of photographs obey and this one does not?"""
+    return look(data).orientation != 1
+
+
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as the header of a PNG or JPEG says them, without decoding; None of other files."""
-    if data.startswith(_PNG) and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return width, height
-    if data.startswith(_JPEG):
-        for marker, start, _ in _jpeg_segments(data):
-            if marker in _SIZES and start + 5 <= len(data):
-                height, width = struct.unpack(">HH", data[start + 1 : start + 5])
-                return width, height
-    return None
+    """Width and height as the header says them, without decoding; None where it says nothing."""
+    return look(data[:_HEADER_BYTES]).size or look(data).size
 
 
-def write_image(path: Path, image: NDArray[Any], *, durable: bool = True) -> None:
+def write_image(path: Path, image: NDArray[Any], *, durable: bool = True, mark: str | None = None) -> None:
     """Write an image, atomically; the suffix chooses the format.
 
     Args:
         image: uint8 [H, W, 3] in RGB order, or uint8 or uint16 [H, W].
+        mark: for a PNG: a word of ASCII by which `has_mark` knows it again; other programs show it as the file's software.
 
     Raises:
         UserError: the suffix is no image format's.
@@ -137,57 +149,23 @@ def write_image(path: Path, image: NDArray[Any], *, durable: bool = True) -> Non
     if not done:
         raise UserError(f"{path} cannot be written as an image: a name that ends in .png was expected")
     with file_replaced(path, durable=durable) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        temporary.write_bytes(_marked(encoded.tobytes(), mark) if mark else encoded.tobytes())
 
 
-def _problem(data: bytes) -> str | None:
-    """What is wrong with a file before it is decoded: OpenCV's versions differ in what they do with a part of an image."""
-    if not data:
-        return "0 bytes"
-    size = image_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        return f"its header says {size[0]}x{size[1]} pixels, at most {MAX_PIXELS} were expected"
-    if data.startswith(_PNG):
-        return _png_problem(data)
-    if data.startswith(_JPEG) and not _jpeg_is_whole(data):
-        return f"the JPEG is cut short after {len(data)} bytes"
-    return None
+_AFTER_HEADER = 33
+"""A PNG's signature and its first chunk, IHDR, which are always this long."""
 
 
-def _png_problem(data: bytes) -> str | None:
-    """Walk the chunks of a PNG: each whole and unchanged, by its CRC, up to the end chunk (PNG specification, section 5)."""
-    view, start = memoryview(data), len(_PNG)
-    while start + 12 <= len(data):
-        (length,) = struct.unpack(">I", view[start : start + 4])
-        end = start + 12 + length
-        if end > len(data):
-            break
-        kind = bytes(view[start + 4 : start + 8])
-        (checksum,) = struct.unpack(">I", view[end - 4 : end])
-        if zlib.crc32(view[start + 4 : end - 4]) != checksum:
-            return "the PNG is damaged: a checksum does not match"
-        if kind == b"IEND":
-            return None
-        start = end
-    return f"the PNG is cut short after {len(data)} bytes"
+def _marked(png: bytes, mark: str) -> bytes:
+    text = b"tEXtSoftware\0" + mark.encode("ascii")
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:_AFTER_HEADER] + chunk + png[_AFTER_HEADER:]
 
 
-def _jpeg_segments(data: bytes) -> Any:
-    """Marker, start of the payload and end of each segment up to the first scan (ITU T.81, annex B)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF or marker in _STANDALONE:
-            position += 1 if marker == 0xFF else 2
-            continue
-        (length,) = struct.unpack(">H", data[position + 2 : position + 4])
-        yield marker, position + 4, position + 2 + length
-        if marker == _SOS:
-            return
-        position += 2 + length
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Is there an end marker behind the first scan? (An EXIF thumbnail before it has one of its own.)"""
-    scan = next((end for marker, _, end in _jpeg_segments(data) if marker == _SOS), None)
-    return scan is not None and data.find(bytes((0xFF, _EOI)), scan) >= 0
+def has_mark(path: Path, mark: str) -> bool:
+    """Is it a PNG that `write_image` wrote with this mark? False also where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return b"tEXtSoftware\0" + mark.encode("ascii") in file.read(_AFTER_HEADER + 100)
+    except OSError:
+        return False

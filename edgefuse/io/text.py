@@ -7,6 +7,7 @@ prints, draws or names a folder uses it. Standard library only, rich where it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -68,8 +69,9 @@ def ascii_only(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """One line for the user, on standard error; nowhere where it is closed."""
-    write_line(text, sys.stderr)
+    """One line for the user, on standard error; nowhere where it is closed, or its reader is gone."""
+    with contextlib.suppress(OSError):
+        write_line(text, sys.stderr)
 
 
 def write_line(text: str, stream: IO[str] | None) -> None:

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +26,10 @@ from edgefuse.data.folds import Folds
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
-from edgefuse.io.files import only_writer, refuse_existing, sha256_of_file
+from edgefuse.io.files import refuse_existing, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
+from edgefuse.io.locks import only_writer
+from edgefuse.io.workers import begin_worker
 from edgefuse.training.approaches import Approach, approach_config, checked_approaches
 from edgefuse.training.loop import best_device
 from edgefuse.training.opening import depth_out_of_range, mirroring
@@ -177,6 +175,7 @@ def cross_validate(  # long: the order of the work, one step a line
         plan = {"format": FORMAT, "approaches": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
         write_json(out / PLAN_NAME, {**plan, "data": data})
         notes = (
+            *dataset.warnings,
             *folds.notes,
             mirroring(dataset.labels, asked=config.augmentation.flip),
             *_depth_notes(pictures, config),
@@ -379,16 +378,8 @@ def _side_by_side(
 def _start_worker(roots: tuple[Path, ...], skip_bad: bool) -> None:
     """Read the pictures once in each worker; it ends with its parent, and Ctrl-C is the parent's."""
     global _worker_pictures  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     _worker_pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _work(task: _Task) -> FoldResult | Failure:

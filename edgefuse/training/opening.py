@@ -43,7 +43,7 @@ def opening_line(dataset: Dataset, parts: Split, *, asked_flip: bool | None) -> 
         for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part
     )
-    left_out = f"; {len(dataset.left_out)} bad pair(s) left out" if dataset.left_out else ""
+    left_out = f"; {dataset.num_left_out} bad pair(s) left out" if dataset.left_out else ""
     return f"{len(dataset.labels)} classes, {counts}{left_out}; {mirroring(dataset.labels, asked=asked_flip)}"
 
 
@@ -65,7 +65,7 @@ def warnings_before(pictures: Pictures, parts: Split, *, config: TrainConfig) ->
         config: as it was asked for, before `fitting_augmentation`.
     """
     dataset = pictures.dataset
-    found = list[str]()
+    found = list(dataset.warnings)
     for name, part in (("test", parts.test), ("validation", parts.validation)):
         lacking = untouched(dataset, part) if part else []
         if lacking:

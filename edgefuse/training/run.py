@@ -31,6 +31,7 @@ from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import file_replaced, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, dumps, read_json, write_json
+from edgefuse.io.kinds import not_a
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
@@ -182,9 +183,7 @@ def open_run(folder: Path) -> Run:
     """
     path = folder / RUN_NAME
     if not path.is_file():
-        raise UserError(
-            f"{folder} is not a run (a folder with {RUN_NAME}): make one with edgefuse train DATA --out {folder}"
-        )
+        raise UserError(not_a("run", folder))
     info = read_json(path, what="the run's description")
     if info.get("format") != FORMAT:
         raise UserError(
@@ -269,7 +268,7 @@ def _writing(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, UserError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise CannotWriteError(
             f"{path} cannot be written ({reason}): free space on its disk, or choose another --out"

@@ -17,7 +17,8 @@ from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.evaluation import framed_batches
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import NewFolder, folder_begun, only_writer, refuse_existing
+from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
+from edgefuse.io.locks import only_writer
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
 from edgefuse.training.board import Board
@@ -299,10 +300,11 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
     return {
         "roots": [str(root.absolute()) for root in dataset.roots],
         "digest": dataset.digest,
+        "region": dataset.region,
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
-        "num_left_out": len(dataset.left_out),
+        "num_left_out": dataset.num_left_out,
         "train_instances": dataset.subset(parts.train).instance_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),
@@ -357,7 +359,7 @@ def _finish(
             label_smoothing=config.label_smoothing,
         )
         plot_metrics(metrics, history, out, labels=labels, title=title, loss=loss)
-    except (OSError, MemoryError) as error:
+    except (OSError, UserError, MemoryError) as error:
         return (
             metrics,
             f"the plots in {out} cannot be written ({getattr(error, 'strerror', None) or error}); the run is complete",

@@ -134,6 +134,17 @@ def test_strict_makes_warnings_errors_before_anything_is_written(tmp_path: Path)
     train([fine], tmp_path / "run", config=QUICK, strict=True)
 
 
+def test_what_reading_the_data_found_is_a_warning_of_the_training(tmp_path: Path) -> None:
+    """One image under two labels: no split of instances keeps it from being learned as both."""
+    root = make_data(tmp_path / "d", {"a": 3, "b": 3})
+    for kind in ("rgb", "depth"):
+        shutil.copy(root / f"a/a0/f0_{kind}.png", root / f"b/b0/f0_{kind}.png")
+    lines = opening(root, tmp_path / "run")
+    assert any(line.startswith("warning: ") and "a/a0" in line and "b/b0" in line for line in lines)
+    with pytest.raises(UserError, match="which --strict makes errors"):
+        train([root], tmp_path / "other", config=QUICK, strict=True)
+
+
 def test_without_a_validation_part_it_is_said(tmp_path: Path) -> None:
     pictures = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
     parts = Split(train=(0, 1, 4, 5), validation=(), test=(2, 3, 6, 7))
@@ -173,7 +184,7 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
         def started(self, text: str) -> None:
             train([root], tmp_path / "late", config=replace(QUICK, seed=2))
 
-    with pytest.raises(UserError, match="written by another process meanwhile, and is left to it"):
+    with pytest.raises(UserError, match="written by another process, and is left to it"):
         train([root], tmp_path / "late", config=QUICK, listener=Overtaken())
     assert open_run(tmp_path / "late").info["training"]["seed"] == 2
     open_run(tmp_path / "late").build_model()

@@ -1,0 +1,177 @@
+"""`dataset.json`: what the codes of a data set's depth mean. Owns reading and writing of it; folder, conversions and recording ask here."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from edgefuse.contract import DEPTH_UNIT_M, Align
+from edgefuse.errors import UserError
+from edgefuse.io.json_files import Optional, read_json, write_json
+from edgefuse.io.text import printable
+
+DATASET_NAME = "dataset.json"
+FORMAT = 1
+UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
+MIN_UNIT_M, MAX_UNIT_M = 1e-6, 0.1
+
+_KEYS = ("format", "depth_unit_m", "align", "region")
+_SPEC = {"format": Optional(int), "align": Optional(str), "region": Optional(str)}
+_ALLOWED = re.compile(r"(source\.)+unit")
+"""Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
+
+_UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier"}
+_LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
+    f"{prefix}{word}" for prefix in ("milli", "centi", "micro") for word in ("meter", "meters", "metre", "metres")
+}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a data set folder says of its pairs.
+
+    Attributes:
+        depth_unit_m: metres of one depth code.
+        align: whose view the pairs share.
+        region: where `record` looked, as `--roi` says it; None where the whole image was stored.
+    """
+
+    depth_unit_m: float = DEPTH_UNIT_M
+    align: Align = "color"
+    region: str | None = None
+
+
+def describe(root: Path) -> Description:
+    """The description of the data set at `root`; the defaults where it has no `dataset.json`.
+
+    Raises:
+        UserError: `root` is not a folder; the description cannot be understood, or has a key that looks like a unit and is none;
+            or it lies where it goes unheard: under a name in other letters, or in the folder above alone.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
+    path = root / DATASET_NAME
+    if os.path.lexists(path):
+        return _parsed(path)
+    try:
+        names = sorted(entry.name for entry in root.iterdir())
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror})") from error
+    for name in names:
+        if name.lower() == DATASET_NAME:
+            raise UserError(f"{root / name} goes unheard: the name {DATASET_NAME} was expected, rename it")
+    above = root.absolute().parent / DATASET_NAME
+    if above != path.absolute() and above.is_file() and _quietly_parsed(above) != Description():
+        raise UserError(
+            f"{root} has no {DATASET_NAME}, and the one of the folder above goes unheard: cp {above} {root}/ where it describes "
+            "these pairs too, or write another one"
+        )
+    return Description()
+
+
+def read_description(root: Path) -> tuple[float, Align]:
+    """Depth unit in metres and alignment of `describe`."""
+    description = describe(root)
+    return description.depth_unit_m, description.align
+
+
+def stated(root: Path) -> dict[str, Any]:
+    """The keys that the `dataset.json` at `root` has, as they stand there; empty where there is none. Ask `describe` first."""
+    path = root / DATASET_NAME
+    return _read(path) if path.is_file() else {}
+
+
+def write_description(
+    root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", region: str | None = None, **more: Any
+) -> None:
+    """Write `dataset.json`; `more` is kept as it is (camera, seed, ...)."""
+    description: dict[str, Any] = {"format": FORMAT, "depth_unit_m": depth_unit_m, "align": align}
+    if region is not None:
+        description["region"] = region
+    write_json(root / DATASET_NAME, {**description, **more})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, what="the data set's description", spec=_SPEC)
+
+
+def _parsed(path: Path) -> Description:
+    found = _read(path)
+    written = found.get("format")
+    if written is not None and written != FORMAT:
+        raise UserError(
+            f"{path} has the format {written}, this version of edgefuse reads format {FORMAT}: "
+            "install a newer edgefuse, or the version that wrote it"
+        )
+    unit_m = _unit(found.get("depth_unit_m", DEPTH_UNIT_M), path)
+    _refuse_unheard(found, unit_m=unit_m, path=path)
+    align = found.get("align") or "color"
+    if align not in get_args(Align):
+        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
+    return Description(depth_unit_m=unit_m, align=cast("Align", align), region=found.get("region"))
+
+
+def _quietly_parsed(path: Path) -> Description:
+    """The description of another folder; the defaults where it is none, because then it is none of ours."""
+    try:
+        return _parsed(path)
+    except UserError:
+        return Description()
+
+
+def _unit(unit: Any, path: Path) -> float:
+    if isinstance(unit, str):
+        unit = UNITS_M.get(unit, unit)
+    is_number = isinstance(unit, int | float) and not isinstance(unit, bool)
+    if not is_number or not MIN_UNIT_M <= unit <= MAX_UNIT_M:
+        raise UserError(
+            f"{path} has the depth unit {printable(repr(unit))}: metres of one code were expected, such as 0.001, "
+            "or one of cm, mm, um"
+        )
+    return float(unit)
+
+
+def _refuse_unheard(found: dict[str, Any], *, unit_m: float, path: Path) -> None:
+    """Refuse keys that the writer meant for the depth's unit or for another field, and that would go unheard."""
+    for where, key, value in _keys_below(found):
+        if where in _KEYS or _ALLOWED.fullmatch(where):
+            continue
+        if key == "depth_unit_m" and value == unit_m:  # the camera's own words, where they agree
+            continue
+        if _looks_like_unit(key, value):
+            raise UserError(
+                f"{path} has {printable(where)!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres of "
+                "one code, such as 0.001; rename or remove the key"
+            )
+        meant = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8) if where == key else []
+        if meant:
+            raise UserError(f"{path} has {printable(key)!r}, which would go unheard: is {meant[0]!r} meant? Rename it")
+
+
+def _keys_below(value: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, key and value of everything in nested objects and lists."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            where = f"{above}.{key}" if above else key
+            yield where, key, item
+            yield from _keys_below(item, where)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _keys_below(item, above)
+
+
+def _looks_like_unit(key: str, value: Any) -> bool:
+    """Does a key read like a depth, its unit or its scale? An object called "depth" is a camera's stream: its own keys count."""
+    words = {word.lower() for word in _WORD.findall(key)}
+    joined = "".join(character for character in key.lower() if character.isalpha())
+    if "depth" in joined and not isinstance(value, dict):
+        return True
+    if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$", joined):
+        return True
+    return bool(words) and (words <= _LENGTH_WORDS or bool(words & _LENGTH_WORDS and words & {"per", "in", "to"}))

@@ -1,0 +1,210 @@
+"""What an image file says of itself before it is decoded: whether it is whole, its size, its EXIF orientation.
+
+Decoders differ by version in what they make of half a file, so it is looked at here. Owns the containers of PNG, JPEG, TIFF, BMP
+and WebP; other formats are not taken. Sources: PNG specification (section 5, eXIf), ITU T.81 (annex B), TIFF 6.0, EXIF 2.3,
+Microsoft's BITMAPINFOHEADER, RFC 9649.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+FORMATS = "PNG, JPEG, TIFF, BMP or WebP"
+
+
+class ImageFile(NamedTuple):
+    """What the bytes of a file say.
+
+    Attributes:
+        problem: why it cannot be decoded; None where nothing speaks against it.
+        size: width and height; None where no header says them.
+        orientation: EXIF's, 1 to 8; 1 is upright, and what a file without one has.
+        is_tiff: then OpenCV turns it by its orientation, and of others it does not.
+    """
+
+    problem: str | None
+    size: tuple[int, int] | None = None
+    orientation: int = 1
+    is_tiff: bool = False
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+"""JPEG markers without a length: TEM, RST0 to RST7, SOI."""
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""JPEG's start-of-frame markers, which hold the size."""
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_TYPE_CODES = {1: "B", 3: "H", 4: "I"}
+_WIDTH, _HEIGHT, _STRIPS, _STRIP_BYTES, _ORIENTATION, _TILES, _TILE_BYTES = 256, 257, 273, 279, 274, 324, 325
+
+
+def look(data: bytes) -> ImageFile:
+    """Look at a file's bytes, without decoding; damage of any kind is a `problem`, never an exception."""
+    begin = data[:4] + data[8:12] if data.startswith(b"RIFF") else data
+    for start, look_at in _LOOKS.items():
+        if begin.startswith(start):
+            try:
+                return look_at(data)
+            except (struct.error, IndexError, OverflowError):
+                return ImageFile(f"it is cut short or damaged, {len(data)} bytes")
+    begins = f" and begins with {data[:8]!r}" if data else ""
+    return ImageFile(f"{FORMATS} was expected; it has {len(data)} bytes{begins}")
+
+
+def _look_at_png(data: bytes) -> ImageFile:
+    """Walk the chunks: each whole and unchanged, by its CRC, up to the end chunk."""
+    size_px = None
+    orientation = 1
+    view, start = memoryview(data), len(_PNG)
+    while start + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", view, start)
+        end = start + 12 + length
+        kind = bytes(view[start + 4 : start + 8])
+        if kind == b"IHDR" and start + 16 <= len(data):
+            width, height = struct.unpack_from(">II", view, start + 8)
+            size_px = (width, height)
+        if end > len(data):
+            break
+        (checksum,) = struct.unpack_from(">I", view, end - 4)
+        if zlib.crc32(view[start + 4 : end - 4]) != checksum:
+            return ImageFile("the PNG is damaged: a checksum does not match", size_px)
+        if kind == b"eXIf":
+            orientation = _orientation(data[start + 8 : end - 4])
+        if kind == b"IEND":
+            return ImageFile(None, size_px, orientation)
+        start = end
+    return ImageFile(f"the PNG is cut short after {len(data)} bytes", size_px)
+
+
+def _look_at_jpeg(data: bytes) -> ImageFile:
+    size_px, orientation, scan = None, 1, None
+    for marker, start, end in _jpeg_segments(data):
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            size_px = (width, height)
+        elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
+            orientation = _orientation(data[start + 6 : end])
+        elif marker == _SOS:
+            scan = end
+    # An end marker behind the first scan; an EXIF thumbnail before it has one of its own.
+    if scan is None or data.find(bytes((0xFF, _EOI)), scan) < 0:
+        return ImageFile(f"the JPEG is cut short after {len(data)} bytes", size_px, orientation)
+    return ImageFile(None, size_px, orientation)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start of the payload and end of each segment up to the first scan."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF or marker in _STANDALONE:
+            position += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        yield marker, position + 4, position + 2 + length
+        if marker == _SOS:
+            return
+        position += 2 + length
+
+
+def _look_at_tiff(data: bytes) -> ImageFile:
+    """The first image of a TIFF: its strips or tiles must lie inside the file."""
+    tags = _tiff_tags(data)
+    order = _TIFF_ORDERS[data[:4]]
+    (directory,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    (further,) = struct.unpack_from(order + "I", data, directory + 2 + 12 * count)
+    if further:
+        return ImageFile("the TIFF holds several images, one was expected", is_tiff=True)
+    if not tags.get(_WIDTH) or not tags.get(_HEIGHT):
+        return ImageFile(f"the TIFF is cut short or damaged, {len(data)} bytes", is_tiff=True)
+    size_px = (tags[_WIDTH][0], tags[_HEIGHT][0])
+    orientation = (tags.get(_ORIENTATION) or [1])[0]
+    starts = tags.get(_STRIPS) or tags.get(_TILES) or []
+    lengths = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or []
+    is_whole = bool(starts) and all(start + length <= len(data) for start, length in zip(starts, lengths, strict=False))
+    problem = None if is_whole else f"the TIFF is cut short after {len(data)} bytes"
+    return ImageFile(problem, size_px, orientation, is_tiff=True)
+
+
+def _tiff_tags(data: bytes) -> dict[int, list[int]]:
+    """Whole-number tags of the first directory of a TIFF, which EXIF is too."""
+    order = _TIFF_ORDERS.get(data[:4])
+    if order is None:
+        return {}
+    (directory,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    tags = {}
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+        if kind in _TYPE_CODES:
+            num_bytes = number * _TYPE_BYTES[kind]
+            (place,) = (entry + 8,) if num_bytes <= 4 else struct.unpack_from(order + "I", data, entry + 8)
+            if place + num_bytes > len(data):
+                raise struct.error("a tag's values lie outside")
+            tags[tag] = list(struct.unpack_from(f"{order}{number}{_TYPE_CODES[kind]}", data, place))
+    return tags
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's orientation; 1 where the block has none or cannot be understood."""
+    try:
+        found = (_tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION) or [1])[0]
+    except struct.error:
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _look_at_bmp(data: bytes) -> ImageFile:
+    start, header, width, height = struct.unpack_from("<IIii", data, 10)
+    if header < 40:  # OS/2's, with sizes of 16 bits
+        width, height = struct.unpack_from("<HH", data, 18)
+        return ImageFile(None, (width, abs(height)))
+    (bits, compression) = struct.unpack_from("<HI", data, 28)
+    size_px = (width, abs(height))
+    num_bytes = (width * bits + 31) // 32 * 4 * abs(height)
+    is_packed = compression in (1, 2)
+    if width <= 0 or (not is_packed and start + num_bytes > len(data)):
+        return ImageFile(f"the BMP is cut short after {len(data)} bytes", size_px)
+    return ImageFile(None, size_px)
+
+
+def _look_at_webp(data: bytes) -> ImageFile:
+    (length,) = struct.unpack_from("<I", data, 4)
+    size_px, orientation, start = None, 1, 12
+    while start + 8 <= len(data):
+        kind = data[start : start + 4]
+        (chunk,) = struct.unpack_from("<I", data, start + 4)
+        body = start + 8
+        if kind == b"VP8X":
+            size_px = (
+                1 + int.from_bytes(data[body + 4 : body + 7], "little"),
+                1 + int.from_bytes(data[body + 7 : body + 10], "little"),
+            )
+        elif kind == b"VP8 " and size_px is None:
+            width, height = struct.unpack_from("<HH", data, body + 6)
+            size_px = (width & 0x3FFF, height & 0x3FFF)
+        elif kind == b"VP8L" and size_px is None:
+            (packed,) = struct.unpack_from("<I", data, body + 1)
+            size_px = (1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF))
+        elif kind == b"EXIF":
+            orientation = _orientation(data[body : body + chunk])
+        start = body + chunk + chunk % 2
+    problem = None if 8 + length <= len(data) else f"the WebP is cut short after {len(data)} bytes"
+    return ImageFile(problem, size_px, orientation)
+
+
+_LOOKS: dict[bytes, Callable[[bytes], ImageFile]] = {
+    _PNG: _look_at_png,
+    _JPEG: _look_at_jpeg,
+    b"II*\0": _look_at_tiff,
+    b"MM\0*": _look_at_tiff,
+    b"BM": _look_at_bmp,
+    b"RIFFWEBP": _look_at_webp,
+}
