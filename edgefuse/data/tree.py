@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from edgefuse.data.arriving import settled
 from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, quoted, split_folders
 from edgefuse.errors import UserError
 from edgefuse.io.text import name_problem, printable
@@ -98,7 +99,7 @@ def _walk(
     problem = f"{len(lost)} link(s) lead to what is not there, first {printable(min(lost))}" if lost else None
     if len(parts) >= _MAX_LEVELS and folders:
         problem, folders = f"more than {_MAX_LEVELS} folders below each other", []
-    yield Folder(path=path, parts=parts, files=tuple(sorted(files)), problem=problem)
+    yield Folder(path=path, parts=parts, files=settled(path, sorted(files)), problem=problem)
     for name in sorted(folders):
         yield from _walk(path / name, (*parts, name), above=above | {key}, seen_below=seen_below)
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,7 @@ _MARK = "-edgefuse-"
 _MAX_STEM_BYTES = 150
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
+_CLAIM_ATTEMPTS, _CLAIM_WAIT_S = 10, 0.01
 _cleaned: set[Path] = set()
 """Folders in which this process has looked for leftovers: once is enough, a folder of frames is long."""
 
@@ -108,6 +112,81 @@ def folder_begun(folder: Path) -> Iterator[NewFolder]:
     with _temporary(folder, is_folder=True) as temporary:
         temporary.chmod(0o755)
         yield NewFolder(temporary, folder)
+
+
+@contextmanager
+def folder_added(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `folder`; when the block ends without an error, it gets that name. Nothing is replaced.
+
+    Raises:
+        FileExistsError: something is at `folder` by then.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(folder, is_folder=True) as temporary:
+        temporary.chmod(0o755)
+        yield temporary
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, "it exists already", str(folder)) from error
+            raise
+
+
+@contextmanager
+def files_added(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`; when the block ends without an error, the files in it move into `folder`: all or none.
+
+    They move in the order of their names, one right after the other. A process that is killed just then leaves the rest in the
+    temporary folder, where `left_behind` finds it. Ctrl-C must not come in between: call it in a thread, or with signals held back.
+    """
+    with _temporary(folder / "files", is_folder=True) as temporary:
+        yield temporary
+        names = sorted(path.name for path in temporary.iterdir())
+        try:
+            for name in names:
+                (temporary / name).rename(folder / name)
+        except BaseException:
+            for name in names:
+                if not (temporary / name).exists():
+                    (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Files that `files_added` has not moved into `folder` yet, because it is at work or was killed."""
+    with contextlib.suppress(OSError):
+        temporaries = [path for path in folder.iterdir() if is_temporary(Path(path.name)) and path.is_dir()]
+        return [
+            path for folder in temporaries for path in sorted(folder.iterdir()) if not is_temporary(Path(path.name))
+        ]
+    return []
+
+
+@contextmanager
+def claimed(folder: Path, name: str) -> Iterator[bool]:
+    """Hold a name among all processes while the block runs, whether or not something has it yet; yields whether it could be had.
+
+    Args:
+        folder: an existing folder, in which a hidden, locked file stands for the name.
+    """
+    path = folder / f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{_MARK}claim"
+    for attempt in itertools.count(1):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        is_ours = _try_lock(handle)
+        if is_ours and _is_still(handle, path):
+            break
+        if not is_ours and attempt == _CLAIM_ATTEMPTS:
+            break
+        os.close(handle)  # given up by another process just now, or being looked at by `remove_leftovers`
+        time.sleep(_CLAIM_WAIT_S)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def is_temporary(path: Path) -> bool:
@@ -218,15 +297,18 @@ def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int | None]:
         handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return temporary, None
-    _try_lock(handle)
+    if _try_lock(handle) and _is_still(handle, temporary):
+        return temporary, handle
+    os.close(handle)
+    return temporary, None
+
+
+def _is_still(handle: int, path: Path) -> bool:
+    """Is what was opened still what has this name?"""
     try:
-        is_there = os.path.samestat(os.fstat(handle), temporary.stat())
+        return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
-        is_there = False
-    if not is_there:
-        os.close(handle)
-        return temporary, None
-    return temporary, handle
+        return False
 
 
 def _try_lock(handle: int) -> bool:
@@ -241,7 +323,7 @@ def _try_lock(handle: int) -> bool:
 
 def _commit(temporary: Path, folder: Path) -> None:
     """Put a complete folder in its place: at once where something stands there, which then has the temporary name."""
-    _flush_below(temporary)
+    flush_below(temporary)
     if os.path.lexists(folder):
         if _exchange(temporary, folder):
             _remove(temporary)
@@ -274,7 +356,7 @@ def _flush(path: Path) -> None:
             os.close(handle)
 
 
-def _flush_below(folder: Path) -> None:
+def flush_below(folder: Path) -> None:
     """Have everything below `folder` on the disk: by one call where the system has it, else file by file."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

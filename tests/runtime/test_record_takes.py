@@ -155,7 +155,7 @@ def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None
 
 
 def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: Path) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6, region=parse_region("0,0,9,9"))
     with pytest.raises(UserError, match="nothing was recorded"):
         _record(small_recording, tmp_path / "set", instance="a", region=lambda frame: None, force=True)
     assert len(_pairs(take)) == 6
