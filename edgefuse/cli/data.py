@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad
+from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad, Strict
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -69,12 +69,15 @@ def convert(  # long: the options of every layout, declared and passed on
     ] = None,
     size: Annotated[int | None, typer.Option(min=32, max=1024, help="bu3dfe: side in pixels. Default: 256.")] = None,
     skip_bad: SkipBad = False,
+    strict: Strict = False,
     force: Force = False,
 ) -> None:
     """Bring a data set of another layout into the folder layout."""
     from edgefuse.cli.progress import counting
     from edgefuse.data.convert import convert as bring
     from edgefuse.data.folder import DATASET_NAME
+    from edgefuse.data.pairing import MAX_LINES
+    from edgefuse.data.source import LEFT_OUT_NAME
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.text import say
 
@@ -95,12 +98,17 @@ def convert(  # long: the options of every layout, declared and passed on
             levels=levels,
             size=size,
             skip_bad=skip_bad,
+            strict=strict,
             on_progress=on_progress,
         )
+    for warning in done.warnings:
+        say(f"warning: {warning}")
     for note in done.notes:
         say(f"note: {note}")
-    for problem in done.left_out:
+    for problem in done.left_out[:MAX_LINES]:
         say(f"left out: {problem}")
+    if len(done.left_out) > MAX_LINES:
+        say(f"left out: {len(done.left_out) - MAX_LINES} more; {out / LEFT_OUT_NAME} names all")
     say(f"data set: {out}, {done.num_pairs} pairs; next: edgefuse data check {out}")
 
 
@@ -116,18 +124,29 @@ def check(
             help="Near-duplicates count across: instance, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "instance",
+    near: Annotated[float, typer.Option(help="Nearest depth that will count in training, in metres.")] = 0.2,
+    far: Annotated[float, typer.Option(help="Farthest depth that will count in training, in metres.")] = 2.0,
+    strict: Strict = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Report counts, sizes, depth, near-duplicates between instances, and bad pairs; exit code 1 where there are bad ones."""
     from edgefuse.cli.progress import counting
+    from edgefuse.contract import InputContract
     from edgefuse.data.check import check as look
     from edgefuse.data.check import montage as draw
+    from edgefuse.data.pairing import MARK
+    from edgefuse.errors import UserError
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
 
-    montage = checked_png(montage, option="--montage")
+    try:
+        InputContract(size=128, near_m=near, far_m=far)
+    except UserError as error:
+        raise typer.BadParameter(str(error), param_hint="--near, --far") from error
+    montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
     with counting("reading", unit="pairs") as on_progress:
-        report, dataset = look(data, by=by, on_progress=on_progress)
+        report, dataset = look(data, by=by, near_m=near, far_m=far, on_progress=on_progress)
     if montage is not None:
         draw(dataset, montage)
         say(f"montage: {montage}")
@@ -135,14 +154,17 @@ def check(
         typer.echo(dumps(report.to_json()))
     else:
         _print_report(report)
-    if report.problems:
+    num_warnings = len(report.warnings) + bool(report.leaks)
+    if strict and num_warnings:
+        say(f"error: {num_warnings} warning(s), which --strict makes errors")
+    if report.problems or (strict and num_warnings):
         raise typer.Exit(1)
 
 
 def _print_report(report: Report, *, most: int = 20) -> None:
 
     from edgefuse.contract import MAX_DEPTH_CODE
-    from edgefuse.io.text import new_console, new_table
+    from edgefuse.io.text import new_console, new_table, printable
 
     console = new_console()
     table = new_table("class", "pairs", "instances", "pairs of an instance")
@@ -172,7 +194,9 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     ]
     if len(report.leaks) > most:
         lines.append(f"  ... and {len(report.leaks) - most} more pairs of groups")
-    lines.append(f"bad pairs: {len(report.problems)}")
-    lines += [f"  {problem}" for problem in report.problems]
+    lines.append(f"bad pairs: {report.num_bad}")
+    lines += [f"  {problem}" for problem in report.problems[:most]]
+    if len(report.problems) > most:
+        lines.append(f"  ... and {len(report.problems) - most} more lines; --json has all")
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)

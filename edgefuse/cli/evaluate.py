@@ -65,7 +65,7 @@ def evaluate(  # long: each option is a parameter
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
     elif file is not None:
         raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
-    plot = checked_png(plot, option="--plot")
+    plot = checked_png(plot, option="--plot", force=force, data=data)
     if out is not None:
         refuse_existing(out, force=force, marker=REPORT_JSON)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
@@ -89,7 +89,7 @@ def evaluate(  # long: each option is a parameter
         report = {
             "answered_by": answering.name,
             "data_digest": pictures.dataset.digest,
-            "num_left_out": len(pictures.dataset.left_out),
+            "num_left_out": pictures.dataset.num_left_out,
             "instances_trained_on": instances_trained_on(answering, pictures),
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
@@ -211,7 +211,7 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
         dataset = dataset.subset(matching(dataset, only))
     pictures = load(dataset, skip_bad=skip_bad)
     if pictures.dataset.left_out:
-        say(f"left out {len(pictures.dataset.left_out)} bad pair(s), first {pictures.dataset.left_out[0]}")
+        say(f"left out {pictures.dataset.num_left_out} bad pair(s), first {pictures.dataset.left_out[0]}")
     return pictures
 
 

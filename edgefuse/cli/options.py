@@ -14,6 +14,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Take warnings for errors: exit code 1, for checks by machines.")
+]
 SetValues = Annotated[
     list[str] | None,
     typer.Option(

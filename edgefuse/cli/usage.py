@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,19 +29,44 @@ def parsed_region(roi: str | None) -> RegionSource:
         raise typer.BadParameter(str(error), param_hint="--roi") from error
 
 
-def checked_png(path: Path | None, *, option: str) -> Path | None:
-    """The picture to write, seen to be possible before the work that it shows.
+def checked_png(
+    path: Path | None, *, option: str, force: bool = False, data: Sequence[Path] = (), mark: str | None = None
+) -> Path | None:
+    """The image to write, seen to be possible before the work that it shows.
+
+    Args:
+        force: replace what stands there.
+        data: data sets: nothing is written among their images, and nothing in them is replaced but a file with `mark`.
 
     Raises:
-        typer.BadParameter: the name does not end in .png, is a folder's, or lies where nothing can be written.
+        typer.BadParameter: the name does not end in .png, is a folder's, stands for something that must not be replaced, or lies
+            where nothing can be written.
     """
+    from edgefuse.io.images import has_mark
+
     if path is None:
         return None
-    if path.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{path} was given: a name that ends in .png was expected", param_hint=option)
-    if path.is_dir():
-        raise typer.BadParameter(f"{path} is a folder: the name of a file was expected", param_hint=option)
+    problem = None
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise typer.BadParameter(f"nothing can be written into {above}: choose another name", param_hint=option)
+    inside = [depth for root in data for depth in _levels_below(path, root)]
+    if path.suffix.lower() != ".png":
+        problem = f"{path} was given: a name that ends in .png was expected"
+    elif path.is_dir():
+        problem = f"{path} is a folder: the name of a file was expected"
+    elif not above.is_dir() or not os.access(above, os.W_OK):
+        problem = f"nothing can be written into {above}: choose another name"
+    elif inside and os.path.lexists(path) and not (mark and has_mark(path, mark)):
+        problem = f"{path} belongs to the data set and is never replaced: choose another name"
+    elif inside and max(inside) > 1:
+        problem = f"{path} lies among the images of the data set and would count as one: choose another name"
+    elif os.path.lexists(path) and not force:
+        problem = f"{path} exists already: choose another name, or add --force to replace it"
+    if problem:
+        raise typer.BadParameter(problem, param_hint=option)
     return path
+
+
+def _levels_below(path: Path, root: Path) -> list[int]:
+    """How many names lead from `root` to `path`, by its name and by where its links lead; empty where it lies elsewhere."""
+    places = ((path.absolute(), root.absolute()), (path.resolve(), root.resolve()))
+    return [len(place.relative_to(top).parts) for place, top in places if place.is_relative_to(top)]

@@ -10,6 +10,7 @@ Source: Yin et al., "A 3D facial expression database for facial behavior researc
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 from edgefuse.data.mesh import Mesh, read_vrml, render
 from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
+from edgefuse.data.tree import at_level
 from edgefuse.errors import UserError
 from edgefuse.io.images import read_rgb
+from edgefuse.io.text import printable
 
 EXPRESSIONS = {
     "AN": "anger",
@@ -63,8 +66,9 @@ def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LE
         raise UserError(f"{root} is not a folder: give the folder that has F0001 ... M0044 in it")
     if not levels or not set(levels) <= set(LEVELS):
         raise UserError(f"the levels are {', '.join(map(str, levels)) or 'none'}: some of 1, 2, 3, 4 were expected")
-    items, problems = [], []
-    models = sorted(path for path in root.glob("*/*") if path.name.lower().endswith("_f3d.wrl"))
+    folders, problems = at_level(root, 1, is_meant=_is_model, expected="<subject>/")
+    models = [folder.path / name for folder in folders for name in folder.files if _is_model(name)]
+    items = []
     for path in models:
         parts = _MODEL.fullmatch(path.name)
         code = parts.group(2).upper() if parts else ""
@@ -96,6 +100,10 @@ def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LE
             "view_mm": VIEW_MM,
         },
     )
+
+
+def _is_model(name: str) -> bool:
+    return name.lower().endswith("_f3d.wrl")
 
 
 def read_face(path: Path, *, size_px: int = SIZE_PX) -> Pair:
@@ -132,10 +140,10 @@ def _read_texture(path: Path, mesh: Mesh) -> NDArray[np.uint8]:
     stem = path.name[: -len("_F3D.wrl")]
     wanted = [f"{stem}_F2D.bmp", f"{stem}_F2D.BMP", *_base_names(mesh)]
     for name in wanted:
-        if (path.parent / name).is_file():
+        if os.path.isfile(path.parent / name):  # noqa: PTH113  (also of names that no file can have)
             return read_rgb(path.parent / name)
     names = " or ".join(dict.fromkeys([wanted[0], *_base_names(mesh)]))
-    raise UserError(f"{path}: its texture is missing: {names} was expected beside it")
+    raise UserError(f"{path}: its texture is missing: {printable(names)} was expected beside it")
 
 
 def _base_names(mesh: Mesh) -> list[str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import MAX_DEPTH_CODE
-from edgefuse.data.folder import DEPTH_SUFFIX, RGB_SUFFIX, Dataset, Sample, read_pair, scan
+from edgefuse.contract import MAX_DEPTH_CODE, Clipped, clipped
+from edgefuse.data.folder import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
+from edgefuse.data.kept import digest_of_pixels, one_at_a_time
+from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.errors import UserError
-from edgefuse.io.images import write_image
-from edgefuse.io.text import ascii_only
+from edgefuse.io.images import is_turned, read_bytes
+from edgefuse.io.text import printable
+
+__all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_SHARE = 0.01
 """Share of pixels at the largest code from which on the user is warned."""
-PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
-"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
-CAPTION_PX = 12
-
+NEAR_M, FAR_M = 0.2, 2.0
+"""The depth range that trainings have by default."""
+MAX_CLASS_CLIPPED = 0.5
+"""Share of a class's measurements outside the range from which on it is named, although the whole set is inside."""
 THUMBNAIL = 16
 SAME_PICTURE = 0.98
 """Correlation of two grey thumbnails of 16x16, mean and contrast taken out, from which two frames count as the same picture.
@@ -78,8 +83,8 @@ class Report:
         depth_m: percentiles of all measured depths in metres, by number; empty where nothing was measured.
         leaks: the groups with most near-duplicates first.
         num_leaking: frames with a near-duplicate in another group.
-        problems: bad pairs, one sentence each.
-        warnings: what is probably wrong with the depth of pairs that can be read, one sentence each.
+        problems: bad pairs, and what belongs to no pair, one sentence for all of a kind in a folder; `num_bad` of them.
+        warnings: what is probably wrong with pairs that can be read, one sentence each.
     """
 
     num_pairs: int
@@ -94,6 +99,7 @@ class Report:
     num_leaking: int
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    num_bad: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -104,12 +110,15 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     roots: Sequence[Path],
     *,
     by: str = BY_INSTANCE,
+    near_m: float = NEAR_M,
+    far_m: float = FAR_M,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[Report, Dataset]:
     """Read every pair below `roots`; bad ones are listed, the others reported and returned as a data set.
 
     Args:
         by: what near-duplicates must stand across to count: "instance", or an expression as for `edgefuse.data.folds`.
+        near_m, far_m: the range of the training to come; measurements outside it are warned of.
 
     Raises:
         UserError: an expression that does not fit, a root is missing or has no pairs at all, or the roots differ in alignment.
@@ -118,12 +127,12 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     if by == BY_FRAME:
         raise UserError("--by is 'frame': instance, or an expression whose first group names the group, was expected")
     group_names(dataset, by=by)  # what does not fit is better said before the pairs are read
-    problems = _incomplete(roots)
+    problems = list(dataset.left_out)
     good: list[int] = []
     facts: list[_Facts] = []
     histograms: dict[float, NDArray[np.int64]] = {}
     with ThreadPoolExecutor() as pool:
-        for i, result in enumerate(pool.map(_look, dataset.samples)):
+        for i, result in enumerate(pool.map(partial(_look, near_m=near_m, far_m=far_m), dataset.samples)):
             if isinstance(result, str):
                 problems.append(result)
             else:
@@ -149,7 +158,13 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
         leaks=leaks,
         num_leaking=num_leaking,
         problems=tuple(problems),
-        warnings=_warnings(valid_depth, depth_m),
+        num_bad=dataset.num_left_out + len(problems) - len(dataset.left_out),
+        warnings=(
+            *dataset.warnings,
+            *same_images(dataset, [fact.pixels for fact in facts]),
+            *_turned(dataset, facts),
+            *(_warnings(valid_depth, depth_m) or _outside(dataset, facts, near_m=near_m, far_m=far_m)),
+        ),
     )
     return report, dataset
 
@@ -182,61 +197,40 @@ def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> lis
     return found
 
 
-def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int = 3, columns: int = 10) -> None:
-    """Write a PNG: a few pairs of each class, RGB below its instance's name and above depth (near is red, far blue, none black).
-
-    Depth is coloured from the 2nd to the 98th percentile of each picture by itself, so that small relief shows; they stand below.
-    """
-    drawn = [_strip(dataset, number, side_px=side_px, per_class=per_class) for number in range(len(dataset.labels))]
-    strips = [strip for strip in drawn if strip is not None]
-    if not strips:
-        raise UserError("there is no pair to draw a montage of")
-    columns = min(columns, len(strips))
-    rows = []
-    for start in range(0, len(strips), columns):
-        row = strips[start : start + columns]
-        row += [np.zeros_like(row[0])] * (columns - len(row))
-        rows.append(np.hstack(row))
-    write_image(path, np.asarray(cv2.cvtColor(np.vstack(rows), cv2.COLOR_BGR2RGB), np.uint8))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Facts:
     size: str
     valid_share: float
     limit_share: float
     thumbnail: NDArray[np.float32]
+    num_measured: int
+    outside: Clipped
+    pixels: bytes
+    is_turned: bool
 
 
-def _look(sample: Sample) -> tuple[_Facts, NDArray[np.uint16], NDArray[np.int64]] | str:
+def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArray[np.uint16], NDArray[np.int64]] | str:
     """What a pair is like, its depth codes and how many pixels have each; or why it cannot be used."""
     try:
-        rgb, depth = read_pair(sample.rgb_path, sample.depth_path)
+        rgb_bytes, depth_bytes = read_bytes(sample.rgb_path), read_bytes(sample.depth_path)
+        with one_at_a_time(rgb_bytes, depth_bytes):
+            rgb, depth = decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
+            codes, counts = np.unique(depth, return_counts=True)
+            grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+            thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+            facts = _Facts(
+                size=f"{rgb.shape[1]}x{rgb.shape[0]}",
+                valid_share=float((depth > 0).mean()),
+                limit_share=float((depth == MAX_DEPTH_CODE).mean()),
+                thumbnail=thumbnail.astype(np.float32).ravel(),
+                num_measured=int(np.count_nonzero(depth)),
+                outside=clipped(depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
+                pixels=digest_of_pixels(rgb, depth),
+                is_turned=is_turned(rgb_bytes) or is_turned(depth_bytes),
+            )
     except UserError as error:
         return str(error)
-    codes, counts = np.unique(depth, return_counts=True)
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    facts = _Facts(
-        size=f"{rgb.shape[1]}x{rgb.shape[0]}",
-        valid_share=float((depth > 0).mean()),
-        limit_share=float((depth == MAX_DEPTH_CODE).mean()),
-        thumbnail=thumbnail,
-    )
     return facts, codes, counts.astype(np.int64)
-
-
-def _incomplete(roots: Sequence[Path]) -> list[str]:
-    """Pictures that stand alone, which `scan` leaves out."""
-    problems = []
-    for root in roots:
-        rgb, depth = (
-            {str(path).removesuffix(suffix) for path in root.glob(f"*/*/*{suffix}")}
-            for suffix in (RGB_SUFFIX, DEPTH_SUFFIX)
-        )
-        problems += [f"{stem}{RGB_SUFFIX}: no depth beside it" for stem in sorted(rgb - depth)]
-        problems += [f"{stem}{DEPTH_SUFFIX}: no RGB picture beside it" for stem in sorted(depth - rgb)]
-    return problems
 
 
 def _count(dataset: Dataset) -> tuple[ClassCount, ...]:
@@ -291,6 +285,44 @@ def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) ->
     return tuple(found)
 
 
+def _turned(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
+    paths = [sample.rgb_path for sample, fact in zip(dataset.samples, facts, strict=True) if fact.is_turned]
+    if not paths:
+        return []
+    return [
+        f"{len(paths)} pair(s) carry an EXIF orientation, first {paths[0]}: it is ignored, both images are used as they are stored; "
+        "where a viewer shows colour and depth turned alike, save the images upright"
+    ]
+
+
+def _outside(dataset: Dataset, facts: Sequence[_Facts], *, near_m: float, far_m: float) -> list[str]:
+    """A warning of measurements outside the range: of the whole set, or of the classes that are outside for the most part."""
+    whole = _shares(facts).warning(near_m=near_m, far_m=far_m)
+    if whole:
+        return [whole]
+    classes = {}
+    for number, label in enumerate(dataset.labels):
+        own = [fact for sample, fact in zip(dataset.samples, facts, strict=True) if sample.label == number]
+        shares = _shares(own)
+        if shares.nearer + shares.farther > MAX_CLASS_CLIPPED:
+            classes[label] = shares.warning(near_m=near_m, far_m=far_m)
+    label = next(iter(classes), "")
+    return (
+        [f"{len(classes)} class(es) are out of the depth range, first {printable(label)}: {classes[label]}"]
+        if classes
+        else []
+    )
+
+
+def _shares(facts: Sequence[_Facts]) -> Clipped:
+    total = sum(fact.num_measured for fact in facts)
+    if not total:
+        return Clipped(0.0, 0.0)
+    nearer = sum(fact.outside.nearer * fact.num_measured for fact in facts)
+    farther = sum(fact.outside.farther * fact.num_measured for fact in facts)
+    return Clipped(nearer / total, farther / total)
+
+
 def _leaks(
     dataset: Dataset, thumbnails: Sequence[NDArray[np.float32]], groups: Sequence[str]
 ) -> tuple[tuple[Leak, ...], int]:
@@ -313,70 +345,3 @@ def _leaks(
 def _name(dataset: Dataset, index: int) -> str:
     sample = dataset.samples[index]
     return f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name}"
-
-
-def _strip(dataset: Dataset, label: int, *, side_px: int, per_class: int) -> NDArray[np.uint8] | None:
-    """One class from top to bottom, BGR: its name, then its pairs, from instances as far apart in the list as there are."""
-    members = [sample for sample in dataset.samples if sample.label == label]
-    if not members:
-        return None
-    chosen = [members[i] for i in np.linspace(0, len(members) - 1, min(per_class, len(members)), dtype=int)]
-    head = np.zeros((18, side_px, 3), np.uint8)
-    cv2.putText(
-        head,
-        ascii_only(dataset.labels[label])[:16],
-        (2, 13),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        0.38,
-        (255, 255, 255),
-        1,
-        cv2.LINE_AA,
-    )
-    parts = [head]
-    for sample in chosen:
-        rgb, depth = read_pair(sample.rgb_path, sample.depth_path)
-        bgr = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-        parts += [_caption(sample.instance, side_px), _letterboxed(bgr, side_px)]
-        parts += [_letterboxed(coloured(depth), side_px), _caption(_range_in_words(depth, sample), side_px)]
-    empty = np.zeros((2 * side_px + 2 * CAPTION_PX, side_px, 3), np.uint8)
-    parts += [empty] * (per_class - len(chosen))
-    return np.pad(np.vstack(parts), ((0, 2), (0, 2), (0, 0)))
-
-
-def _caption(text: str, side_px: int) -> NDArray[np.uint8]:
-    strip = np.zeros((CAPTION_PX, side_px, 3), np.uint8)
-    grey = (190, 190, 190)
-    cv2.putText(strip, ascii_only(text)[: side_px // 6], (2, 9), cv2.FONT_HERSHEY_SIMPLEX, 0.3, grey, 1, cv2.LINE_AA)
-    return strip
-
-
-def _range_in_words(depth: NDArray[np.uint16], sample: Sample) -> str:
-    """Which depths the reddest and the bluest colour of `coloured` stand for."""
-    measured = depth[depth > 0]
-    if not measured.size:
-        return "no depth"
-    near_m, far_m = np.percentile(measured, (2, 98)) * sample.depth_unit_m
-    return f"{near_m:.2f}-{far_m:.2f} m"
-
-
-def coloured(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Depth codes [H, W] as a picture, uint8 [H, W, 3] in BGR order: near red, far blue, 0 black."""
-    measured = depth > 0
-    if not measured.any():
-        return np.zeros((*depth.shape, 3), np.uint8)
-    near, far = np.percentile(depth[measured], (2, 98))
-    nearness = 1 - np.clip((depth.astype(np.float32) - near) / max(far - near, 1.0), 0, 1)
-    picture = cv2.applyColorMap(np.rint(nearness * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    picture[~measured] = 0
-    return np.asarray(picture, np.uint8)
-
-
-def _letterboxed(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    scale = side_px / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    box = np.zeros((side_px, side_px, 3), np.uint8)
-    top, left = (side_px - small.shape[0]) // 2, (side_px - small.shape[1]) // 2
-    box[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return box

@@ -5,15 +5,16 @@ Owns the list of layouts; the command line calls `convert`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgefuse.data import bu3dfe, layouts, washington
-from edgefuse.data.folder import UNITS_M
+from edgefuse.data.description import DATASET_NAME, UNITS_M, describe, stated
 from edgefuse.data.source import Converted, Source, write_source
 from edgefuse.errors import UserError
+from edgefuse.io.text import name_problem, printable
 
 Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
 
@@ -42,11 +43,12 @@ def convert(
     levels: Sequence[int] | None = None,
     size: int | None = None,
     skip_bad: bool = False,
+    strict: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Converted:
     """Read `source` in its layout and write the data set folder `out`, whole or not at all.
 
-    An option that the layout does not know is refused. Options are those of `read_washington`, `read_bu3dfe`, `read_pairs`,
+    An option that the layout does not know is refused. A `dataset.json` of the source is carried over. Options are those of `read_washington`, `read_bu3dfe`, `read_pairs`,
     `read_npy` and `read_tum`; `unit` is one of m, cm, mm, um or the metres of one depth code.
 
     Raises:
@@ -71,7 +73,20 @@ def convert(
         raise UserError(f"the output {out} would replace the source {source}: choose another name")
     found = _READERS[layout](source, given)
     origin = {"layout": layout, "folder": source.resolve().name, **given, **found.origin}
-    return write_source(replace(found, origin=origin), out, skip_bad=skip_bad, on_progress=on_progress)
+    found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
+    return write_source(found, out, skip_bad=skip_bad, strict=strict, on_progress=on_progress)
+
+
+def _as_described(found: Source, source: Path, origin: dict[str, Any]) -> Source:
+    """Carry over what the source's own `dataset.json` says besides the unit; `origin` gets where that came from."""
+    description, known = describe(source), stated(source)
+    before = known.pop("source", None)
+    if before is not None:
+        origin["source"] = before
+        if isinstance(before, Mapping) and "trials" in before:
+            origin["trials"] = before["trials"]
+    carried = {name: value for name, value in known.items() if name in ("camera", "created_by", "labels")}
+    return replace(found, align=description.align, region=description.region, carried=carried)
 
 
 def unit_in_metres(text: str) -> float:
@@ -107,31 +122,52 @@ def _read_bu3dfe(source: Path, given: dict[str, Any]) -> Source:
 
 
 def _read_pairs(source: Path, given: dict[str, Any]) -> Source:
-    return layouts.read_pairs(source, unit_m=_code_unit(given, default="mm"), take=given.get("take"))
+    unit_m = _unit(source, given)
+    return layouts.read_pairs(source, unit_m=_code_unit(unit_m, default_m=UNITS_M["mm"]), take=given.get("take"))
 
 
 def _read_npy(source: Path, given: dict[str, Any]) -> Source:
-    unit_m = unit_in_metres(given["unit"]) if "unit" in given else None
-    return layouts.read_npy(source, unit_m=unit_m, take=given.get("take"))
+    return layouts.read_npy(source, unit_m=_unit(source, given), take=given.get("take"))
 
 
 def _read_tum(source: Path, given: dict[str, Any]) -> Source:
     label = given.get("label", "")
     for option, name in (("--label", label), ("--instance", given.get("instance", label))):
-        if not name or name.startswith(".") or "/" in name or "\\" in name:
+        problem = name_problem(name)
+        if problem:
             raise UserError(
-                f"{option} is {name!r}: the class of a sequence was expected, a plain name such as --label mug"
+                f"{option} is {printable(name)!r}: {problem}; the class of a sequence was expected, a plain name such as --label mug"
             )
-    unit_m = _code_unit(given, default=repr(layouts.TUM_UNIT_M))
+    unit_m = _code_unit(_unit(source, given), default_m=layouts.TUM_UNIT_M)
     return layouts.read_tum(source, label=label, instance=given.get("instance"), unit_m=unit_m)
 
 
-def _code_unit(given: dict[str, Any], *, default: str) -> float:
+def _unit(source: Path, given: dict[str, Any]) -> float | None:
+    """Metres of one code: `--unit`, or what the source's own `dataset.json` says; None where neither says it.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    asked_m = unit_in_metres(given["unit"]) if "unit" in given else None
+    if not source.is_dir():
+        return asked_m
+    description = describe(source)
+    if "depth_unit_m" not in stated(source):
+        return asked_m
+    if asked_m is not None and abs(asked_m - description.depth_unit_m) > 1e-6 * asked_m:
+        raise UserError(
+            f"--unit is {given['unit']}, and {source / DATASET_NAME} says that one code is {description.depth_unit_m:g} m: leave "
+            "--unit out, or correct the file"
+        )
+    return description.depth_unit_m
+
+
+def _code_unit(unit_m: float | None, *, default_m: float) -> float:
     """The unit of 16-bit codes, which a data set records: at most 0.1 m."""
-    unit_m = unit_in_metres(given.get("unit", default))
+    unit_m = default_m if unit_m is None else unit_m
     if unit_m > 0.1:
         raise UserError(
-            f"the depth unit is {given['unit']!r}: 16-bit codes of at most 0.1 m were expected, such as --unit mm"
+            f"the depth unit is {unit_m:g} m: 16-bit codes of at most 0.1 m were expected, such as --unit mm"
         )
     return unit_m
 

@@ -22,8 +22,8 @@ MIN_UNIT_M, MAX_UNIT_M = 1e-6, 0.1
 
 _KEYS = ("format", "depth_unit_m", "align", "region")
 _SPEC = {"format": Optional(int), "align": Optional(str), "region": Optional(str)}
-_ALLOWED = ("source.unit",)
-"""Written by `convert`: the unit that was asked for, in the user's word."""
+_ALLOWED = re.compile(r"(source\.)+unit")
+"""Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
 
 _UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier"}
 _LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
@@ -81,12 +81,10 @@ def read_description(root: Path) -> tuple[float, Align]:
     return description.depth_unit_m, description.align
 
 
-def described(root: Path) -> dict[str, Any]:
-    """What else the description of `root` holds, such as "camera" and "source"; empty where there is none."""
+def stated(root: Path) -> dict[str, Any]:
+    """The keys that the `dataset.json` at `root` has, as they stand there; empty where there is none. Ask `describe` first."""
     path = root / DATASET_NAME
-    if not path.is_file():
-        return {}
-    return {name: value for name, value in _read(path).items() if name not in _KEYS}
+    return _read(path) if path.is_file() else {}
 
 
 def write_description(
@@ -142,7 +140,7 @@ def _unit(unit: Any, path: Path) -> float:
 def _refuse_unheard(found: dict[str, Any], *, unit_m: float, path: Path) -> None:
     """Refuse keys that the writer meant for the depth's unit or for another field, and that would go unheard."""
     for where, key, value in _keys_below(found):
-        if where in _KEYS or where in _ALLOWED:
+        if where in _KEYS or _ALLOWED.fullmatch(where):
             continue
         if key == "depth_unit_m" and value == unit_m:  # the camera's own words, where they agree
             continue

@@ -25,13 +25,27 @@ from numpy.typing import NDArray
 from edgefuse.contract import Align
 from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
 from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time
-from edgefuse.data.tree import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs, walk
+from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs
+from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
 from edgefuse.io.text import printable
 
-__all__ = ["DATASET_NAME", "DEPTH_SUFFIX", "RGB_SUFFIX", "UNITS_M", "Dataset", "Description", "Pictures", "Sample"]
+__all__ = [
+    "DATASET_NAME",
+    "DEPTH_SUFFIX",
+    "PLAUSIBLE_MEDIAN_M",
+    "RGB_SUFFIX",
+    "UNITS_M",
+    "Dataset",
+    "Description",
+    "Pictures",
+    "Sample",
+]
 __all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
+
+PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
+"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +333,7 @@ def _refuse(problems: Sequence[Problem]) -> None:
         count = sum(problem.count for problem in problems)
         shown = "\n  ".join(problem.text for problem in problems[:MAX_LINES])
         if len(problems) > MAX_LINES:
-            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check prints all"
+            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check --json names all"
         raise UserError(f"{count} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
 
 

@@ -5,18 +5,26 @@ Owns how their files find one another and what their depth means. Each reader re
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgefuse.data.folder import read_pair
+from edgefuse.data.folder import decode_pair
+from edgefuse.data.kept import one_at_a_time
+from edgefuse.data.pairing import MAX_LINES, Problem, Tree, name_misplaced, pair_up, refuse_split_folders
+from edgefuse.data.recognise import is_made_by_edgefuse
 from edgefuse.data.source import Item, Pair, Source
+from edgefuse.data.tree import Folder, walk
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array
-from edgefuse.io.images import read_rgb
+from edgefuse.io.images import is_turned, read_bytes, read_rgb
+from edgefuse.io.text import printable
+from edgefuse.io.text_files import read_lines
 
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TUM_UNIT_M = 1 / 5000
@@ -24,6 +32,8 @@ TUM_UNIT_M = 1 / 5000
 MAX_TIME_DIFFERENCE_S = 0.02
 
 _MM_M = 0.001
+_TIME = re.compile(r"-?\d{1,20}(\.\d{0,20})?")
+_TURNED = "the EXIF orientation was ignored: RGB and depth are as they are stored"
 _MAX_CODE = 65535
 
 
@@ -34,12 +44,12 @@ def read_pairs(root: Path, *, unit_m: float = _MM_M, take: str | None = None) ->
         unit_m: metres of one depth code.
         take: expression whose first group, found in a file's name, is its instance where there are no instance folders.
     """
-    found, problems, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), take=take)
+    found, seen, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), take=take)
     items = [
         Item(label=label, instance=instance, name=name, read=partial(_read_pair, rgb, depth))
         for label, instance, name, rgb, depth in found
     ]
-    return Source(items=tuple(items), depth_unit_m=unit_m, problems=tuple(problems), notes=tuple(notes))
+    return _source(items, unit_m, seen, notes)
 
 
 def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None) -> Source:
@@ -47,8 +57,8 @@ def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None
 
     Floats become codes of 1 mm; what is not finite or not above 0 becomes 0. The set has one kind: the first file's.
     """
-    found, problems, notes = _find(root, depth_suffixes=(".npy",), take=take)
-    is_float = bool(found) and np.issubdtype(read_array(found[0][4]).dtype, np.floating)
+    found, seen, notes = _find(root, depth_suffixes=(".npy",), take=take)
+    is_float = _holds_floats(depth for *_, depth in found)
     given_m = unit_m if unit_m is not None else (1.0 if is_float else _MM_M)
     if not is_float and given_m > 0.1:
         raise UserError(
@@ -64,7 +74,22 @@ def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None
         for label, instance, name, rgb, depth in found
     ]
     out_m = _MM_M if is_float else given_m
-    return Source(items=tuple(items), depth_unit_m=out_m, problems=tuple(problems), notes=tuple(notes))
+    return _source(items, out_m, seen, notes)
+
+
+def _source(items: list[Item], unit_m: float, seen: Tree, notes: list[str]) -> Source:
+    problems = tuple(problem.text for problem in seen.problems)
+    return Source(
+        items=tuple(items), depth_unit_m=unit_m, problems=problems, notes=tuple(notes), warnings=tuple(seen.warnings)
+    )
+
+
+def _holds_floats(depth_paths: Iterable[Path]) -> bool:
+    """The kind of a set of arrays: that of the first which can be read."""
+    for path in depth_paths:
+        with contextlib.suppress(UserError):
+            return bool(np.issubdtype(read_array(path).dtype, np.floating))
+    return False
 
 
 def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: float = TUM_UNIT_M) -> Source:
@@ -95,7 +120,7 @@ def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: flo
         raise UserError(f"{root}: no RGB and depth frames within 20 ms of one another")
     items, problems = [], []
     for time, rgb, depth in pairs:
-        missing = [name for name in (rgb, depth) if not (root / name).is_file()]
+        missing = [name for name in (rgb, depth) if not os.path.isfile(root / name)]  # noqa: PTH113
         if missing:
             problems.append(f"{root / rgb}: no {' and no '.join(missing)}")
         else:
@@ -128,55 +153,51 @@ def nearest_times(
 _Found = tuple[str, str, str, Path, Path]
 
 
-def _find(
-    root: Path, *, depth_suffixes: tuple[str, ...], take: str | None
-) -> tuple[list[_Found], list[str], list[str]]:
-    """Label, instance, name, RGB file and depth file of each pair; pairs that are incomplete; notes.
+def _find(root: Path, *, depth_suffixes: tuple[str, ...], take: str | None) -> tuple[list[_Found], Tree, list[str]]:
+    """Label, instance, name, RGB file and depth file of each pair; what else lies there; notes.
 
     Raises:
-        UserError: no pairs, or an expression that does not work.
+        UserError: no pairs, folders of a split, or an expression that does not work.
     """
+    expected = f"<class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
     if not root.is_dir():
-        raise UserError(
-            f"{root} is not a folder: <class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
-        )
+        raise UserError(f"{root} is not a folder: {expected}")
     expression = _compiled(take)
     found: list[_Found] = []
-    problems: list[str] = []
+    tree, folders = Tree(root=root), list(walk(root))
+    refuse_split_folders(root, folders)
     direct = False
-    for folder in sorted(
-        {path.parent for depth in (2, 3) for path in root.glob("/".join("*" * depth)) if path.is_file()}
-    ):
-        in_class = folder.parent == root
-        rgb, depth = (
-            _by_name(folder, f"_{kind}", endings)
-            for kind, endings in (("rgb", RGB_SUFFIXES), ("depth", depth_suffixes))
-        )
-        problems += [
-            f"{rgb[name]}: no {name}_depth{depth_suffixes[0]} beside it" for name in sorted(rgb.keys() - depth.keys())
-        ]
-        problems += [f"{depth[name]}: no RGB picture beside it" for name in sorted(depth.keys() - rgb.keys())]
-        for name in sorted(rgb.keys() & depth.keys()):
-            instance = folder.name
+    for folder in folders:
+        if len(folder.parts) not in (1, 2):
+            continue
+        rgb = _by_name(folder, "_rgb", RGB_SUFFIXES, tree)
+        depth = _by_name(folder, "_depth", depth_suffixes, tree)
+        in_class = len(folder.parts) == 1
+        if in_class and not rgb and not depth and is_made_by_edgefuse(folder.files):
+            continue
+        names = pair_up(folder, rgb, depth, tree, names=folder.parts, depth_suffix=f"_depth{depth_suffixes[0]}")
+        for name in names:
+            instance = folder.parts[-1]
             if in_class and expression is not None:
                 match = expression.search(name)
                 if match is None or not match.group(1):
-                    problems.append(f"{rgb[name]}: the expression {take} finds no instance in the name")
+                    text = f"{folder.path / rgb[name]}: the expression {take} finds no instance in the name"
+                    tree.problems.append(Problem(text, 1, is_half=True))
                     continue
                 instance = match.group(1)
             direct |= in_class and expression is None
-            found.append(((folder if in_class else folder.parent).name, instance, name, rgb[name], depth[name]))
-    if not found and not problems:
-        raise UserError(
-            f"{root} has no pairs: <class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
-        )
+            found.append((folder.parts[0], instance, name, folder.path / rgb[name], folder.path / depth[name]))
+    name_misplaced(folders, tree, in_classes=True)
+    if not found and not any(problem.is_half for problem in tree.problems):
+        reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
+        raise UserError(f"{root} has no pairs: {expected}{reasons}")
     notes = []
     if direct:
         notes.append(
             "without instance folders each class is one instance, which cannot be split: --take EXPRESSION names the instance "
-            "by its first group, such as --take '(.*)_[0-9]+$'"
+            "by its first group, such as --take '(.*)_[0-9]+$', or --take '(.+)' where each image is one of its own"
         )
-    return found, problems, notes
+    return found, tree, notes
 
 
 def _compiled(take: str | None) -> re.Pattern[str] | None:
@@ -191,53 +212,65 @@ def _compiled(take: str | None) -> re.Pattern[str] | None:
     return expression
 
 
-def _by_name(folder: Path, ending: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    return {
-        path.stem.removesuffix(ending): path
-        for path in sorted(folder.iterdir())
-        if path.stem.endswith(ending) and path.suffix.lower() in suffixes
-    }
+def _by_name(folder: Folder, ending: str, suffixes: tuple[str, ...], tree: Tree) -> dict[str, str]:
+    """File by the name of its pair; of two with one name neither is taken."""
+    by_name: dict[str, list[str]] = {}
+    for file in folder.files:
+        stem, suffix = os.path.splitext(file)  # noqa: PTH122
+        if stem.lower().endswith(ending) and suffix.lower() in suffixes:
+            by_name.setdefault(stem[: -len(ending)], []).append(file)
+    for name, files in by_name.items():
+        if len(files) > 1:
+            text = f"{folder.path}: {' and '.join(files)} are both called {name}{ending}: remove one"
+            tree.problems.append(Problem(text, len(files)))
+    return {name: files[0] for name, files in by_name.items() if len(files) == 1}
 
 
 def _read_pair(rgb_path: Path, depth_path: Path) -> Pair:
-    rgb, depth = read_pair(rgb_path, depth_path)
-    return Pair(rgb=rgb, depth=depth)
+    rgb_bytes, depth_bytes = read_bytes(rgb_path), read_bytes(depth_path)
+    with one_at_a_time(rgb_bytes, depth_bytes):
+        rgb, depth = decode_pair(rgb_path, depth_path, rgb_bytes, depth_bytes)
+    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) or is_turned(depth_bytes) else None)
 
 
 def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: float) -> Pair:
-    rgb = read_rgb(rgb_path)
-    depth = read_array(depth_path)
+    rgb_bytes = read_bytes(rgb_path)
+    rgb, depth = read_rgb(rgb_path, rgb_bytes), read_array(depth_path)
+    depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
     if depth.shape != rgb.shape[:2]:
         raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {rgb.shape[:2]}")
     if np.issubdtype(depth.dtype, np.floating) != is_float or (not is_float and depth.dtype != np.uint16):
         raise UserError(
             f"{depth_path}: depth is {depth.dtype}, {'floats' if is_float else 'uint16'} were expected as in the first file"
         )
+    num_measured = None
     if is_float:
+        num_measured = int(np.count_nonzero(np.isfinite(depth) & (depth != 0)))
         codes = np.where(np.isfinite(depth) & (depth > 0), np.rint(depth.astype(np.float64) * (unit_m / _MM_M)), 0)
         if codes.max(initial=0) > _MAX_CODE:
             raise UserError(
                 f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit? Are these millimetres, --unit mm?"
             )
         depth = codes.astype(np.uint16)
-    return Pair(rgb=rgb, depth=depth)
+    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) else None, num_measured=num_measured)
 
 
 def _rows(path: Path, *, width: int) -> list[list[str]]:
     """Words of each line that is no comment; the first is a time.
 
     Raises:
-        UserError: the file is missing, or a line has other words.
+        UserError: the file is missing or no list, or a line has other words.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: rgb.txt and depth.txt, or associations.txt, were expected")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    what = f"a list of {'time file ' * (width // 2)}a line (rgb.txt and depth.txt, or associations.txt)"
+    for number, line in enumerate(read_lines(path, what=what), start=1):
         words = line.replace(",", " ").split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != width or not all(re.fullmatch(r"-?\d+(\.\d*)?", word) for word in words[::2]):
-            raise UserError(f"{path}, line {number}: {line[:80]!r}; {'time file ' * (width // 2)}was expected")
+        if len(words) != width or not all(_TIME.fullmatch(word) for word in words[::2]):
+            raise UserError(
+                f"{path}, line {number}: {printable(line[:80])!r}; {'time file ' * (width // 2)}was expected"
+            )
         rows.append(words)
     return rows
 

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
+from edgefuse.io.text_files import read_text_bytes
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+MAX_MESH_BYTES = 256 << 20
 MAX_CANDIDATES = 300_000
 """Pixels tested at once: bounds the memory, whatever the triangles' sizes."""
 
@@ -68,10 +70,7 @@ def read_vrml(path: Path) -> Mesh:
     Raises:
         UserError: not VRML 2.0, no mesh or several, no texture coordinates, numbers or indices that make no sense.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    data = read_text_bytes(path, what="a VRML 2.0 file", max_bytes=MAX_MESH_BYTES)
     if not data.startswith(b"#VRML V2.0"):
         raise UserError(f"{path}: not a VRML 2.0 file: it begins with {data[:16]!r}, '#VRML V2.0 utf8' was expected")
     data = re.sub(rb"#[^\r\n]*", b"", data)

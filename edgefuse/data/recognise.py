@@ -86,6 +86,8 @@ def depth_elsewhere(names: Sequence[str], *, root: Path) -> str:
         return ""
     first = printable(min(names))
     suffixes = {Path(name).suffix.lower() for name in names}
+    if suffixes & {".jpg", ".jpeg", ".bmp"} and "_depth" in first.lower():
+        return f"; {first} lies there, a format of 8 bits: 16-bit PNG or TIFF was expected"
     if suffixes <= set(_AS_PAIRS):
         return f"; {first} lies there: edgefuse data convert {quoted(root)} OUT --layout pairs"
     step = f"edgefuse data convert {quoted(root)} OUT --layout npy"

@@ -12,6 +12,7 @@ Source: Lai et al., "A large-scale hierarchical multi-view RGB-D object dataset"
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,9 +24,12 @@ from edgefuse.data.folder import DATASET_NAME, Dataset, read_pair
 from edgefuse.data.recognise import other_layout
 from edgefuse.data.source import Item, Pair, Source
 from edgefuse.data.splits import Split
+from edgefuse.data.tree import at_level
 from edgefuse.errors import UserError
 from edgefuse.io.images import read_rgb
-from edgefuse.io.json_files import read_json
+from edgefuse.io.json_files import Optional, check_fields, read_json
+from edgefuse.io.text import printable
+from edgefuse.io.text_files import read_lines
 
 NUM_CATEGORIES = 51
 PAPER_NUM_SAMPLES = 4500
@@ -51,9 +55,12 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
         UserError: no such tree, fewer pairs than asked for, or trials that cannot be understood.
     """
     top = _top(root)
-    items, problems = [], []
-    for instance in sorted(path for path in top.glob("*/*") if path.is_dir()):
-        found, bad = _read_instance(instance, masked=masked)
+    folders, problems = at_level(
+        top, 2, is_meant=lambda name: name.endswith((_RGB, _DEPTH)), expected="<category>/<category>_<n>/"
+    )
+    items = []
+    for folder in folders:
+        found, bad = _read_instance(folder.path, set(folder.files), masked=masked)
         items += found
         problems += bad
     if not items and not problems:
@@ -129,7 +136,7 @@ def read_trials(path: Path) -> tuple[tuple[str, ...], ...]:
     """
     trials: dict[int, list[str]] = {}
     names: list[str] | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, what="a list of instances by trial"), start=1):
         text = line.strip()
         heading = _TRIAL.fullmatch(text)
         if heading:
@@ -137,7 +144,7 @@ def read_trials(path: Path) -> tuple[tuple[str, ...], ...]:
         elif text:
             if names is None or not re.fullmatch(r"\w+_\d+", text):
                 raise UserError(
-                    f"{path}, line {number}: {text[:60]!r}; '****** trial 1 ******' and then names such as apple_1 were expected"
+                    f"{path}, line {number}: {printable(text[:60])!r}; '****** trial 1 ******' and then names such as apple_1 were expected"
                 )
             names.append(text)
     if not trials or not all(trials.values()):
@@ -157,7 +164,9 @@ def trial_splits(dataset: Dataset) -> tuple[Split, ...]:
     for root in dataset.roots:
         path = root / DATASET_NAME
         origin = read_json(path, what="the data set's description").get("source") if path.exists() else None
-        trials = origin.get("trials") or trials if isinstance(origin, Mapping) else trials
+        if isinstance(origin, Mapping):
+            check_fields(origin, {"trials": Optional([[str]])}, what=f"{path}, its source,")
+            trials = origin.get("trials") or trials
     if not trials:
         raise UserError(
             f"the data set has no official trials: put {TRIALS_NAME} into the Washington tree, then "
@@ -180,9 +189,8 @@ def _top(root: Path) -> Path:
     return next((path for path in sorted(root.glob("rgbd-dataset*")) if path.is_dir()), root)
 
 
-def _read_instance(folder: Path, *, masked: bool) -> tuple[list[Item], list[str]]:
+def _read_instance(folder: Path, names: set[str], *, masked: bool) -> tuple[list[Item], list[str]]:
     """The pairs of one instance folder, and what is wrong with the others."""
-    names = {path.name for path in folder.iterdir()}
     stems = {name.removesuffix(suffix) for suffix in (_RGB, _DEPTH) for name in names if name.endswith(suffix)}
     items, problems = [], []
     for stem in sorted(stems, key=_natural):
@@ -224,14 +232,17 @@ def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]],
     for item in items:
         path = top / item.label / item.instance / (item.name + _LOC)
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            missing.append(item.name)
+            text = "\n".join(read_lines(path, what="'x, y' in whole pixels"))
+        except UserError as error:
+            if os.path.lexists(path):
+                problems.append(f"{error}; remove the file to do without")
+            else:
+                missing.append(item.name)
             continue
         place = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
         if place is None:
             problems.append(
-                f"{path}: has {text[:40]!r}, 'x, y' in whole pixels was expected; remove the file to do without"
+                f"{path}: has {printable(text[:40])!r}, 'x, y' in whole pixels was expected; remove the file to do without"
             )
         else:
             crops[f"{item.label}/{item.instance}/{item.name}"] = [int(place.group(1)), int(place.group(2))]

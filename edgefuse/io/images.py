@@ -7,6 +7,8 @@ off, and a file of which a part is missing is refused, whatever the OpenCV versi
 from __future__ import annotations
 
 import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +128,12 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     return look(data[:_HEADER_BYTES]).size or look(data).size
 
 
-def write_image(path: Path, image: NDArray[Any], *, durable: bool = True) -> None:
+def write_image(path: Path, image: NDArray[Any], *, durable: bool = True, mark: str | None = None) -> None:
     """Write an image, atomically; the suffix chooses the format.
 
     Args:
         image: uint8 [H, W, 3] in RGB order, or uint8 or uint16 [H, W].
+        mark: for a PNG: a word of ASCII by which `has_mark` knows it again; other programs show it as the file's software.
 
     Raises:
         UserError: the suffix is no image format's.
@@ -143,4 +146,23 @@ def write_image(path: Path, image: NDArray[Any], *, durable: bool = True) -> Non
     if not done:
         raise UserError(f"{path} cannot be written as an image: a name that ends in .png was expected")
     with file_replaced(path, durable=durable) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        temporary.write_bytes(_marked(encoded.tobytes(), mark) if mark else encoded.tobytes())
+
+
+_AFTER_HEADER = 33
+"""A PNG's signature and its first chunk, IHDR, which are always this long."""
+
+
+def _marked(png: bytes, mark: str) -> bytes:
+    text = b"tEXtSoftware\0" + mark.encode("ascii")
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:_AFTER_HEADER] + chunk + png[_AFTER_HEADER:]
+
+
+def has_mark(path: Path, mark: str) -> bool:
+    """Is it a PNG that `write_image` wrote with this mark? False also where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return b"tEXtSoftware\0" + mark.encode("ascii") in file.read(_AFTER_HEADER + 100)
+    except OSError:
+        return False

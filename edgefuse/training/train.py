@@ -295,7 +295,7 @@ def _opening_line(
         for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part
     )
-    left_out = f"; {len(dataset.left_out)} bad pair(s) left out" if dataset.left_out else ""
+    left_out = f"; {dataset.num_left_out} bad pair(s) left out" if dataset.left_out else ""
     flip = "" if config.augmentation.flip else "; not mirrored, the labels speak of sides"
     return (
         f"{len(dataset.labels)} classes, {counts}{left_out}{flip}; {config.fusion} of {config.rgb} and {config.depth}, "
@@ -312,7 +312,7 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
-        "num_left_out": len(dataset.left_out),
+        "num_left_out": dataset.num_left_out,
         "train_instances": dataset.subset(parts.train).instance_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),

@@ -75,7 +75,7 @@ def test_bad_pairs_are_listed_without_stopping(tmp_path: Path) -> None:
     assert len(report.problems) == 5
     for part in (
         "0_depth.png: depth is 8-bit",
-        "1_rgb.png: no depth",
+        "1_rgb.png: no 1_depth.png",
         "2_depth.png: no RGB",
         "3_rgb.png: not a",
         "9x9",
@@ -202,7 +202,7 @@ def test_commands_convert_and_check(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "m.png")) is not None
     (tmp_path / "out/cup/t1/0_depth.png").unlink()
     spoilt = edgefuse("data", "check", tmp_path / "out")
-    assert spoilt.returncode == 1 and "bad pairs: 1" in spoilt.stdout and "0_rgb.png: no depth" in spoilt.stdout
+    assert spoilt.returncode == 1 and "bad pairs: 1" in spoilt.stdout and "0_rgb.png: no 0_depth.png" in spoilt.stdout
     assert "cup" in spoilt.stdout and "depth: p1" in spoilt.stdout and "Traceback" not in spoilt.stderr
 
 

@@ -1,0 +1,316 @@
+"""The pairs below a data set's root, and everything that could be meant as one and is not seen.
+
+Owns the folder layout: what makes a pair, and the words for halves, images in the wrong place and folders without any. No image
+is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, quoted, split_folders
+from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
+from edgefuse.errors import UserError
+from edgefuse.io.images import has_mark
+from edgefuse.io.text import name_problem, printable
+
+RGB_SUFFIX = "_rgb.png"
+DEPTH_SUFFIX = "_depth.png"
+MARK = "edgefuse data check"
+"""Of a montage, which may lie in the root."""
+MAX_LINES = 20
+"""Lines of a list in a message."""
+
+
+class Found(NamedTuple):
+    """One pair: class, sequence, name, and its two files."""
+
+    label: str
+    instance: str
+    name: str
+    rgb_path: Path
+    depth_path: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is left out or refused: one sentence that begins with its path, and for how many files it stands.
+
+    `is_half`: a half of a pair in its right place, so the layout is the right one.
+    """
+
+    text: str
+    count: int
+    is_half: bool = False
+
+
+@dataclass(kw_only=True)
+class Tree:
+    """The folder layout below a root.
+
+    Attributes:
+        problems: what a training lacks: halves of pairs, images in the wrong place, folders that cannot be read or have no pair.
+        warnings: what looks odd beside pairs that are complete, one sentence each.
+    """
+
+    root: Path
+    pairs: list[Found] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def find_pairs(root: Path) -> Tree:
+    """The pairs in root/<class>/<sequence>/, and everything else that lies there and looks like an image.
+
+    Raises:
+        UserError: the folders are those of a split (train, val, test), not classes.
+    """
+    tree = Tree(root=root)
+    folders = list(walk(root))
+    refuse_split_folders(root, folders)
+    for folder in folders:
+        if len(folder.parts) == 2:
+            _look_into_sequence(folder, tree)
+    name_misplaced(folders, tree)
+    _name_empty_folders(folders, tree)
+    _name_split_sequences(tree)
+    return tree
+
+
+def name_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
+    """Name folders that cannot be read, and images that do not lie in root/<class>/<sequence>/.
+
+    Args:
+        in_classes: they may lie in root/<class>/ itself, too.
+    """
+    too_deep: dict[tuple[str, ...], list[str]] = {}
+    for folder in folders:
+        if folder.problem is not None:
+            tree.problems.append(Problem(f"{folder.path}: {folder.problem}", 1))
+        if len(folder.parts) > 2:
+            images = ["/".join((*folder.parts[2:], name)) for name in folder.images()]
+            too_deep.setdefault(folder.parts[:2], []).extend(images)
+        elif len(folder.parts) < (1 if in_classes else 2) and not is_made_by_edgefuse(folder.files):
+            _look_above_sequences(folder, tree)
+    for parts, images in too_deep.items():
+        if images:
+            text = (
+                f"{tree.root.joinpath(*parts)}: {_counted(images)} too deep, {tree.root}/<class>/<sequence>/ was expected: "
+                "move the folders up"
+            )
+            tree.problems.append(Problem(text, len(images)))
+
+
+def refuse_split_folders(root: Path, folders: Sequence[Folder]) -> None:
+    """Refuse train/, val/ and test/ where classes were expected.
+
+    Raises:
+        UserError: the message has the commands that take such a tree.
+    """
+    names = split_folders([folder.parts[0] for folder in folders if len(folder.parts) == 1])
+    if not names:
+        return
+    inside = [folder for folder in folders if folder.parts and folder.parts[0] in names]
+    has_sequences = any(len(folder.parts) == 3 and folder.images() for folder in inside)
+    for_training = [name for name, kind in names.items() if kind != "test"]
+    for_test = [name for name, kind in names.items() if kind == "test"]
+    top = root
+    steps = ""
+    if not has_sequences:
+        top = Path("OUT")
+        steps = (
+            f"edgefuse data convert {quoted(root / next(iter(names)))} {top / next(iter(names))} --layout pairs --take '(.+)' and so on "
+            "('(.+)' makes each image a sequence of its own, '(.*)_[0-9]+$' keeps the frames of a take together), then "
+        )
+    steps += f"edgefuse train {' '.join(quoted(top / name) for name in for_training or for_test)} --out RUN"
+    if for_training and for_test:
+        steps += f", then edgefuse evaluate RUN {' '.join(quoted(top / name) for name in for_test)}"
+    raise UserError(
+        f"{root} has the folders {', '.join(printable(name) for name in names)}: they are the parts of a split, not classes. "
+        f"Each is a data set of its own: {steps}"
+    )
+
+
+def _look_into_sequence(folder: Folder, tree: Tree) -> None:
+    """Pair the files of root/<class>/<sequence>/."""
+    rgb, depth = (
+        {name.removesuffix(suffix): name for name in folder.files if name.endswith(suffix)}
+        for suffix in (RGB_SUFFIX, DEPTH_SUFFIX)
+    )
+    label, instance = folder.parts
+    names = pair_up(folder, rgb, depth, tree, names=(label, instance))
+    tree.pairs += [Found(label, instance, name, folder.path / rgb[name], folder.path / depth[name]) for name in names]
+
+
+def pair_up(
+    folder: Folder,
+    rgb: Mapping[str, str],
+    depth: Mapping[str, str],
+    tree: Tree,
+    *,
+    names: Sequence[str],
+    depth_suffix: str = DEPTH_SUFFIX,
+) -> list[str]:
+    """Names of the complete pairs in a folder, in the order of their RGB files; `tree` gets what is wrong with the rest.
+
+    Args:
+        rgb, depth: file of each half, by the pair's name.
+        names: class and sequence, which must be names that can be used.
+        depth_suffix: the one that was expected, for messages.
+    """
+    images = folder.images()
+    problem = next((found for name in names if (found := name_problem(name))), None)
+    if problem and images:
+        text = f"{folder.path}: the folder's name cannot be used: {problem}; rename it"
+        tree.problems.append(Problem(text, len(images)))
+        return []
+    bad = {name: found for name in sorted(rgb.keys() | depth.keys()) if (found := name_problem(name))}
+    if bad:
+        first = next(iter(bad))
+        text = (
+            f"{folder.path}: {len(bad)} name(s) cannot be used, first {printable(first)!r}: {bad[first]}; rename them"
+        )
+        tree.problems.append(Problem(text, len(bad)))
+    complete = sorted((rgb.keys() & depth.keys()) - bad.keys(), key=lambda name: rgb[name])
+    alone_rgb = sorted(rgb.keys() - depth.keys() - bad.keys())
+    alone_depth = sorted(depth.keys() - rgb.keys() - bad.keys())
+    for alone, files, missing in ((alone_rgb, rgb, depth_suffix), (alone_depth, depth, RGB_SUFFIX)):
+        if alone:
+            tree.problems.append(_half_alone(folder, alone, files, missing, tree.root))
+    explained = {*rgb.values(), *depth.values()} | {
+        name for name in images if _stem(name) in {*alone_rgb, *alone_depth}
+    }
+    _look_at_others(folder, [name for name in images if name not in explained], complete, tree)
+    return complete
+
+
+def _stem(name: str) -> str:
+    """The name of the pair that a file is a half of: what stands before _rgb or _depth."""
+    return HALF.split(name)[0]
+
+
+def _half_alone(folder: Folder, alone: Sequence[str], files: Mapping[str, str], missing: str, root: Path) -> Problem:
+    first, kind = alone[0], missing.split(".", maxsplit=1)[0]
+    lies_there = [name for name in folder.images() if name.lower().startswith(f"{first.lower()}{kind}.")]
+    what = "no RGB image" if missing == RGB_SUFFIX else f"no {first}{missing}"
+    more = f" ({len(alone)} such in this folder)" if len(alone) > 1 else ""
+    hint = depth_elsewhere(lies_there, root=root)
+    return Problem(f"{folder.path / files[first]}: {what} beside it{hint}{more}", len(alone), is_half=True)
+
+
+def _look_at_others(folder: Folder, others: list[str], complete: list[str], tree: Tree) -> None:
+    """Images in a sequence's folder that are called otherwise: a fault, but where they only accompany complete pairs."""
+    accompany = [name for name in others if complete and (not HALF.search(name) or _stem(name) in complete)]
+    lost = [name for name in others if name not in accompany]
+    if accompany:
+        tree.warnings.append(f"{folder.path}: {_counted(accompany)} beside the pairs and not used")
+    if lost:
+        hint = depth_elsewhere([name for name in lost if HALF.search(name)], root=tree.root)
+        tree.problems.append(
+            Problem(
+                f"{folder.path}: {_counted(lost)} here and belong to no pair, <name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was "
+                f"expected{hint}",
+                len(lost),
+            )
+        )
+
+
+def _look_above_sequences(folder: Folder, tree: Tree) -> None:
+    """Images in the root or in a class folder itself."""
+    images = [name for name in folder.images() if folder.parts or not has_mark(folder.path / name, MARK)]
+    if not images:
+        return
+    if not folder.parts and not any(HALF.search(name) for name in images):
+        tree.warnings.append(f"{folder.path}: {_counted(images)} in the root and not used")
+        return
+    place = "in the class folder" if folder.parts else "in the root"
+    hint = ""
+    if folder.parts and any(HALF.search(name) for name in images):
+        hint = f": edgefuse data convert {quoted(tree.root)} OUT --layout pairs --take '(.+)' makes a sequence of each image"
+    tree.problems.append(
+        Problem(
+            f"{folder.path}: {_counted(images)} directly {place}, {tree.root}/<class>/<sequence>/ was expected{hint}",
+            len(images),
+        )
+    )
+
+
+def _name_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
+    """Class folders without a pair of which nothing was said yet, and sequences without any image."""
+    with_pairs = {pair.label for pair in tree.pairs}
+    blamed = [problem.text for problem in tree.problems]
+    for folder in folders:
+        if len(folder.parts) == 1 and folder.parts[0] not in with_pairs and not is_made_by_edgefuse(folder.files):
+            if not any(text.startswith((f"{folder.path}:", f"{folder.path}/")) for text in blamed):
+                tree.problems.append(
+                    Problem(
+                        f"{folder.path}: no pair in this class folder: fill it, remove it, or begin its name with a dot",
+                        1,
+                    )
+                )
+        elif len(folder.parts) == 2 and folder.parts[0] in with_pairs and not folder.images() and not folder.problem:
+            below = f"{folder.path}/"
+            if not any(str(other.path).startswith(below) and other.images() for other in folders):
+                tree.warnings.append(f"{folder.path}: no image in this sequence folder")
+
+
+def _name_split_sequences(tree: Tree) -> None:
+    names = split_folders(sorted({pair.instance for pair in tree.pairs}))
+    if names:
+        test = next((name for name, kind in names.items() if kind == "test"), next(iter(names)))
+        tree.warnings.append(
+            f"{tree.root}: the sequence folders are called {', '.join(names)}: each counts as one sequence; --exclude {test} of "
+            "train holds one out"
+        )
+
+
+def _counted(names: Sequence[str]) -> str:
+    """ "6 images lie", with the first of them."""
+    first = printable(min(names))
+    return f"{len(names)} images (first {first}) lie" if len(names) > 1 else f"1 image ({first}) lies"
+
+
+def no_pairs(tree: Tree) -> str:
+    """The message on a root without any pair: what it looks like, and the step that works."""
+    root, folders = tree.root, list(walk(tree.root))
+    with_pairs = {folder.parts for folder in folders if _has_pair(folder)}
+    expected = f"<class>/<sequence>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
+    start = f"{root} has no pairs: {expected}"
+    other = other_layout(root)
+    if other:
+        return start + other
+    absolute = root.absolute()
+    if () in with_pairs:
+        return f"{start}; pairs lie directly in it, so it looks like a sequence folder: give {quoted(absolute.parent.parent)}, or move them"
+    if any(len(parts) == 1 for parts in with_pairs):
+        if _is_data_set(absolute.parent, beside=absolute.name):
+            return f"{start}; it looks like one class folder of a data set: give {quoted(absolute.parent)}"
+        return (
+            f"{start}; its folders hold pairs directly. Where they are classes: edgefuse data convert {quoted(root)} OUT --layout "
+            f"pairs --take '(.+)'. Where they are the sequences of one class: give {quoted(absolute.parent)}"
+        )
+    tops = sorted({parts[0] for parts in with_pairs if len(parts) == 3})
+    if tops and all(len(parts) == 3 for parts in with_pairs):
+        return f"{start}; a level down there are some: give {' '.join(quoted(root / name) for name in tops)}"
+    reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
+    return start + reasons
+
+
+def _has_pair(folder: Folder) -> bool:
+    depth = {name for name in folder.files if name.endswith(DEPTH_SUFFIX)}
+    return any(
+        name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX in depth for name in folder.files if name.endswith(RGB_SUFFIX)
+    )
+
+
+def _is_data_set(root: Path, *, beside: str) -> bool:
+    """Has `root` a class folder besides `beside` with pairs in sequences, and are they no parts of a split?"""
+    try:
+        names = [path.name for path in root.iterdir() if path.is_dir() and not is_passed_over(path.name)]
+        others = any(next((root / name).glob(f"*/*{RGB_SUFFIX}"), None) for name in names if name != beside)
+    except OSError:
+        return False
+    return not split_folders(names) and others
