@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.io.files import file_replaced, folder_begun, folder_replaced, refuse_existing
+from edgefuse.io.files import (
+    claimed,
+    file_replaced,
+    files_added,
+    folder_added,
+    folder_begun,
+    folder_replaced,
+    left_behind,
+    refuse_existing,
+)
 from edgefuse.io.json_files import read_json, write_json
 
 
@@ -99,3 +108,32 @@ def test_bad_json_is_named(tmp_path: Path, text: str | None, word: str) -> None:
 def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"):
         require("a_package_that_nobody_has", extra="tensorrt")
+
+
+def test_files_are_added_all_or_none(tmp_path: Path) -> None:
+    with files_added(tmp_path) as temporary:
+        for name in ("a", "b"):
+            (temporary / name).write_text(name)
+        assert [path.name for path in left_behind(tmp_path)] == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"] and left_behind(tmp_path) == []
+    (tmp_path / "d").mkdir()  # in the way of the second file
+    with pytest.raises(IsADirectoryError), files_added(tmp_path) as temporary:
+        for name in ("c", "d"):
+            (temporary / name).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
+
+
+def test_a_folder_is_added_where_nothing_is(tmp_path: Path) -> None:
+    with folder_added(tmp_path / "new") as temporary:
+        (temporary / "file").touch()
+    with pytest.raises(FileExistsError), folder_added(tmp_path / "new") as temporary:
+        (temporary / "other").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
+
+
+def test_a_name_is_claimed_once_at_a_time(tmp_path: Path) -> None:
+    with claimed(tmp_path, "a/b") as first, claimed(tmp_path, "a/b") as second, claimed(tmp_path, "a/c") as other:
+        assert (first, second, other) == (True, False, True)
+    with claimed(tmp_path, "a/b") as again:
+        assert again
+    assert list(tmp_path.iterdir()) == []
