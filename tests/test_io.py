@@ -20,16 +20,10 @@ from rich.console import Console
 
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array, read_arrays, write_arrays
-from edgefuse.io.files import (
-    check_writable,
-    file_replaced,
-    folder_begun,
-    folder_replaced,
-    refuse_existing,
-    remove_leftovers,
-)
+from edgefuse.io.files import check_writable, file_replaced, folder_begun, folder_replaced, refuse_existing
 from edgefuse.io.images import has_mark, image_size, read_depth, read_image, read_rgb, write_image
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, write_json
+from edgefuse.io.temporaries import remove_leftovers
 from edgefuse.io.text import ascii_only, check_name, name_problem, new_console, new_table, printable
 
 ANY_TEXT = st.text(alphabet=st.characters(codec=None), max_size=40)

@@ -221,9 +221,13 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
 
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
-    """Say so when the model was trained on some of the pictures."""
+    """Say so when the model was trained on some of the pictures, or on another region of such pictures."""
+    from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
 
+    learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
+    if not regions_agree(learned, given):
+        say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
     instances = instances_trained_on(answering, pictures)
     if instances:
         say(
