@@ -6,28 +6,34 @@
     model.int8.onnx   symmetric, per channel; where it was asked for
     samples.npz       16 real frames and the torch model's answers, for the check after every engine build
 
-Owns the manifest's form and the checks on opening; export writes bundles, runtime and benchmarks read them.
+Owns the manifest's form, what an ONNX file says about itself, and the checks on opening; export writes bundles, runtime and
+benchmarks read them. Whoever opens a file of a bundle takes its path from `Bundle.file`, which checks it against the manifest.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse import framing
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, check_batch
 from edgefuse.errors import UserError
 from edgefuse.fallback import Fallback
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import sha256_of_file
-from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
+from edgefuse.io.kinds import MARKERS, not_a
+from edgefuse.io.onnx_metadata import read_metadata
+from edgefuse.io.text import printable
 
 FORMAT = 1
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME = MARKERS["bundle"]
 MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Precision -> name of its file."""
@@ -35,6 +41,24 @@ SAMPLES_NAME = "samples.npz"
 NUM_SAMPLES = 16
 DATA_PRECISION = "data"
 """What stands as precision of a file that is no model."""
+
+EXPORT_AGAIN = "export the run again: edgefuse export RUN --out BUNDLE"
+
+_SPEC: Final = {
+    "format": object,
+    "labels": [str],
+    "contract": dict,
+    "framing": {"sha256": str},
+    "model": {"fusion": Optional(str), "temperature": Optional(float)},
+    "files": {str: {"sha256": str, "num_bytes": int, "precision": str}},
+    "parity": {str: dict},
+    "versions": {str: str},
+    "training": {"data": Optional({"train_instances": Optional({str: str})})},
+    "engines": Optional(dict),  # other versions' entries: `edgefuse_runtime.engines.plans` leaves them out
+    "fallback": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
+}
+_METADATA_OF_ALL = ("edgefuse.labels", "edgefuse.contract", "edgefuse.framing")
+"""What every ONNX file of format 1 says; the other keys came later and are compared where they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +68,15 @@ class FileEntry:
     sha256: str
     num_bytes: int
     precision: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise UserError(f"a file's sha256 is {printable(self.sha256)[:80]!r}: 64 hex digits were expected")
+        if self.num_bytes < 0:
+            raise UserError(f"a file's size is {self.num_bytes} bytes: 0 or more was expected")
+        if self.precision not in (*MODEL_NAMES, DATA_PRECISION):
+            known = ", ".join((*MODEL_NAMES, DATA_PRECISION))
+            raise UserError(f"a file's precision is {printable(self.precision)[:80]!r}: one of {known} was expected")
 
     @classmethod
     def of(cls, path: Path, *, precision: str) -> FileEntry:
@@ -79,6 +112,21 @@ class Manifest:
     framing_sha256: str = field(default_factory=framing.spec_sha256)
     fallback: Fallback = field(default_factory=Fallback)
 
+    def __post_init__(self) -> None:
+        problem = _labels_problem(self.labels)
+        if problem:
+            raise UserError(f"the labels cannot be told apart: {problem}")
+        for name in self.files:
+            parts = PurePosixPath(name).parts
+            if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
+                raise UserError(f"the file name {printable(name)[:80]!r} does not lie inside the bundle")
+
+    @property
+    def region(self) -> str | None:
+        """Where the images of the training data were looked at, as `--roi` says it; None in bundles that do not tell."""
+        region = (self.training.get("data") or {}).get("region")
+        return region if isinstance(region, str) else None
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as the JSON object that stands in `manifest.json`."""
         return {
@@ -96,38 +144,82 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Manifest:
+    def from_json(cls, value: dict[str, Any], *, what: str = "the bundle's manifest") -> Manifest:
         """The inverse of `to_json`.
 
+        Args:
+            what: begins the message of every error.
+
         Raises:
-            UserError: the format is newer or older, or a field is missing.
+            UserError: the format is newer or older, a field is missing or of another kind, or two of them contradict each other.
         """
         found = value.get("format")
-        if found != FORMAT:
+        if isinstance(found, bool) or found != FORMAT:
             newer = isinstance(found, int) and found > FORMAT
-            step = (
-                "install a newer edgefuse: pip install --upgrade edgefuse"
-                if newer
-                else "export the run again: edgefuse export RUN --out BUNDLE"
-            )
-            raise UserError(f"the bundle has format {found!r}, this version of edgefuse reads format {FORMAT}: {step}")
+            step = "install a newer edgefuse: pip install --upgrade edgefuse" if newer else EXPORT_AGAIN
+            shown = printable(repr(found))[:40]
+            raise UserError(f"{what} has format {shown}, this version of edgefuse reads format {FORMAT}: {step}")
         try:
-            return cls(
+            check_fields(value, _SPEC, what="it")
+            manifest = cls(
                 labels=tuple(value["labels"]),
                 contract=InputContract.from_json(value["contract"]),
                 model=value["model"],
-                files={name: FileEntry(**entry) for name, entry in value["files"].items()},
+                files={
+                    name: FileEntry(**{key: entry[key] for key in ("sha256", "num_bytes", "precision")})
+                    for name, entry in value["files"].items()
+                },
                 parity=value["parity"],
                 versions=value["versions"],
                 training=value["training"],
-                engines=value.get("engines", {}),  # bundles from before there were engines have none
+                engines=value.get("engines") or {},
                 framing_sha256=value["framing"]["sha256"],
                 fallback=Fallback.from_json(value.get("fallback")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the bundle's manifest is incomplete ({error}): export the run again: edgefuse export RUN --out BUNDLE"
-            ) from error
+        except UserError as error:
+            raise UserError(f"{what} was damaged or changed: {error}; {EXPORT_AGAIN}") from error
+        if manifest.framing_sha256 == framing.spec_sha256() and value["framing"] != _framing(manifest.framing_sha256):
+            raise UserError(f"{what} was changed: its framing is not the one of its sha256; {EXPORT_AGAIN}")
+        return manifest
+
+
+def model_metadata(
+    *,
+    labels: tuple[str, ...],
+    contract: InputContract,
+    precision: str,
+    temperature: float | None,
+    framing_sha256: str | None = None,
+) -> dict[str, str]:
+    """What an ONNX file says about itself, so that it can be read without its bundle, and not with another one.
+
+    Args:
+        precision: "fp32", "fp16" or "int8".
+        temperature: by which the graph divides its logits; None = not known.
+        framing_sha256: None = this version's.
+    """
+    return {
+        "edgefuse.format": dumps(FORMAT),
+        "edgefuse.labels": dumps(list(labels)),
+        "edgefuse.contract": dumps(contract.to_json()),
+        "edgefuse.framing": dumps(_framing(framing_sha256 or framing.spec_sha256())),
+        "edgefuse.precision": dumps(precision),
+        **({} if temperature is None else {"edgefuse.temperature": dumps(temperature)}),
+    }
+
+
+def _framing(sha256: str) -> dict[str, Any]:
+    return {**framing.SPEC, "sha256": sha256}
+
+
+def _labels_problem(labels: tuple[str, ...]) -> str | None:
+    if not labels:
+        return "there are none"
+    if any(not label.strip() for label in labels):
+        return f"label {next(i for i, label in enumerate(labels) if not label.strip())} is empty"
+    seen: set[str] = set()
+    twice = next((label for label in labels if label in seen or seen.add(label)), None)  # type: ignore[func-returns-value]
+    return None if twice is None else f"{printable(twice)!r} stands there twice"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,34 +247,100 @@ class Bundle:
     def file(self, name: str = MODEL_NAME) -> Path:
         """Path of a file of the bundle, after checking that its bytes are the ones that the manifest describes.
 
+        What an ONNX file says about itself is compared with the manifest as well: a label that was changed there changes no digest.
+
         Raises:
-            UserError: the manifest has no such file, it is missing, or its sha256 differs.
+            UserError: the manifest has no such file, it is missing or lies elsewhere, or it differs from the manifest.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
             raise UserError(f"{self.folder} has no file {name!r}; it has {', '.join(self.manifest.files) or 'none'}")
         path = self.folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing although the manifest lists it: copy the whole bundle again")
-        found = sha256_of_file(path)
-        if found != entry.sha256:
+        try:
+            if not path.is_file():
+                raise UserError(f"{path} is missing although the manifest lists it: copy the whole bundle again")
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(
+                    f"{path} is a link to {path.resolve()}, outside of the bundle: copy the bundle with what its links "
+                    f"point to: cp -rL {self.folder} NEW_BUNDLE"
+                )
+            differs = None
+            num_bytes = path.stat().st_size
+            if num_bytes != entry.num_bytes:
+                differs = f"it has {num_bytes} bytes, the manifest says {entry.num_bytes}"
+            elif (found := sha256_of_file(path)) != entry.sha256:
+                differs = f"its sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}..."
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        if differs:
             raise UserError(
-                f"{path} is not the file that was exported: its sha256 is {found[:12]}..., the manifest says "
-                f"{entry.sha256[:12]}...; copy the bundle again, or export again"
+                f"{path} is not the file that was exported: {differs}; copy the bundle again, or export again"
             )
+        if path.suffix == ".onnx":
+            check_metadata(read_metadata(path), self.manifest, precision=entry.precision, where=str(path))
         return path
 
     def samples(self) -> Samples:
         """The stored frames and the answers that are expected for them.
 
         Raises:
-            UserError: the bundle has none (it is older), or they are damaged.
+            UserError: the bundle has none (it is older), or they are damaged or of another model.
         """
         if SAMPLES_NAME not in self.manifest.files:
             raise UserError(
                 f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {self.folder} --force"
             )
-        return Samples(**read_arrays(self.file(SAMPLES_NAME), ("rgb", "depth", "probabilities", "gate")))
+        path = self.file(SAMPLES_NAME)
+        samples = Samples(**read_arrays(path, ("rgb", "depth", "probabilities", "gate")))
+        try:
+            check_batch(samples.rgb, samples.depth, self.manifest.contract)
+            num, num_labels = len(samples.rgb), len(self.manifest.labels)
+            widths = (("probabilities", samples.probabilities, num_labels), ("gate", samples.gate, None))
+            for name, array, width in widths:
+                if (
+                    array.dtype != np.float32
+                    or array.ndim != 2
+                    or len(array) != num
+                    or width not in (None, array.shape[1])
+                ):
+                    raise UserError(
+                        f"{name} is {array.dtype} {list(array.shape)}: float32 [{num}, {width or 'd'}] was expected"
+                    )
+        except UserError as error:
+            raise UserError(f"{path} does not fit the manifest: {error}") from error
+        return samples
+
+
+def check_metadata(found: Mapping[str, str], manifest: Manifest, *, precision: str, where: str) -> None:
+    """Refuse an ONNX file and a manifest that say different things: one of them was changed after the export.
+
+    Args:
+        found: the metadata of the file.
+        precision: of the file, by the manifest.
+        where: the file, for the message.
+
+    Raises:
+        UserError: they differ, or the file says less than an exported one.
+    """
+    promises = model_metadata(
+        labels=manifest.labels,
+        contract=manifest.contract,
+        precision=precision,
+        temperature=manifest.model.get("temperature"),
+        framing_sha256=manifest.framing_sha256,
+    )
+    for key, promised in promises.items():
+        name = key.removeprefix("edgefuse.")
+        if key not in found:
+            if key not in _METADATA_OF_ALL:
+                continue
+            raise UserError(
+                f"{where} does not say its {name}, as every file of edgefuse export does: it was changed or replaced; {EXPORT_AGAIN}"
+            )
+        if parse_json(found[key], what=f"{key} in {where}", spec=object) != parse_json(promised, what=key, spec=object):
+            raise UserError(
+                f"{where} and the manifest beside it differ in {name}: one of them was changed after the export; {EXPORT_AGAIN}"
+            )
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -191,19 +349,10 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: no bundle there, a newer or older format, or framing that this version does otherwise.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a bundle (a folder with {MANIFEST_NAME}): make one with edgefuse export RUN --out {folder}"
-        )
-    if not (folder / MANIFEST_NAME).is_file():
-        is_run = (folder / "run.json").is_file()
-        step = (
-            f"it looks like a run: edgefuse export {folder} --out BUNDLE"
-            if is_run
-            else "make one with edgefuse export RUN --out BUNDLE"
-        )
-        raise UserError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}; {step}")
-    manifest = Manifest.from_json(read_json(folder / MANIFEST_NAME, what="the bundle's manifest"))
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(not_a("bundle", folder))
+    manifest = Manifest.from_json(read_json(path, what="the bundle's manifest"), what=f"the bundle's manifest ({path})")
     if manifest.framing_sha256 != framing.spec_sha256():
         raise UserError(
             f"{folder} was made for another way of cropping and resizing (framing {manifest.framing_sha256[:12]}..., "
@@ -212,9 +361,21 @@ def open_bundle(folder: Path) -> Bundle:
     return Bundle(folder=folder, manifest=manifest)
 
 
+def check_file_in_bundle(path: Path) -> None:
+    """Check a file that was named by itself, where a manifest beside it lists it; any other file passes.
+
+    Raises:
+        UserError: as `open_bundle` and `Bundle.file` do.
+    """
+    if path.is_file() and (path.parent / MANIFEST_NAME).is_file():
+        bundle = open_bundle(path.parent)
+        if path.name in bundle.manifest.files:
+            bundle.file(path.name)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into `folder`, atomically."""
-    write_json(folder / MANIFEST_NAME, manifest.to_json())
+    """Write `manifest.json` into `folder`, atomically; nobody else may write it, because it decides which engines are loaded."""
+    write_json(folder / MANIFEST_NAME, manifest.to_json(), private=True)
 
 
 def write_samples(folder: Path, samples: Samples) -> FileEntry:

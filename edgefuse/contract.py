@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
+from edgefuse.io.json_files import check_fields
+from edgefuse.io.text import printable
 
 RGB_INPUT = "rgb"
 DEPTH_INPUT = "depth"
@@ -89,17 +91,17 @@ class InputContract:
         """The contract from what `to_json` gave.
 
         Raises:
-            UserError: a field is missing, or a constant is not the one this version implements.
+            UserError: a field is missing or of another kind, or a constant is not the one this version implements.
         """
-        for name, mine in (("depth_unit_m", DEPTH_UNIT_M), ("rgb_order", "RGB"), ("depth_no_measurement_code", 0)):
+        check_fields(value, {"size": int, "near_m": float, "far_m": float, "align": str}, what="the contract")
+        contract = cls(**{field.name: value[field.name] for field in fields(cls)})
+        for name, mine in contract.to_json().items():
             if value.get(name, mine) != mine:
                 raise UserError(
-                    f"the contract has {name} = {value[name]!r}, this version of edgefuse implements {mine!r}: export again"
+                    f"the contract has {name} = {printable(repr(value[name]))[:80]}, this version of edgefuse implements "
+                    f"{mine!r}"
                 )
-        try:
-            return cls(**{field.name: value[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise UserError(f"the contract lacks the field {error}: export again") from error
+        return contract
 
 
 def bytes_from_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live import run_live
 from edgefuse_runtime.recording import write_recording
+from edgefuse_runtime.region_choice import choose_region
 from edgefuse_runtime.regions import parse_region
 from edgefuse_runtime.results import LiveSummary
 from edgefuse_runtime.sinks import Sink
@@ -86,7 +87,7 @@ def run_demo(
     """
     size = size if size is not None else DemoSize()
     refuse_existing(out, force=force, marker=RESULTS_NAME)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out.resolve(), ignore_errors=True)
     write_json(out / RESULTS_NAME, {"state": "begun"})
     steps = _Steps(say, num_steps=5)
     with steps("data", f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"):
@@ -171,10 +172,14 @@ def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sin
         open_engine(bundle) as engine,
         open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
     ):
-        return run_live(
+        region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
+        summary = run_live(
             engine=engine,
             camera=camera,
-            region=parse_region(str(regions)),
+            region=region,
             fallback=bundle.manifest.fallback,
             sinks=sinks,
         )
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
+    return summary

@@ -20,6 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return (
         isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
         or (type(error).__module__.startswith("cv2") and "Insufficient memory" in text)
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

@@ -24,7 +24,7 @@ from edgefuse.evaluation import (
     without_depth,
     without_rgb,
 )
-from edgefuse.figures import new_figure, save_figure
+from edgefuse.figures import MAX_NAMED, new_figure, save_figure, shortened
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.robustness import Row, evaluate_corruptions
@@ -120,6 +120,7 @@ def explain(
     seed: int = 0,
     pixel_gate: PixelGate | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_found: Callable[[Explanation], None] = lambda explanation: None,
 ) -> Explanation:
     """Look into a predictor on pictures, and leave `explain.json`, `gate.png` and `examples.png` in the folder `out`.
 
@@ -127,6 +128,7 @@ def explain(
         out: replaced when it exists; it appears whole or not at all.
         labels: class names in the order of the predictor's probabilities.
         pixel_gate: of a spatial model, where it can be seen.
+        on_found: is given the explanation before it is written.
 
     Raises:
         UserError: the data does not fit the model.
@@ -153,6 +155,7 @@ def explain(
         kept=None if kept is None else kept[0],
         kept_by_row=None if kept is None else tuple(float(row.mean()) for row in kept),
     )
+    on_found(explanation)
     with folder_replaced(out) as folder:
         write_json(folder / EXPLANATION_NAME, {"title": title, **explanation.to_json()})
         plot_gate(explanation, folder / GATE_PLOT_NAME, title=title)
@@ -203,9 +206,15 @@ def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
-    """Mean gate, depth's share and the kept area by class; mean gate and kept area by corruption. Every bar has its value."""
+    """Mean gate, depth's share and the kept area by class; mean gate and kept area by corruption. Every bar has its value.
+
+    Of more than `MAX_NAMED` classes the ones with most pairs are shown.
+    """
     found = explanation.to_json()
-    classes, corruptions = list(found["by_class"].values()), found["by_corruption"]
+    by_pairs = sorted(found["by_class"].items(), key=lambda item: -item[1]["num_pairs"])[:MAX_NAMED]
+    by_name = dict(item for item in found["by_class"].items() if item in by_pairs)
+    classes, corruptions = list(by_name.values()), found["by_corruption"]
+    some = "" if len(by_name) == len(found["by_class"]) else f" ({len(by_name)} of {len(found['by_class'])} classes)"
     names = [row.name for row in explanation.rows]
     has_kept = explanation.kept is not None
     height_in = max(3.5, (0.28 if has_kept else 0.2) * len(corruptions) + 1, 0.5 * len(classes) + 1)
@@ -215,10 +224,10 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
     kept = {"mean_kept_area": "RGB kept by the pixel gate"} if has_kept else {}
     _bars(
         by_class,
-        list(found["by_class"]),
+        [shortened(name) for name in by_name],
         {words: [c[key] for c in classes] for key, words in (measures | kept).items()},
     )
-    by_class.set(xlabel="0 = RGB, 1 = depth", title="by class, both sensors alive")
+    by_class.set(xlabel="0 = RGB, 1 = depth", title=f"by class, both sensors alive{some}")
     shown = {"mean_gate": measures["mean_gate"], **kept}
     _bars(by_corruption, names, {words: [row[key] for row in corruptions] for key, words in shown.items()})
     by_corruption.axvline(corruptions[0]["mean_gate"], color="tab:blue", linewidth=0.8, linestyle="--")
@@ -310,7 +319,9 @@ def _caption(explanation: Explanation, position: int) -> str:
     probabilities, gate, truth = (part[position] for part in explanation.answers)
     answered = int(probabilities.argmax())
     share = explanation.depth_share[position]
-    verdict = explanation.labels[answered] + ("" if answered == truth else f" (is {explanation.labels[truth]})")
+    verdict = shortened(explanation.labels[answered])
+    if answered != truth:
+        verdict = f"predicted {verdict},\ntrue {shortened(explanation.labels[truth])}"
     share_text = "no share" if np.isnan(share) else f"depth's share {share:.0%}"
     return f"{verdict}\n{probabilities[answered]:.1%}\ngate {gate.mean():.2f}, {share_text}"
 

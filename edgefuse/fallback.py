@@ -35,7 +35,7 @@ class Fallback:
         no_rgb, no_depth: with that sensor dead and the other one alive. With both dead there is never a decision.
         reason: "no_rgb" and "no_depth" -> why, in words.
         measured: held-out accuracies 0..1 that the rule looked at ("both", "no_rgb", "no_depth"), "chance", "num_pairs" and
-            "part" ("test" or "validation"); empty where nothing was measured.
+            "part" ("validation" or "test"); empty where nothing was measured.
     """
 
     no_rgb: Answer = "no_decision"
@@ -83,9 +83,10 @@ def choose_fallback(
     """The fallback of a run.
 
     A sensor's death is answered with "label" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
-    accuracy with both alive and clearly above chance (`least_above_chance`), on the test pairs, or the validation pairs where
-    there are no others; with "no_decision" where it is less or was not measured. A model that looks at one sensor alone has no decision without it, and does not miss the
-    other one.
+    accuracy with both alive and clearly above chance (`least_above_chance`), with "no_decision" where it is less or was not
+    measured. It is chosen on the validation pairs, so that the test pairs, which did not choose it, can score it; on the test
+    pairs where there are no others, and `reason` says so. A model that looks at one sensor alone has no decision without it,
+    and does not miss the other one.
 
     Args:
         metrics: a run's `metrics.json`.
@@ -122,6 +123,8 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
     answer: Answer = "label" if measured[name] >= max(needed, least - 1e-9) else "no_decision"
     figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
     reason = f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
+    if measured["part"] == "test":
+        reason += " (no validation pairs to choose on: the test figures flatter this choice)"
     if needed <= measured[name] < least - 1e-9:
         chance = f"clearly above the chance of {measured['chance']:.1%}"
         reason += f", less than {least:.1%}, which is {chance}" if least <= 1 else f", too few to be {chance}"
@@ -136,7 +139,7 @@ def least_above_chance(chance: float, *, num_pairs: int) -> float:
 
 
 def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    for part in ("test", "validation"):
+    for part in ("validation", "test"):
         scores = metrics.get(part, {})
         if all(condition in scores for condition in ("both", "no_rgb", "no_depth")):
             by_class = [sum(row) for row in scores["both"]["confusion"]]

@@ -10,6 +10,14 @@ from edgefuse.errors import require
 from edgefuse.io.files import file_replaced
 from edgefuse.io.text import printable
 
+MAX_NAMED = 40
+"""So many classes are named in a plot; with more, names would not be read, and the image would grow without end."""
+
+MAX_TEXT = 120
+"""Longer lines of a plot are cut, so that a name does not make the image wider than a screen."""
+
+MAX_SIDE_IN = 60.0
+
 
 def new_figure(*, width_in: float, height_in: float, extra: str = "train") -> Any:
     """A figure that is drawn without a display and without matplotlib's global state.
@@ -32,7 +40,15 @@ def save_figure(figure: Any, path: Path) -> None:
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar in a class name is no formula
-        text.set_text(printable(text.get_text(), keep="\n"))
+        lines = printable(text.get_text(), keep="\n").split("\n")
+        text.set_text("\n".join(shortened(line, most=MAX_TEXT) for line in lines))
+    figure.set_size_inches(*(min(float(side), MAX_SIDE_IN) for side in figure.get_size_inches()))
     with warnings.catch_warnings(), file_replaced(path) as temporary:
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # drawn as a box
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
+
+
+def shortened(text: str, *, most: int = 30) -> str:
+    """`text`, or its beginning and end where it has more than `most` characters."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -32,6 +32,20 @@ def spec_sha256() -> str:
     return hashlib.sha256(json.dumps(SPEC, sort_keys=True).encode()).hexdigest()
 
 
+MAX_REGION = 4
+"""How many times as large as the image's larger side a region's square may be: what bounds the memory that cropping takes."""
+
+WHOLE, ANY_CROP = "whole", "file"
+"""Words for where a data set's images were looked at, beside `--roi`'s others: "file" stands for crops by no rule that live could follow."""
+
+
+def regions_agree(first: str | None, second: str | None) -> bool:
+    """Does a model that learned from regions of one kind get the like from the other? The words are `--roi`'s; None = not known."""
+    if first is None or second is None or first == second:
+        return True
+    return ANY_CROP in (first, second) and WHOLE not in (first, second)
+
+
 class Roi(NamedTuple):
     """A region of a picture in pixels; it may reach over the picture's edges."""
 
@@ -60,6 +74,24 @@ def square_around(roi: Roi) -> Roi:
     return Roi(roi.x + (roi.w - side) // 2, roi.y + (roi.h - side) // 2, side, side)
 
 
+def square_in(roi: Roi, *, height: int, width: int) -> Roi:
+    """The square around `roi`, of which a part lies in a picture of `height` x `width`.
+
+    Raises:
+        UserError: the region is empty, wholly outside, or more than `MAX_REGION` times as large as the picture.
+    """
+    square = square_around(roi)
+    where = f"region {','.join(str(value) for value in roi)} (x,y,w,h)"
+    outside = square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0
+    if roi.w <= 0 or roi.h <= 0 or outside:
+        raise UserError(f"{where} has no part of the {width}x{height} picture: give one inside it")
+    if square.w > MAX_REGION * max(height, width):
+        raise UserError(
+            f"{where} is more than {MAX_REGION} times as large as the {width}x{height} picture: give one inside it"
+        )
+    return square
+
+
 def fit(
     rgb: NDArray[np.uint8],
     depth: NDArray[np.uint16],
@@ -81,15 +113,11 @@ def fit(
         A `Framed` pair; its depth is in codes of 1 mm.
 
     Raises:
-        UserError: pictures of the wrong type or of different sizes, an empty region, or one wholly outside the picture.
+        UserError: pictures of the wrong type or of different sizes, or a region that `square_in` refuses.
     """
     _check_pair(rgb, depth, depth_unit_m)
     height, width = depth.shape
-    square = square_around(roi if roi is not None else Roi(0, 0, width, height))
-    if square.w <= 0 or square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0:
-        raise UserError(
-            f"region {tuple(roi or square)} (x, y, w, h) has no part of the {width}x{height} picture: give one inside it"
-        )
+    square = square_in(roi if roi is not None else Roi(0, 0, width, height), height=height, width=width)
     # Means over whole pixels and then linear cost a fifth of an area resize by a broken factor (which is 1.2 ms of a whole
     # frame), and leave as little aliasing: what remains to shrink is less than twofold.
     factor = max(1, square.w // size)

@@ -15,7 +15,12 @@ from toy_bundle import make_toy_bundle
 
 
 def metrics(
-    *, both: float, no_rgb: float, no_depth: float, part: str = "test", by_class: tuple[int, ...] = (10, 10, 10, 10)
+    *,
+    both: float,
+    no_rgb: float,
+    no_depth: float,
+    part: str = "validation",
+    by_class: tuple[int, ...] = (10, 10, 10, 10),
 ) -> dict[str, Any]:
     """`by_class`: pairs of each class."""
     found = {"both": both, "no_rgb": no_rgb, "no_depth": no_depth}
@@ -26,9 +31,9 @@ def metrics(
 def test_a_label_needs_nine_tenths_of_the_accuracy() -> None:
     chosen = choose_fallback(metrics(both=0.8, no_rgb=0.72, no_depth=0.719), fusion="gated")
     assert (chosen.no_rgb, chosen.no_depth) == ("label", "no_decision")
-    assert chosen.reason["no_depth"] == "accuracy 71.9% instead of 80.0% of 40 test pairs"
+    assert chosen.reason["no_depth"] == "accuracy 71.9% instead of 80.0% of 40 validation pairs"
     assert chosen.measured == {
-        "part": "test",
+        "part": "validation",
         "num_pairs": 40,
         "chance": 0.25,
         "both": 0.8,
@@ -58,12 +63,21 @@ def test_a_label_needs_more_than_chance(accuracy: float, by_class: tuple[int, ..
     assert ("clearly above the chance of" in chosen.reason["no_rgb"]) == (answer == "no_decision")
 
 
-def test_test_pairs_go_before_validation_pairs_and_nothing_measured_is_no_decision() -> None:
+def test_it_is_chosen_on_validation_pairs_and_not_on_those_that_score_it() -> None:
     good, bad = {"both": 0.9, "no_rgb": 0.9, "no_depth": 0.9}, {"both": 0.9, "no_rgb": 0.1, "no_depth": 0.1}
-    both_parts = {**metrics(**good, part="validation"), **metrics(**bad)}
-    assert choose_fallback(both_parts, fusion="joint").no_rgb == "no_decision"
-    watched = choose_fallback(metrics(**good, part="validation"), fusion="joint")
-    assert (watched.no_rgb, watched.measured["part"]) == ("label", "validation")
+    for validation, test, answer in ((good, bad, "label"), (bad, good, "no_decision")):
+        chosen = choose_fallback({**metrics(**validation), **metrics(**test, part="test")}, fusion="joint")
+        assert (chosen.no_rgb, chosen.no_depth, chosen.measured["part"]) == (answer, answer, "validation")
+        assert "test" not in chosen.reason["no_rgb"]
+
+
+def test_without_validation_pairs_it_is_chosen_on_test_pairs_and_says_so() -> None:
+    chosen = choose_fallback(metrics(both=0.9, no_rgb=0.9, no_depth=0.9, part="test"), fusion="joint")
+    assert (chosen.no_rgb, chosen.measured["part"]) == ("label", "test")
+    assert chosen.reason["no_rgb"].endswith("(no validation pairs to choose on: the test figures flatter this choice)")
+
+
+def test_nothing_measured_is_no_decision() -> None:
     unmeasured = choose_fallback({"history": []}, fusion="gated")
     assert (unmeasured.no_rgb, unmeasured.no_depth, unmeasured.measured) == ("no_decision", "no_decision", {})
 
@@ -113,8 +127,8 @@ def test_it_travels_in_the_manifest_and_an_old_manifest_still_opens(tmp_path: Pa
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"no_rgb": "label"}, "incomplete"),
-        ("label", "incomplete"),
+        ({"no_rgb": "label"}, "lacks the field fallback.no_depth"),
+        ("label", "an object was expected"),
         ({**Fallback().to_json(), "no_depth": "guess"}, "no_depth = 'guess'"),
         ({**Fallback().to_json(), "no_rgb": ["label"]}, r"no_rgb = \['label'\]"),
     ],

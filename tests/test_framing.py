@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefuse import framing
 from edgefuse.contract import codes_from_bytes
 from edgefuse.errors import UserError
 from edgefuse.framing import SPEC, Roi, centre_square, codes_of_one_mm, fit
@@ -41,6 +43,40 @@ def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: i
     assert framed.rgb.shape == (size, size, 3) and framed.depth.shape == (size, size, 2)
     assert framed.rgb.flags.c_contiguous and framed.depth.flags.c_contiguous
     assert set(np.unique(codes_from_bytes(framed.depth))) <= {0, *np.unique(depth)}
+
+
+@given(
+    roi=st.builds(Roi, *[st.integers(-200, 400) | st.integers() for _ in range(4)]),
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+)
+def test_any_region_has_the_right_shape_or_one_error_in_bounded_memory(roi: Roi, height: int, width: int) -> None:
+    rgb, depth = picture(height, width)
+    limit = 40 * (framing.MAX_REGION * max(height, width)) ** 2 + 1_000_000
+    tracemalloc.start()
+    try:
+        framed = fit(rgb, depth, size=24, roi=roi)
+        assert framed.rgb.shape == (24, 24, 3) and framed.depth.shape == (24, 24, 2)
+        assert max(roi.w, roi.h) <= framing.MAX_REGION * max(height, width)
+    except UserError as error:
+        assert "region" in str(error)
+    finally:
+        assert tracemalloc.get_traced_memory()[1] < limit
+        tracemalloc.stop()
+
+
+def test_a_region_as_large_as_allowed_is_framed_and_a_larger_one_is_not() -> None:
+    rgb, depth = picture(30, 40)
+    assert fit(rgb, depth, size=16, roi=Roi(-60, -60, 160, 10)).rgb.any()
+    with pytest.raises(UserError, match=r"region -60,-60,161,10 .* more than 4 times as large as the 40x30 picture"):
+        fit(rgb, depth, size=16, roi=Roi(-60, -60, 161, 10))
+
+
+def test_regions_agree_where_a_model_sees_the_like() -> None:
+    assert framing.regions_agree("nearest", "nearest") and framing.regions_agree("nearest", None)
+    assert framing.regions_agree("file", "10,20,30,40") and framing.regions_agree("nearest", "file")
+    assert not framing.regions_agree("nearest", "whole") and not framing.regions_agree("whole", "file")
+    assert not framing.regions_agree("0,0,9,9", "center")
 
 
 def test_colour_and_depth_stay_on_one_another() -> None:

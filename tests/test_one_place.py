@@ -29,7 +29,6 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
                 "export/edgefuse_export/tensorrt_inspect.py",  # the inspector's answer, in memory
                 "benchmarks/edgefuse_benchmarks/cold_process.py",  # from a process of ours to another
                 "benchmarks/edgefuse_benchmarks/cold_start.py",
-                "benchmarks/edgefuse_benchmarks/report.py",  # lays lists of numbers out
             }
         ),
     ),
@@ -56,7 +55,9 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ),
     ),
     "versions are collected by edgefuse.io.environment": (
-        frozenset({"metadata.version", "importlib.metadata.version"}),
+        frozenset(
+            {"metadata.version", "importlib.metadata.version", "metadata.distribution", "metadata.distributions"}
+        ),
         frozenset({f"{IO}/environment.py"}),
     ),
 }

@@ -38,6 +38,7 @@ def make_toy_bundle(
     gate_width: int = 4,
     align: Align = "color",
     graph_size: int | None = None,
+    graph_labels: int | None = None,
     batch: int | str = 1,
     float_inputs: bool = False,
     fallback: Fallback | None = None,
@@ -47,6 +48,7 @@ def make_toy_bundle(
 
     Args:
         graph_size: side of the pictures that the ONNX file takes; another than `size` breaks the contract on purpose.
+        graph_labels: how many probabilities the file gives; another number than `labels` has breaks the contract likewise.
         batch: first dimension of the inputs; a name makes it dynamic.
         fallback: what live reports while a sensor is dead; None = the default, no decision.
         float_inputs: let the file take float32 pictures, which breaks the contract on purpose.
@@ -56,13 +58,21 @@ def make_toy_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / bundle.MODEL_NAME
     model = _model(
-        graph_size or size, num_labels=len(labels), gate_width=gate_width, batch=batch, float_inputs=float_inputs
+        graph_size or size,
+        num_labels=graph_labels or len(labels),
+        gate_width=gate_width,
+        batch=batch,
+        float_inputs=float_inputs,
     )
+    contract = InputContract(size=size, align=align)
+    metadata = bundle.model_metadata(labels=labels, contract=contract, precision="fp32", temperature=None)
+    del metadata["edgefuse.precision"]  # as in files of before; some tests let this one count as another precision's
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     manifest = bundle.Manifest(
         labels=labels,
-        contract=InputContract(size=size, align=align),
+        contract=contract,
         model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},

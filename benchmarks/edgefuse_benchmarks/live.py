@@ -7,6 +7,7 @@ camera gives them; what the loop misses is dropped). Both ways must give the sam
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,7 +126,7 @@ def bench_live(
 
     Raises:
         UserError: no bundle or camera, or too few frames with a region.
-        ParityError: the paces gave different answers for one frame.
+        ParityError: the paces gave different answers for one frame, or have no frame in common.
     """
     require("onnxruntime", extra="runtime")
     described = machine.describe()
@@ -194,12 +195,16 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames
             sinks=[collected],
             num_frames=num_frames,
         )
-    if summary.ended == "interrupted":
+    if summary.was_interrupted:
         raise KeyboardInterrupt
     if len(collected.results) < 2 * WARMUP_FRAMES:
         raise UserError(
             f"--camera {camera} gave {len(collected.results)} results ({summary.without_region} frames had no region): "
             f"at least {2 * WARMUP_FRAMES} are needed, {WARMUP_FRAMES} of them to warm up"
+        )
+    if summary.not_finite:
+        raise UserError(
+            f"{summary.not_finite} of {summary.processed} answers have NaN or infinity in them: such an engine gets no figures"
         )
     way.first_results.append(collected.results[0])
     way.passes.append(collected.results[WARMUP_FRAMES:])
@@ -210,13 +215,13 @@ def _check(ways: Sequence[_Way]) -> list[dict[str, Any]]:
     """The figures of `_compare`; nothing for a camera, which shows no frame twice.
 
     Raises:
-        ParityError: one frame got different answers.
+        ParityError: one frame got different answers, or two passes have no frame in common.
     """
     if _is_camera(ways):
         return []
     figures, problems = _compare(ways)
     if problems:
-        raise ParityError("one frame got different answers, so nothing is told:\n  " + "\n  ".join(problems))
+        raise ParityError("the passes do not agree, so nothing is told:\n  " + "\n  ".join(problems))
     return figures
 
 
@@ -227,10 +232,10 @@ def _is_camera(ways: Sequence[_Way]) -> bool:
 def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
     """Do all passes say the same about the same frame as the first one? Figures, and what is wrong in words."""
     reference, *others = [(f"{way.pace}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
-    expected = {result.name: result for result in reference[1]}
+    expected = _by_name(reference[1])
     figures, problems = [], []
     for name, results in others:
-        shared = [(expected[result.name], result) for result in results if result.name in expected]
+        shared = [(expected[frame], result) for frame, result in _by_name(results).items() if frame in expected]
         worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(
@@ -243,9 +248,17 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
                 "tolerance": TOLERANCE,
             }
         )
-        if not worst <= TOLERANCE:
+        if not shared:
+            problems.append(f"{name} shares no frame with {reference[0]}, so nothing could be compared")
+        if not worst <= TOLERANCE or flips:
             problems.append(f"{name} against {reference[0]}: probabilities differ by {worst:.3g}, {flips} labels flip")
     return figures, problems
+
+
+def _by_name(results: Sequence[Result]) -> dict[str, Result]:
+    """Results by their frame's name, without names that came twice: of frame numbers that stand still nothing can be paired."""
+    counts = Counter(result.name for result in results)
+    return {result.name: result for result in results if counts[result.name] == 1}
 
 
 def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
@@ -294,7 +307,9 @@ def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
 
 def _ratio(ways: Sequence[_Way], name: str, milliseconds: Callable[[Result], float]) -> Ratio | None:
     """Paired by the frames that every pass has."""
-    by_frame = [[{result.name: milliseconds(result) for result in one} for one in way.passes] for way in ways]
+    by_frame = [
+        [{frame: milliseconds(result) for frame, result in _by_name(one).items()} for one in way.passes] for way in ways
+    ]
     shared = sorted(set.intersection(*(set(one) for passes in by_frame for one in passes)))
     if len(shared) < 2:
         return None

@@ -17,8 +17,8 @@ from typing import Any
 from edgefuse.io.environment import commit, output_of, versions
 
 PACKAGES = (
-    *("edgefuse", "numpy", "opencv-python-headless", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
+    *("edgefuse", "numpy", "opencv", "torch", "torchvision", "onnx", "onnxscript"),
+    *("onnxruntime", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
 )
 CPU = Path("/sys/devices/system/cpu")
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"

@@ -203,7 +203,8 @@ def main(arguments: Sequence[str]) -> None:
         dataset = dataset.subset(matching(dataset, options.only))
     pictures = load(dataset)
     rows = measure(options.run, bundle, pictures, say=lambda text: print(text, file=sys.stderr))
-    seen = set(bundle.manifest.training.get("data", {}).get("train_instances", {}).values())
+    data = bundle.manifest.training.get("data") or {}
+    seen = set((data.get("train_instances") or {}).values())
     trained_on = sorted(name for name, digest in pictures.dataset.instance_digests().items() if digest in seen)
     value = {
         "schema": SCHEMA,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgefuse.bundle import Bundle
+from edgefuse.io import json_files
 from edgefuse.io.files import file_replaced
 from edgefuse_benchmarks.measure import Ratio, Series
 
@@ -124,11 +124,11 @@ def save_json(value: Any, folder: Path, *, benchmark: str) -> Path:
 
 
 def dumps(value: Any) -> str:
-    """Indented JSON with each list of numbers on one line."""
+    """Indented JSON with each list of numbers on one line; NaN and infinity become null."""
     return re.sub(
         r"\[\n\s+[-+\d.eE,\s]+\]",
         lambda found: re.sub(r"\s+", "", found[0]),
-        json.dumps(value, indent=2, allow_nan=False),
+        json_files.dumps(value, indent=2),
     )
 
 

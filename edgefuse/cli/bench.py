@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, BundleFolder, CameraSpec, EngineWord, NumThreads, RegionSpec
+from edgefuse.cli.options import (
+    MAX_EPOCHS,
+    MAX_PAIRS,
+    AsJson,
+    BundleFolder,
+    CameraSpec,
+    EngineWord,
+    NumThreads,
+    RegionSpec,
+)
 
 if TYPE_CHECKING:
     from edgefuse_benchmarks.report import Report
@@ -37,6 +46,7 @@ def core(
 ) -> None:
     """Gate, fusion and fully connected layers alone: gated and naive, in torch and ONNX Runtime, against reading their weights."""
     widths = _whole_numbers(d, option="--d")
+    _check_out(out)
     from edgefuse.cli.progress import counting
     from edgefuse_benchmarks.core import PLAN, QUICK_PLAN, QUICK_WIDTHS, WIDTHS, bench_core
 
@@ -63,6 +73,7 @@ def engine(
 ) -> None:
     """A bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
     counts = _whole_numbers(threads, option="--threads")
+    _check_out(out)
     from edgefuse.io.text import say
     from edgefuse_benchmarks.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
 
@@ -95,6 +106,7 @@ def live(
     from edgefuse_benchmarks.live import PLAN, QUICK_PLAN, bench_live
 
     parsed_region(roi)
+    _check_out(out)
     with counting("measuring", unit="results") as on_progress:
         report = bench_live(
             bundle,
@@ -108,24 +120,39 @@ def live(
     _finish(report, out=out, as_json=as_json)
 
 
+def _check_out(out: Path) -> None:
+    """See before the work that its result can be kept.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from edgefuse.errors import UserError
+    from edgefuse.io.files import check_writable
+
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: a folder was expected, new or not")
+    check_writable(out / "result")
+
+
 def _finish(report: Report, *, out: Path, as_json: bool) -> None:
-    """Keep the result first, then show it."""
-    from edgefuse.errors import MissingPackageError
+    """Show the result first, then keep it, the picture last: what fails costs nothing that was there before."""
     from edgefuse.io.text import say
     from edgefuse_benchmarks.picture import save_picture
     from edgefuse_benchmarks.report import dumps, save
     from edgefuse_benchmarks.table import print_report
 
-    path = save(report, out)
+    try:
+        if as_json:
+            typer.echo(dumps(report.to_json(raw=False)))
+        else:
+            print_report(report)
+    finally:  # also where nobody reads them
+        path = save(report, out)
+        say(f"result: {path}")
     try:
         save_picture(report, path.with_suffix(".png"))
-    except MissingPackageError as error:
+    except Exception as error:
         say(f"no picture: {error}")
-    if as_json:
-        typer.echo(dumps(report.to_json(raw=False)))
-    else:
-        print_report(report)
-    say(f"result: {path}")
 
 
 def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
@@ -144,9 +171,13 @@ def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
 
 @app.command()
 def learning(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: each renders, splits and starts anew.")] = 5,
-    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs of a seed.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: what the demo's recipe says.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many seeds: each renders, splits and starts anew.")
+    ] = 5,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs of a seed.")] = 1000,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Default: what the demo's recipe says.")
+    ] = None,
     out: Out = Path("bench-results"),
 ) -> None:
     """Accuracy of every fusion on held-out instances of the built-in set, with both sensors and with either dead."""
@@ -154,9 +185,10 @@ def learning(
     from edgefuse.io.text import say
 
     require("torch", extra="train")
+    _check_out(out)
     from edgefuse_benchmarks.learning import bench_learning, save_learning
 
     report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs, say=say)
-    path = save_learning(report, out)
     typer.echo(report.to_markdown())
+    path = save_learning(report, out)
     say(f"kept: {path} and {path.with_suffix('.json')}")

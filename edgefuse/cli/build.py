@@ -17,12 +17,15 @@ def build(
     bundle: BundleFolder,
     precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
     workspace_mib: Annotated[
-        int, typer.Option(min=1, help="Most scratch memory of one layer, in MiB. Less where GPU memory is short.")
+        int,
+        typer.Option(
+            min=1, max=1 << 20, help="Most scratch memory of one layer, in MiB. Less where GPU memory is short."
+        ),
     ] = 1024,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="0: quick to build. 5: quick to run, if it finds something.")
     ] = 3,
-    batch: Annotated[int, typer.Option(min=1, help="Pairs in one run. live takes one.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Pairs in one run. live takes one.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle has the engine already.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -10,13 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad
+from edgefuse.cli.options import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_WORKERS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Flip,
+    Force,
+    NearM,
+    SetValues,
+    SkipBad,
+)
 
 if TYPE_CHECKING:
     from edgefuse.training.crossval import CrossValidation, Failure, FoldResult
 
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Worker processes, one CPU thread each; the figures do not depend on their number.")
+    int,
+    typer.Option(
+        min=1, max=MAX_WORKERS, help="Worker processes, one CPU thread each; the figures do not depend on their number."
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
@@ -38,24 +54,29 @@ def crossval(  # long: each option is a parameter
             help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
-    folds: Annotated[int, typer.Option(min=2, help="How many; trials have their own number.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="How many; trials have their own number.")] = 5,
     by: Annotated[
         str,
         typer.Option(
             help="instance; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "instance",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
-    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    flip: Flip = None,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
     rgb_weights: Weights = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the folds; fold k trains with 1000 seed + k.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
+    ] = 0,
     jobs: Jobs = 1,
     early_stop: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
+        typer.Option(
+            min=1, max=MAX_EPOCHS, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."
+        ),
     ] = None,
     values: SetValues = None,
     skip_bad: SkipBad = False,
@@ -77,7 +98,16 @@ def crossval(  # long: each option is a parameter
     from edgefuse.training.report import write_report
 
     recipe = small_rgbd()
-    config = replace(recipe, epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed)
+    config = replace(
+        recipe,
+        epochs=epochs,
+        size=size,
+        batch_size=batch_size,
+        near_m=near,
+        far_m=far,
+        seed=seed,
+        augmentation=replace(recipe.augmentation, flip=flip),
+    )
     config = with_values(config, values or ())
     validation_share = 0.0 if early_stop is None else recipe.validation_share
     with TrainingDisplay(brief=True) as display:
@@ -98,8 +128,9 @@ def crossval(  # long: each option is a parameter
     command = ["edgefuse", *sys.argv[1:]]
     honest = f"the same with --by {BY_INSTANCE} and another --out"
     title = f"{', '.join(folder.resolve().name for folder in data)}, {done.num_folds} folds by {by}"
+    show_results(done, as_json=as_json)
     report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
-    finish(done, report, out, as_json=as_json)
+    finish(done, report, out)
 
 
 def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
@@ -117,12 +148,11 @@ def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
     return on_done
 
 
-def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> None:
-    """Print what came out, and fail where a fold failed."""
+def show_results(done: CrossValidation, *, as_json: bool) -> None:
+    """Print what came out; before the report is written, which may fail."""
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
     from edgefuse.training.report import mean_and_spread, paired_tests
-    from edgefuse.training.run import RUN_NAME
 
     tests = paired_tests(done.results)
     if as_json:
@@ -150,6 +180,13 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
         say(
             f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
         )
+
+
+def finish(done: CrossValidation, report: Path, out: Path) -> None:
+    """Name the report, and fail where a fold failed."""
+    from edgefuse.io.text import say
+    from edgefuse.training.run import RUN_NAME
+
     say(f"report: {report} (report.csv, report.png)")
     if done.failures:
         names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SkipBad, Strict
+from edgefuse.cli.options import MAX_PAIRS, MAX_SEED, MAX_WORKERS, AsJson, DataFolders, Force, SkipBad, Strict
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ def _group() -> None: ...
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="The data set folder to make.")],
-    num_pairs: Annotated[int, typer.Option("--pairs", min=8, help="How many pairs.")] = 1000,
+    num_pairs: Annotated[int, typer.Option("--pairs", min=8, max=MAX_PAIRS, help="How many pairs.")] = 1000,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the pictures in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: as many as cores.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same files.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MAX_WORKERS, help="Processes. Default: as many as cores.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Render table-top objects that neither colour nor depth alone can tell apart."""
@@ -59,9 +61,13 @@ def convert(  # long: the options of every layout, declared and passed on
     instance: Annotated[str | None, typer.Option(help="tum: the take's name. Default: the folder's.")] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="washington: this many pairs, evenly over categories; the paper took 4500."),
+        typer.Option(
+            min=1, max=MAX_PAIRS, help="washington: this many pairs, evenly over categories; the paper took 4500."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="washington: which samples. Default: 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="washington: which samples. Default: 0.")
+    ] = None,
     masked: Annotated[bool, typer.Option("--masked", help="washington: nothing but the object, by its mask.")] = False,
     neutral: Annotated[bool, typer.Option("--neutral", help="bu3dfe: with the neutral faces as a class.")] = False,
     levels: Annotated[

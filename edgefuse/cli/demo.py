@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import Force
+from edgefuse.cli.options import MAX_EPOCHS, MAX_FRAMES, MAX_PAIRS, MAX_SEED, Force
 
 if TYPE_CHECKING:
     from edgefuse.demo import DemoResult
@@ -15,12 +19,14 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where data, runs, bundle and recording go.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures, the split and the training.")] = 0,
-    pairs: Annotated[int, typer.Option(min=48, help="Rendered pairs to learn from.")] = 1000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the pictures, the split and the training.")
+    ] = 0,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs to learn from.")] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over them. Default: what the demo's recipe says.")
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over them. Default: what the demo's recipe says.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of the recording that live runs on.")] = 90,
+    frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames of the recording that live runs on.")] = 90,
     force: Force = False,
 ) -> None:
     """The main job without a camera: render data, train four models, export, record, run live. Some minutes."""
@@ -47,8 +53,7 @@ def demo(
 
 
 def _print_result(result: DemoResult) -> None:
-
-    from edgefuse.io.text import new_console, new_table
+    from edgefuse.io.text import new_console, new_table, printable
 
     console = new_console()
     table = new_table(title="accuracy on held-out instances")
@@ -67,12 +72,33 @@ def _print_result(result: DemoResult) -> None:
     if live.accuracy is not None and live.latency_ms is not None:
         apart = f" ({live.accuracy.abstained} without a decision, a sensor was dead)" if live.accuracy.abstained else ""
         console.print(
-            f"live on {result.recording}: {live.accuracy.correct} of {live.accuracy.scored} frames right{apart}, latency from a frame's "
+            f"live on {printable(str(result.recording))}: {live.accuracy.correct} of {live.accuracy.scored} frames right{apart}, latency from a frame's "
             f"arrival to its decision: median {live.latency_ms['p50']:.1f} ms, p99 {live.latency_ms['p99']:.1f} ms"
         )
+    folder = printable(str(result.folder))
     console.print(
-        f"pictures: {result.folder}/data, training curves: {result.folder}/runs/*/training.png, bundle: {result.bundle}"
+        f"pictures: {folder}/data, training curves: {folder}/runs/*/training.png, bundle: {folder}/{result.bundle.name}"
     )
     console.print(
         f"took {sum(result.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in result.seconds.items())
     )
+    for command in next_commands(result):
+        console.print(printable(command), soft_wrap=True)
+
+
+def next_commands(result: DemoResult, *, prefix: Path = Path(sys.prefix)) -> list[str]:
+    """What to type next; first the line that lets the shell find `edgefuse`, where it does not.
+
+    Args:
+        prefix: of the environment that runs the demo.
+    """
+    live = ("edgefuse", "live", str(result.bundle), "--camera", str(result.recording))
+    regions = ("--roi", str(result.recording.with_suffix(".json")))
+    found = shutil.which("edgefuse")
+    is_found = found is not None and Path(found).absolute() == (prefix / "bin/edgefuse").absolute()
+    activate = prefix / "bin/activate"
+    lines = [] if is_found or not activate.is_file() else [f". {shlex.quote(os.path.relpath(activate))}"]
+    return [
+        f"next: {line}" if number == 0 else f"      {line}"
+        for number, line in enumerate([*lines, shlex.join((*live, *regions))])
+    ]

@@ -34,7 +34,7 @@ def ended_by_signals() -> Iterator[Ending]:
         ending.signal = signal.Signals(number)
         for other in SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(ending.signal.name)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():

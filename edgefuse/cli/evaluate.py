@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(  # long: each option is a parameter
         typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="With --corruptions: decides their chance. Default: 0.")
+        int | None, typer.Option(min=0, max=MAX_SEED, help="With --corruptions: decides their chance. Default: 0.")
     ] = None,
     force: Force = False,
     file: Annotated[
@@ -75,6 +75,7 @@ def evaluate(  # long: each option is a parameter
             models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
+    from edgefuse.data.splits import some_of
     from edgefuse.evaluation import evaluate as score
     from edgefuse.io.text import say
 
@@ -97,6 +98,11 @@ def evaluate(  # long: each option is a parameter
         return
     warn_of_training_pairs(answering, pictures)
     _print_scores(scores, answering.name)
+    lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
+    if lacking:
+        say(
+            f"note: the data has no pair of {some_of(lacking)}: these figures say nothing of {'it' if len(lacking) == 1 else 'them'}"
+        )
 
 
 def _evaluate_corruptions(
@@ -128,21 +134,20 @@ def _evaluate_corruptions(
         "data": pictures.dataset.digest[:12],
         "commit": commit_in_words(commit()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
-        "versions": versions(
-            ("edgefuse", "numpy", "opencv-python-headless", "torch", *ENGINE_PACKAGES), only_installed=True
-        ),
+        "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
+    if as_json:
+        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
+    else:
+        _print_corruptions(rows_by_model, title)
+    # What can fail comes after what was found.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
         say(f"report: {report_path} (report.csv, report.json, report.png)")
     if plot is not None:
         plot_corruptions(rows_by_model, plot, title=title)
         say(f"plot: {plot}")
-    if as_json:
-        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
-        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
-    else:
-        _print_corruptions(rows_by_model, title)
 
 
 def _score_under_corruptions(
@@ -229,7 +234,8 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
 
 def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     """The instances, as class/instance, whose very pictures the model was trained on."""
-    seen = set(answering.training.get("data", {}).get("train_instances", {}).values())
+    data = answering.training.get("data") or {}
+    seen = set((data.get("train_instances") or {}).values())
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgefuse.cli.evaluate import load_pictures, opened, warn_of_training_pairs
-from edgefuse.cli.options import AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
 
 if TYPE_CHECKING:
     from edgefuse.explain import Explanation
@@ -19,7 +19,7 @@ def explain(
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
     only: OnlyInstances = None,
-    seed: Annotated[int, typer.Option(help="Decides the corruptions' chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides the corruptions' chance.")] = 0,
     threads: NumThreads = None,
     force: Force = False,
     skip_bad: SkipBad = False,
@@ -35,11 +35,19 @@ def explain(
 
     refuse_existing(out, force=force, marker=EXPLANATION_NAME)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+
+    def show(explanation: Explanation) -> None:
+        """Before it is written, which may fail."""
+        if as_json:
+            typer.echo(dumps(explanation.to_json()))
+        else:
+            _print_explanation(explanation)
+
     with (
         opened(model, num_threads=threads) as answering,
         counting("corruptions", unit="pairs") as on_progress,
     ):
-        explanation = look_into(
+        look_into(
             answering.predictor,
             pictures,
             out,
@@ -49,16 +57,13 @@ def explain(
             seed=seed,
             pixel_gate=answering.pixel_gate,
             on_progress=on_progress,
+            on_found=show,
         )
     warn_of_training_pairs(answering, pictures)
     if answering.fusion == "spatial" and answering.pixel_gate is None:
         say(
             "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
         )
-    if as_json:
-        typer.echo(dumps(explanation.to_json()))
-    else:
-        _print_explanation(explanation)
     say(f"explanation: {out} (explain.json, gate.png, examples.png)")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgefuse.cli.options import AsJson, Force
+from edgefuse.cli.options import MAX_PAIRS, AsJson, Force
 from edgefuse.fallback import Answer
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def export(  # long: each option is a parameter
             help="Modules that stay in FP32 in the FP16 and INT8 files: a glob such as 'core.head.*'. Repeatable."
         ),
     ] = None,
-    calibration_frames: Annotated[int, typer.Option(help="Training frames that decide INT8's ranges.", min=1)] = 128,
+    calibration_frames: Annotated[
+        int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
+    ] = 128,
     without_rgb: Annotated[
         Literal["label", "no-decision"] | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
@@ -101,11 +103,16 @@ def check_onnx(
 ) -> None:
     """Ask, offline, whether TensorRT's ONNX parser would take a file: operators, types, shapes, uint8 inputs, outputs.
 
-    It compares with the parser's own lists and builds nothing. Exit code 1 when any file would be refused.
+    It compares with the parser's own lists and builds nothing; a bundle's file is held against its manifest, too. Exit code 1
+    when any file would be refused.
     """
+    from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import write_line
     from edgefuse_export.readiness import check_file
 
+    for file in files:
+        check_file_in_bundle(file)
     found = {str(file): check_file(file) for file in files}
     if as_json:
         typer.echo(dumps({name: readiness.to_json() for name, readiness in found.items()}))
@@ -114,9 +121,9 @@ def check_onnx(
             verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
             if readiness.open_batch and not readiness.problems:
                 verdict = "ready, once its batch is fixed"
-            typer.echo(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked")
+            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked", sys.stdout)
             for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
-                typer.echo(f"  {line}")
+                write_line(f"  {line}", sys.stdout)
     if any(readiness.problems for readiness in found.values()):
         raise typer.Exit(1)
 

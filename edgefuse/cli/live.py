@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefuse.cli.options import (
+    MAX_FRAMES,
     AsJson,
     BundleFolder,
     CameraSpec,
@@ -27,7 +28,9 @@ def live(  # long: each option is a parameter
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many. Default: go on to the end.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many. Default: go on to the end.")
+    ] = None,
     jsonl: Annotated[
         Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
     ] = None,
@@ -48,24 +51,29 @@ def live(  # long: each option is a parameter
 
     from edgefuse.bundle import open_bundle
     from edgefuse.cli.usage import parsed_region
-    from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.engines import open_engine
     from edgefuse_runtime.live import run_live
-    from edgefuse_runtime.sinks import JsonlSink, LinesSink
+    from edgefuse_runtime.region_choice import choose_region
+    from edgefuse_runtime.sinks import JsonlSink, LinesSink, SummarySink
     from edgefuse_runtime.table import TableSink
 
     opened = open_bundle(bundle)
-    region = parsed_region(roi)
+    given = parsed_region(roi) if roi is not None else None
+    sinks: list[Sink] = []
+    if as_json:
+        sinks.append(SummarySink(sys.stdout))
+    else:
+        sinks.append(TableSink() if sys.stdout.isatty() else LinesSink(sys.stdout))
+    if jsonl is not None:
+        sinks.append(JsonlSink(jsonl, force=force))
     with ExitStack() as stack:
         runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
-        sinks: list[Sink] = []
-        if not as_json:
-            sinks.append(TableSink() if sys.stdout.isatty() else LinesSink(sys.stdout))
-        if jsonl is not None:
-            sinks.append(JsonlSink(jsonl, force=force))
+        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
+        for note in region.notes:
+            say(note)
         for sink in sinks:
             stack.enter_context(sink)
         summary = run_live(
@@ -75,9 +83,15 @@ def live(  # long: each option is a parameter
             fallback=opened.manifest.fallback,
             sinks=sinks,
             num_frames=frames,
+            say=say,
         )
-    if as_json:
-        typer.echo(dumps(summary.to_json()))
+    if summary.failed_sinks:
+        raise typer.Exit(1)
     if summary.processed == 0:
         say("no frame was decided: nothing came, or no region was found")
+        raise typer.Exit(1)
+    if summary.not_finite == summary.processed:
+        say(
+            "no frame was decided: every answer of the model was NaN or infinity; export it again with --precision fp32"
+        )
         raise typer.Exit(1)

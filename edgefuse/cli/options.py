@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# More than anybody means; beyond, a number overflows in a library, or asks for work that ends the machine. Every numeric option has
+# both bounds, and a float `callback=finite` besides: tests/cli/test_numbers.py walks through all commands.
+MAX_THREADS = 512
+MAX_WORKERS = 256
+MAX_EPOCHS = 100_000
+MAX_BATCH = 65_536
+MAX_PAIRS = 1_000_000
+MAX_FRAMES = 1_000_000_000
+MAX_SEED = 4_000_000  # fold k trains with 1000 seed + k, and scikit-learn takes 32 bits
+MAX_DEPTH_M = 65.535  # the last code of the contract
+
+
+def finite(value: float | None) -> float | None:
+    """A callback: bounds let NaN through, because it is neither below nor above any.
+
+    Raises:
+        typer.BadParameter: it is NaN or infinite.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} was given, a finite number was expected")
+    return value
+
 
 DataFolders = Annotated[
     list[Path], typer.Argument(help="Data set folders: root/<class>/<instance>/<name>_rgb.png and _depth.png.")
@@ -14,15 +38,20 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable or incomplete pairs out instead of refusing.")
 ]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Take warnings for errors: exit code 1, for checks by machines.")
-]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 SetValues = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
         help="Any number of the recipe, such as reach_m=0.2 or augmentation.rotation_deg=0; an unknown name lists all. Repeatable.",
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror half of the pairs. Default: where no class name speaks of a side, such as left or _R; the first line says it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -32,7 +61,14 @@ OnlyInstances = Annotated[
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as edgefuse export makes it.")]
 NumThreads = Annotated[
-    int | None, typer.Option(help="Threads of the engine on the CPU. Default: as many as cores.", min=1)
+    int | None,
+    typer.Option(help="Threads of the engine on the CPU. Default: as many as cores.", min=1, max=MAX_THREADS),
+]
+NearM = Annotated[
+    float, typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Nearest depth that counts, in metres.")
+]
+FarM = Annotated[
+    float, typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Farthest depth that counts, in metres.")
 ]
 EngineWord = Annotated[
     str,
@@ -57,6 +93,7 @@ RegionSpec = Annotated[
     str | None,
     typer.Option(
         "--roi",
-        help="Where to look: x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per frame.",
+        help="Where to look: whole, x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per "
+        "frame number. Default: record stores whole images, live looks where the model's training data was recorded.",
     ),
 ]

@@ -39,7 +39,7 @@ def counting(what: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class TrainingDisplay:
-    """Shows a training: a bar with loss, accuracy and time left on a terminal, a line an epoch elsewhere.
+    """Shows a training: a bar with epoch, loss, accuracy and time left on a terminal, a line an epoch elsewhere.
 
     Args:
         brief: say nothing of what is trained nor of single epochs; the bar stays.
@@ -56,6 +56,11 @@ class TrainingDisplay:
     def __exit__(self, *exc: object) -> None:
         self._close_bar()
 
+    def told(self, text: str) -> None:
+        """One line; above the bar where there is one."""
+        if not self._brief:
+            say(text)
+
     def started(self, text: str) -> None:
         self._close_bar()
         if not self._brief:
@@ -70,7 +75,12 @@ class TrainingDisplay:
     def stepped(self, report: StepReport) -> None:
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=report.step, total=report.num_steps, loss=report.loss, accuracy=report.accuracy
+                self._task,
+                description=f"epoch {report.epoch} of {report.num_epochs}",
+                completed=report.step,
+                total=report.num_steps,
+                loss=report.loss,
+                accuracy=report.accuracy,
             )
 
     def epoch_done(self, result: EpochResult, num_epochs: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgefuse.cli.options import CameraSpec, Force, RegionSpec
+from edgefuse.cli.options import MAX_FRAMES, CameraSpec, Force, RegionSpec
 
 
 def record(
@@ -18,10 +18,10 @@ def record(
     camera: CameraSpec = "realsense",
     take: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Pairs to record. Default: until Ctrl-C or the end.")
+        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Pairs to record. Default: until Ctrl-C or the end.")
     ] = None,
     every: Annotated[
-        int, typer.Option(min=1, help="Keep each N-th frame: neighbours are nearly the same picture.")
+        int, typer.Option(min=1, max=MAX_FRAMES, help="Keep each N-th frame: neighbours are nearly the same picture.")
     ] = 1,
     roi: RegionSpec = None,
     align: Annotated[str, typer.Option(help="Whose view the pairs share: color or depth.")] = "color",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgefuse.cli.crossval import Jobs, Weights
-from edgefuse.cli.options import AsJson, Force, SkipBad
+from edgefuse.cli.options import MAX_BATCH, MAX_EPOCHS, MAX_SEED, AsJson, Force, SkipBad
 
 
 def reproduce(  # long: each option is a parameter
@@ -16,7 +16,7 @@ def reproduce(  # long: each option is a parameter
     tree: Annotated[Path, typer.Argument(help="The data set in its own layout; it is only read.")],
     out: Annotated[Path, typer.Option(help="The folder for data, folds and report; given again, it goes on.")],
     table: Annotated[
-        int | None, typer.Option(help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
+        int | None, typer.Option(min=1, max=4, help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
     ] = None,
     by: Annotated[
         Literal["frame", "instance", "trials"] | None,
@@ -25,12 +25,15 @@ def reproduce(  # long: each option is a parameter
         ),
     ] = None,
     approaches: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
-    epochs: Annotated[int, typer.Option(min=1, help="The paper: at most 400.")] = 400,
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="The paper: at most 400.")] = 400,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
     rgb_weights: Weights = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Decides the selection and the folds; fold k trains with 1000 seed + k.")
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="Decides the selection and the folds; fold k trains with 1000 seed + k."
+        ),
     ] = 0,
     samples: Annotated[
         str | None,
@@ -41,7 +44,9 @@ def reproduce(  # long: each option is a parameter
     ] = None,
     early_stop: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."),
+        typer.Option(
+            min=1, max=MAX_EPOCHS, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."
+        ),
     ] = None,
     jobs: Jobs = 1,
     quick: Annotated[
@@ -57,7 +62,7 @@ def reproduce(  # long: each option is a parameter
     from edgefuse.errors import require
 
     require("torch", extra="train")
-    from edgefuse.cli.crossval import finish, fold_line
+    from edgefuse.cli.crossval import finish, fold_line, show_results
     from edgefuse.cli.progress import TrainingDisplay, counting
     from edgefuse.io.text import say
     from edgefuse.training.approaches import PAPER_ROWS
@@ -85,9 +90,10 @@ def reproduce(  # long: each option is a parameter
             say=say,
             converting=partial(counting, "converting", unit="pairs"),
             on_done=fold_line(),
+            on_found=partial(show_results, as_json=as_json),
             listener=display,
         )
-    finish(made.done, made.report, made.folder, as_json=as_json)
+    finish(made.done, made.report, made.folder)
 
 
 def number_or_all(text: str | None) -> int | Literal["all"] | None:
@@ -100,6 +106,8 @@ def number_or_all(text: str | None) -> int | Literal["all"] | None:
         return None
     if text == "all":
         return "all"
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r}: a number from 1 on, or all, was expected", param_hint="--samples")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise typer.BadParameter(
+            f"{text!r}: a number from 1 to 999999999, or all, was expected", param_hint="--samples"
+        )
     return int(text)

@@ -7,7 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from edgefuse.cli.options import AsJson, DataFolders, Force, SetValues, SkipBad
+from edgefuse.cli.options import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_THREADS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Flip,
+    Force,
+    NearM,
+    SetValues,
+    SkipBad,
+    Strict,
+    finite,
+)
 from edgefuse.model.names import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
 
 
@@ -41,29 +56,35 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         str | None,
         typer.Option(help="imagenet, none, or a state dict FILE. Default: as --rgb-weights for the same backbone."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    near: Annotated[float, typer.Option(help="Nearest depth that counts, in metres.")] = 0.2,
-    far: Annotated[float, typer.Option(help="Farthest depth that counts, in metres.")] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the splits, the first weights and the augmentation.")] = 0,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the splits, the first weights and the augmentation.")
+    ] = 0,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
     validation_share: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share held out by instance to watch training with.")
+        float, typer.Option(min=0, max=0.5, callback=finite, help="Share held out by instance to watch training with.")
     ] = 0.15,
     test_share: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share held out by instance for testing, besides --exclude.")
+        float,
+        typer.Option(
+            min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
+        ),
     ] = 0.0,
-    flip: Annotated[
-        bool, typer.Option(help="Mirror half of the pairs; off by itself where class names speak of left or right.")
-    ] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")] = None,
+    flip: Flip = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
+    ] = None,
     values: SetValues = None,
     force: Force = False,
     skip_bad: SkipBad = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a classifier from labelled RGB-D pairs, split by instance, and leave a run folder.
@@ -112,40 +133,51 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     )
     config = with_values(config, values or ())
     with TrainingDisplay() as display:
-        summary = run_training(data, out, config=config, force=force, skip_bad=skip_bad, listener=display)
+        summary = run_training(
+            data, out, config=config, force=force, skip_bad=skip_bad, strict=strict, listener=display
+        )
     if as_json:
         from edgefuse.io.json_files import dumps
 
         typer.echo(dumps(summary.metrics))
-    for part in ("validation", "test"):
-        if part in summary.metrics:
-            scores = summary.metrics[part]
-            accuracies = ", ".join(
-                f"{name.replace('_', ' ')} {values['accuracy']:.1%}" for name, values in scores.items()
-            )
-            say(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs)")
-    line = calibration_line(summary.metrics["calibration"])
-    if line:
+    for line in summary_lines(summary.metrics):
         say(line)
+    if summary.not_written:
+        say(f"error: {summary.not_written}")
+        raise typer.Exit(1)
     if summary.interrupted:
         say(f"stopped early: {out} holds the last finished epoch and can be exported")
         raise typer.Exit(130)
-    pictures = ", ".join(path.name for path in sorted(out.glob("*.png")))
-    say(f"run: {out} ({pictures}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+    plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
+    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+
+
+def summary_lines(metrics: dict[str, Any]) -> list[str]:
+    """The accuracies on each held-out part with the classes that it lacks, and what calibration did."""
+    from edgefuse.training.measure import classes_without_pairs
+
+    lines = []
+    for part in ("validation", "test"):
+        if part in metrics:
+            scores = metrics[part]
+            accuracies = ", ".join(
+                f"{name.replace('_', ' ')} {found['accuracy']:.1%}" for name, found in scores.items()
+            )
+            lacking = classes_without_pairs(metrics, part)
+            lines.append(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs{lacking})")
+    calibrated = calibration_line(metrics["calibration"])
+    return [*lines, *([calibrated] if calibrated else [])]
 
 
 def calibration_line(calibration: dict[str, Any]) -> str:
-    """The temperature, and what it did to the test pairs (the validation pairs, which flatter it, where there are none)."""
-    part = "test" if "test" in calibration else "validation"
-    if part not in calibration or not calibration["fitted_on_validation_pairs"]:
+    """The temperature, what it was fitted on, and what it did to the test pairs, or to the same pairs where there are no others."""
+    if not calibration["fitted_on_validation_pairs"]:
         return ""
+    part = "test" if "test" in calibration else "validation"
     before, after = calibration[part]["before"], calibration[part]["after"]
-    changes = [
-        f"{words} {before[name]:.3f} before, {after[name]:.3f} after"
-        for words, name in (
-            ("expected calibration error", "expected_calibration_error"),
-            ("negative log-likelihood", "negative_log_likelihood"),
-        )
-    ]
-    flattered = "" if part == "test" else ", which it was fitted on"
-    return f"temperature {calibration['temperature']:.3f} on {part} pairs{flattered}: {'; '.join(changes)}"
+    changes = ", ".join(
+        f"{words} {before[name]:.3f} -> {after[name]:.3f}"
+        for words, name in (("ECE", "expected_calibration_error"), ("NLL", "negative_log_likelihood"))
+    )
+    where = "test" if part == "test" else "on the same data, which flatters it:"
+    return f"Calibrated on validation data (T = {calibration['temperature']:.3f}): {where} {changes}"

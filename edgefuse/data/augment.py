@@ -5,16 +5,17 @@ Every crop goes through `edgefuse.framing.fit`, so that training resizes exactly
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
+from edgefuse.data.sides import sided_names
+from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi, fit
-
-SIDED_WORDS = ("left", "right", "clockwise", "mirror")
+from edgefuse.limits import check_limits, limited, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Augmentation:
         rotation_deg: the picture is turned by up to this angle either way.
         zoom: the picture is up to this share larger or smaller.
         shift: it is moved by up to this share of its sides.
-        flip: mirror half of the pairs. Only where a mirrored picture keeps its label.
+        flip: mirror half of the pairs, which is right where a mirrored picture keeps its label. None = a training mirrors where no
+            class name speaks of a side (`edgefuse.data.sides`).
         brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
         white_balance: each colour channel is stronger or weaker by up to this share.
         grey: share of pairs whose RGB loses its colour.
@@ -36,27 +38,35 @@ class Augmentation:
         rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
     """
 
-    rotation_deg: float = 60.0
-    zoom: float = 0.25
-    shift: float = 0.1
-    flip: bool = True
-    brightness: float = 0.3
-    contrast: float = 0.3
-    gamma: float = 0.3
-    saturation: float = 0.3
-    white_balance: float = 0.2
-    grey: float = 0.15
-    blur: float = 0.03
-    depth_scale: float = 0.1
-    holes: float = 0.9
-    misalignment: float = 0.04
-    rgb_dropout: float = 0.1
-    depth_dropout: float = 0.1
+    rotation_deg: float = limited(60.0, 0, 180)
+    zoom: float = limited(0.25, 0, 0.9)
+    shift: float = limited(0.1, 0, 1)
+    flip: bool | None = field(default=None, metadata=one_of((True, False, None)))
+    brightness: float = limited(0.3, 0, 1)
+    contrast: float = limited(0.3, 0, 1)
+    gamma: float = limited(0.3, 0, 1)
+    saturation: float = limited(0.3, 0, 1)
+    white_balance: float = limited(0.2, 0, 1)
+    grey: float = limited(0.15, 0, 1)
+    blur: float = limited(0.03, 0, 0.5)
+    depth_scale: float = limited(0.1, 0, 0.9)
+    holes: float = limited(0.9, 0, 1)
+    misalignment: float = limited(0.04, 0, 1)
+    rgb_dropout: float = limited(0.1, 0, 1)
+    depth_dropout: float = limited(0.1, 0, 1)
+
+    def __post_init__(self) -> None:
+        check_limits(self, prefix="augmentation.")
+        if self.rgb_dropout + self.depth_dropout > 1:
+            raise UserError(
+                f"augmentation.rgb_dropout and depth_dropout are {self.rgb_dropout:g} and {self.depth_dropout:g}: "
+                "together at most 1 was expected"
+            )
 
 
 def labels_allow_flip(labels: tuple[str, ...]) -> bool:
     """False when a class name speaks of a side, such as "turn_left"."""
-    return not any(word in label.lower() for label in labels for word in SIDED_WORDS)
+    return not sided_names(labels)
 
 
 def augment(
@@ -91,7 +101,7 @@ def augment(
     framed = fit(rgb, depth, size=size, roi=_whole(height, width), depth_unit_m=depth_unit_m)
     codes = codes_from_bytes(framed.depth)
     rgb_SS3 = framed.rgb
-    if augmentation.flip and rng.random() < 0.5:
+    if augmentation.flip is not False and rng.random() < 0.5:
         rgb_SS3, codes = rgb_SS3[:, ::-1], codes[:, ::-1]
     rgb_SS3 = jitter_colour(rgb_SS3, augmentation=augmentation, rng=rng)
     if augmentation.blur:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
-from edgefuse.data.splits import Split, shuffled_groups
+from edgefuse.data.splits import Split, hold_out, shuffled_groups, some_of, untouched
 from edgefuse.data.washington import trial_splits
 from edgefuse.errors import UserError, require
 
@@ -61,13 +61,15 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
         sides = [(np.array(trial.train), np.array(trial.test)) for trial in trial_splits(dataset)]
     else:
         sides = _divide(dataset, np.arange(len(dataset.samples)), groups, num_folds=num_folds, seed=seed)
-    splits = []
+    splits = list[Split]()
     for kept, test in sides:
-        train, validation = kept, kept[:0]
-        if validation_share:
-            num_parts = _num_parts(dataset, kept, groups, share=validation_share)
-            train, validation = next(iter(_divide(dataset, kept, groups, num_folds=num_parts, seed=seed + 1)))
-        splits.append(Split(train=_as_tuple(train), validation=_as_tuple(validation), test=_as_tuple(test)))
+        train, validation = hold_out(dataset, _as_tuple(kept), groups, share=validation_share, seed=seed + 1)
+        if validation_share and not validation:
+            raise UserError(
+                f"fold {len(splits) + 1} leaves {'one pair' if groups is None else 'one group'} of each class to train and to "
+                "take validation samples from: use fewer folds, record more takes, or leave early stop off"
+            )
+        splits.append(Split(train=tuple(train), validation=tuple(validation), test=_as_tuple(test)))
     return folds_of_splits(dataset, splits, by=by)
 
 
@@ -104,8 +106,7 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
             fold does not train (named).
     """
     instances = dataset.groups()
-    labels = [sample.label for sample in dataset.samples]
-    notes: list[str] = []
+    unseen: dict[str, list[tuple[int, list[str]]]] = {}
     num_leaking = 0
     for number, parts in enumerate(splits, start=1):
         learned = {*parts.train, *parts.validation}
@@ -118,34 +119,27 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
             )
         if not parts.train or not parts.test:
             raise UserError(f"fold {number} has {len(parts.train)} pairs to train and {len(parts.test)} to test on")
-        lacking = _absent(dataset, {labels[i] for i in parts.train})
+        lacking = untouched(dataset, parts.train)
         if lacking:
             raise UserError(
-                f"fold {number} has no training pair of {', '.join(lacking)}: record more instances, use fewer folds, "
+                f"fold {number} has no training pair of {some_of(lacking)}: record more instances, use fewer folds, "
                 f"or another --seed{', or leave early stop off' if parts.validation else ''}"
             )
-        untested = _absent(dataset, {labels[i] for i in parts.test})
-        if untested:
-            notes.append(f"fold {number} tests no pair of {', '.join(untested)}")
+        for does, part in (("tests", parts.test), ("validates", parts.validation)):
+            lacking = untouched(dataset, part) if part else []
+            if lacking:
+                unseen.setdefault(does, []).append((number, lacking))
+    notes = [_note(does, found) for does, found in unseen.items()]
     return Folds(by=by, splits=tuple(splits), num_leaking=num_leaking, notes=tuple(notes))
 
 
-def _num_parts(dataset: Dataset, indices: _Indices, groups: list[str] | None, *, share: float) -> int:
-    """Into how many parts to divide so that one of them is about `share`."""
-    most = int(np.bincount([dataset.samples[i].label for i in indices]).max())
-    if groups is not None:
-        most = min(most, len({groups[i] for i in indices}))
-    if most < 2:
-        what = "pair(s) of a class" if groups is None else "group(s)"
-        raise UserError(
-            f"a fold leaves {most} {what} to train and to take validation samples from: use fewer folds, record more "
-            "takes, or leave early stop off"
-        )
-    return min(max(2, round(1 / share)), most)
-
-
-def _absent(dataset: Dataset, present: set[int]) -> list[str]:
-    return [label for number, label in enumerate(dataset.labels) if number not in present]
+def _note(does: str, found: Sequence[tuple[int, list[str]]]) -> str:
+    """One line, however many folds lack a class."""
+    number, lacking = found[0]
+    first = f"fold {number} {does} no pair of {some_of(lacking)}"
+    if len(found) == 1:
+        return first
+    return f"{len(found)} folds have classes without a pair that is {'tested' if does == 'tests' else 'validated'}: {first}"
 
 
 def _as_tuple(indices: _Indices) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ Owns which samples stand on which side; training and evaluation import it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,8 @@ def split(
     Args:
         exclude: glob patterns of instances that are held out for testing. A group goes as a whole: what matches in
             one class takes along the instances of the same name in the others, unless the pattern names the class.
-        test_share, validation_share: share of the samples to hold out besides, 0 to 0.5, by group and stratified by
-            class; what is held out is the nearest of a half, a third, a quarter and so on that whole groups allow.
+        test_share, validation_share: share of the samples to hold out besides, 0 to 0.5, by `hold_out`. Where there are
+            test pairs and no further group can be held out, the validation part is empty.
 
     Raises:
         UserError: fewer than two classes, too few groups, or a class with no training sample (named).
@@ -66,46 +67,112 @@ def split(
         raise UserError(
             f"the data has one class only ({', '.join(dataset.labels) or 'none'}): a classifier needs two or more class folders"
         )
+    for what, share in (("test", test_share), ("validation", validation_share)):
+        if not 0.0 <= share <= 0.5:
+            raise UserError(f"the {what} share is {share}: 0 to 0.5 was expected")
     excluded = set(matching(dataset, exclude)) if exclude else set()
     rest = [i for i in range(len(dataset.samples)) if i not in excluded]
-    rest, test = _hold_out(dataset, rest, share=test_share, seed=seed, what="test")
-    train, validation = _hold_out(dataset, rest, share=validation_share, seed=seed + 1, what="validation")
-    present = {dataset.samples[i].label for i in train}
-    lacking = [label for number, label in enumerate(dataset.labels) if number not in present]
+    groups = dataset.groups()
+    rest, test = hold_out(dataset, rest, groups, share=test_share, seed=seed)
+    if test_share and not test:
+        raise UserError(_nothing_to_hold_out(dataset, rest, "test"))
+    train, validation = hold_out(dataset, rest, groups, share=validation_share, seed=seed + 1)
+    lacking = untouched(dataset, train)
     if lacking:
         raise UserError(
-            f"no training sample is left of {', '.join(lacking)}: record more instances, hold fewer out, or use --validation-share 0"
+            f"no training sample is left of {some_of(lacking)}: record more instances, hold fewer out, or use --validation-share 0"
         )
+    if validation_share and not validation and not test and not excluded:
+        raise UserError(_nothing_to_hold_out(dataset, rest, "validation"))
     return Split(train=tuple(train), validation=tuple(validation), test=tuple(sorted([*excluded, *test])))
 
 
-def _hold_out(
-    dataset: Dataset, indices: list[int], *, share: float, seed: int, what: str
+def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
+    """The classes that have no sample among `indices`."""
+    present = {dataset.samples[i].label for i in indices}
+    return [label for number, label in enumerate(dataset.labels) if number not in present]
+
+
+def some_of(names: Sequence[str], *, most: int = 5) -> str:
+    """A few names for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _nothing_to_hold_out(dataset: Dataset, indices: Sequence[int], what: str) -> str:
+    num_groups = len({dataset.samples[i].instance for i in indices})
+    return (
+        f"no {what} samples can be held out: of the {num_groups} group(s) of instances none can be spared, because each is "
+        f"the only one of a class: record another take of each class, or use --{what}-share 0"
+    )
+
+
+def hold_out(
+    dataset: Dataset, indices: Sequence[int], groups: Sequence[str] | None, *, share: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Take about `share` of the samples away, by whole groups."""
-    if not 0.0 <= share <= 0.5:
-        raise UserError(f"the {what} share is {share}: 0 to 0.5 was expected")
-    if share == 0.0:
-        return indices, []
+    """Take about `share` of the samples away, by whole groups; kept and held-out indices.
+
+    A class with two groups or more is on both sides, wherever that leaves every class a group to learn from; a class with
+    one group stays. Apart from that the classes keep their proportions, and the size is the nearest of a half, a third, a
+    quarter and so on: a fold of `StratifiedGroupKFold`, the one that holds most classes, with the smallest groups of the
+    classes that it lacks added, and without the last groups of the classes that it would empty.
+
+    Args:
+        groups: of every sample of the data set; None = each sample is one.
+    """
+    if share == 0.0 or not indices:
+        return list(indices), []
     model_selection = require("sklearn.model_selection", extra="train")
     labels = np.array([dataset.samples[i].label for i in indices])
-    groups = shuffled_groups([dataset.samples[i].instance for i in indices], seed=seed)
-    num_groups = len(set(groups.tolist()))
-    num_folds = min(max(2, round(1 / share)), num_groups)
-    if num_groups < 2:
-        raise UserError(
-            f"there is {num_groups} group of instances to take {what} samples from, two or more were expected: "
-            f"record another take, or use --{what}-share 0"
-        )
-    folds = model_selection.StratifiedGroupKFold(n_splits=num_folds)
-    with warnings.catch_warnings():
-        # A class may have fewer takes than there are folds: then a fold lacks it, which is no reason to speak.
-        warnings.simplefilter("ignore", UserWarning)
-        candidates = list(folds.split(np.zeros(len(indices)), labels, groups))
-    # The first fold that leaves every class something to learn from; scikit-learn balances shares, not presence.
-    classes = set(labels.tolist())
-    kept, held = next((pair for pair in candidates if set(labels[pair[0]].tolist()) == classes), candidates[0])
-    return [indices[i] for i in kept], [indices[i] for i in held]
+    names = [str(i) for i in indices] if groups is None else [groups[i] for i in indices]
+    numbers = shuffled_groups(names, seed=seed)
+    # scikit-learn wants a class with as many samples as there are folds.
+    num_folds = min(max(2, round(1 / share)), len(set(names)), int(np.bincount(labels).max()))
+    held = np.zeros(len(indices), bool)
+    if num_folds > 1:
+        folds = model_selection.StratifiedGroupKFold(n_splits=num_folds)
+        with warnings.catch_warnings():
+            # A class may have fewer takes than there are folds: then a fold lacks it, and `_mended` adds it.
+            warnings.simplefilter("ignore", UserWarning)
+            candidates = [fold for _, fold in folds.split(np.zeros(len(indices)), labels, numbers)]
+        held[max(candidates, key=lambda fold: _num_on_both_sides(labels, fold))] = True
+    held = _mended(labels, numbers, held)
+    chosen = np.asarray(indices)
+    return chosen[~held].tolist(), chosen[held].tolist()
+
+
+def _num_on_both_sides(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> int:
+    return len(np.intersect1d(labels[fold], np.delete(labels, fold)))
+
+
+def _mended(labels: NDArray[np.int64], numbers: NDArray[np.int64], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The held-out samples, bool [n], with whole groups moved so that each class is kept, and held out where it can be."""
+    holds = np.zeros((numbers.max() + 1, labels.max() + 1), bool)  # which group has which class
+    holds[numbers, labels] = True
+    sizes = np.bincount(numbers)
+    out = np.zeros(len(holds), bool)
+    out[numbers[held]] = True
+    num_kept = holds[~out].sum(axis=0)  # groups of each class
+    num_groups = holds.sum(axis=0)
+
+    def smallest(among: NDArray[np.bool_], label: np.integer[Any]) -> list[int]:
+        found = np.flatnonzero(among & holds[:, label])
+        return [int(group) for group in found[np.argsort(sizes[found], kind="stable")]]
+
+    for label in np.flatnonzero((num_kept == 0) & (num_groups > 0)):
+        if num_kept[label] == 0:  # an earlier class may have brought it back
+            group = smallest(out, label)[0]
+            out[group] = False
+            num_kept += holds[group]
+    # The rarest first: what it can spare, others often hold too.
+    for label in np.argsort(num_groups, kind="stable"):
+        if num_kept[label] < num_groups[label]:  # it is held out already
+            continue
+        spare = (group for group in smallest(~out, label) if (num_kept[holds[group]] > 1).all())
+        group = next(spare, -1)
+        if group >= 0:
+            out[group] = True
+            num_kept -= holds[group]
+    return out[numbers]
 
 
 def shuffled_groups(names: Sequence[str], *, seed: int) -> NDArray[np.int64]:

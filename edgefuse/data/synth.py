@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from edgefuse.data.folder import write_description, write_pair
 from edgefuse.data.render import Box2D, picture
 from edgefuse.data.sensors import Degradation, depth_codes, rgb_codes
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi, fit
+from edgefuse.framing import ANY_CROP, Roi, fit
 from edgefuse.io.files import folder_replaced
+from edgefuse.io.workers import begin_worker
 
 LABELS = synth_scenes.LABELS
 
@@ -145,7 +146,9 @@ def write_dataset(
             done += written
             if on_progress is not None:
                 on_progress(done, num_pairs)
-        write_description(folder, align="color", created_by="edgefuse data synth", labels=list(LABELS), **asked)
+        write_description(
+            folder, align="color", region=ANY_CROP, created_by="edgefuse data synth", labels=list(LABELS), **asked
+        )
     return root
 
 
@@ -193,19 +196,18 @@ def _written(takes: list[_Take], *, num_workers: int) -> Iterator[int]:
             yield take.write()
         return
     pool = ProcessPoolExecutor(
-        min(num_workers, len(takes)), mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts
+        min(num_workers, len(takes)), mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker
     )
     with pool:
         try:
             yield from pool.map(_Take.write, takes)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was ended from outside, perhaps for lack of memory: give fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C is for the parent, which cancels what has not begun."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _render(

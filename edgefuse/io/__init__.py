@@ -8,4 +8,5 @@ Each kind has one place, and `tests/test_one_place.py` proves that nothing goes 
     arrays        read and write .npy and .npz
     text          names and messages as people see them
     environment   versions of packages, and the git commit
+    workers       processes that end with the command
 """

@@ -5,9 +5,11 @@ Owns these questions and how their answers are worded; everything that writes fi
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,29 +18,73 @@ COMMAND_TIMEOUT_S = 10.0
 NO_CHECKOUT = "not a checkout"
 NOT_INSTALLED = "not installed"
 
-TRAINING_PACKAGES = ("edgefuse", "torch", "torchvision", "numpy", "opencv-python-headless")
-ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "openvino")
-EXPORT_PACKAGES = (*TRAINING_PACKAGES, "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+VERSION_UNKNOWN = "installed, version unknown"
+
+_DISTRIBUTIONS = {
+    "opencv": (
+        "cv2",
+        (
+            "opencv-python-headless",
+            "opencv-python",
+            "opencv-contrib-python-headless",
+            "opencv-contrib-python",
+        ),
+    ),
+    "onnxruntime": (
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-training"),
+    ),
+    "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
+    "pyrealsense2": ("pyrealsense2", ("pyrealsense2", "pyrealsense2-beta")),
+}
+"""Package -> its module, and the names of the distributions that bring it: which one is installed is the machine's affair."""
+
+TRAINING_PACKAGES = ("edgefuse", "torch", "torchvision", "numpy", "opencv")
+ENGINE_PACKAGES = ("onnxruntime", "tensorrt", "openvino")
+EXPORT_PACKAGES = (*TRAINING_PACKAGES, "onnx", "onnxscript", "onnxruntime")
 
 
 def versions(packages: Sequence[str], *, only_installed: bool = False) -> dict[str, str]:
-    """Python's version and those of `packages`, by name; nothing is imported for it.
+    """Python's version and those of `packages`; nothing is imported for it.
+
+    A package goes by the name of the distribution that is installed, such as "onnxruntime-gpu" for "onnxruntime".
 
     Args:
+        packages: names of distributions, or of the families "opencv", "onnxruntime", "tensorrt" and "pyrealsense2".
         only_installed: leave out what is not there, in place of saying "not installed".
     """
-    found = {package: version(package) for package in packages}
-    return {"python": platform.python_version()} | {
-        package: value or NOT_INSTALLED for package, value in found.items() if value or not only_installed
-    }
+    found = {"python": platform.python_version()}
+    for package in packages:
+        several = installed(package)
+        if several or not only_installed:
+            found |= several or {package: NOT_INSTALLED}
+    return found
 
 
-def version(package: str) -> str | None:
-    """Version of an installed package; None where it is not installed."""
+def installed(package: str) -> dict[str, str]:
+    """Name and version of each installed distribution that brings `package`; of its module where none does, as with a build
+    from source; nothing where it is not there.
+    """
+    module, names = _DISTRIBUTIONS.get(package, (package.replace("-", "_"), (package,)))
+    found = {name: value for name in names if (value := _version(name))}
+    if not found and _is_importable(module):
+        found[package] = str(getattr(sys.modules.get(module), "__version__", VERSION_UNKNOWN))
+    return found
+
+
+def _version(distribution: str) -> str | None:
     try:
-        return metadata.version(package)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # ValueError: loaded, by other means than Python's own
+        return module in sys.modules
+    return spec is not None and spec.origin is not None  # any folder of that name is a package without origin
 
 
 def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:

@@ -23,9 +23,13 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity become null."""
-    with file_replaced(path) as temporary:
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity become null.
+
+    Args:
+        private: a new file is not for group and others to write, whatever the umask.
+    """
+    with file_replaced(path, private=private) as temporary:
         temporary.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -45,10 +49,14 @@ def read_json(path: Path, *, what: str, spec: Any = dict) -> dict[str, Any]:
         if num_bytes > MAX_JSON_BYTES:
             raise UserError(f"{what} has {num_bytes} bytes, at most {MAX_JSON_BYTES} were expected: {path}")
         data = path.read_bytes()
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{what} is missing: {path}") from None
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror})") from error
+    except ValueError as error:  # no file can have this name
+        raise UserError(f"{what} cannot be read: {printable(str(path))} ({error})") from error
     value: dict[str, Any] = parse_json(data, what=f"{what} ({path})", spec=spec)
     return value
 

@@ -7,7 +7,9 @@ prints, draws or names a folder uses it. Standard library only, rich where it is
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import unicodedata
 from typing import IO, TYPE_CHECKING, Any
@@ -55,14 +57,21 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people count: frame_2 before frame_10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+
+
 def ascii_only(text: str) -> str:
     """`text` for writers that know ASCII alone, such as OpenCV's `putText`: everything else becomes a question mark."""
     return printable(text).encode("ascii", "replace").decode("ascii")
 
 
 def say(text: str) -> None:
-    """One line for the user, on standard error; nowhere where it is closed."""
-    write_line(text, sys.stderr)
+    """One line for the user, on standard error; nowhere where it is closed, or its reader is gone."""
+    with contextlib.suppress(OSError):
+        write_line(text, sys.stderr)
 
 
 def write_line(text: str, stream: IO[str] | None) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
-from edgefuse.errors import UserError
+from edgefuse.errors import UserError, is_out_of_memory
+from edgefuse.io.text import say
 from edgefuse.model.names import DEPTH_BACKBONES, RGB_BACKBONES
 
 WEIGHTS_IMAGENET = "imagenet"
@@ -127,20 +128,44 @@ def _torchvision_backbone(name: str, *, weights: str, known: tuple[str, ...], op
 
     builder: Any = getattr(models, name)
     if weights == WEIGHTS_IMAGENET:
-        enum = models.get_model_weights(name).DEFAULT
-        try:
-            network = builder(weights=enum)
-        except OSError as error:
-            raise UserError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
-                f"machine and give the file with {option} FILE, or train without them with {option} none"
-            ) from error
+        network = _with_imagenet_weights(name, builder, option=option)
     else:
         network = builder(weights=None)
         if weights != WEIGHTS_NONE:
             _load_state(network, Path(weights), name=name)
     features, num_channels = _without_head(network)
     return Backbone(features, num_channels=num_channels, pretrained=weights != WEIGHTS_NONE)
+
+
+def _with_imagenet_weights(name: str, builder: Any, *, option: str) -> Any:
+    """The network with torchvision's weights; a download is announced."""
+    from torchvision import models
+
+    enum = models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
+    if not cached.is_file():
+        say(f"downloading the ImageNet weights of {name} ({enum.meta['_file_size']:.0f} MB) to {cached}, once")
+    try:
+        return builder(weights=enum)
+    except OSError as error:
+        raise UserError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
+            f"machine and give the file with {option} FILE, or train without them with {option} none"
+        ) from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be read ({_first_line(error)}): remove {cached}, and they are downloaded again"
+        ) from error
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0][:200] or type(error).__name__
 
 
 def _without_head(network: Any) -> tuple[nn.Module, int]:
@@ -166,11 +191,14 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for a bad file
+        if is_out_of_memory(error):
+            raise
         raise UserError(
-            f"{path} is not a readable state dict ({error}): save one with torch.save(model.state_dict(), FILE)"
+            f"{path} is not a readable state dict ({_first_line(error)}): save one with torch.save(model.state_dict(), FILE)"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
+    state = {key: value for key, value in state.items() if _is_plain(value)} if isinstance(state, dict) else {}
     own = network.state_dict()
     is_head = ("classifier.", "fc.")
     wanted = {key for key in own if not key.startswith(is_head)}
@@ -180,5 +208,11 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
         raise UserError(
             f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, "
             f"first {lacking[0]}: give a state dict of torchvision's {name}"
+        )
+    spoilt = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
+    if spoilt:
+        raise UserError(
+            f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): give another state dict of "
+            f"torchvision's {name}"
         )
     network.load_state_dict(fitting, strict=False)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.errors import UserError
+from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import AbsoluteDepth, RelativeDepth, build_encoding
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.names import (
+    DEPTH_BACKBONES,
     DEPTH_ENCODINGS,
     FUSION_KINDS,
+    RGB_BACKBONES,
     TORCHVISION_BACKBONES,
     DepthBackbone,
     DepthEncoding,
@@ -43,6 +45,7 @@ class ModelConfig:
         rgb, depth: names of the backbones.
         encoding: what the depth backbone sees: "relative" to the nearest surface, or "absolute" range.
         reach_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
+        encoding_revision: how the nearest surface is estimated; a run keeps the one that it was trained with.
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
         dropout: share of hidden units dropped in training.
@@ -53,27 +56,22 @@ class ModelConfig:
 
     contract: InputContract
     num_classes: int
-    fusion: FusionKind = "gated"
-    rgb: RgbBackbone = "small"
-    depth: DepthBackbone = "scratch"
-    encoding: DepthEncoding = "absolute"  # what runs had before there was a choice
-    reach_m: float = 0.3
-    num_features: int = 128
-    num_hidden: int = 128
-    dropout: float = 0.2
-    feature_dropout: float = 0.0
+    fusion: FusionKind = field(default="gated", metadata=one_of(FUSION_KINDS))
+    rgb: RgbBackbone = field(default="small", metadata=one_of(RGB_BACKBONES))
+    depth: DepthBackbone = field(default="scratch", metadata=one_of(DEPTH_BACKBONES))
+    # What runs had before there was a choice.
+    encoding: DepthEncoding = field(default="absolute", metadata=one_of(DEPTH_ENCODINGS))
+    reach_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
+    encoding_revision: int = limited(REVISION, 1, REVISION, whole=True)
+    num_features: int = limited(128, 1, 65536, whole=True)
+    num_hidden: int = limited(128, 1, 65536, whole=True)
+    dropout: float = limited(0.2, 0, 1, below=True)
+    feature_dropout: float = limited(0.0, 0, 1, below=True)
     votes: bool = False  # what runs had before there was a choice
-    temperature: float = 1.0
+    temperature: float = limited(1.0, 0, above=True)
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSION_KINDS:
-            raise UserError(f"fusion is {self.fusion!r}: one of {', '.join(FUSION_KINDS)} was expected")
-        if self.encoding not in DEPTH_ENCODINGS:
-            raise UserError(
-                f"the depth encoding is {self.encoding!r}: one of {', '.join(DEPTH_ENCODINGS)} was expected"
-            )
-        if not 0 < self.reach_m < math.inf:
-            raise UserError(f"the reach is {self.reach_m} m: a length above 0 was expected, such as 0.3")
+        check_limits(self)
         used = (self.rgb if self.fusion != "depth" else "", self.depth if self.fusion != "rgb" else "")
         deep = [name for name in used if name in TORCHVISION_BACKBONES]
         if deep and self.contract.size < MIN_TORCHVISION_SIZE:
@@ -82,8 +80,6 @@ class ModelConfig:
             )
         if self.num_classes < 2:
             raise UserError(f"the model has {self.num_classes} class(es): at least two are needed to tell apart")
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"the temperature is {self.temperature}: a finite number above 0 was expected")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
@@ -93,7 +89,7 @@ class ModelConfig:
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**{**known, "contract": InputContract.from_json(value["contract"])})
+        return cls(**{"encoding_revision": 1, **known, "contract": InputContract.from_json(value["contract"])})
 
 
 class FeatureExtractor(nn.Module):
@@ -182,10 +178,9 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
-    encode = build_encoding(config.encoding, config.contract, reach_m=config.reach_m)
-    look = None
-    if config.fusion == "spatial":
-        look = SpatialGate(RelativeDepth(config.contract, reach_m=config.reach_m), size=config.contract.size)
+    relative = RelativeDepth(config.contract, reach_m=config.reach_m, revision=config.encoding_revision)
+    encode = relative if config.encoding == "relative" else AbsoluteDepth()
+    look = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
     if config.fusion != "depth":
         rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)

@@ -28,6 +28,16 @@ FAR = 1e3
 """Stands for the distance of blocks without a measurement, in metres: no camera sees as far."""
 
 
+REVISION = 2
+"""Of the estimate of the nearest surface. 1, of runs from before November 2026, takes blocks that are measured by half alone; where
+there are none, everything measured counts as nearest."""
+
+HALF, THIRD = 0.5, 0.33
+DENSE, SPARSE = 1.0, 0.75
+"""A block counts that has more than this share of the measurements of the best one: half of a whole block, a third where the best
+block lacks a quarter of its measurements or more. A third and no less, so that stray pixels are no surface in sparse depth either."""
+
+
 class AbsoluteDepth(nn.Module):
     """Range and validity as they are decoded: for classes that a distance to the camera tells apart."""
 
@@ -46,8 +56,9 @@ class RelativeDepth(nn.Module):
 
     num_channels = 4
 
-    def __init__(self, contract: InputContract, *, reach_m: float) -> None:
+    def __init__(self, contract: InputContract, *, reach_m: float, revision: int = REVISION) -> None:
         super().__init__()
+        self.revision = revision
         self.near_m = contract.near_m
         self.span_m = contract.far_m - contract.near_m
         self.block = max(1, contract.size // BLOCKS_ACROSS)
@@ -69,12 +80,16 @@ class RelativeDepth(nn.Module):
         return (1 - torch.clamp(behind_m / self.reach_m, 0, 1)) * valid, valid
 
     def nearest_m(self, depth_m: Tensor, valid: Tensor) -> Tensor:
-        """Distance of the nearest surface, [N, 1, 1, 1] in metres: the least mean of a block that is measured for the most part."""
+        """Distance of the nearest surface, [N, 1, 1, 1] in metres: the least mean of a block among the well measured ones.
+
+        Well measured: for more than half where a block is whole, and measured by the best ones' measure where depth is
+        sparse. Without any measurement it is `FAR`.
+        """
         share = functional.avg_pool2d(valid, self.block)
-        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=0.5)
-        return torch.where(share > 0.5, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
-
-
-def build_encoding(name: str, contract: InputContract, *, reach_m: float) -> AbsoluteDepth | RelativeDepth:
-    """The depth encoding of that name; `reach_m` is how far behind the nearest surface "relative" looks."""
-    return AbsoluteDepth() if name == "absolute" else RelativeDepth(contract, reach_m=reach_m)
+        if self.revision == 1:
+            mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=0.5)
+            return torch.where(share > 0.5, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
+        best = share.amax((2, 3), keepdim=True)
+        least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
+        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=1e-6)
+        return torch.where(share > least, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)

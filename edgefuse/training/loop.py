@@ -44,16 +44,19 @@ class EpochResult:
 
 
 class StepReport:
-    """What a progress display wants to know after each step: position, smoothed loss and accuracy."""
+    """What a progress display wants to know after each step: position, epoch from 1, smoothed loss and accuracy."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, *, num_epochs: int = 1) -> None:
         self.num_steps = num_steps
+        self.num_epochs = num_epochs
         self.step = 0
+        self.epoch = 1
         self.loss = math.nan
         self.accuracy = math.nan
 
-    def update(self, loss: float, accuracy: float) -> StepReport:
+    def update(self, loss: float, accuracy: float, *, epoch: int) -> StepReport:
         self.step += 1
+        self.epoch = epoch
         first = math.isnan(self.loss)
         self.loss = loss if first else 0.95 * self.loss + 0.05 * loss
         self.accuracy = accuracy if first else 0.95 * self.accuracy + 0.05 * accuracy
@@ -84,7 +87,7 @@ def train_epochs(
     prepare(model, device=device, frozen_share=config.frozen_share)
     samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
-    report = StepReport(num_steps=config.epochs * len(loader))
+    report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
     optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     with folded(model):
@@ -105,7 +108,7 @@ def train_epochs(
                 schedule.step()
                 right = int((logits.argmax(dim=1) == truth).sum())
                 num_right, num_seen = num_right + right, num_seen + len(truth)
-                on_step(report.update(losses[-1], right / len(truth)))
+                on_step(report.update(losses[-1], right / len(truth), epoch=epoch + 1))
             model.eval()
             refuse_not_finite(model, where)
             yield EpochResult(

@@ -1,20 +1,20 @@
-"""What a finished training is worth: its temperature, its scores on held-out pairs, and the pictures of both.
+"""What a finished training is worth: its temperature, its scores on held-out pairs, and the plots of both.
 
-Owns what stands in `metrics.json`; `train` calls it when the last epoch has ended.
+Owns what `metrics.json` holds; `train` calls it when the last epoch has ended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgefuse.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
-from edgefuse.evaluation import Answers, Scores, answers_under, as_they_are, evaluate, expected_calibration_error
-from edgefuse.io.json_files import write_json
+from edgefuse.data.splits import some_of, untouched
+from edgefuse.evaluation import Answers, answers_under, as_they_are, evaluate, expected_calibration_error
 from edgefuse.model.classifier import FusionClassifier
-from edgefuse.training import run as run_folder
 from edgefuse.training.loop import EpochResult, torch_predictor
 from edgefuse.training.plots import plot_confusion, plot_training
 
@@ -51,27 +51,49 @@ def calibrate(
 
 def measure(
     model: FusionClassifier,
-    out: Path,
     held_out: dict[str, Pictures],
     history: list[EpochResult],
     *,
     calibration: dict[str, Any],
     contract: InputContract,
     labels: tuple[str, ...],
-    fusion: str,
 ) -> dict[str, Any]:
-    """Score the run on what it was not trained on, and draw the pictures."""
+    """Score the model on what it was not trained on: what `metrics.json` holds.
+
+    "untested_classes" and "unvalidated_classes" are those without a pair in the part, where there is such a part.
+    """
     metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
-    scored: dict[str, Scores] = {}
     for name, pictures in held_out.items():
         scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels)
         metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
-        scored[name] = scores["both"]
-    write_json(out / run_folder.METRICS_NAME, metrics)
-    plot_training(history, out / "training.png", title=f"{fusion}, {len(history)} epochs")
-    for name in ("test", "validation"):
-        if name in scored:
-            title = f"{name}: {scored[name].accuracy:.1%} of {scored[name].num_samples} pairs"
-            plot_confusion(scored[name].confusion, labels, out / "confusion.png", title=title)
-            break
+        metrics[_LACKING[name]] = untouched(pictures.dataset, range(len(pictures.dataset.samples)))
     return metrics
+
+
+_LACKING = {"test": "untested_classes", "validation": "unvalidated_classes"}
+
+
+def classes_without_pairs(metrics: Mapping[str, Any], part: str) -> str:
+    """Words for the figures of a part that lacks classes, such as "; no pair of bad, worse"; empty where it has all."""
+    lacking = metrics.get(_LACKING[part]) or []
+    return f"; no pair of {some_of(lacking)}" if lacking else ""
+
+
+def plot_metrics(
+    metrics: Mapping[str, Any],
+    history: Sequence[EpochResult],
+    out: Path,
+    *,
+    labels: tuple[str, ...],
+    title: str,
+    loss: str,
+) -> None:
+    """Draw `training.png`, and `confusion.png` of the test pairs, or of the validation pairs where there are no others."""
+    plot_training(history, out / "training.png", title=title, loss=loss)
+    for part in ("test", "validation"):
+        if part in metrics:
+            scores = metrics[part]["both"]
+            counted = f"{part}: {scores['accuracy']:.1%} of {scores['num_samples']} pairs"
+            words = counted + classes_without_pairs(metrics, part)
+            plot_confusion(scores["confusion"], labels, out / "confusion.png", title=words)
+            break

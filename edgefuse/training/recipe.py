@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.data.augment import Augmentation
 from edgefuse.errors import UserError
+from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE
-from edgefuse.model.names import TORCHVISION_BACKBONES, DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
+from edgefuse.model.names import (
+    DEPTH_BACKBONES,
+    DEPTH_ENCODINGS,
+    FUSION_KINDS,
+    RGB_BACKBONES,
+    TORCHVISION_BACKBONES,
+    DepthBackbone,
+    DepthEncoding,
+    FusionKind,
+    RgbBackbone,
+)
+
+MAX_SEED = 2**32 - 2
+"""NumPy takes 32 bits, and a split uses the seed and the one after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,41 +47,41 @@ class TrainConfig:
         num_threads: CPU threads of torch; None = its own choice, one for each core.
     """
 
-    fusion: FusionKind = "spatial"
-    rgb: RgbBackbone = "small"
-    depth: DepthBackbone = "scratch"
+    fusion: FusionKind = field(default="spatial", metadata=one_of(FUSION_KINDS))
+    rgb: RgbBackbone = field(default="small", metadata=one_of(RGB_BACKBONES))
+    depth: DepthBackbone = field(default="scratch", metadata=one_of(DEPTH_BACKBONES))
     rgb_weights: str = WEIGHTS_NONE
     depth_weights: str = WEIGHTS_NONE
-    encoding: DepthEncoding = "relative"
-    reach_m: float = 0.3
-    size: int = 128
-    near_m: float = 0.2
-    far_m: float = 2.0
-    num_features: int = 128
-    num_hidden: int = 128
-    dropout: float = 0.2
-    feature_dropout: float = 0.2
-    epochs: int = 40
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warm_up: float = 0.1
-    pretrained_rate_scale: float = 0.3
-    frozen_share: float = 0.7
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.1
-    vote_weight: float = 1.0
-    validation_share: float = 0.15
-    test_share: float = 0.0
+    encoding: DepthEncoding = field(default="relative", metadata=one_of(DEPTH_ENCODINGS))
+    reach_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
+    size: int = limited(128, 16, 1024, whole=True)
+    near_m: float = limited(0.2, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M)
+    far_m: float = limited(2.0, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
+    num_features: int = limited(128, 1, 65536, whole=True)
+    num_hidden: int = limited(128, 1, 65536, whole=True)
+    dropout: float = limited(0.2, 0, 1, below=True)
+    feature_dropout: float = limited(0.2, 0, 1, below=True)
+    epochs: int = limited(40, 1, 1_000_000, whole=True)
+    batch_size: int = limited(32, 1, 65536, whole=True)
+    learning_rate: float = limited(1e-3, 0, above=True)
+    final_learning_rate: float = limited(1e-5, 0, above=True)
+    warm_up: float = limited(0.1, 0, 1)
+    pretrained_rate_scale: float = limited(0.3, 0, 100)
+    frozen_share: float = limited(0.7, 0, 1)
+    weight_decay: float = limited(0.0, 0)
+    label_smoothing: float = limited(0.1, 0, 1, below=True)
+    vote_weight: float = limited(1.0, 0, 1000)
+    validation_share: float = limited(0.15, 0, 0.5)
+    test_share: float = limited(0.0, 0, 0.5)
     exclude: tuple[str, ...] = ()
-    seed: int = 0
-    num_threads: int | None = None
+    seed: int = limited(0, 0, MAX_SEED, whole=True)
+    num_threads: int | None = limited(None, 1, 1024, whole=True, optional=True)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UserError(f"epochs and batch size are {self.epochs} and {self.batch_size}: 1 or more were expected")
-        if not 0 < self.final_learning_rate <= self.learning_rate:
+        check_limits(self)
+        InputContract(size=self.size, near_m=self.near_m, far_m=self.far_m)
+        if self.final_learning_rate > self.learning_rate:
             raise UserError(
                 f"learning rates are {self.learning_rate} to {self.final_learning_rate}: 0 < final <= first was expected"
             )
@@ -103,38 +118,48 @@ def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
 
     Args:
         values: "name=value", such as "reach_m=0.2" or "augmentation.grey=0"; any field of `TrainConfig` that holds one
-            number, switch or word, and any of `Augmentation`.
+            number, switch or word, and any of `Augmentation`; "auto" for None.
 
     Raises:
-        UserError: not of that form, an unknown name, or a value of another kind than the field's.
+        UserError: not of that form, an unknown name, a value of another kind than the field's, or out of its range.
     """
     for text in values:
         name, equals, value = text.partition("=")
         part = config.augmentation if name.startswith("augmentation.") else config
         field_name = name.removeprefix("augmentation.")
-        known = {f.name for f in fields(part) if isinstance(getattr(part, f.name), int | float | str)}
-        if not equals or field_name not in known:
+        kinds = {f.name: str(f.type) for f in fields(part) if f.name not in ("exclude", "augmentation")}
+        if not equals or field_name not in kinds:
             prefix = "augmentation." if part is config.augmentation else ""
-            names = ", ".join(sorted(prefix + known_name for known_name in known))
+            names = ", ".join(sorted(prefix + known_name for known_name in kinds))
             raise UserError(f"--set {text}: NAME=VALUE was expected, with one of {names}")
-        changed: dict[str, Any] = {field_name: _value_like(getattr(part, field_name), value, text=text)}
-        if part is config:
-            config = replace(config, **changed)
-        else:
-            config = replace(config, augmentation=replace(config.augmentation, **changed))
+        changed: dict[str, Any] = {field_name: _parsed(value, kinds[field_name], text=text)}
+        try:
+            if part is config:
+                config = replace(config, **changed)
+            else:
+                config = replace(config, augmentation=replace(config.augmentation, **changed))
+        except UserError as error:
+            raise UserError(f"--set {text}: {error}") from error
     return config
 
 
-def _value_like(example: bool | float | str, value: str, *, text: str) -> bool | float | str:
-    """`value` as what `example` is: a switch, a whole number, a number or a word."""
-    if isinstance(example, str):
+def _parsed(value: str, kind: str, *, text: str) -> bool | float | str | None:
+    """`value` as what a field's annotation says: a switch, a whole number, a number or a word; "auto" where it may be None."""
+    kind, *others = kind.split(" | ")
+    if "None" in others and value.lower() == "auto":
+        return None
+    readers: dict[str, tuple[Callable[[str], bool | float], str]] = {
+        "bool": (lambda word: {"true": True, "false": False}[word.lower()], "true or false"),
+        "int": (int, "a whole number"),
+        "float": (float, "a number"),
+    }
+    if kind not in readers:
         return value
-    words = {"true": True, "false": False}
+    read, expected = readers[kind]
     try:
-        return words[value.lower()] if isinstance(example, bool) else type(example)(value)
+        return read(value)
     except (KeyError, ValueError) as error:
-        kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(example)]
-        raise UserError(f"--set {text}: {kind} was expected") from error
+        raise UserError(f"--set {text}: {expected}{', or auto,' if 'None' in others else ''} was expected") from error
 
 
 def default_weights(backbone: str) -> str:

@@ -1,17 +1,23 @@
 """A run: the folder that a training leaves, readable at any moment of it.
 
-    run.json             labels, model, training configuration, data digest, versions, epochs done, epoch kept
+    run.json             labels, model, training configuration, data digest, versions, epochs done, epoch kept, files
     model.safetensors    weights of the last finished epoch (with early stop: of the best)
     samples.npz          framed pairs of the run's data that were not trained on (where there are any), for parity checks
     metrics.json         figures on training's held-out instances
     training.png, confusion.png, tensorboard/
+
+`run.json` has the sha256 of the other three, and one over its own labels, model and files: what was changed or damaged later is
+refused. A file is replaced after `run.json` was told its new digest beside the old one, so that a training that is killed at
+any moment leaves a run that opens. Runs from before November 2026 have no digests, and open.
 
 Owns the folder's form; export and evaluation read it through `open_run`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgefuse.errors import UserError
+from edgefuse.contract import check_batch
+from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.arrays import read_arrays, write_arrays
-from edgefuse.io.files import file_replaced
-from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.files import file_replaced, sha256_of_file
+from edgefuse.io.json_files import Optional, check_fields, dumps, read_json, write_json
+from edgefuse.io.kinds import not_a
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
@@ -31,6 +39,47 @@ WEIGHTS_NAME = "model.safetensors"
 SAMPLES_NAME = "samples.npz"
 METRICS_NAME = "metrics.json"
 FORMAT = 1
+
+_CONTRACT = {"size": int, "near_m": float, "far_m": float, "align": str}
+_MODEL = {
+    "contract": _CONTRACT,
+    "num_classes": int,
+    **dict.fromkeys(("fusion", "rgb", "depth", "encoding"), Optional(str)),
+    **dict.fromkeys(("encoding_revision", "num_features", "num_hidden"), Optional(int)),
+    **dict.fromkeys(("reach_m", "dropout", "feature_dropout", "temperature"), Optional(float)),
+    "votes": Optional(bool),
+}
+_DATA = {
+    "roots": Optional([str]),
+    "digest": Optional(str),
+    "train_instances": Optional({str: str}),
+    **dict.fromkeys(("num_train", "num_validation", "num_test", "num_left_out"), Optional(int)),
+    **dict.fromkeys(("validation_groups", "test_groups"), Optional([str])),
+}
+_RUN = {
+    "labels": [str],
+    "model": _MODEL,
+    "training": Optional(dict),
+    "data": Optional(_DATA),
+    "versions": Optional({str: str}),
+    "epochs_done": Optional(int),
+    "epoch_kept": Optional(int),
+    "files": Optional({str: [str]}),
+    "sha256": Optional(str),
+}
+_SCORES = {"num_samples": int, "accuracy": float, "confusion": [[int]]}
+_METRICS = {
+    "history": Optional([dict]),
+    "calibration": Optional(dict),
+    **dict.fromkeys(
+        ("validation", "test"), Optional({"both": _SCORES, "no_rgb": Optional(_SCORES), "no_depth": Optional(_SCORES)})
+    ),
+    **dict.fromkeys(("untested_classes", "unvalidated_classes"), Optional([str])),
+}
+
+
+class CannotWriteError(UserError):
+    """A file of a run could not be written, as on a full disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +101,24 @@ class Run:
         """The trained model on the CPU, in eval mode.
 
         Raises:
-            UserError: the weights file is missing or does not fit, or holds numbers that are not finite.
+            UserError: the weights file is missing, is not the one that was written, does not fit, or holds numbers that are not
+                finite.
         """
         from safetensors.torch import load_file
 
         path = self.folder / WEIGHTS_NAME
         if not path.is_file():
             raise UserError(f"{path} is missing: the run was stopped before its first epoch ended, train again")
+        self._verify(WEIGHTS_NAME)
         model = build_classifier(self.model_config)
         try:
             model.load_state_dict(load_file(path))
         except Exception as error:  # safetensors and torch raise many kinds for a damaged or foreign file
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"{path} does not fit the model that {RUN_NAME} describes ({error}): train again"
+                f"{path} does not fit the model that {RUN_NAME} describes ({reason}): train again"
             ) from error
         if spoilt := not_finite(model):
             raise UserError(
@@ -77,49 +131,92 @@ class Run:
         """What stands in `metrics.json`; empty where there is none, as in a run that was cut off.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or is not the one that was written.
         """
         path = self.folder / METRICS_NAME
-        return read_json(path, what="the run's record of figures") if path.is_file() else {}
+        was_cut_off = "files" in self.info and METRICS_NAME not in self.info["files"]
+        if not path.is_file() or was_cut_off:
+            return {}
+        found = read_json(path, what="the run's record of figures", spec=_METRICS)
+        self._verify(METRICS_NAME)
+        for part in ("validation", "test"):
+            for condition, scores in (found.get(part) or {}).items():
+                _check_scores(scores, what=f"the run's record of figures ({path}), {part}.{condition}")
+        return found
 
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Framed pairs of the run's data: rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2].
 
         Raises:
-            UserError: the file is missing.
+            UserError: the file is missing, damaged, not the one that was written, or not of the model's input.
         """
         path = self.folder / SAMPLES_NAME
         if not path.is_file():
             raise UserError(f"{path} is missing: train again, export checks itself on these samples")
+        self._verify(SAMPLES_NAME)
         arrays = read_arrays(path, ("rgb", "depth"))
+        try:
+            check_batch(arrays["rgb"], arrays["depth"], self.model_config.contract)
+        except (UserError, TypeError) as error:
+            raise UserError(f"{path} does not fit the model ({error}): train again") from error
+        if not len(arrays["rgb"]) or len(arrays["rgb"]) != len(arrays["depth"]):
+            raise UserError(f"{path} has {len(arrays['rgb'])} RGB and {len(arrays['depth'])} depth images: train again")
         return arrays["rgb"], arrays["depth"]
+
+    def _verify(self, name: str) -> None:
+        expected = self.info.get("files", {}).get(name)
+        if not expected:  # a run from before there were digests
+            return
+        found = sha256_of_file(self.folder / name)
+        if found not in expected:
+            raise UserError(
+                f"{self.folder / name} is not the file that the training wrote: its sha256 is {found[:12]}..., {RUN_NAME} says "
+                f"{expected[0][:12]}...; copy the run again, or train again"
+            )
 
 
 def open_run(folder: Path) -> Run:
     """Read a run's description.
 
     Raises:
-        UserError: no run there, or one of another format.
+        UserError: no run there, one of another format, or a description that is damaged or was changed.
     """
-    if not (folder / RUN_NAME).is_file():
-        raise UserError(
-            f"{folder} is not a run (a folder with {RUN_NAME}): make one with edgefuse train DATA --out {folder}"
-        )
-    info = read_json(folder / RUN_NAME, what="the run's description")
+    path = folder / RUN_NAME
+    if not path.is_file():
+        raise UserError(not_a("run", folder))
+    info = read_json(path, what="the run's description")
     if info.get("format") != FORMAT:
         raise UserError(
             f"{folder} has run format {info.get('format')!r}, this version of edgefuse reads {FORMAT}: train again"
         )
+    check_fields(info, _RUN, what=f"the run's description ({path})")
     try:
         labels, model_config = tuple(info["labels"]), ModelConfig.from_json(info["model"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / RUN_NAME} is incomplete ({error}): train again") from error
+    except UserError as error:
+        raise UserError(f"the run's description ({path}) cannot be used: {error}; train again") from error
+    if len(set(labels)) != model_config.num_classes or len(labels) != model_config.num_classes:
+        raise UserError(
+            f"the run's description ({path}) has {len(labels)} labels, {len(set(labels))} different ones, for "
+            f"{model_config.num_classes} classes: train again"
+        )
+    info = {name: value for name, value in info.items() if value is not None}
+    if info.get("sha256", _seal(info)) != _seal(info):
+        raise UserError(
+            f"the run's description ({path}) was changed after the training: labels, model or files are not the ones that it "
+            "wrote; copy the run again, or train again"
+        )
     return Run(folder=folder, labels=labels, model_config=model_config, info=info)
 
 
 def write_run(folder: Path, *, labels: tuple[str, ...], model_config: ModelConfig, info: Mapping[str, Any]) -> None:
-    """Write `run.json`, atomically."""
-    write_json(folder / RUN_NAME, {"format": FORMAT, "labels": list(labels), "model": model_config.to_json(), **info})
+    """Write `run.json`, atomically, with the digests of the other files as they are now."""
+    files = {
+        name: [sha256_of_file(folder / name)]
+        for name in (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME)
+        if (folder / name).is_file()
+    }
+    described = {"format": FORMAT, "labels": list(labels), "model": model_config.to_json(), **info, "files": files}
+    _write_description(folder, described)
 
 
 def write_weights(folder: Path, model: nn.Module) -> None:
@@ -127,10 +224,62 @@ def write_weights(folder: Path, model: nn.Module) -> None:
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with file_replaced(folder / WEIGHTS_NAME) as temporary:
+    with _writing(folder / WEIGHTS_NAME), file_replaced(folder / WEIGHTS_NAME) as temporary:
         save_file(state, temporary)
+        _announce(folder, WEIGHTS_NAME, temporary)
 
 
 def write_samples(folder: Path, *, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> None:
     """Write framed pairs for later parity checks, atomically."""
-    write_arrays(folder / SAMPLES_NAME, rgb=rgb, depth=depth)
+    with _writing(folder / SAMPLES_NAME):
+        write_arrays(folder / SAMPLES_NAME, rgb=rgb, depth=depth)
+        _announce(folder, SAMPLES_NAME, folder / SAMPLES_NAME)
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write `metrics.json`, atomically; it counts from the next `write_run` on."""
+    with _writing(folder / METRICS_NAME):
+        write_json(folder / METRICS_NAME, metrics)
+
+
+def _announce(folder: Path, name: str, path: Path) -> None:
+    """Tell `run.json`, where there is one, of the file that is to be `name`, beside the one that is: either may stand there."""
+    if (folder / RUN_NAME).is_file():
+        info = read_json(folder / RUN_NAME, what="the run's description")
+        files = info.get("files") or {}
+        digests = dict.fromkeys([sha256_of_file(path), *files.get(name, [])[:1]])
+        _write_description(folder, {**info, "files": {**files, name: list(digests)}})
+
+
+def _write_description(folder: Path, info: Mapping[str, Any]) -> None:
+    with _writing(folder / RUN_NAME):
+        write_json(folder / RUN_NAME, {**info, "sha256": _seal(info)})
+
+
+def _seal(info: Mapping[str, Any]) -> str:
+    """Digest of what decides a run's answers."""
+    return hashlib.sha256(dumps({name: info.get(name) for name in ("labels", "model", "files")}).encode()).hexdigest()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of writing as one line with the file's name; safetensors has a kind of its own, and NumPy's have no name."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise CannotWriteError(
+            f"{path} cannot be written ({reason}): free space on its disk, or choose another --out"
+        ) from error
+
+
+def _check_scores(scores: Mapping[str, Any], *, what: str) -> None:
+    confusion = scores["confusion"]
+    num_pairs = sum(map(sum, confusion))
+    is_square = all(len(row) == len(confusion) and min(row, default=0) >= 0 for row in confusion)
+    if not is_square or num_pairs != scores["num_samples"] or num_pairs < 1 or not 0 <= scores["accuracy"] <= 1:
+        raise UserError(
+            f"{what} contradicts itself: accuracy, number of samples and confusion do not agree; train again"
+        )

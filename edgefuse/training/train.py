@@ -11,18 +11,19 @@ import numpy as np
 import torch
 
 from edgefuse.contract import InputContract
-from edgefuse.data.augment import labels_allow_flip
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
-from edgefuse.errors import UserError
+from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.evaluation import framed_batches
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
+from edgefuse.io.files import NewFolder, folder_begun, only_writer, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
-from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training import run as run_folder
+from edgefuse.training.board import Board
 from edgefuse.training.loop import EpochResult, NotFiniteError, StepReport, best_device, train_epochs
-from edgefuse.training.measure import calibrate, measure
+from edgefuse.training.measure import calibrate, measure, plot_metrics
+from edgefuse.training.opening import fitting_augmentation, opening_line, warnings_before
+from edgefuse.training.plots import loss_in_words
 from edgefuse.training.recipe import TrainConfig
 
 NUM_STORED_SAMPLES = 16
@@ -35,6 +36,9 @@ class NothingLearnedError(UserError):
 class Listener(Protocol):
     """Who wants to watch a training."""
 
+    def told(self, text: str) -> None:
+        """One line, before the training or during it: what it learns from, or a warning."""
+
     def started(self, text: str) -> None: ...
     def stepped(self, report: StepReport) -> None: ...
     def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
@@ -45,6 +49,7 @@ class Listener(Protocol):
 class Silence:
     """A listener that says nothing."""
 
+    def told(self, text: str) -> None: ...
     def started(self, text: str) -> None: ...
     def stepped(self, report: StepReport) -> None: ...
     def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
@@ -58,11 +63,13 @@ class TrainSummary:
     Attributes:
         metrics: what stands in `metrics.json`: figures by held-out part ("validation", "test") and condition.
         interrupted: stopped by Ctrl-C; the run holds the last finished epoch.
+        not_written: what could not be written after the last epoch, such as a plot on a full disk; the figures are here.
     """
 
     folder: Path
     metrics: dict[str, Any]
     interrupted: bool
+    not_written: str = ""
 
 
 def train(
@@ -72,6 +79,7 @@ def train(
     config: TrainConfig,
     force: bool = False,
     skip_bad: bool = False,
+    strict: bool = False,
     listener: Listener | None = None,
 ) -> TrainSummary:
     """Train one model and leave a run folder.
@@ -81,14 +89,18 @@ def train(
         out: the run folder to make; after each epoch it holds a usable run.
         force: replace a run that stands at `out`.
         skip_bad: leave unreadable pairs out.
+        strict: refuse, before the first epoch, what would be a warning.
 
     Raises:
-        UserError: bad data, an existing folder, weights that cannot be had, or a loss, gradient or weight that is not finite.
+        UserError: bad data, an existing folder, weights that cannot be had, a loss, gradient or weight that is not finite, or a
+            file that cannot be written.
     """
     refuse_existing(out, force=force, marker=run_folder.RUN_NAME)
-    return train_on_pictures(
-        load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad), out, config=config, listener=listener
-    )
+    if out.exists():
+        with only_writer(out):
+            pass  # no other training writes there
+    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener)
 
 
 def train_on_pictures(  # long: every part of a training is put together here, and each is a call
@@ -96,6 +108,7 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     out: Path,
     *,
     config: TrainConfig,
+    strict: bool = False,
     listener: Listener | None = None,
     parts: Split | None = None,
     early_stop: int | None = None,
@@ -111,7 +124,6 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     """
     listener = listener if listener is not None else Silence()
     dataset = pictures.dataset
-    config = replace(config, augmentation=_fitting_augmentation(config, dataset))
     if parts is None:
         parts = split(
             dataset,
@@ -122,6 +134,13 @@ def train_on_pictures(  # long: every part of a training is put together here, a
         )
     if early_stop is not None and not parts.validation:
         raise UserError("early stop watches validation samples, and the split holds none out")
+    listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
+    warnings = warnings_before(pictures, parts, config=config)
+    if strict and warnings:
+        raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
+    for text in warnings:
+        listener.told(f"warning: {text}")
+    config = replace(config, augmentation=fitting_augmentation(config, dataset))
     torch.manual_seed(config.seed)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -135,8 +154,9 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     }
     train_pictures = pictures.subset(parts.train)
     device = best_device()
-    listener.started(_opening_line(dataset, parts, config, model, device))
-
+    listener.started(
+        f"{config.fusion} of {config.rgb} and {config.depth}, {count_parameters(model) / 1e6:.2f} M parameters, on {device}"
+    )
     info = {
         "training": config.to_json(),
         "data": _describe_data(dataset, parts),
@@ -147,6 +167,7 @@ def train_on_pictures(  # long: every part of a training is put together here, a
         history, interrupted = _run_epochs(
             model,
             place,
+            out,
             train_pictures=train_pictures,
             validation=held_out.get("validation"),
             config=config,
@@ -161,13 +182,15 @@ def train_on_pictures(  # long: every part of a training is put together here, a
             raise NothingLearnedError(
                 f"stopped before the first epoch ended: nothing was written to {out}, start again"
             )
-    metrics = _finish(out, held_out, history, info=info, device=device)
-    return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted)
+        place.keep()
+        metrics, not_written = _finish(place.path, held_out, history, config=config, info=info, device=device)
+    return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted, not_written=not_written)
 
 
-def _run_epochs(
+def _run_epochs(  # long: what happens after an epoch, and what ends them
     model: FusionClassifier,
     place: NewFolder,
+    out: Path,
     *,
     train_pictures: Pictures,
     validation: Pictures | None,
@@ -181,87 +204,65 @@ def _run_epochs(
 ) -> tuple[list[EpochResult], bool]:
     """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
     history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
-    with _Board(place) as board:
-        try:
-            for result in train_epochs(
-                model,
-                train=train_pictures,
-                validation=validation,
-                config=config,
-                contract=model_config.contract,
-                labels=labels,
-                device=device,
-                on_step=listener.stepped,
-            ):
-                accuracy = result.validation_accuracy or 0.0
-                if early_stop is None or accuracy > best_accuracy:
-                    best_epoch, best_accuracy = result.epoch, accuracy
-                    run_folder.write_weights(place.path, model)
-                    kept = {**info, **_epochs(result.epoch + 1)}
-                    run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)
-                    place.keep()
-                history.append(result)
-                board.log(result)
-                listener.epoch_done(result, config.epochs)
-                if early_stop is not None and result.epoch - best_epoch >= early_stop:
-                    break
-        except NotFiniteError as error:
-            raise _with_what_is_kept(
-                error, place.path if place.is_kept else None, epoch=best_epoch, config=config
-            ) from error
-        except KeyboardInterrupt:
-            return history, True
-        finally:
-            listener.ended()
+    board = Board(say=listener.told)
+    try:
+        for result in train_epochs(
+            model,
+            train=train_pictures,
+            validation=validation,
+            config=config,
+            contract=model_config.contract,
+            labels=labels,
+            device=device,
+            on_step=listener.stepped,
+        ):
+            accuracy = result.validation_accuracy or 0.0
+            if early_stop is None or accuracy > best_accuracy:
+                if place.is_kept:
+                    place.keep()  # looks whether another process replaced it
+                run_folder.write_weights(place.path, model)
+                kept = {**info, **_epochs(result.epoch + 1)}
+                run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)
+                place.keep()
+                best_epoch, best_accuracy = result.epoch, accuracy
+            history.append(result)
+            board.log(result, place.path)
+            listener.epoch_done(result, config.epochs)
+            if early_stop is not None and result.epoch - best_epoch >= early_stop:
+                break
+    except KeyboardInterrupt:
+        return history, True
+    except Exception as error:
+        message = _message(error, place, out, epoch=best_epoch, config=config)
+        if message is None:
+            raise
+        raise (NotFiniteError if isinstance(error, NotFiniteError) else UserError)(message) from error
+    finally:
+        listener.ended()
     return history, False
 
 
-def _with_what_is_kept(
-    error: NotFiniteError, folder: Path | None, *, epoch: int, config: TrainConfig
-) -> NotFiniteError:
-    kept = f"{folder} holds the weights of epoch {epoch + 1}" if folder else "no epoch was finished, nothing is kept"
-    return NotFiniteError(f"{error}: {kept}; try a smaller learning rate than {config.learning_rate:g}")
+def _message(error: Exception, place: NewFolder, out: Path, *, epoch: int, config: TrainConfig) -> str | None:
+    """What ended the training, what is kept, and the next step; None for faults of ours."""
+    holds = (
+        f"{out} holds the weights of epoch {epoch + 1}" if place.is_kept else "no epoch was finished, nothing is kept"
+    )
+    if isinstance(error, NotFiniteError):
+        return f"{error}: {holds}; try a smaller learning rate than {config.learning_rate:g}"
+    if is_out_of_memory(error):
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        return (
+            f"not enough memory ({reason}): {holds}; try a smaller --batch-size than {config.batch_size}, or a smaller --size "
+            f"than {config.size}"
+        )
+    if isinstance(error, UserError | OSError):
+        return f"{str(error).replace(str(place.path), str(out))}; {holds}"
+    return None
 
 
 def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
     """How `run.json` counts: epochs that were trained, and the one, from 1, whose weights are stored (early stop's best)."""
     return {"epochs_done": max(kept, done), "epoch_kept": kept}
-
-
-class _Board:
-    """TensorBoard's log of a run, begun with its first epoch: it opens its file again at each write, by a name that must stay."""
-
-    def __init__(self, place: NewFolder) -> None:
-        self._place = place
-        self._writer: Any = None
-
-    def __enter__(self) -> _Board:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def log(self, result: EpochResult) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self._place.path / "tensorboard"))
-        self._writer.add_scalar("loss/train", result.train_loss, result.epoch)
-        self._writer.add_scalar("accuracy/train", result.train_accuracy, result.epoch)
-        self._writer.add_scalar("learning_rate", result.learning_rate, result.epoch)
-        if result.validation_accuracy is not None:
-            self._writer.add_scalar("accuracy/validation", result.validation_accuracy, result.epoch)
-
-
-def _fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Any:
-    """Take away what the labels or the fusion do not allow: mirrored pictures, and dropping the only modality there is."""
-    augmentation = config.augmentation
-    if not labels_allow_flip(dataset.labels):
-        augmentation = replace(augmentation, flip=False)
-    if config.fusion in SINGLE_MODALITIES:
-        augmentation = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
-    return augmentation
 
 
 def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
@@ -286,28 +287,12 @@ def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes
     )
 
 
-def _opening_line(
-    dataset: Dataset, parts: Split, config: TrainConfig, model: FusionClassifier, device: torch.device
-) -> str:
-    groups = dataset.groups()
-    counts = ", ".join(
-        f"{len(part)} {name} ({len({groups[i] for i in part})} groups)"
-        for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
-        if part
-    )
-    left_out = f"; {dataset.num_left_out} bad pair(s) left out" if dataset.left_out else ""
-    flip = "" if config.augmentation.flip else "; not mirrored, the labels speak of sides"
-    return (
-        f"{len(dataset.labels)} classes, {counts}{left_out}{flip}; {config.fusion} of {config.rgb} and {config.depth}, "
-        f"{count_parameters(model) / 1e6:.2f} M parameters, on {device}"
-    )
-
-
 def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
     groups = dataset.groups()
     return {
         "roots": [str(root.absolute()) for root in dataset.roots],
         "digest": dataset.digest,
+        "region": dataset.region,
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
@@ -331,26 +316,44 @@ def _finish(
     held_out: dict[str, Pictures],
     history: list[EpochResult],
     *,
+    config: TrainConfig,
     info: dict[str, Any],
     device: torch.device,
-) -> dict[str, Any]:
-    """Calibrate the run that stands at `out`, and measure it as it will be used."""
+) -> tuple[dict[str, Any], str]:
+    """Calibrate the run that stands at `out`, and measure it as it will be used: the figures, and what could not be written.
+
+    The figures are stored before the temperature that they were measured with: `metrics.json` counts once `run.json`, which has the
+    temperature, has its digest. What cannot be written costs no figure.
+    """
     run = run_folder.open_run(out)
     model = run.build_model().to(device)
-    calibration = calibrate(model, held_out, contract=run.model_config.contract, labels=run.labels)
-    run_folder.write_run(
-        out,
-        labels=run.labels,
-        model_config=replace(run.model_config, temperature=model.temperature),
-        info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
-    )
-    return measure(
-        model,
-        out,
-        held_out,
-        history,
-        calibration=calibration,
-        contract=run.model_config.contract,
-        labels=run.labels,
-        fusion=run.model_config.fusion,
-    )
+    contract, labels = run.model_config.contract, run.labels
+    calibration = calibrate(model, held_out, contract=contract, labels=labels)
+    metrics = measure(model, held_out, history, calibration=calibration, contract=contract, labels=labels)
+    try:
+        run_folder.write_metrics(out, metrics)
+        run_folder.write_run(
+            out,
+            labels=labels,
+            model_config=replace(run.model_config, temperature=model.temperature),
+            info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
+        )
+    except UserError as error:
+        return (
+            metrics,
+            f"{error}; {out} holds the weights of epoch {run.info['epoch_kept']}, without figures and temperature",
+        )
+    try:
+        title = f"{run.model_config.fusion}, {len(history)} epochs"
+        loss = loss_in_words(
+            vote_weight=config.vote_weight,
+            has_votes=model.core.votes is not None,
+            label_smoothing=config.label_smoothing,
+        )
+        plot_metrics(metrics, history, out, labels=labels, title=title, loss=loss)
+    except (OSError, MemoryError) as error:
+        return (
+            metrics,
+            f"the plots in {out} cannot be written ({getattr(error, 'strerror', None) or error}); the run is complete",
+        )
+    return metrics, ""

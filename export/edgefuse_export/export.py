@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edgefuse.bundle import (
     FileEntry,
     Manifest,
     Samples,
+    model_metadata,
     open_bundle,
     write_manifest,
     write_samples,
@@ -28,7 +30,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor
 from edgefuse.fallback import Answer, Fallback, choose_fallback
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
-from edgefuse.io.files import folder_replaced, refuse_existing
+from edgefuse.io.files import folder_replaced, held, refuse_existing
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
@@ -51,6 +53,7 @@ NUM_MORE_FRAMES = 48
 """Frames for parity besides the run's 16, where its data is still there. Half takes 13 times as long as FP32 on a CPU."""
 
 TORCH_FP32 = "torch fp32 on the CPU"
+_OF_THE_RUN = ("data", "training", "epochs_done", "epoch_kept", "calibration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
     fallback = choose_fallback(run.metrics(), fusion=run.model_config.fusion, no_rgb=no_rgb, no_depth=no_depth)
     model = run.build_model()
     rgb, depth = run.samples()
-    with folder_replaced(out) as folder:
+    with ExitStack() as held_until_it_is_replaced, folder_replaced(out, private=True) as folder:
         job = _Job(
             run=run,
             model=model,
@@ -130,6 +133,10 @@ def export_run(  # long: what may be asked for, and the order of the proof
             say(f"INT8: ranges from {len(frames.rgb)} frames of the training data")
             job.write_int8(frames)
         job.write_manifest()
+        if (
+            out / MANIFEST_NAME
+        ).is_file():  # a build that ends now writes into this bundle or is told that it was replaced
+            held_until_it_is_replaced.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
 
 
@@ -213,11 +220,13 @@ class _Job:
         """The file as it stands proves the 8 bits, the optimised session what `live` and `evaluate` run."""
         asked = fp32_modules(self.model, keep_fp32=self.keep_fp32)
         source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
+        contract, temperature = self.run.model_config.contract, self.model.temperature
+        metadata = model_metadata(labels=self.run.labels, contract=contract, precision="int8", temperature=temperature)
         ranges = measured_ranges(source, frames=frames)
 
         def prove(blocks: tuple[str, ...]) -> _Int8Proof:
             quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*asked, *blocks))
-            save_model(quantised, path, contract=self.run.model_config.contract, labels=self.run.labels)
+            save_model(quantised, path, metadata=metadata)
             watch = GraphWatch(path)
             report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
             report = replace(report, activations=watch.activations.to_json())
@@ -259,11 +268,7 @@ class _Job:
             files=self.files,
             parity=parity,
             versions=versions(EXPORT_PACKAGES),
-            training={
-                key: info[key]
-                for key in ("data", "training", "epochs_done", "epoch_kept", "calibration")
-                if info.get(key)
-            },
+            training={key: info[key] for key in _OF_THE_RUN if info.get(key)},
             fallback=self.fallback,
         )
         write_manifest(self.folder, manifest)

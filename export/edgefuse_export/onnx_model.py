@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgefuse import framing
+from edgefuse.bundle import model_metadata
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
 from edgefuse.errors import require
 from edgefuse.io.files import file_replaced
-from edgefuse.io.json_files import dumps
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.readiness import refuse_unready
 from edgefuse_export.typed import check_types
@@ -82,18 +81,27 @@ def onnx_from_model(
     proto = proto_from_module(wrapper, example, input_names=(RGB_INPUT, DEPTH_INPUT))
     if fp32_modules is not None:
         check_types(proto, fp32_modules=fp32_modules)
-    return save_model(proto, path, contract=contract, labels=labels)
+    metadata = model_metadata(
+        labels=labels,
+        contract=contract,
+        precision="fp32" if fp32_modules is None else "fp16",
+        temperature=model.temperature,
+    )
+    return save_model(proto, path, metadata=metadata)
 
 
-def save_model(proto: Any, path: Path, *, contract: InputContract, labels: tuple[str, ...]) -> Path:
-    """Write an `onnx.ModelProto` with the file's metadata, atomically, once ONNX's checker and TensorRT's list have passed it.
+def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
+    """Write an `onnx.ModelProto` atomically, once ONNX's checker and TensorRT's list have passed it.
+
+    Args:
+        metadata: what it says about itself; see `edgefuse.bundle.model_metadata`.
 
     Raises:
         NotReadyError: TensorRT would refuse the file.
     """
     onnx = require("onnx", extra="export")
     del proto.metadata_props[:]
-    for key, value in metadata(contract=contract, labels=labels).items():
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto, full_check=True)
     refuse_unready(proto, what=path.name)
@@ -143,12 +151,3 @@ def _exporter_quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def metadata(*, contract: InputContract, labels: tuple[str, ...]) -> dict[str, str]:
-    """What the ONNX file says about itself, so that it can be read without its bundle."""
-    return {
-        "edgefuse.labels": dumps(list(labels)),
-        "edgefuse.contract": dumps(contract.to_json()),
-        "edgefuse.framing": dumps({**framing.SPEC, "sha256": framing.spec_sha256()}),
-    }

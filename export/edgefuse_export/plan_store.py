@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.bundle import MANIFEST_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.io.files import file_replaced
+from edgefuse.io.files import file_replaced, held, remove_leftovers
 from edgefuse.io.json_files import write_json
 from edgefuse_runtime.engines.plans import (
     ENGINES_FOLDER,
@@ -160,7 +160,7 @@ def sweep(bundle: Bundle) -> None:
     stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
     left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
     left += [path for path in folder.iterdir() if _OF_A_PLAN.fullmatch(path.name) and path.stem not in stems]
-    left += bundle.folder.glob(f".{Path(MANIFEST_NAME).stem}-*{Path(MANIFEST_NAME).suffix}")
+    remove_leftovers(bundle.folder)
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -209,15 +209,16 @@ def store_plan(
         details=details,
     )
     folder = bundle_folder / ENGINES_FOLDER
-    with file_replaced(folder / f"{stem}.plan") as temporary:
+    with file_replaced(folder / f"{stem}.plan", private=True) as temporary:
         temporary.write_bytes(plan)
     write_json(folder / f"{stem}.json", record.to_json())
     if log is not None and log.exists():
         log.replace(folder / f"{stem}.log")
-    # An export takes no lock. So the manifest is read once more: an old one must not go over a new bundle's.
-    bundle = _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
-    replaced = [one for one in plan_records(bundle) if one.name != record.name and _same_place(one.key, key)]
-    _name_in_manifest(bundle, record, without=[one.name for one in replaced])
+    # An export waits for no build. So the manifest is read once more: an old one must not go over a new bundle's.
+    with held(bundle_folder / MANIFEST_NAME):
+        bundle = _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
+        replaced = [one for one in plan_records(bundle) if one.name != record.name and _same_place(one.key, key)]
+        _name_in_manifest(bundle, record, without=[one.name for one in replaced])
     for one in replaced:
         for suffix in (".plan", ".json", ".log"):
             (bundle_folder / one.name).with_suffix(suffix).unlink(missing_ok=True)

@@ -82,7 +82,8 @@ def check_file(path: Path) -> Readiness:
     """
     onnx = require("onnx", extra="export")
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give an ONNX file, such as BUNDLE/model.onnx")
+        what = f"is a folder: give an ONNX file, such as {path / 'model.onnx'}" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors share no base class

@@ -23,7 +23,7 @@ from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, store
 from edgefuse_export.tensorrt_build import Typing, json_settings, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt_inspect import check_precision, count_layers
 from edgefuse_export.tensorrt_report import Journal
-from edgefuse_runtime.engines.cuda_device import Gpu, current_gpu
+from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.plans import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
@@ -97,7 +97,14 @@ def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
     Raises:
         MissingPackageError, NoGpuError, GpuError: says which part is missing and how this machine gets it.
     """
-    trt, gpu = load_tensorrt(), current_gpu()
+    try:
+        gpu = current_gpu()
+    except NoGpuError as error:  # said first: what else is missing is of no use without one
+        raise NoGpuError(
+            "no NVIDIA GPU here: build on the device that is to run the engine; live already works without an engine: "
+            f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
+        ) from error
+    trt = load_tensorrt()
     require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
     if runs_here:
         _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load

@@ -74,6 +74,7 @@ class Counters:
         dropped: pairs of which nothing arrived: gaps in the frame numbers.
         stale: pairs of which one half arrived, with an old picture as the other, because that stream stood still; `read`
             holds them back.
+        skewed: delivered pairs whose two pictures were steadily taken more than half a frame apart; a share of `delivered`.
         timeouts: reads that ended without a pair; these are not pairs.
     """
 
@@ -81,6 +82,7 @@ class Counters:
     delivered: int = 0
     dropped: int = 0
     stale: int = 0
+    skewed: int = 0
     timeouts: int = 0
 
 
@@ -144,7 +146,9 @@ def frames(
 def _no_frames_message(camera: Camera, patience_s: float) -> str:
     counters = camera.counters
     held = f" ({counters.stale} pairs were held back because one stream stood still)" if counters.stale else ""
-    return (
-        f"no fresh pair of colour and depth for {patience_s:g} s{held}, after {counters.delivered} of them: "
-        f"check the cable and the USB port (USB 3), or plug the camera in again"
+    hint = (
+        "the recording is damaged, or one of its two streams stands still"
+        if camera.description.get("kind") == "recording"
+        else "check the cable and the USB port (USB 3), or plug the camera in again"
     )
+    return f"no fresh pair of colour and depth for {patience_s:g} s{held}, after {counters.delivered} of them: {hint}"

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi, centre_square
-from edgefuse.io.json_files import read_json
+from edgefuse.framing import ANY_CROP, WHOLE, Roi, centre_square, square_around, square_in
+from edgefuse.io.json_files import Optional, read_json
+from edgefuse.io.text import printable
 from edgefuse_runtime.frames import Frame
 from edgefuse_runtime.nearest import nearest_thing
 
 WORDS = "whole, center, nearest, x,y,w,h (pixels), FILE.json (a region for each frame)"
+
+MAX_COORDINATE = 40_000
+"""Largest number of pixels in a rectangle: no image that is read here has a use for more."""
+
+_SPEC = {"frames": [{"frame": int, "roi_xywh": [int], "label": Optional(str)}]}
 
 
 class Region(NamedTuple):
@@ -37,34 +43,55 @@ def parse_region(spec: str | None) -> RegionSource:
     """The source that `--roi` names.
 
     Args:
-        spec: one of `WORDS`; None = whole.
+        spec: one of `WORDS`; None = the region that the camera knows for the frame, or else the whole image.
 
     Raises:
         UserError: `spec` is none of them, or the file is not a regions file.
     """
-    if spec is None or spec == "whole":
+    if spec is None:
+        return Known()
+    if spec == WHOLE:
         return Whole()
     if spec in ("center", "centre"):
         return Center()
     if spec == "nearest":
         return Nearest()
-    if spec.endswith(".json"):
+    if spec.lower().endswith(".json"):
         return read_regions(Path(spec))
     return Fixed(roi=_parse_rectangle(spec))
 
 
+def word_of(source: RegionSource | None) -> str:
+    """What a data set that is recorded with `source` says of its regions: a word of `--roi`, or "file" where none says it."""
+    return WHOLE if source is None else getattr(source, "word", ANY_CROP)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The region that the camera knows for the frame, or else the whole image: what training looks at."""
+
+    word = WHOLE
+
+    def __call__(self, frame: Frame) -> Region:
+        return Region(frame.roi) if frame.roi is not None else Whole()(frame)
+
+
 @dataclass(frozen=True)
 class Whole:
-    """The region that the camera knows for the frame, or else the whole picture: what training looks at."""
+    """The whole image, whatever the camera knows."""
+
+    word = WHOLE
 
     def __call__(self, frame: Frame) -> Region:
         height, width = frame.depth.shape
-        return Region(frame.roi if frame.roi is not None else Roi(0, 0, width, height))
+        return Region(Roi(0, 0, width, height))
 
 
 @dataclass(frozen=True)
 class Center:
     """The largest square in the middle."""
+
+    word = "center"
 
     def __call__(self, frame: Frame) -> Region:
         return Region(centre_square(*frame.depth.shape))
@@ -76,6 +103,10 @@ class Fixed:
 
     roi: Roi
 
+    @property
+    def word(self) -> str:
+        return ",".join(str(value) for value in self.roi)
+
     def __call__(self, frame: Frame) -> Region:
         return Region(self.roi)
 
@@ -83,6 +114,8 @@ class Fixed:
 @dataclass(frozen=True)
 class Nearest:
     """The square around the nearest compact thing in depth; None where there is none."""
+
+    word = "nearest"
 
     def __call__(self, frame: Frame) -> Region | None:
         roi = nearest_thing(frame.depth, depth_unit_m=frame.depth_unit_m)
@@ -92,13 +125,16 @@ class Nearest:
 class FromFile:
     """A region for each frame, and its class where the file has it.
 
-    The file counts frames as the recording does (the colour stream's frame numbers), so that dropped frames shift nothing. Where
-    the first frame's number is not in the file, the file is taken to count from that frame on.
+    A frame is known by its number, the one that live writes as `frame`: a camera's and a recording's is the colour stream's own
+    frame number, as the device counted it; folders and the built-in scenes count from 1. A frame whose number is not in the file
+    has no region. Nothing is shifted: a file that counts otherwise matches nothing, and `note` says so.
     """
 
-    def __init__(self, by_number: dict[int, Region]) -> None:
-        self._by_number = by_number
-        self._offset: int | None = None
+    word = ANY_CROP
+
+    def __init__(self, by_number: dict[int, Region], *, path: Path) -> None:
+        self._by_number, self._path = by_number, path
+        self._seen: list[int] = []  # number of frames, number with a region, first and last number
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -106,54 +142,93 @@ class FromFile:
         return tuple(sorted({region.label for region in self._by_number.values() if region.label is not None}))
 
     def __call__(self, frame: Frame) -> Region | None:
-        if self._offset is None:
-            known = frame.color_number in self._by_number
-            self._offset = 0 if known else min(self._by_number) - frame.color_number
-        return self._by_number.get(frame.color_number + self._offset)
+        """The frame's region.
+
+        Raises:
+            UserError: it does not fit the image; of a recording, whose images have one size, any entry of the file.
+        """
+        number = frame.color_number
+        region = self._by_number.get(number)
+        if not self._seen:
+            self._seen = [0, 0, number, number]
+            for entry in self._by_number if frame.timestamp_domain == "recorded" else ():
+                self._check(entry, frame)
+        self._seen[0] += 1
+        self._seen[3] = number
+        if region is not None:
+            self._seen[1] += 1
+            self._check(number, frame)
+        return region
+
+    def note(self) -> str | None:
+        """One line on frames of this run that had no region, or None."""
+        if not self._seen or self._seen[1] == self._seen[0]:
+            return None
+        num_frames, num_found, first, last = self._seen
+        text = f"{num_found} of {num_frames} frames had a region in {self._path}"
+        if num_found:
+            return f"{text}; the others were left out"
+        lowest, highest = min(self._by_number), max(self._by_number)
+        return f"{text}: it has regions for frames {lowest} to {highest}, the camera's are numbered {first} to {last}"
+
+    def _check(self, number: int, frame: Frame) -> None:
+        height, width = frame.depth.shape
+        try:
+            square_in(self._by_number[number].roi, height=height, width=width)
+        except UserError as error:
+            raise UserError(f"{self._path}, frame {number}: {error}") from None
 
 
 def read_regions(path: Path) -> FromFile:
     """Read a regions file: {"frames": [{"frame": 1, "roi_xywh": [x, y, w, h], "label": "call"}, ...]}; labels may be absent.
 
     Raises:
-        UserError: the file is missing or is not of this form; the entry is named.
+        UserError: the file is missing or is not of this form, or a region is of no use in any image; the entry is named.
     """
-    entries = read_json(path, what="the regions file").get("frames")
-    if not isinstance(entries, list) or not entries:
+    entries = read_json(path, what="the regions file", spec=_SPEC)["frames"]
+    if not entries:
         raise UserError(
             f'{path} has no frames: {{"frames": [{{"frame": 1, "roi_xywh": [x, y, w, h]}}, ...]}} was expected'
         )
     by_number: dict[int, Region] = {}
     for index, entry in enumerate(entries):
-        where = f"{path}, entry {index + 1} of frames"
-        number, region = _region_from_entry(entry, where)
+        number, region = _region_from_entry(entry, f"{path}, entry {index + 1} of frames")
         if number in by_number:
-            raise UserError(f"{where}: frame {number} is there twice")
+            raise UserError(f"{path}, entry {index + 1} of frames: frame {number} is there twice")
         by_number[number] = region
-    return FromFile(by_number)
+    return FromFile(by_number, path=path)
 
 
-def _region_from_entry(entry: Any, where: str) -> tuple[int, Region]:
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} is a JSON {type(entry).__name__}: an object was expected")
-    number, box, label = entry.get("frame"), entry.get("roi_xywh"), entry.get("label")
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise UserError(f"{where}: frame is {number!r}, a whole number was expected")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise UserError(f"{where}: roi_xywh is {box!r}, four numbers [x, y, w, h] were expected")
-    roi = Roi(*(round(value) for value in box))
-    if roi.w <= 0 or roi.h <= 0:
-        raise UserError(f"{where}: roi_xywh is {box!r}, a width and height above 0 were expected")
-    if label is not None and not isinstance(label, str):
-        raise UserError(f"{where}: label is {label!r}, a class name was expected")
-    return number, Region(roi, label)
+def _region_from_entry(entry: dict[str, Any], where: str) -> tuple[int, Region]:
+    number, box = entry["frame"], entry["roi_xywh"]
+    if number < 0:
+        raise UserError(f"{where}: frame is {shown(number)}, a frame number of 0 or more was expected")
+    if len(box) != 4:
+        raise UserError(f"{where}: roi_xywh is {shown(box)}, four numbers [x, y, w, h] were expected")
+    return number, Region(_checked(Roi(*box), where=f"{where}: roi_xywh is {shown(box)}"), entry.get("label"))
 
 
 def _parse_rectangle(spec: str) -> Roi:
     try:
         x, y, w, h = (int(part) for part in spec.split(","))
     except ValueError:
-        raise UserError(f"--roi {spec}: one of these was expected: {WORDS}") from None
-    if w <= 0 or h <= 0:
-        raise UserError(f"--roi {spec}: a width and height above 0 were expected in x,y,w,h")
-    return Roi(x, y, w, h)
+        raise UserError(f"--roi {shown(spec)}: one of these was expected: {WORDS}") from None
+    return _checked(Roi(x, y, w, h), where=f"--roi {shown(spec)}")
+
+
+def _checked(roi: Roi, *, where: str) -> Roi:
+    """`roi`, unless it is of no use whatever the image's size is."""
+    if roi.w <= 0 or roi.h <= 0:
+        raise UserError(f"{where}: a width and height above 0 were expected in x,y,w,h")
+    if any(abs(value) > MAX_COORDINATE for value in roi):
+        raise UserError(f"{where}: pixels of an image were expected in x,y,w,h, not more than {MAX_COORDINATE}")
+    square = square_around(roi)
+    if square.x + square.w <= 0 or square.y + square.h <= 0:
+        raise UserError(f"{where}: it lies left of or above every image; a part inside was expected")
+    return roi
+
+
+def shown(value: Any) -> str:
+    """A word or number that a user gave, in at most 60 characters."""
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,13 +5,16 @@ Owns `Result` and `LiveSummary`; the live loop makes them, sinks and benchmarks 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgefuse.framing import Roi
 from edgefuse_runtime.health import ALL_OK, SensorStates
 
-Ending = Literal["end of stream", "frames", "stopped", "interrupted"]
+Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
+
+NOT_FINITE = "the model's answer is not a finite number"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +41,18 @@ class Result:
     Attributes:
         index: 0, 1, 2, ... over the results of a run.
         frame: the colour stream's frame number.
-        label: the most likely class; None = no decision, because a sensor is not alive and the bundle's fallback says so.
+        label: the most likely class; None = no decision, because a sensor is not alive and the bundle's fallback says so, or
+            because the model's answer is not finite.
         probability: of `label`.
         top: the most likely classes, best first, with their probabilities; empty without a decision.
-        gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth.
+        gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None where it is not finite.
         expected: the class that the source says, where it does.
+        is_known: whether the model knows `expected`; an answer is right or wrong only where it does.
         latency_ms: from the frame's arrival in this process to the decision; waiting is not in it.
         age_ms: from the sensor's time to the decision, where the camera's clock is the host's.
         dropped, stale: the camera's counts so far.
         sensors: whether each sensor is alive.
+        is_finite: whether the model's answer is one: no NaN and no infinity in it.
     """
 
     index: int
@@ -55,7 +61,7 @@ class Result:
     label: str | None
     probability: float | None
     top: tuple[tuple[str, float], ...]
-    gate_mean: float
+    gate_mean: float | None
     expected: str | None
     roi: Roi
     stages: StageTimes
@@ -64,15 +70,21 @@ class Result:
     dropped: int
     stale: int
     sensors: SensorStates = ALL_OK
+    is_known: bool = True
+    is_finite: bool = True
 
     @property
     def correct(self) -> bool | None:
-        """Whether `label` is what was expected; None where nothing was, or nothing was decided."""
-        return None if self.expected is None or self.label is None else self.label == self.expected
+        """Whether `label` is what was expected; None where nothing was, the model does not know it, or nothing was decided."""
+        if self.expected is None or not self.is_known or self.label is None:
+            return None
+        return self.label == self.expected
 
     @property
     def warning(self) -> str:
-        """What is wrong with the sensors and what that means for this result; empty where both are alive."""
+        """What is wrong with the sensors or the answer, and what that means for this result; empty where nothing is."""
+        if not self.is_finite:
+            return f"{NOT_FINITE}: no decision"
         ill = [f"{name} is {state}" for name, state in self.sensors._asdict().items() if state != "ok"]
         if not ill:
             return ""
@@ -86,6 +98,7 @@ class Result:
             "roi": list(self.roi),
             "top": [list(item) for item in self.top],
             "correct": self.correct,
+            "warning": self.warning,
             "sensors": self.sensors._asdict(),
         }
 
@@ -98,6 +111,7 @@ class Accuracy:
         scored: results with a decision and an expected class that the model knows.
         correct: those that were right.
         unscored: results whose expected class the model does not know.
+        unknown: those classes, sorted.
         abstained: results without a decision where the model knows the expected class.
         by_label: class -> (correct, scored).
     """
@@ -105,6 +119,7 @@ class Accuracy:
     scored: int
     correct: int
     unscored: int
+    unknown: tuple[str, ...]
     abstained: int
     by_label: dict[str, tuple[int, int]]
 
@@ -112,6 +127,41 @@ class Accuracy:
     def share(self) -> float | None:
         """correct / scored; None when nothing was scored."""
         return self.correct / self.scored if self.scored else None
+
+
+class Score:
+    """Counts how often the answer was the expected one: the same for whoever tells an accuracy of a run."""
+
+    def __init__(self) -> None:
+        self._scored: Counter[str] = Counter()
+        self._correct: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
+        self._abstained = 0
+
+    def add(self, result: Result) -> None:
+        """Count one result."""
+        if result.expected is None:
+            return
+        if not result.is_known:
+            self._unknown[result.expected] += 1
+        elif result.correct is None:
+            self._abstained += 1
+        else:
+            self._scored[result.expected] += 1
+            self._correct[result.expected] += result.correct
+
+    def accuracy(self) -> Accuracy | None:
+        """The figures so far; None when no class was expected anywhere."""
+        if not self._scored and not self._unknown and not self._abstained:
+            return None
+        return Accuracy(
+            scored=self._scored.total(),
+            correct=self._correct.total(),
+            unscored=self._unknown.total(),
+            unknown=tuple(sorted(self._unknown)),
+            abstained=self._abstained,
+            by_label={label: (self._correct[label], self._scored[label]) for label in sorted(self._scored)},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,27 +172,37 @@ class LiveSummary:
         received: pairs that the camera made, told by its frame numbers.
         processed: results given.
         without_region: frames in which the region source found nothing to look at.
-        without_decision: results, counted in `processed`, without a label because a sensor was not alive.
+        without_decision: results, counted in `processed`, without a label.
+        not_finite: those of them whose answer had NaN or infinity in it.
         sensors: "rgb_dead", "rgb_frozen", "depth_dead", "depth_frozen" -> results; those that never occurred are not there.
         unfinished: frames read and not decided, because the run was interrupted (0 or 1).
-        dropped, stale, timeouts: see `edgefuse_runtime.frames.Counters`.
+        dropped, stale, skewed, timeouts: see `edgefuse_runtime.frames.Counters`.
+        clipped: "nearer" and "farther": shares of the measured depth that the model's range clips, in the mean over the looks
+            that were taken; None where none was.
         latency_ms: p50, p95, p99, max; None without results.
         stages_ms: stage -> p50 and p99.
         age_ms: as latency_ms, for frames whose camera's clock is the host's.
         gate_mean: mean over the results.
         accuracy: None when no class was expected anywhere.
         ended: why the run ended.
+        failure: the error that ended it; None where none did.
+        warnings: what a reader must know, a line each.
+        failed_sinks: outputs that could not be written to their end, with the reason.
+        region: "roi" (a word of `--roi`) and "from" (who chose it); None where the caller did not say.
     """
 
     received: int
     processed: int
     without_region: int
     without_decision: int
+    not_finite: int
     sensors: dict[str, int]
     unfinished: int
     dropped: int
     stale: int
+    skewed: int
     timeouts: int
+    clipped: dict[str, float] | None
     elapsed_s: float
     results_per_s: float
     latency_ms: dict[str, float] | None
@@ -151,13 +211,22 @@ class LiveSummary:
     gate_mean: float | None
     accuracy: Accuracy | None
     ended: Ending
+    failure: str | None
+    warnings: tuple[str, ...]
+    failed_sinks: tuple[str, ...]
     engine: dict[str, Any]
     camera: dict[str, Any]
+    region: dict[str, str] | None = None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C or a signal ended the run."""
+        return self.ended in ("interrupted", "SIGTERM", "SIGHUP")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         value = asdict(self)
         if self.accuracy is not None:
-            value["accuracy"] |= {"share": self.accuracy.share}
+            value["accuracy"] |= {"share": self.accuracy.share, "unknown": list(self.accuracy.unknown)}
             value["accuracy"]["by_label"] = {label: list(counts) for label, counts in self.accuracy.by_label.items()}
         return value

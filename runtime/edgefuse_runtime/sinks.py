@@ -1,17 +1,20 @@
 """Where results go: lines on a stream, a table on a terminal, JSON lines in a file.
 
-Owns the protocol and its three implementations. Sinks run in the live loop: one that blocks holds up the next frame.
+Owns the protocol, its implementations, and what becomes of one that fails. Sinks run in the live loop: one that blocks holds up the next frame.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
 from edgefuse.errors import UserError
 from edgefuse.io.files import refuse_existing
-from edgefuse.io.json_files import dumps
+from edgefuse.io.json_files import dumps, parse_json
 from edgefuse.io.text import write_line
 from edgefuse_runtime.results import LiveSummary, Result
 
@@ -19,7 +22,10 @@ NO_DECISION = "no decision"
 
 
 class Sink(Protocol):
-    """Takes each result of a run, then its summary. The constructor opens nothing; `with sink:` does."""
+    """Takes each result of a run, then its summary. The constructor opens nothing; `with sink:` does.
+
+    A sink that raises OSError is given nothing more; the run goes on.
+    """
 
     def result(self, result: Result) -> None:
         """Take one result; called from the live loop, in order."""
@@ -37,10 +43,12 @@ class Sink(Protocol):
 def line_of(result: Result) -> str:
     """A result as one plain line."""
     verdict = {None: "", True: "  right", False: f"  wrong, it is {result.expected}"}[result.correct]
+    if result.expected is not None and not result.is_known:
+        verdict = f"  the model does not know {result.expected}"
     age = "" if result.age_ms is None else f"  age {result.age_ms:6.1f} ms"
     warning = f"  WARNING {result.warning}" if result.warning else ""
     return (
-        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {result.gate_mean:4.2f}  "
+        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {gate_of(result)}  "
         f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{verdict}{warning}"
     )
 
@@ -53,6 +61,11 @@ def label_of(result: Result) -> str:
 def probability_of(result: Result) -> str:
     """The label's probability in four characters."""
     return "   -" if result.probability is None else f"{result.probability:4.2f}"
+
+
+def gate_of(result: Result) -> str:
+    """The gate's mean in four characters."""
+    return "   -" if result.gate_mean is None else f"{result.gate_mean:4.2f}"
 
 
 def summary_lines(summary: LiveSummary) -> list[str]:
@@ -70,9 +83,7 @@ def summary_lines(summary: LiveSummary) -> list[str]:
         lines += [f"latency in ms, arrival to result: {figures}", f"stages in ms, p50: {stages}"]
     if summary.age_ms is not None:
         lines.append("frame age in ms: " + "  ".join(f"{name} {value:.2f}" for name, value in summary.age_ms.items()))
-    for name, count in summary.sensors.items():
-        sensor, _, state = name.partition("_")
-        lines.append(f"WARNING {sensor} was {state} in {count} of {summary.processed} results")
+    lines += [f"WARNING {warning}" for warning in summary.warnings]
     if summary.without_decision:
         lines.append(f"{NO_DECISION} in {summary.without_decision} results")
     accuracy = summary.accuracy
@@ -80,8 +91,17 @@ def summary_lines(summary: LiveSummary) -> list[str]:
         apart = f", {accuracy.abstained} without a decision apart" if accuracy.abstained else ""
         lines.append(f"accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored}{apart})")
     if accuracy is not None and accuracy.unscored:
-        lines.append(f"{accuracy.unscored} results have an expected class that the model does not know")
+        lines.append(
+            f"{accuracy.unscored} results show classes that the model does not know, and are not in the accuracy: "
+            + first_of(accuracy.unknown)
+        )
     return lines
+
+
+def first_of(names: Sequence[str], *, at_most: int = 5) -> str:
+    """ "a, b, c and 7 more"."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 class LinesSink:
@@ -99,43 +119,74 @@ class LinesSink:
         return None
 
     def result(self, result: Result) -> None:
-        write_line(line_of(result), self._stream)
+        _write_line(line_of(result), self._stream)
 
     def summary(self, summary: LiveSummary) -> None:
-        write_line("\n".join(summary_lines(summary)), self._stream)
+        _write_line("\n".join(summary_lines(summary)), self._stream)
+
+
+class SummarySink:
+    """The summary alone, as one line of JSON to a text stream; the stream stays the caller's."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> SummarySink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def result(self, result: Result) -> None:
+        pass
+
+    def summary(self, summary: LiveSummary) -> None:
+        _write_line(dumps(summary.to_json()), self._stream)
+
+
+def _write_line(text: str, stream: IO[str]) -> None:
+    try:
+        write_line(text, stream)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, getattr(stream, "name", None)) from error
 
 
 class JsonlSink:
     """One JSON object a line in a file: {"kind": "result", ...} each, and {"kind": "summary", ...} last.
 
-    Each line is one write to the file, so that a program that is killed leaves whole lines; a file whose last line is not a
-    summary is of a run that did not end.
+    A program that is killed and a disk that is full leave whole lines; a file whose last line is not a summary is of a run
+    that did not end, or could not write it.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         """Name the file.
 
         Args:
-            force: replace a file of this name; without it one is refused.
+            force: replace a file of this name that a sink like this wrote, or an empty one; no other is ever replaced.
         """
         self._path = path
         self._force = force
         self._file: IO[bytes] | None = None
+        self._num_bytes = 0
 
     def __enter__(self) -> JsonlSink:
-        refuse_existing(self._path, force=self._force)
+        refuse_existing(self._path, force=self._force, is_ours=_may_be_replaced)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("wb", buffering=0)
         except OSError as error:
             raise UserError(f"{self._path} cannot be written ({error.strerror}): choose another file") from error
+        self._num_bytes = 0
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # every line was written at once: there is nothing more to lose
+                self._file.close()
             self._file = None
 
     def result(self, result: Result) -> None:
@@ -145,6 +196,63 @@ class JsonlSink:
         self._write("summary", summary.to_json())
 
     def _write(self, kind: str, value: dict[str, Any]) -> None:
+        """Write one line, whole or not at all."""
         if self._file is None:
             raise RuntimeError("write outside of `with`")
-        self._file.write(dumps({"kind": kind, **value}).encode() + b"\n")
+        line = dumps({"kind": kind, **value}).encode() + b"\n"
+        left = memoryview(line)
+        try:
+            while left:  # where the disk is nearly full, a part of it is written without an error
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._num_bytes)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._num_bytes += len(line)
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Is `path` empty, or what a `JsonlSink` wrote? A pipe or a terminal has nothing to lose."""
+    if path.is_fifo() or path.is_char_device():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    try:
+        return not first or parse_json(first, what=str(path), spec={"kind": str})["kind"] in ("result", "summary")
+    except UserError:
+        return False
+
+
+class Outputs:
+    """The sinks of a run, without those that failed."""
+
+    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+        self.failed: list[str] = []
+        self._sinks, self._say = list(sinks), say
+
+    @property
+    def are_all_gone(self) -> bool:
+        """Whether there were sinks, and none is left to decide for."""
+        return bool(self.failed) and not self._sinks
+
+    def give_result(self, result: Result) -> None:
+        """Let each sink take a result; one that cannot is switched off."""
+        self._give(lambda sink: sink.result(result))
+
+    def give_summary(self, summary: LiveSummary) -> None:
+        """The same for the summary."""
+        self._give(lambda sink: sink.summary(summary))
+
+    def _give(self, call: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                call(sink)
+            except OSError as error:
+                self._sinks.remove(sink)
+                name = error.filename or "the output"
+                reason = error.strerror or str(error)
+                self.failed.append(f"{name}: {reason}")
+                if error.errno != errno.EPIPE:  # who reads no more knows it
+                    self._say(f"WARNING {name} cannot be written ({reason}): nothing more is written there")

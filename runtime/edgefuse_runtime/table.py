@@ -5,6 +5,7 @@ Owns the drawing; it is a sink like the others (`edgefuse_runtime.sinks`).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from types import TracebackType
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefuse.io.text import new_console, new_table, printable
-from edgefuse_runtime.results import LiveSummary, Result
-from edgefuse_runtime.sinks import label_of, probability_of, summary_lines
+from edgefuse_runtime.results import LiveSummary, Result, Score
+from edgefuse_runtime.sinks import gate_of, label_of, probability_of, summary_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -38,7 +39,7 @@ class TableSink:
         self._lock = threading.Lock()
         self._results: deque[Result] = deque(maxlen=NUM_ROWS)
         self._latencies_ms: deque[float] = deque(maxlen=NUM_TIMINGS)
-        self._num_scored = self._num_correct = 0
+        self._score = Score()
 
     def __enter__(self) -> TableSink:
         from rich.live import Live
@@ -52,15 +53,15 @@ class TableSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                live.stop()
 
     def result(self, result: Result) -> None:
         with self._lock:
             self._results.append(result)
             self._latencies_ms.append(result.latency_ms)
-            self._num_scored += result.correct is not None
-            self._num_correct += bool(result.correct)
+            self._score.add(result)
 
     def summary(self, summary: LiveSummary) -> None:
         self.__exit__(None, None, None)
@@ -75,7 +76,7 @@ class TableSink:
 
         with self._lock:
             results, latencies_ms = list(self._results), np.array(self._latencies_ms)
-            scored, correct = self._num_scored, self._num_correct
+            accuracy = self._score.accuracy()
         if not results:
             return Panel(Text("waiting for the first frame"), title=self._title, width=80)
         newest = results[-1]
@@ -83,7 +84,9 @@ class TableSink:
             _answer(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
-        right = f"   accuracy {correct / scored:.3f} ({correct} of {scored})" if scored else ""
+        right = ""
+        if accuracy is not None and accuracy.share is not None:
+            right = f"   accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored})"
         return Group(Panel(now, title=self._title, subtitle=seen + right, width=80, padding=(1, 2)), _table(results))
 
 
@@ -121,6 +124,8 @@ def _bars(result: Result) -> RenderableType:
 def _gate(result: Result) -> RenderableType:
     from rich.text import Text
 
+    if result.gate_mean is None:
+        return Text("gate    no number")
     place = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
     line = "─" * place + "●" + "─" * (BAR_WIDTH - 1 - place)
     return Text.assemble(
@@ -150,7 +155,7 @@ def _table(results: list[Result]) -> RenderableType:
             str(result.frame),
             label_of(result),
             probability_of(result),
-            f"{result.gate_mean:.2f}",
+            gate_of(result),
             f"{result.latency_ms:.2f}",
             result.expected or "",
             style=_colour(result) if result is results[-1] else "dim",

@@ -63,6 +63,40 @@ def test_failures_are_one_and_leave_nothing(arguments: tuple[str, ...], said: st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [("core",), ("engine", "b"), ("live", "b", "--camera", "synthetic"), ("learning",)])
+@pytest.mark.parametrize("out", ["file", "file/folder"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    command: tuple[str, ...], out: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    result = bench(*command, "--out", out, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"{out} " in result.stderr or f"{out}/" in result.stderr
+    assert "not a bundle" not in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_picture_that_fails_and_a_reader_that_is_gone_cost_no_figures(
+    bench_bundle: Path, colour_and_range: Path, tmp_path: Path
+) -> None:
+    spoil = "import edgefuse_benchmarks.picture as p; p.figure_of = lambda report: 1 / 0; "
+    command = f"{spoil}from edgefuse.cli import main; main()"
+    arguments = f"bench live {bench_bundle} --camera {colour_and_range} --quick --json"
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{command}" {arguments} | true'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    (kept,) = (tmp_path / "bench-results").iterdir()
+    assert json.loads(kept.read_text())["benchmark"] == "live"
+    assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments.split()], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0 and "no picture: division by zero" in done.stderr
+    assert json.loads(done.stdout)["benchmark"] == "live"
+
+
 def test_a_device_needs_no_torch_to_measure() -> None:
     modules = ("core", "engine", "live", "picture", "table", "report", "machine")
     heavy = ("torch", "onnx", "onnxruntime", "matplotlib", "pyrealsense2", "rich")

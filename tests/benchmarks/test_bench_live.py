@@ -154,6 +154,71 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
     assert not any("no frame age" in note for note in report.notes)
 
 
+def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
+    """One pass with these frames' names; every answer has the probability 0.9."""
+    from edgefuse.framing import Roi
+    from edgefuse_benchmarks.live import _Way
+    from edgefuse_runtime.results import Result, StageTimes
+
+    stages = StageTimes(wait_ms=1.0, read_ms=1.0, frame_ms=1.0, infer_ms=1.0)
+    results = [
+        Result(
+            index=i,
+            frame=i,
+            name=name,
+            label=label,
+            probability=0.9,
+            top=((label, 0.9),),
+            gate_mean=0.5,
+            expected=None,
+            roi=Roi(0, 0, 9, 9),
+            stages=stages,
+            latency_ms=3.0,
+            age_ms=None,
+            dropped=0,
+            stale=0,
+        )
+        for i, name in enumerate(names)
+    ]
+    return _Way(pace=pace, passes=[results])
+
+
+def test_passes_without_a_frame_in_common_are_not_called_equal() -> None:
+    from edgefuse_benchmarks.live import _compare
+
+    reference = _way("back to back", ["1", "2", "3"])
+    assert _compare([reference, _way("paced", ["2", "3"])])[1] == []
+    assert "shares no frame" in _compare([reference, _way("paced", ["4", "5"])])[1][0]
+    # Of numbers that stand still nothing can be paired, even though the names are equal.
+    assert "shares no frame" in _compare([_way("back to back", ["0"] * 9), _way("paced", ["0"] * 9)])[1][0]
+
+
+def test_labels_that_flip_at_one_probability_are_not_called_equal() -> None:
+    from edgefuse_benchmarks.live import _compare
+
+    ways = [_way("back to back", ["1", "2"]), _way("paced", ["1", "2"], label="far")]
+    assert "2 labels flip" in _compare(ways)[1][0]
+
+
+def test_answers_that_are_no_numbers_get_no_figures(
+    bench_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_bundle
+
+    monkeypatch.setattr(toy_bundle, "SHARPNESS", float("inf"))
+    spoilt = toy_bundle.make_toy_bundle(tmp_path / "spoilt")
+    with pytest.raises(UserError, match="NaN or infinity"):
+        bench_live(spoilt.folder, camera=str(bench_recording), plan=PLAN)
+
+
+def test_a_damaged_recording_gets_no_figures(bench_bundle: Path, bench_recording: Path, tmp_path: Path) -> None:
+    data = bytearray(bench_recording.read_bytes())
+    data[data.rindex(b"IDAT") + 20] ^= 0xFF
+    (tmp_path / "d.db3").write_bytes(data)
+    with pytest.raises(UserError, match="is damaged: stopped after"):
+        bench_live(bench_bundle, camera=str(tmp_path / "d.db3"), plan=PLAN)
+
+
 def test_too_few_frames_are_told(bench_bundle: Path, bench_recording: Path) -> None:
     with pytest.raises(UserError, match="gave 7 results"):
         bench_live(bench_bundle, camera=str(bench_recording), plan=LivePlan(num_results=5, frames_of_pass=7))

@@ -91,7 +91,7 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--seed", "0"), 2, "it needs --corruptions"),
         (("--corruptions", "--against", "MODEL"), 2, "named twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
-        (("--corruptions", "--against", "DATA"), 1, "it has no manifest.json; make one with edgefuse export"),
+        (("--corruptions", "--against", "DATA"), 1, "it looks like a data set: edgefuse train"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
         (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
         (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),

@@ -140,7 +140,7 @@ def test_a_class_that_a_fold_would_not_train_is_named() -> None:
 
 def test_validation_samples_need_a_group_of_their_own() -> None:
     dataset = dataset_of([(label, take, 3) for label in "ab" for take in ("t1", "t2")])
-    with pytest.raises(UserError, match=r"leaves 1 group\(s\) to train and to take validation samples from"):
+    with pytest.raises(UserError, match=r"leaves one group of each class to train and to take validation samples from"):
         make_folds(dataset, num_folds=2, by="instance", validation_share=0.15)
     for parts in make_folds(dataset, num_folds=2, by="frame", validation_share=0.15).splits:
         assert len(parts.validation) == 2 and len(parts.train) == 4
@@ -164,3 +164,23 @@ def test_a_class_that_a_fold_does_not_test_is_noted() -> None:
     dataset = dataset_of([(label, f"{label}{t}", 2) for label, count in (("a", 4), ("b", 2)) for t in range(count)])
     folds = make_folds(dataset, num_folds=3, by="instance")
     assert any("tests no pair of b" in note for note in folds.notes)
+
+
+def test_classes_that_folds_do_not_test_are_one_line() -> None:
+    dataset = dataset_of(
+        [(label, f"{label}{take}", 2) for label in "abc" for take in range(5)] + [("rare", "r0", 2), ("rare", "r1", 2)]
+    )
+    folds = make_folds(dataset, num_folds=5, by="instance")
+    (note,) = folds.notes
+    assert note.startswith("3 folds have classes without a pair that is tested: fold ") and note.endswith(
+        "tests no pair of rare"
+    )
+
+
+def test_validation_pairs_hold_every_class_that_can_spare_some() -> None:
+    dataset = dataset_of(
+        [("often", f"o{take}", 4) for take in range(12)] + [("rare", f"r{take}", 2) for take in range(4)]
+    )
+    folds = make_folds(dataset, num_folds=4, by="instance", validation_share=0.1)
+    for parts in folds.splits:
+        assert {dataset.samples[i].label for i in parts.validation} == {0, 1}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.data.folder import Dataset, Sample
-from edgefuse.data.splits import split
+from edgefuse.data.splits import some_of, split, untouched
 from edgefuse.errors import UserError
 
 
@@ -81,3 +82,63 @@ def test_splits_are_the_same_for_the_same_seed() -> None:
 def test_impossible_splits_are_refused(takes: dict[str, list[str]], options: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):
         split(dataset_of(takes), **options)  # type: ignore[arg-type]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    frames=st.lists(st.lists(st.integers(1, 6), min_size=3, max_size=7), min_size=2, max_size=6),
+    shared=st.booleans(),
+    test_share=st.sampled_from([0.1, 0.25]),
+    validation_share=st.sampled_from([0.0, 0.15]),
+    seed=st.integers(0, 100),
+)
+def test_a_class_that_can_spare_a_group_is_tested_and_validated(
+    frames: list[list[int]], shared: bool, test_share: float, validation_share: float, seed: int
+) -> None:
+    samples = [
+        replace(
+            dataset_of({"x": ["t"]}, 1).samples[0], label=c, instance=f"t{t}" if shared else f"c{c}t{t}", name=f"{n}"
+        )
+        for c, counts in enumerate(frames)
+        for t, count in enumerate(counts)
+        for n in range(count)
+    ]
+    labels = tuple(f"c{c}" for c in range(len(frames)))
+    dataset = Dataset(roots=(Path(),), labels=labels, samples=tuple(samples), align="color")
+    parts = split(dataset, test_share=test_share, validation_share=validation_share, seed=seed)
+    assert untouched(dataset, parts.train) == []
+    if not shared:  # where classes share takes, holding one class's out may take another's
+        assert untouched(dataset, parts.test) == []
+        assert not validation_share or untouched(dataset, parts.validation) == []
+
+
+def test_a_rare_class_is_tested_beside_a_frequent_one() -> None:
+    dataset = dataset_of({"good": [f"g{i}" for i in range(10)], "bad": ["b0", "b1"], "once": ["o0"]})
+    for seed in range(10):
+        parts = split(dataset, test_share=0.25, seed=seed)
+        assert untouched(dataset, parts.test) == ["once"]
+        assert untouched(dataset, parts.validation) == ["bad", "once"]  # its second take is needed to learn from
+        assert 6 <= len(parts.test) <= 15
+
+
+def test_many_rare_classes_are_all_tested_in_a_share_that_one_fold_could_not_hold() -> None:
+    dataset = dataset_of({f"c{c:02d}": [f"c{c}t{t}" for t in range(3)] for c in range(30)}, frames=1)
+    parts = split(dataset, test_share=0.1, validation_share=0.1)
+    assert (
+        untouched(dataset, parts.test) == untouched(dataset, parts.validation) == untouched(dataset, parts.train) == []
+    )
+
+
+def test_sets_of_single_images_are_split_where_they_can_be() -> None:
+    """Fewer samples of a class than 1 / share, which scikit-learn refuses."""
+    dataset = dataset_of({"a": [f"a{i}" for i in range(5)], "b": [f"b{i}" for i in range(5)]}, frames=1)
+    assert len(split(dataset).validation) == 2
+    two = dataset_of({"a": ["a0", "a1"], "b": ["b0", "b1"]}, frames=1)
+    parts = split(two, test_share=0.25)
+    assert len(parts.test) == 2 and parts.validation == ()
+    with pytest.raises(UserError, match="each is the only one of a class: record another take"):
+        split(dataset_of({"a": ["a0"], "b": ["b0"]}, frames=1), test_share=0.25)
+
+
+def test_names_are_counted_and_not_listed_without_end() -> None:
+    assert some_of(["a", "b"]) == "a, b" and some_of([f"c{i}" for i in range(300)]).endswith("c4 and 295 more")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -243,4 +251,59 @@ def test_a_stream_shows_several_frames_of_one_object_before_the_next() -> None:
 def test_numbers_out_of_range_are_refused(tmp_path: Path, call, words: str) -> None:
     with pytest.raises(UserError, match=words):
         call(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+SYNTH = "import sys; from edgefuse.cli import main; sys.argv = ['edgefuse', 'data', 'synth', *sys.argv[1:]]; main()"
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes that live in the session of `leader`, which may be gone."""
+    found = []
+    for process in (path.name for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[0]
+            if int(process) != leader and os.getsid(int(process)) == leader and state != "Z":
+                found.append(int(process))
+    return found
+
+
+def until(holds: Callable[[], object], *, timeout_s: float) -> bool:
+    end_s = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command_and_the_next_one_sweeps(number: signal.Signals, tmp_path: Path) -> None:
+    arguments = (str(tmp_path / "out"), "--pairs", "2000", "--size", "32", "--workers", "2")
+    command = subprocess.Popen(
+        [sys.executable, "-c", SYNTH, *arguments], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert until(lambda: list(tmp_path.glob(".out-*/*/*/*.png")), timeout_s=60)
+        assert len(session_of(command.pid)) >= 2
+        command.send_signal(number)
+        command.wait(timeout=30)
+        assert until(lambda: not session_of(command.pid), timeout_s=5)
+    finally:
+        for process in session_of(command.pid):
+            os.kill(process, signal.SIGKILL)
+    if number == signal.SIGTERM:
+        assert list(tmp_path.iterdir()) == []
+    write_dataset(tmp_path / "next", num_pairs=8, size=32, num_workers=1)
+    assert list(tmp_path.iterdir()) == [tmp_path / "next"]
+
+
+def test_a_worker_that_is_killed_is_told_of(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(UserError, match="fewer --workers"):
+        write_dataset(tmp_path / "set", num_pairs=200, size=32, num_workers=2, on_progress=kill)
     assert list(tmp_path.iterdir()) == []

@@ -95,6 +95,7 @@ def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp
     copy = copy_bundle(run, tmp_path / "run", names=RUN_FILES)
     description = json.loads((copy / "run.json").read_text())
     description["model"]["temperature"] = temperature
+    del description["sha256"]
     (copy / "run.json").write_text(json.dumps(description))
     summary = export_run(copy, tmp_path / "bundle")
     assert (
@@ -267,7 +268,7 @@ def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:
         ({"format": 2}, "install a newer edgefuse"),
         ({"format": 0}, "export the run again"),
         ({"framing": {"sha256": "0" * 64}}, "another way of cropping"),
-        ({"labels": None}, "incomplete"),
+        ({"labels": None}, "labels = None, a list was expected"),
         ({"contract": {"size": 32}}, "lacks the field"),
         ({"files": {}}, "has no file 'model.onnx'"),
     ],
@@ -287,7 +288,7 @@ def test_a_manifest_that_promises_another_input_size_is_refused(bundle_folder: P
     manifest = open_bundle(folder).manifest
     write_manifest(folder, replace(manifest, contract=InputContract(size=64)))
     with (
-        pytest.raises(UserError, match=r"its manifest promises tensor\(uint8\) \[1, 64, 64, 3\]"),
+        pytest.raises(UserError, match="differ in contract"),
         open_engine(open_bundle(folder)),
     ):
         pass

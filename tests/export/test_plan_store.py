@@ -16,7 +16,7 @@ import pytest
 from engine_scenes import everything_in, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.io.files import folder_replaced
+from edgefuse.io.files import folder_replaced, held
 from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, plan_stem, store_plan, sweep
 from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.plans import PlanError, PlanKey, PlanRecord, plan_records, read_plan
@@ -139,6 +139,27 @@ def test_a_bundle_exported_again_gets_no_engine_of_the_old_one(bundle: Bundle) -
     assert everything_in(bundle.folder) == before
 
 
+def test_a_plan_is_named_before_or_after_the_bundle_is_replaced_never_meanwhile(bundle: Bundle) -> None:
+    check_cache(bundle)
+    said: list[str] = []
+
+    def keep(lock: BuildLock) -> None:
+        try:
+            store(bundle, lock)
+        except PlanError as error:
+            said.append(str(error))
+
+    with build_lock(bundle.folder) as lock:
+        thread = threading.Thread(target=keep, args=(lock,))
+        with held(bundle.folder / "manifest.json"):  # as an export does while it replaces the bundle
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive()
+            exported_again(bundle)
+        thread.join(30)
+    assert "exported again" in said[0] and plan_records(open_bundle(bundle.folder)) == ()
+
+
 @pytest.mark.parametrize("by", ["another folder", "another file"])
 def test_an_export_between_plan_and_manifest_keeps_its_manifest(bundle: Bundle, by: str, tmp_path: Path) -> None:
     check_cache(bundle)
@@ -207,12 +228,15 @@ def test_what_killed_builds_left_is_swept_and_nothing_else(bundle: Bundle) -> No
     folder = bundle.folder / "engines"
     kept = {*folder.iterdir(), folder / "timing-sm87-Orin-trt10.3.0.cache", folder / "mine.plan"}
     left = [folder / f"{plan_stem(record.key, 'f' * 64)}{suffix}" for suffix in (".plan", ".json", ".log")]
-    left += [folder / f".{plan_stem(record.key, 'e' * 64)}-abc123.plan", bundle.folder / ".manifest-abc123.json"]
+    left += [
+        folder / f".{plan_stem(record.key, 'e' * 64)}-abc123.plan",
+        bundle.folder / ".manifest-edgefuse-0123456789abcdef.json",
+    ]
     for path in {*kept, *left}:
         path.touch()
     (folder / ".candidate-abc").mkdir()
     sweep(open_bundle(bundle.folder))
-    assert {*folder.iterdir()} == kept and not (bundle.folder / ".manifest-abc123.json").exists()
+    assert {*folder.iterdir()} == kept and not (bundle.folder / ".manifest-edgefuse-0123456789abcdef.json").exists()
     assert (bundle.folder / "manifest.json").exists()
 
 

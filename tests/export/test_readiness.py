@@ -230,14 +230,12 @@ def test_refusing_says_every_reason_at_once() -> None:
 
 def test_a_file_that_tensorrt_would_refuse_is_not_written(tmp_path: Path) -> None:
     """Every file of an export is written by `save_model`."""
-    from export_runs import CONTRACT, LABELS
-
     from edgefuse_export.onnx_model import save_model
 
     with pytest.raises(NotReadyError, match=r"m.onnx (.|\n)*the_mish"):
-        save_model(BAD["an operator of newer parsers"][0], tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
+        save_model(BAD["an operator of newer parsers"][0], tmp_path / "m.onnx", metadata={"edgefuse.format": "1"})
     assert not list(tmp_path.iterdir())
-    save_model(graph(CAST, RELU), tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
+    save_model(graph(CAST, RELU), tmp_path / "m.onnx", metadata={"edgefuse.format": "1"})
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 

@@ -107,7 +107,11 @@ def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch
         ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot look at 16 pixels"),
         ({"fusion": "sum"}, "fusion is 'sum'"),
         ({"num_classes": 1}, "1 class"),
-        ({"rgb": "alexnet"}, "backbone is 'alexnet'"),
+        ({"num_features": -1}, "num_features is -1: a whole number with 1 <= num_features"),
+        ({"num_hidden": 2.5}, "num_hidden is 2.5: a whole number"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"encoding_revision": 3}, "encoding_revision is 3"),
+        ({"rgb": "alexnet"}, "rgb is 'alexnet': one of small, resnet18"),
     ],
 )
 def test_impossible_models_are_refused(values: dict[str, object], word: str) -> None:

@@ -74,6 +74,71 @@ def test_no_measurement_is_neither_near_nor_valid() -> None:
     assert (encoded(np.zeros((48, 48), np.uint16)) == 0).all()
 
 
+SPARSE_CONTRACT = InputContract(size=96, near_m=0.2, far_m=4.0)
+
+
+def sparse_scene(share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A thing at 0.6 m, a third of the view wide, before a wall at 1.6 m, with this share of the pixels measured; and where it is."""
+    rng = np.random.default_rng(seed)
+    is_thing = np.zeros((96, 96), bool)
+    top, left = rng.integers(0, 64, 2)
+    is_thing[top : top + 32, left : left + 32] = True
+    codes = np.where(is_thing, 600, 1600).astype(np.uint16)
+    codes[rng.random(codes.shape) >= share] = 0
+    return codes, is_thing
+
+
+def sparse_nearness(codes: np.ndarray, revision: int = 2) -> np.ndarray:
+    rgb = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
+    depth = InputDecoder(SPARSE_CONTRACT)(rgb, torch.from_numpy(bytes_from_codes(codes[None])))[1]
+    return RelativeDepth(SPARSE_CONTRACT, reach_m=0.3, revision=revision).nearness(depth)[0][0, 0].numpy()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.1, 0.02])
+def test_the_nearest_surface_is_the_thing_and_not_the_wall_however_few_pixels_are_measured(share: float) -> None:
+    for seed in range(10):
+        codes, is_thing = sparse_scene(share, seed=seed)
+        nearness = sparse_nearness(codes)
+        assert (nearness[is_thing & (codes > 0)] > 0.85).all() and (is_thing & (codes > 0)).any()
+        assert (nearness[~is_thing] == 0).all(), "the wall, a metre behind, and what was not measured"
+
+
+def test_nothing_measured_is_near_nothing() -> None:
+    nearness = sparse_nearness(np.zeros((96, 96), np.uint16))
+    assert (nearness == 0).all()
+    one = np.zeros((96, 96), np.uint16)
+    one[40, 40] = 900
+    assert sparse_nearness(one)[40, 40] == pytest.approx(0.9, abs=1e-3) and np.count_nonzero(sparse_nearness(one)) == 1
+
+
+def test_a_stray_near_pixel_is_no_surface_in_sparse_depth_either() -> None:
+    codes, _ = sparse_scene(0.3, seed=3)
+    stray = codes.copy()
+    stray[5, 5] = 210
+    off = np.abs(sparse_nearness(stray) - sparse_nearness(codes))
+    off[5, 5] = 0
+    assert off.max() < 1e-4
+
+
+def test_dense_depth_is_seen_as_runs_from_before_see_it() -> None:
+    """Such a run keeps its own estimate, which differs where the best block lacks measurements."""
+    dense, _ = sparse_scene(1.0, seed=1)
+    dense[30:50, 30:60] = 0  # a hole, as cameras have them
+    np.testing.assert_allclose(sparse_nearness(dense, revision=1), sparse_nearness(dense), atol=1e-6)
+    sparse, is_thing = sparse_scene(0.1, seed=1)
+    assert (sparse_nearness(sparse, revision=1)[~is_thing & (sparse > 0)] == 1).all()
+
+
+def test_a_run_from_before_keeps_its_estimate_and_a_new_one_has_the_present_one() -> None:
+    config = ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", encoding="relative")
+    written = config.to_json()
+    assert ModelConfig.from_json(written) == config and config.encoding_revision == 2
+    del written["encoding_revision"]
+    old = build_classifier(ModelConfig.from_json(written))
+    assert isinstance(old.encode, RelativeDepth) and old.look is not None
+    assert old.encode.revision == old.look.encoding.revision == 1
+
+
 def test_the_gate_starts_on_the_near_layer_and_reaches_over_its_edges() -> None:
     gate = gate_of(scene_mm())
     assert gate[HAND].max() < 0.05 and gate[:8].min() > 0.95
@@ -133,5 +198,5 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
 def test_unknown_encoding_and_reach_are_refused() -> None:
     with pytest.raises(UserError, match="absolute, relative"):
         ModelConfig(contract=CONTRACT, num_classes=3, encoding="hha")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="length above 0"):
+    with pytest.raises(UserError, match="reach_m is 0.0: a number with 0 < reach_m"):
         ModelConfig(contract=CONTRACT, num_classes=3, reach_m=0.0)

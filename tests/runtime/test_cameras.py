@@ -39,6 +39,22 @@ def test_other_names_are_refused(spec: str) -> None:
         open_camera(spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("0", "realsense or realsense:SERIAL"),
+        ("/dev/video0", "realsense or realsense:SERIAL"),
+        ("http://camera.local/stream", "there is no depth in them"),
+        ("rtsp://camera.local/stream", "there is no depth in them"),
+        ("mug.png", "one picture is no pair"),
+    ],
+)
+def test_names_that_other_programs_take_get_a_hint(spec: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"--camera {spec}: .*{hint}") as caught:
+        open_camera(spec)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_that_is_no_recording_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="is not a recording or a folder"):

@@ -285,7 +285,7 @@ from edgefuse_runtime.sinks import LinesSink
 from edgefuse_runtime.table import TableSink
 for source in ({str(near_far_folder)!r}, {str(small_recording)!r}):
     with open_engine(open_bundle(Path({str(bundle.folder)!r}))) as engine, open_camera(source) as camera:
-        run_live(engine=engine, camera=camera, region=parse_region("nearest"), sinks=[LinesSink(sys.stdout)], num_frames=2)
+        run_live(engine=engine, camera=camera, region=parse_region("center"), sinks=[LinesSink(sys.stdout)], num_frames=2)
 print(*(name for name in ("torch", "torchvision", "onnx", "matplotlib", "sklearn") if name in sys.modules), sep=",")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

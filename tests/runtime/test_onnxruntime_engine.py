@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from runtime_scenes import draw_pair
 
@@ -97,9 +98,8 @@ def test_a_file_of_another_input_type_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_with_other_classes_is_refused(tmp_path: Path) -> None:
-    bundle = make_toy_bundle(tmp_path / "classes", labels=("a", "b", "c"))
-    two = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, labels=("a", "b")))
-    with pytest.raises(UserError, match="tells 3 classes apart, its manifest has 2 labels"), open_engine(two):
+    bundle = make_toy_bundle(tmp_path / "classes", labels=("a", "b"), graph_labels=3)
+    with pytest.raises(UserError, match="tells 3 classes apart, its manifest has 2 labels"), open_engine(bundle):
         pass
 
 
@@ -111,15 +111,29 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    bundle = make_toy_bundle(tmp_path / "broken")
+def with_model(bundle: Bundle, model: bytes) -> Bundle:
+    """The bundle with another ONNX file, which its manifest describes."""
     path = bundle.folder / MODEL_NAME
-    path.write_bytes(b"not a graph")
+    path.write_bytes(model)
     manifest = dataclasses.replace(bundle.manifest, files={MODEL_NAME: FileEntry.of(path, precision="fp32")})
     write_manifest(bundle.folder, manifest)
+    return dataclasses.replace(bundle, manifest=manifest)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    bundle = with_model(make_toy_bundle(tmp_path / "broken"), b"not a graph")
+    with pytest.raises(UserError, match=r"model\.onnx is not an ONNX file"), open_engine(bundle):
+        pass
+
+
+def test_a_model_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "broken")
+    model = onnx.load(bundle.file())
+    model.graph.node[0].op_type = "Guess"
+    bundle = with_model(bundle, model.SerializeToString())
     with (
         pytest.raises(UserError, match=r"does not load in ONNX Runtime .*\. Take a newer .*edgefuse export RUN"),
-        open_engine(dataclasses.replace(bundle, manifest=manifest)),
+        open_engine(bundle),
     ):
         pass
 
@@ -156,7 +170,12 @@ def test_an_error_of_onnx_runtimes_has_a_next_step(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"engine": "npu"}, "auto, tensorrt, cuda, cpu"), ({"num_threads": 0}, "1 or more")]
+    ("options", "message"),
+    [
+        ({"engine": "npu"}, "auto, tensorrt, cuda, cpu"),
+        ({"num_threads": 0}, "1 to 4096"),
+        ({"num_threads": 10**20}, "1 to 4096"),
+    ],
 )
 def test_unknown_engines_are_refused(bundle: Bundle, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):

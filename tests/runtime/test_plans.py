@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle import MODEL_NAME, Bundle, open_bundle
+from edgefuse.errors import UserError
 from edgefuse_export.plan_store import build_lock, store_plan
 from edgefuse_runtime.engines.plans import (
     PlanError,
@@ -211,7 +212,18 @@ def test_a_plan_that_the_manifest_does_not_name_does_not_count(stored: Bundle) -
     assert [one.name for one in plan_records(open_bundle(stored.folder))] == [record.name]
 
 
-@pytest.mark.parametrize("name", ["engines/../../outside.plan", "/etc/outside.plan", "model.onnx", "engines/a/b.plan"])
+@pytest.mark.parametrize("name", ["engines/../../outside.plan", "/etc/outside.plan", "engines/./a.plan"])
+def test_a_manifest_that_names_something_outside_of_the_bundle_is_refused(stored: Bundle, name: str) -> None:
+    (record,) = plan_records(stored)
+    manifest = json.loads((stored.folder / "manifest.json").read_text())
+    manifest["engines"] = {name: manifest["engines"][record.name]}
+    manifest["files"][name] = manifest["files"][record.name]
+    (stored.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="does not lie inside the bundle"):
+        open_bundle(stored.folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "engines/a/b.plan"])
 def test_a_plan_outside_the_cache_does_not_count(stored: Bundle, name: str) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
@@ -221,13 +233,36 @@ def test_a_plan_outside_the_cache_does_not_count(stored: Bundle, name: str) -> N
     assert plan_records(open_bundle(stored.folder)) == ()
 
 
-@pytest.mark.parametrize("value", [{}, {"key": {}}, {"key": 3}, None, [], {"key": {"shapes": {"rgb": 1}}}])
+@pytest.mark.parametrize(
+    "value",
+    [{}, {"key": {}}, {"key": 3}, None, [], {"key": {"shapes": {"rgb": 1}}}, {"key": {"builder_options": "ab"}}],
+)
 def test_an_entry_of_another_version_is_left_out(stored: Bundle, value: Any) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
     manifest["engines"][record.name] = value
     (stored.folder / "manifest.json").write_text(json.dumps(manifest))
     assert plan_records(open_bundle(stored.folder)) == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("builder_options", "ab"), ("shapes", {"rgb": "abcd"}), ("device_name", 3), ("of_tomorrow", 3)]
+)
+def test_a_key_of_another_form_is_left_out(stored: Bundle, part: str, value: Any) -> None:
+    (record,) = plan_records(stored)
+    manifest = json.loads((stored.folder / "manifest.json").read_text())
+    manifest["engines"][record.name]["key"][part] = value
+    (stored.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert plan_records(open_bundle(stored.folder)) == ()
+
+
+def test_a_pipe_in_the_place_of_a_plan_is_refused_at_once(stored: Bundle) -> None:
+    (record,) = plan_records(stored)
+    path = stored.folder / record.name
+    path.unlink()
+    os.mkfifo(path, 0o644)
+    with pytest.raises(PlanError, match="no regular file"):
+        read_plan(stored, record)
 
 
 def test_a_record_must_agree_with_the_files_entry(stored: Bundle) -> None:

@@ -104,6 +104,44 @@ def test_stalled_streams_give_no_pair_and_are_counted() -> None:
     assert counters.timeouts >= 10
 
 
+def test_pairs_whose_halves_stay_apart_in_time_are_counted() -> None:
+    """As after the wrap of a clock. One pair alone is a moment's disturbance."""
+    source = SoftwareCamera(width=64, height=48)
+    with _camera(source) as camera:
+        for number in range(1, 31):
+            rgb, depth = draw_pair("near", brightness=number)
+            apart_ms = 2000.0 if number > 10 or number == 5 else 0.0
+            source.send_depth(depth, number=number, timestamp_ms=number * 33.3)
+            source.send_color(rgb, number=number, timestamp_ms=number * 33.3 - apart_ms)
+            camera.read(200)
+        assert camera.counters.delivered >= 28
+        assert camera.counters.skewed == pytest.approx(20, abs=2)
+
+
+def test_an_old_picture_that_comes_late_is_not_paired_with_a_new_one() -> None:
+    source = SoftwareCamera(width=64, height=48)
+    seen = []
+    with _camera(source) as camera:
+        for number, color_number in ((1, 1), (2, 2), (3, 3), (4, 2), (5, 5), (6, 6)):
+            rgb, depth = draw_pair("near", brightness=color_number)
+            source.send_depth(depth, number=number)
+            source.send_color(rgb, number=color_number, timestamp_ms=number * 1000 / 30)
+            frame = camera.read(200)
+            if frame is not None:
+                seen.append((frame.color_number, frame.depth_number))
+        counters = camera.counters
+    assert seen == [(1, 1), (2, 2), (3, 3), (5, 5), (6, 6)]
+    assert (counters.received, counters.delivered, counters.stale) == (6, 5, 1)
+
+
+def test_a_pipeline_that_the_sdk_stopped_keeps_the_clear_message() -> None:
+    """As when the camera is unplugged: leaving `with` stops the pipeline once more, which librealsense refuses."""
+    source = SoftwareCamera(width=64, height=48)
+    with pytest.raises(UserError, match="the camera stopped: .*Plug it in again"), _camera(source) as camera:
+        camera._pipeline.stop()
+        camera.read(100)
+
+
 def test_a_silent_camera_is_reported() -> None:
     source = SoftwareCamera(width=64, height=48)
     with _camera(source) as camera, pytest.raises(UserError, match=r"no fresh pair of colour and depth for 0.3 s"):

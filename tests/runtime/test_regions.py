@@ -1,21 +1,23 @@
-"""Where live looks: rectangles, files of regions, and the nearest thing."""
+"""Where live looks: words, rectangles and files of regions. `--roi nearest` has tests of its own."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgefuse.data.synth import LABELS, stream
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi
+from edgefuse.framing import Roi, fit
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.frames import Frame, frames
-from edgefuse_runtime.regions import parse_region, read_regions
+from edgefuse_runtime.regions import parse_region, read_regions, word_of
 
 
 def _frame(
@@ -46,6 +48,7 @@ def _frame(
         ("center", Roi(80, 0, 480, 480)),
         ("10,20,30,40", Roi(10, 20, 30, 40)),
         ("-5, 7 ,300,200", Roi(-5, 7, 300, 200)),
+        ("-30,0,20,200", Roi(-30, 0, 20, 200)),  # its square reaches into the picture
     ],
 )
 def test_fixed_regions(spec: str | None, expected: Roi) -> None:
@@ -56,14 +59,33 @@ def test_fixed_regions(spec: str | None, expected: Roi) -> None:
 
 def test_what_the_camera_knows_comes_before_the_whole_picture() -> None:
     known = Roi(1, 2, 3, 4)
-    region = parse_region(None)(_frame(roi=known))
+    region, whole = parse_region(None)(_frame(roi=known)), parse_region("whole")(_frame(roi=known))
     assert region is not None and region.roi == known
+    assert whole is not None and whole.roi == Roi(0, 0, 640, 480)
 
 
-@pytest.mark.parametrize("spec", ["", "middle", "1,2,3", "1,2,3,4,5", "1,2,x,4", "1,2,0,4", "1,2,3,-4", "1.5,2,3,4"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(
+            "",
+            "middle",
+            "1,2,3",
+            "1,2,3,4,5",
+            "1,2,x,4",
+            "1,2,0,4",
+            "1,2,3,-4",
+            "1.5,2,3,4",
+            "nan,2,3,4",
+            "0,0,2000000000,480",
+        ),
+        *("-50,0,40,40", "0,-9,9,9", "9" * 5000, f"0,0,{'9' * 5000},1", "\x1b[2J"),
+    ],
+)
 def test_other_words_are_refused(spec: str) -> None:
-    with pytest.raises(UserError, match=r"--roi .*expected"):
+    with pytest.raises(UserError, match=r"--roi .*expected") as caught:
         parse_region(spec)
+    assert len(str(caught.value)) < 250 and str(caught.value).isprintable()
 
 
 def _write(path: Path, entries: Any) -> Path:
@@ -83,27 +105,68 @@ def test_a_file_gives_region_and_class_by_frame_number(tmp_path: Path) -> None:
     assert find(_frame(number=4)) is None
 
 
-def test_a_file_counts_from_the_first_frame_where_numbers_start_elsewhere(tmp_path: Path) -> None:
-    """A recording taken from a running camera starts at some number; a dropped frame must not shift the rest."""
+def test_a_region_belongs_to_its_frames_number_alone(tmp_path: Path) -> None:
+    """A file that begins at frame 10 is laid over no other frame, and one that counts otherwise matches nothing, aloud."""
+    entries = [{"frame": n, "roi_xywh": [n, 0, 8, 8], "label": f"thing_{n}"} for n in range(10, 21)]
+    find = read_regions(_write(tmp_path / "r.json", entries))
+    found = {n: find(_frame(number=n)) for n in range(1, 31)}
+    assert {n: region.label for n, region in found.items() if region} == {n: f"thing_{n}" for n in range(10, 21)}
+    assert find.note() == f"11 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out"
+
+
+@pytest.mark.parametrize("first", [0, 4, 170])
+def test_a_file_that_matches_no_frame_says_so(first: int, tmp_path: Path) -> None:
     find = read_regions(_write(tmp_path / "r.json", ENTRIES))
-    assert find.labels == ("a", "b")
-    found = [find(_frame(number=number)) for number in (170, 172, 173)]
-    assert [region.roi.x if region is not None else None for region in found] == [1, 3, None]
+    assert find.labels == ("a", "b") and find.note() is None
+    numbers = [n for n in range(first, first + 50) if n not in (1, 2, 3)]
+    assert [find(_frame(number=n)) for n in numbers] == [None] * len(numbers)
+    assert find.note() == (
+        f"0 of {len(numbers)} frames had a region in {tmp_path / 'r.json'}: it has regions for frames 1 to 3, "
+        f"the camera's are numbered {numbers[0]} to {numbers[-1]}"
+    )
+
+
+def test_a_file_that_fits_has_no_note(tmp_path: Path) -> None:
+    find = read_regions(_write(tmp_path / "r.json", ENTRIES))
+    assert all(find(_frame(number=n)) for n in (1, 2, 3)) and find.note() is None
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [([640, 0, 9, 9], "no part of the 640x480"), ([0, 0, 2561, 9], "4 times"), ([9, 1000, 9, 9], "no part")],
+)
+def test_all_regions_of_a_recording_are_checked_with_its_first_frame(
+    box: list[int], message: str, tmp_path: Path
+) -> None:
+    path = _write(tmp_path / "r.json", [*ENTRIES, {"frame": 30, "roi_xywh": box}])
+    with pytest.raises(UserError, match=f"r.json, frame 30: .*{message}"):
+        read_regions(path)(replace(_frame(number=1), timestamp_domain="recorded"))
+    find = read_regions(path)  # a folder's images may differ in size
+    assert find(_frame(number=1)) is not None
+    with pytest.raises(UserError, match=f"r.json, frame 30: .*{message}"):
+        find(_frame(number=30))
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ([], "has no frames"),
-        ("x", "has no frames"),
-        ([5], "entry 1 of frames is a JSON int"),
-        ([ENTRIES[0], {"roi_xywh": [1, 2, 3, 4]}], "entry 2 of frames: frame is None"),
-        ([{"frame": True, "roi_xywh": [1, 2, 3, 4]}], "frame is True"),
+        ("x", "frames = 'x', a list"),
+        ([5], r"frames\[0\] = 5, an object"),
+        ([ENTRIES[0], {"roi_xywh": [1, 2, 3, 4]}], r"lacks the field frames\[1\].frame"),
+        ([{"frame": True, "roi_xywh": [1, 2, 3, 4]}], "frame = True, a whole number"),
+        ([{"frame": -1, "roi_xywh": [1, 2, 3, 4]}], "entry 1 of frames: frame is -1"),
         ([{"frame": 1, "roi_xywh": [1, 2, 3]}], "four numbers"),
-        ([{"frame": 1, "roi_xywh": [1, 2, "3", 4]}], "four numbers"),
-        ([{"frame": 1, "roi_xywh": [1, 2, 0, 4]}], "above 0"),
-        ([{"frame": 1, "roi_xywh": [1, 2, 3, 4], "label": 5}], "label is 5"),
-        ([ENTRIES[0], ENTRIES[0]], "frame 1 is there twice"),
+        ([{"frame": 1, "roi_xywh": [1, 2, "3", 4]}], r"roi_xywh\[2\] = '3', a whole number"),
+        ([{"frame": 1, "roi_xywh": [1, 2, 3.5, 4]}], r"roi_xywh\[2\] = 3.5, a whole number"),
+        ([{"frame": 1, "roi_xywh": [1, 2, float("nan"), 4]}], "NaN, a finite number"),
+        ([{"frame": 1, "roi_xywh": [1, float("-inf"), 3, 4]}], "-Infinity, a finite number"),
+        ([ENTRIES[0], {"frame": 5, "roi_xywh": [1, 2, 0, 4]}], "entry 2 of frames: .*above 0"),
+        ([{"frame": 1, "roi_xywh": [1, 2, 9, -4]}], "above 0"),
+        ([{"frame": 1, "roi_xywh": [0, 0, 64000, 480]}], "entry 1 of frames: .*64000.*not more than"),
+        ([{"frame": 1, "roi_xywh": [-20, -20, 10, 10]}], "left of or above"),
+        ([{"frame": 1, "roi_xywh": [1, 2, 3, 4], "label": 5}], "label = 5, a text"),
+        ([ENTRIES[0], ENTRIES[0]], "entry 2 of frames: frame 1 is there twice"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_entry(entries: Any, message: str, tmp_path: Path) -> None:
@@ -114,6 +177,50 @@ def test_a_bad_file_is_refused_with_its_entry(entries: Any, message: str, tmp_pa
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the regions file is missing"):
         parse_region(str(tmp_path / "nothing.json"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+BOXES = st.lists(st.integers(-50, 700) | st.integers() | st.floats() | JSON, min_size=3, max_size=5) | JSON
+FILES = st.fixed_dictionaries(
+    {
+        "frames": st.lists(st.fixed_dictionaries({"frame": st.integers(-1, 9) | JSON, "roi_xywh": BOXES}), max_size=4)
+        | JSON
+    }
+)
+
+
+@given(value=FILES | JSON, shape=st.tuples(st.integers(1, 60), st.integers(1, 60)))
+@settings(max_examples=200, deadline=None)
+def test_any_regions_file_gives_regions_inside_the_image_or_one_error(
+    value: Any, shape: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "r.json"
+    path.write_text(json.dumps(value))
+    try:
+        find = read_regions(path)
+        regions = [find(_frame(np.ones(shape, np.uint16), number=number)) for number in range(10)]
+    except UserError as error:
+        assert "r.json" in str(error) and "\n" not in str(error)
+        return
+    frame = _frame(np.ones(shape, np.uint16))
+    for region in filter(None, regions):
+        assert fit(frame.rgb, frame.depth, size=16, roi=region.roi).rgb.shape == (16, 16, 3)
+
+
+@given(
+    spec=st.text() | st.lists(st.integers() | st.floats(), min_size=4, max_size=4).map(lambda v: ",".join(map(str, v)))
+)
+@settings(deadline=None)
+def test_any_text_is_a_region_or_one_error(spec: str) -> None:
+    try:
+        source = parse_region(spec)
+    except UserError:
+        return
+    assert parse_region(word_of(source)) == source  # what is kept in dataset.json is understood again
 
 
 def test_the_gestures_file_fits_its_recording(gestures_recording: Path, gestures_regions: Path) -> None:
@@ -127,78 +234,3 @@ def test_the_gestures_file_fits_its_recording(gestures_recording: Path, gestures
             x, y, w, h = region.roi
             inside, outside = frame.depth[y : y + h, x : x + w], frame.depth[:, :200]
             assert np.percentile(inside[inside > 0], 5) < 0.7 * np.median(outside[outside > 0])
-
-
-def _iou(a: Roi, b: Roi) -> float:
-    width = max(0, min(a.x + a.w, b.x + b.w) - max(a.x, b.x))
-    height = max(0, min(a.y + a.h, b.y + b.h) - max(a.y, b.y))
-    return width * height / (a.w * a.h + b.w * b.h - width * height)
-
-
-def _table(*, noise_m: float = 0.002) -> NDArray[np.uint16]:
-    """A table top from 0.6 m at the lower edge to 2 m: 1/z is linear over the picture. In codes of 1 mm, with noise."""
-    rows = np.linspace(1 / 2.0, 1 / 0.6, 480)[:, np.newaxis] * np.ones((1, 640))
-    depth_m = 1 / rows + np.random.default_rng(3).normal(0, noise_m, (480, 640))
-    return np.rint(depth_m * 1000).astype(np.uint16)
-
-
-def _speckle(depth: NDArray[np.uint16], *, flying: float = 0.01) -> NDArray[np.uint16]:
-    """Holes, and a share of flying pixels close to the camera, as of a stereo camera."""
-    rng = np.random.default_rng(4)
-    depth = depth.copy()
-    depth[rng.random(depth.shape) < 0.03] = 0
-    depth[rng.random(depth.shape) < flying] = 150
-    return depth
-
-
-@pytest.mark.parametrize("flying", [0.01, 0.3])
-@pytest.mark.parametrize("unit_m", [0.001, 0.00025])
-def test_nearest_finds_the_thing_before_a_wall(unit_m: float, flying: float) -> None:
-    depth = np.full((480, 640), 1800, np.uint16)
-    depth[100:220, 400:500] = 600
-    depth[300:420, 100:220] = 1100  # another one, farther away
-    scaled = (_speckle(depth, flying=flying) * (0.001 / unit_m)).astype(np.uint16)
-    region = parse_region("nearest")(_frame(scaled, unit_m=unit_m))
-    assert region is not None
-    assert region.roi.w == region.roi.h
-    assert _iou(region.roi, Roi(390, 88, 144, 144)) > 0.7
-
-
-def test_nearest_finds_the_thing_on_a_table() -> None:
-    """The table's edge is nearer than the thing on it, and its surface goes on into the thing's own depth."""
-    depth = _table()
-    depth[200:320, 280:360] = 770  # it stands where the table is 0.78 m away
-    region = parse_region("nearest")(_frame(_speckle(depth)))
-    assert region is not None
-    assert _iou(region.roi, Roi(248, 188, 144, 144)) > 0.6
-
-
-def test_nearest_reaches_over_no_edge() -> None:
-    depth = np.full((480, 640), 2000, np.uint16)
-    depth[380:, 560:] = 700
-    region = parse_region("nearest")(_frame(depth))
-    assert region is not None
-    x, y, w, h = region.roi
-    assert x + w <= 640 and y + h <= 480 and w == h >= 100
-
-
-@pytest.mark.parametrize("kind", ["nothing measured", "speckle", "a thin bar"])
-def test_nearest_finds_nothing_where_there_is_nothing(kind: str) -> None:
-    depth = np.zeros((480, 640), np.uint16)
-    if kind == "speckle":
-        depth[np.random.default_rng(5).random(depth.shape) < 0.01] = 500
-    if kind == "a thin bar":
-        depth[470:480] = 500
-    assert parse_region("nearest")(_frame(depth)) is None
-
-
-def test_nearest_finds_rendered_things() -> None:
-    """On the built-in scenes, the true region of things that stand on the table."""
-    overlaps = []
-    for rendered in stream(seed=3, num_frames=len(LABELS), frames_per_object=1):
-        if not rendered.label.endswith("_photo"):
-            region = parse_region("nearest")(_frame(rendered.depth))
-            assert region is not None
-            overlaps.append(_iou(region.roi, Roi(*rendered.roi_xywh)))
-    assert len(overlaps) == 3
-    assert float(np.median(overlaps)) > 0.5

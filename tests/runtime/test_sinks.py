@@ -92,15 +92,46 @@ def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
             assert json.loads(path.read_text().splitlines()[-1])["index"] == index
 
 
-def test_a_log_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "log"])
+def test_a_log_is_overwritten_with_force_alone(content: str, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text("precious\n")
+    path.write_text("")
+    if content:
+        with JsonlSink(path, force=True) as sink:
+            sink.result(dataclasses.replace(RESULT, label="stop"))
+    before = path.read_text()
     with pytest.raises(UserError, match="exists already"), JsonlSink(path):
         pass
-    assert path.read_text() == "precious\n"
+    assert path.read_text() == before
     with JsonlSink(path, force=True) as sink:
         sink.result(RESULT)
     assert json.loads(path.read_text())["label"] == "palm"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"precious\n",
+        b'{"a": 1}\n',
+        b'{"kind": "mug"}\n',
+        b"[1]\n",
+        b"\xff\x00",
+        b"\n",
+        b"SQLite format 3\x00" + bytes(9),
+    ],
+)
+def test_a_file_that_is_no_log_is_never_overwritten(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="log.jsonl is not replaced although --force"), JsonlSink(path, force=True):
+        pass
+    assert path.read_bytes() == content
+
+
+def test_a_folder_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "file").mkdir(parents=True)
+    with pytest.raises(UserError, match="is not replaced"), JsonlSink(tmp_path / "folder", force=True):
+        pass
 
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from edgefuse.training.loop import (
     torch_predictor,
 )
 from edgefuse.training.recipe import TrainConfig, with_values
-from edgefuse.training.run import open_run
+from edgefuse.training.run import open_run, write_weights
 from edgefuse.training.train import Silence, train
 
 QUICK = TrainConfig(
@@ -41,6 +42,14 @@ QUICK = TrainConfig(
     exclude=("take3",),
     validation_share=0.0,
 )
+
+
+def without_digests(run: Path) -> dict[str, Any]:
+    """Make a run one from before there were digests; its description."""
+    description: dict[str, Any] = json.loads((run / "run.json").read_text())
+    del description["files"], description["sha256"]
+    (run / "run.json").write_text(json.dumps(description))
+    return description
 
 
 @pytest.fixture(scope="module")
@@ -237,12 +246,10 @@ def test_what_is_spoilt_in_the_last_batch_of_an_epoch_is_not_kept(
 
 
 def test_stored_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(trained, tmp_path / "run")
-    state = load_file(tmp_path / "run/model.safetensors")
-    state["core.head.0.bias"][3] = float("nan")
-    save_file(state, tmp_path / "run/model.safetensors")
+    model = open_run(trained).build_model()
+    model.state_dict()["core.head.0.bias"][3] = float("nan")
+    write_weights(tmp_path / "run", model)
     with pytest.raises(UserError, match=r"not finite \(core.head.0.bias; 1 tensor\(s\)\): train again"):
         open_run(tmp_path / "run").build_model()
 
@@ -263,6 +270,9 @@ def test_damaged_runs_are_refused(trained: Path, tmp_path: Path) -> None:
     for name in ("run.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     (tmp_path / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match="model.safetensors is not the file that the training wrote"):
+        open_run(tmp_path).build_model()
+    without_digests(tmp_path)
     with pytest.raises(UserError, match="does not fit"):
         open_run(tmp_path).build_model()
     (tmp_path / "run.json").write_text('{"format": 99}')
@@ -332,7 +342,8 @@ def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
 
 
 def test_runs_from_before_temperatures_have_1(trained: Path, tmp_path: Path) -> None:
-    description = json.loads((trained / "run.json").read_text())
+    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
+    description = without_digests(tmp_path)
     del description["model"]["temperature"]
     (tmp_path / "run.json").write_text(json.dumps(description))
     assert open_run(tmp_path).model_config.temperature == 1.0

@@ -42,5 +42,31 @@ def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -
         return Playback(path, align=align, real_time=real_time)
     if spec and path.is_dir():
         return Folder(path, align=align)
-    there = "is not a recording or a folder" if spec and path.exists() else "is not there"
-    raise UserError(f"--camera {spec}: {there}; one of these was expected: {WORDS}")
+    raise UserError(f"--camera {spec}: {_problem(spec, path)}. One of these was expected: {WORDS}")
+
+
+def _problem(spec: str, path: Path) -> str:
+    """What is wrong with a name that is no camera, and what was meant where that can be guessed."""
+    if spec.isdecimal() or spec.startswith("/dev/video"):
+        return f"cameras have no numbers here, a RealSense is named realsense or realsense:SERIAL{_connected()}"
+    if "://" in spec:
+        return "streams of the network are not read, there is no depth in them"
+    if path.suffix.lower() in _PICTURES:
+        return "one picture is no pair of colour and depth: give the folder of a data set"
+    if spec and path.exists():
+        return "it is not a recording or a folder"
+    return "it is not there"
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mp4", ".avi", ".mkv", ".mov")
+
+
+def _connected() -> str:
+    """The RealSense cameras on USB, as the end of a sentence."""
+    from edgefuse_runtime.cameras.realsense import connected
+
+    try:
+        found = connected()
+    except UserError:  # the SDK is not installed: another message's matter
+        return ""
+    return f"; connected: {', '.join(found)}" if found else "; none is connected"

@@ -48,7 +48,12 @@ class Folder:
                 f"record it again with --align {self._align}, or use a model that was trained on it"
             )
         self._dataset, self._counters = dataset, Counters()
-        self._description |= {"num_pairs": len(dataset.samples), "labels": list(dataset.labels), "align": dataset.align}
+        self._description |= {
+            "num_pairs": len(dataset.samples),
+            "labels": list(dataset.labels),
+            "align": dataset.align,
+            "region": dataset.region,
+        }
         return self
 
     def __exit__(

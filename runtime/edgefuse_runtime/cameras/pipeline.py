@@ -5,9 +5,13 @@ Owns the reading loop that live cameras and recordings share; only those two mod
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
@@ -17,6 +21,37 @@ from edgefuse_runtime.frames import Counters, EndOfStream, Frame, TimestampDomai
 
 WAIT_SLICE_MS = 50
 """One wait of the SDK. Its stop waits for a running wait, and the end of a recording shows only between waits."""
+
+
+SKEWED_AFTER = 10
+"""So many pairs in a row whose two times lie more than half a frame apart are counted: less is a moment's disturbance."""
+
+
+@dataclass(frozen=True)
+class SdkPicture:
+    """A colour or depth frame of the SDK, as `edgefuse_runtime.cameras.tally.Picture`.
+
+    The tally keeps one of each stream: its buffer cannot become another frame's meanwhile, so that one address is one picture.
+    """
+
+    frame: Any
+    number: int
+    timestamp_ms: float
+
+    @classmethod
+    def of(cls, frame: Any) -> SdkPicture:
+        """The picture that `frame` holds."""
+        return cls(frame, frame.get_frame_number(), frame.get_timestamp())
+
+    def shows_the_same(self, other: SdkPicture) -> bool:
+        mine, others = np.asarray(self.frame.get_data()), np.asarray(other.frame.get_data())
+        return mine.ctypes.data == others.ctypes.data or np.array_equal(mine, others)
+
+
+def stop(pipeline: Any) -> None:
+    """Stop a pipeline, also one that the SDK has stopped already: what ended it is the message that counts."""
+    with contextlib.suppress(RuntimeError):
+        pipeline.stop()
 
 
 class PipelineReader:
@@ -44,7 +79,18 @@ class PipelineReader:
         check_color_format(self._color_format, resampled=self._aligner.resamples == "color")
         # The SDK keeps the scale as a float32: 0.001 comes as 0.0010000000475.
         self.depth_unit_m = round(float(profile.get_device().first_depth_sensor().get_depth_scale()), 9)
-        self._tally = Tally()
+        self._tally: Tally[SdkPicture] = Tally()
+        self._half_period_ms = 500 / max(1, min(_fps(depth_profile), _fps(color_profile)))
+        self._num_skewed = 0
+
+    @property
+    def newest(self) -> tuple[SdkPicture, ...]:
+        """The newest colour and depth picture that arrived, in fresh pairs or stale ones."""
+        return self._tally.newest
+
+    def close(self) -> None:
+        """Let go of the SDK's frames."""
+        self._tally.forget_pictures()
 
     @property
     def counters(self) -> Counters:
@@ -104,6 +150,8 @@ class PipelineReader:
         try:
             arrived, frameset = self._pipeline.try_wait_for_frames(timeout_ms)
         except RuntimeError as error:
+            if self._has_ended is not None:
+                raise UserError(f"playing stopped: {error}") from error
             raise UserError(f"the camera stopped: {error}. Plug it in again, then start again") from error
         return frameset if arrived else None
 
@@ -111,11 +159,13 @@ class PipelineReader:
         color, depth = frameset.get_color_frame(), frameset.get_depth_frame()
         if not color or not depth:
             return None
-        color_number, depth_number = color.get_frame_number(), depth.get_frame_number()
-        if not self._tally.is_fresh(color_number=color_number, depth_number=depth_number):
+        pictures = SdkPicture.of(color), SdkPicture.of(depth)
+        if not self._tally.is_fresh(color=pictures[0], depth=pictures[1]):
             return None
-        timestamp_ms = min(color.get_timestamp(), depth.get_timestamp())
+        times_ms = [picture.timestamp_ms for picture in pictures]
         domain = self._domain(color, depth)
+        if color.get_frame_timestamp_domain() == depth.get_frame_timestamp_domain():
+            self._watch_skew(abs(times_ms[0] - times_ms[1]))
         aligned = self._aligner(frameset)
         # Copied at once: frames that are held starve the SDK's pool until the stream stops.
         rgb = rgb_from(aligned.get_color_frame(), color_format=self._color_format)
@@ -125,14 +175,20 @@ class PipelineReader:
             depth=depth_codes,
             depth_unit_m=self.depth_unit_m,
             align=self._align,
-            color_number=color_number,
-            depth_number=depth_number,
-            timestamp_ms=timestamp_ms,
+            color_number=pictures[0].number,
+            depth_number=pictures[1].number,
+            timestamp_ms=min(times_ms),
             timestamp_domain=domain,
             arrival_ns=arrival_ns,
             ready_ns=time.perf_counter_ns(),
-            name=str(color_number),
+            name=str(pictures[0].number),
         )
+
+    def _watch_skew(self, skew_ms: float) -> None:
+        """Count pairs whose halves stay apart, as after the wrap of a clock (librealsense before 2.58.4)."""
+        self._num_skewed = self._num_skewed + 1 if skew_ms > self._half_period_ms else 0
+        if self._num_skewed >= SKEWED_AFTER:
+            self.counters.skewed += SKEWED_AFTER if self._num_skewed == SKEWED_AFTER else 1
 
     def _domain(self, color: Any, depth: Any) -> TimestampDomain:
         if self._has_ended is not None:
@@ -146,3 +202,7 @@ class PipelineReader:
         domain = color.get_frame_timestamp_domain()
         # get_timestamp is on the host's clock in the global and system domains alone; on two clocks it says nothing.
         return names.get(domain, "none") if domain == depth.get_frame_timestamp_domain() else "none"
+
+
+def _fps(profile: Any) -> int:
+    return int(profile.fps())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.cameras.pipeline import PipelineReader
+from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
 from edgefuse_runtime.frames import Counters, Frame
 from edgefuse_runtime.sdk import load_pyrealsense2
 
@@ -96,7 +96,7 @@ class RealSense:
             reader = PipelineReader(rs, pipeline=pipeline, align=self._align)
             reader.skip(self._warmup_frames, timeout_s=5.0)
         except BaseException:
-            pipeline.stop()
+            stop(pipeline)
             raise
         self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
         self._description |= {**_info(rs, device), **reader.describe()}
@@ -105,8 +105,10 @@ class RealSense:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reader is not None:
+            self._reader.close()
         if self._pipeline is not None:
-            self._pipeline.stop()
+            stop(self._pipeline)
         self._reader = self._pipeline = None
 
     def read(self, timeout_ms: int) -> Frame | None:
@@ -114,6 +116,17 @@ class RealSense:
         if self._reader is None:
             raise RuntimeError("read outside of `with`")
         return self._reader.read(timeout_ms)
+
+
+def connected() -> list[str]:
+    """Name and serial number of each RealSense camera on USB.
+
+    Raises:
+        MissingPackageError: pyrealsense2 is not installed.
+    """
+    rs = load_pyrealsense2()
+    infos = [_info(rs, device) for device in rs.context().query_devices()]
+    return [f"{info['name']} (realsense:{info['serial']})" for info in infos]
 
 
 def _find_device(rs: Any, serial: str | None) -> Any:

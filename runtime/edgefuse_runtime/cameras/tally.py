@@ -1,34 +1,96 @@
-"""Counting what became of a camera's pairs, from the frame numbers of its two streams. Used by the pipeline reader alone."""
+"""Counting what became of a camera's pairs, from the numbers, times and contents of its two streams' pictures.
+
+Frame numbers alone lie: the same number with other pixels, numbers that stand still, start again, wrap around or go back by a
+few. Used by the pipeline reader alone; needs no SDK.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
 from edgefuse_runtime.frames import Counters
 
+REORDERED = 5
+"""A number that falls by at most so much belongs to an older picture that came late; by more, the stream counts anew."""
 
-class Tally:
+MAX_GAP = 100_000
+"""A number that rises by more was renumbered: nearly an hour at 30 a second would have been lost otherwise."""
+
+MAX_LATE = 30
+"""After so many late pictures in a row with rising numbers, a second at 30 a second, they are none: the stream counts anew."""
+
+_WRAP = 1 << 32
+"""The devices' counters have 32 bits, the SDK's numbers 64."""
+
+
+class Picture(Protocol):
+    """One picture of one stream, as far as telling it from others needs it."""
+
+    @property
+    def number(self) -> int:
+        """The stream's frame number."""
+
+    @property
+    def timestamp_ms(self) -> float:
+        """The sensor's time; it may stand still where there is none."""
+
+    def shows_the_same(self, other: Any, /) -> bool:
+        """Whether both have the same pixels. Asked only where number and time are equal."""
+
+
+AnyPicture = TypeVar("AnyPicture", bound=Picture)
+Change = Literal["new", "same", "late"]
+
+
+@dataclass
+class _Stream(Generic[AnyPicture]):
+    """One stream: its newest picture, where that stands among the pairs, and the late ones since."""
+
+    picture: AnyPicture
+    position: int = 0
+    is_fresh: bool = True
+    late_number: int = -1
+    num_late: int = 0
+
+    def advance(self, picture: AnyPicture, change: Change) -> None:
+        """Take the next picture, which is `change` to the newest."""
+        if change == "late" and picture.number != self.late_number:
+            self.num_late = self.num_late + 1 if picture.number > self.late_number else 1
+            self.late_number = picture.number
+        elif change == "new":
+            self.position += _num_steps(self.picture.number, picture.number)
+            self.picture, self.is_fresh = picture, True
+            self.late_number, self.num_late = -1, 0
+
+
+class Tally(Generic[AnyPicture]):
     """Tells fresh pairs from stale ones, and counts each pair of the camera once.
 
-    librealsense goes on giving framesets when one stream stalls, with that stream's last picture in them again and no error;
-    only the frame number tells. Seen with colour stalled after 9: (depth, colour) = (21, 9), (22, 9), (22, 22), (23, 23).
-    A pair is fresh when both its numbers are above those of the last fresh pair.
+    librealsense goes on giving framesets when one stream stalls, with that stream's last picture in them again and no error.
+    Seen with colour stalled after 9: (depth, colour) = (21, 9), (22, 9), (22, 22), (23, 23).
+    A pair is fresh when both its pictures are new since the last fresh pair, and neither came late.
     """
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self._first = self._last = self._last_fresh = (0, 0)
-        self._position = 0
+        self._streams: tuple[_Stream[AnyPicture], ...] = ()
+        self._position = -1
 
-    def is_fresh(self, *, color_number: int, depth_number: int) -> bool:
-        """Count the frameset with these frame numbers, and say whether both of its pictures are new."""
-        numbers, counters = (color_number, depth_number), self.counters
-        started_again = any(now < last for now, last in zip(numbers, self._last, strict=True))
-        if counters.received == 0 or started_again:
-            self._first, self._position = numbers, -1
+    def is_fresh(self, *, color: AnyPicture, depth: AnyPicture) -> bool:
+        """Count the frameset of these pictures, and say whether both are new."""
+        pictures, counters = (color, depth), self.counters
+        if not self._streams:
+            self._streams = (_Stream(color), _Stream(depth))
             fresh = True
         else:
-            fresh = all(now > last for now, last in zip(numbers, self._last_fresh, strict=True))
-        # The streams number their frames apart from each other: the one that is farther along counts the pairs.
-        position = max(now - first for now, first in zip(numbers, self._first, strict=True))
+            changes = _changes(self._streams, pictures)
+            for stream, picture, change in zip(self._streams, pictures, changes, strict=True):
+                stream.advance(picture, change)
+            fresh = "late" not in changes and all(stream.is_fresh for stream in self._streams)
+        # The streams number their pictures apart from each other: the one that is farther along counts the pairs.
+        position = max(stream.position for stream in self._streams)
         num_new = position - self._position
         if num_new > 0:
             counters.received += num_new
@@ -39,7 +101,57 @@ class Tally:
             # Its late half came after all: the pair was counted as stale a moment ago.
             counters.delivered += 1
             counters.stale -= 1
-        self._position, self._last = position, numbers
+        self._position = position
         if fresh:
-            self._last_fresh = numbers
+            for stream in self._streams:
+                stream.position, stream.is_fresh = position, False
         return fresh
+
+    @property
+    def newest(self) -> tuple[AnyPicture, ...]:
+        """The newest picture of the colour and the depth stream; none before the first frameset."""
+        return tuple(stream.picture for stream in self._streams)
+
+    def forget_pictures(self) -> None:
+        """Let go of the pictures that are kept for comparison; no frameset can be counted after that."""
+        self._streams = ()
+
+
+def _changes(streams: Sequence[_Stream[AnyPicture]], pictures: Sequence[AnyPicture]) -> list[Change]:
+    """What each picture is to its stream's newest one."""
+    pairs = [(stream.picture, picture) for stream, picture in zip(streams, pictures, strict=True)]
+    steps = [_difference(before.number, now.number) for before, now in pairs]
+    later = [now.timestamp_ms > before.timestamp_ms for before, now in pairs]
+    fell = [step < 0 for step in steps]
+    # Both streams that fall together are the camera that counts anew, unless both pictures are an old pair that came late.
+    start_again = all(fell) and (all(later) or max(steps) < -REORDERED)
+    return [
+        _change(before, now, step=step, later=is_later, is_anew=start_again or stream.num_late >= MAX_LATE)
+        for stream, (before, now), step, is_later in zip(streams, pairs, steps, later, strict=True)
+    ]
+
+
+def _change(before: Picture, now: Picture, *, step: int, later: bool, is_anew: bool) -> Change:
+    if step > 0:
+        return "new"
+    if step < 0:
+        return "new" if is_anew or (later and step < -REORDERED) else "late"
+    # A number that stands still: the time tells, and where that stands still too, the pixels.
+    if later:
+        return "new"
+    if now.timestamp_ms < before.timestamp_ms:
+        return "new" if is_anew else "late"
+    return "same" if now.shows_the_same(before) else "new"
+
+
+def _difference(before: int, now: int) -> int:
+    """How far `now` lies after `before`, around the end of 32 bits."""
+    if max(before, now) >= _WRAP:
+        return now - before
+    return (now - before + _WRAP // 2) % _WRAP - _WRAP // 2
+
+
+def _num_steps(before: int, now: int) -> int:
+    """How many pictures later a new one is; 1 where its number does not tell."""
+    step = _difference(before, now)
+    return step if 0 < step <= MAX_GAP else 1

@@ -11,6 +11,7 @@ from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Engine
 
+MAX_THREADS = 4096
 WORDS = ("auto", "tensorrt", "cuda", "cpu")
 
 
@@ -33,14 +34,14 @@ def open_engine(
         say: told in one line which engine it is, and why not the ones before it.
 
     Raises:
-        UserError: an unknown engine or file, or a number of threads below 1.
+        UserError: an unknown engine or file, or a number of threads out of range.
     """
     from edgefuse_runtime.engines.chosen import ChosenEngine
 
     if engine not in WORDS:
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")
-    if num_threads is not None and num_threads < 1:
-        raise UserError(f"{num_threads} threads were asked for: 1 or more was expected")
+    if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
+        raise UserError(f"{num_threads} threads were asked for: 1 to {MAX_THREADS} was expected")
     models = [name for name in bundle.manifest.files if name.endswith(".onnx")]
     if file is not None and file not in models:
         raise UserError(f"{bundle.folder} has no model file {file!r}; it has {', '.join(models) or 'none'}")

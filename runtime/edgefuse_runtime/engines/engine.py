@@ -24,6 +24,11 @@ class Decision:
     probabilities: NDArray[np.float32]
     gate: NDArray[np.float32]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no NaN and no infinity is in it: half precision that overflows and spoilt weights answer so."""
+        return bool(np.isfinite(self.probabilities).all() and np.isfinite(self.gate).all())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:

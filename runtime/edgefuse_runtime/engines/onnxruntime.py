@@ -11,7 +11,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal
@@ -19,11 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.io.json_files import parse_json
+from edgefuse.io.environment import installed
 from edgefuse_runtime.engines.engine import Decision, Tensor
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
@@ -161,7 +159,6 @@ class OnnxRuntimeEngine:
         )
         _check_provider(session, provider, where=where)
         _check_session(session, self.contract, num_labels=len(self.labels), where=where)
-        _check_metadata(session.get_modelmeta().custom_metadata_map, self._bundle, where=where)
         side = self.contract.size
         rgb, depth = np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8)
         try:
@@ -171,7 +168,12 @@ class OnnxRuntimeEngine:
                 )
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
-                self.run(rgb, depth)
+                answer = self.run(rgb, depth)
+            if answer.probabilities.shape != (1, len(self.labels)) or len(answer.gate) != 1:
+                raise UserError(
+                    f"{where} answers one pair with {list(answer.probabilities.shape)} probabilities, its manifest has "
+                    f"{len(self.labels)} labels: export again: edgefuse export RUN --out BUNDLE"
+                )
         except UserError:
             self._session = self._binding = None
             raise
@@ -219,7 +221,7 @@ def load_onnxruntime(device: Device) -> ModuleType:
         MissingPackageError: it is not installed, or has no CUDA provider.
     """
     ort = require("onnxruntime", extra="runtime" if device == "cpu" else "gpu")
-    both = len(_installed_packages()) == 2
+    both = len(installed("onnxruntime")) > 1
     if device == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
         if both:
             raise MissingPackageError(
@@ -335,36 +337,18 @@ def _check_session(session: Any, contract: InputContract, *, num_labels: int, wh
             f"{where} lacks the outputs {sorted(missing)} or has further inputs {sorted(extra)}: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
+    for name in OUTPUTS:
+        if outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
+            raise UserError(
+                f"{where} gives {outputs[name].type} {outputs[name].shape} as {name}, tensor(float) with two dimensions was "
+                f"expected: export again: edgefuse export RUN --out BUNDLE"
+            )
     num_classes = outputs[PROBABILITIES_OUTPUT].shape[-1]
     if isinstance(num_classes, int) and num_classes != num_labels:
         raise UserError(
             f"{where} tells {num_classes} classes apart, its manifest has {num_labels} labels: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
-
-
-def _check_metadata(found: Mapping[str, str], bundle: Bundle, *, where: str) -> None:
-    """Refuse a manifest that was changed after the export: the file says labels, contract and framing as well."""
-    manifest = bundle.manifest
-    for key, promised in (
-        ("edgefuse.labels", list(manifest.labels)),
-        ("edgefuse.contract", manifest.contract.to_json()),
-        ("edgefuse.framing", {**framing.SPEC, "sha256": manifest.framing_sha256}),
-    ):
-        if key in found and parse_json(found[key], what=f"{key} in {where}", spec=object) != promised:
-            raise UserError(
-                f"{where} and the manifest beside it differ in {key.removeprefix('edgefuse.')}: one of them was changed "
-                f"after the export; export again: edgefuse export RUN --out BUNDLE"
-            )
-
-
-def _installed_packages() -> list[str]:
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            metadata.distribution(name)
-            found.append(name)
-    return found
 
 
 def _warn_of_two_packages() -> None:

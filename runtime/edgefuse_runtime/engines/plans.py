@@ -21,16 +21,34 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edgefuse.bundle import MANIFEST_NAME, Bundle
 from edgefuse.errors import UserError
+from edgefuse.io.json_files import Optional, check_fields
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
 """Which plan is taken where several fit. INT8 last: it may cost accuracy."""
 
 _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
+
+
+_RECORD_SPEC: Final = {
+    "key": {
+        "onnx_sha256": str,
+        "tensorrt_version": str,
+        "compute_capability": str,
+        "device_name": str,
+        "precision": str,
+        "shapes": {str: [int]},
+        "builder_options": dict,
+    },
+    "onnx_file": str,
+    "plan_sha256": str,
+    "num_bytes": int,
+    "details": {"layers": Optional({str: int}), "parity": Optional(dict)},
+}
 
 
 class PlanError(UserError):
@@ -71,10 +89,10 @@ class PlanKey:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PlanKey:
-        """The inverse of `to_json`.
+        """The inverse of `to_json`, for a value of its form.
 
         Raises:
-            KeyError, TypeError, AttributeError: this is no key of this version.
+            TypeError: it has a field that this version does not know.
         """
         shapes = {name: tuple(shape) for name, shape in value["shapes"].items()}
         return cls(**{**value, "shapes": shapes, "builder_options": dict(value["builder_options"])})
@@ -139,8 +157,9 @@ def plan_records(bundle: Bundle) -> tuple[PlanRecord, ...]:
         if entry is None or not _PLAN_NAME.fullmatch(name):
             continue
         try:
+            check_fields(value, _RECORD_SPEC, what=name)
             record = PlanRecord(**{**value, "name": name, "key": PlanKey.from_json(value["key"])})
-        except (KeyError, TypeError, AttributeError):
+        except (UserError, TypeError):  # a field that this version does not know is a TypeError
             continue
         if (record.plan_sha256, record.num_bytes) == (entry.sha256, entry.num_bytes):
             found.append(record)
@@ -221,17 +240,22 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
         if place.exists():
             check_private(place)
     try:
-        with path.open("rb") as file:
-            check_private(path, status=os.fstat(file.fileno()))
-            plan = file.read()
+        # Without O_NONBLOCK a pipe of that name would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            check_private(path, status=status)
+            if not stat.S_ISREG(status.st_mode):
+                raise PlanError(f"{path} is no regular file. Remove it, and build it again: {again}")
+            plan = file.read() if status.st_size == record.num_bytes else b""
     except FileNotFoundError:
         raise PlanError(f"{path} is missing although the manifest lists it. Build it again: {again}") from None
     except OSError as error:
         raise PlanError(
             f"{path} cannot be read ({error.strerror}). Make it readable, or build it again: {again}"
         ) from error
-    if len(plan) < record.num_bytes:
-        raise PlanError(f"{path} is truncated: {len(plan)} of {record.num_bytes} bytes. Build it again: {again}")
+    if len(plan) != record.num_bytes:
+        kind = "truncated" if status.st_size < record.num_bytes else "not the plan that was built"
+        raise PlanError(f"{path} is {kind}: {status.st_size} of {record.num_bytes} bytes. Build it again: {again}")
     found = hashlib.sha256(plan).hexdigest()
     if found != record.plan_sha256:
         raise PlanError(

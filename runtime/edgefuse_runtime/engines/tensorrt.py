@@ -164,6 +164,9 @@ class TensorRTEngine:
             device_name=device_name,
             batch_size=self._batch_size,
         )
+        self._bundle.file(
+            record.onnx_file
+        )  # a plan says nothing of labels and framing; the file that it was built from does
         return record, read_plan(self._bundle, record)
 
     def _check_owner(self) -> None:

@@ -1,0 +1,103 @@
+"""Class names that speak of a side: where mirroring an image would make it another class. Owns the words. Standard library only.
+
+Names are read word by word ("turn_left", "HandL", "glove-R"), so that "bright", "upright" and "leftover" speak of none.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+_WORDS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+    right rightward rightwards righthand righthanded rightside
+    rightmost clockwise anticlockwise counterclockwise cw ccw acw mirror mirrored lhs rhs lh rh righty sinistral dextral
+    links rechts linke linker linkes linken rechte rechter rechtes rechten linksherum rechtsherum linkshand rechtshand
+    linkshändig rechtshändig uhrzeigersinn gegenuhrzeigersinn gespiegelt linkerhand rechterhand linksom rechtsom linksaf rechtsaf
+    gauche droite horaire antihoraire izquierda izquierdo derecha derecho horario antihorario sinistra sinistro destra destro
+    orario antiorario esquerda esquerdo direita direito vänster höger vänstra högra vanster hoger venstre høyre højre
+    medurs moturs lewo prawo lewy prawy lewa prawa vlevo vpravo levá pravá levý pravý vasen oikea sağ sağa stânga dreapta
+    лево право левый правый левая правая левое правое слева справа влево вправо налево направо ліво ліва права лівий правий
+    يسار يمين שמאל ימין
+    """,
+    )
+)
+_CHARACTERS = "左右왼오른←→⇐⇒⟵⟶⬅➡↖↗↘↙↩↪↰↱↲↳↶↷↺↻⟲⟳⮌⮎⤴⤵👈👉☚☛☜☞◀▶◄►⏪⏩"
+"""In scripts without spaces a character is a word; and arrows."""
+
+_PAIRS = tuple(
+    frozenset(pair)
+    for pair in re.findall(
+        r"(\S+)/(\S+)",
+        "l/r b/d p/q s/z g/d v/h e/w li/re sx/dx izq/der izda/dcha esq/dir esq/dta sol/sağ sol/sag lt/rt od/os port/starboard "
+        "east/west ost/west est/ouest este/oeste leste/oeste oost/west öst/väst ovest/est восток/запад ne/nw se/sw "
+        "slash/backslash forehand/backhand </> (/) [/] {/} «/»",
+    )
+)
+"""Words that speak of a side only beside their partner: abbreviations, compass points, and letters that are each other's image."""
+
+_PARTNERS = (
+    ("left", "right"),
+    ("links", "rechts"),
+    ("gauche", "droite"),
+    ("izquierda", "derecha"),
+    ("sinistra", "destra"),
+    ("esquerda", "direita"),
+    ("vänster", "höger"),
+    ("лев", "прав"),
+)
+"""Also within a word ("turnleft", "handschuhrechts") where the name with the partner in its place is a class too."""
+
+_LEFT = re.compile(r"left(?!over|ist)|.*(?<!c)left$")
+"""No other English word than cleft ends in "left", and few begin with it; in "right" many end."""
+
+_SIDE_LETTERS = frozenset("lr")
+_SIZES = frozenset({"s", "m", "xl", "xs", "xxl"})
+
+
+def sided_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the class names that speak of a side, in their order.
+
+    "L" and "R" count at the end or the beginning of a longer name ("glove_L"), unless the names are sizes (S, M, L).
+    """
+    words = {name: _words(name) for name in names}
+    everything = {word for found in words.values() for word in found}
+    pairs = {word for pair in _PAIRS if pair <= everything for word in pair}
+    letters = frozenset() if everything & _SIZES else _SIDE_LETTERS
+    lower = {name: unicodedata.normalize("NFKC", name).lower() for name in names}
+    partners = {name for name in names if any(partner in lower.values() for partner in _with_partner(lower[name]))}
+
+    def speaks(name: str) -> bool:
+        found = words[name]
+        at_ends = {found[0], found[-1]} if len(found) > 1 else set()
+        return (
+            any(word in _WORDS or word in pairs or bool(_LEFT.match(word)) for word in found)
+            or name in partners
+            or bool(at_ends & letters)
+            or any(character in _CHARACTERS for character in name)
+        )
+
+    return tuple(name for name in names if speaks(name))
+
+
+def _with_partner(name: str) -> list[str]:
+    return [name.replace(this, that) for pair in _PARTNERS for this, that in (pair, pair[::-1]) if this in name]
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in lower case: split at what is no letter and no digit, and at capitals; "left1" is "left"."""
+    composed = unicodedata.normalize("NFKC", name)
+    parts = re.findall(r"[^\W_]+", composed) or [composed.strip()]
+    words = [word.lower() for part in parts for word in _at_capitals(part)]
+    return [word.rstrip("0123456789") or word for word in words]
+
+
+def _at_capitals(part: str) -> list[str]:
+    """HandL -> Hand, L; LHand -> L, Hand; HANDLeft -> HAND, Left."""
+    starts = [
+        i for i in range(1, len(part)) if part[i].isupper() and (part[i - 1].islower() or part[i + 1 : i + 2].islower())
+    ]
+    return [part[start:end] for start, end in zip([0, *starts], [*starts, len(part)], strict=True)]

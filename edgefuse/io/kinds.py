@@ -1,0 +1,61 @@
+"""What a folder is, by the file that edgefuse puts into it: for the message when another kind was expected.
+
+Owns the names of these files' kinds and the next command for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKERS = {"bundle": "manifest.json", "run": "run.json", "data set": "dataset.json"}
+"""Kind of a folder -> the file in it that makes it one."""
+
+_MAKES = {"bundle": "edgefuse export RUN --out BUNDLE", "run": "edgefuse train DATA --out RUN"}
+_NEXT = {
+    "bundle": "a bundle, which was exported already: edgefuse live {}",
+    "run": "a run: edgefuse export {} --out BUNDLE",
+    "data set": "a data set: edgefuse train {} --out RUN",
+}
+MAX_SEEN = 1000
+
+
+def kind_of(folder: Path) -> str | None:
+    """ "bundle", "run" or "data set"; None where it is none of them."""
+    return next((kind for kind, name in MARKERS.items() if (folder / name).is_file()), None)
+
+
+def not_a(wanted: str, path: Path) -> str:
+    """The message that `path` is no folder of this kind, with what it is and the next command.
+
+    Args:
+        wanted: "bundle" or "run".
+    """
+    problem = f"{path} is not a {wanted}"
+    marker = MARKERS[wanted]
+    if not path.exists():
+        return f"{problem}: it does not exist; make one with {_MAKES[wanted]}"
+    if not path.is_dir():
+        inside = kind_of(path.parent) == wanted
+        return f"{problem}, it is a file" + (
+            f" of one: give the folder, {path.parent}" if inside else f": {_MAKES[wanted]}"
+        )
+    kind = kind_of(path)
+    if kind is not None:
+        return f"{problem}: it has no {marker}; it looks like {_NEXT[kind].format(path)}"
+    below = next((folder for folder in _below(path) if kind_of(folder) == wanted), None)
+    if below is not None:
+        return f"{problem}: it has no {marker}, but {below} is one: give that"
+    return f"{problem}: it has no {marker}; make one with {_MAKES[wanted]}"
+
+
+def _below(folder: Path, depth: int = 2) -> Iterator[Path]:
+    """Folders in it and in those, some of them where they are many."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:MAX_SEEN]
+    except OSError:
+        return
+    yield from inside
+    if depth > 1:
+        for one in inside[:20]:
+            yield from _below(one, depth - 1)

@@ -1,0 +1,24 @@
+"""Worker processes that never outlive the command that started them, however it ends.
+
+Owns how a worker begins; whoever starts a pool gives `begin_worker` as its initializer, or calls it in its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def begin_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers in order, and end as soon as the parent is gone, also by SIGKILL."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

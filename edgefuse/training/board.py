@@ -1,0 +1,63 @@
+"""TensorBoard's log of a run: one file of scalars, written at once and by this thread, so that a full disk is an error and not a dead thread.
+
+Owns the log; a training goes on without it where it cannot be written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgefuse.training.loop import EpochResult
+
+FOLDER_NAME = "tensorboard"
+
+
+class Board:
+    """The log of one run.
+
+    Args:
+        say: is told, once, that the log ends because it cannot be written.
+    """
+
+    def __init__(self, *, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._name = f"events.out.tfevents.{int(time.time())}.edgefuse"
+        self._is_open = True
+
+    def log(self, result: EpochResult, run: Path) -> None:
+        """Add one epoch to the log below the run folder, which may have another name than at the call before."""
+        if not self._is_open:
+            return
+        scalars = {
+            "loss/train": result.train_loss,
+            "accuracy/train": result.train_accuracy,
+            "learning_rate": result.learning_rate,
+        }
+        if result.validation_accuracy is not None:
+            scalars["accuracy/validation"] = result.validation_accuracy
+        try:
+            self._append(run / FOLDER_NAME, scalars, step=result.epoch)
+        except OSError as error:
+            self._is_open = False
+            self._say(
+                f"warning: the TensorBoard log ends here ({error.strerror}: {run / FOLDER_NAME}); the training goes on"
+            )
+
+    def _append(self, folder: Path, scalars: dict[str, float], *, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        path = folder / self._name
+        is_new = not path.exists()
+        with path.open("ab") as file:
+            writer = RecordWriter(file)
+            if is_new:
+                writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+            event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+            writer.write(event.SerializeToString())
+            writer.flush()

@@ -1,0 +1,146 @@
+"""What a recording (.db3) holds, read from the file itself beside librealsense, which ends a damaged one without a word.
+
+A .db3 file is a SQLite database of ROS 2 messages. Its pictures are PNG, whose chunks have checksums: librealsense decodes
+colour without looking at them, so that one changed byte is a wrong picture. Owns reading and checking the file.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import struct
+import zlib
+from collections.abc import Generator
+from pathlib import Path
+
+from edgefuse.errors import UserError
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_MAX_HEADER_BYTES = 256
+"""Time, names and format stand before the picture in its message."""
+
+
+class DamagedError(UserError):
+    """The file is damaged. The message says where, without the file's name."""
+
+
+class RecordingFile:
+    """The depth and colour pictures of a .db3 file, checked in the order in which they were written."""
+
+    def __init__(self, path: Path, *, depth_index: int, color_index: int) -> None:
+        """Open the file, and nothing but read it.
+
+        Args:
+            depth_index, color_index: of the streams that are played.
+
+        Raises:
+            DamagedError: it is no database of messages.
+        """
+        self._streams = {"colour": f"/Color_{color_index}/image/", "depth": f"/Depth_{depth_index}/image/"}
+        self._num_checked = dict.fromkeys(self._streams, 0)
+        try:
+            self._database = _open(path)
+            self._topics = self._find_topics("data")
+            self._pictures = self._checked_pictures()
+        except sqlite3.Error as error:
+            raise DamagedError(f"it cannot be read ({error})") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._pictures.close()
+        self._database.close()
+
+    def check(self, num_pairs: int | None) -> None:
+        """Read on until `num_pairs` pictures of either stream are known to be whole; None = to the end.
+
+        A third of a millisecond for a pair of 640x480.
+
+        Raises:
+            DamagedError: a picture differs from its checksum, or the database is broken.
+        """
+        try:
+            while num_pairs is None or min(self._num_checked.values()) < num_pairs:
+                stream = next(self._pictures, None)
+                if stream is None:
+                    return
+                self._num_checked[stream] += 1
+        except sqlite3.Error as error:
+            raise DamagedError(f"it cannot be read further ({error})") from error
+
+    def num_frames(self) -> int | None:
+        """Pictures of the longer stream; None where that cannot be read."""
+        try:
+            counts = [
+                self._database.execute("SELECT count(*) FROM messages WHERE topic_id = ?", (topic,)).fetchone()[0]
+                for topic in self._topics
+            ]
+        except sqlite3.Error:
+            return None
+        return max(counts, default=0)
+
+    def last(self) -> dict[str, tuple[int, float]]:
+        """Frame number and timestamp in ms of each stream's last picture, as far as the file says them."""
+        found = {}
+        for topic, (stream, _) in self._find_topics("metadata").items():
+            try:
+                row = self._database.execute(
+                    "SELECT data FROM messages WHERE topic_id = ? ORDER BY timestamp DESC, id DESC LIMIT 1", (topic,)
+                ).fetchone()
+            except sqlite3.Error:
+                continue
+            text = row[0] if row is not None and isinstance(row[0], bytes) else b""
+            number, time_ms = re.search(rb"Frame number=(\d+);", text), re.search(rb";timestamp=(\d+\.?\d*);", text)
+            if number and time_ms:
+                found[stream] = (int(number[1]), float(time_ms[1]))
+        return found
+
+    def _find_topics(self, kind: str) -> dict[int, tuple[str, bool]]:
+        """Topic ids of both streams' pictures or metadata -> stream, whether it is compressed. Other topics are left alone."""
+        names = self._database.execute("SELECT id, name FROM topics").fetchall()
+        return {
+            topic: (stream, "compressed" in str(name))
+            for topic, name in names
+            for stream, part in self._streams.items()
+            if part + kind in str(name)
+        }
+
+    def _checked_pictures(self) -> Generator[str, None, None]:
+        """The stream of each picture, once it was found to be whole."""
+        places = ", ".join("?" for _ in self._topics)
+        rows = self._database.execute(
+            f"SELECT topic_id, data FROM messages WHERE topic_id IN ({places}) ORDER BY id",
+            tuple(self._topics),
+        )
+        for topic, data in rows:
+            stream, is_compressed = self._topics[topic]
+            if not isinstance(data, bytes) or (is_compressed and not _is_whole(data)):
+                raise DamagedError(f"its {stream} picture {self._num_checked[stream] + 1} differs from its checksum")
+            yield stream
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    name = path.absolute().as_uri()
+    try:
+        database = sqlite3.connect(f"{name}?mode=ro", uri=True, check_same_thread=False)
+        database.execute("SELECT 1 FROM topics")
+    except sqlite3.OperationalError:  # such as a folder in which SQLite can make no lock file
+        database = sqlite3.connect(f"{name}?immutable=1", uri=True, check_same_thread=False)
+    return database
+
+
+def _is_whole(message: bytes) -> bool:
+    """Do the checksums of the PNG in a message agree? True where the picture was compressed in another way."""
+    start = message.find(_PNG_START, 0, _MAX_HEADER_BYTES)
+    if start < 0:
+        return b"png" not in message[:_MAX_HEADER_BYTES]
+    view = memoryview(message)
+    place = start + len(_PNG_START)
+    while place + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, place)
+        end = place + 8 + length
+        if end + 4 > len(view) or struct.unpack_from(">I", view, end)[0] != zlib.crc32(view[place + 4 : end]):
+            return False
+        if bytes(view[place + 4 : place + 8]) == b"IEND":
+            return True
+        place = end + 4
+    return False

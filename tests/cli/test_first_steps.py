@@ -1,0 +1,65 @@
+"""What a new user types wrongly is answered with the next command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgefuse.bundle import open_bundle
+from edgefuse.cli.demo import next_commands
+from edgefuse.cli.export import check_onnx
+from edgefuse.errors import UserError
+from edgefuse.io.kinds import not_a
+from edgefuse.training.run import open_run
+from toy_bundle import make_toy_bundle
+
+
+def test_a_folder_of_another_kind_is_told_by_what_it_is(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "demo/bundle").folder
+    run, data = tmp_path / "demo/runs/gated", tmp_path / "demo/data"
+    for folder, name in ((run, "run.json"), (data, "dataset.json")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("{}")
+    with pytest.raises(UserError, match=f"looks like a bundle, which was exported already: edgefuse live {bundle}"):
+        open_run(bundle)
+    expected = {
+        run: f"it looks like a run: edgefuse export {run} --out BUNDLE",
+        data: f"it looks like a data set: edgefuse train {data} --out RUN",
+        tmp_path / "demo": f"{bundle} is one: give that",
+        bundle / "model.onnx": f"a file of one: give the folder, {bundle}",
+        tmp_path / "absent": "does not exist; make one with edgefuse export RUN",
+        tmp_path / "demo/runs": "make one with edgefuse export RUN",
+    }
+    for path, words in expected.items():
+        with pytest.raises(UserError, match="is not a bundle") as caught:
+            open_bundle(path)
+        assert words in str(caught.value)
+    assert f"{run} is one: give that" in not_a("run", tmp_path / "demo")
+
+
+def test_the_demos_end_is_what_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result: Any = SimpleNamespace(bundle=Path("my demo/bundle"), recording=Path("my demo/live.db3"))
+    live = "edgefuse live 'my demo/bundle' --camera 'my demo/live.db3' --roi 'my demo/live.json'"
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("activate", "edgefuse"):
+        (tmp_path / ".venv/bin" / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert next_commands(result, prefix=tmp_path / ".venv") == ["next: . .venv/bin/activate", f"      {live}"]
+    monkeypatch.setenv("PATH", str(tmp_path / ".venv/bin"))
+    assert next_commands(result, prefix=tmp_path / ".venv") == [f"next: {live}"]
+    assert next_commands(result, prefix=tmp_path / "usr") == [f"next: {live}"]
+
+
+def test_a_folder_is_no_onnx_file_and_names_show_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"is a folder: give an ONNX file, such as .*model\.onnx"):
+        check_onnx([tmp_path])
+    bundle = make_toy_bundle(tmp_path / "b\x1b[2J")
+    check_onnx([bundle.folder / "model.onnx"])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "b\\x1b[2J/model.onnx: ready" in out

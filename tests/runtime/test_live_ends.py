@@ -1,0 +1,313 @@
+"""How a live run ends, and what it says of what went wrong: nothing is lost, and nothing is wrong in silence."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from runtime_scenes import draw_pair
+
+import toy_bundle
+from edgefuse.bundle import Bundle
+from edgefuse.data.folder import write_description, write_pair
+from edgefuse.errors import UserError
+from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.frames import Camera
+from edgefuse_runtime.live import run_live
+from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.sinks import JsonlSink, LinesSink, Sink
+from edgefuse_runtime.table import TableSink
+
+LIVE = [sys.executable, "-c", "from edgefuse.cli import main; main()", "live"]
+
+
+class Keep(LinesSink):
+    """Keeps results, summary and lines."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        self.results: list[Result] = []
+        self.summaries: list[LiveSummary] = []
+        super().__init__(self.stream)
+
+    def result(self, result: Result) -> None:
+        self.results.append(result)
+        super().result(result)
+
+    def summary(self, summary: LiveSummary) -> None:
+        self.summaries.append(summary)
+        super().summary(summary)
+
+
+def _live(
+    bundle: Bundle, camera: str | Camera, *sinks: Sink, num_frames: int | None = None
+) -> tuple[LiveSummary, list[str]]:
+    said: list[str] = []
+    source = open_camera(camera) if isinstance(camera, str) else camera
+    with open_engine(bundle) as engine, source:
+        summary = run_live(engine=engine, camera=source, sinks=sinks, num_frames=num_frames, say=said.append)
+    return summary, said
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A model whose logits overflow: infinity less infinity in its softmax."""
+    monkeypatch.setattr(toy_bundle, "SHARPNESS", float("inf"))
+    return toy_bundle.make_toy_bundle(tmp_path / "spoilt")
+
+
+def test_an_answer_that_is_no_number_is_no_decision(spoilt: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+    keep = Keep()
+    with JsonlSink(tmp_path / "log.jsonl") as log:
+        summary, said = _live(spoilt, str(near_far_folder), keep, log)
+    assert [result.label for result in keep.results] == [None] * 8
+    assert all("not a finite number: no decision" in result.warning for result in keep.results)
+    assert (summary.not_finite, summary.without_decision, summary.gate_mean) == (8, 8, None)
+    assert summary.accuracy is not None
+    assert (summary.accuracy.scored, summary.accuracy.abstained) == (0, 8)
+    assert "WARNING the model's answer is not a finite number in 8 of 8 results" in keep.stream.getvalue()
+    assert len([line for line in said if "finite" in line]) == 1
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert not any("NaN" in line for line in lines)
+    assert json.loads(lines[0])["gate_mean"] is None and json.loads(lines[-1])["not_finite"] == 8
+
+
+def test_the_table_shows_an_answer_that_is_no_number(spoilt: Bundle, near_far_folder: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
+    with TableSink(console=console) as sink:
+        _live(spoilt, str(near_far_folder), sink)
+    assert isinstance(console.file, io.StringIO) and "no decision" in console.file.getvalue()
+
+
+def test_batches_of_answers_that_are_no_numbers_are_refused(spoilt: Bundle) -> None:
+    rgb, depth = np.ones((3, 32, 32, 3), np.uint8), np.ones((3, 32, 32, 2), np.uint8)
+    with open_engine(spoilt) as engine, pytest.raises(UserError, match="NaN or infinity for 3 of 3 pairs"):
+        engine_predictor(engine)(rgb, depth)
+
+
+def test_the_command_fails_where_no_answer_was_a_number(spoilt: Bundle, near_far_folder: Path) -> None:
+    done = subprocess.run([*LIVE, str(spoilt.folder), "--camera", str(near_far_folder)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "every answer of the model was NaN or infinity" in done.stderr
+
+
+def test_depth_out_of_range_is_said_once(bundle: Bundle, tmp_path: Path) -> None:
+    """A quarter of the measured depth lies beyond the toy's 2 m."""
+    write_description(tmp_path / "far")
+    rgb, depth = draw_pair("far")
+    depth[:12] = 2500
+    depth[12:20] = 0
+    for number in range(30):
+        write_pair(tmp_path / "far" / "far" / "take", f"f{number:02}", rgb, depth)
+    keep = Keep()
+    summary, said = _live(bundle, str(tmp_path / "far"), keep)
+    assert summary.clipped is not None
+    assert summary.clipped["farther"] == pytest.approx(12 / 40, abs=0.02)
+    assert summary.clipped["nearer"] == 0
+    assert [line for line in said if "beyond 2 m" in line and "--far" in line] == said[:1] and len(said) == 1
+    assert "beyond 2 m" in summary.warnings[0] and f"WARNING {summary.warnings[0]}" in keep.stream.getvalue()
+
+
+def test_depth_in_range_is_no_matter(bundle: Bundle, near_far_folder: Path) -> None:
+    summary, said = _live(bundle, str(near_far_folder))
+    assert (summary.clipped, summary.warnings, said) == ({"nearer": 0, "farther": 0}, (), [])
+
+
+def test_the_panel_and_the_summary_tell_one_accuracy(tmp_path: Path, near_far_folder: Path) -> None:
+    """The folder's class "far" is not one of the model's: it is in no accuracy, and named."""
+    bundle = toy_bundle.make_toy_bundle(tmp_path / "b", labels=("near", "elsewhere"))
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
+    keep = Keep()
+    with TableSink(console=console) as table:
+        summary, _ = _live(bundle, str(near_far_folder), table, keep)
+    assert summary.accuracy is not None
+    assert (summary.accuracy.correct, summary.accuracy.scored, summary.accuracy.unscored) == (4, 4, 4)
+    assert summary.accuracy.unknown == ("far",)
+    assert isinstance(console.file, io.StringIO)
+    screen = console.file.getvalue()
+    assert "accuracy 1.000 (4 of 4)" in screen and "of 8)" not in screen
+    assert (
+        "4 results show classes that the model does not know, and are not in the accuracy: far"
+        in keep.stream.getvalue()
+    )
+    assert [result.correct for result in keep.results] == [None] * 4 + [True] * 4
+    assert "the model does not know far" in keep.stream.getvalue().splitlines()[0]
+
+
+class Full(Keep):
+    """A sink whose disk is full at the third result."""
+
+    def result(self, result: Result) -> None:
+        if result.index == 2:
+            raise OSError(28, "No space left on device", "/somewhere/log")
+        super().result(result)
+
+
+def test_a_sink_that_fails_is_switched_off_and_the_run_goes_on(bundle: Bundle, near_far_folder: Path) -> None:
+    full, keep = Full(), Keep()
+    summary, said = _live(bundle, str(near_far_folder), full, keep)
+    assert (len(full.results), len(full.summaries), len(keep.results)) == (2, 0, 8)
+    assert (summary.processed, summary.ended) == (8, "end of stream")
+    assert summary.failed_sinks == ("/somewhere/log: No space left on device",) == keep.summaries[0].failed_sinks
+    assert len(said) == 1 and "/somewhere/log cannot be written (No space left on device)" in said[0]
+
+
+def test_a_run_that_nobody_hears_ends(bundle: Bundle) -> None:
+    summary, _ = _live(bundle, "synthetic", Full())
+    assert (summary.processed, summary.ended) == (3, "no output left")
+
+
+def test_a_full_disk_leaves_whole_lines(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+    """The limit on the size of files stands for the full disk: a part of the last line is written without an error."""
+    path = tmp_path / "log.jsonl"
+    command = f"ulimit -f 2; exec {sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} " + (
+        f"--camera {near_far_folder} --jsonl {path}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, preexec_fn=lambda: signal.signal(25, signal.SIG_IGN)
+    )
+    assert done.returncode == 1
+    assert "8 results in" in done.stdout
+    assert done.stderr.count(str(path)) == 1 and "Traceback" not in done.stderr
+    data = path.read_bytes()
+    assert data.endswith(b"\n") and 0 < len(data) <= 2048
+    assert all(json.loads(line)["kind"] == "result" for line in data.splitlines())
+
+
+def test_a_camera_that_fails_leaves_a_summary(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+    (near_far_folder / "near" / "take1" / "frame_2_depth.png").write_bytes(b"no picture")
+    with JsonlSink(tmp_path / "log.jsonl") as log, pytest.raises(UserError, match=r"frame_2_depth\.png"):
+        _live(bundle, str(near_far_folder), log)
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["processed"], last["ended"]) == ("summary", 6, "failed")
+    assert "frame_2_depth.png" in last["failure"]
+
+
+def test_a_damaged_recording_fails_the_command_and_keeps_what_was_decided(
+    bundle: Bundle, small_recording: Path, tmp_path: Path
+) -> None:
+    path, log = tmp_path / "d.db3", tmp_path / "log.jsonl"
+    data = bytearray(small_recording.read_bytes())
+    place = data.rindex(b"IDAT") + 20
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+    done = subprocess.run(
+        [*LIVE, str(bundle.folder), "--camera", str(path), "--json", "--jsonl", str(log)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"{path} is damaged: stopped after " in done.stderr and " of 30 frames" in done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[-1]["ended"] == "failed" and 0 < len(lines) - 1 == lines[-1]["processed"] < 30
+    assert json.loads(done.stdout)["processed"] == lines[-1]["processed"]
+
+
+class SecondInterrupt(Keep):
+    """Ctrl-C at the third result, and again while the summary is taken."""
+
+    def result(self, result: Result) -> None:
+        super().result(result)
+        if result.index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def summary(self, summary: LiveSummary) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        super().summary(summary)
+
+
+def test_a_second_ctrl_c_does_not_cost_the_summary(bundle: Bundle, tmp_path: Path) -> None:
+    with JsonlSink(tmp_path / "log.jsonl") as log:
+        summary, _ = _live(bundle, "synthetic", SecondInterrupt(), log)
+    assert summary.ended == "interrupted"
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["kind"] == "summary"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_in_another_thread(bundle: Bundle, near_far_folder: Path) -> None:
+    summaries: list[LiveSummary] = []
+    thread = threading.Thread(target=lambda: summaries.append(_live(bundle, str(near_far_folder))[0]))
+    thread.start()
+    thread.join()
+    assert summaries[0].processed == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_end_with_a_summary_that_names_them(number: signal.Signals, bundle: Bundle, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    process = subprocess.Popen(
+        [*LIVE, str(bundle.folder), "--camera", "synthetic", "--json", "--jsonl", str(log)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + 30
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=30)
+    assert json.loads(printed)["ended"] == ("interrupted" if number == signal.SIGINT else number.name), errors
+    assert json.loads(log.read_text().splitlines()[-1])["kind"] == "summary"
+
+
+@pytest.mark.parametrize(
+    ("pipe", "code"),
+    [
+        ("| head -1", 1),
+        ("2>&1 | head -1", 1),
+        ("--json | true", 1),
+        (">&-", 0),
+        ("2>&-", 0),
+        (">&- 2>&-", 0),
+        ("> /dev/full", 1),
+    ],
+)
+def test_outputs_that_are_closed_end_quietly(pipe: str, code: int, bundle: Bundle, tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} --camera synthetic "
+    frames = "--frames 3 " if code == 0 or "json" in pipe else ""
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}{frames}{pipe}; echo code $? >> {tmp_path}/code"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (tmp_path / "code").read_text() == f"code {code}\n", done.stderr
+    for word in ("Traceback", "Broken pipe", "Exception ignored", "fault in edgefuse"):
+        assert word not in done.stderr
+    assert ("No space left" in done.stderr) == ("/dev/full" in pipe)
+
+
+def test_a_closed_output_does_not_end_a_run_that_has_another(bundle: Bundle, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    command = f"{sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} --camera synthetic "
+    subprocess.run(["bash", "-c", f"{command} --frames 20 --jsonl {log} | head -1"], capture_output=True, timeout=60)
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert (last["kind"], last["processed"], len(last["failed_sinks"])) == ("summary", 20, 1)
+
+
+def test_force_never_empties_the_recording_or_the_bundle(bundle: Bundle, small_recording: Path, tmp_path: Path) -> None:
+    recording = shutil.copy(small_recording, tmp_path / "r.db3")
+    copy = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    for target in (recording, copy / "model.onnx", copy / "manifest.json"):
+        before = Path(target).read_bytes()
+        done = subprocess.run(
+            [*LIVE, str(copy), "--camera", str(recording), "--jsonl", str(target), "--force"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1 and "is not replaced although --force was given" in done.stderr
+        assert Path(target).read_bytes() == before
