@@ -215,8 +215,10 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
     if only:
         dataset = dataset.subset(matching(dataset, only))
     pictures = load(dataset, skip_bad=skip_bad)
-    if pictures.dataset.left_out:
-        say(f"left out {pictures.dataset.num_left_out} bad pair(s), first {pictures.dataset.left_out[0]}")
+    for line in pictures.dataset.left_out_lines():
+        say(line)
+    for warning in pictures.dataset.warnings:
+        say(f"warning: {warning}")
     return pictures
 
 

@@ -136,7 +136,9 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     if early_stop is not None and not parts.validation:
         raise UserError("early stop watches validation samples, and the split holds none out")
     listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
-    warnings = warnings_before(pictures, parts, config=config)
+    for line in dataset.left_out_lines():
+        listener.told(line)
+    warnings = [*dataset.warnings, *warnings_before(pictures, parts, config=config)]
     if strict and warnings:
         raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
     for text in warnings:
