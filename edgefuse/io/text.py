@@ -11,6 +11,8 @@ import contextlib
 import os
 import sys
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
@@ -54,6 +56,21 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python stores a byte that is not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def some_of(names: Sequence[str], *, most: int = 5) -> str:
+    """A few names for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def markdown_cell(text: str) -> str:
+    """`text` in a cell of a Markdown table: on one line, and no bar in it ends the cell."""
+    return printable(text).replace("|", "\\|")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text for people, such as a report, as UTF-8; names in it show as `printable` shows them."""
+    path.write_text(printable(text, keep="\n\t"), encoding="utf-8")
 
 
 def ascii_only(text: str) -> str:
