@@ -245,6 +245,7 @@ def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 
+MAX_CLASSES_SHOWN = 40
 CPU_PROVIDER = "CPUExecutionProvider"
 COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
@@ -339,7 +340,12 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     ):
         table.add_row(title, *cells)
     table.add_section()
-    for label in both.recall:
+    shown = both.recall
+    if len(shown) > MAX_CLASSES_SHOWN:
+        worst = sorted((2.0 if recall is None else recall, label) for label, recall in shown.items())
+        shown = {label: shown[label] for _, label in worst[:MAX_CLASSES_SHOWN]}
+        table.caption = f"the {MAX_CLASSES_SHOWN} worst of {len(both.recall)} classes; --json has all"
+    for label in shown:
         recalls = [s.recall[label] for s in scores.values()]
         table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
     new_console().print(table)
