@@ -75,9 +75,8 @@ def evaluate(  # long: each option is a parameter
             models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
-    from edgefuse.data.splits import some_of
     from edgefuse.evaluation import evaluate as score
-    from edgefuse.io.text import say
+    from edgefuse.io.text import say, some_of
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         if answering.name.endswith(COMPUTES_IN_FP32):
