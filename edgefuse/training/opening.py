@@ -13,7 +13,8 @@ from edgefuse.contract import Clipped, clipped
 from edgefuse.data.augment import Augmentation
 from edgefuse.data.folder import Dataset, Pictures
 from edgefuse.data.sides import sided_names
-from edgefuse.data.splits import Split, some_of, untouched
+from edgefuse.data.splits import Split, untouched
+from edgefuse.io.text import some_of
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.recipe import TrainConfig
 
@@ -43,8 +44,7 @@ def opening_line(dataset: Dataset, parts: Split, *, asked_flip: bool | None) -> 
         for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part
     )
-    left_out = f"; {dataset.num_left_out} bad pair(s) left out" if dataset.left_out else ""
-    return f"{len(dataset.labels)} classes, {counts}{left_out}; {mirroring(dataset.labels, asked=asked_flip)}"
+    return f"{len(dataset.labels)} classes, {counts}; {mirroring(dataset.labels, asked=asked_flip)}"
 
 
 def mirroring(labels: tuple[str, ...], *, asked: bool | None) -> str:
@@ -65,7 +65,7 @@ def warnings_before(pictures: Pictures, parts: Split, *, config: TrainConfig) ->
         config: as it was asked for, before `fitting_augmentation`.
     """
     dataset = pictures.dataset
-    found = list(dataset.warnings)
+    found = list[str]()
     for name, part in (("test", parts.test), ("validation", parts.validation)):
         lacking = untouched(dataset, part) if part else []
         if lacking:
