@@ -173,10 +173,13 @@ def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sin
         open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
     ):
         region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
-        return run_live(
+        summary = run_live(
             engine=engine,
             camera=camera,
             region=region,
             fallback=bundle.manifest.fallback,
             sinks=sinks,
         )
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
+    return summary

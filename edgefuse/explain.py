@@ -120,6 +120,7 @@ def explain(
     seed: int = 0,
     pixel_gate: PixelGate | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_found: Callable[[Explanation], None] = lambda explanation: None,
 ) -> Explanation:
     """Look into a predictor on pictures, and leave `explain.json`, `gate.png` and `examples.png` in the folder `out`.
 
@@ -127,6 +128,7 @@ def explain(
         out: replaced when it exists; it appears whole or not at all.
         labels: class names in the order of the predictor's probabilities.
         pixel_gate: of a spatial model, where it can be seen.
+        on_found: is given the explanation before it is written.
 
     Raises:
         UserError: the data does not fit the model.
@@ -153,6 +155,7 @@ def explain(
         kept=None if kept is None else kept[0],
         kept_by_row=None if kept is None else tuple(float(row.mean()) for row in kept),
     )
+    on_found(explanation)
     with folder_replaced(out) as folder:
         write_json(folder / EXPLANATION_NAME, {"title": title, **explanation.to_json()})
         plot_gate(explanation, folder / GATE_PLOT_NAME, title=title)

@@ -23,7 +23,7 @@ from edgefuse.figures import new_figure, save_figure
 from edgefuse.framing import Framed, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
-from edgefuse.io.text import markdown_cell, write_text
+from edgefuse.io.text import by_number, markdown_cell, write_text
 
 CLEAN = "clean"
 REPORT_JSON = "report.json"
@@ -130,12 +130,12 @@ def _change(
 
 
 def _takes(pictures: Pictures) -> list[list[int]]:
-    """Positions of the frames of each take (class and instance), in the order of their names."""
+    """Positions of the frames of each take (class and instance), in the order of the numbers in their names."""
     takes: dict[tuple[int, str], list[int]] = {}
     samples = pictures.dataset.samples
     for position, sample in enumerate(samples):
         takes.setdefault((sample.label, sample.instance), []).append(position)
-    return [sorted(take, key=lambda position: samples[position].name) for take in takes.values()]
+    return [sorted(take, key=lambda position: by_number(samples[position].name)) for take in takes.values()]
 
 
 def _stale_frames(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.io import files
+from edgefuse.io import disk, files
 from edgefuse.io.files import (
     check_writable,
     file_replaced,
@@ -275,7 +275,7 @@ def test_a_users_own_files_are_not_swept(name: str, tmp_path: Path) -> None:
 def test_without_an_exchange_the_old_folder_comes_back_where_the_new_one_cannot_be_placed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_exchange", lambda _first, _second: False)
+    monkeypatch.setattr(disk, "_exchange", lambda _first, _second: False)
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "old").touch()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,21 @@ def test_the_plot_is_a_picture(rows: tuple[Row, ...], tmp_path: Path) -> None:
     plot_corruptions({"reader": graded}, tmp_path / "one.png", title="t")
     ungraded = tuple(row for row in rows if row.corruption in (CLEAN, "no_rgb"))
     plot_corruptions({"reader": ungraded}, tmp_path / "dead.png", title="t")
+
+
+def test_frames_are_late_by_the_numbers_in_their_names(pictures: Pictures) -> None:
+    """frame_2 comes before frame_10, as a recorder that pads no zeros names them."""
+    names = ["frame_1", "frame_10", "frame_11", "frame_2", "frame_3"]  # as a file system sorts them
+    take = pictures.subset(range(5))
+    samples = tuple(replace(sample, name=name) for sample, name in zip(take.dataset.samples, names, strict=True))
+    take = replace(take, dataset=replace(take.dataset, samples=samples))
+    corruption = next(c for c in CORRUPTIONS if c.name == "frozen_depth")
+    seen: list[np.ndarray] = []
+
+    def remember(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.extend(depth)
+        return reader(rgb, depth)
+
+    evaluate_corruptions(remember, take, contract=CONTRACT, labels=LABELS, corruptions=[corruption])
+    shown = [next(i for i, d in enumerate(seen[:5]) if np.array_equal(d, s)) for s in seen[5:10]]
+    assert [names[i] for i in shown] == ["frame_1", "frame_3", "frame_10", "frame_1", "frame_2"]

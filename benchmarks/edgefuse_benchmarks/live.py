@@ -195,8 +195,8 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames
             sinks=[collected],
             num_frames=num_frames,
         )
-    if summary.ended in ("interrupted", "SIGTERM", "SIGHUP"):
-        raise KeyboardInterrupt(summary.ended)
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
     if len(collected.results) < 2 * WARMUP_FRAMES:
         raise UserError(
             f"--camera {camera} gave {len(collected.results)} results ({summary.without_region} frames had no region): "

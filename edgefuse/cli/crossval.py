@@ -18,6 +18,7 @@ from edgefuse.cli.options import (
     AsJson,
     DataFolders,
     FarM,
+    Flip,
     Force,
     NearM,
     SetValues,
@@ -63,6 +64,7 @@ def crossval(  # long: each option is a parameter
     epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
     batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    flip: Flip = None,
     near: NearM = 0.2,
     far: FarM = 2.0,
     rgb_weights: Weights = None,
@@ -96,7 +98,16 @@ def crossval(  # long: each option is a parameter
     from edgefuse.training.report import write_report
 
     recipe = small_rgbd()
-    config = replace(recipe, epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed)
+    config = replace(
+        recipe,
+        epochs=epochs,
+        size=size,
+        batch_size=batch_size,
+        near_m=near,
+        far_m=far,
+        seed=seed,
+        augmentation=replace(recipe.augmentation, flip=flip),
+    )
     config = with_values(config, values or ())
     validation_share = 0.0 if early_stop is None else recipe.validation_share
     with TrainingDisplay(brief=True) as display:
@@ -117,8 +128,9 @@ def crossval(  # long: each option is a parameter
     command = ["edgefuse", *sys.argv[1:]]
     honest = f"the same with --by {BY_INSTANCE} and another --out"
     title = f"{', '.join(folder.resolve().name for folder in data)}, {done.num_folds} folds by {by}"
+    show_results(done, as_json=as_json)
     report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
-    finish(done, report, out, as_json=as_json)
+    finish(done, report, out)
 
 
 def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
@@ -136,12 +148,11 @@ def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
     return on_done
 
 
-def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> None:
-    """Print what came out, and fail where a fold failed."""
+def show_results(done: CrossValidation, *, as_json: bool) -> None:
+    """Print what came out; before the report is written, which may fail."""
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
     from edgefuse.training.report import mean_and_spread, paired_tests
-    from edgefuse.training.run import RUN_NAME
 
     tests = paired_tests(done.results)
     if as_json:
@@ -169,6 +180,13 @@ def finish(done: CrossValidation, report: Path, out: Path, *, as_json: bool) -> 
         say(
             f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
         )
+
+
+def finish(done: CrossValidation, report: Path, out: Path) -> None:
+    """Name the report, and fail where a fold failed."""
+    from edgefuse.io.text import say
+    from edgefuse.training.run import RUN_NAME
+
     say(f"report: {report} (report.csv, report.png)")
     if done.failures:
         names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)

@@ -76,7 +76,7 @@ def evaluate(  # long: each option is a parameter
         )
         return
     from edgefuse.evaluation import evaluate as score
-    from edgefuse.io.text import say
+    from edgefuse.io.text import say, some_of
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         if answering.name.endswith(COMPUTES_IN_FP32):
@@ -97,6 +97,11 @@ def evaluate(  # long: each option is a parameter
         return
     warn_of_training_pairs(answering, pictures)
     _print_scores(scores, answering.name)
+    lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
+    if lacking:
+        say(
+            f"note: the data has no pair of {some_of(lacking)}: these figures say nothing of {'it' if len(lacking) == 1 else 'them'}"
+        )
 
 
 def _evaluate_corruptions(
@@ -130,17 +135,18 @@ def _evaluate_corruptions(
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
         "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
+    if as_json:
+        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
+    else:
+        _print_corruptions(rows_by_model, title)
+    # What can fail comes after what was found.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
         say(f"report: {report_path} (report.csv, report.json, report.png)")
     if plot is not None:
         plot_corruptions(rows_by_model, plot, title=title)
         say(f"plot: {plot}")
-    if as_json:
-        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
-        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
-    else:
-        _print_corruptions(rows_by_model, title)
 
 
 def _score_under_corruptions(

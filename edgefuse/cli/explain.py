@@ -35,11 +35,19 @@ def explain(
 
     refuse_existing(out, force=force, marker=EXPLANATION_NAME)
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+
+    def show(explanation: Explanation) -> None:
+        """Before it is written, which may fail."""
+        if as_json:
+            typer.echo(dumps(explanation.to_json()))
+        else:
+            _print_explanation(explanation)
+
     with (
         opened(model, num_threads=threads) as answering,
         counting("corruptions", unit="pairs") as on_progress,
     ):
-        explanation = look_into(
+        look_into(
             answering.predictor,
             pictures,
             out,
@@ -49,16 +57,13 @@ def explain(
             seed=seed,
             pixel_gate=answering.pixel_gate,
             on_progress=on_progress,
+            on_found=show,
         )
     warn_of_training_pairs(answering, pictures)
     if answering.fusion == "spatial" and answering.pixel_gate is None:
         say(
             "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
         )
-    if as_json:
-        typer.echo(dumps(explanation.to_json()))
-    else:
-        _print_explanation(explanation)
     say(f"explanation: {out} (explain.json, gate.png, examples.png)")
 
 

@@ -51,7 +51,7 @@ def live(  # long: each option is a parameter
 
     from edgefuse.bundle import open_bundle
     from edgefuse.cli.usage import parsed_region
-    from edgefuse.io.text import abandon, say
+    from edgefuse.io.text import say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.engines import open_engine
     from edgefuse_runtime.live import run_live
@@ -86,7 +86,6 @@ def live(  # long: each option is a parameter
             say=say,
         )
     if summary.failed_sinks:
-        abandon(sys.stdout)
         raise typer.Exit(1)
     if summary.processed == 0:
         say("no frame was decided: nothing came, or no region was found")

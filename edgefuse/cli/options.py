@@ -47,6 +47,13 @@ SetValues = Annotated[
         help="Any number of the recipe, such as reach_m=0.2 or augmentation.rotation_deg=0; an unknown name lists all. Repeatable.",
     ),
 ]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror half of the pairs. Default: where no class name speaks of a side, such as left or _R; the first line says it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OnlyInstances = Annotated[
     list[str] | None,

@@ -62,7 +62,7 @@ def reproduce(  # long: each option is a parameter
     from edgefuse.errors import require
 
     require("torch", extra="train")
-    from edgefuse.cli.crossval import finish, fold_line
+    from edgefuse.cli.crossval import finish, fold_line, show_results
     from edgefuse.cli.progress import TrainingDisplay, counting
     from edgefuse.io.text import say
     from edgefuse.training.approaches import PAPER_ROWS
@@ -90,9 +90,10 @@ def reproduce(  # long: each option is a parameter
             say=say,
             converting=partial(counting, "converting", unit="pairs"),
             on_done=fold_line(),
+            on_found=partial(show_results, as_json=as_json),
             listener=display,
         )
-    finish(made.done, made.report, made.folder, as_json=as_json)
+    finish(made.done, made.report, made.folder)
 
 
 def number_or_all(text: str | None) -> int | Literal["all"] | None:
@@ -105,6 +106,8 @@ def number_or_all(text: str | None) -> int | Literal["all"] | None:
         return None
     if text == "all":
         return "all"
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r}: a number from 1 on, or all, was expected", param_hint="--samples")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise typer.BadParameter(
+            f"{text!r}: a number from 1 to 999999999, or all, was expected", param_hint="--samples"
+        )
     return int(text)

@@ -15,6 +15,7 @@ from edgefuse.cli.options import (
     AsJson,
     DataFolders,
     FarM,
+    Flip,
     Force,
     NearM,
     SetValues,
@@ -76,13 +77,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
         ),
     ] = 0.0,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip",
-            help="Mirror half of the pairs. Default: where no class name speaks of a side, such as left or _R; the first line says it.",
-        ),
-    ] = None,
+    flip: Flip = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
     ] = None,

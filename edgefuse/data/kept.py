@@ -6,6 +6,8 @@ Owns what is kept and what is read again; `edgefuse.data.folder.load` fills it.
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,8 +21,9 @@ from edgefuse.errors import UserError
 from edgefuse.io.images import image_size, read_bytes
 from edgefuse.io.memory import available_bytes
 
-KEPT_SHARE = 0.4
-"""Share of the available memory that images may take: the model, its optimiser and the batches need the rest."""
+KEPT_SHARE = 0.5
+RESERVED_BYTES = 1 << 30
+"""Images may take this share of the available memory beyond what the model, its optimiser, the batches and their threads need."""
 
 LARGE_PIXELS = 16_000_000
 """Pixels of a pair from which on it is decoded alone."""
@@ -33,8 +36,8 @@ class Budget:
     """Bytes that may still be kept; threads share it."""
 
     def __init__(self, num_bytes: int | None = None) -> None:
-        """Begin with `num_bytes`; by default `KEPT_SHARE` of what is available now."""
-        self._left = int(KEPT_SHARE * available_bytes()) if num_bytes is None else num_bytes
+        """Begin with `num_bytes`; by default `KEPT_SHARE` of what is available now beyond `RESERVED_BYTES`."""
+        self._left = int(KEPT_SHARE * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> bool:
@@ -118,8 +121,6 @@ def one_at_a_time(*data: bytes) -> Iterator[None]:
 
 
 def digest_of_pixels(rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> bytes:
-    """The same for two pairs of the same pixels, however their files store them."""
-    digest = hashlib.sha256(repr((rgb.shape, depth.shape)).encode())
-    digest.update(np.ascontiguousarray(rgb).data)
-    digest.update(np.ascontiguousarray(depth).data)
-    return digest.digest()
+    """The same for two pairs of the same pixels, however their files store them; 64 bits besides their size, and quick."""
+    checksums = [zlib.crc32(np.ascontiguousarray(image).data) for image in (rgb, depth)]
+    return struct.pack(">4Q", *rgb.shape[:2], *checksums)

@@ -284,7 +284,10 @@ def no_pairs(tree: Tree) -> str:
         return start + other
     absolute = root.absolute()
     if () in with_pairs:
-        return f"{start}; pairs lie directly in it, so it looks like a sequence folder: give {quoted(absolute.parent.parent)}, or move them"
+        return (
+            f"{start}; pairs lie directly in it. Where it is one sequence of a data set, give the folder two above it "
+            f"({quoted(absolute.parent.parent)}); else sort them into folders <class>/<sequence>/"
+        )
     if any(len(parts) == 1 for parts in with_pairs):
         if _is_data_set(absolute.parent, beside=absolute.name):
             return f"{start}; it looks like one class folder of a data set: give {quoted(absolute.parent)}"

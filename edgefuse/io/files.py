@@ -11,28 +11,24 @@ Owns replacing of files and folders, and what may be replaced. Standard library 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgefuse.errors import UserError
+from edgefuse.io.disk import commit, flush, remove
 
 _MARK = "-edgefuse-"
 _TEMPORARY = re.compile(rf"\..*{_MARK}[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
 _MAX_STEM_BYTES = 150
 _MAX_SUFFIX_BYTES = 20
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_AT_FDCWD = -100  # fcntl.h
-_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # anything else is lost data
 _NOT_ALLOWED = stat.S_IWGRP | stat.S_IWOTH
 _cleaned: set[Path] = set()  # folders that this process has swept: once is enough, a folder of frames is long
 
@@ -67,10 +63,10 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
         yield temporary
         _set_mode(temporary, path, private=private)
         if durable:
-            _flush(temporary)
+            flush(temporary)
         temporary.replace(path)
         if durable:
-            _flush(path.parent)
+            flush(path.parent)
 
 
 @contextmanager
@@ -86,9 +82,11 @@ def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
         UserError: a file stands at `folder`, or another file system is mounted there.
         OSError: it cannot be written, or the disk is full or fails.
     """
-    with folder_begun(folder, private=private) as new:
-        yield new.path
-        new.keep()
+    folder = _target(folder, is_folder=True)
+    with _temporary(folder, is_folder=True) as temporary:
+        _set_mode(temporary, folder, private=private)
+        yield temporary
+        commit(temporary, folder)
 
 
 class NewFolder:
@@ -101,16 +99,59 @@ class NewFolder:
     def __init__(self, temporary: Path, folder: Path) -> None:
         self.path = temporary
         self._folder = folder
+        self._found = _identity(folder)
 
     @property
     def is_kept(self) -> bool:
         return self.path == self._folder
 
     def keep(self) -> None:
-        """Give it its name; what stood there goes. Further calls do nothing."""
+        """Give it its name; what stood there when it was begun goes. Further calls look whether it is still there.
+
+        Raises:
+            UserError: another process put something there meanwhile.
+        """
+        if _identity(self._folder) != self._found:
+            raise UserError(
+                f"{self._folder} was written by another process meanwhile, and is left to it: choose another name, and start again"
+            )
         if not self.is_kept:
-            _commit(self.path, self._folder)
-            self.path = self._folder
+            own = _identity(self.path)
+            commit(self.path, self._folder)
+            self.path, self._found = self._folder, own
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
+
+    What `folder_begun` keeps is held likewise until its block ends.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {folder}: wait until it has ended, or choose another name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -207,7 +248,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
                     fcntl.flock(
                         handle, fcntl.LOCK_EX | fcntl.LOCK_NB
                     )  # raises where it lives, and where there are no locks
-                    _remove(path)
+                    remove(path)
                     removed.append(path)
                 finally:
                     os.close(handle)
@@ -251,7 +292,7 @@ def _temporary(path: Path, *, is_folder: bool) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
         os.close(handle)
 
 
@@ -309,92 +350,3 @@ def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
             return
         mode &= ~_NOT_ALLOWED
     temporary.chmod(mode)
-
-
-def _commit(temporary: Path, folder: Path) -> None:
-    """Put a complete folder in its place: at once where something stands there, which then has the temporary name and goes."""
-    _flush_below(temporary)
-    while True:
-        try:
-            if not os.path.lexists(folder):
-                temporary.rename(folder)
-            elif _exchange(temporary, folder):
-                _remove(temporary)
-            else:
-                _move_aside(temporary, folder)
-            break
-        except OSError as error:  # another process put one there, or took it away, in between
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not temporary.is_dir():
-                raise
-    _flush(folder.parent)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Let two paths change places in one step (renameat2, RENAME_EXCHANGE); False where that cannot be done."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    names = (os.fsencode(first), os.fsencode(second))
-    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
-        return True
-    if ctypes.get_errno() == errno.ENOENT:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(second))
-    return False
-
-
-def _move_aside(temporary: Path, folder: Path) -> None:
-    """Replace without exchanging, on file systems that cannot: a kill in between leaves the old folder under a name that is seen."""
-    aside = folder.with_name(f"{folder.name[:60]}.old-{secrets.token_hex(4)}")
-    folder.rename(aside)
-    try:
-        temporary.rename(folder)
-    except BaseException:
-        aside.rename(folder)
-        raise
-    _remove(aside)
-
-
-def _flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk.
-
-    Raises:
-        OSError: they are not there, because the disk is full or fails.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except PermissionError:  # a folder that may be written and not read
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _CANNOT_FLUSH:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(handle)
-
-
-def _flush_below(folder: Path) -> None:
-    """Have everything below `folder` on the disk: by one call where the system has it, else file by file.
-
-    Raises:
-        OSError: it is not there, because the disk is full or fails.
-    """
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(handle) == 0:
-            return
-    except (OSError, AttributeError):
-        pass
-    finally:
-        os.close(handle)
-    for path in folder.rglob("*"):
-        if not path.is_symlink() and (path.is_file() or path.is_dir()):
-            _flush(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

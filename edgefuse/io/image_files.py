@@ -116,6 +116,12 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _look_at_tiff(data: bytes) -> ImageFile:
     """The first image of a TIFF: its strips or tiles must lie inside the file."""
     tags = _tiff_tags(data)
+    order = _TIFF_ORDERS[data[:4]]
+    (directory,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, directory)
+    (further,) = struct.unpack_from(order + "I", data, directory + 2 + 12 * count)
+    if further:
+        return ImageFile("the TIFF holds several images, one was expected", is_tiff=True)
     if not tags.get(_WIDTH) or not tags.get(_HEIGHT):
         return ImageFile(f"the TIFF is cut short or damaged, {len(data)} bytes", is_tiff=True)
     size_px = (tags[_WIDTH][0], tags[_HEIGHT][0])

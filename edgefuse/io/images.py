@@ -26,6 +26,9 @@ MAX_FILE_BYTES = 1 << 30
 """What `MAX_PIXELS` of any format take, and more."""
 _HEADER_BYTES = 4096
 
+# What is wrong with a file is said once, by the errors below. OpenCV 5 and 4 have the function in different places.
+(cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else getattr(cv2, "setLogLevel"))(0)  # noqa: B009
+
 
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -73,6 +74,12 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(printable(text, keep="\n\t"), encoding="utf-8")
 
 
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people count: frame_2 before frame_10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+
+
 def ascii_only(text: str) -> str:
     """`text` for writers that know ASCII alone, such as OpenCV's `putText`: everything else becomes a question mark."""
     return printable(text).encode("ascii", "replace").decode("ascii")
@@ -135,17 +142,6 @@ def prepare_streams() -> None:
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115, PTH123
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def abandon(stream: IO[str]) -> None:
-    """Lose what is still in `stream` and whatever is written to it from now on: its reader is gone, or its disk is full.
-
-    Python would try once more at its exit, and end with a message of its own.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 def _occupy(number: int) -> None:

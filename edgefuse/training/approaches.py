@@ -154,11 +154,11 @@ def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ())
             raise UserError(
                 f"the weights file {value} does not exist: imagenet, none or a state dict file was expected"
             )
-        fitting = [name for name in names if _fits(name, value)]
+        problems = {name: _problem(name, value) for name in names}
+        fitting = [name for name, problem in problems.items() if problem is None]
         if not fitting:
-            raise UserError(
-                f"{value} fits none of the backbones {', '.join(names) or '(the approaches use no torchvision backbone)'}"
-            )
+            why = next((str(problem) for problem in problems.values()), "the approaches use no torchvision backbone")
+            raise UserError(f"{value} fits none of the backbones {', '.join(names) or '(none)'}: {why}")
         chosen |= dict.fromkeys(fitting, str(Path(value).absolute()))
     for name, value in chosen.items():
         if value == WEIGHTS_IMAGENET:
@@ -166,9 +166,10 @@ def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ())
     return chosen
 
 
-def _fits(name: str, path: str) -> bool:
+def _problem(name: str, path: str) -> UserError | None:
+    """Why a weights file does not do for a backbone; None where it does."""
     try:
         build_rgb_backbone(name, weights=path)
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return error
+    return None

@@ -26,11 +26,12 @@ from edgefuse.data.folds import Folds
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
-from edgefuse.io.files import refuse_existing, sha256_of_file
-from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.files import only_writer, refuse_existing, sha256_of_file
+from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.approaches import Approach, approach_config, checked_approaches
 from edgefuse.training.loop import best_device
+from edgefuse.training.opening import depth_out_of_range, mirroring
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.train import Listener, NothingLearnedError, train_on_pictures
 
@@ -40,6 +41,14 @@ MAX_FOLDS = 999
 """So that `fold_seed` gives no training the seed of another cross-validation's."""
 UNKNOWN_COMMIT = "unknown"
 """Of a fold that was finished before results told their commit."""
+
+
+_RESULT = {
+    **dict.fromkeys(("accuracy", "accuracy_no_rgb", "accuracy_no_depth", "seconds"), float),
+    **dict.fromkeys(("fold", "num_train", "num_test", "num_epochs"), int),
+    "approach": str,
+    "commit": Optional(str),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,31 +170,29 @@ def cross_validate(  # long: the order of the work, one step a line
     finished = _finished(tasks, force=force)
     data = {"digest": dataset.digest, "num_pairs": len(dataset.samples), "labels": list(dataset.labels)}
     data["num_groups"] = len(set(dataset.groups()))
-    write_json(
-        out / PLAN_NAME,
-        {
-            "format": FORMAT,
-            "approaches": [a.name for a in parsed],
-            "folds": len(folds.splits),
-            "by": folds.by,
-            "data": data,
-        },
-    )
-    results = dict(finished)
-    failures = []
-    waiting = [task for task in tasks if task.name not in finished]
-    shutil.rmtree(out / "runs", ignore_errors=True)
-    ended: Iterator[tuple[_Task, FoldResult | Failure]]
-    if num_jobs == 1 or len(waiting) < 2:
-        ended = ((task, _train_fold(task, pictures, listener)) for task in waiting)
-    else:
-        ended = _side_by_side(waiting, roots, num_jobs=min(num_jobs, len(waiting)), skip_bad=skip_bad)
-    for done, (task, result) in enumerate(ended, start=len(finished) + 1):
-        if isinstance(result, Failure):
-            failures.append(result)
+    with only_writer(out):
+        plan = {"format": FORMAT, "approaches": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
+        write_json(out / PLAN_NAME, {**plan, "data": data})
+        notes = (
+            *folds.notes,
+            mirroring(dataset.labels, asked=config.augmentation.flip),
+            *_depth_notes(pictures, config),
+        )
+        results = dict(finished)
+        failures = []
+        waiting = [task for task in tasks if task.name not in finished]
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        ended: Iterator[tuple[_Task, FoldResult | Failure]]
+        if num_jobs == 1 or len(waiting) < 2:
+            ended = ((task, _train_fold(task, pictures, listener)) for task in waiting)
         else:
-            results[task.name] = result
-        on_done(result, done, len(tasks))
+            ended = _side_by_side(waiting, roots, num_jobs=min(num_jobs, len(waiting)), skip_bad=skip_bad)
+        for done, (task, result) in enumerate(ended, start=len(finished) + 1):
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                results[task.name] = result
+            on_done(result, done, len(tasks))
     return CrossValidation(
         results={a.name: _of(a, tasks, results) for a in parsed},
         failures=tuple(sorted(failures, key=lambda failure: (failure.approach, failure.fold))),
@@ -193,11 +200,17 @@ def cross_validate(  # long: the order of the work, one step a line
         num_resumed=len(finished),
         by=folds.by,
         num_leaking=folds.num_leaking,
-        notes=folds.notes,
+        notes=notes,
         config=config,
         data=data,
         early_stop=early_stop,
     )
+
+
+def _depth_notes(pictures: Pictures, config: TrainConfig) -> list[str]:
+    everything = tuple(range(len(pictures.dataset.samples)))
+    note = depth_out_of_range(pictures, everything, near_m=config.near_m, far_m=config.far_m)
+    return [] if note is None else [note]
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -279,9 +292,10 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
     for task in tasks:
         if not task.result_path.is_file():
             continue
-        stored = read_json(task.result_path, what="a fold's result")
-        made_with = stored.get("settings", {})
+        stored = read_json(task.result_path, what="a fold's result", spec={"settings": dict})
+        made_with = stored["settings"]
         if stored.get("format") == FORMAT and made_with == task.settings:
+            check_fields(stored, _RESULT, what=f"a fold's result ({task.result_path})")
             told = {"commit": UNKNOWN_COMMIT, **stored}
             finished[task.name] = FoldResult(**{f.name: told[f.name] for f in fields(FoldResult)})
         elif not force:

@@ -185,6 +185,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     say: Callable[[str], None] = lambda text: None,
     converting: Callable[[], AbstractContextManager[Callable[[int, int], None]]] = lambda: nullcontext(_unwatched),
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
+    on_found: Callable[[CrossValidation], None] = lambda done: None,
     listener: Listener | None = None,
 ) -> Reproduction:
     """Make one of the paper's tables from a data set's tree; given again, it goes on where it stopped.
@@ -197,6 +198,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         early_stop: as in `cross_validate`, on 15 % of the training side; off as in the paper by default.
         quick: a few pairs, two folds, no pretrained weights: shows that everything runs, and says nothing of the method.
         say: is told of notes.
+        on_found: is given the results before the report is written.
         converting: opened while the tree is converted; what it yields is told how many pairs are done, and of how many.
 
     Raises:
@@ -253,6 +255,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
             "**--quick**: a few pairs, two folds, untrained backbones. These figures say nothing of the method.",
             *remarks,
         )
+    on_found(done)
     report = write_report(
         done,
         folder,
@@ -289,7 +292,9 @@ def _deviations(
         share = f"{EARLY_STOP_SHARE:.0%} of the training side"
         found.append(f"Not as in the paper: early stop, on {share} held out by the same groups.")
     if (data / LEFT_OUT_NAME).is_file():
-        problems = read_json(data / LEFT_OUT_NAME, what="the list of pairs that were left out")["left_out"]
+        problems = read_json(
+            data / LEFT_OUT_NAME, what="the list of pairs that were left out", spec={"left_out": list}
+        )["left_out"]
         named = [str(problem).replace(f"{tree}/", "") for problem in problems[:NUM_NAMED_LEFT_OUT]]
         more = f"; and {len(problems) - len(named)} more" if len(problems) > len(named) else ""
         found.append(

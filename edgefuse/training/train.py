@@ -16,7 +16,7 @@ from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.evaluation import framed_batches
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
+from edgefuse.io.files import NewFolder, folder_begun, only_writer, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
 from edgefuse.training.board import Board
@@ -96,6 +96,9 @@ def train(
             file that cannot be written.
     """
     refuse_existing(out, force=force, marker=run_folder.RUN_NAME)
+    if out.exists():
+        with only_writer(out):
+            pass  # no other training writes there
     pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
     return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener)
 
@@ -179,6 +182,7 @@ def train_on_pictures(  # long: every part of a training is put together here, a
             raise NothingLearnedError(
                 f"stopped before the first epoch ended: nothing was written to {out}, start again"
             )
+        place.keep()
         metrics, not_written = _finish(place.path, held_out, history, config=config, info=info, device=device)
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted, not_written=not_written)
 
@@ -214,6 +218,8 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
         ):
             accuracy = result.validation_accuracy or 0.0
             if early_stop is None or accuracy > best_accuracy:
+                if place.is_kept:
+                    place.keep()  # looks whether another process replaced it
                 run_folder.write_weights(place.path, model)
                 kept = {**info, **_epochs(result.epoch + 1)}
                 run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)

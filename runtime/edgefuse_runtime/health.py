@@ -2,7 +2,7 @@
 
     dead     RGB is black or one level all over, depth has next to no measurement: in the region as the model would see it, as
              far as it lies in the picture
-    frozen   frame numbers and timestamps go on, and the picture is byte for byte the same
+    frozen   frame numbers or timestamps go on, and the picture is byte for byte the same
 
 Owns the thresholds; the live loop asks. A sensor that is not alive is shown to the model as black or as without any
 measurement, because that is how the accuracy was measured that the bundle's fallback rests on.
@@ -25,6 +25,9 @@ State = Literal["ok", "dead", "frozen"]
 MAX_BLACK_LEVEL = 8.0
 """RGB is black where mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor in eight
 stops too little light lies above (`edgefuse.corruptions.dark_rgb`: 20 and more)."""
+
+MAX_OVERLAY = 0.02
+"""RGB is black, too, where at most so many of its values lie above that level: a clock or a name that a driver writes on it."""
 
 MIN_DEVIATION = 1.0
 """RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
@@ -55,10 +58,12 @@ class Watch:
 
     def __call__(self, frame: Frame, framed: Framed, *, roi: Roi) -> SensorStates:
         """The states at `frame`, of which `framed` is the region `roi`; its pictures are kept, to compare the next ones with."""
-        # The clock of a folder or of rendered scenes stands still: that a picture comes again is their own affair.
-        is_later, self._timestamp_ms = frame.timestamp_ms > self._timestamp_ms, frame.timestamp_ms
-        rgb_repeats = self._rgb.count(frame.rgb, number=frame.color_number, is_later=is_later)
-        depth_repeats = self._depth.count(frame.depth, number=frame.depth_number, is_later=is_later)
+        # A folder and rendered scenes have no clock: that a picture comes again is their own affair. Of a sensor each frame is
+        # a new one, whether its number or its time goes on (`edgefuse_runtime.cameras.tally`).
+        is_sensed = frame.timestamp_domain != "none" or frame.timestamp_ms > self._timestamp_ms
+        self._timestamp_ms = frame.timestamp_ms
+        rgb_repeats = self._rgb.count(frame.rgb, is_sensed=is_sensed)
+        depth_repeats = self._depth.count(frame.depth, is_sensed=is_sensed)
         inside = _inside(roi, frame.depth.shape, size=len(framed.depth))
         return SensorStates(
             rgb=_state(is_dead=rgb_is_dead(framed.rgb[inside]), num_repeats=rgb_repeats),
@@ -68,6 +73,8 @@ class Watch:
 
 def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
     """Is a framed picture, uint8 [h, w, 3], black or one level all over?"""
+    if np.count_nonzero(rgb > MAX_BLACK_LEVEL) <= MAX_OVERLAY * rgb.size:
+        return True
     mean, deviation = cv2.meanStdDev(rgb)
     return bool(deviation.max() <= MIN_DEVIATION or (mean + 2 * deviation).max() <= MAX_BLACK_LEVEL)
 
@@ -107,18 +114,17 @@ def _state(*, is_dead: bool, num_repeats: int) -> State:
 
 
 class _Repeats:
-    """Counts how often in a row a stream gave the same picture under a higher number and a later time."""
+    """Counts how often in a row a stream gave the same picture as new."""
 
     def __init__(self) -> None:
         self._picture: NDArray[Any] | None = None
-        self._number = 0
         self._num_repeats = 0
 
-    def count(self, picture: NDArray[Any], *, number: int, is_later: bool) -> int:
+    def count(self, picture: NDArray[Any], *, is_sensed: bool) -> int:
         before = self._picture
-        repeats = is_later and before is not None and number > self._number and _are_equal(before, picture)
+        repeats = is_sensed and before is not None and _are_equal(before, picture)
         self._num_repeats = self._num_repeats + 1 if repeats else 0
-        self._picture, self._number = picture, number
+        self._picture = picture
         return self._num_repeats
 
 

@@ -98,6 +98,7 @@ class Result:
             "roi": list(self.roi),
             "top": [list(item) for item in self.top],
             "correct": self.correct,
+            "warning": self.warning,
             "sensors": self.sensors._asdict(),
         }
 
@@ -216,6 +217,11 @@ class LiveSummary:
     engine: dict[str, Any]
     camera: dict[str, Any]
     region: dict[str, str] | None = None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C or a signal ended the run."""
+        return self.ended in ("interrupted", "SIGTERM", "SIGHUP")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

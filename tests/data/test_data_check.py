@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgefuse.data.check import CAPTION_PX, THUMBNAIL, check, closest_twins, coloured, montage
-from edgefuse.data.folder import write_description, write_pair
+from edgefuse.data.folder import load, scan, write_description, write_pair
 from edgefuse.errors import UserError
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
@@ -214,3 +215,101 @@ def test_recorded_takes_have_no_twins_in_other_takes() -> None:
     report, _ = check([GESTURES])
     assert report.num_pairs == 1200 and report.num_groups == 8 and not report.problems
     assert report.num_leaking == 0 and report.sizes == {"128x128": 1200}
+
+
+def test_depth_outside_the_range_of_the_training_is_warned_of(tmp_path: Path) -> None:
+    write(tmp_path, "ball", "b1", "0", scene(1), np.full((48, 48), 3000, np.uint16))
+    write(tmp_path, "cup", "c1", "0", scene(2), ramp())
+    (warning,) = check([tmp_path])[0].warnings
+    assert warning.startswith("50% of the measured depth is beyond 2 m") and "--far" in warning
+    assert check([tmp_path], far_m=4.0)[0].warnings == ()
+    (warning,) = check([tmp_path], near_m=1.5, far_m=4.0)[0].warnings
+    assert "nearer than 1.5 m" in warning and "--near" in warning
+
+
+def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
+    for number in range(24):
+        write(tmp_path, "cup", f"c{number}", "0", scene(number), ramp())
+    write(tmp_path, "ball", "b1", "0", scene(99), np.full((48, 48), 3000, np.uint16))
+    (warning,) = check([tmp_path])[0].warnings
+    assert warning.startswith(
+        "1 class(es) are out of the depth range, first ball: 100% of the measured depth is beyond 2 m"
+    )
+
+
+def test_the_same_pixels_under_two_names_are_warned_of_by_check_and_by_load(tmp_path: Path) -> None:
+    for label, instance, seed in (
+        ("cup", "t", 1),
+        ("ball", "t", 1),
+        ("cup", "t2", 2),
+        ("cup", "t3", 2),
+        ("ball", "t4", 3),
+    ):
+        write(tmp_path / "a", label, instance, "0", scene(seed), ramp())
+    write(tmp_path / "b", "ball", "t4", "0", scene(3), ramp())
+    other = cv2.imencode(".png", scene(1)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+    assert other != (tmp_path / "a/ball/t/0_rgb.png").read_bytes()
+    (tmp_path / "a/ball/t/0_rgb.png").write_bytes(other)  # the same pixels in other bytes
+    for found in (
+        check([tmp_path / "a", tmp_path / "b"])[0].warnings,
+        load(scan([tmp_path / "a", tmp_path / "b"])).dataset.warnings,
+    ):
+        assert len(found) == 3 and all(text.startswith("1 pair(s) have the same pixels") for text in found)
+        for text, words in zip(found, ("under two classes", "in two sequences", "of two folders"), strict=True):
+            assert words in text
+        assert "ball/t/0_rgb.png" in found[0] and "cup/t3/0_rgb.png" in found[1]
+
+
+def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, "cup", "a", "0", scene(1), ramp())
+    path = tmp_path / "cup/a/0_rgb.png"
+    data = path.read_bytes()
+    body = b"eXIf" + b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    path.write_bytes(
+        data[:33] + (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
+    )
+    (warning,) = check([tmp_path])[0].warnings
+    assert warning.startswith("1 pair(s) carry an EXIF orientation") and "0_rgb.png" in warning
+
+
+def test_strict_makes_warnings_and_near_duplicates_errors(tmp_path: Path) -> None:
+    write(tmp_path / "far", "cup", "a", "0", scene(1), ramp() + 1500)
+    assert edgefuse("data", "check", tmp_path / "far").returncode == 0
+    done = edgefuse("data", "check", tmp_path / "far", "--strict")
+    assert done.returncode == 1 and "1 warning(s), which --strict makes errors" in done.stderr
+    assert edgefuse("data", "check", tmp_path / "far", "--strict", "--far", "4").returncode == 0
+    for name, value in (("--far", "nan"), ("--near", "-1"), ("--far", "0.1"), ("--far", "1e9")):
+        assert edgefuse("data", "check", tmp_path / "far", name, value).returncode == 2
+    write(tmp_path / "twins", "cup", "a", "0", scene(1), ramp())
+    write(tmp_path / "twins", "cup", "b", "0", scene(1) + 1, ramp())
+    assert edgefuse("data", "check", tmp_path / "twins").returncode == 0
+    assert edgefuse("data", "check", tmp_path / "twins", "--strict").returncode == 1
+
+
+def test_a_montage_replaces_nothing_without_force_and_no_data_ever(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write(data, "cup", "a", "0", scene(1), ramp())
+    (data / "own.png").write_bytes(b"mine")
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to(data / "cup/a/0_rgb.png")
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.png"))}
+    for name in (
+        "data/cup/a/0_rgb.png",
+        "data/cup/a/0_depth.png",
+        "data/own.png",
+        "data/cup/a/new.png",
+        "data/cup/new.png",
+        "link.png",
+    ):
+        for force in ((), ("--force",)):
+            done = edgefuse("data", "check", data, "--montage", tmp_path / name, *force)
+            assert done.returncode == 2, name
+    assert edgefuse("data", "check", data, "--montage", tmp_path / "photo.png").returncode == 2
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.png"))} == before
+    assert edgefuse("data", "check", data, "--montage", tmp_path / "photo.png", "--force").returncode == 0
+    assert (tmp_path / "photo.png").read_bytes() != b"mine"
+    (data / "own.png").unlink()
+    for force in ((), ("--force",)):  # in the root itself, where it counts as no image of the data
+        done = edgefuse("data", "check", data, "--montage", data / "montage.png", "--strict", *force)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert edgefuse("data", "check", data, "--montage", data / "montage.png").returncode == 2

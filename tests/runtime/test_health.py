@@ -6,9 +6,11 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.frames import Camera
 from edgefuse_runtime.health import FROZEN_AFTER, depth_is_dead, rgb_is_dead
 from edgefuse_runtime.live import run_live
-from edgefuse_runtime.recording import write_recording
+from edgefuse_runtime.recording import recorder, write_recording
 from edgefuse_runtime.regions import parse_region
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sinks import JsonlSink, LinesSink
@@ -107,6 +109,15 @@ def test_noise_on_black_is_no_picture_and_darkness_is_one() -> None:
         assert not rgb_is_dead(dark), stops
     wall = np.full((96, 96, 3), 180, np.uint8) + rng.integers(0, 5, (96, 96, 3), dtype=np.uint8)
     assert not rgb_is_dead(wall.astype(np.uint8))
+
+
+def test_a_clock_that_a_driver_writes_on_black_is_no_picture() -> None:
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    cv2.putText(rgb, "2026-11-25 18:30:11 CAM 1", (10, 470), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2)
+    assert rgb_is_dead(framing.fit(rgb, np.zeros((480, 640), np.uint16), size=128).rgb)
+    assert rgb_is_dead(rgb)
+    rgb[200:260, 300:400] = np.arange(100, 200)[np.newaxis, :, np.newaxis]  # a thing in a fiftieth of the picture
+    assert not rgb_is_dead(rgb)
 
 
 @pytest.mark.parametrize(("num_valid", "is_dead"), [(0, True), (40, True), (41, False), (4096, False)])
@@ -243,6 +254,23 @@ def test_a_recording_of_a_frozen_stream(declared: Bundle, tmp_path: Path, stream
         framed = framing.fit(np.zeros_like(pairs[-1][0]), pairs[-1][1], size=32)
         answer = toy_answer(framed.rgb, framed.depth)[0].max()
         assert keep.results[-1].probability == pytest.approx(answer, abs=1e-5)
+
+
+@pytest.mark.parametrize(("number_goes_on", "time_goes_on"), [(False, True), (True, False)])
+def test_a_frozen_stream_whose_numbers_or_times_stand_still(
+    declared: Bundle, tmp_path: Path, number_goes_on: bool, time_goes_on: bool
+) -> None:
+    source = SoftwareCamera(width=64, height=48)
+    num_frames = FROZEN_AFTER + 5
+    with recorder(tmp_path / "still.db3", source):
+        for number in range(1, num_frames + 1):
+            labels = {"number": number if number_goes_on else 7, "timestamp_ms": number * 33.3 if time_goes_on else 5.0}
+            source.send_depth(moving_pair(number)[1], **labels)  # type: ignore[arg-type]
+            source.send_color(moving_pair(1)[0], **labels)  # type: ignore[arg-type]
+            time.sleep(0.01)
+    _, keep = live(declared, open_camera(str(tmp_path / "still.db3")))
+    assert [rgb for rgb, _ in states(keep)] == ["ok"] * FROZEN_AFTER + ["frozen"] * 5
+    assert {depth for _, depth in states(keep)} == {"ok"}
 
 
 def frozen(pairs: list[Pair], index: int) -> Pair:

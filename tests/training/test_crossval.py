@@ -140,7 +140,7 @@ def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
     from torchvision.models import mobilenet_v2
 
     state = mobilenet_v2(weights=None).state_dict()
-    state["features.0.0.weight"].fill_(float("nan"))
+    state["features.1.conv.1.weight"].fill_(3e38)  # finite, and infinite times two
     torch.save(state, tmp_path / "spoilt.pth")
     command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(tmp_path / "out"), "--folds", "2"]
     command += ["--approaches", "rgb-mobilenet_v2,depth-scratch", "--epochs", "1", "--size", "32", "--json"]
@@ -233,7 +233,9 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     notes = json.loads(ended.stdout)["notes"]
-    assert len(notes) == 2 and all(note.endswith("tests no pair of blue_near") for note in notes)
+    assert notes[0].startswith("2 folds have classes without a pair that is tested: fold ")
+    assert notes[0].endswith(" tests no pair of blue_near") and len(notes) == 2
+    assert notes[1].startswith("half of the images are mirrored: no class name speaks of a side")
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"note: {note}" in ended.stderr and f"- Note: {note}." in report for note in notes)
     assert report.startswith("# data, 4 folds by instance\n") and "inputs of 32 px, 1 epoch of batches" in report

@@ -1,0 +1,103 @@
+"""Every number of the recipe has a range; what is outside is refused wherever it comes from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefuse.data.augment import Augmentation
+from edgefuse.errors import UserError
+from edgefuse.training.recipe import TrainConfig, small_rgbd, with_values
+
+NUMBERS = [f.name for f in fields(TrainConfig) if f.type in ("float", "int", "int | None")]
+AUGMENTATION_NUMBERS = [f"augmentation.{f.name}" for f in fields(Augmentation) if f.type == "float"]
+
+
+def test_no_number_is_forgotten() -> None:
+    assert len(NUMBERS) == 22 and len(AUGMENTATION_NUMBERS) == 15
+
+
+@pytest.mark.parametrize("name", NUMBERS + AUGMENTATION_NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e999", "9" * 400, "9" * 5000, "", "None", "0x10"])
+def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"--set {name}="):
+        with_values(small_rgbd(), [f"{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dropout=1",
+        "feature_dropout=5",
+        "label_smoothing=7",
+        "reach_m=0",
+        "far_m=0.1",  # before near
+        "near_m=2.5",
+        "size=8",
+        "size=2048",
+        "epochs=0",
+        "batch_size=0",
+        "learning_rate=0",
+        "learning_rate=1e-9",  # below the final one
+        "validation_share=0.6",
+        "seed=4294967295",
+        "num_threads=99999999999999999999",
+        "augmentation.rotation_deg=181",
+        "augmentation.rgb_dropout=0.95",  # and depth's 0.1
+        "augmentation.zoom=1",
+        "fusion=sum",
+        "rgb=alexnet",
+        "encoding=hha",
+        "augmentation.flip=maybe",
+    ],
+)
+def test_what_a_training_could_not_use_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--set {text}.*expected"):
+        with_values(small_rgbd(), [text])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, True, "0.5"])
+def test_a_recipe_in_python_is_held_to_the_same_ranges(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"{name} is"):
+        TrainConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_what_may_be_left_open_is_auto() -> None:
+    config = with_values(small_rgbd(), ["num_threads=2", "augmentation.flip=true"])
+    assert (config.num_threads, config.augmentation.flip) == (2, True)
+    config = with_values(config, ["num_threads=auto", "augmentation.flip=auto"])
+    assert (config.num_threads, config.augmentation.flip) == (None, None)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+@given(st.floats(0, 0.99), st.integers(1, 10_000))
+def test_what_is_in_range_is_taken(dropout: float, epochs: int) -> None:
+    config = with_values(small_rgbd(), [f"dropout={dropout!r}", f"epochs={epochs}"])
+    assert (config.dropout, config.epochs) == (dropout, epochs)
+    assert replace(config) == config
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", ["--near", "nan"]),
+        ("train", ["--far", "inf"]),
+        ("train", ["--validation-share", "nan"]),
+        ("train", ["--test-share", "nan"]),
+        ("train", ["--threads", "99999999999999999999"]),
+        ("train", ["--seed", "99999999999999999999"]),
+        ("crossval", ["--far", "nan"]),
+        ("crossval", ["--set", "dropout=nan"]),
+    ],
+)
+def test_options_are_held_to_them_before_any_data_is_read(command: str, options: list[str]) -> None:
+    call = [sys.executable, "-c", "from edgefuse.cli import main; main()", command, "/nowhere", "--out", "/tmp/never"]
+    ended = subprocess.run([*call, *options], capture_output=True, text=True, timeout=60)
+    assert ended.returncode in (1, 2) and ("expected" in ended.stderr or "should be" in ended.stderr), ended.stderr
+    assert "nowhere" not in ended.stderr and "fault in edgefuse" not in ended.stderr
