@@ -40,7 +40,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "files and folders are replaced by edgefuse.io.files": (
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
-        frozenset({f"{IO}/disk.py"}),
+        frozenset({f"{IO}/files.py", f"{IO}/adding.py"}),
     ),
     "text for people is written by edgefuse.io.text": (
         frozenset({"Console", "print", ".write_text"}),

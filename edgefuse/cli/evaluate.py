@@ -214,15 +214,21 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
     if only:
         dataset = dataset.subset(matching(dataset, only))
     pictures = load(dataset, skip_bad=skip_bad)
-    if pictures.dataset.left_out:
-        say(f"left out {pictures.dataset.num_left_out} bad pair(s), first {pictures.dataset.left_out[0]}")
+    for line in pictures.dataset.left_out_lines():
+        say(line)
+    for warning in pictures.dataset.warnings:
+        say(f"warning: {warning}")
     return pictures
 
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
-    """Say so when the model was trained on some of the pictures."""
+    """Say so when the model was trained on some of the pictures, or on another region of such pictures."""
+    from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
 
+    learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
+    if not regions_agree(learned, given):
+        say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
     instances = instances_trained_on(answering, pictures)
     if instances:
         say(

@@ -103,6 +103,16 @@ class Dataset:
             pairs_sha256=tuple(self.pairs_sha256[i] for i in chosen) if self.pairs_sha256 else (),
         )
 
+    def left_out_lines(self) -> list[str]:
+        """What to tell the user of the pairs that were left out: their number, then a line for each kind and folder."""
+        if not self.left_out:
+            return []
+        lines = [f"left out {self.num_left_out} bad pair(s), first {self.left_out[0]}"]
+        lines += [f"left out: {text}" for text in self.left_out[1:MAX_LINES]]
+        if len(self.left_out) > MAX_LINES:
+            lines.append(f"left out: {len(self.left_out) - MAX_LINES} more; edgefuse data check --json names all")
+        return lines
+
     def instance_digests(self) -> dict[str, str]:
         """class/instance -> digest of its pictures' bytes, whatever they are called and wherever they lie; after `load`."""
         by_instance: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from edgefuse.data.description import DATASET_NAME
 from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, quoted, split_folders
 from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
 from edgefuse.errors import UserError
@@ -90,6 +91,9 @@ def name_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = 
     for folder in folders:
         if folder.problem is not None:
             tree.problems.append(Problem(f"{folder.path}: {folder.problem}", 1))
+        if folder.parts and DATASET_NAME in folder.files and not is_made_by_edgefuse(folder.files):
+            text = f"{folder.path}: its {DATASET_NAME} goes unheard, that of {tree.root} counts for all: remove it, or give "
+            tree.problems.append(Problem(f"{text}{quoted(folder.path)} as a data set of its own", 1))
         if len(folder.parts) > 2:
             images = ["/".join((*folder.parts[2:], name)) for name in folder.images()]
             too_deep.setdefault(folder.parts[:2], []).extend(images)

@@ -4,9 +4,11 @@ Each kind has one place, and `tests/test_one_place.py` proves that nothing goes 
 
     files         replace a file or folder, whole or not at all
     json_files    read and write JSON
-    images        read and write images
+    images        read and write images; image_files looks at them before they are decoded
     arrays        read and write .npy and .npz
+    text_files    read lists and meshes
     text          names and messages as people see them
     environment   versions of packages, and the git commit
+    memory        how much of it is left
     workers       processes that end with the command
 """

@@ -26,6 +26,7 @@ def read_array(path: Path) -> NDArray[Any]:
     Raises:
         UserError: missing, unreadable, damaged, not a .npy file, pickled, or larger than `MAX_ARRAY_BYTES`.
     """
+    _refuse_devices(path)
     try:
         mapped = np.lib.format.open_memmap(
             path, mode="r"
@@ -33,6 +34,8 @@ def read_array(path: Path) -> NDArray[Any]:
         if mapped.nbytes > MAX_ARRAY_BYTES:
             raise ValueError(f"{mapped.nbytes} bytes, at most {MAX_ARRAY_BYTES} were expected")
         return np.array(mapped)
+    except MemoryError:
+        raise
     except Exception as error:  # NumPy raises many kinds for a damaged file
         raise UserError(f"{path} is not a readable .npy file: {_reason(error)}") from error
 
@@ -43,6 +46,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         UserError: missing, unreadable or damaged, an array is not in it, or the arrays are larger than `MAX_ARRAY_BYTES`.
     """
+    _refuse_devices(path)
     try:
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
@@ -50,6 +54,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
             raise ValueError(f"it unpacks to {claimed} bytes, at most {MAX_ARRAY_BYTES} were expected")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
+    except MemoryError:
+        raise
     except Exception as error:  # NumPy, zipfile and zlib raise many kinds for a damaged file
         raise UserError(f"{path} is not a readable .npz file with {', '.join(names)}: {_reason(error)}") from error
 
@@ -58,6 +64,12 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write a compressed .npz file, atomically."""
     with file_replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _refuse_devices(path: Path) -> None:
+    """Refuse pipes and devices, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file: a file of NumPy's was expected")
 
 
 def _reason(error: Exception) -> str:

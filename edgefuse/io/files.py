@@ -1,9 +1,8 @@
 """Files and folders that are whole or not there: written under a temporary name, flushed to the disk, then renamed.
 
-A command that is killed leaves the old file or folder as it was, and a hidden temporary beside it; the next command that writes
-there removes it. Temporaries are named `.NAME-edgefuse-` and 16 hex digits, and locked while their writer lives (flock, which the
-kernel gives up with the process), so that nobody removes what another process is writing; where there are no locks, nothing is
-removed. A link is followed: what it points to is replaced. New files and folders get the mode that the umask says, others keep theirs.
+A command that is killed leaves the old file or folder as it was, and a hidden temporary beside it (`edgefuse.io.temporaries`); the
+next command that writes there removes it. A link is followed: what it points to is replaced. New files and folders get the mode
+that the umask says, others keep theirs.
 
 Owns replacing of files and folders, and what may be replaced. Standard library only.
 """
@@ -11,11 +10,10 @@ Owns replacing of files and folders, and what may be replaced. Standard library 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
-import fcntl
 import hashlib
 import os
-import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -23,14 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgefuse.errors import UserError
-from edgefuse.io.disk import commit, flush, remove
+from edgefuse.io.temporaries import is_temporary, remove, temporary_beside, temporary_name
 
-_MARK = "-edgefuse-"
-_TEMPORARY = re.compile(rf"\..*{_MARK}[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
-_MAX_STEM_BYTES = 150
-_MAX_SUFFIX_BYTES = 20
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100  # fcntl.h
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # anything else is lost data
 _NOT_ALLOWED = stat.S_IWGRP | stat.S_IWOTH
-_cleaned: set[Path] = set()  # folders that this process has swept: once is enough, a folder of frames is long
 
 
 def sha256_of_file(path: Path) -> str:
@@ -59,7 +55,7 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
     """
     path = _target(path, is_folder=False)
     durable = durable and not is_temporary(path)
-    with _temporary(path, is_folder=False) as temporary:
+    with temporary_beside(path, is_folder=False) as temporary:
         yield temporary
         _set_mode(temporary, path, private=private)
         if durable:
@@ -83,10 +79,10 @@ def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
         OSError: it cannot be written, or the disk is full or fails.
     """
     folder = _target(folder, is_folder=True)
-    with _temporary(folder, is_folder=True) as temporary:
+    with temporary_beside(folder, is_folder=True) as temporary:
         _set_mode(temporary, folder, private=private)
         yield temporary
-        commit(temporary, folder)
+        _commit(temporary, folder)
 
 
 class NewFolder:
@@ -117,7 +113,7 @@ class NewFolder:
             )
         if not self.is_kept:
             own = _identity(self.path)
-            commit(self.path, self._folder)
+            _commit(self.path, self._folder)
             self.path, self._found = self._folder, own
 
 
@@ -130,31 +126,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
-
-    What `folder_begun` keeps is held likewise until its block ends.
-
-    Raises:
-        UserError: another process writes there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing {folder}: wait until it has ended, or choose another name"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
     """Yield a `NewFolder`: write below its `path`, and call `keep()` as soon as it is of use.
 
@@ -162,14 +133,9 @@ def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
     Arguments and errors: see `folder_replaced`.
     """
     folder = _target(folder, is_folder=True)
-    with _temporary(folder, is_folder=True) as temporary:
+    with temporary_beside(folder, is_folder=True) as temporary:
         _set_mode(temporary, folder, private=private)
         yield NewFolder(temporary, folder)
-
-
-def is_temporary(path: Path) -> bool:
-    """Does `path` lie in, or is it, something that is still being written?"""
-    return any(_TEMPORARY.fullmatch(part) for part in path.parts)
 
 
 def refuse_existing(
@@ -214,45 +180,12 @@ def check_writable(path: Path) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
             path.lstat()  # a name that is too long
-        probe = above / _temporary_name("", "")
+        probe = above / temporary_name("", "")
         probe.mkdir()
         with contextlib.suppress(FileNotFoundError):  # another process took it for left over
             probe.rmdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {above}: {error.strerror}. Choose another name") from error
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds this file, and hold it while the block runs; nothing is held where there are no locks.
-
-    What is replaced by those alone who hold it, is replaced before or after the block.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove temporaries in `folder` whose writer is gone; their paths. A writer that lives keeps its own."""
-    removed = []
-    with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if is_temporary(Path(path.name))]:
-            with contextlib.suppress(OSError):
-                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(
-                        handle, fcntl.LOCK_EX | fcntl.LOCK_NB
-                    )  # raises where it lives, and where there are no locks
-                    remove(path)
-                    removed.append(path)
-                finally:
-                    os.close(handle)
-    return removed
 
 
 def _target(path: Path, *, is_folder: bool) -> Path:
@@ -281,65 +214,6 @@ def _is_mount(path: Path) -> str:
     return f"{path} is where another file system is mounted, so it cannot be replaced: give a folder in it, such as {path / 'out'}"
 
 
-@contextmanager
-def _temporary(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new, locked temporary beside `path`; removed at the end where it still stands."""
-    parent = path.parent
-    if parent not in _cleaned:
-        _cleaned.add(parent)
-        remove_leftovers(parent)
-    temporary, handle = _new_temporary(path, is_folder=is_folder)
-    try:
-        yield temporary
-    finally:
-        remove(temporary)
-        os.close(handle)
-
-
-def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
-    """A new temporary and the handle that holds its lock."""
-    stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
-    while True:
-        temporary = path.with_name(_temporary_name(stem, suffix))
-        try:
-            if is_folder:
-                temporary.mkdir()
-                handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-            else:
-                handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except (FileExistsError, FileNotFoundError) as error:
-            if not path.parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
-            continue  # FileNotFoundError: see below
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(path)) from error
-        if _is_ours(temporary, handle):
-            return temporary, handle
-        # Between its making and its lock another process took it for left over.
-        os.close(handle)
-
-
-def _is_ours(temporary: Path, handle: int) -> bool:
-    """Lock it; is it still there, and nobody else's?"""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks, where nobody removes leftovers
-        return True
-    try:
-        return os.path.samestat(os.fstat(handle), temporary.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _temporary_name(stem: str, suffix: str) -> str:
-    if len(os.fsencode(stem)) > _MAX_STEM_BYTES:
-        stem = os.fsencode(stem)[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
-    suffix = suffix if len(os.fsencode(suffix)) <= _MAX_SUFFIX_BYTES else ""
-    return f".{stem}{_MARK}{secrets.token_hex(8)}{suffix}"
-
-
 def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
     """Give it the mode of what it replaces."""
     try:
@@ -350,3 +224,85 @@ def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
             return
         mode &= ~_NOT_ALLOWED
     temporary.chmod(mode)
+
+
+def _commit(temporary: Path, folder: Path) -> None:
+    """Put a complete folder in its place: at once where something stands there, which then has the temporary name and goes."""
+    flush_below(temporary)
+    while True:
+        try:
+            if not os.path.lexists(folder):
+                temporary.rename(folder)
+            elif _exchange(temporary, folder):
+                remove(temporary)
+            else:
+                _move_aside(temporary, folder)
+            break
+        except OSError as error:  # another process put one there, or took it away, in between
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not temporary.is_dir():
+                raise
+    flush(folder.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one step (renameat2, RENAME_EXCHANGE); False where that cannot be done."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    if ctypes.get_errno() == errno.ENOENT:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(second))
+    return False
+
+
+def _move_aside(temporary: Path, folder: Path) -> None:
+    """Replace without exchanging, on file systems that cannot: a kill in between leaves the old folder under a name that is seen."""
+    aside = folder.with_name(f"{folder.name[:60]}.old-{secrets.token_hex(4)}")
+    folder.rename(aside)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    remove(aside)
+
+
+def flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk.
+
+    Raises:
+        OSError: they are not there, because the disk is full or fails.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except PermissionError:  # a folder that may be written and not read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(handle)
+
+
+def flush_below(folder: Path) -> None:
+    """Have everything below `folder` on the disk: by one call where the system has it, else file by file.
+
+    Raises:
+        OSError: it is not there, because the disk is full or fails.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle) == 0:
+            return
+    except (OSError, AttributeError):
+        pass
+    finally:
+        os.close(handle)
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            flush(path)

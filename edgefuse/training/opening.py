@@ -44,8 +44,7 @@ def opening_line(dataset: Dataset, parts: Split, *, asked_flip: bool | None) -> 
         for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part
     )
-    left_out = f"; {dataset.num_left_out} bad pair(s) left out" if dataset.left_out else ""
-    return f"{len(dataset.labels)} classes, {counts}{left_out}; {mirroring(dataset.labels, asked=asked_flip)}"
+    return f"{len(dataset.labels)} classes, {counts}; {mirroring(dataset.labels, asked=asked_flip)}"
 
 
 def mirroring(labels: tuple[str, ...], *, asked: bool | None) -> str:

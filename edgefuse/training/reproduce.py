@@ -358,7 +358,11 @@ def _convert(
     refuse_existing(data, force=force, marker=DATASET_NAME)
     with converting() as on_progress:
         done = write_source(source, data, skip_bad=skip_bad, on_progress=on_progress)
-    for text in (*done.notes, *(f"left out: {problem}" for problem in done.left_out)):
+    for text in (
+        *(f"warning: {text}" for text in done.warnings),
+        *done.notes,
+        *(f"left out: {problem}" for problem in done.left_out),
+    ):
         say(f"note: {text}")
 
 

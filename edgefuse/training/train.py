@@ -15,8 +15,9 @@ from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.evaluation import framed_batches
+from edgefuse.io.adding import only_writer
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import NewFolder, folder_begun, only_writer, refuse_existing
+from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
 from edgefuse.training.board import Board
@@ -135,7 +136,9 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     if early_stop is not None and not parts.validation:
         raise UserError("early stop watches validation samples, and the split holds none out")
     listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
-    warnings = warnings_before(pictures, parts, config=config)
+    for line in dataset.left_out_lines():
+        listener.told(line)
+    warnings = [*dataset.warnings, *warnings_before(pictures, parts, config=config)]
     if strict and warnings:
         raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
     for text in warnings:

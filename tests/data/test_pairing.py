@@ -264,6 +264,15 @@ def test_differences_between_roots_and_names_that_look_alike_are_warned_of(tmp_p
     assert "'Mug' and 'mug'" in text and len(dataset.warnings) == 3
 
 
+@pytest.mark.parametrize("place", ["cup", "cup/s0", "cup/s0/x"])
+def test_a_description_below_the_root_goes_unheard_and_is_named(tmp_path: Path, place: str) -> None:
+    pair(tmp_path)
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "dataset.json").write_text('{"depth_unit_m": 0.0001}')
+    (text,) = left_out(tmp_path)
+    assert text.startswith(f"{place}: its dataset.json goes unheard")
+
+
 def test_a_folder_has_pairs_once_it_has_a_half(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "README.txt").touch()
