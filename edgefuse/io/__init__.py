@@ -11,4 +11,6 @@ Each kind has one place, and `tests/test_one_place.py` proves that nothing goes 
     environment   versions of packages, and the git commit
     memory        how much of it is left
     workers       processes that end with the command
+    kinds         what a folder is, and the next command for it
+    onnx_metadata read what an ONNX file says about itself
 """

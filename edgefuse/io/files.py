@@ -78,9 +78,11 @@ def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
         UserError: a file stands at `folder`, or another file system is mounted there.
         OSError: it cannot be written, or the disk is full or fails.
     """
-    with folder_begun(folder, private=private) as new:
-        yield new.path
-        new.keep(whatever_is_there=True)
+    folder = _target(folder, is_folder=True)
+    with temporary_beside(folder, is_folder=True) as temporary:
+        _set_mode(temporary, folder, private=private)
+        yield temporary
+        _commit(temporary, folder)
 
 
 class NewFolder:
@@ -99,13 +101,13 @@ class NewFolder:
     def is_kept(self) -> bool:
         return self.path == self._folder
 
-    def keep(self, *, whatever_is_there: bool = False) -> None:
+    def keep(self) -> None:
         """Give it its name; what stood there when it was begun goes. Further calls look whether it is still there.
 
         Raises:
-            UserError: another process put something there meanwhile, and not `whatever_is_there`.
+            UserError: another process put something there meanwhile.
         """
-        if not whatever_is_there and _identity(self._folder) != self._found:
+        if _identity(self._folder) != self._found:
             raise UserError(f"{self._folder} was written by another process, and is left to it: choose another name")
         if not self.is_kept:
             own = _identity(self.path)

@@ -158,7 +158,7 @@ def test_data_that_is_gone_or_changed_is_refused(colour_and_range: Path, trained
     shutil.copytree(colour_and_range, moved)
     assert open_data(open_run(run)).training
     next(moved.rglob("*_rgb.png")).unlink()
-    with pytest.raises(UserError, match="no .*_rgb.png|no RGB picture"):
+    with pytest.raises(UserError, match="no .*_rgb.png|no RGB image"):
         export_run(run, tmp_path / "b", precisions=("int8",))
     next(p for p in moved.rglob("*_depth.png") if not p.with_name(p.name.replace("depth", "rgb")).exists()).unlink()
     with pytest.raises(UserError, match="is not what the run was trained on: its digest is"):
