@@ -26,6 +26,7 @@ _ALLOWED = re.compile(r"(source\.)+unit")
 """Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
 
 _UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier"}
+_UNIT_VALUES = ("um", "mm", "cm", "millimeter", "millimetre", "millimeters", "millimetres")
 _LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
     f"{prefix}{word}" for prefix in ("milli", "centi", "micro") for word in ("meter", "meters", "metre", "metres")
 }
@@ -170,8 +171,8 @@ def _looks_like_unit(key: str, value: Any) -> bool:
     """Does a key read like a depth, its unit or its scale? An object called "depth" is a camera's stream: its own keys count."""
     words = {word.lower() for word in _WORD.findall(key)}
     joined = "".join(character for character in key.lower() if character.isalpha())
-    if "depth" in joined and not isinstance(value, dict):
+    if ("depth" in joined and not isinstance(value, dict)) or value in _UNIT_VALUES:
         return True
-    if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$", joined):
+    if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$|^scale|factor$", joined):
         return True
     return bool(words) and (words <= _LENGTH_WORDS or bool(words & _LENGTH_WORDS and words & {"per", "in", "to"}))
