@@ -111,10 +111,10 @@ def _parsed(path: Path) -> Description:
             "install a newer edgefuse, or the version that wrote it"
         )
     unit_m = _unit(found.get("depth_unit_m", DEPTH_UNIT_M), path)
-    _refuse_unheard(found, unit_m=unit_m, path=path)
     align = found.get("align") or "color"
     if align not in get_args(Align):
-        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
+        raise UserError(f"{path} has align {printable(align)!r}: 'color' or 'depth' was expected")
+    _refuse_unheard(found, unit_m=unit_m, align=align, path=path)
     return Description(depth_unit_m=unit_m, align=cast("Align", align), region=found.get("region"))
 
 
@@ -138,21 +138,25 @@ def _unit(unit: Any, path: Path) -> float:
     return float(unit)
 
 
-def _refuse_unheard(found: dict[str, Any], *, unit_m: float, path: Path) -> None:
+def _refuse_unheard(found: dict[str, Any], *, unit_m: float, align: str, path: Path) -> None:
     """Refuse keys that the writer meant for the depth's unit or for another field, and that would go unheard."""
     for where, key, value in _keys_below(found):
         if where in _KEYS or _ALLOWED.fullmatch(where):
             continue
-        if key == "depth_unit_m" and value == unit_m:  # the camera's own words, where they agree
-            continue
+        if (key == "depth_unit_m" and value == unit_m) or (key == "align" and value == align):
+            continue  # the camera's own words, where they agree
         if _looks_like_unit(key, value):
             raise UserError(
                 f"{path} has {printable(where)!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres of "
                 "one code, such as 0.001; rename or remove the key"
             )
         meant = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8) if where == key else []
+        if key.lower().startswith("align"):
+            meant = ["align"]
         if meant:
-            raise UserError(f"{path} has {printable(key)!r}, which would go unheard: is {meant[0]!r} meant? Rename it")
+            raise UserError(
+                f"{path} has {printable(where)!r}, which would go unheard: is {meant[0]!r} meant? Rename it, or make it agree"
+            )
 
 
 def _keys_below(value: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -63,6 +63,8 @@ def test_other_keys_are_left_alone(tmp_path: Path, found: dict[str, Any]) -> Non
         {"depth": {"unit": "um"}},
         {"depth_unit_m": 0.001, "depth_scale": 0.001},
         {"aling": "depth"},
+        {"aligned_to": "depth"},
+        {"camera": {"align": "depth"}},
         {"Align": "depth"},
         {"formt": 2},
     ],
