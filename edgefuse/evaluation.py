@@ -16,6 +16,7 @@ from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
 from edgefuse.errors import UserError
 from edgefuse.framing import fit
+from edgefuse.io.text import some_of
 
 Condition = Literal["both", "no_rgb", "no_depth"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -241,6 +242,6 @@ def class_numbers(data_labels: Sequence[str], model_labels: Sequence[str]) -> ND
     unknown = [label for label in data_labels if label not in model_labels]
     if unknown:
         raise UserError(
-            f"the data has classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(model_labels)}"
+            f"the data has classes that the model does not know: {some_of(unknown)}; it knows {some_of(model_labels)}"
         )
     return np.array([list(model_labels).index(label) for label in data_labels])

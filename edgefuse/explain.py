@@ -109,7 +109,7 @@ class Explanation:
         }
 
 
-def explain(
+def explain(  # long: the order of the work, and what each part leaves
     predictor: Predictor,
     pictures: Pictures,
     out: Path,

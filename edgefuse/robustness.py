@@ -23,7 +23,7 @@ from edgefuse.figures import new_figure, save_figure
 from edgefuse.framing import Framed, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
-from edgefuse.io.text import by_number
+from edgefuse.io.text import by_number, markdown_cell, write_text
 
 CLEAN = "clean"
 REPORT_JSON = "report.json"
@@ -220,7 +220,7 @@ def write_failures(
         plot_corruptions(rows_by_model, folder / "report.png", title=title)
         models = {name: [row.to_json() for row in rows] for name, rows in rows_by_model.items()}
         write_json(folder / REPORT_JSON, {**told, "models": models})
-        with (folder / "report.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / "report.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["corruption", "severity", "unit", *rows_by_model])
             for same in zip(*rows_by_model.values(), strict=True):
@@ -232,13 +232,17 @@ def write_failures(
             f"- {name.replace('_', ' ')}: {value if isinstance(value, str | int) else _in_words(value)}."
             for name, value in facts.items()
         ]
-        lines += ["", f"| accuracy, % | {' | '.join(rows_by_model)} |", f"|---{'|--:' * len(rows_by_model)}|"]
+        lines += [
+            "",
+            f"| accuracy, % | {' | '.join(map(markdown_cell, rows_by_model))} |",
+            f"|---{'|--:' * len(rows_by_model)}|",
+        ]
         lines += [
             f"| {same[0].name} | {' | '.join(f'{100 * row.scores.accuracy:.1f}' for row in same)} |"
             for same in zip(*rows_by_model.values(), strict=True)
         ]
         lines += ["", "![accuracy against severity](report.png)"]
-        (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / "report.md", "\n".join(lines) + "\n")
     return out / "report.md"
 
 

@@ -15,16 +15,11 @@ from typing import Any
 import pytest
 
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.io import files
-from edgefuse.io.files import (
-    check_writable,
-    file_replaced,
-    folder_begun,
-    folder_replaced,
-    refuse_existing,
-    remove_leftovers,
-)
+from edgefuse.io import files, temporaries
+from edgefuse.io.adding import claimed, files_added, folder_added, left_behind
+from edgefuse.io.files import check_writable, file_replaced, folder_begun, folder_replaced, refuse_existing
 from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.temporaries import remove_leftovers
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -261,7 +256,7 @@ def test_what_another_process_sweeps_at_its_birth_is_made_anew(tmp_path: Path, m
         real(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(files, "_cleaned", {tmp_path})
+    monkeypatch.setattr(temporaries, "_cleaned", {tmp_path})
     with file_replaced(tmp_path / "file") as temporary:
         assert len(list(tmp_path.iterdir())) == 2 and temporary.exists()
 
@@ -370,3 +365,32 @@ def test_two_that_write_one_output_at_once_leave_that_of_one(kind: str, tmp_path
         _, err = writer.communicate(timeout=60)
         assert writer.returncode == 0, err
     assert is_whole(target) and list(tmp_path.iterdir()) == [target]
+
+
+def test_files_are_added_all_or_none(tmp_path: Path) -> None:
+    with files_added(tmp_path) as temporary:
+        for name in ("a", "b"):
+            (temporary / name).write_text(name)
+        assert [path.name for path in left_behind(tmp_path)] == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"] and left_behind(tmp_path) == []
+    (tmp_path / "d").mkdir()  # in the way of the second file
+    with pytest.raises(IsADirectoryError), files_added(tmp_path) as temporary:
+        for name in ("c", "d"):
+            (temporary / name).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
+
+
+def test_a_folder_is_added_where_nothing_is(tmp_path: Path) -> None:
+    with folder_added(tmp_path / "new") as temporary:
+        (temporary / "file").touch()
+    with pytest.raises(FileExistsError), folder_added(tmp_path / "new") as temporary:
+        (temporary / "other").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
+
+
+def test_a_name_is_claimed_once_at_a_time(tmp_path: Path) -> None:
+    with claimed(tmp_path, "a/b") as first, claimed(tmp_path, "a/b") as second, claimed(tmp_path, "a/c") as other:
+        assert (first, second, other) == (True, False, True)
+    with claimed(tmp_path, "a/b") as again:
+        assert again
+    assert list(tmp_path.iterdir()) == []

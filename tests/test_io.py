@@ -19,17 +19,20 @@ from rich.console import Console
 
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array, read_arrays, write_arrays
-from edgefuse.io.files import (
-    check_writable,
-    file_replaced,
-    folder_begun,
-    folder_replaced,
-    refuse_existing,
-    remove_leftovers,
-)
+from edgefuse.io.files import check_writable, file_replaced, folder_begun, folder_replaced, refuse_existing
 from edgefuse.io.images import image_size, read_depth, read_image, read_rgb, write_image
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, write_json
-from edgefuse.io.text import ascii_only, check_name, name_problem, new_console, new_table, printable
+from edgefuse.io.temporaries import remove_leftovers
+from edgefuse.io.text import (
+    ascii_only,
+    check_name,
+    markdown_cell,
+    name_problem,
+    new_console,
+    new_table,
+    printable,
+    write_text,
+)
 
 ANY_TEXT = st.text(alphabet=st.characters(codec=None), max_size=40)
 JSON = st.recursive(
@@ -323,3 +326,20 @@ def test_a_signal_ends_a_command_with_its_clean_up(number: signal.Signals) -> No
     out, err = process.communicate(timeout=30)
     assert out == "out\n" and process.returncode == 128 + number
     assert ("interrupted" if number == signal.SIGINT else number.name) in err
+
+
+@given(st.lists(ANY_TEXT, min_size=1, max_size=4))
+def test_any_names_are_one_row_of_a_markdown_table(names: list[str]) -> None:
+    row = f"| {' | '.join(map(markdown_cell, names))} |"
+    row.encode("utf-8")
+    assert len(row.splitlines()) <= 1 and row.replace("\\|", "").count("|") == len(names) + 1
+
+
+@given(ANY_TEXT)
+def test_a_report_can_be_written_whatever_names_are_in_it(name: str) -> None:
+    path = Path(f"/dev/shm/edgefuse-test-{os.getpid()}.md")
+    try:
+        write_text(path, f"# {name}\n")
+        assert path.read_text(encoding="utf-8") == f"# {printable(name, keep=chr(10) + chr(9))}\n"
+    finally:
+        path.unlink()

@@ -40,17 +40,18 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "files and folders are replaced by edgefuse.io.files": (
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
-        frozenset({f"{IO}/files.py"}),
+        frozenset({f"{IO}/files.py", f"{IO}/adding.py"}),
     ),
     "data sets are walked by edgefuse.data.tree": (
         frozenset({"os.walk", "os.scandir", ".rglob"}),
         frozenset({"edgefuse/data/tree.py", f"{IO}/files.py"}),  # files: what it flushes to the disk
     ),
     "text for people is written by edgefuse.io.text": (
-        frozenset({"Console", "print"}),
+        frozenset({"Console", "print", ".write_text"}),
         frozenset(
             {
                 f"{IO}/text.py",
+                f"{IO}/json_files.py",
                 "benchmarks/edgefuse_benchmarks/cold_process.py",  # JSON for another process
                 "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a script of its own, not the command line
                 "benchmarks/edgefuse_benchmarks/precision.py",

@@ -19,6 +19,7 @@ from edgefuse.evaluation import CONDITIONS, Condition
 from edgefuse.io.environment import commit_in_words
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import write_json
+from edgefuse.io.text import write_text
 from edgefuse.model.names import FusionKind
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.train import train_on_pictures
@@ -125,7 +126,7 @@ def save_learning(report: LearningReport, folder: Path) -> Path:
     stem = f"learning-{report.date}"
     write_json(folder / f"{stem}.json", report.to_json())
     with file_replaced(folder / f"{stem}.md") as temporary:
-        temporary.write_text(report.to_markdown(), encoding="utf-8")
+        write_text(temporary, report.to_markdown())
     return folder / f"{stem}.md"
 
 

@@ -24,6 +24,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation import Answers, Predictor, answers_under, as_they_are
 from edgefuse.io.environment import commit_in_words
 from edgefuse.io.files import file_replaced
+from edgefuse.io.text import write_text
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import bundle_facts, save_json
 
@@ -222,7 +223,7 @@ def main(arguments: Sequence[str]) -> None:
     if trained_on:
         text += f"\nNot held out: {len(trained_on)} of these instances were trained on ({trained_on[0]} and so on).\n"
     with file_replaced(path.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_text(temporary, text)
     print(text)
     print(f"result: {path}", file=sys.stderr)
 

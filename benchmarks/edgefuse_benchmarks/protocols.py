@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgefuse.errors import UserError, require
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.text import write_text
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import parse_approach
 
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str]) -> None:
     text = markdown(found)
     write_json(Path(arguments[0]).with_suffix(".json"), found.to_json())
     with file_replaced(Path(arguments[0])) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_text(temporary, text)
     print(text)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from edgefuse.bundle import Bundle
 from edgefuse.io import json_files
 from edgefuse.io.files import file_replaced
+from edgefuse.io.text import write_text
 from edgefuse_benchmarks.measure import Ratio, Series
 
 SCHEMA = 1
@@ -119,7 +120,7 @@ def save_json(value: Any, folder: Path, *, benchmark: str) -> Path:
         path = folder / f"{stem}-{number}.json"
         number += 1
     with file_replaced(path) as temporary:
-        temporary.write_text(dumps(value) + "\n", encoding="utf-8")
+        write_text(temporary, dumps(value) + "\n")
     return path
 
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefuse.cli.options import MAX_PAIRS, MAX_SEED, MAX_WORKERS, AsJson, DataFolders, Force, SkipBad, Strict
+from edgefuse.cli.options import (
+    MAX_PAIRS,
+    MAX_SEED,
+    MAX_WORKERS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Force,
+    NearM,
+    SkipBad,
+    Strict,
+)
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
@@ -130,8 +141,8 @@ def check(
             help="Near-duplicates count across: instance, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "instance",
-    near: Annotated[float, typer.Option(help="Nearest depth that will count in training, in metres.")] = 0.2,
-    far: Annotated[float, typer.Option(help="Farthest depth that will count in training, in metres.")] = 2.0,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
     strict: Strict = False,
     force: Force = False,
     as_json: AsJson = False,

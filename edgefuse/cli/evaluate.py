@@ -75,9 +75,8 @@ def evaluate(  # long: each option is a parameter
             models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
-    from edgefuse.data.splits import some_of
     from edgefuse.evaluation import evaluate as score
-    from edgefuse.io.text import say
+    from edgefuse.io.text import say, some_of
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         if answering.name.endswith(COMPUTES_IN_FP32):
@@ -223,9 +222,13 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
 
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
-    """Say so when the model was trained on some of the pictures."""
+    """Say so when the model was trained on some of the pictures, or on another region of such pictures."""
+    from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
 
+    learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
+    if not regions_agree(learned, given):
+        say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
     instances = instances_trained_on(answering, pictures)
     if instances:
         say(
@@ -241,6 +244,7 @@ def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
     return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
 
 
+MAX_CLASSES_SHOWN = 40
 CPU_PROVIDER = "CPUExecutionProvider"
 COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
@@ -335,7 +339,12 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     ):
         table.add_row(title, *cells)
     table.add_section()
-    for label in both.recall:
+    shown = both.recall
+    if len(shown) > MAX_CLASSES_SHOWN:
+        worst = sorted((2.0 if recall is None else recall, label) for label, recall in shown.items())
+        shown = {label: shown[label] for _, label in worst[:MAX_CLASSES_SHOWN]}
+        table.caption = f"the {MAX_CLASSES_SHOWN} worst of {len(both.recall)} classes; --json has all"
+    for label in shown:
         recalls = [s.recall[label] for s in scores.values()]
         table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
     new_console().print(table)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgefuse.explain import Explanation
 
 
-def explain(
+def explain(  # long: each option is a parameter
     model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],

@@ -10,7 +10,7 @@ import typer
 from edgefuse.cli.options import MAX_FRAMES, CameraSpec, Force, RegionSpec
 
 
-def record(
+def record(  # long: each option is a parameter
     out: Annotated[
         Path, typer.Argument(help="The data set folder; made where it does not exist, added to where it does.")
     ],
@@ -31,6 +31,7 @@ def record(
 
     Takes are what splits keep together: record several of each class, each with another object, place or light.
     """
+    from contextlib import ExitStack
     from typing import cast
 
     from edgefuse.cli.progress import counting
@@ -43,7 +44,13 @@ def record(
     if align not in ("color", "depth"):
         raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
     region = parsed_region(roi) if roi is not None else None
-    with open_camera(camera, align=cast("Align", align)) as source, counting("recording", unit="pairs") as on_progress:
+    lines: list[str] = []
+    with (
+        ExitStack() as stack,
+        open_camera(camera, align=cast("Align", align)) as source,
+        counting("recording", unit="pairs") as on_progress,
+    ):
+        stack.callback(lambda: say("\n".join(lines)) if lines else None)  # after the bar, also where an error ends it
         folder = record_take(
             camera=source,
             root=out,
@@ -54,5 +61,6 @@ def record(
             every=every,
             force=force,
             on_progress=lambda done: on_progress(done, frames or 0),
+            say=lines.append,
         )
     say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {out} --out RUN")

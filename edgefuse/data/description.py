@@ -40,7 +40,7 @@ class Description:
     Attributes:
         depth_unit_m: metres of one depth code.
         align: whose view the pairs share.
-        region: where `record` looked, as `--roi` says it; None where the whole image was stored.
+        region: where `record` looked, as `--roi` says it, or "whole"; None where it is not known.
     """
 
     depth_unit_m: float = DEPTH_UNIT_M

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
-from edgefuse.data.splits import Split, hold_out, shuffled_groups, some_of, untouched
+from edgefuse.data.splits import Split, hold_out, shuffled_groups, untouched
 from edgefuse.data.washington import trial_splits
 from edgefuse.errors import UserError, require
+from edgefuse.io.text import some_of
 
 BY_FRAME = "frame"
 BY_INSTANCE = "instance"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgefuse.data.folder import Dataset
 from edgefuse.errors import UserError, require
+from edgefuse.io.text import some_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +92,6 @@ def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
     """The classes that have no sample among `indices`."""
     present = {dataset.samples[i].label for i in indices}
     return [label for number, label in enumerate(dataset.labels) if number not in present]
-
-
-def some_of(names: Sequence[str], *, most: int = 5) -> str:
-    """A few names for a message, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _nothing_to_hold_out(dataset: Dataset, indices: Sequence[int], what: str) -> str:

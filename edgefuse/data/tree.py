@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgefuse.data.arriving import settled
 from edgefuse.io.text import printable
 
 _PASSED_OVER = {
@@ -89,7 +90,7 @@ def _walk(
     problem = f"{len(lost)} link(s) lead to what is not there, first {printable(min(lost))}" if lost else None
     if len(parts) >= _MAX_LEVELS and folders:
         problem, folders = f"more than {_MAX_LEVELS} folders below each other", []
-    yield Folder(path=path, parts=parts, files=tuple(sorted(files)), problem=problem)
+    yield Folder(path=path, parts=parts, files=settled(path, sorted(files)), problem=problem)
     for name in sorted(folders):
         yield from _walk(path / name, (*parts, name), above=above | {key}, seen_below=seen_below)
 

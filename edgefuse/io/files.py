@@ -1,9 +1,8 @@
 """Files and folders that are whole or not there: written under a temporary name, flushed to the disk, then renamed.
 
-A command that is killed leaves the old file or folder as it was, and a hidden temporary beside it; the next command that writes
-there removes it. Temporaries are named `.NAME-edgefuse-` and 16 hex digits, and locked while their writer lives (flock, which the
-kernel gives up with the process), so that nobody removes what another process is writing; where there are no locks, nothing is
-removed. A link is followed: what it points to is replaced. New files and folders get the mode that the umask says, others keep theirs.
+A command that is killed leaves the old file or folder as it was, and a hidden temporary beside it (`edgefuse.io.temporaries`); the
+next command that writes there removes it. A link is followed: what it points to is replaced. New files and folders get the mode
+that the umask says, others keep theirs.
 
 Owns replacing of files and folders, and what may be replaced. Standard library only.
 """
@@ -13,28 +12,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
-import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgefuse.errors import UserError
+from edgefuse.io.temporaries import is_temporary, remove, temporary_beside, temporary_name
 
-_MARK = "-edgefuse-"
-_TEMPORARY = re.compile(rf"\..*{_MARK}[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
-_MAX_STEM_BYTES = 150
-_MAX_SUFFIX_BYTES = 20
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # anything else is lost data
 _NOT_ALLOWED = stat.S_IWGRP | stat.S_IWOTH
-_cleaned: set[Path] = set()  # folders that this process has swept: once is enough, a folder of frames is long
 
 
 def sha256_of_file(path: Path) -> str:
@@ -63,14 +55,14 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
     """
     path = _target(path, is_folder=False)
     durable = durable and not is_temporary(path)
-    with _temporary(path, is_folder=False) as temporary:
+    with temporary_beside(path, is_folder=False) as temporary:
         yield temporary
         _set_mode(temporary, path, private=private)
         if durable:
-            _flush(temporary)
+            flush(temporary)
         temporary.replace(path)
         if durable:
-            _flush(path.parent)
+            flush(path.parent)
 
 
 @contextmanager
@@ -132,31 +124,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
-
-    What `folder_begun` keeps is held likewise until its block ends.
-
-    Raises:
-        UserError: another process writes there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing {folder}: wait until it has ended, or choose another name"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
     """Yield a `NewFolder`: write below its `path`, and call `keep()` as soon as it is of use.
 
@@ -164,14 +131,9 @@ def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
     Arguments and errors: see `folder_replaced`.
     """
     folder = _target(folder, is_folder=True)
-    with _temporary(folder, is_folder=True) as temporary:
+    with temporary_beside(folder, is_folder=True) as temporary:
         _set_mode(temporary, folder, private=private)
         yield NewFolder(temporary, folder)
-
-
-def is_temporary(path: Path) -> bool:
-    """Does `path` lie in, or is it, something that is still being written?"""
-    return any(_TEMPORARY.fullmatch(part) for part in path.parts)
 
 
 def refuse_existing(
@@ -216,45 +178,12 @@ def check_writable(path: Path) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
             path.lstat()  # a name that is too long
-        probe = above / _temporary_name("", "")
+        probe = above / temporary_name("", "")
         probe.mkdir()
         with contextlib.suppress(FileNotFoundError):  # another process took it for left over
             probe.rmdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {above}: {error.strerror}. Choose another name") from error
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds this file, and hold it while the block runs; nothing is held where there are no locks.
-
-    What is replaced by those alone who hold it, is replaced before or after the block.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove temporaries in `folder` whose writer is gone; their paths. A writer that lives keeps its own."""
-    removed = []
-    with contextlib.suppress(OSError):
-        for path in [path for path in folder.iterdir() if is_temporary(Path(path.name))]:
-            with contextlib.suppress(OSError):
-                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(
-                        handle, fcntl.LOCK_EX | fcntl.LOCK_NB
-                    )  # raises where it lives, and where there are no locks
-                    _remove(path)
-                    removed.append(path)
-                finally:
-                    os.close(handle)
-    return removed
 
 
 def _target(path: Path, *, is_folder: bool) -> Path:
@@ -283,65 +212,6 @@ def _is_mount(path: Path) -> str:
     return f"{path} is where another file system is mounted, so it cannot be replaced: give a folder in it, such as {path / 'out'}"
 
 
-@contextmanager
-def _temporary(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new, locked temporary beside `path`; removed at the end where it still stands."""
-    parent = path.parent
-    if parent not in _cleaned:
-        _cleaned.add(parent)
-        remove_leftovers(parent)
-    temporary, handle = _new_temporary(path, is_folder=is_folder)
-    try:
-        yield temporary
-    finally:
-        _remove(temporary)
-        os.close(handle)
-
-
-def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
-    """A new temporary and the handle that holds its lock."""
-    stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
-    while True:
-        temporary = path.with_name(_temporary_name(stem, suffix))
-        try:
-            if is_folder:
-                temporary.mkdir()
-                handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-            else:
-                handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except (FileExistsError, FileNotFoundError) as error:
-            if not path.parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
-            continue  # FileNotFoundError: see below
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(path)) from error
-        if _is_ours(temporary, handle):
-            return temporary, handle
-        # Between its making and its lock another process took it for left over.
-        os.close(handle)
-
-
-def _is_ours(temporary: Path, handle: int) -> bool:
-    """Lock it; is it still there, and nobody else's?"""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks, where nobody removes leftovers
-        return True
-    try:
-        return os.path.samestat(os.fstat(handle), temporary.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _temporary_name(stem: str, suffix: str) -> str:
-    if len(os.fsencode(stem)) > _MAX_STEM_BYTES:
-        stem = os.fsencode(stem)[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
-    suffix = suffix if len(os.fsencode(suffix)) <= _MAX_SUFFIX_BYTES else ""
-    return f".{stem}{_MARK}{secrets.token_hex(8)}{suffix}"
-
-
 def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
     """Give it the mode of what it replaces."""
     try:
@@ -356,20 +226,20 @@ def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
 
 def _commit(temporary: Path, folder: Path) -> None:
     """Put a complete folder in its place: at once where something stands there, which then has the temporary name and goes."""
-    _flush_below(temporary)
+    flush_below(temporary)
     while True:
         try:
             if not os.path.lexists(folder):
                 temporary.rename(folder)
             elif _exchange(temporary, folder):
-                _remove(temporary)
+                remove(temporary)
             else:
                 _move_aside(temporary, folder)
             break
         except OSError as error:  # another process put one there, or took it away, in between
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not temporary.is_dir():
                 raise
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -395,10 +265,10 @@ def _move_aside(temporary: Path, folder: Path) -> None:
     except BaseException:
         aside.rename(folder)
         raise
-    _remove(aside)
+    remove(aside)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have a file's bytes, or a folder's names, on the disk.
 
     Raises:
@@ -417,7 +287,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _flush_below(folder: Path) -> None:
+def flush_below(folder: Path) -> None:
     """Have everything below `folder` on the disk: by one call where the system has it, else file by file.
 
     Raises:
@@ -433,11 +303,4 @@ def _flush_below(folder: Path) -> None:
         os.close(handle)
     for path in folder.rglob("*"):
         if not path.is_symlink() and (path.is_file() or path.is_dir()):
-            _flush(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            flush(path)

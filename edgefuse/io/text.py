@@ -12,6 +12,8 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
@@ -61,6 +63,21 @@ def by_number(name: str) -> list[tuple[int, str]]:
     """A key that sorts names as people count: frame_2 before frame_10."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
+
+
+def some_of(names: Sequence[str], *, most: int = 5) -> str:
+    """A few names for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def markdown_cell(text: str) -> str:
+    """`text` in a cell of a Markdown table: on one line, and no bar in it ends the cell."""
+    return printable(text).replace("|", "\\|")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text for people, such as a report, as UTF-8; names in it show as `printable` shows them."""
+    path.write_text(printable(text, keep="\n\t"), encoding="utf-8")
 
 
 def ascii_only(text: str) -> str:

@@ -26,8 +26,9 @@ from edgefuse.data.folds import Folds
 from edgefuse.data.kept import Budget
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
+from edgefuse.io.adding import only_writer
 from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
-from edgefuse.io.files import only_writer, refuse_existing, sha256_of_file
+from edgefuse.io.files import refuse_existing, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.approaches import Approach, approach_config, checked_approaches

@@ -12,8 +12,9 @@ from typing import Any
 from edgefuse.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.contract import InputContract
 from edgefuse.data.folder import Pictures
-from edgefuse.data.splits import some_of, untouched
+from edgefuse.data.splits import untouched
 from edgefuse.evaluation import Answers, answers_under, as_they_are, evaluate, expected_calibration_error
+from edgefuse.io.text import some_of
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import EpochResult, torch_predictor
 from edgefuse.training.plots import plot_confusion, plot_training

@@ -13,7 +13,8 @@ from edgefuse.contract import Clipped, clipped
 from edgefuse.data.augment import Augmentation
 from edgefuse.data.folder import Dataset, Pictures
 from edgefuse.data.sides import sided_names
-from edgefuse.data.splits import Split, some_of, untouched
+from edgefuse.data.splits import Split, untouched
+from edgefuse.io.text import some_of
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.recipe import TrainConfig
 

@@ -18,6 +18,7 @@ from edgefuse.errors import require
 from edgefuse.figures import new_figure, save_figure
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
 from edgefuse.io.files import file_replaced
+from edgefuse.io.text import write_text
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import NAIVE, PAPER_TITLES, parse_approach
 from edgefuse.training.crossval import CrossValidation, FoldResult, fold_seed
@@ -135,7 +136,7 @@ def write_report(
         lines += ["", "## Not finished", *(f"- {f.approach}, fold {f.fold}: {f.message}" for f in done.failures)]
     lines += ["", "![accuracy of each approach](report.png)"]
     with file_replaced(out / "report.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(temporary, "\n".join(lines) + "\n")
     return out / "report.md"
 
 
@@ -243,7 +244,10 @@ def _number(value: float | None, form: str) -> str:
 def _write_csv(done: CrossValidation, path: Path, *, paper: Mapping[str, float]) -> None:
     """One row an approach; an accuracy that is not there is an empty cell."""
     numbers = range(1, done.num_folds + 1)
-    with file_replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        file_replaced(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["approach", "paper", "mean", "standard_deviation", *(f"fold_{number}" for number in numbers)])
         for name, results in done.results.items():

@@ -15,8 +15,9 @@ from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.evaluation import framed_batches
+from edgefuse.io.adding import only_writer
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import NewFolder, folder_begun, only_writer, refuse_existing
+from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.training import run as run_folder
 from edgefuse.training.board import Board

@@ -29,8 +29,9 @@ from edgefuse.bundle import (
 from edgefuse.errors import UserError
 from edgefuse.evaluation import Predictor
 from edgefuse.fallback import Answer, Fallback, choose_fallback
+from edgefuse.io.adding import held
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
-from edgefuse.io.files import folder_replaced, held, refuse_existing
+from edgefuse.io.files import folder_replaced, refuse_existing
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from edgefuse.bundle import model_metadata
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
-from edgefuse.errors import require
+from edgefuse.errors import UserError, require
+from edgefuse.io.environment import versions
 from edgefuse.io.files import file_replaced
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.readiness import refuse_unready
@@ -25,6 +26,7 @@ OPSET = 18
 """What torch's exporter writes without converting, and old enough for every definition to be known to JetPack 6's TensorRT:
 opset 20 redefines ReduceMin, for one, and the last parser list before TensorRT 10.3 ends at 19."""
 BATCH_SIZE = 1
+EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 
 
 class OnnxClassifier(nn.Module):
@@ -122,19 +124,30 @@ def proto_from_module(module: nn.Module, example: tuple[Tensor, ...], *, input_n
 
     Args:
         example: inputs of the shapes that the file will have.
+
+    Raises:
+        UserError: torch's exporter and the packages that it needs do not fit together.
     """
     require("onnxscript", extra="export")
-    with _exporter_quiet():
-        program = torch.onnx.export(
-            module,
-            example,
-            input_names=list(input_names),
-            output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    try:
+        with _exporter_quiet():
+            program = torch.onnx.export(
+                module,
+                example,
+                input_names=list(input_names),
+                output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except (ImportError, AttributeError, torch.onnx.errors.OnnxExporterError) as error:
+        used = ", ".join(f"{name} {version}" for name, version in versions(EXPORTERS).items() if name != "python")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the ONNX exporter of this torch does not work with the packages that are installed ({used}): {reason}. Install "
+            "versions that belong together: pip install --upgrade 'edgefuse[export]'; --debug shows where it failed"
+        ) from error
     assert program is not None
     return program.model_proto
 

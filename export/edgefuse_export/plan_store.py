@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.bundle import MANIFEST_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.io.files import file_replaced, held, remove_leftovers
+from edgefuse.io.adding import held
+from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import write_json
+from edgefuse.io.temporaries import remove_leftovers
 from edgefuse_runtime.engines.plans import (
     ENGINES_FOLDER,
     PlanError,

@@ -36,7 +36,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self.path.unlink(missing_ok=True)  # the log of before may be another user's
-        self._file = self.path.open("w", encoding="utf-8")
+        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
-from edgefuse.errors import require
+from edgefuse.errors import UserError, require
 from edgefuse.evaluation import Predictor
 
 
@@ -17,6 +17,9 @@ def unoptimised_session(model: Path | bytes) -> Any:
     """An ONNX file on ONNX Runtime's CPU provider as it stands, on one thread.
 
     Unoptimised because the optimiser is no part of the file, and its quick 8-bit kernels saturate on CPUs without VNNI.
+
+    Raises:
+        UserError: it does not load.
     """
     ort = require("onnxruntime", extra="runtime")
     options = ort.SessionOptions()
@@ -24,7 +27,11 @@ def unoptimised_session(model: Path | bytes) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        what = "the model" if isinstance(model, bytes) else model
+        raise UserError(f"{what} does not load in ONNX Runtime {ort.__version__}, not optimised: {error}") from error
 
 
 def unoptimised_predictor(model: Path | bytes) -> Predictor:

@@ -1,28 +1,32 @@
 """Recording frames of a camera into the folder layout, as one take of one class.
 
-Owns where a take goes and when it is refused; the layout itself is `edgefuse.data.folder`'s.
+Owns what is recorded and when it is refused; how a take grows on the disk is `edgefuse_runtime.take`'s.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgefuse.data.folder import read_description, write_description, write_pair
+from edgefuse.data.folder import DATASET_NAME, describe, has_pairs, write_description
+from edgefuse.data.recognise import split_folders
 from edgefuse.errors import UserError
-from edgefuse.framing import crop, square_around
-from edgefuse.io.files import folder_replaced, refuse_existing
+from edgefuse.framing import WHOLE, crop, regions_agree, square_in
+from edgefuse.io.adding import locked
+from edgefuse.io.text import check_name, printable
 from edgefuse_runtime.frames import Camera, Frame, frames
-from edgefuse_runtime.regions import RegionSource
+from edgefuse_runtime.regions import FromFile, RegionSource, word_of
+from edgefuse_runtime.take import Pair, Take, open_take
+
+DESCRIPTION_TIMEOUT_S = 10.0
 
 
-def record(
+def record(  # long: each option is a parameter
     *,
     camera: Camera,
     root: Path,
@@ -33,118 +37,185 @@ def record(
     every: int = 1,
     force: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write frames of an open camera to `root/label/instance/`.
 
-    Ctrl-C and a failing camera keep the pairs that were written; a camera that fails while a take is replaced leaves the old one.
+    A pair is there with both its images or not at all, whenever the process ends. Ctrl-C and errors keep the pairs that were
+    written; where a take is replaced, an error leaves the old one.
 
     Args:
         root: a data set's root; made where it does not exist.
         label: the class that the frames show.
-        instance: name of the take; None = one made of the date and time.
+        instance: name of the take; None = made of the date and time.
         num_frames: pairs to write; None = until the stream ends.
         region: store the square around this region alone, at the camera's resolution; frames without one are left out.
         every: keep each N-th frame.
         force: replace a take of this name; the old one stays until the new one is complete.
         on_progress: called with the number of pairs written so far.
+        say: told of what looks wrong, and of what was kept when an error ends the recording.
 
     Returns:
         The take's folder.
 
     Raises:
-        UserError: names that are no folder names, a take that exists, a data set with another unit or alignment, a region
-            outside the picture, no frame at all, or a camera that failed.
+        UserError: names that are no folder names, a take that exists or is being recorded, a data set with another unit,
+            alignment or region, a region of no use in the image, no frame at all, or a camera that failed.
+        OSError: the disk is full.
     """
     if every < 1 or (num_frames is not None and num_frames < 1):
         raise UserError(f"every {every}, frames {num_frames}: 1 or more was expected")
-    instance = instance if instance is not None else _free_name(root / label)
-    _check_name(label, what="label")
-    _check_name(instance, what="instance")
-    folder = root / label / instance
-    refuse_existing(folder, force=force)
-    replaces = folder.is_dir() and any(folder.iterdir())
-    place: AbstractContextManager[Path] = folder_replaced(folder) if replaces else nullcontext(folder)
-    with place as target:
-        failure = _write_frames(
-            target, root, camera, num_frames=num_frames, region=region, every=every, on_progress=on_progress
-        )
+    check_name(label, what="label")
+    check_name(instance if instance is not None else label, what="take")
+    _check_label(root, label, say)
+    job = _Job(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
+    with open_take(root, label, instance, force=force) as take:
+        failure = job.run(take, on_progress)
+        for text in job.warnings():
+            say(f"warning: {text}")
         if failure is not None:
+            if not take.replaces:
+                say(f"{take.num_written} pairs are kept in {take.folder}")
             raise failure  # inside: a take that was to be replaced stays as it was
-    return folder
+    return take.folder
 
 
-def _write_frames(
-    target: Path,
-    root: Path,
-    camera: Camera,
-    *,
-    num_frames: int | None,
-    region: RegionSource | None,
-    every: int,
-    on_progress: Callable[[int], None] | None,
-) -> Exception | None:
-    """Write pairs into `target`. What ends it after the first pair is returned, so that the pairs are kept."""
-    written = 0
-    try:
-        for index, frame in enumerate(frames(camera)):
-            if index % every:
-                continue
-            if index == 0:
-                _describe(root, frame, camera)
-            pair = _cropped(frame, region)
+@dataclass(kw_only=True)
+class _Job:
+    """From the camera's frames to the pairs of a take."""
+
+    root: Path
+    label: str
+    camera: Camera
+    region: RegionSource | None
+    every: int
+    num_frames: int | None
+    other_labels: Counter[str] = field(default_factory=Counter)
+
+    def run(self, take: Take, on_progress: Callable[[int], None] | None) -> Exception | None:
+        """Write pairs into `take`. What ends it after the first pair is returned, so that the pairs are kept."""
+        failure: Exception | None = None
+        try:
+            for number, pair in enumerate(self._pairs(), start=1):
+                take.add(pair, on_progress)
+                if number == self.num_frames:
+                    break
+        except KeyboardInterrupt:
+            pass
+        except Exception as error:
+            failure = error
+        try:
+            take.finish(on_progress)
+        except Exception as error:
+            failure = failure or error
+        if take.num_written:
+            return failure
+        raise failure or UserError(
+            f"nothing was recorded: {self._note() or 'the camera gave no frame, or no region was found in any'}"
+        )
+
+    def warnings(self) -> Iterator[str]:
+        """What looks wrong after the run, one line each."""
+        note = self._note()
+        if note is not None:
+            yield note
+        if self.other_labels:
+            found = ", ".join(printable(name) for name, _ in self.other_labels.most_common(3))
+            yield (
+                f"{self.other_labels.total()} pairs show another class by their source (such as {found}), recorded as "
+                f"{printable(self.label)}"
+            )
+
+    def _note(self) -> str | None:
+        return self.region.note() if isinstance(self.region, FromFile) else None
+
+    def _pairs(self) -> Iterator[Pair]:
+        is_described = False
+        for index, frame in enumerate(frames(self.camera)):
+            if index == 0 and ((self.root / DATASET_NAME).exists() or has_pairs(self.root)):
+                _check_description(self.root, frame, region=self._region_word())
+            pair = None if index % self.every else self._cropped(frame)
             if pair is None:
                 continue
-            written += 1
-            write_pair(target, f"frame_{written:06d}", *pair)
-            if on_progress is not None:
-                on_progress(written)
-            if written == num_frames:
-                break
-    except KeyboardInterrupt:
-        pass
-    except Exception as error:
-        if not written:
-            raise
-        return error
-    if not written:
-        raise UserError("nothing was recorded: the camera gave no frame, or no region was found in any")
-    return None
+            if not is_described:  # with the first pair, not before: what recorded nothing decides nothing for others
+                _describe(self.root, frame, self.camera, region=self._region_word())
+                is_described = True
+            yield pair
+
+    def _cropped(self, frame: Frame) -> Pair | None:
+        """The pair to store. The crop is `framing`'s own: seen whole, it gives the model what live gives it for the region."""
+        found = self.region(frame) if self.region is not None else None
+        if self.region is not None and found is None:
+            return None
+        shown = found.label if found is not None and found.label is not None else frame.label
+        if shown not in (None, self.label):
+            self.other_labels[str(shown)] += 1
+        if found is None:
+            return frame.rgb, frame.depth
+        height, width = frame.depth.shape
+        square = square_in(found.roi, height=height, width=width)
+        return crop(frame.rgb, square), crop(frame.depth, square)
+
+    def _region_word(self) -> str | None:
+        """What the data set says of its regions; None = not known, as of a folder that does not say it."""
+        if self.region is None and self.camera.description.get("kind") == "folder":
+            region = self.camera.description.get("region")
+            return region if isinstance(region, str) else None
+        return word_of(self.region)
 
 
-def _cropped(frame: Frame, region: RegionSource | None) -> tuple[NDArray[np.uint8], NDArray[np.uint16]] | None:
-    """The pair to store. The crop is `framing`'s own: looked at whole, it gives the model what live gives it for the region."""
-    if region is None:
-        return frame.rgb, frame.depth
-    found = region(frame)
-    if found is None:
-        return None
-    height, width = frame.depth.shape
-    square = square_around(found.roi)
-    if square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0:
-        raise UserError(f"region {tuple(found.roi)} (x, y, w, h) has no part of the {width}x{height} picture")
-    return crop(frame.rgb, square), crop(frame.depth, square)
+def _describe(root: Path, frame: Frame, camera: Camera, *, region: str | None) -> None:
+    """Write the data set's description where there is none and no pair, and refuse frames that another one does not fit."""
+    with _only_writer(root):
+        if not (root / DATASET_NAME).exists() and not has_pairs(root):
+            write_description(
+                root, depth_unit_m=frame.depth_unit_m, align=frame.align, region=region, camera=camera.description
+            )
+    _check_description(root, frame, region=region)  # another process may have written it
 
 
-def _describe(root: Path, frame: Frame, camera: Camera) -> None:
-    """Write the data set's description where there is none, and refuse frames that another one does not fit."""
-    if not root.exists() or not any(root.iterdir()):
-        write_description(root, depth_unit_m=frame.depth_unit_m, align=frame.align, camera=camera.description)
-        return
-    unit_m, align = read_description(root)
-    if abs(unit_m - frame.depth_unit_m) > 1e-9 or align != frame.align:
+def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
+    found = describe(root)
+    if abs(found.depth_unit_m - frame.depth_unit_m) > 1e-9 or found.align != frame.align:
         raise UserError(
-            f"{root} has depth in units of {unit_m:g} m aligned to {align}, this camera gives {frame.depth_unit_m:g} m aligned "
-            f"to {frame.align}: record into another folder, or with --align {align}"
+            f"{root} has depth in units of {found.depth_unit_m:g} m aligned to {found.align}, this camera gives "
+            f"{frame.depth_unit_m:g} m aligned to {frame.align}: record into another folder, or with --align {found.align}"
+        )
+    if not regions_agree(found.region, region):
+        same = "without --roi" if found.region == WHOLE else f"with --roi {found.region}"
+        raise UserError(
+            f"{root} holds images of the region {printable(str(found.region))}, these would be of {region}: a model needs one "
+            f"kind; record {same}, or into another folder"
         )
 
 
-def _free_name(folder: Path) -> str:
-    """A take's name from the date and time that `folder` does not have yet."""
-    stamp = time.strftime("take_%Y%m%d_%H%M%S")
-    names = (stamp if count == 1 else f"{stamp}_{count}" for count in itertools.count(1))
-    return next(name for name in names if not (folder / name).exists())
+@contextmanager
+def _only_writer(root: Path) -> Iterator[None]:
+    """Wait for others that write the description, which takes them an instant."""
+    deadline_s = time.monotonic() + DESCRIPTION_TIMEOUT_S
+    with ExitStack() as stack:
+        while not stack.enter_context(locked(root)):
+            stack.close()
+            if time.monotonic() > deadline_s:
+                raise UserError(f"{root} is locked by another process: end it, or record into another folder")
+            time.sleep(0.01)
+        yield
 
 
-def _check_name(name: str, *, what: str) -> None:
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise UserError(f"the {what} {name!r} is not a folder name: letters, digits, - and _ were expected")
+def _check_label(root: Path, label: str, say: Callable[[str], None]) -> None:
+    """Refuse a class that would make the folder look like a split; warn of one that people take for another."""
+    others = [path.name for path in root.iterdir() if path.is_dir() and path.name[:1] != "."] if root.is_dir() else []
+    reason = f"the label {label!r} is the name of a part of a split"
+    if label in split_folders(sorted({*others, label})):
+        raise UserError(
+            f"{reason}, so {root} would be taken for one, not for classes: choose another name, such as {label}_1"
+        )
+    if label in split_folders(["train", "val", label]):
+        say(f"warning: {reason}: with another of them beside it, {root} is refused")
+    alike = [name for name in others if name != label and _folded(name) == _folded(label)]
+    if alike and label not in others:
+        say(f"warning: the label {label!r} is a class of its own beside {alike[0]!r}: is it the same thing?")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()

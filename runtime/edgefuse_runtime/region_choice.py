@@ -21,12 +21,14 @@ class ChosenRegion:
     """The source that a live run follows.
 
     Attributes:
+        word: what is looked at, in a word of `--roi`.
         origin: who chose it: the user, the bundle (as its training data was cropped), the camera (a folder of crops, or scenes
             that know their objects), or nobody.
         notes: lines for the user.
     """
 
     find: RegionSource
+    word: str
     origin: Origin
     notes: tuple[str, ...] = ()
 
@@ -38,8 +40,8 @@ class ChosenRegion:
         return self.find.note() if isinstance(self.find, FromFile) else None
 
     def to_json(self) -> dict[str, str]:
-        """What was looked at, in a word of `--roi`, and who chose it."""
-        return {"roi": "known by the camera" if self.origin == "camera" else word_of(self.find), "from": self.origin}
+        """What was looked at, and who chose it."""
+        return {"roi": self.word, "from": self.origin}
 
 
 def choose_region(given: RegionSource | None, *, trained_on: str | None, camera: Camera) -> ChosenRegion:
@@ -56,25 +58,25 @@ def choose_region(given: RegionSource | None, *, trained_on: str | None, camera:
     cropped = camera.description.get("region")
     cropped = None if cropped == WHOLE else cropped
     if given is not None:
-        return ChosenRegion(find=given, origin="--roi", notes=_warnings(word_of(given), trained_on, cropped))
+        word = word_of(given)
+        return ChosenRegion(find=given, word=word, origin="--roi", notes=_warnings(word, trained_on, cropped))
     if cropped is not None:
-        return ChosenRegion(find=Known(), origin="camera", notes=_warnings(WHOLE, trained_on, cropped))
-    if trained_on is None:
-        return ChosenRegion(find=Known(), origin="default")
-    if trained_on == ANY_CROP:
-        return _without_rule(camera)
+        return ChosenRegion(find=Known(), word=cropped, origin="camera", notes=_warnings(WHOLE, trained_on, cropped))
+    if trained_on in (None, ANY_CROP):
+        return _without_rule(camera, is_cropped=trained_on == ANY_CROP)
     note = f"region: {shown(trained_on)}, as in the model's training data (--roi whole for the whole image)"
-    return ChosenRegion(find=_from_bundle(trained_on), origin="bundle", notes=() if trained_on == WHOLE else (note,))
+    notes = () if trained_on == WHOLE else (note,)
+    return ChosenRegion(find=_from_bundle(trained_on), word=trained_on, origin="bundle", notes=notes)
 
 
-def _without_rule(camera: Camera) -> ChosenRegion:
+def _without_rule(camera: Camera, *, is_cropped: bool) -> ChosenRegion:
     if camera.description.get("kind") == "synthetic":  # it knows where its objects are
-        return ChosenRegion(find=Known(), origin="camera")
+        return ChosenRegion(find=Known(), word="known by the camera", origin="camera")
     note = (
         "warning: the model was trained on crops of the object, and gets whole images here: "
         "give --roi nearest, x,y,w,h or FILE.json"
     )
-    return ChosenRegion(find=Known(), origin="default", notes=(note,))
+    return ChosenRegion(find=Known(), word=WHOLE, origin="default", notes=(note,) if is_cropped else ())
 
 
 def _warnings(looks_at: str, trained_on: str | None, cropped: str | None) -> tuple[str, ...]:

@@ -255,6 +255,7 @@ def test_differences_between_roots_and_names_that_look_alike_are_warned_of(tmp_p
     for root, label in (("a", "café"), ("b", "cafe\u0301"), ("b", "Mug"), ("b", "mug")):
         pair(tmp_path / root, label)
     write_description(tmp_path / "a", region="1,2,3,4")
+    write_description(tmp_path / "b", region="whole")
     dataset = scan([tmp_path / "a", tmp_path / "b"])
     assert dataset.region is None and scan([tmp_path / "a"]).region == "1,2,3,4"
     text = "\n".join(dataset.warnings)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.data.folder import Dataset, Sample
-from edgefuse.data.splits import some_of, split, untouched
+from edgefuse.data.splits import split, untouched
 from edgefuse.errors import UserError
+from edgefuse.io.text import some_of
 
 
 def dataset_of(takes: dict[str, list[str]], frames: int = 3) -> Dataset:

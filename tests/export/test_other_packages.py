@@ -89,3 +89,15 @@ def test_a_folder_that_has_the_name_of_a_package_is_none(tmp_path: Path, monkeyp
     (tmp_path / "a_folder").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert installed("a-folder") == {}
+
+
+@pytest.mark.slow
+def test_an_onnxscript_of_another_time_is_named(trained_run: Path, tmp_path: Path) -> None:
+    environment = environment_without(tmp_path / "site", "onnxscript")
+    (tmp_path / "site/onnxscript").unlink()
+    (tmp_path / "site/onnxscript").mkdir()
+    (tmp_path / "site/onnxscript/__init__.py").write_text("__version__ = '0.0.1'\n")
+    done = python(environment, EDGEFUSE, "export", trained_run, "--out", tmp_path / "bundle")
+    assert done.returncode == 1 and "fault in edgefuse" not in done.stderr, done.stderr
+    assert "onnxscript 0.0.1" in done.stderr and "pip install --upgrade 'edgefuse[export]'" in done.stderr
+    assert not (tmp_path / "bundle").exists()

@@ -16,7 +16,8 @@ import pytest
 from engine_scenes import everything_in, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.io.files import folder_replaced, held
+from edgefuse.io.adding import held
+from edgefuse.io.files import folder_replaced
 from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, plan_stem, store_plan, sweep
 from edgefuse_export.tensorrt_report import Journal
 from edgefuse_runtime.engines.plans import PlanError, PlanKey, PlanRecord, plan_records, read_plan

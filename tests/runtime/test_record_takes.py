@@ -114,7 +114,11 @@ def test_a_folder_without_a_description_has_the_default_one(small_recording: Pat
 
 @pytest.mark.parametrize(
     "options",
-    [{"label": "a/b"}, {"label": ""}, {"label": ".hidden"}, {"instance": "../x"}, {"every": 0}, {"num_frames": 0}],
+    [
+        *({"label": name} for name in ("a/b", "", ".hidden", " ", "a\x1b[2J", "caf\udce9", "x" * 201)),
+        *({"instance": name} for name in ("../x", "a\nb", "\udcff")),
+        *({"every": 0}, {"num_frames": 0}),
+    ],
 )
 def test_bad_names_and_numbers_are_refused(options: dict[str, Any], small_recording: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected"):
@@ -140,11 +144,19 @@ class Failing:
 def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
     replaces: bool, small_recording: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "set"
+    root, said = tmp_path / "set", list[str]()
     if replaces:
         _record(small_recording, root, instance="a", num_frames=6)
     with open_camera(str(small_recording)) as camera, pytest.raises(UserError, match="unplugged"):
-        record(camera=Failing(camera, UserError("unplugged")), root=root, label="cup", instance="a", force=replaces)
+        record(
+            camera=Failing(camera, UserError("unplugged")),
+            root=root,
+            label="cup",
+            instance="a",
+            force=replaces,
+            say=said.append,
+        )
+    assert said == ([] if replaces else [f"2 pairs are kept in {root / 'cup/a'}"])
     assert len(_pairs(root / "cup" / "a")) == (6 if replaces else 2)
 
 
@@ -155,7 +167,7 @@ def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None
 
 
 def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: Path) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6, region=parse_region("0,0,9,9"))
     with pytest.raises(UserError, match="nothing was recorded"):
         _record(small_recording, tmp_path / "set", instance="a", region=lambda frame: None, force=True)
     assert len(_pairs(take)) == 6
@@ -164,3 +176,85 @@ def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: P
 def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no part of the 64x48 picture"):
         _record(small_recording, tmp_path / "set", region=Fixed(roi=Roi(100, 0, 10, 10)))
+
+
+@pytest.mark.parametrize(
+    ("roi", "kept"),
+    [(None, "whole"), ("whole", "whole"), ("centre", "center"), (" 4, 5,20,16", "4,5,20,16"), ("r.json", "file")],
+)
+def test_the_data_set_keeps_where_its_images_were_looked_at(
+    roi: str | None, kept: str, small_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [0, 0, 8, 8]} for n in (1, 2)]}))
+    _record(small_recording, tmp_path / "set", region=None if roi is None else parse_region(roi), num_frames=2)
+    assert scan([tmp_path / "set"]).region == kept
+    other = "center" if kept != "center" else "whole"
+    if kept == "file":
+        _record(small_recording, tmp_path / "set", label="box", region=parse_region(other), num_frames=1)
+        other = "whole"
+    with pytest.raises(UserError, match=f"region {kept}, these would be of {other}: .*record (with|without) --roi"):
+        _record(small_recording, tmp_path / "set", label="jar", region=parse_region(other))
+    assert not (tmp_path / "set/jar").exists()
+
+
+def test_a_set_that_says_nothing_of_regions_takes_any(small_recording: Path, tmp_path: Path) -> None:
+    write_description(tmp_path)
+    _record(small_recording, tmp_path, instance="a", region=parse_region("center"), num_frames=1)
+    assert scan([tmp_path]).region is None
+
+
+def test_crops_that_are_recorded_again_keep_their_region(small_recording: Path, tmp_path: Path) -> None:
+    _record(small_recording, tmp_path / "set", region=parse_region("center"), num_frames=3)
+    _record(tmp_path / "set", tmp_path / "again")
+    assert scan([tmp_path / "again"]).region == "center"
+
+
+def test_a_recording_that_found_nothing_decides_nothing_for_the_next(small_recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"frames": [{"frame": 900, "roi_xywh": [0, 0, 8, 8]}]}))
+    with pytest.raises(
+        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*numbered 1 to 30"
+    ):
+        _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
+    assert not (tmp_path / "set").exists()
+    _record(small_recording, tmp_path / "set", num_frames=1)
+
+
+def test_frames_of_another_class_or_without_a_region_are_told(small_recording: Path, tmp_path: Path) -> None:
+    entries = [{"frame": n, "roi_xywh": [0, 0, 8, 8], "label": "cup" if n < 4 else "jar"} for n in range(1, 11)]
+    (tmp_path / "r.json").write_text(json.dumps({"frames": entries}))
+    said: list[str] = []
+    take = _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")), say=said.append)
+    assert len(_pairs(take)) == 10
+    assert said == [
+        f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out",
+        "warning: 7 pairs show another class by their source (such as jar), recorded as cup",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("existing", "label", "words"),
+    [
+        ("Mug", "mug", "beside 'Mug': is it the same thing"),
+        ("mug", " mug", "beside 'mug': is it the same thing"),
+        ("caf\u00e9", "cafe\u0301", "is it the same thing"),
+        ("mug", "test", "the name of a part of a split"),
+        ("mug", "jar", ""),
+        ("mug", "mug", ""),
+    ],
+)
+def test_labels_that_people_take_for_others_are_warned_of(
+    existing: str, label: str, words: str, small_recording: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    _record(small_recording, tmp_path, label=existing, instance="a", num_frames=1)
+    _record(small_recording, tmp_path, label=label, instance="b", num_frames=1, say=said.append)
+    assert len(said) == bool(words) and all(words in text for text in said)
+    scan([tmp_path])
+
+
+def test_a_label_that_makes_the_folder_a_split_is_refused(small_recording: Path, tmp_path: Path) -> None:
+    _record(small_recording, tmp_path, label="test", num_frames=1)
+    with pytest.raises(UserError, match="'train' is the name of a part of a split"):
+        _record(small_recording, tmp_path, label="train")
+    assert scan([tmp_path]).labels == ("test",)

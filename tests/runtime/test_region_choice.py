@@ -66,7 +66,9 @@ def test_another_region_than_the_models_is_used_and_warned_of(
 def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_better() -> None:
     chosen = _choose(None, "file", kind="recording")
     assert chosen.find == Known() and "give --roi nearest" in chosen.notes[0]
-    assert _choose(None, "file", kind="synthetic").notes == ()
+    for trained_on in (None, "file"):
+        known = _choose(None, trained_on, kind="synthetic")
+        assert known.notes == () and known.to_json() == {"roi": "known by the camera", "from": "camera"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_bette
 )
 def test_a_folder_of_crops_is_not_cropped_again(trained_on: str | None, region: str, warning: str) -> None:
     chosen = _choose(None, trained_on, kind="folder", region=region)
-    assert chosen.find == Known() and chosen.to_json()["from"] == "camera"
+    assert chosen.find == Known() and chosen.to_json() == {"roi": region, "from": "camera"}
     assert len(chosen.notes) == bool(warning) and all(warning in note for note in chosen.notes)
     assert "crops them again" in _choose("nearest", "nearest", kind="folder", region=region).notes[0]
 

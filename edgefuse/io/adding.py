@@ -1,0 +1,147 @@
+"""Files and folders that are added whole to what is there, without replacing anything: a take of a data set, and its pairs.
+
+Owns adding, and names that one process at a time may hold. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgefuse.errors import UserError
+from edgefuse.io.temporaries import MARK, is_temporary, take_lock, temporary_beside
+
+_CLAIM_ATTEMPTS, _CLAIM_WAIT_S = 10, 0.01
+
+
+@contextmanager
+def folder_added(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `folder`; when the block ends without an error, it gets that name. Nothing is replaced.
+
+    Raises:
+        FileExistsError: something is at `folder` by then.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(folder, is_folder=True) as temporary:
+        temporary.chmod(0o755)
+        yield temporary
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, "it exists already", str(folder)) from error
+            raise
+
+
+@contextmanager
+def files_added(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`; when the block ends without an error, the files in it move into `folder`: all or none.
+
+    They move in the order of their names, one right after the other. A process that is killed just then leaves the rest in the
+    temporary folder, where `left_behind` finds it. Ctrl-C must not come in between: call it in a thread, or with signals held back.
+    """
+    with temporary_beside(folder / "files", is_folder=True) as temporary:
+        yield temporary
+        names = sorted(path.name for path in temporary.iterdir())
+        try:
+            for name in names:
+                (temporary / name).rename(folder / name)
+        except BaseException:
+            for name in names:
+                if not (temporary / name).exists():
+                    (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Files that `files_added` has not moved into `folder` yet, because it is at work or was killed."""
+    with contextlib.suppress(OSError):
+        temporaries = [path for path in folder.iterdir() if is_temporary(Path(path.name)) and path.is_dir()]
+        return [
+            path for folder in temporaries for path in sorted(folder.iterdir()) if not is_temporary(Path(path.name))
+        ]
+    return []
+
+
+@contextmanager
+def claimed(folder: Path, name: str) -> Iterator[bool]:
+    """Hold a name among all processes while the block runs, whether or not something has it yet; yields whether it could be had.
+
+    Args:
+        folder: an existing folder, in which a hidden, locked file stands for the name.
+    """
+    path = folder / f".claim{MARK}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    for attempt in range(1, _CLAIM_ATTEMPTS + 1):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        is_ours = take_lock(path, handle)
+        if is_ours or attempt == _CLAIM_ATTEMPTS:
+            break
+        os.close(handle)  # given up by another process just now, or being looked at by `remove_leftovers`
+        time.sleep(_CLAIM_WAIT_S)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
+
+    What `folder_begun` keeps is held likewise until its block ends.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {folder}: wait until it has ended, or choose another name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Wait until nobody else holds this file, and hold it while the block runs; nothing is held where there are no locks.
+
+    What is replaced by those alone who hold it, is replaced before or after the block.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of an existing file or folder while the block runs; yields whether it could be had at once.
+
+    It lasts as long as the process. Where the file system has no locks, it is always had.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield take_lock(path, handle)
+    finally:
+        os.close(handle)
