@@ -69,6 +69,7 @@ def test_any_part_that_is_missing_is_noticed_and_trailing_bytes_are_not(data: by
     for end in {*range(0, len(data) - 4, max(1, len(data) // 50)), len(data) - 4}:
         with pytest.raises(UserError, match="not a readable image"):
             read_image(path, data[:end])
+        assert look(data[:end]).problem is not None  # whatever the decoder does
 
 
 @given(
