@@ -31,8 +31,16 @@ def tiff(image: np.ndarray, *, orientation: int) -> bytes:
     """A TIFF of one uncompressed strip behind its directory (TIFF 6.0, section 8), so that half a file still has its tags."""
     height, width = image.shape
     tags = {
-        **{256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8 + 2 + 12 * 10 + 4},
-        **{274: orientation, 277: 1, 278: height, 279: image.nbytes},
+        256: width,
+        257: height,
+        258: 16,
+        259: 1,
+        262: 1,
+        273: 8 + 2 + 12 * 10 + 4,
+        274: orientation,
+        277: 1,
+        278: height,
+        279: image.nbytes,
     }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + image.astype("<u2").tobytes()
