@@ -42,6 +42,10 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
         frozenset({f"{IO}/files.py", f"{IO}/adding.py"}),
     ),
+    "data sets are walked by edgefuse.data.tree": (
+        frozenset({"os.walk", "os.scandir", ".rglob"}),
+        frozenset({"edgefuse/data/tree.py", f"{IO}/files.py"}),  # files: what it flushes to the disk
+    ),
     "text for people is written by edgefuse.io.text": (
         frozenset({"Console", "print", ".write_text"}),
         frozenset(

@@ -26,6 +26,7 @@ _ALLOWED = re.compile(r"(source\.)+unit")
 """Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
 
 _UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier"}
+_UNIT_VALUES = ("um", "mm", "cm", "millimeter", "millimetre", "millimeters", "millimetres")
 _LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
     f"{prefix}{word}" for prefix in ("milli", "centi", "micro") for word in ("meter", "meters", "metre", "metres")
 }
@@ -39,7 +40,7 @@ class Description:
     Attributes:
         depth_unit_m: metres of one depth code.
         align: whose view the pairs share.
-        region: where `record` looked, as `--roi` says it; None where the whole image was stored.
+        region: where `record` looked, as `--roi` says it, or "whole"; None where it is not known.
     """
 
     depth_unit_m: float = DEPTH_UNIT_M
@@ -110,10 +111,10 @@ def _parsed(path: Path) -> Description:
             "install a newer edgefuse, or the version that wrote it"
         )
     unit_m = _unit(found.get("depth_unit_m", DEPTH_UNIT_M), path)
-    _refuse_unheard(found, unit_m=unit_m, path=path)
     align = found.get("align") or "color"
     if align not in get_args(Align):
-        raise UserError(f"{path} has align {align!r}: 'color' or 'depth' was expected")
+        raise UserError(f"{path} has align {printable(align)!r}: 'color' or 'depth' was expected")
+    _refuse_unheard(found, unit_m=unit_m, align=align, path=path)
     return Description(depth_unit_m=unit_m, align=cast("Align", align), region=found.get("region"))
 
 
@@ -137,21 +138,25 @@ def _unit(unit: Any, path: Path) -> float:
     return float(unit)
 
 
-def _refuse_unheard(found: dict[str, Any], *, unit_m: float, path: Path) -> None:
+def _refuse_unheard(found: dict[str, Any], *, unit_m: float, align: str, path: Path) -> None:
     """Refuse keys that the writer meant for the depth's unit or for another field, and that would go unheard."""
     for where, key, value in _keys_below(found):
         if where in _KEYS or _ALLOWED.fullmatch(where):
             continue
-        if key == "depth_unit_m" and value == unit_m:  # the camera's own words, where they agree
-            continue
+        if (key == "depth_unit_m" and value == unit_m) or (key == "align" and value == align):
+            continue  # the camera's own words, where they agree
         if _looks_like_unit(key, value):
             raise UserError(
                 f"{path} has {printable(where)!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres of "
                 "one code, such as 0.001; rename or remove the key"
             )
         meant = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8) if where == key else []
+        if key.lower().startswith("align"):
+            meant = ["align"]
         if meant:
-            raise UserError(f"{path} has {printable(key)!r}, which would go unheard: is {meant[0]!r} meant? Rename it")
+            raise UserError(
+                f"{path} has {printable(where)!r}, which would go unheard: is {meant[0]!r} meant? Rename it, or make it agree"
+            )
 
 
 def _keys_below(value: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -170,8 +175,8 @@ def _looks_like_unit(key: str, value: Any) -> bool:
     """Does a key read like a depth, its unit or its scale? An object called "depth" is a camera's stream: its own keys count."""
     words = {word.lower() for word in _WORD.findall(key)}
     joined = "".join(character for character in key.lower() if character.isalpha())
-    if "depth" in joined and not isinstance(value, dict):
+    if ("depth" in joined and not isinstance(value, dict)) or value in _UNIT_VALUES:
         return True
-    if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$", joined):
+    if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$|^scale|factor$", joined):
         return True
     return bool(words) and (words <= _LENGTH_WORDS or bool(words & _LENGTH_WORDS and words & {"per", "in", "to"}))

@@ -28,6 +28,7 @@ from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels,
 from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs
 from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
+from edgefuse.framing import regions_agree
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
 from edgefuse.io.text import printable
 
@@ -72,7 +73,7 @@ class Dataset:
 
     Attributes:
         align: whose view the pairs share.
-        region: where `record` looked; None where the roots say nothing, or not the same.
+        region: where `record` looked; None where a root does not say it, or they differ.
         pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
         digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
         left_out: what was wrong with the pairs that were skipped, one line for all of a kind in a folder; `num_left_out` of them.
@@ -323,11 +324,9 @@ def _common_align(roots: Sequence[Path], descriptions: Sequence[Description]) ->
 
 def _differences(roots: Sequence[Path], descriptions: Sequence[Description], labels: Sequence[str]) -> Iterator[str]:
     """Warnings of what the roots do not share, and of classes that people take for one."""
-    regions = {
-        description.region or "whole images": root for root, description in zip(roots, descriptions, strict=True)
-    }
-    if len(regions) > 1:
-        found = ", ".join(f"{root}: {printable(region)}" for region, root in regions.items())
+    known = {d.region: root for root, d in zip(roots, descriptions, strict=True) if d.region is not None}
+    if not all(regions_agree(first, second) for first in known for second in known):
+        found = ", ".join(f"{root}: {printable(region)}" for region, root in known.items())
         yield f"the folders differ in the region that was recorded ({found}), so none is stored: give --roi to live"
     alike: dict[str, list[str]] = {}
     for label in labels:

@@ -33,19 +33,19 @@ T = TypeVar("T")
 
 
 class Budget:
-    """Bytes that may still be kept; threads share it."""
+    """Bytes that may still be kept (`left`); threads share it, processes that run side by side each need a part of it."""
 
     def __init__(self, num_bytes: int | None = None) -> None:
         """Begin with `num_bytes`; by default `KEPT_SHARE` of what is available now beyond `RESERVED_BYTES`."""
-        self._left = int(KEPT_SHARE * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
+        self.left = int(KEPT_SHARE * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> bool:
         """Take so many bytes; False, and nothing is taken, where they are not left."""
         with self._lock:
-            if num_bytes > self._left:
+            if num_bytes > self.left:
                 return False
-            self._left -= num_bytes
+            self.left -= num_bytes
             return True
 
 

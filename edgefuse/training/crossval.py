@@ -23,6 +23,7 @@ from typing import Any
 
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.folds import Folds
+from edgefuse.data.kept import Budget
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.io.adding import only_writer
@@ -356,7 +357,7 @@ def _side_by_side(
         num_jobs,
         mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
         initializer=_start_worker,
-        initargs=(tuple(roots), skip_bad),
+        initargs=(tuple(roots), skip_bad, Budget().left // num_jobs),
     )
     try:
         futures = {pool.submit(_work, task): task for task in tasks}
@@ -375,11 +376,11 @@ def _side_by_side(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(roots: tuple[Path, ...], skip_bad: bool) -> None:
-    """Read the pictures once in each worker; it ends with its parent, and Ctrl-C is the parent's."""
+def _start_worker(roots: tuple[Path, ...], skip_bad: bool, num_bytes: int) -> None:
+    """Read the pictures once in each worker, and keep `num_bytes` of them; it ends with its parent, and Ctrl-C is the parent's."""
     global _worker_pictures  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
     begin_worker()
-    _worker_pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    _worker_pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad, budget=Budget(num_bytes))
 
 
 def _work(task: _Task) -> FoldResult | Failure:

@@ -52,12 +52,19 @@ def test_other_keys_are_left_alone(tmp_path: Path, found: dict[str, Any]) -> Non
             {key: 5000}
             for key in ("factor", "depthFactor", "z_scale", "zscale", "codes_per_metre", "mm", "units", "unitM")
         ),
+        *(
+            {key: 5000}
+            for key in ("scalefactor", "depthfactor", "metersPerUnit", "mm_per_level", "code_in_metres", "z16Scale")
+        ),
+        {"z": "mm"},
         {"camera": {"depth_scale": 0.0001}},
         {"camera": {"depth_unit_m": 0.0001}},
         {"cameras": [{"intrinsics": {"scale": 0.0001}}]},
         {"depth": {"unit": "um"}},
         {"depth_unit_m": 0.001, "depth_scale": 0.001},
         {"aling": "depth"},
+        {"aligned_to": "depth"},
+        {"camera": {"align": "depth"}},
         {"Align": "depth"},
         {"formt": 2},
     ],

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgefuse.data.folder import Dataset, has_pairs, scan, write_description, write_pair
+from edgefuse.data.pairing import find_pairs
 from edgefuse.data.recognise import split_folders
 from edgefuse.data.tree import is_passed_over
 from edgefuse.errors import UserError
@@ -120,7 +121,11 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     pair(tmp_path / "d", "cup", "s0")
     (tmp_path / "d/cup/s1").symlink_to(tmp_path / "elsewhere/x/s1")
     (tmp_path / "d/cup/s0/up").symlink_to(tmp_path / "d")
+    (tmp_path / "d/cup/me").symlink_to(tmp_path / "d/cup")
     assert [sample.instance for sample in scan([tmp_path / "d"]).samples] == ["s0", "s1"]
+    for name in ("a", "b"):
+        (tmp_path / "d/cup/s0" / name).symlink_to(tmp_path / "elsewhere/x")
+    assert [problem.count for problem in find_pairs(tmp_path / "d").problems] == [2]  # once, not by each link
     (tmp_path / "d/bowl").symlink_to(tmp_path / "unplugged")
     with pytest.raises(UserError, match="link.*lead to what is not there, first bowl"):
         scan([tmp_path / "d"])
@@ -255,6 +260,7 @@ def test_differences_between_roots_and_names_that_look_alike_are_warned_of(tmp_p
     for root, label in (("a", "café"), ("b", "cafe\u0301"), ("b", "Mug"), ("b", "mug")):
         pair(tmp_path / root, label)
     write_description(tmp_path / "a", region="1,2,3,4")
+    write_description(tmp_path / "b", region="whole")
     dataset = scan([tmp_path / "a", tmp_path / "b"])
     assert dataset.region is None and scan([tmp_path / "a"]).region == "1,2,3,4"
     text = "\n".join(dataset.warnings)
