@@ -1,6 +1,68 @@
 """edgefuse: gated-fusion RGB-D classification, from labelled frames to live decisions.
 
-Importing this package loads neither torch nor OpenCV: each module imports what it needs when it is called.
+    import edgefuse
+
+    run = edgefuse.train("mugs", "runs/mugs", recipe=edgefuse.recipes.mobilenet_rgbd(epochs=20))
+    bundle = edgefuse.export(run, "bundles/mugs", precisions=("fp32", "fp16"))
+    with edgefuse.Classifier("bundles/mugs") as classifier:
+        print(classifier(rgb, depth, depth_unit_m=0.001).label)
+    for result in edgefuse.live("bundles/mugs", camera="realsense"):
+        print(result.label, result.latency_ms)
+
+Importing this package loads nothing else; each name below loads what it needs when it is first used. Torch is needed to train, to
+export and to evaluate a run, and by nothing else.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgefuse.api import evaluate, export, open_bundle, train
+    from edgefuse.contract import InputContract
+    from edgefuse.errors import EdgefuseError
+    from edgefuse.training import recipe as recipes
+    from edgefuse_runtime.classifier import Classifier, Prediction
+    from edgefuse_runtime.live import live
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "EdgefuseError",
+    "InputContract",
+    "Prediction",
+    "evaluate",
+    "export",
+    "live",
+    "open_bundle",
+    "recipes",
+    "train",
+]
+
+_HOMES = {
+    "Classifier": ("edgefuse_runtime.classifier", "Classifier"),
+    "EdgefuseError": ("edgefuse.errors", "EdgefuseError"),
+    "InputContract": ("edgefuse.contract", "InputContract"),
+    "Prediction": ("edgefuse_runtime.classifier", "Prediction"),
+    "evaluate": ("edgefuse.api", "evaluate"),
+    "export": ("edgefuse.api", "export"),
+    "live": ("edgefuse_runtime.live", "live"),
+    "open_bundle": ("edgefuse.api", "open_bundle"),
+    "recipes": ("edgefuse.training.recipe", None),
+    "train": ("edgefuse.api", "train"),
+}
+"""Public name -> its module, and its name there; None = the module itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgefuse' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, attribute = _HOMES[name]
+    home = importlib.import_module(module)
+    return home if attribute is None else getattr(home, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

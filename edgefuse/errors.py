@@ -7,7 +7,11 @@ import importlib
 from types import ModuleType
 
 
-class UserError(ValueError):
+class EdgefuseError(Exception):
+    """Base of every error that edgefuse raises on purpose."""
+
+
+class UserError(EdgefuseError, ValueError):
     """Something that the user can mend. The message says what was got, what was expected, and what to do next."""
 
 

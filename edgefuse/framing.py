@@ -115,7 +115,7 @@ def fit(
     Raises:
         UserError: pictures of the wrong type or of different sizes, or a region that `square_in` refuses.
     """
-    _check_pair(rgb, depth, depth_unit_m)
+    check_pair(rgb, depth, depth_unit_m)
     height, width = depth.shape
     square = square_in(roi if roi is not None else Roi(0, 0, width, height), height=height, width=width)
     # Means over whole pixels and then linear cost a fifth of an area resize by a broken factor (which is 1.2 ms of a whole
@@ -142,7 +142,12 @@ def codes_of_one_mm(codes: NDArray[np.uint16], *, depth_unit_m: float) -> NDArra
     return converted
 
 
-def _check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float) -> None:
+def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float) -> None:
+    """Refuse what is no aligned RGB-D pair.
+
+    Raises:
+        UserError: another dtype, shape or number of channels, different sizes, or a unit that no camera has.
+    """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise UserError(f"RGB is {rgb.dtype} {list(rgb.shape)}: uint8 [H, W, 3] was expected")
     if depth.dtype != np.uint16 or depth.ndim != 2:

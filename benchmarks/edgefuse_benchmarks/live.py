@@ -27,6 +27,7 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live import run_live
+from edgefuse_runtime.region_choice import choose_region
 from edgefuse_runtime.regions import parse_region
 from edgefuse_runtime.results import LiveSummary, Result
 
@@ -119,7 +120,7 @@ def bench_live(
 
     Args:
         camera: see `edgefuse_runtime.cameras.open_camera`. Only a recording can be played in both paces.
-        roi: see `edgefuse_runtime.regions.parse_region`.
+        roi: see `edgefuse_runtime.regions.parse_region`; None = as live: where the training data was looked at.
         engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
         plan: how long to measure.
         on_progress: called with (results so far, results at most).
@@ -133,7 +134,9 @@ def bench_live(
     bundle = open_bundle(bundle_folder)
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
     with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
-        _play_in_turns(ways, opened, camera=camera, roi=roi, plan=plan, on_progress=on_progress)
+        _play_in_turns(
+            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, on_progress=on_progress
+        )
         engine_facts = opened.description
     parity = _check(ways)
     groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
@@ -167,6 +170,7 @@ def _play_in_turns(
     *,
     camera: str,
     roi: str | None,
+    trained_on: str | None,
     plan: LivePlan,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -174,7 +178,7 @@ def _play_in_turns(
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
-            _play(way, engine, camera=camera, roi=roi, num_frames=plan.frames_of_pass)
+            _play(way, engine, camera=camera, roi=roi, trained_on=trained_on, num_frames=plan.frames_of_pass)
         if on_progress is not None:
             on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
 
@@ -184,13 +188,13 @@ def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
     return passes_done and (is_late or all(len(way.results) >= plan.num_results for way in ways))
 
 
-def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, num_frames: int) -> None:
-    collected = _Collect()
+def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on: str | None, num_frames: int) -> None:
+    collected, given = _Collect(), None if roi is None else parse_region(roi)
     with open_camera(camera, align=engine.contract.align, real_time=way.pace == "paced") as source:
         summary = run_live(
             engine=engine,
             camera=source,
-            region=parse_region(roi),
+            region=choose_region(given, trained_on=trained_on, camera=source),
             fallback=LABEL_ALWAYS,
             sinks=[collected],
             num_frames=num_frames,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +12,9 @@ from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, EngineWord, Forc
 from edgefuse.cli.usage import checked_png
 
 if TYPE_CHECKING:
-    from edgefuse.contract import InputContract
     from edgefuse.data.folder import Pictures
-    from edgefuse.evaluation import Condition, Predictor, Scores
-    from edgefuse.explain import PixelGate
+    from edgefuse.evaluation import Condition, Scores
+    from edgefuse.models import Answering
     from edgefuse.robustness import Row
 
 
@@ -77,6 +75,7 @@ def evaluate(  # long: each option is a parameter
         return
     from edgefuse.evaluation import evaluate as score
     from edgefuse.io.text import say, some_of
+    from edgefuse.models import COMPUTES_IN_FP32, instances_trained_on, opened
 
     with opened(model, num_threads=threads, file=file, engine=engine) as answering:
         if answering.name.endswith(COMPUTES_IN_FP32):
@@ -85,6 +84,7 @@ def evaluate(  # long: each option is a parameter
                 "python -m edgefuse_benchmarks.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
             )
         scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
+    warn_of_training_pairs(answering, pictures)
     if as_json:
         report = {
             "answered_by": answering.name,
@@ -95,7 +95,6 @@ def evaluate(  # long: each option is a parameter
         }
         typer.echo(dumps(report))
         return
-    warn_of_training_pairs(answering, pictures)
     _print_scores(scores, answering.name)
     lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
     if lacking:
@@ -155,6 +154,7 @@ def _score_under_corruptions(
     """By the models' names in tables: the rows, and what JSON says of the model."""
     from edgefuse.cli.progress import counting
     from edgefuse.evaluation import refuse_unfit
+    from edgefuse.models import opened
     from edgefuse.robustness import evaluate_corruptions
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
@@ -225,6 +225,7 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
     """Say so when the model was trained on some of the pictures, or on another region of such pictures."""
     from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
+    from edgefuse.models import instances_trained_on
 
     learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
     if not regions_agree(learned, given):
@@ -237,90 +238,7 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
         )
 
 
-def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
-    """The instances, as class/instance, whose very pictures the model was trained on."""
-    data = answering.training.get("data") or {}
-    seen = set((data.get("train_instances") or {}).values())
-    return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
-
-
 MAX_CLASSES_SHOWN = 40
-CPU_PROVIDER = "CPUExecutionProvider"
-COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
-
-
-class Answering(NamedTuple):
-    """A model that is ready to answer, and what it says of itself."""
-
-    name: str
-    predictor: Predictor
-    contract: InputContract
-    labels: tuple[str, ...]
-    training: dict[str, Any]
-    fusion: str
-    pixel_gate: PixelGate | None = None
-
-
-@contextmanager
-def opened(
-    model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
-) -> Iterator[Answering]:
-    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one, with
-    TensorRT by name whichever plan live takes).
-    """
-    from edgefuse.errors import UserError, require
-
-    if not (model / "run.json").is_file():
-        from edgefuse.bundle import MODEL_NAME, open_bundle
-        from edgefuse_runtime.engines import open_engine
-        from edgefuse_runtime.engines.predictor import engine_predictor
-
-        bundle = open_bundle(model)
-        file = file if engine == "tensorrt" else file or MODEL_NAME
-        with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
-            manifest = bundle.manifest
-            yield Answering(
-                _name_of(runner.description),
-                engine_predictor(runner),
-                runner.contract,
-                runner.labels,
-                manifest.training,
-                str(manifest.model.get("fusion", "")),
-            )
-        return
-    if engine != "auto":
-        raise UserError(f"{model} is a run, which torch answers for: give a bundle, or leave --engine {engine} out")
-    if file is not None:
-        raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
-    require("torch", extra="train")
-    from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
-    from edgefuse.training.run import open_run
-
-    run = open_run(model)
-    network = run.build_model().to(best_device())
-    config = run.model_config
-    yield Answering(
-        "the run in torch",
-        torch_predictor(network),
-        config.contract,
-        run.labels,
-        run.info,
-        config.fusion,
-        torch_pixel_gate(network),
-    )
-
-
-def _name_of(description: dict[str, Any]) -> str:
-    """What answers, in words: the file, by what, and in which precision where the file does not say it."""
-    file, provider = description["file"], description["provider"]
-    if description["engine"] == "tensorrt":
-        return f"{file} in TensorRT, {description['precision']}"
-    name = f"{file} in ONNX Runtime"
-    if provider == "CUDAExecutionProvider":
-        name += " on the GPU"
-    if description["precision"] == "fp16" and provider == CPU_PROVIDER:
-        name += COMPUTES_IN_FP32
-    return name
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgefuse.cli.evaluate import load_pictures, opened, warn_of_training_pairs
+from edgefuse.cli.evaluate import load_pictures, warn_of_training_pairs
 from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.models import opened
 
 if TYPE_CHECKING:
     from edgefuse.explain import Explanation

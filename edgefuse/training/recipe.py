@@ -99,9 +99,32 @@ class TrainConfig:
         return cls(**known)
 
 
-def small_rgbd() -> TrainConfig:
-    """From scratch on any machine: what `edgefuse train` does when nothing else is asked for."""
-    return TrainConfig()
+def small_rgbd(**changes: Any) -> TrainConfig:
+    """From scratch on any machine: what `edgefuse train` does when nothing else is asked for.
+
+    Args:
+        changes: fields of `TrainConfig` that are to be otherwise, such as `epochs=20`.
+
+    Raises:
+        UserError: a value is out of its range.
+        TypeError: there is no such field.
+    """
+    return TrainConfig(**changes)
+
+
+def mobilenet_rgbd(**changes: Any) -> TrainConfig:
+    """MobileNetV2 for both sensors, from ImageNet's weights: the recipe for real images.
+
+    Args:
+        changes: as for `small_rgbd`; `rgb_weights="mobilenet_v2.pth"` takes the weights from a file.
+
+    Example:
+        >>> mobilenet_rgbd(epochs=20).rgb
+        'mobilenet_v2'
+    """
+    backbones: dict[str, Any] = {"rgb": "mobilenet_v2", "depth": "mobilenet_v2", "rgb_weights": WEIGHTS_IMAGENET}
+    chosen = {**backbones, **changes}
+    return TrainConfig(**{"depth_weights": chosen["rgb_weights"], **chosen})
 
 
 def demo_rgbd() -> TrainConfig:

@@ -49,6 +49,14 @@ class SensorStates(NamedTuple):
 ALL_OK = SensorStates()
 
 
+def sensor_warning(sensors: SensorStates, *, is_decided: bool) -> str:
+    """What is wrong with the sensors, and what that means for the answer; empty where nothing is."""
+    ill = [f"{name} is {state}" for name, state in sensors._asdict().items() if state != "ok"]
+    if not ill:
+        return ""
+    return f"{' and '.join(ill)}: {'decided without it' if is_decided else 'no decision'}"
+
+
 class Watch:
     """Looks at the frames of one run, in order."""
 
@@ -64,11 +72,20 @@ class Watch:
         self._timestamp_ms = frame.timestamp_ms
         rgb_repeats = self._rgb.count(frame.rgb, is_sensed=is_sensed)
         depth_repeats = self._depth.count(frame.depth, is_sensed=is_sensed)
-        inside = _inside(roi, frame.depth.shape, size=len(framed.depth))
+        now = states_in(framed, roi=roi, shape=frame.depth.shape)
         return SensorStates(
-            rgb=_state(is_dead=rgb_is_dead(framed.rgb[inside]), num_repeats=rgb_repeats),
-            depth=_state(is_dead=depth_is_dead(framed.depth[inside]), num_repeats=depth_repeats),
+            rgb="frozen" if now.rgb == "ok" and rgb_repeats >= FROZEN_AFTER else now.rgb,
+            depth="frozen" if now.depth == "ok" and depth_repeats >= FROZEN_AFTER else now.depth,
         )
+
+
+def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStates:
+    """What one framed pair tells of its sensors: "ok" or "dead". `framed` is the region `roi` of images of `shape` (H, W)."""
+    inside = _inside(roi, shape, size=len(framed.depth))
+    return SensorStates(
+        rgb="dead" if rgb_is_dead(framed.rgb[inside]) else "ok",
+        depth="dead" if depth_is_dead(framed.depth[inside]) else "ok",
+    )
 
 
 def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
@@ -105,12 +122,6 @@ def _inside(roi: Roi, shape: tuple[int, ...], *, size: int) -> tuple[slice, slic
         low, high = math.ceil(first) + 2 * (first > 0), math.floor(last) - 2 * (last < size)
         slices.append(slice(low, high) if low < high else slice(0, size))
     return slices[0], slices[1]
-
-
-def _state(*, is_dead: bool, num_repeats: int) -> State:
-    if is_dead:
-        return "dead"
-    return "frozen" if num_repeats >= FROZEN_AFTER else "ok"
 
 
 class _Repeats:

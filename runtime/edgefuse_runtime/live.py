@@ -5,28 +5,34 @@ Owns the order of things; the command line, the demo and the benchmarks call `ru
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import islice
+from pathlib import Path
 
 from edgefuse import framing
+from edgefuse.bundle import open_bundle
 from edgefuse.errors import UserError
 from edgefuse.fallback import Fallback
+from edgefuse_runtime.classifier import predict
+from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frames import Camera, Counters, Frame, frames
-from edgefuse_runtime.health import SensorStates, Watch, shown
-from edgefuse_runtime.regions import Known, Region, RegionSource
+from edgefuse_runtime.health import Watch
+from edgefuse_runtime.region_choice import choose_region
+from edgefuse_runtime.regions import Known, Region, RegionSource, parse_region
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
 from edgefuse_runtime.sinks import Outputs, Sink
 from edgefuse_runtime.statistics import Clipping, Statistics
 
 TOP_CLASSES = 5
+
+_log = logging.getLogger(__name__)
 
 
 def run_live(
@@ -74,6 +80,61 @@ def run_live(
     if failure is not None:
         raise failure
     return replace(summary, failed_sinks=tuple(outputs.failed))
+
+
+def live(  # long: what may be asked for, and its words
+    bundle: str | Path,
+    *,
+    camera: str = "realsense",
+    roi: str | None = None,
+    engine: str = "auto",
+    file: str | None = None,
+    num_threads: int | None = None,
+    num_frames: int | None = None,
+    real_time: bool = True,
+) -> Iterator[Result]:
+    """Yield a result for every frame that a camera gives while the caller keeps up; the newest frame wins otherwise.
+
+    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the caller
+    leaves its loop, and on errors.
+
+    Args:
+        bundle: the folder that `edgefuse export` made.
+        camera: "realsense", "realsense:SERIAL", a recording (.db3, .bag), a data set folder, or "synthetic".
+        roi: as `edgefuse live --roi`: "x,y,w,h", "center", "nearest", "whole" or a regions file; None = as the training data
+            was cropped. Frames in which nothing is found give no result.
+        engine, file, num_threads: see `edgefuse.Classifier`.
+        num_frames: frames to read; None = until the stream ends.
+        real_time: play a recording at its own pace, and drop what the caller misses; False = every frame.
+
+    Raises:
+        EdgefuseError: no bundle, no camera, a damaged recording, or an engine that failed.
+
+    Example:
+        >>> import edgefuse
+        >>> for result in edgefuse.live("bundles/mugs", camera="realsense"):  # doctest: +SKIP
+        ...     print(result.label, result.latency_ms)
+    """
+    from edgefuse_runtime.cameras import open_camera
+
+    opened = open_bundle(Path(bundle))
+    given = None if roi is None else parse_region(roi)
+    with ExitStack() as stack:
+        runner = stack.enter_context(
+            open_engine(opened, file=file, engine=engine, num_threads=num_threads, say=_log.info)
+        )
+        source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
+        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
+        for note in region.notes:
+            _log.warning("%s", note)
+        decide = _Decider(runner, region, opened.manifest.fallback, source.counters, Clipping(opened.manifest.contract))
+        index, since_ns = 0, time.perf_counter_ns()
+        for frame in frames(source, num_frames=num_frames):
+            result = decide(frame, index=index, since_ns=since_ns)
+            if result is not None:
+                index += 1
+                yield result
+            since_ns = time.perf_counter_ns()
 
 
 def _check_align(engine: Engine, camera: Camera) -> None:
@@ -161,46 +222,35 @@ class _Decider:
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
         sensors = self._watch(frame, framed, roi=region.roi)
-        framed = shown(framed, sensors)
-        framed_ns = time.perf_counter_ns()
-        decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
-        done_ns = time.perf_counter_ns()
+        found = predict(engine, self._fallback, framed, sensors, roi=region.roi, started_ns=region_started_ns)
         if sensors.depth == "ok":
             self._clipping.look(framed.depth)
-        # The engine runs in any case, so that the death of a sensor does not change the figures of latency.
-        is_finite, expected = decision.is_finite, _expected(region, frame)
-        top = self._top(decision.probabilities[0], sensors) if is_finite else ()
+        expected = _expected(region, frame)
+        most_likely = found.probabilities.items() if found.label is not None else ()
         return Result(
             index=index,
             frame=frame.color_number,
             name=frame.name,
-            label=top[0][0] if top else None,
-            probability=top[0][1] if top else None,
-            top=top,
-            gate_mean=round(float(decision.gate.mean()), 6) if is_finite else None,
+            label=found.label,
+            probability=None if found.probability is None else round(found.probability, 6),
+            top=tuple((label, round(probability, 6)) for label, probability in islice(most_likely, TOP_CLASSES)),
+            gate_mean=None if found.gate is None else round(found.gate, 6),
             expected=expected,
             is_known=expected is None or expected in engine.labels,
             roi=region.roi,
             stages=StageTimes(
                 wait_ms=_ms(max(frame.arrival_ns - since_ns, 0)),
                 read_ms=_ms(frame.ready_ns - frame.arrival_ns),
-                frame_ms=_ms(framed_ns - region_started_ns),
-                infer_ms=_ms(done_ns - framed_ns),
+                frame_ms=round(found.frame_ms, 4),
+                infer_ms=round(found.infer_ms, 4),
             ),
-            latency_ms=_ms(done_ns - frame.arrival_ns),
+            latency_ms=_ms(found.done_ns - frame.arrival_ns),
             age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
             dropped=self._counters.dropped,
             stale=self._counters.stale,
             sensors=sensors,
-            is_finite=is_finite,
+            is_finite=found.scores is not None,
         )
-
-    def _top(self, probabilities: NDArray[np.float32], sensors: SensorStates) -> tuple[tuple[str, float], ...]:
-        """The most likely classes, best first; none where the fallback says "no decision"."""
-        if not self._fallback.is_label(rgb_is_alive=sensors.rgb == "ok", depth_is_alive=sensors.depth == "ok"):
-            return ()
-        order = np.argsort(-probabilities, kind="stable")[:TOP_CLASSES]
-        return tuple((self._engine.labels[i], round(float(probabilities[i]), 6)) for i in order)
 
 
 def _expected(region: Region, frame: Frame) -> str | None:

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgefuse.framing import Roi
-from edgefuse_runtime.health import ALL_OK, SensorStates
+from edgefuse_runtime.engines.engine import NOT_FINITE
+from edgefuse_runtime.health import ALL_OK, SensorStates, sensor_warning
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
-
-NOT_FINITE = "the model's answer is not a finite number"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,16 @@ class Result:
     is_finite: bool = True
 
     @property
+    def gate(self) -> float | None:
+        """`gate_mean`."""
+        return self.gate_mean
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The classes of `top` with their probabilities, the most likely first."""
+        return dict(self.top)
+
+    @property
     def correct(self) -> bool | None:
         """Whether `label` is what was expected; None where nothing was, the model does not know it, or nothing was decided."""
         if self.expected is None or not self.is_known or self.label is None:
@@ -85,11 +94,7 @@ class Result:
         """What is wrong with the sensors or the answer, and what that means for this result; empty where nothing is."""
         if not self.is_finite:
             return f"{NOT_FINITE}: no decision"
-        ill = [f"{name} is {state}" for name, state in self.sensors._asdict().items() if state != "ok"]
-        if not ill:
-            return ""
-        means = "no decision" if self.label is None else "decided without it"
-        return f"{' and '.join(ill)}: {means}"
+        return sensor_warning(self.sensors, is_decided=self.label is not None)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, Clipped, InputContract, clipped, codes_from_bytes
-from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
 from edgefuse_runtime.frames import Camera, Counters
 from edgefuse_runtime.region_choice import ChosenRegion
 from edgefuse_runtime.regions import RegionSource
-from edgefuse_runtime.results import NOT_FINITE, Ending, LiveSummary, Result, Score
+from edgefuse_runtime.results import Ending, LiveSummary, Result, Score
 
 MAX_SAMPLES = 100_000
 """Timings kept for the percentiles, newest first: about an hour at 30 frames a second, however long the run."""

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edgefuse.bundle import Bundle
-from edgefuse.cli.evaluate import opened
 from edgefuse.data.folder import write_description, write_pair
 from edgefuse.errors import UserError
+from edgefuse.models import opened
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
 from toy_bundle import make_toy_bundle

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgefuse.contract import InputContract
 
+NOT_FINITE = "the model's answer is not a finite number"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
