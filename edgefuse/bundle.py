@@ -26,7 +26,7 @@ from edgefuse.contract import InputContract, check_batch
 from edgefuse.errors import UserError
 from edgefuse.fallback import Fallback
 from edgefuse.io.arrays import read_arrays, write_arrays
-from edgefuse.io.files import sha256_of_file
+from edgefuse.io.files import real_path, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
 from edgefuse.io.kinds import MARKERS, not_a
 from edgefuse.io.onnx_metadata import read_metadata
@@ -38,6 +38,8 @@ MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Precision -> name of its file."""
 SAMPLES_NAME = "samples.npz"
+CONTENTS = ("model*.onnx", SAMPLES_NAME, "engines", ".lock")
+"""What a bundle holds besides its manifest."""
 NUM_SAMPLES = 16
 DATA_PRECISION = "data"
 """What stands as precision of a file that is no model."""
@@ -259,9 +261,9 @@ class Bundle:
         try:
             if not path.is_file():
                 raise UserError(f"{path} is missing although the manifest lists it: copy the whole bundle again")
-            if not path.resolve().is_relative_to(self.folder.resolve()):
+            if not real_path(path).is_relative_to(real_path(self.folder)):
                 raise UserError(
-                    f"{path} is a link to {path.resolve()}, outside of the bundle: copy the bundle with what its links "
+                    f"{path} is a link to {real_path(path)}, outside of the bundle: copy the bundle with what its links "
                     f"point to: cp -rL {self.folder} NEW_BUNDLE"
                 )
             differs = None

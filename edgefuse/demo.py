@@ -5,7 +5,6 @@ Owns the order of the steps and the summary; every step is the function that its
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from edgefuse.bundle import Bundle
 from edgefuse.data.folder import load, scan
 from edgefuse.data.synth import stream, write_dataset
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
-from edgefuse.io.files import refuse_existing
+from edgefuse.io.files import folder_begun, refuse_existing
 from edgefuse.io.json_files import write_json
 from edgefuse.model.names import FusionKind
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
@@ -86,12 +85,15 @@ def run_demo(
         UserError: something stands at `out`, or a step failed.
     """
     size = size if size is not None else DemoSize()
-    refuse_existing(out, force=force, marker=RESULTS_NAME)
-    shutil.rmtree(out.resolve(), ignore_errors=True)
-    write_json(out / RESULTS_NAME, {"state": "begun"})
-    steps = _Steps(say, num_steps=5)
-    with steps("data", f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"):
-        data = write_dataset(out / "data", num_pairs=size.num_pairs, seed=seed)
+    refuse_existing(out, force=force, marker=RESULTS_NAME, contents=("data", "runs", "bundle", "live.db3", "live.json"))
+    with folder_begun(out) as new:  # what stands there goes when the first step is done
+        steps = _Steps(say, num_steps=5)
+        text = f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"
+        with steps("data", text):
+            write_dataset(new.path / "data", num_pairs=size.num_pairs, seed=seed)
+        write_json(new.path / RESULTS_NAME, {"state": "begun"})
+        new.keep()
+    data = out / "data"
     with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
         metrics = _train_all(data, out / "runs", config=_config(seed, size), say=say, listener=listener)
     with steps("export", "export the gated model to ONNX and compare it with the torch model"):

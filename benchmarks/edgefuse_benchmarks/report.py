@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgefuse.bundle import Bundle
 from edgefuse.io import json_files
-from edgefuse.io.files import file_replaced
+from edgefuse.io.files import file_replaced, real_path
 from edgefuse.io.text import write_text
 from edgefuse_benchmarks.measure import Ratio, Series
 
@@ -137,7 +137,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """Which bundle was measured: its folder's name, model, and the digest of its file."""
     manifest = bundle.manifest
     return {
-        "bundle": bundle.folder.resolve().name,
+        "bundle": real_path(bundle.folder).name,
         "model": manifest.model,
         "input_size": manifest.contract.size,
         "files": {name: vars(entry) for name, entry in manifest.files.items()},

@@ -24,6 +24,7 @@ from edgefuse.cli.options import (
     SetValues,
     SkipBad,
 )
+from edgefuse.io.files import real_path
 
 if TYPE_CHECKING:
     from edgefuse.training.crossval import CrossValidation, Failure, FoldResult
@@ -127,7 +128,7 @@ def crossval(  # long: each option is a parameter
         )
     command = ["edgefuse", *sys.argv[1:]]
     honest = f"the same with --by {BY_INSTANCE} and another --out"
-    title = f"{', '.join(folder.resolve().name for folder in data)}, {done.num_folds} folds by {by}"
+    title = f"{', '.join(real_path(folder).name for folder in data)}, {done.num_folds} folds by {by}"
     show_results(done, as_json=as_json)
     report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
     finish(done, report, out)

@@ -44,12 +44,13 @@ def synth(
 ) -> None:
     """Render table-top objects that neither colour nor depth alone can tell apart."""
     from edgefuse.cli.progress import counting
+    from edgefuse.data.description import is_made_by_command
     from edgefuse.data.folder import DATASET_NAME
     from edgefuse.data.synth import write_dataset
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.text import say
 
-    refuse_existing(out, force=force, marker=DATASET_NAME)
+    refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
     with counting("rendering", unit="pairs") as on_progress:
         write_dataset(out, num_pairs=num_pairs, size=size, seed=seed, num_workers=workers, on_progress=on_progress)
     say(f"data set: {out}; next: edgefuse train {out} --out RUN")
@@ -92,13 +93,14 @@ def convert(  # long: the options of every layout, declared and passed on
     """Bring a data set of another layout into the folder layout."""
     from edgefuse.cli.progress import counting
     from edgefuse.data.convert import convert as bring
+    from edgefuse.data.description import is_made_by_command
     from edgefuse.data.folder import DATASET_NAME
     from edgefuse.data.pairing import MAX_LINES
     from edgefuse.data.source import LEFT_OUT_NAME
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.text import say
 
-    refuse_existing(out, force=force, marker=DATASET_NAME)
+    refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
     with counting("converting", unit="pairs") as on_progress:
         done = bring(
             source,
@@ -164,13 +166,13 @@ def check(
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
     with counting("reading", unit="pairs") as on_progress:
         report, dataset = look(data, by=by, near_m=near, far_m=far, on_progress=on_progress)
-    if montage is not None:
-        draw(dataset, montage)
-        say(f"montage: {montage}")
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:
         _print_report(report)
+    if montage is not None:
+        draw(dataset, montage)
+        say(f"montage: {montage}")
     num_warnings = len(report.warnings) + bool(report.leaks)
     if strict and num_warnings:
         say(f"error: {num_warnings} warning(s), which --strict makes errors")

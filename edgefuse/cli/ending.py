@@ -5,6 +5,7 @@ Owns the signal handlers of the command line and the message of every error; `ed
 
 from __future__ import annotations
 
+import errno
 import signal
 import types
 from collections.abc import Iterator
@@ -53,6 +54,11 @@ def message_of(error: Exception) -> str:
 
     if is_out_of_memory(error):
         return f"error: not enough memory: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"error: {error}: free some space, or choose another disk"
     if isinstance(error, UserError | OSError):
         return f"error: {error}"
+    if isinstance(error, ImportError):
+        package = (error.name or "").split(".")[0] or "a package"
+        return f"error: {package} is missing or does not load ({error}): install edgefuse again: pip install --force-reinstall edgefuse"
     return f"error: {type(error).__name__}: {error}\nThis is a fault in edgefuse; --debug shows where."

@@ -10,6 +10,7 @@ import typer
 
 from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, EngineWord, Force, NumThreads, OnlyInstances, SkipBad
 from edgefuse.cli.usage import checked_png
+from edgefuse.io.files import real_path
 
 if TYPE_CHECKING:
     from edgefuse.data.folder import Pictures
@@ -53,6 +54,7 @@ def evaluate(  # long: each option is a parameter
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
+    from edgefuse.errors import require
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.json_files import dumps
     from edgefuse.robustness import REPORT_JSON
@@ -65,7 +67,9 @@ def evaluate(  # long: each option is a parameter
         raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
     plot = checked_png(plot, option="--plot", force=force, data=data)
     if out is not None:
-        refuse_existing(out, force=force, marker=REPORT_JSON)
+        refuse_existing(out, force=force, marker=REPORT_JSON, contents=("report.*",))
+    if plot is not None or out is not None:
+        require("matplotlib", extra="train")  # draws the plot in the end
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
     if corruptions:
         models = [model, *(against or ())]
@@ -124,7 +128,7 @@ def _evaluate_corruptions(
     from edgefuse.robustness import plot_corruptions, write_failures
 
     rows_by_model, reports = _score_under_corruptions(models, pictures, seed=seed, engine=engine, threads=threads)
-    data_names = ", ".join(root.resolve().name for root in pictures.dataset.roots)
+    data_names = ", ".join(real_path(root).name for root in pictures.dataset.roots)
     title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
     command = shlex.join(["edgefuse", *sys.argv[1:]])
     facts = {
@@ -193,7 +197,7 @@ def column_names(models: list[Path]) -> dict[str, Path]:
     Raises:
         typer.BadParameter: a model is named twice.
     """
-    paths = [model.resolve() for model in models]
+    paths = [real_path(model) for model in models]
     if len(set(paths)) < len(paths):
         raise typer.BadParameter("the same model is named twice", param_hint="--against")
     longest = max(len(path.parts) for path in paths)

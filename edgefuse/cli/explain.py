@@ -9,6 +9,7 @@ import typer
 
 from edgefuse.cli.evaluate import load_pictures, warn_of_training_pairs
 from edgefuse.cli.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.io.files import real_path
 from edgefuse.models import opened
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ def explain(  # long: each option is a parameter
 ) -> None:
     """Show what a model listens to: its gate by class and corruption, each sensor's share of the decision, examples."""
     from edgefuse.cli.progress import counting
-    from edgefuse.explain import EXPLANATION_NAME
+    from edgefuse.explain import EXAMPLES_NAME, EXPLANATION_NAME, GATE_PLOT_NAME
     from edgefuse.explain import explain as look_into
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
 
-    refuse_existing(out, force=force, marker=EXPLANATION_NAME)
+    refuse_existing(out, force=force, marker=EXPLANATION_NAME, contents=(EXAMPLES_NAME, GATE_PLOT_NAME))
     pictures = load_pictures(data, only=only, skip_bad=skip_bad)
 
     def show(explanation: Explanation) -> None:
@@ -54,7 +55,7 @@ def explain(  # long: each option is a parameter
             out,
             contract=answering.contract,
             labels=answering.labels,
-            title=f"{model.resolve().name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
+            title=f"{real_path(model).name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
             seed=seed,
             pixel_gate=answering.pixel_gate,
             on_progress=on_progress,

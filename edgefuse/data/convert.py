@@ -14,6 +14,7 @@ from edgefuse.data import bu3dfe, layouts, washington
 from edgefuse.data.description import DATASET_NAME, UNITS_M, describe, stated
 from edgefuse.data.source import Converted, Source, write_source
 from edgefuse.errors import UserError
+from edgefuse.io.files import real_path
 from edgefuse.io.text import name_problem, printable
 
 Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
@@ -69,10 +70,10 @@ def convert(
     if foreign:
         known = ", ".join(f"--{name}" for name in _OPTIONS[layout])
         raise UserError(f"{' and '.join(foreign)} make(s) no sense with --layout {layout}, which has {known}")
-    if out.resolve() == source.resolve() or source.resolve().is_relative_to(out.resolve()):
+    if real_path(out) == real_path(source) or real_path(source).is_relative_to(real_path(out)):
         raise UserError(f"the output {out} would replace the source {source}: choose another name")
     found = _READERS[layout](source, given)
-    origin = {"layout": layout, "folder": source.resolve().name, **given, **found.origin}
+    origin = {"layout": layout, "folder": real_path(source).name, **given, **found.origin}
     found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
     return write_source(found, out, skip_bad=skip_bad, strict=strict, on_progress=on_progress)
 

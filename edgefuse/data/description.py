@@ -180,3 +180,17 @@ def _looks_like_unit(key: str, value: Any) -> bool:
     if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$|^scale|factor$", joined):
         return True
     return bool(words) and (words <= _LENGTH_WORDS or bool(words & _LENGTH_WORDS and words & {"per", "in", "to"}))
+
+
+def is_made_by_command(root: Path) -> bool:
+    """Was the data set at `root` made as a whole by `data synth` or `data convert`, and does nothing else lie in it?
+
+    One that was recorded, or described by hand, is its owner's.
+    """
+    try:
+        more = stated(root)
+        names = [entry.name for entry in root.iterdir() if not entry.is_dir()]
+    except (OSError, UserError):
+        return False
+    is_ours = str(more.get("created_by", "")).startswith("edgefuse data synth") or isinstance(more.get("source"), dict)
+    return is_ours and all(name.endswith(".json") or name == ".DS_Store" for name in names)

@@ -29,6 +29,7 @@ from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, 
 from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
 from edgefuse.framing import regions_agree
+from edgefuse.io.files import real_path
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
 from edgefuse.io.text import printable
 
@@ -304,7 +305,7 @@ class _Pair:
 
 def _refuse_overlap(roots: Sequence[Path]) -> None:
     """Refuse a folder that is given twice, under whatever name, and one inside another."""
-    real = [root.resolve() for root in roots]
+    real = [real_path(root) for root in roots]
     for number, first in enumerate(real):
         for other, second in zip(roots[number + 1 :], real[number + 1 :], strict=True):
             if first == second:

@@ -22,6 +22,7 @@ from edgefuse.data.source import Item, Pair, Source
 from edgefuse.data.tree import Folder, walk
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array
+from edgefuse.io.files import real_path
 from edgefuse.io.images import is_turned, read_bytes, read_rgb
 from edgefuse.io.text import printable
 from edgefuse.io.text_files import read_lines
@@ -125,7 +126,7 @@ def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: flo
             problems.append(f"{root / rgb}: no {' and no '.join(missing)}")
         else:
             read = partial(_read_pair, root / rgb, root / depth)
-            items.append(Item(label=label, instance=instance or root.resolve().name, name=time, read=read))
+            items.append(Item(label=label, instance=instance or real_path(root).name, name=time, read=read))
     return Source(items=tuple(items), depth_unit_m=unit_m, problems=tuple(problems), notes=tuple(notes))
 
 

@@ -16,12 +16,15 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgefuse.errors import UserError
+from edgefuse.io.adding import claimed
 from edgefuse.io.temporaries import is_temporary, remove, temporary_beside, temporary_name
+from edgefuse.io.text import printable
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -36,6 +39,22 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads, through all links; a circle of links leads to itself (`Path.resolve` raises RuntimeError there)."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give an error of the system the name of what was to be written: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -55,7 +74,7 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
     """
     path = _target(path, is_folder=False)
     durable = durable and not is_temporary(path)
-    with temporary_beside(path, is_folder=False) as temporary:
+    with _named(path), temporary_beside(path, is_folder=False) as temporary:
         yield temporary
         _set_mode(temporary, path, private=private)
         if durable:
@@ -75,11 +94,11 @@ def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
         private: a new folder is not for group and others to write, whatever the umask.
 
     Raises:
-        UserError: a file stands at `folder`, or another file system is mounted there.
+        UserError: a file stands at `folder`, another file system is mounted there, or another process is writing it.
         OSError: it cannot be written, or the disk is full or fails.
     """
     folder = _target(folder, is_folder=True)
-    with temporary_beside(folder, is_folder=True) as temporary:
+    with _only_writer_of(folder), _named(folder), temporary_beside(folder, is_folder=True) as temporary:
         _set_mode(temporary, folder, private=private)
         yield temporary
         _commit(temporary, folder)
@@ -131,13 +150,27 @@ def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
     Arguments and errors: see `folder_replaced`.
     """
     folder = _target(folder, is_folder=True)
-    with temporary_beside(folder, is_folder=True) as temporary:
+    with _only_writer_of(folder), temporary_beside(folder, is_folder=True) as temporary:
         _set_mode(temporary, folder, private=private)
         yield NewFolder(temporary, folder)
 
 
+@contextmanager
+def _only_writer_of(folder: Path) -> Iterator[None]:
+    """Refuse at once, before the work, to write what another process is writing."""
+    with claimed(folder.parent, f"{folder.name}, as a whole") as is_ours:
+        if not is_ours:
+            raise UserError(f"another process is writing {folder}: wait until it has ended, or choose another name")
+        yield
+
+
 def refuse_existing(
-    path: Path, *, force: bool, marker: str | None = None, is_ours: Callable[[Path], bool] | None = None
+    path: Path,
+    *,
+    force: bool,
+    marker: str | None = None,
+    contents: Sequence[str] = (),
+    is_ours: Callable[[Path], bool] | None = None,
 ) -> None:
     """Refuse, before the work, what could not be written after it.
 
@@ -146,12 +179,13 @@ def refuse_existing(
         force: replace what is there.
         marker: what is to be written is a folder with this file in it. With `force`, nothing but such a folder is
             replaced, so that a slip of the pen costs no data.
-        is_ours: likewise for a file: tells whether what is there was made by this command.
+        contents: names (patterns of fnmatch) that such a folder has besides: one that holds anything else is not replaced.
+        is_ours: likewise: tells whether what is there was made by this command.
 
     Raises:
         UserError: something is there that must not be replaced, or nothing can be written there.
     """
-    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+    if real_path(path) in (Path.cwd(), *Path.cwd().parents):
         raise UserError(f"{path} is the current folder or one above it: give the name of a new one")
     if path.is_dir() and path.is_mount():
         raise UserError(_is_mount(path))
@@ -163,9 +197,20 @@ def refuse_existing(
             raise UserError(
                 f"{path} is not replaced although --force was given: it has no {marker}, so edgefuse did not make it"
             )
+        foreign = sorted(os.listdir(path)) if marker is not None and contents else []  # noqa: PTH208 (names of any bytes)
+        foreign = [name for name in foreign if not _is_of(name, (marker or "", *contents))]
+        if foreign:
+            raise UserError(
+                f"{path} is not replaced although --force was given: it also holds {printable(foreign[0])}, which this command "
+                "does not write: move it away, or choose another name"
+            )
         if is_ours is not None and not is_ours(path):
             raise UserError(f"{path} is not replaced although --force was given: this command did not make it")
     check_writable(path)
+
+
+def _is_of(name: str, patterns: Sequence[str]) -> bool:
+    return name == ".DS_Store" or is_temporary(Path(name)) or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_writable(path: Path) -> None:
@@ -174,7 +219,7 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it cannot; the message has the system's reason.
     """
-    above = next(folder for folder in Path(os.path.realpath(path)).parents if folder.exists())
+    above = next(folder for folder in real_path(path).parents if folder.exists())
     try:
         with contextlib.suppress(FileNotFoundError):
             path.lstat()  # a name that is too long
@@ -192,7 +237,7 @@ def _target(path: Path, *, is_folder: bool) -> Path:
     Raises:
         UserError: what is there cannot be replaced by one of this kind.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = path.lstat()

@@ -23,6 +23,7 @@ MARK = "-edgefuse-"
 _TEMPORARY = re.compile(rf"\..*{MARK}[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
 _MAX_STEM_BYTES = 150
 _MAX_SUFFIX_BYTES = 20
+_MAX_ATTEMPTS = 100
 _cleaned: set[Path] = set()  # folders that this process has swept: once is enough, a folder of frames is long
 
 
@@ -67,7 +68,7 @@ def temporary_beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
 def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
     """A new temporary and the handle that holds its lock."""
     stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
-    while True:
+    for _ in range(_MAX_ATTEMPTS):
         temporary = path.with_name(temporary_name(stem, suffix))
         try:
             if is_folder:
@@ -85,6 +86,7 @@ def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
             return temporary, handle
         # Between its making and its lock another process took it for left over.
         os.close(handle)
+    raise OSError(errno.EIO, "no temporary file can be made beside it", str(path))
 
 
 def take_lock(temporary: Path, handle: int) -> bool:

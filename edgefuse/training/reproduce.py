@@ -21,12 +21,13 @@ import numpy as np
 
 from edgefuse.data.augment import Augmentation
 from edgefuse.data.bu3dfe import read_bu3dfe
+from edgefuse.data.description import is_made_by_command
 from edgefuse.data.folder import DATASET_NAME
 from edgefuse.data.folds import BY_INSTANCE, BY_TRIALS, make_folds
 from edgefuse.data.source import LEFT_OUT_NAME, Source, write_source
 from edgefuse.data.washington import PAPER_NUM_SAMPLES, read_washington
 from edgefuse.errors import UserError
-from edgefuse.io.files import refuse_existing
+from edgefuse.io.files import real_path, refuse_existing
 from edgefuse.io.json_files import read_json
 from edgefuse.model.backbones import WEIGHTS_NONE
 from edgefuse.training.approaches import PAPER_ROWS, checked_approaches, paper_accuracy
@@ -327,7 +328,7 @@ def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Lit
         drawn = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:wanted]}
         items = tuple(item for item in found.items if item.instance in drawn)
         found = replace(found, items=items, notes=(), origin={**found.origin, "subjects": sorted(drawn)})
-    return replace(found, origin={"layout": name, "folder": tree.resolve().name, **found.origin})
+    return replace(found, origin={"layout": name, "folder": real_path(tree).name, **found.origin})
 
 
 def _convert(
@@ -355,7 +356,7 @@ def _convert(
                 f"{data} exists already and was converted from something else ({'; '.join(other)}): give another --out, "
                 "or add --force to convert again"
             )
-    refuse_existing(data, force=force, marker=DATASET_NAME)
+    refuse_existing(data, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
     with converting() as on_progress:
         done = write_source(source, data, skip_bad=skip_bad, on_progress=on_progress)
     for text in (

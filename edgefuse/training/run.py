@@ -38,6 +38,8 @@ RUN_NAME = "run.json"
 WEIGHTS_NAME = "model.safetensors"
 SAMPLES_NAME = "samples.npz"
 METRICS_NAME = "metrics.json"
+CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "tensorboard")
+"""What a run folder holds besides `run.json`."""
 FORMAT = 1
 
 _CONTRACT = {"size": int, "near_m": float, "far_m": float, "align": str}

@@ -14,7 +14,7 @@ import torch
 from edgefuse.contract import InputContract
 from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
-from edgefuse.errors import UserError, is_out_of_memory
+from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation import framed_batches
 from edgefuse.io.adding import only_writer
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
@@ -97,7 +97,8 @@ def train(
         UserError: bad data, an existing folder, weights that cannot be had, a loss, gradient or weight that is not finite, or a
             file that cannot be written.
     """
-    refuse_existing(out, force=force, marker=run_folder.RUN_NAME)
+    refuse_existing(out, force=force, marker=run_folder.RUN_NAME, contents=run_folder.CONTENTS)
+    require("matplotlib", extra="train")  # draws the figures in the end
     if out.exists():
         with only_writer(out):
             pass  # no other training writes there

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from edgefuse.bundle import (
+    CONTENTS,
     MANIFEST_NAME,
     MODEL_NAME,
     MODEL_NAMES,
@@ -104,7 +105,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
         raise UserError(f"precision {unknown[0]!r} is unknown: some of {', '.join(PRECISIONS)} were expected")
-    refuse_existing(out, force=force, marker=MANIFEST_NAME)
+    refuse_existing(out, force=force, marker=MANIFEST_NAME, contents=CONTENTS)
     run = open_run(run_folder)
     fallback = choose_fallback(run.metrics(), fusion=run.model_config.fusion, no_rgb=no_rgb, no_depth=no_depth)
     model = run.build_model()
@@ -388,10 +389,7 @@ class _Int8Proof:
     live: ParityReport | None
 
 
-_NOT_OPTIMISED = (
-    "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose "
-    "8-bit kernels saturate on CPUs without VNNI\n"
-)
+_NOT_OPTIMISED = "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"
 
 _NEXT_STEP = {
     "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",

@@ -1,0 +1,22 @@
+"""`--force` replaces what a command made as a whole, and never what somebody recorded, described or keeps there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgefuse.data.description import is_made_by_command, write_description
+from edgefuse.data.folder import write_pair
+from edgefuse.data.synth import write_dataset
+
+
+def test_a_data_set_that_a_command_made_is_told_from_an_owners(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path / "made", num_pairs=8, size=32, num_workers=1)
+    assert is_made_by_command(made)
+    (made / "thesis.txt").touch()
+    assert not is_made_by_command(made)
+    write_pair(tmp_path / "own/cup/a", "f0", np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16))
+    assert not is_made_by_command(tmp_path / "own")
+    write_description(tmp_path / "own", camera="mine")
+    assert not is_made_by_command(tmp_path / "own") and not is_made_by_command(tmp_path / "absent")
