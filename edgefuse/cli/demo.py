@@ -22,7 +22,7 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Decides the pictures, the split and the training.")
     ] = 0,
-    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs to learn from.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=72, max=MAX_PAIRS, help="Rendered pairs to learn from.")] = 1000,
     epochs: Annotated[
         int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over them. Default: what the demo's recipe says.")
     ] = None,
