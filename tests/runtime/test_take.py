@@ -164,6 +164,31 @@ def test_a_signal_before_the_pairs_that_were_asked_for_keeps_the_old_take(number
     assert {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()} == before
 
 
+@pytest.mark.parametrize("given", ["", " "])
+def test_a_folder_without_a_name_is_not_the_current_one(given: str, tmp_path: Path) -> None:
+    done = _edgefuse("record", given, "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: the data set folder is empty: ")
+    assert list(tmp_path.iterdir()) == []
+    assert (
+        _edgefuse("record", ".", "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("link", ["set", "set/cup", "set/loop"])
+@pytest.mark.parametrize("below", ["", "more"])
+def test_a_link_to_nothing_is_refused_in_words(link: str, below: str, tmp_path: Path) -> None:
+    path = tmp_path / link
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path if link == "set/loop" else tmp_path / "gone")
+    root = path.parent if link == "set/cup" and not below else path / below
+    with (
+        pytest.raises(UserError, match=f"{link} is a link to .*, which does not exist: "),
+        open_take(root, "cup", None, force=False),
+    ):
+        pass
+    assert path.is_symlink() and not (tmp_path / "gone").exists()
+
+
 def test_one_take_has_one_writer(tmp_path: Path) -> None:
     with open_take(tmp_path, "cup", "a", force=False):
         with (
