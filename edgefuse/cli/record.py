@@ -39,7 +39,7 @@ def record(  # long: each option is a parameter
     from edgefuse.cli.usage import parsed_region
     from edgefuse.contract import Align
     from edgefuse.errors import UserError
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.record import record as record_take
 
@@ -69,4 +69,4 @@ def record(  # long: each option is a parameter
             on_progress=lambda done: on_progress(done, frames or 0),
             say=lines.append,
         )
-    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {out} --out RUN")
+    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN")
