@@ -30,7 +30,7 @@ from edgefuse.io.files import real_path, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
 from edgefuse.io.kinds import MARKERS, not_a
 from edgefuse.io.onnx_metadata import read_metadata
-from edgefuse.io.text import printable
+from edgefuse.io.text import printable, quoted
 
 FORMAT = 1
 MANIFEST_NAME = MARKERS["bundle"]
@@ -290,7 +290,7 @@ class Bundle:
         """
         if SAMPLES_NAME not in self.manifest.files:
             raise UserError(
-                f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {self.folder} --force"
+                f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {quoted(self.folder)} --force"
             )
         path = self.file(SAMPLES_NAME)
         samples = Samples(**read_arrays(path, ("rgb", "depth", "probabilities", "gate")))

@@ -6,6 +6,7 @@ Like import-linter's contracts, for calls: each rule names calls that only its o
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,41 @@ def test_every_exception_is_needed(rule: str) -> None:
 )
 def test_a_call_is_found(source: str, name: str) -> None:
     assert name in _calls(source)
+
+
+COMMAND = re.compile(
+    r"\b(edgefuse (record|train|evaluate|explain|crossval|reproduce|export|build|check-onnx|live|demo|data [a-z]+)( .*--(out|camera|roi))?|cp|mv|rm|chmod \S+|chown -R \S+) $"
+)
+"""A message up to where a command that it gives has a path."""
+
+
+def _bare_paths(source: str) -> list[str]:
+    """What follows such a text in an f-string and is not quoted for a shell."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        text = ""
+        for value in node.values if isinstance(node, ast.JoinedStr) else []:
+            if isinstance(value, ast.Constant):
+                text += str(value.value)
+            elif isinstance(value, ast.FormattedValue):
+                word = ast.unparse(value.value)
+                if COMMAND.search(text) and "quoted" not in word:
+                    found.append(word)
+                text += "PATH"
+    return found
+
+
+def test_paths_in_commands_are_quoted_for_the_shell() -> None:
+    bare = {
+        path.relative_to(ROOT).as_posix(): found
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if (found := _bare_paths(path.read_text(encoding="utf-8")))
+    }
+    bare.pop("edgefuse/demo.py", None)  # a name of a step
+    assert bare == {}
+
+
+def test_a_bare_path_is_found() -> None:
+    source = 'f"next: edgefuse data check {a}, or edgefuse train {quoted(b)} --out {c}, {d}"'
+    assert _bare_paths(source) == ["a", "c"]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgefuse.errors import UserError, require
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import read_json, write_json
-from edgefuse.io.text import write_text
+from edgefuse.io.text import quoted, write_text
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.approaches import parse_approach
 
@@ -99,7 +99,7 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
     for name, folder in folders:
         results = [read_json(path, what="a fold's result") for path in sorted((folder / "folds").glob("*.json"))]
         if not results:
-            raise UserError(f"{folder} has no finished folds: run edgefuse crossval DATA --out {folder}")
+            raise UserError(f"{folder} has no finished folds: run edgefuse crossval DATA --out {quoted(folder)}")
         for result in results:
             recipes[name].setdefault(result["approach"], result["settings"])
             seed = _crossval_seed(result)

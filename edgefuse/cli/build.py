@@ -66,7 +66,7 @@ def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSum
         options: default: FP16 and TensorRT's own settings.
     """
     from edgefuse.cli.progress import counting
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
     from edgefuse_export.tensorrt import BuildOptions, build_engine
 
     options = BuildOptions() if options is None else options
@@ -82,7 +82,7 @@ def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSum
         say(
             f"  {case['name']:<24}{case['num_samples']:>8}{case['max_probability_difference']:>12.1e}{case['top1_flips']:>7}"
         )
-    say(f"engine: {bundle / summary.record.name}; next: edgefuse live {bundle} --camera realsense")
+    say(f"engine: {bundle / summary.record.name}; next: edgefuse live {quoted(bundle)} --camera realsense")
     return summary
 
 

@@ -48,12 +48,12 @@ def synth(
     from edgefuse.data.folder import DATASET_NAME
     from edgefuse.data.synth import write_dataset
     from edgefuse.io.files import refuse_existing
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
     with counting("rendering", unit="pairs") as on_progress:
         write_dataset(out, num_pairs=num_pairs, size=size, seed=seed, num_workers=workers, on_progress=on_progress)
-    say(f"data set: {out}; next: edgefuse train {out} --out RUN")
+    say(f"data set: {out}; next: edgefuse train {quoted(out)} --out RUN")
 
 
 @app.command()
@@ -98,7 +98,7 @@ def convert(  # long: the options of every layout, declared and passed on
     from edgefuse.data.pairing import MAX_LINES
     from edgefuse.data.source import LEFT_OUT_NAME
     from edgefuse.io.files import refuse_existing
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
     with counting("converting", unit="pairs") as on_progress:
@@ -128,7 +128,7 @@ def convert(  # long: the options of every layout, declared and passed on
         say(f"left out: {problem}")
     if len(done.left_out) > MAX_LINES:
         say(f"left out: {len(done.left_out) - MAX_LINES} more; {out / LEFT_OUT_NAME} names all")
-    say(f"data set: {out}, {done.num_pairs} pairs; next: edgefuse data check {out}")
+    say(f"data set: {out}, {done.num_pairs} pairs; next: edgefuse data check {quoted(out)}")
 
 
 @app.command()

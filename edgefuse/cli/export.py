@@ -68,7 +68,7 @@ def export(  # long: each option is a parameter
         precisions = (*precisions, "fp16")
     if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
         raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
     from edgefuse_export.export import export_run
 
     summary = export_run(
@@ -94,7 +94,7 @@ def export(  # long: each option is a parameter
         report = {"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}
         typer.echo(dumps(report if built is None else {**report, **summary_json(built)}))
     if built is None:
-        say(f"bundle: {out}; next: edgefuse live {out} --camera realsense")
+        say(f"bundle: {out}; next: edgefuse live {quoted(out)} --camera realsense")
 
 
 def check_onnx(

@@ -12,7 +12,8 @@ from edgefuse.cli.options import MAX_FRAMES, CameraSpec, Force, RegionSpec
 
 def record(  # long: each option is a parameter
     out: Annotated[
-        Path, typer.Argument(help="The data set folder; made where it does not exist, added to where it does.")
+        str,  # a Path has no "" any more
+        typer.Argument(help="The data set folder; made where it does not exist, added to where it does."),
     ],
     label: Annotated[str, typer.Option(help="The class that the frames show.")],
     camera: CameraSpec = "realsense",
@@ -37,10 +38,15 @@ def record(  # long: each option is a parameter
     from edgefuse.cli.progress import counting
     from edgefuse.cli.usage import parsed_region
     from edgefuse.contract import Align
-    from edgefuse.io.text import say
+    from edgefuse.errors import UserError
+    from edgefuse.io.text import quoted, say
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.record import record as record_take
 
+    if not out.strip():  # a shell makes it of a variable that is not set
+        raise UserError(
+            f"the data set folder is empty: {out!r} was given, a name was expected (. is the current folder)"
+        )
     if align not in ("color", "depth"):
         raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
     region = parsed_region(roi) if roi is not None else None
@@ -53,7 +59,7 @@ def record(  # long: each option is a parameter
         stack.callback(lambda: say("\n".join(lines)) if lines else None)  # after the bar, also where an error ends it
         folder = record_take(
             camera=source,
-            root=out,
+            root=Path(out),
             label=label,
             instance=take,
             num_frames=frames,
@@ -63,4 +69,4 @@ def record(  # long: each option is a parameter
             on_progress=lambda done: on_progress(done, frames or 0),
             say=lines.append,
         )
-    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {out} --out RUN")
+    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN")

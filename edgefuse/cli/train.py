@@ -98,7 +98,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
 
     require("torch", extra="train")
     from edgefuse.cli.progress import TrainingDisplay
-    from edgefuse.io.text import say
+    from edgefuse.io.text import quoted, say
     from edgefuse.training.recipe import default_depth, default_weights, small_rgbd, with_values
     from edgefuse.training.train import train as run_training
 
@@ -149,7 +149,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         say(f"stopped early: {out} holds the last finished epoch and can be exported")
         raise typer.Exit(130)
     plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
-    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {out} --out BUNDLE")
+    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 from edgefuse.contract import DEPTH_UNIT_M, Align
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import Optional, read_json, write_json
-from edgefuse.io.text import printable
+from edgefuse.io.text import printable, quoted
 
 DATASET_NAME = "dataset.json"
 FORMAT = 1
@@ -56,7 +56,9 @@ def describe(root: Path) -> Description:
             or it lies where it goes unheard: under a name in other letters, or in the folder above alone.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {root}")
+        raise UserError(
+            f"{root} is not a folder: give a data set's root, or make one with edgefuse data synth {quoted(root)}"
+        )
     path = root / DATASET_NAME
     if os.path.lexists(path):
         return _parsed(path)
@@ -70,7 +72,7 @@ def describe(root: Path) -> Description:
     above = root.absolute().parent / DATASET_NAME
     if above != path.absolute() and above.is_file() and _quietly_parsed(above) != Description():
         raise UserError(
-            f"{root} has no {DATASET_NAME}, and the one of the folder above goes unheard: cp {above} {root}/ where it describes "
+            f"{root} has no {DATASET_NAME}, and the one of the folder above goes unheard: cp {quoted(above)} {quoted(root)}/ where it describes "
             "these pairs too, or write another one"
         )
     return Description()

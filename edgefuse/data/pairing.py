@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgefuse.data.description import DATASET_NAME
-from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, quoted, split_folders
+from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
 from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_mark
-from edgefuse.io.text import name_problem, printable
+from edgefuse.io.text import name_problem, printable, quoted
 
 RGB_SUFFIX = "_rgb.png"
 DEPTH_SUFFIX = "_depth.png"
@@ -126,7 +126,7 @@ def refuse_split_folders(root: Path, folders: Sequence[Folder]) -> None:
     if not has_sequences:
         top = Path("OUT")
         steps = (
-            f"edgefuse data convert {quoted(root / next(iter(names)))} {top / next(iter(names))} --layout pairs --take '(.+)' and so on "
+            f"edgefuse data convert {quoted(root / next(iter(names)))} {quoted(top / next(iter(names)))} --layout pairs --take '(.+)' and so on "
             "('(.+)' makes each image a sequence of its own, '(.*)_[0-9]+$' keeps the frames of a take together), then "
         )
     steps += f"edgefuse train {' '.join(quoted(top / name) for name in for_training or for_test)} --out RUN"
@@ -266,7 +266,7 @@ def _name_split_sequences(tree: Tree) -> None:
     if names:
         test = next((name for name, kind in names.items() if kind == "test"), next(iter(names)))
         tree.warnings.append(
-            f"{tree.root}: the sequence folders are called {', '.join(names)}: each counts as one sequence; --exclude {test} of "
+            f"{tree.root}: the sequence folders are called {', '.join(names)}: each counts as one sequence; --exclude {quoted(test)} of "
             "train holds one out"
         )
 

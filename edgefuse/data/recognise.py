@@ -7,11 +7,10 @@ image is read.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefuse.io.text import printable
+from edgefuse.io.text import printable, quoted
 
 TITLES = {"washington": "the Washington RGB-D Object Dataset", "bu3dfe": "BU-3DFE"}
 """`--layout` of `edgefuse data convert` -> the data set's name."""
@@ -35,7 +34,9 @@ def other_layout(root: Path, *, expected: str | None = None) -> str:
     if layout in (None, expected):
         return ""
     command = (
-        f"edgefuse data convert {root} OUT --layout {layout}" if expected is None else f"give {layout} for {expected}"
+        f"edgefuse data convert {quoted(root)} OUT --layout {layout}"
+        if expected is None
+        else f"give {layout} for {expected}"
     )
     return f"; it looks like {TITLES[layout]}: {command}"
 
@@ -95,8 +96,3 @@ def depth_elsewhere(names: Sequence[str], *, root: Path) -> str:
         return f"; {first} lies there: {step}"
     stem = Path(first).stem
     return f"; {first} lies there: save its array as {stem}.npy (floats in metres, or uint16 codes), then {step}"
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it."""
-    return shlex.quote(printable(str(path)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgefuse.io.text import quoted
+
 MARKERS = {"bundle": "manifest.json", "run": "run.json", "data set": "dataset.json"}
 """Kind of a folder -> the file in it that makes it one."""
 
@@ -42,7 +44,7 @@ def not_a(wanted: str, path: Path) -> str:
         )
     kind = kind_of(path)
     if kind is not None:
-        return f"{problem}: it has no {marker}; it looks like {_NEXT[kind].format(path)}"
+        return f"{problem}: it has no {marker}; it looks like {_NEXT[kind].format(quoted(path))}"
     below = next((folder for folder in _below(path) if kind_of(folder) == wanted), None)
     if below is not None:
         return f"{problem}: it has no {marker}, but {below} is one: give that"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -50,6 +51,16 @@ def printable(text: str, *, keep: str = "") -> str:
         else _escaped(character)
         for character in text
     )
+
+
+def quoted(path: Path | str) -> str:
+    """A path in a command that a message gives, as a shell takes it: every `edgefuse ...` that is shown has it so.
+
+    Example:
+        >>> print(f"edgefuse train {quoted('my mugs')} --out RUN")
+        edgefuse train 'my mugs' --out RUN
+    """
+    return shlex.quote(printable(str(path)))
 
 
 def _escaped(character: str) -> str:

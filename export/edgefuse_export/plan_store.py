@@ -24,6 +24,7 @@ from edgefuse.io.adding import held
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.temporaries import remove_leftovers
+from edgefuse.io.text import quoted
 from edgefuse_runtime.engines.plans import (
     ENGINES_FOLDER,
     PlanError,
@@ -50,7 +51,7 @@ def check_cache(bundle: Bundle) -> None:
         check_private(place)
     if folder.exists() and not folder.is_dir():
         raise PlanError(
-            f"the engine would be kept in {folder}, which is a file: move it away: mv {folder} {folder}.old, and build again"
+            f"the engine would be kept in {folder}, which is a file: move it away: mv {quoted(folder)} {quoted(f'{folder}.old')}, and build again"
         )
     try:
         if not folder.is_dir():
@@ -74,8 +75,8 @@ def _writable_by_us(*places: Path) -> str:
     """The command that lets this user write there: a mode is its owner's to change."""
     there = [place for place in places if place.exists()]
     if all(place.stat().st_uid == os.geteuid() for place in there):
-        return f"chmod u+w {' '.join(map(str, there))}"
-    return f"sudo chown -R {os.geteuid()} {places[0]}"
+        return f"chmod u+w {' '.join(map(quoted, there))}"
+    return f"sudo chown -R {os.geteuid()} {quoted(places[0])}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +146,14 @@ def _open_lock(path: Path) -> int:
         except FileNotFoundError:
             raise PlanError(
                 f"{path.parent} is gone: the bundle was exported again or moved away. Build once more: edgefuse build "
-                f"{path.parent.parent}"
+                f"{quoted(path.parent.parent)}"
             ) from None
         except OSError as error:
             refused = error
     assert refused is not None
     raise PlanError(
         f"{path}, which is held while an engine is built, cannot be opened ({refused.strerror}). If nobody builds there, take "
-        f"it over: sudo chown -R {os.geteuid()} {path.parent}"
+        f"it over: sudo chown -R {os.geteuid()} {quoted(path.parent)}"
     ) from refused
 
 

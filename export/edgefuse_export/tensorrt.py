@@ -17,6 +17,7 @@ from typing import Any
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
+from edgefuse.io.text import quoted
 from edgefuse_export.engine_parity import engine_parity
 from edgefuse_export.parity import ParityReport
 from edgefuse_export.plan_store import BuildLock, build_lock, check_cache, store_plan, sweep
@@ -277,8 +278,8 @@ def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
     if typing.onnx_file not in bundle.manifest.files:
         raise UserError(
             f"{bundle.folder} has no {typing.onnx_file}, which a {precision} engine is built from: export it: "
-            f"edgefuse export RUN --out {bundle.folder} --precision fp32,{precision} --force; or build what is there: "
-            f"edgefuse build {bundle.folder} --precision fp32"
+            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build what is there: "
+            f"edgefuse build {quoted(bundle.folder)} --precision fp32"
         )
     return bundle.file(typing.onnx_file)
 

@@ -9,7 +9,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def record(  # long: each option is a parameter
     """Write frames of an open camera to `root/label/instance/`.
 
     A pair is there with both its images or not at all, whenever the process ends. Ctrl-C and errors keep the pairs that were
-    written; where a take is replaced, an error leaves the old one.
+    written. Where a take is replaced, the old one stays after an error, and after Ctrl-C before `num_frames` pairs.
 
     Args:
         root: a data set's root; made where it does not exist.
@@ -71,13 +71,30 @@ def record(  # long: each option is a parameter
     job = _Job(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
     with open_take(root, label, instance, force=force) as take:
         failure = job.run(take, on_progress)
-        for text in job.warnings():
-            say(f"warning: {text}")
+        if take.num_written:
+            for text in job.warnings():
+                say(f"warning: {text}")
+        if take.replaces and (failure is not None or take.num_written < (num_frames or 0)):
+            raise _old_take_stays(take, num_frames, failure)  # inside: it has not been replaced yet
         if failure is not None:
-            if not take.replaces:
+            if take.num_written:
                 say(f"{take.num_written} pairs are kept in {take.folder}")
-            raise failure  # inside: a take that was to be replaced stays as it was
+            raise failure
     return take.folder
+
+
+def _old_take_stays(take: Take, num_frames: int | None, failure: Exception | None) -> Exception:
+    """The error of a recording that should have replaced a take, and came to an end before."""
+    if failure is not None and not isinstance(failure, UserError | OSError):
+        return failure  # a fault, which is reported as one
+    wanted = f" of {num_frames}" if num_frames is not None else ""
+    reason = f" ({failure})" if failure is not None else ""
+    error = UserError(
+        f"{take.folder} stays as it was: {take.num_written}{wanted} new pairs were recorded{reason}; record again, or under "
+        "another name with --take"
+    )
+    error.__cause__ = failure
+    return error
 
 
 @dataclass(kw_only=True)
@@ -93,11 +110,13 @@ class _Job:
     other_labels: Counter[str] = field(default_factory=Counter)
 
     def run(self, take: Take, on_progress: Callable[[int], None] | None) -> Exception | None:
-        """Write pairs into `take`. What ends it after the first pair is returned, so that the pairs are kept."""
+        """Write pairs into `take`. The error that ends it, also where there was no pair, is returned: pairs are kept."""
         failure: Exception | None = None
         try:
-            for number, pair in enumerate(self._pairs(), start=1):
-                take.add(pair, on_progress)
+            for number, (frame, pair) in enumerate(self._pairs(), start=1):
+                described = self._described(frame) if number == 1 else nullcontext()
+                with described:
+                    take.add(pair, on_progress)
                 if number == self.num_frames:
                     break
         except KeyboardInterrupt:
@@ -108,11 +127,10 @@ class _Job:
             take.finish(on_progress)
         except Exception as error:
             failure = failure or error
-        if take.num_written:
-            return failure
-        raise failure or UserError(
-            f"nothing was recorded: {self._note() or 'the camera gave no frame, or no region was found in any'}"
-        )
+        if failure is None and not take.num_written:
+            reason = self._note() or "the camera gave no frame, or no region was found in any"
+            return UserError(f"nothing was recorded: {reason}")
+        return failure
 
     def warnings(self) -> Iterator[str]:
         """What looks wrong after the run, one line each."""
@@ -129,18 +147,13 @@ class _Job:
     def _note(self) -> str | None:
         return self.region.note() if isinstance(self.region, FromFile) else None
 
-    def _pairs(self) -> Iterator[Pair]:
-        is_described = False
+    def _pairs(self) -> Iterator[tuple[Frame, Pair]]:
         for index, frame in enumerate(frames(self.camera)):
             if index == 0 and ((self.root / DATASET_NAME).exists() or has_pairs(self.root)):
                 _check_description(self.root, frame, region=self._region_word())
             pair = None if index % self.every else self._cropped(frame)
-            if pair is None:
-                continue
-            if not is_described:  # with the first pair, not before: what recorded nothing decides nothing for others
-                _describe(self.root, frame, self.camera, region=self._region_word())
-                is_described = True
-            yield pair
+            if pair is not None:
+                yield frame, pair
 
     def _cropped(self, frame: Frame) -> Pair | None:
         """The pair to store. The crop is `framing`'s own: seen whole, it gives the model what live gives it for the region."""
@@ -156,22 +169,36 @@ class _Job:
         square = square_in(found.roi, height=height, width=width)
         return crop(frame.rgb, square), crop(frame.depth, square)
 
+    @contextmanager
+    def _described(self, frame: Frame) -> Iterator[None]:
+        """Describe a data set without a pair as this frame is, while the block writes the first one; refuse what does not fit.
+
+        Without a pair in the end the description goes: what recorded nothing decides nothing for others, who wait for it.
+        """
+        root, region = self.root, self._region_word()
+        with _only_writer(root):
+            is_new = not (root / DATASET_NAME).exists() and not has_pairs(root)
+            try:
+                if is_new:
+                    write_description(
+                        root,
+                        depth_unit_m=frame.depth_unit_m,
+                        align=frame.align,
+                        region=region,
+                        camera=self.camera.description,
+                    )
+                _check_description(root, frame, region=region)
+                yield
+            finally:
+                if is_new and not has_pairs(root):
+                    (root / DATASET_NAME).unlink(missing_ok=True)
+
     def _region_word(self) -> str | None:
         """What the data set says of its regions; None = not known, as of a folder that does not say it."""
         if self.region is None and self.camera.description.get("kind") == "folder":
             region = self.camera.description.get("region")
             return region if isinstance(region, str) else None
         return word_of(self.region)
-
-
-def _describe(root: Path, frame: Frame, camera: Camera, *, region: str | None) -> None:
-    """Write the data set's description where there is none and no pair, and refuse frames that another one does not fit."""
-    with _only_writer(root):
-        if not (root / DATASET_NAME).exists() and not has_pairs(root):
-            write_description(
-                root, depth_unit_m=frame.depth_unit_m, align=frame.align, region=region, camera=camera.description
-            )
-    _check_description(root, frame, region=region)  # another process may have written it
 
 
 def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
@@ -191,7 +218,7 @@ def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
 
 @contextmanager
 def _only_writer(root: Path) -> Iterator[None]:
-    """Wait for others that write the description, which takes them an instant."""
+    """Wait for others that write the description and the first pair, which takes them an instant."""
     deadline_s = time.monotonic() + DESCRIPTION_TIMEOUT_S
     with ExitStack() as stack:
         while not stack.enter_context(locked(root)):

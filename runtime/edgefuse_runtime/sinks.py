@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import IO, Any, Protocol
 from edgefuse.errors import UserError
 from edgefuse.io.files import refuse_existing
 from edgefuse.io.json_files import dumps, parse_json
+from edgefuse.io.temporaries import take_lock
 from edgefuse.io.text import write_line
 from edgefuse_runtime.results import LiveSummary, Result
 
@@ -157,7 +160,7 @@ class JsonlSink:
     """One JSON object a line in a file: {"kind": "result", ...} each, and {"kind": "summary", ...} last.
 
     A program that is killed and a disk that is full leave whole lines; a file whose last line is not a summary is of a run
-    that did not end, or could not write it.
+    that did not end, or could not write it. The file is locked while it is written: nobody replaces it under its writer.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
@@ -175,15 +178,35 @@ class JsonlSink:
         refuse_existing(self._path, force=self._force, is_ours=_may_be_replaced)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb", buffering=0)
+            self._file = os.fdopen(
+                os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb", buffering=0
+            )
+            self._begin(self._file)
         except OSError as error:
+            self._close()
             raise UserError(f"{self._path} cannot be written ({error.strerror}): choose another file") from error
+        except UserError:
+            self._close()
+            raise
         self._num_bytes = 0
         return self
+
+    def _begin(self, file: IO[bytes]) -> None:
+        """Lock the file and empty it. Until it is locked, it may be another's, and stays as it is; a pipe is not locked."""
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
+        if not take_lock(self._path, file.fileno()):
+            raise UserError(f"another process is writing {self._path}: wait until it has ended, or choose another file")
+        if os.fstat(file.fileno()).st_size:  # perhaps written since the first look
+            refuse_existing(self._path, force=self._force, is_ours=_may_be_replaced)
+        file.truncate(0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # every line was written at once: there is nothing more to lose
                 self._file.close()

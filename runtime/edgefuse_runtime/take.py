@@ -124,9 +124,10 @@ def open_take(root: Path, label: str, instance: str | None, *, force: bool) -> I
         force: replace a take of this name: when the block ends without an error.
 
     Raises:
-        UserError: it exists, or another process records it.
+        UserError: it exists, or another process records it, or a folder above it is a link to nothing.
     """
     folder = root / label / (instance if instance is not None else time.strftime("take_%Y%m%d_%H%M%S"))
+    _refuse_dead_links(folder.parent)
     if instance is None:
         check_writable(folder)
     else:
@@ -151,6 +152,15 @@ def open_take(root: Path, label: str, instance: str | None, *, force: bool) -> I
     finally:
         if is_new and not any(root.iterdir()):
             root.rmdir()
+
+
+def _refuse_dead_links(folder: Path) -> None:
+    """Refuse a folder that cannot be made because a link to nothing, or to itself, stands at its name or above it."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise UserError(
+                f"{path} is a link to {path.readlink()}, which does not exist: make that folder, or record into another one"
+            )
 
 
 def _claim_free(stack: ExitStack, root: Path, wanted: Path) -> Path:

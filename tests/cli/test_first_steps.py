@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle import open_bundle
+from edgefuse.cli.data import synth
 from edgefuse.cli.demo import next_commands
 from edgefuse.cli.export import check_onnx
+from edgefuse.cli.record import record
 from edgefuse.errors import UserError
 from edgefuse.io.kinds import not_a
+from edgefuse.io.text import quoted
 from edgefuse.training.run import open_run
 from toy_bundle import make_toy_bundle
 
@@ -38,6 +42,25 @@ def test_a_folder_of_another_kind_is_told_by_what_it_is(tmp_path: Path) -> None:
             open_bundle(path)
         assert words in str(caught.value)
     assert f"{run} is one: give that" in not_a("run", tmp_path / "demo")
+
+
+def test_commands_with_blanks_in_paths_can_be_typed(tmp_path: Path) -> None:
+    run = tmp_path / "it's my run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    command = not_a("bundle", run).split("it looks like a run: ")[1]
+    assert shlex.split(command) == ["edgefuse", "export", str(run), "--out", "BUNDLE"]
+    assert quoted("a\nb") == "'a\\nb'"
+    assert quoted(Path("plain/name")) == "plain/name"
+
+
+def test_what_commands_say_next_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "my mugs"
+    synth(out, num_pairs=8, size=32, seed=0, workers=1, force=False)
+    assert shlex.split(capsys.readouterr().err.split("next: ")[1]) == ["edgefuse", "train", str(out), "--out", "RUN"]
+    record(str(tmp_path / "my takes"), label="cup", camera="synthetic", frames=1)
+    said = capsys.readouterr().err.split("next: ")[1]
+    assert shlex.split(said) == ["edgefuse", "train", str(tmp_path / "my takes"), "--out", "RUN"]
 
 
 def test_the_demos_end_is_what_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

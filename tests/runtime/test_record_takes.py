@@ -160,6 +160,51 @@ def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
     assert len(_pairs(root / "cup" / "a")) == (6 if replaces else 2)
 
 
+@pytest.mark.parametrize(
+    ("error", "num_frames", "said"),
+    [
+        (KeyboardInterrupt(), 4, "2 of 4 new pairs were recorded;"),
+        (UserError("unplugged"), 4, r"2 of 4 new pairs were recorded \(unplugged\);"),
+        (OSError(5, "Input/output error"), None, r"2 new pairs were recorded \(.*Input/output error\);"),
+        (None, 31, "30 of 31 new pairs were recorded;"),
+    ],
+)
+def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
+    error: BaseException | None, num_frames: int | None, said: str, small_recording: Path, tmp_path: Path
+) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    with (
+        open_camera(str(small_recording)) as camera,
+        pytest.raises(UserError, match=f"cup/a stays as it was: {said} record again"),
+    ):
+        record(
+            camera=camera if error is None else Failing(camera, error),
+            root=tmp_path / "set",
+            label="cup",
+            instance="a",
+            num_frames=num_frames,
+            force=True,
+        )
+    assert len(_pairs(take)) == 6
+
+
+@pytest.mark.parametrize("num_frames", [None, 2])
+def test_ctrl_c_is_the_end_of_a_recording_that_has_what_was_asked_for(
+    num_frames: int | None, small_recording: Path, tmp_path: Path
+) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    with open_camera(str(small_recording)) as camera:
+        record(
+            camera=Failing(camera, KeyboardInterrupt()),
+            root=tmp_path / "set",
+            label="cup",
+            instance="a",
+            num_frames=num_frames,
+            force=True,
+        )
+    assert len(_pairs(take)) == 2
+
+
 def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None:
     with open_camera(str(small_recording)) as camera:
         take = record(camera=Failing(camera, KeyboardInterrupt()), root=tmp_path / "set", label="cup")
@@ -208,6 +253,26 @@ def test_crops_that_are_recorded_again_keep_their_region(small_recording: Path, 
     _record(small_recording, tmp_path / "set", region=parse_region("center"), num_frames=3)
     _record(tmp_path / "set", tmp_path / "again")
     assert scan([tmp_path / "again"]).region == "center"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_first_pair_that_cannot_be_written_leaves_no_description(
+    error: BaseException, is_there: bool, small_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "set"
+    if is_there:
+        write_description(root)
+
+    def fail(*_: Any) -> None:
+        assert (root / DATASET_NAME).exists()
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises((OSError, UserError)):
+        patched.setattr("edgefuse_runtime.take.write_pair", fail)
+        _record(small_recording, root, region=parse_region("center"))
+    assert root.exists() == is_there and (root / DATASET_NAME).exists() == is_there
+    _record(small_recording, root, num_frames=1)
 
 
 def test_a_recording_that_found_nothing_decides_nothing_for_the_next(small_recording: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.console import Console
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
+from edgefuse_runtime import sinks
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live import run_live
@@ -138,6 +140,32 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), JsonlSink(tmp_path / "file" / "log.jsonl"):
         pass
+
+
+def test_a_log_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with JsonlSink(path) as first:
+        first.result(RESULT)
+        with pytest.raises(UserError, match="another process is writing .*log.jsonl"), JsonlSink(path, force=True):
+            pass
+        first.result(dataclasses.replace(RESULT, index=1))
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [RESULT.index, 1]
+    with JsonlSink(path, force=True):
+        pass
+    assert path.read_text() == ""
+
+
+def test_a_log_that_appears_after_the_first_look_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, look = tmp_path / "log.jsonl", sinks.refuse_existing
+
+    def look_and_lose_the_race(*arguments: Any, **options: Any) -> None:
+        look(*arguments, **options)
+        path.write_text("another's")
+
+    monkeypatch.setattr(sinks, "refuse_existing", look_and_lose_the_race)
+    with pytest.raises(UserError, match="exists already"), JsonlSink(path):
+        pass
+    assert path.read_text() == "another's"
 
 
 def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -132,6 +133,60 @@ def test_a_full_file_system_keeps_whole_pairs(tmp_path: Path) -> None:
         assert dataset.samples and f"{len(dataset.samples)} pairs are kept" in done.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_no_room_for_a_pair_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the description fits, no image does."""
+    done = _edgefuse(
+        *("record", tmp_path / "set", "--label", "cup", "--camera", "synthetic", "--frames", 2),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000)),
+    )
+    assert done.returncode == 1 and "File too large" in done.stderr and "kept" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_pairs_that_were_asked_for_keeps_the_old_take(number: int, tmp_path: Path) -> None:
+    record = ("record", tmp_path / "set", "--label", "cup", "--take", "a", "--camera", "synthetic", "--frames")
+    assert _edgefuse(*record, 2).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()}
+    command = [*EDGEFUSE, *map(str, record), "100000", "--force"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + BEGUN_S
+    while len(list((tmp_path / "set/cup").glob(".a-*/*_rgb.png"))) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(
+        r"error: .*cup/a stays as it was: \d+ of 100000 new pairs were recorded; .*", said.splitlines()[-1]
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()} == before
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_a_folder_without_a_name_is_not_the_current_one(given: str, tmp_path: Path) -> None:
+    done = _edgefuse("record", given, "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: the data set folder is empty: ")
+    assert list(tmp_path.iterdir()) == []
+    assert (
+        _edgefuse("record", ".", "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("link", ["set", "set/cup", "set/loop"])
+@pytest.mark.parametrize("below", ["", "more"])
+def test_a_link_to_nothing_is_refused_in_words(link: str, below: str, tmp_path: Path) -> None:
+    path = tmp_path / link
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(path if link == "set/loop" else tmp_path / "gone")
+    root = path.parent if link == "set/cup" and not below else path / below
+    with (
+        pytest.raises(UserError, match=f"{link} is a link to .*, which does not exist: "),
+        open_take(root, "cup", None, force=False),
+    ):
+        pass
+    assert path.is_symlink() and not (tmp_path / "gone").exists()
 
 
 def test_one_take_has_one_writer(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Final
 from edgefuse.bundle import MANIFEST_NAME, Bundle
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import Optional, check_fields
+from edgefuse.io.text import quoted
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
@@ -280,18 +281,18 @@ def check_private(path: Path, *, status: os.stat_result | None = None) -> None:
     if status.st_uid not in {os.geteuid(), 0}:
         raise PlanError(
             f"{path} belongs to user {status.st_uid}, you are user {os.geteuid()}: an engine is code, so it is loaded from "
-            f"your own folders alone. If you trust it: sudo chown -R {os.geteuid()} {path}"
+            f"your own folders alone. If you trust it: sudo chown -R {os.geteuid()} {quoted(path)}"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PlanError(
             f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}): an engine is code, so it is loaded "
-            f"only where nobody else could change it. If you trust it: chmod go-w {path}"
+            f"only where nobody else could change it. If you trust it: chmod go-w {quoted(path)}"
         )
 
 
 def build_command(bundle: Bundle, precision: str) -> str:
     """The command that builds the plan that is missing."""
-    return f"edgefuse build {bundle.folder} --precision {precision}"
+    return f"edgefuse build {quoted(bundle.folder)} --precision {precision}"
 
 
 def _flat(key: PlanKey) -> dict[str, Any]:
