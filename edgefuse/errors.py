@@ -31,6 +31,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
+"""Package as it is imported -> as it is installed, where the two differ."""
+
+
 def require(module: str, *, extra: str, hint: str = "", install: str = "") -> ModuleType:
     """Import `module`, or say how to install it.
 
@@ -52,7 +56,7 @@ def require(module: str, *, extra: str, hint: str = "", install: str = "") -> Mo
             and (error.name or "").split(".")[0] == module.split(".", maxsplit=1)[0]
         )
         if missing:
-            message = f"this needs the package {module}, which is not installed: {install}"
+            message = f"this needs the package {_DISTRIBUTIONS.get(module.split('.', maxsplit=1)[0], module)}, which is not installed: {install}"
         else:
             message = f"the package {module} is installed but does not load ({error})"
             hint = hint or f"Install it again: {install}"

@@ -109,7 +109,10 @@ def test_bad_json_is_named(tmp_path: Path, text: str | None, word: str) -> None:
         read_json(path, what="the description")
 
 
-def test_a_missing_package_names_its_extra() -> None:
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingPackageError, match="scikit-learn"):
+        require("sklearn.model_selection", extra="train")
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"):
         require("a_package_that_nobody_has", extra="tensorrt")
 
