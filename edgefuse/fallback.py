@@ -116,6 +116,11 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
         return ("no_decision", alone) if fusion == sensor else ("label", alone)
     if not measured:
         return "no_decision", "no held-out pairs to measure it on"
+    if measured["chance"] == 1:
+        return (
+            "no_decision",
+            f"the {measured['num_pairs']} {measured['part']} pairs are of one class, which tells nothing",
+        )
     needed = (
         KEPT_SHARE * measured["both"] - 1e-9
     )  # 0.72 of 0.8 is nine tenths, and less than 0.9 * 0.8 in floating point

@@ -63,6 +63,15 @@ def test_a_label_needs_more_than_chance(accuracy: float, by_class: tuple[int, ..
     assert ("clearly above the chance of" in chosen.reason["no_rgb"]) == (answer == "no_decision")
 
 
+@pytest.mark.parametrize("accuracy", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_pairs_of_one_class_say_nothing(accuracy: float, part: str) -> None:
+    figures = metrics(both=accuracy, no_rgb=accuracy, no_depth=accuracy, part=part, by_class=(0, 12))
+    chosen = choose_fallback(figures, fusion="gated")
+    assert (chosen.no_rgb, chosen.no_depth) == ("no_decision", "no_decision")
+    assert chosen.reason["no_rgb"] == f"the 12 {part} pairs are of one class, which tells nothing"
+
+
 def test_it_is_chosen_on_validation_pairs_and_not_on_those_that_score_it() -> None:
     good, bad = {"both": 0.9, "no_rgb": 0.9, "no_depth": 0.9}, {"both": 0.9, "no_rgb": 0.1, "no_depth": 0.1}
     for validation, test, answer in ((good, bad, "label"), (bad, good, "no_decision")):

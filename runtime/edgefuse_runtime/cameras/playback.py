@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
-from edgefuse_runtime.cameras.recording_file import DamagedError, RecordingFile
+from edgefuse_runtime.cameras.recording_file import DamagedError, RecordingFile, check_description
 from edgefuse_runtime.frames import Counters, EndOfStream, Frame
 from edgefuse_runtime.sdk import load_pyrealsense2
 
@@ -57,10 +58,9 @@ class Playback:
 
     def __enter__(self) -> Playback:
         rs = load_pyrealsense2()
-        if not self._path.is_file():
-            raise UserError(f"there is no recording {self._path}: give the path of a .db3 or .bag file")
         pipeline, config = rs.pipeline(), rs.config()
         try:
+            _check_file(rs, self._path)
             config.enable_device_from_file(str(self._path.absolute()), repeat_playback=False)
             wrapper = rs.pipeline_wrapper(pipeline)
             indexes = _enable_pair(rs, config, config.resolve(wrapper).get_device(), self._path)
@@ -86,6 +86,8 @@ class Playback:
             ) from error
         try:
             reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended)
+            if not 0 < reader.depth_unit_m < math.inf:
+                raise UserError(f"{self._path} is damaged: its depth unit (Depth_Units) is {reader.depth_unit_m} m")
         except BaseException:
             self._close_file()
             stop(pipeline)
@@ -180,6 +182,14 @@ class Playback:
         # Before it has begun its status is "stopped" as well.
         has_begun = self._resume is not None and not self._resume.is_alive()
         return has_begun and self._playback.current_status().name == "stopped"
+
+
+def _check_file(rs: Any, path: Path) -> None:
+    """Refuse what librealsense should not be given."""
+    if not path.is_file():
+        raise UserError(f"there is no recording {path}: give the path of a .db3 or .bag file")
+    if path.suffix.lower() == ".db3":
+        check_description(path, is_option=lambda name: str(rs.option_from_string(name)) == name)
 
 
 def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> dict[str, int]:

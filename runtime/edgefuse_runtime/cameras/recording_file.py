@@ -6,11 +6,13 @@ colour without looking at them, so that one changed byte is a wrong picture. Own
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 import sqlite3
 import struct
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 
 from edgefuse.errors import UserError
@@ -18,6 +20,16 @@ from edgefuse.errors import UserError
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _MAX_HEADER_BYTES = 256
 """Time, names and format stand before the picture in its message."""
+
+
+_DESCRIPTION = re.compile(
+    r"/device_0/(info|sensor_\d+/(info|post_processing|option/[^/]+/(value|description)"
+    r"|[^/]+/(info|camera_info|imu_intrinsic|tf/ref_\d+)))"
+)
+"""The topics from which librealsense learns what the device is, before it plays."""
+
+_FOLLOWS = {"description": "value", "camera_info": "info", "imu_intrinsic": "info"}
+"""librealsense 2.59 takes such a message only directly after its other half, and waits for ever before any that is left."""
 
 
 class DamagedError(UserError):
@@ -104,18 +116,85 @@ class RecordingFile:
             if part + kind in str(name)
         }
 
+    def _message_finder(self, topics: Collection[int]) -> Callable[[int | None, int], bool]:
+        """Tells whether there is a message of one of these topics at a time."""
+        query = "SELECT topic_id, timestamp FROM messages WHERE "
+        if self._database.execute("SELECT 1 FROM pragma_index_list('messages')").fetchone():
+            query += "topic_id = ? AND timestamp = ?"
+            return lambda *place: self._database.execute(query, place).fetchone() is not None
+        # Without the index by time each look would read the whole file.
+        places = ", ".join("?" for _ in topics)
+        found = set(self._database.execute(f"{query} topic_id IN ({places})", tuple(topics)))
+        return lambda *place: place in found
+
     def _checked_pictures(self) -> Generator[str, None, None]:
         """The stream of each picture, once it was found to be whole."""
         places = ", ".join("?" for _ in self._topics)
         rows = self._database.execute(
-            f"SELECT topic_id, data FROM messages WHERE topic_id IN ({places}) ORDER BY id",
+            f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY id",
             tuple(self._topics),
         )
-        for topic, data in rows:
+        metadata = {stream: topic for topic, (stream, _) in self._find_topics("metadata").items()}
+        has_message = self._message_finder(metadata.values())
+        for topic, time_ns, data in rows:
             stream, is_compressed = self._topics[topic]
+            if not has_message(metadata.get(stream), time_ns):
+                raise DamagedError(
+                    f"its {stream} picture {self._num_checked[stream] + 1} has lost its number and its time"
+                )
             if not isinstance(data, bytes) or (is_compressed and not _is_whole(data)):
                 raise DamagedError(f"its {stream} picture {self._num_checked[stream] + 1} differs from its checksum")
             yield stream
+
+
+def check_description(path: Path, *, is_option: Callable[[str], bool]) -> None:
+    """Does a .db3 file describe its device in a way that librealsense can open? To be asked before it is tried.
+
+    Files of other programs, and those that SQLite cannot read, are left to librealsense, which refuses them.
+
+    Args:
+        is_option: whether the SDK knows an option of this name, such as "Depth Units".
+
+    Raises:
+        DamagedError: a message is missing without which librealsense never returns, holding Python's lock, or takes a
+            default for the depth unit.
+    """
+    try:
+        with contextlib.closing(_open(path)) as database:
+            database.text_factory = lambda text: text.decode(errors="replace")
+            topics = {topic: str(name) for topic, name in database.execute("SELECT id, name FROM topics")}
+            first = database.execute("SELECT topic_id FROM messages ORDER BY timestamp, id LIMIT 1").fetchone()
+            if first is None or topics.get(first[0]) != "/file_version":
+                return
+            names = {topic: name for topic, name in topics.items() if _DESCRIPTION.fullmatch(name)}
+            places = ", ".join("?" for _ in names)
+            rows = database.execute(
+                f"SELECT topic_id FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp, id", tuple(names)
+            )
+            found = [names[topic] for (topic,) in rows]
+    except sqlite3.Error:
+        return
+    missing = [name for name in _needed(topics.values()) if name not in found]
+    if missing:
+        raise DamagedError(f"it has no message of {', '.join(missing)}")
+    for before, name in itertools.pairwise(["", *found]):
+        folder, _, kind = name.rpartition("/")
+        if kind == "description" and not is_option(Path(folder).name.replace("_", " ")):
+            raise DamagedError(f"librealsense has no option {Path(folder).name} ({name})")
+        if kind in _FOLLOWS and before != f"{folder}/{_FOLLOWS[kind]}":
+            raise DamagedError(f"it has no message of {folder}/{_FOLLOWS[kind]} before {name}")
+
+
+def _needed(names: Iterable[str]) -> list[str]:
+    """The topics that describe the depth and colour streams whose pictures are in the file."""
+    needed = []
+    for name in names:
+        match = re.match(r"(/device_0/sensor_\d+)/((?:Depth|Color)_\d+)/image/data", name)
+        if match:
+            sensor, stream = match.groups()
+            needed += [f"{sensor}/{stream}/info", f"{sensor}/{stream}/camera_info"]
+            needed += [f"{sensor}/option/Depth_Units/value"] if stream.startswith("Depth") else []
+    return needed
 
 
 def _open(path: Path) -> sqlite3.Connection:
