@@ -133,6 +133,16 @@ def test_times_of_one_stream_that_stand_still_do_not_tell(still: int) -> None:
     assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40  # type: ignore[arg-type]
 
 
+def test_a_clock_that_steps_for_good_costs_a_second_of_pairs_and_not_all_of_them() -> None:
+    """After its wrap a camera's clock may stay a frame apart for hours; both streams count on all the while."""
+    period_ms = 1000 / 30
+    framesets = [
+        (Shot(n, n * period_ms), Shot(n, n * period_ms + (0 if n < 10 else 1.5 * period_ms))) for n in range(200)
+    ]
+    tally, fresh = _count(framesets, period_ms=period_ms)
+    assert len(fresh) == 200 - MAX_LATE and tally.counters.stale == MAX_LATE
+
+
 def test_one_stream_that_counts_anew_is_followed_in_the_end() -> None:
     """Its times began anew as well, so that its pictures look late; after a second of them they are taken for new ones."""
     before = [(Shot(500 + i, 5000.0 + i), Shot(i, i * 33.3)) for i in range(5)]

@@ -58,6 +58,7 @@ class _Stream(Generic[AnyPicture]):
     is_fresh: bool = True
     late_number: int = -1
     num_late: int = 0
+    is_numbered: bool = False
     times_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LAG + 1))
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class _Stream(Generic[AnyPicture]):
             self.late_number = picture.number
         elif change == "new":
             self.position += _num_steps(self.picture.number, picture.number)
+            self.is_numbered = picture.number != self.picture.number
             self.picture, self.is_fresh = picture, True
             self.times_ms.append(picture.timestamp_ms)
             self.late_number, self.num_late = -1, 0
@@ -92,6 +94,7 @@ class Tally(Generic[AnyPicture]):
         self._streams: tuple[_Stream[AnyPicture], ...] = ()
         self._position = -1
         self._was_together = False
+        self._num_lagging = 0
 
     def is_fresh(self, *, color: AnyPicture, depth: AnyPicture, same_clock: bool = True) -> bool:
         """Count the frameset of these pictures, and say whether both are new. `same_clock`: their times can be compared."""
@@ -129,9 +132,15 @@ class Tally(Generic[AnyPicture]):
         return abs(color.times_ms[-1] - depth.times_ms[-1])
 
     def _lags(self) -> bool:
-        if not 0.75 * self._period_ms < self._apart_ms() < _MAX_LAG * self._period_ms:
+        if not (
+            0.75 * self._period_ms < self._apart_ms() < _MAX_LAG * self._period_ms
+            and _was_taken_before(self._streams, 0.25 * self._period_ms, was_together=self._was_together)
+        ):
+            self._num_lagging = 0
             return False
-        return _was_taken_before(self._streams, 0.25 * self._period_ms, was_together=self._was_together)
+        # Where both count on and stay apart, a clock has stepped (as after its wrap): their times tell nothing any more.
+        self._num_lagging = self._num_lagging + 1 if all(stream.is_numbered for stream in self._streams) else 0
+        return self._num_lagging <= MAX_LATE
 
     @property
     def newest(self) -> tuple[AnyPicture, ...]:
