@@ -72,7 +72,7 @@ class Counters:
         received: pairs that the camera made, told by its frame numbers.
         delivered: fresh pairs that `read` gave.
         dropped: pairs of which nothing arrived: gaps in the frame numbers.
-        stale: pairs of which one half arrived, with an old picture as the other, because that stream stood still; `read`
+        stale: pairs of which one half came with an old picture as the other, because that stream stood still or lags; `read`
             holds them back.
         skewed: delivered pairs whose two pictures were steadily taken more than half a frame apart; a share of `delivered`.
         timeouts: reads that ended without a pair; these are not pairs.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runtime_scenes import draw_pair
 
@@ -116,6 +117,25 @@ def test_pairs_whose_halves_stay_apart_in_time_are_counted() -> None:
             camera.read(200)
         assert camera.counters.delivered >= 28
         assert camera.counters.skewed == pytest.approx(20, abs=2)
+
+
+@pytest.mark.parametrize("lost", [None, 12])
+def test_numbers_of_one_stream_that_stand_still_pair_no_old_picture(lost: int | None) -> None:
+    """From number 12 on librealsense gives each depth picture with the colour picture of one frame before."""
+    source = SoftwareCamera(width=64, height=48)
+    seen = []
+    with _camera(source) as camera:
+        for number in range(1, 31):
+            if number != lost:
+                source.send_depth(np.full((48, 64), number, np.uint16), number=number, timestamp_ms=number * 33.3)
+            source.send_color(np.full((48, 64, 3), number, np.uint8), number=5, timestamp_ms=number * 33.3)
+            frame = camera.read(60)
+            if frame is not None:
+                seen.append((int(frame.rgb[0, 0, 0]), int(frame.depth[0, 0])))
+        counters = camera.counters
+    assert seen and all(color == depth for color, depth in seen), seen
+    assert counters.received == counters.delivered + counters.dropped + counters.stale
+    assert counters.stale >= 10 and counters.delivered == len(seen)
 
 
 def test_an_old_picture_that_comes_late_is_not_paired_with_a_new_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -29,8 +30,8 @@ class Shot:
 Frameset = tuple[Shot, Shot]
 
 
-def _count(framesets: list[Frameset]) -> tuple[Tally[Shot], list[Frameset]]:
-    tally: Tally[Shot] = Tally()
+def _count(framesets: list[Frameset], period_ms: float = math.inf) -> tuple[Tally[Shot], list[Frameset]]:
+    tally: Tally[Shot] = Tally(period_ms=period_ms)
     fresh = []
     for color, depth in framesets:
         if tally.is_fresh(color=color, depth=depth):
@@ -110,6 +111,36 @@ def test_one_number_with_other_pixels_and_a_later_time_is_a_new_picture() -> Non
     numbers = [1, 1, 2, 3, 3, 4]
     tally, fresh = _count([(Shot(number, 33.3 * i), Shot(i, 33.3 * i)) for i, number in enumerate(numbers)])
     assert (tally.counters.received, len(fresh)) == (6, 6)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+@pytest.mark.parametrize("colour_lags", [True, False])
+def test_a_stream_that_lags_behind_by_whole_frames_pairs_nothing(lag: int, colour_lags: bool) -> None:
+    pairs = [(Shot(0, i * 33.3), Shot(i + lag, (i + lag) * 33.3)) for i in range(40)]
+    tally, fresh = _count([pair if colour_lags else pair[::-1] for pair in pairs], period_ms=1000 / 30)
+    assert not fresh and tally.counters.stale == 40
+
+
+@pytest.mark.parametrize("offset_ms", [0.0, 16.0, -16.0, 24.0, 2000.0, -2000.0])
+def test_streams_that_are_steadily_apart_are_pairs(offset_ms: float) -> None:
+    framesets = [(Shot(i, 1e6 + i * 33.3), Shot(i, 1e6 + i * 33.3 + offset_ms)) for i in range(40)]
+    assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40
+
+
+@pytest.mark.parametrize("still", [0, 1])
+def test_times_of_one_stream_that_stand_still_do_not_tell(still: int) -> None:
+    framesets = [tuple(Shot(i, 0.0 if stream == still else i * 33.3) for stream in (0, 1)) for i in range(40)]
+    assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40  # type: ignore[arg-type]
+
+
+def test_a_clock_that_steps_for_good_costs_a_second_of_pairs_and_not_all_of_them() -> None:
+    """After its wrap a camera's clock may stay a frame apart for hours; both streams count on all the while."""
+    period_ms = 1000 / 30
+    framesets = [
+        (Shot(n, n * period_ms), Shot(n, n * period_ms + (0 if n < 10 else 1.5 * period_ms))) for n in range(200)
+    ]
+    tally, fresh = _count(framesets, period_ms=period_ms)
+    assert len(fresh) == 200 - MAX_LATE and tally.counters.stale == MAX_LATE
 
 
 def test_one_stream_that_counts_anew_is_followed_in_the_end() -> None:

@@ -79,8 +79,8 @@ class PipelineReader:
         check_color_format(self._color_format, resampled=self._aligner.resamples == "color")
         # The SDK keeps the scale as a float32: 0.001 comes as 0.0010000000475.
         self.depth_unit_m = round(float(profile.get_device().first_depth_sensor().get_depth_scale()), 9)
-        self._tally: Tally[SdkPicture] = Tally()
         self._half_period_ms = 500 / max(1, min(_fps(depth_profile), _fps(color_profile)))
+        self._tally: Tally[SdkPicture] = Tally(period_ms=2 * self._half_period_ms)
         self._num_skewed = 0
 
     @property
@@ -160,11 +160,12 @@ class PipelineReader:
         if not color or not depth:
             return None
         pictures = SdkPicture.of(color), SdkPicture.of(depth)
-        if not self._tally.is_fresh(color=pictures[0], depth=pictures[1]):
+        same_clock = color.get_frame_timestamp_domain() == depth.get_frame_timestamp_domain()
+        if not self._tally.is_fresh(color=pictures[0], depth=pictures[1], same_clock=same_clock):
             return None
         times_ms = [picture.timestamp_ms for picture in pictures]
         domain = self._domain(color, depth)
-        if color.get_frame_timestamp_domain() == depth.get_frame_timestamp_domain():
+        if same_clock:
             self._watch_skew(abs(times_ms[0] - times_ms[1]))
         aligned = self._aligner(frameset)
         # Copied at once: frames that are held starve the SDK's pool until the stream stops.

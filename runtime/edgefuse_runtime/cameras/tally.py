@@ -6,8 +6,10 @@ few. Used by the pipeline reader alone; needs no SDK.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from edgefuse_runtime.frames import Counters
@@ -20,6 +22,9 @@ MAX_GAP = 100_000
 
 MAX_LATE = 30
 """After so many late pictures in a row with rising numbers, a second at 30 a second, they are none: the stream counts anew."""
+
+_MAX_LAG = 4
+"""Streams that lie so many frames apart or more are on clocks that differ; by less, one may lag behind the other."""
 
 _WRAP = 1 << 32
 """The devices' counters have 32 bits, the SDK's numbers 64."""
@@ -53,6 +58,11 @@ class _Stream(Generic[AnyPicture]):
     is_fresh: bool = True
     late_number: int = -1
     num_late: int = 0
+    is_numbered: bool = False
+    times_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LAG + 1))
+
+    def __post_init__(self) -> None:
+        self.times_ms.append(self.picture.timestamp_ms)
 
     def advance(self, picture: AnyPicture, change: Change) -> None:
         """Take the next picture, which is `change` to the newest."""
@@ -61,7 +71,9 @@ class _Stream(Generic[AnyPicture]):
             self.late_number = picture.number
         elif change == "new":
             self.position += _num_steps(self.picture.number, picture.number)
+            self.is_numbered = picture.number != self.picture.number
             self.picture, self.is_fresh = picture, True
+            self.times_ms.append(picture.timestamp_ms)
             self.late_number, self.num_late = -1, 0
 
 
@@ -70,25 +82,32 @@ class Tally(Generic[AnyPicture]):
 
     librealsense goes on giving framesets when one stream stalls, with that stream's last picture in them again and no error.
     Seen with colour stalled after 9: (depth, colour) = (21, 9), (22, 9), (22, 22), (23, 23).
-    A pair is fresh when both its pictures are new since the last fresh pair, and neither came late.
+    A pair is fresh when both its pictures are new since the last fresh pair, neither came late, and the older one was not taken
+    with an earlier picture of the other stream: where one stream's numbers stand still, librealsense pairs each picture with
+    the one before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, period_ms: float = math.inf) -> None:
+        """`period_ms`: between two pictures of the slower stream; by default, times do not tell which belong together."""
+        self._period_ms = period_ms
         self.counters = Counters()
         self._streams: tuple[_Stream[AnyPicture], ...] = ()
         self._position = -1
+        self._was_together = False
+        self._num_lagging = 0
 
-    def is_fresh(self, *, color: AnyPicture, depth: AnyPicture) -> bool:
-        """Count the frameset of these pictures, and say whether both are new."""
+    def is_fresh(self, *, color: AnyPicture, depth: AnyPicture, same_clock: bool = True) -> bool:
+        """Count the frameset of these pictures, and say whether both are new. `same_clock`: their times can be compared."""
         pictures, counters = (color, depth), self.counters
         if not self._streams:
             self._streams = (_Stream(color), _Stream(depth))
-            fresh = True
+            fresh = not (same_clock and self._lags())
         else:
             changes = _changes(self._streams, pictures)
             for stream, picture, change in zip(self._streams, pictures, changes, strict=True):
                 stream.advance(picture, change)
             fresh = "late" not in changes and all(stream.is_fresh for stream in self._streams)
+            fresh = fresh and not (same_clock and self._lags())
         # The streams number their pictures apart from each other: the one that is farther along counts the pairs.
         position = max(stream.position for stream in self._streams)
         num_new = position - self._position
@@ -103,9 +122,25 @@ class Tally(Generic[AnyPicture]):
             counters.stale -= 1
         self._position = position
         if fresh:
+            self._was_together = self._apart_ms() <= 0.5 * self._period_ms
             for stream in self._streams:
                 stream.position, stream.is_fresh = position, False
         return fresh
+
+    def _apart_ms(self) -> float:
+        color, depth = self._streams
+        return abs(color.times_ms[-1] - depth.times_ms[-1])
+
+    def _lags(self) -> bool:
+        if not (
+            0.75 * self._period_ms < self._apart_ms() < _MAX_LAG * self._period_ms
+            and _was_taken_before(self._streams, 0.25 * self._period_ms, was_together=self._was_together)
+        ):
+            self._num_lagging = 0
+            return False
+        # Where both count on and stay apart, a clock has stepped (as after its wrap): their times tell nothing any more.
+        self._num_lagging = self._num_lagging + 1 if all(stream.is_numbered for stream in self._streams) else 0
+        return self._num_lagging <= MAX_LATE
 
     @property
     def newest(self) -> tuple[AnyPicture, ...]:
@@ -115,6 +150,17 @@ class Tally(Generic[AnyPicture]):
     def forget_pictures(self) -> None:
         """Let go of the pictures that are kept for comparison; no frameset can be counted after that."""
         self._streams = ()
+
+
+def _was_taken_before(streams: Sequence[_Stream[Any]], tolerance_ms: float, *, was_together: bool) -> bool:
+    """Does the older of the two newest pictures belong to an earlier one of the other stream, also to one that was lost?"""
+    older, newer = sorted(streams, key=lambda stream: stream.times_ms[-1])
+    time_ms = older.times_ms[-1]
+    if len(older.times_ms) > 1 and time_ms <= older.times_ms[-2]:
+        return False  # its times stand still, or began anew
+    # Where the other stream was not seen yet at that time, nothing says that the two belong together.
+    is_unknown = newer.times_ms[0] > time_ms + tolerance_ms
+    return was_together or is_unknown or any(abs(time_ms - before_ms) <= tolerance_ms for before_ms in newer.times_ms)
 
 
 def _changes(streams: Sequence[_Stream[AnyPicture]], pictures: Sequence[AnyPicture]) -> list[Change]:
