@@ -284,6 +284,14 @@ def test_the_same_pixels_under_two_names_are_warned_of_by_check_and_by_load(tmp_
         assert "ball/t/0_rgb.png" in found[0] and "cup/t3/0_rgb.png" in found[1]
 
 
+def test_one_rgb_image_under_two_classes_with_another_depth_is_warned_of_by_check_and_by_load(tmp_path: Path) -> None:
+    for label, seed, more in (("cup", 1, 0), ("ball", 1, 7), ("ball", 1, 9), ("cup", 2, 0)):
+        write(tmp_path, label, "t", f"{seed}{more}", scene(seed), ramp() + more)
+    for found in (check([tmp_path])[0].warnings, load(scan([tmp_path])).dataset.warnings):
+        (text,) = found
+        assert text.startswith("1 pair(s) have the same RGB image as another") and "with another depth" in text
+
+
 def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:
     write(tmp_path, "cup", "a", "0", scene(1), ramp())
     path = tmp_path / "cup/a/0_rgb.png"
