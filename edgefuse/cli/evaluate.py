@@ -226,7 +226,8 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
 
 
 def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
-    """Say so when the model was trained on some of the pictures, or on another region of such pictures."""
+    """Say so when the model was trained on some of the pictures, on another region, or on another range of depth."""
+    from edgefuse.data.sensing import sensing_warnings
     from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
     from edgefuse.models import instances_trained_on
@@ -234,6 +235,9 @@ def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: st
     learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
     if not regions_agree(learned, given):
         say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
+    near_m, far_m = answering.contract.near_m, answering.contract.far_m
+    for warning in sensing_warnings(pictures, range(len(pictures.rgb)), near_m=near_m, far_m=far_m):
+        say(f"warning: {warning}" if name == "the model" else f"warning: {name}: {warning}")
     instances = instances_trained_on(answering, pictures)
     if instances:
         say(

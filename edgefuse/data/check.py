@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import MAX_DEPTH_CODE, Clipped, clipped
+from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.folder import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
 from edgefuse.data.kept import digest_of_pixels, one_at_a_time
 from edgefuse.data.montage import CAPTION_PX, coloured, montage
+from edgefuse.data.sensing import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import is_turned, read_bytes
-from edgefuse.io.text import printable
 
 __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
@@ -33,8 +33,6 @@ MAX_LIMIT_SHARE = 0.01
 """Share of pixels at the largest code from which on the user is warned."""
 NEAR_M, FAR_M = 0.2, 2.0
 """The depth range that trainings have by default."""
-MAX_CLASS_CLIPPED = 0.5
-"""Share of a class's measurements outside the range from which on it is named, although the whole set is inside."""
 THUMBNAIL = 16
 SAME_PICTURE = 0.98
 """Correlation of two grey thumbnails of 16x16, mean and contrast taken out, from which two frames count as the same picture.
@@ -146,6 +144,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     groups = group_names(dataset, by=by)
     leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts], groups)
     valid_depth, depth_m = _valid(facts), _percentiles(histograms)
+    every = [fact.sensed for fact in facts]
     report = Report(
         num_pairs=len(good),
         num_groups=len(set(groups)),
@@ -163,7 +162,8 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
             *dataset.warnings,
             *same_images(dataset, [fact.pixels for fact in facts]),
             *_turned(dataset, facts),
-            *(_warnings(valid_depth, depth_m) or _outside(dataset, facts, near_m=near_m, far_m=far_m)),
+            *missing_sensors(dataset, every),
+            *(_warnings(valid_depth, depth_m) or outside_range(dataset, every, near_m=near_m, far_m=far_m)),
         ),
     )
     return report, dataset
@@ -203,8 +203,7 @@ class _Facts:
     valid_share: float
     limit_share: float
     thumbnail: NDArray[np.float32]
-    num_measured: int
-    outside: Clipped
+    sensed: Sensed
     pixels: bytes
     is_turned: bool
 
@@ -223,8 +222,7 @@ def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArr
                 valid_share=float((depth > 0).mean()),
                 limit_share=float((depth == MAX_DEPTH_CODE).mean()),
                 thumbnail=thumbnail.astype(np.float32).ravel(),
-                num_measured=int(np.count_nonzero(depth)),
-                outside=clipped(depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
+                sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
                 is_turned=is_turned(rgb_bytes) or is_turned(depth_bytes),
             )
@@ -293,34 +291,6 @@ def _turned(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
         f"{len(paths)} pair(s) carry an EXIF orientation, first {paths[0]}: it is ignored, both images are used as they are stored; "
         "where a viewer shows colour and depth turned alike, save the images upright"
     ]
-
-
-def _outside(dataset: Dataset, facts: Sequence[_Facts], *, near_m: float, far_m: float) -> list[str]:
-    """A warning of measurements outside the range: of the whole set, or of the classes that are outside for the most part."""
-    whole = _shares(facts).warning(near_m=near_m, far_m=far_m)
-    if whole:
-        return [whole]
-    classes = {}
-    for number, label in enumerate(dataset.labels):
-        own = [fact for sample, fact in zip(dataset.samples, facts, strict=True) if sample.label == number]
-        shares = _shares(own)
-        if shares.nearer + shares.farther > MAX_CLASS_CLIPPED:
-            classes[label] = shares.warning(near_m=near_m, far_m=far_m)
-    label = next(iter(classes), "")
-    return (
-        [f"{len(classes)} class(es) are out of the depth range, first {printable(label)}: {classes[label]}"]
-        if classes
-        else []
-    )
-
-
-def _shares(facts: Sequence[_Facts]) -> Clipped:
-    total = sum(fact.num_measured for fact in facts)
-    if not total:
-        return Clipped(0.0, 0.0)
-    nearer = sum(fact.outside.nearer * fact.num_measured for fact in facts)
-    farther = sum(fact.outside.farther * fact.num_measured for fact in facts)
-    return Clipped(nearer / total, farther / total)
 
 
 def _leaks(

@@ -25,7 +25,38 @@ _SPEC = {"format": Optional(int), "align": Optional(str), "region": Optional(str
 _ALLOWED = re.compile(r"(source\.)+unit")
 """Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
 
-_UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier"}
+_REGION = re.compile(r"whole|center|nearest|file|-?\d{1,5},-?\d{1,5},[1-9]\d{0,4},[1-9]\d{0,4}")
+_MEANT = {
+    "format": ("version", "schema", "formatversion", "schemaversion", "fileversion", "datasetversion"),
+    "region": ("roi", "crop", "cropped", "croproi", "cropbox", "roixywh", "bbox", "regionofinterest"),
+    "align": ("registered", "registration", "registeredto", "register", "isregistered"),
+}
+"""Other words for a field, where they stand beside it."""
+
+_UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier", "lsb", "quantization"}
+_UNIT_WORDS |= {
+    "quantisation",
+    "quantum",
+    "disparity",
+    "einheit",
+    "einheiten",
+    "unidad",
+    "unidades",
+    "massstab",
+    "maßstab",
+}
+_OF_DEPTH = re.compile("depth|tiefe|profond|profundi|глубин|深度")
+_DISPARITY = re.compile(r"(?:inverse|disparity)(?:[\W_]*(?:depth|map|image))?", re.IGNORECASE)
+_OTHER_THINGS = frozenset(
+    re.findall(
+        r"\w+",
+        "test tests business temperature time angle angular exposure mass weight force pressure speed price currency processing gpu cpu "
+        "imu gyro accel company organization color colour rgb gray grey brightness focal baseline height width distance length diameter "
+        "radius size near far range min max position table object wavelength pixel pitch tolerance offset mean median std accuracy error "
+        "noise altitude",
+    )
+)
+"""With one of these words a key speaks of another unit, or of another length."""
 _UNIT_VALUES = ("um", "mm", "cm", "millimeter", "millimetre", "millimeters", "millimetres")
 _LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
     f"{prefix}{word}" for prefix in ("milli", "centi", "micro") for word in ("meter", "meters", "metre", "metres")
@@ -116,8 +147,13 @@ def _parsed(path: Path) -> Description:
     align = found.get("align") or "color"
     if align not in get_args(Align):
         raise UserError(f"{path} has align {printable(align)!r}: 'color' or 'depth' was expected")
+    region = found.get("region")
+    if region is not None and not _REGION.fullmatch(region):
+        raise UserError(
+            f"{path} has the region {printable(region)!r}: whole, center, nearest, file or x,y,w,h (pixels) was expected"
+        )
     _refuse_unheard(found, unit_m=unit_m, align=align, path=path)
-    return Description(depth_unit_m=unit_m, align=cast("Align", align), region=found.get("region"))
+    return Description(depth_unit_m=unit_m, align=cast("Align", align), region=region)
 
 
 def _quietly_parsed(path: Path) -> Description:
@@ -147,14 +183,18 @@ def _refuse_unheard(found: dict[str, Any], *, unit_m: float, align: str, path: P
             continue
         if (key == "depth_unit_m" and value == unit_m) or (key == "align" and value == align):
             continue  # the camera's own words, where they agree
-        if _looks_like_unit(key, value):
+        if _looks_like_unit(key, value) or (where == key and _looks_like_step(key, value)):
             raise UserError(
                 f"{path} has {printable(where)!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres of "
                 "one code, such as 0.001; rename or remove the key"
             )
         meant = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8) if where == key else []
+        joined = "".join(character for character in key.lower() if character.isalpha())
+        meant = [field for field, words in _MEANT.items() if where == key and joined in words] or meant
         if key.lower().startswith("align"):
             meant = ["align"]
+        if meant and _agrees(value, found, meant[0]):
+            continue
         if meant:
             raise UserError(
                 f"{path} has {printable(where)!r}, which would go unheard: is {meant[0]!r} meant? Rename it, or make it agree"
@@ -177,11 +217,31 @@ def _looks_like_unit(key: str, value: Any) -> bool:
     """Does a key read like a depth, its unit or its scale? An object called "depth" is a camera's stream: its own keys count."""
     words = {word.lower() for word in _WORD.findall(key)}
     joined = "".join(character for character in key.lower() if character.isalpha())
-    if ("depth" in joined and not isinstance(value, dict)) or value in _UNIT_VALUES:
+    if _OF_DEPTH.search(joined) and not isinstance(value, dict):
+        return True
+    if words & _OTHER_THINGS:
+        return False
+    if value in _UNIT_VALUES or (isinstance(value, str) and _DISPARITY.fullmatch(value)):
         return True
     if words & _UNIT_WORDS or re.search(r"^units?[a-z]{0,2}$|units?$|(?<!gr[ae]y)scale$|^scale|factor$", joined):
         return True
     return bool(words) and (words <= _LENGTH_WORDS or bool(words & _LENGTH_WORDS and words & {"per", "in", "to"}))
+
+
+def _looks_like_step(key: str, value: Any) -> bool:
+    """Does a number beside the fields read like the length of one code?"""
+    words = [word.lower() for word in _WORD.findall(key)]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (
+        is_number and bool(words) and not _OTHER_THINGS & {*words} and (words[-1] in _LENGTH_WORDS or words == ["gain"])
+    )
+
+
+def _agrees(value: Any, found: dict[str, Any], field: str) -> bool:
+    """Does another word for a field say what the field says, or nothing?"""
+    if field == "format":
+        return str(value) in ("1", "1.0")
+    return field == "region" and (value is None or value is False or value == found.get("region"))
 
 
 def is_made_by_command(root: Path) -> bool:

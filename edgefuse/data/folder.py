@@ -11,7 +11,6 @@ Owns the layout; recording, training and evaluation import it.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 
 from edgefuse.contract import Align
 from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
-from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time
+from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time, rgb_part
+from edgefuse.data.names import alike_names
 from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs
 from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
@@ -232,6 +232,7 @@ def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = No
 
 _SAME_IMAGES = {
     "class": "under two classes: one of the labels is wrong, remove that pair",
+    "image": "under two classes, with another depth: one of the labels is wrong, or the depth belongs to another image",
     "sequence": "in two sequences: a split may train on it and test on it; give the sequences one name, or remove one",
     "root": "in one sequence of two folders: it counts twice; give each pair once",
 }
@@ -244,8 +245,10 @@ def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
         pixels: `digest_of_pixels` of each sample.
     """
     by_pixels: dict[bytes, list[int]] = {}
+    by_rgb: dict[bytes, list[int]] = {}
     for i, digest in enumerate(pixels):
         by_pixels.setdefault(digest, []).append(i)
+        by_rgb.setdefault(rgb_part(digest), []).append(i)
     found: dict[str, list[tuple[Sample, Sample]]] = {kind: [] for kind in _SAME_IMAGES}
     for same in by_pixels.values():
         first, *others = (dataset.samples[i] for i in same)
@@ -256,8 +259,13 @@ def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
                 found["sequence"].append((first, other))
             elif other.rgb_path.parent != first.rgb_path.parent:
                 found["root"].append((first, other))
+    for same in by_rgb.values():
+        first = dataset.samples[same[0]]
+        for i in same[1:]:
+            if dataset.samples[i].label != first.label and pixels[i] != pixels[same[0]]:
+                found["image"].append((first, dataset.samples[i]))
     return tuple(
-        f"{len(twins)} pair(s) have the same pixels as another, first {twins[0][0].rgb_path} and {twins[0][1].rgb_path}, {words}"
+        f"{len(twins)} pair(s) have the same {'RGB image' if kind == 'image' else 'pixels'} as another, first {twins[0][0].rgb_path} and {twins[0][1].rgb_path}, {words}"
         for kind, words in _SAME_IMAGES.items()
         if (twins := found[kind])
     )
@@ -329,13 +337,7 @@ def _differences(roots: Sequence[Path], descriptions: Sequence[Description], lab
     if not all(regions_agree(first, second) for first in known for second in known):
         found = ", ".join(f"{root}: {printable(region)}" for region, root in known.items())
         yield f"the folders differ in the region that was recorded ({found}), so none is stored: give --roi to live"
-    alike: dict[str, list[str]] = {}
-    for label in labels:
-        alike.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            shown = " and ".join(ascii(name) for name in names)
-            yield f"the classes {shown} differ in case or in how an accent is stored alone: rename one where they are one class"
+    yield from alike_names(labels)
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -6,15 +6,18 @@ Owns how their files find one another and what their depth means. Each reader re
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgefuse.data.folder import decode_pair
+from edgefuse.data.folder import PLAUSIBLE_MEDIAN_M, UNITS_M, decode_pair
 from edgefuse.data.kept import one_at_a_time
 from edgefuse.data.pairing import MAX_LINES, Problem, Tree, name_misplaced, pair_up, refuse_split_folders
 from edgefuse.data.recognise import is_made_by_edgefuse
@@ -36,6 +39,7 @@ _MM_M = 0.001
 _TIME = re.compile(r"-?\d{1,20}(\.\d{0,20})?")
 _TURNED = "the EXIF orientation was ignored: RGB and depth are as they are stored"
 _MAX_CODE = 65535
+_UNIT_NAMES = {"m": "metres", "cm": "centimetres", "mm": "millimetres", "um": "micrometres"}
 
 
 def read_pairs(root: Path, *, unit_m: float = _MM_M, take: str | None = None) -> Source:
@@ -240,6 +244,11 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
     depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
     if depth.shape != rgb.shape[:2]:
         raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {rgb.shape[:2]}")
+    if depth.dtype.kind in "iub" and depth.dtype != np.uint16:
+        raise UserError(
+            f"{depth_path}: depth is {depth.dtype}, uint16 were expected: other integers are not taken, save them with "
+            "np.save(path, np.clip(depth, 0, 65535).astype(np.uint16)), codes with 0 = no measurement, or as floats in metres"
+        )
     if np.issubdtype(depth.dtype, np.floating) != is_float or (not is_float and depth.dtype != np.uint16):
         raise UserError(
             f"{depth_path}: depth is {depth.dtype}, {'floats' if is_float else 'uint16'} were expected as in the first file"
@@ -250,10 +259,20 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
         codes = np.where(np.isfinite(depth) & (depth > 0), np.rint(depth.astype(np.float64) * (unit_m / _MM_M)), 0)
         if codes.max(initial=0) > _MAX_CODE:
             raise UserError(
-                f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit? Are these millimetres, --unit mm?"
+                f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit?{_likely_unit(depth)}"
             )
         depth = codes.astype(np.uint16)
     return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) else None, num_measured=num_measured)
+
+
+def _likely_unit(depth: NDArray[Any]) -> str:
+    """A question on the unit that puts the median of an array of floats where a camera measures; "" where none does."""
+    median = float(np.median(depth[np.isfinite(depth) & (depth > 0)]))
+    near_m, far_m = PLAUSIBLE_MEDIAN_M
+    likely = [name for name, unit_m in UNITS_M.items() if near_m <= median * unit_m <= far_m]
+    # Of two that fit, the one whose median is closest to 1 m, which is where such cameras look.
+    best = min(likely, key=lambda name: abs(math.log(median * UNITS_M[name])), default=None)
+    return "" if best is None else f" The median is {median:g}: are these {_UNIT_NAMES[best]}, --unit {best}?"
 
 
 def _rows(path: Path, *, width: int) -> list[list[str]]:

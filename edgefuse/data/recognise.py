@@ -7,6 +7,7 @@ image is read.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,19 +42,43 @@ def other_layout(root: Path, *, expected: str | None = None) -> str:
     return f"; it looks like {TITLES[layout]}: {command}"
 
 
+def _plain(word: str) -> str:
+    """In lower case and without accents."""
+    kept = (
+        character
+        for character in unicodedata.normalize("NFKD", word.casefold())
+        if not unicodedata.combining(character)
+    )
+    return unicodedata.normalize("NFKC", "".join(kept))
+
+
 _SPLIT_WORDS = {
-    "train": {"train", "training", "trn", "trainval", "learn", "entrainement", "entrenamiento", "addestramento"},
-    "validation": {"val", "valid", "validate", "validation", "dev", "devel", "development", "minival", "validierung"},
-    "test": {"test", "testing", "tst", "eval", "evaluation", "holdout", "heldout", "prueba", "testdev"},
-    "fold": {"fold", "split", "cv", "subset"},
+    "train": "train training trn trainval learn learning fit entrainement apprentissage entrenamiento entreno addestramento "
+    "treinamento treino trening träning opplæring uczenie treningowy treningowe обучение тренировка обучающая 训练 訓練 학습 훈련",
+    "validation": "val valid validate validating validation dev devel development minival validierung validación validacion "
+    "validazione validação validacao validatie walidacja валидация 验证 検証 검증",
+    "test": "test tests testing tst eval evaluation evaluate evaluating holdout heldout unseen prueba pruebas prova essai essais "
+    "teste testes testdev testowy testowe проверка тест тестовая 测试 測試 テスト 평가 시험",
+    "fold": "fold split cv subset",
 }
-_FILLERS = {"set", "data", "dataset", "split", "part", "images", "imgs", "img", "folder", "files", "x"}
+_PLAIN_KINDS = {_plain(word): kind for kind, words in _SPLIT_WORDS.items() for word in words.split()}
+_FILLERS = frozenset(
+    re.findall(
+        r"\w+",
+        "set sets data dataset datasets split part images image imgs img folder files x the my new ensemble jeu donnees donnée données "
+        "d de des daten datensatz satz menge teil bilder datos conjunto dati dados insieme zbior zbiór выборка данные",
+    )
+)
+_HELD_OUT = re.compile(r"(?:hold|held|left)[\W_]*out")
+_NO_CLASS = re.compile(r"(?:hold|held)[\W_]*out|set|dat(?:a|en|os|i)|donnees|satz|jeu|ensemble|conjunto")
+_TOY = re.compile(r"train[\W_]*sets?")
+"""What is no class even alone, and what may be one: a train set."""
 
 
 def split_folders(names: Sequence[str]) -> dict[str, str]:
     """Names that are the parts of a split -> "train", "validation", "test" or "fold"; empty where they may as well be classes.
 
-    One such name alone may be a class (a toy train); two kinds of them are not, nor folders that are all folds.
+    One such name alone may be a class (a toy train); two kinds of them are not, nor folders that are all folds, nor "test set".
     """
     kinds = {name: kind for name in names if (kind := _split_kind(name))}
     parts = {name: kind for name, kind in kinds.items() if kind != "fold"}
@@ -61,16 +86,27 @@ def split_folders(names: Sequence[str]) -> dict[str, str]:
         return parts
     if "train" in parts.values() and len(names) == 1:
         return parts
+    plain = {name for name in parts if _NO_CLASS.search(_plain(name)) and not _TOY.fullmatch(_plain(name))}
+    if plain:
+        return {name: kind for name, kind in parts.items() if name in plain}
     return kinds if len(kinds) == len(names) > 1 else {}
 
 
 def _split_kind(name: str) -> str | None:
-    words = re.findall("[a-z]+", name.lower())
-    words = [word.removesuffix("set") if word != "set" else word for word in words]
+    """The part that a name speaks of with nothing else in it: "Training set", "jeu_d_entrainement", "Testdaten"."""
+    words = re.findall(r"[^\W\d_]+", _HELD_OUT.sub("holdout", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
+    words = [_without_filler(word) for word in words]
     telling = [word for word in words if word not in _FILLERS] or [word for word in words if word == "split"]
-    if len(telling) != 1:
-        return None
-    return next((kind for kind, known in _SPLIT_WORDS.items() if telling[0] in known), None)
+    return _PLAIN_KINDS.get(telling[0]) if len(telling) == 1 else None
+
+
+def _without_filler(word: str) -> str:
+    """Testdaten -> test, valset -> val; a word that is none of a part stays."""
+    for filler in _FILLERS:
+        for rest in (word.removesuffix(filler).removesuffix("s"), word.removesuffix(filler), word.removeprefix(filler)):
+            if rest != word and rest in _PLAIN_KINDS:
+                return rest
+    return word
 
 
 def is_made_by_edgefuse(files: Sequence[str]) -> bool:

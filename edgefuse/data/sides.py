@@ -15,24 +15,42 @@ _WORDS = frozenset(
         """
     right rightward rightwards righthand righthanded rightside
     rightmost clockwise anticlockwise counterclockwise cw ccw acw mirror mirrored lhs rhs lh rh righty sinistral dextral
-    links rechts linke linker linkes linken rechte rechter rechtes rechten linksherum rechtsherum linkshand rechtshand
-    linkshändig rechtshändig uhrzeigersinn gegenuhrzeigersinn gespiegelt linkerhand rechterhand linksom rechtsom linksaf rechtsaf
-    gauche droite horaire antihoraire izquierda izquierdo derecha derecho horario antihorario sinistra sinistro destra destro
-    orario antiorario esquerda esquerdo direita direito vänster höger vänstra högra vanster hoger venstre høyre højre
-    medurs moturs lewo prawo lewy prawy lewa prawa vlevo vpravo levá pravá levý pravý vasen oikea sağ sağa stânga dreapta
+    ltr rtl l2r r2l uhrzeigersinn gegenuhrzeigersinn gespiegelt
+    linke linker linkes linken linkem rechte rechter rechtes rechten rechtem
+    gauche droite horaire antihoraire izquierda izquierdo derecha derecho izqda izqdo dcha dcho horario antihorario
+    sinistra sinistro destra destro orario antiorario esquerda esquerdo direita direito esquerra esquerre dreta
+    medurs moturs lewo prawo lewy prawy lewa prawa vlevo vpravo levá pravá levý pravý levé pravé doleva doprava pravy hoger
+    lijevo levo desno lijeva desna lijevi desni balra jobbra sağ sağa stânga dreapta kiri kanan hidari migi
     лево право левый правый левая правая левое правое слева справа влево вправо налево направо ліво ліва права лівий правий
-    يسار يمين שמאל ימין
+    שמאל ימין שמאלה ימינה
+    چپ
     """,
     )
 )
-_CHARACTERS = "左右왼오른←→⇐⇒⟵⟶⬅➡↖↗↘↙↩↪↰↱↲↳↶↷↺↻⟲⟳⮌⮎⤴⤵👈👉☚☛☜☞◀▶◄►⏪⏩"
-"""In scripts without spaces a character is a word; and arrows."""
+_STEMS = re.compile(
+    r"links(?!ys)|rechts(?!anw|schutz|staat)|(?:linke|rechte)[rsnm]?(?:hand|hände|arm|bein|fu(?:ß|ss)|auge|ohr|seite|schuh)"
+    r"|venstre|høyre|højre|hoyre|hojre|vänst[er]|vanster|höger|högra|vasem|vasen|oike(?!u)|αριστερ|δεξ[ιί]"
+    r"|(?:ال|لل|بال|[بل])?(?:يسار|يمين|يسرى|يمنى)$"
+)
+"""What a word begins with where a side is in it: compounds of German and Scandinavian, endings of Finnish and Greek; articles of Arabic."""
+
+_INSIDE = re.compile("왼|(?<!떠)오른(?!다)|ซ้าย|ขวา|ひだり|みぎ|[बद]ा(?:ए|य|ई)(?:ं|ँ|ा[ंँ])")
+_CHARACTERS = "左右←→⇐⇒⟵⟶⬅➡↖↗↘↙↩↪↰↱↲↳↶↷↺↻⟲⟳⮌⮎⤴⤵👈👉☚☛☜☞◀▶◄►⏪⏩"
+"""In scripts without spaces a character, or a few of them, is a word; and arrows."""
+
+_NO_SIDES = re.compile(
+    r"left[\W_]*overs?(?![^\W\d_])|right[\W_]*(?:angle[ds]?|triangles?)(?![^\W\d_])|copy[\W_]*rights?(?![^\W\d_])"
+    r"|(?:vitamin[ae]?|hepatitis|typ|type|grade|group|team|block)[\W_]*[a-km-qs-z][\W\d_]*$",
+    re.IGNORECASE,
+)
+"""Of two words, and none of a side."""
 
 _PAIRS = tuple(
     frozenset(pair)
     for pair in re.findall(
         r"(\S+)/(\S+)",
-        "l/r b/d p/q s/z g/d v/h e/w li/re sx/dx izq/der izda/dcha esq/dir esq/dta sol/sağ sol/sag lt/rt od/os port/starboard "
+        "l/r b/d p/q s/z g/d v/h e/w li/re sx/dx izq/der izq/dcha esq/dir esq/dta droit/gauche sol/sağ sol/sag lt/rt od/os "
+        "port/starboard levy/pravy leva/prava bal/jobb stanga/dreapta trái/phải trai/phai چپ/راست شمال/يمين "
         "east/west ost/west est/ouest este/oeste leste/oeste oost/west öst/väst ovest/est восток/запад ne/nw se/sw "
         "slash/backslash forehand/backhand </> (/) [/] {/} «/»",
     )
@@ -55,6 +73,8 @@ _LEFT = re.compile(r"left(?!over|ist)|.*(?<!c)left$")
 """No other English word than cleft ends in "left", and few begin with it; in "right" many end."""
 
 _SIDE_LETTERS = frozenset("lr")
+_NUMBERED = re.compile(r"[lr][0-9]+(?:[\W_]|$)", re.IGNORECASE)
+"""bolt_L20 beside bolt_L30 speaks of a length."""
 _SIZES = frozenset({"s", "m", "xl", "xs", "xxl"})
 
 
@@ -63,10 +83,11 @@ def sided_names(names: Sequence[str]) -> tuple[str, ...]:
 
     "L" and "R" count at the end or the beginning of a longer name ("glove_L"), unless the names are sizes (S, M, L).
     """
-    words = {name: _words(name) for name in names}
+    words = {name: _words(_NO_SIDES.sub("", name)) for name in names}
     everything = {word for found in words.values() for word in found}
     pairs = {word for pair in _PAIRS if pair <= everything for word in pair}
     letters = frozenset() if everything & _SIZES else _SIDE_LETTERS
+    has_both = everything >= _SIDE_LETTERS
     lower = {name: unicodedata.normalize("NFKC", name).lower() for name in names}
     partners = {name for name in names if any(partner in lower.values() for partner in _with_partner(lower[name]))}
 
@@ -74,10 +95,11 @@ def sided_names(names: Sequence[str]) -> tuple[str, ...]:
         found = words[name]
         at_ends = {found[0], found[-1]} if len(found) > 1 else set()
         return (
-            any(word in _WORDS or word in pairs or bool(_LEFT.match(word)) for word in found)
+            any(word in _WORDS or word in pairs or bool(_LEFT.match(word) or _STEMS.match(word)) for word in found)
             or name in partners
-            or bool(at_ends & letters)
-            or any(character in _CHARACTERS for character in name)
+            or (bool(at_ends & letters) and (has_both or not _NUMBERED.search(name)))
+            or bool(_INSIDE.search(lower[name]))
+            or any(character in _CHARACTERS for character in lower[name])
         )
 
     return tuple(name for name in names if speaks(name))

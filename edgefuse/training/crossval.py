@@ -33,7 +33,7 @@ from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.approaches import Approach, approach_config, checked_approaches
 from edgefuse.training.loop import best_device
-from edgefuse.training.opening import depth_out_of_range, mirroring
+from edgefuse.training.opening import mirroring, sensing_notes
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.train import Listener, NothingLearnedError, train_on_pictures
 
@@ -179,7 +179,7 @@ def cross_validate(  # long: the order of the work, one step a line
             *dataset.warnings,
             *folds.notes,
             mirroring(dataset.labels, asked=config.augmentation.flip),
-            *_depth_notes(pictures, config),
+            *sensing_notes(pictures, range(len(pictures.rgb)), config, of="pairs"),
         )
         results = dict(finished)
         failures = []
@@ -208,12 +208,6 @@ def cross_validate(  # long: the order of the work, one step a line
         data=data,
         early_stop=early_stop,
     )
-
-
-def _depth_notes(pictures: Pictures, config: TrainConfig) -> list[str]:
-    everything = tuple(range(len(pictures.dataset.samples)))
-    note = depth_out_of_range(pictures, everything, near_m=config.near_m, far_m=config.far_m)
-    return [] if note is None else [note]
 
 
 def fold_seed(seed: int, fold: int) -> int:

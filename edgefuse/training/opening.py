@@ -5,21 +5,17 @@ Owns these lines, and the augmentation that labels and fusion allow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from edgefuse.contract import Clipped, clipped
 from edgefuse.data.augment import Augmentation
 from edgefuse.data.folder import Dataset, Pictures
+from edgefuse.data.sensing import sensing_warnings
 from edgefuse.data.sides import sided_names
 from edgefuse.data.splits import Split, untouched
 from edgefuse.io.text import some_of
 from edgefuse.model.names import SINGLE_MODALITIES
 from edgefuse.training.recipe import TrainConfig
-
-NUM_RANGED = 200
-"""So many training pairs, evenly spread, tell how much of the depth is out of range."""
 
 
 def fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
@@ -89,26 +85,12 @@ def warnings_before(pictures: Pictures, parts: Split, *, config: TrainConfig) ->
             f"images are mirrored although {some_of(sided, most=3)} speak{'s' if len(sided) == 1 else ''} of a side: "
             "a mirrored image may belong to another class; leave --flip out"
         )
-    out_of_range = depth_out_of_range(pictures, parts.train, near_m=config.near_m, far_m=config.far_m)
-    return [*found, *([out_of_range] if out_of_range else [])]
+    return [*found, *sensing_notes(pictures, parts.train, config)]
 
 
-def depth_out_of_range(pictures: Pictures, indices: tuple[int, ...], *, near_m: float, far_m: float) -> str | None:
-    """One line where more than a few per cent of the measurements of these pairs are out of the depth range."""
-    step = max(1, len(indices) // NUM_RANGED)
-    shares = []
-    for i in indices[::step]:
-        unit_m = pictures.dataset.samples[i].depth_unit_m
-        shares.append(clipped(pictures.depth[i], depth_unit_m=unit_m, near_m=near_m, far_m=far_m))
-    if not shares:
-        return None
-    nearer, farther = np.mean(shares, axis=0)
-    text = Clipped(float(nearer), float(farther)).warning(near_m=near_m, far_m=far_m)
-    if text is None:
-        return None
-    num_over = sum(share.warning(near_m=near_m, far_m=far_m) is not None for share in shares)
-    return (
-        f"in {num_over} of {len(shares)} training pairs: {text}"
-        if step == 1
-        else f"in {num_over} of {len(shares)} sampled training pairs: {text}"
-    )
+def sensing_notes(
+    pictures: Pictures, indices: Sequence[int], config: TrainConfig, *, of: str = "training pairs"
+) -> list[str]:
+    """One line for each sensor of the recipe that is missing in most pairs of a class, and one of depth out of its range."""
+    modalities = SINGLE_MODALITIES if config.fusion not in SINGLE_MODALITIES else (config.fusion,)
+    return sensing_warnings(pictures, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=modalities)

@@ -4,7 +4,7 @@
              far as it lies in the picture
     frozen   frame numbers or timestamps go on, and the picture is byte for byte the same
 
-Owns the thresholds; the live loop asks. A sensor that is not alive is shown to the model as black or as without any
+Owns what follows from one frame after another (the tests of single images: `edgefuse.data.sensing`); the live loop asks. A sensor that is not alive is shown to the model as black or as without any
 measurement, because that is how the accuracy was measured that the bundle's fallback rests on.
 """
 
@@ -13,27 +13,14 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.data.sensing import has_next_to_no_depth, rgb_is_dead
 from edgefuse.framing import Framed, Roi, square_around
 from edgefuse_runtime.frames import Frame
 
 State = Literal["ok", "dead", "frozen"]
-
-MAX_BLACK_LEVEL = 8.0
-"""RGB is black where mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor in eight
-stops too little light lies above (`edgefuse.corruptions.dark_rgb`: 20 and more)."""
-
-MAX_OVERLAY = 0.02
-"""RGB is black, too, where at most so many of its values lie above that level: a clock or a name that a driver writes on it."""
-
-MIN_DEVIATION = 1.0
-"""RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
-
-MIN_VALID_SHARE = 0.01
-"""Depth is dead where a smaller share of the framed region has a measurement."""
 
 FROZEN_AFTER = 10
 """So many pictures in a row that are equal to the one before them: a third of a second at 30 a second."""
@@ -88,18 +75,9 @@ def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStat
     )
 
 
-def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
-    """Is a framed picture, uint8 [h, w, 3], black or one level all over?"""
-    if np.count_nonzero(rgb > MAX_BLACK_LEVEL) <= MAX_OVERLAY * rgb.size:
-        return True
-    mean, deviation = cv2.meanStdDev(rgb)
-    return bool(deviation.max() <= MIN_DEVIATION or (mean + 2 * deviation).max() <= MAX_BLACK_LEVEL)
-
-
 def depth_is_dead(depth: NDArray[np.uint8]) -> bool:
     """Has a framed picture, uint8 [h, w, 2] of the contract's bytes, next to no measurement?"""
-    codes = depth.view("<u2")  # its last axis is contiguous in every slice of rows and columns
-    return bool(np.count_nonzero(codes) < MIN_VALID_SHARE * codes.size)
+    return has_next_to_no_depth(depth.view("<u2"))  # its last axis is contiguous in every slice of rows and columns
 
 
 def shown(framed: Framed, states: SensorStates) -> Framed:

@@ -92,3 +92,15 @@ def test_the_plan_that_answered_is_named_with_its_precision(planned: Bundle) -> 
         opened(planned.folder, num_threads=None, engine="tensorrt", file="model.onnx"),
     ):
         pass
+
+
+def test_depth_beyond_the_models_range_and_a_missing_sensor_are_warned_of(toy: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, depth_mm in (("near", 500), ("far", 4000)):
+        for number in range(2):
+            depth = rng.integers(depth_mm, depth_mm + 99, (32, 32), np.uint16)
+            rgb = np.full((32, 32, 3), 90, np.uint8) if label == "far" else rng.integers(0, 255, (32, 32, 3), np.uint8)
+            write_pair(tmp_path / label / "take1", f"frame_{number}", rgb, depth)
+    warnings = [line for line in evaluate(toy, tmp_path).stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and warnings[0].startswith("warning: RGB is missing") and "(far), first" in warnings[0]
+    assert warnings[1].startswith("warning: in 2 of 4 pairs: 50% of the measured depth is beyond 2 m")

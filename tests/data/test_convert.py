@@ -143,6 +143,31 @@ def test_whole_numbers_keep_their_codes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("metres_of_one", "words"),
+    [(0.01, "centimetres, --unit cm"), (0.001, "millimetres, --unit mm"), (1e-6, "micrometres, --unit um")],
+)
+def test_floats_of_another_unit_are_refused_with_the_unit_that_fits(
+    metres_of_one: float, words: str, tmp_path: Path
+) -> None:
+    write_rgb(tmp_path / "in/cup/a/1_rgb.png")
+    depth = np.full(SHAPE, 1.003 / metres_of_one, np.float32)
+    depth[0], depth[1] = np.nan, 0
+    np.save(tmp_path / "in/cup/a/1_depth.npy", depth)
+    with pytest.raises(UserError, match=f"are these {words}"):
+        convert(tmp_path / "in", tmp_path / "out", layout="npy")
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.int64, np.bool_])
+def test_whole_numbers_other_than_uint16_are_refused_with_how_to_save_them(kind: type, tmp_path: Path) -> None:
+    write_rgb(tmp_path / "in/cup/a/1_rgb.png")
+    np.save(tmp_path / "in/cup/a/1_depth.npy", np.ones(SHAPE, kind))
+    with pytest.raises(
+        UserError, match=r"uint16 were expected: other integers are not taken, save them with .*astype\(np\.uint16\)"
+    ):
+        convert(tmp_path / "in", tmp_path / "out", layout="npy")
+
+
+@pytest.mark.parametrize(
     ("array", "message"),
     [
         (np.ones((3, 3), np.uint16), r"depth is \(3, 3\)"),

@@ -218,7 +218,7 @@ def test_recorded_takes_have_no_twins_in_other_takes() -> None:
 
 
 def test_depth_outside_the_range_of_the_training_is_warned_of(tmp_path: Path) -> None:
-    write(tmp_path, "ball", "b1", "0", scene(1), np.full((48, 48), 3000, np.uint16))
+    write(tmp_path, "ball", "b1", "0", scene(1), ramp() + 1500)
     write(tmp_path, "cup", "c1", "0", scene(2), ramp())
     (warning,) = check([tmp_path])[0].warnings
     assert warning.startswith("50% of the measured depth is beyond 2 m") and "--far" in warning
@@ -227,10 +227,34 @@ def test_depth_outside_the_range_of_the_training_is_warned_of(tmp_path: Path) ->
     assert "nearer than 1.5 m" in warning and "--near" in warning
 
 
+@pytest.mark.parametrize("kind", ["none", "few", "constant", "black", "grey"])
+def test_a_sensor_that_gave_nothing_in_most_pairs_of_a_class_is_warned_of(kind: str, tmp_path: Path) -> None:
+    rgb, depth = scene(1), ramp()
+    if kind in ("black", "grey"):
+        rgb = np.full((48, 48, 3), 0 if kind == "black" else 120, np.uint8)
+    else:
+        depth = np.full((48, 48), 1000 if kind == "constant" else 0, np.uint16)
+        depth[0, : 20 if kind == "few" else 0] = np.arange(20)[: 20 if kind == "few" else 0] + 1000
+    for number in range(4):
+        write(tmp_path, "ball", "b", str(number), scene(10 + number), ramp() + number)
+        alive = number == 0
+        write(
+            tmp_path,
+            "cup",
+            "c",
+            str(number),
+            scene(20) if alive else rgb,
+            ramp() + 9 if alive else depth + number * (kind == "constant"),
+        )
+    found = [text for text in check([tmp_path])[0].warnings if "missing" in text]
+    assert len(found) == 1 and "3 of 4 pairs of 1 of 2 classes (cup), first " in found[0] and "cup/c/1_" in found[0]
+    assert found[0].startswith("RGB is missing" if kind in ("black", "grey") else "depth is missing")
+
+
 def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
     for number in range(24):
         write(tmp_path, "cup", f"c{number}", "0", scene(number), ramp())
-    write(tmp_path, "ball", "b1", "0", scene(99), np.full((48, 48), 3000, np.uint16))
+    write(tmp_path, "ball", "b1", "0", scene(99), ramp() + 1500)
     (warning,) = check([tmp_path])[0].warnings
     assert warning.startswith(
         "1 class(es) are out of the depth range, first ball: 100% of the measured depth is beyond 2 m"
@@ -258,6 +282,14 @@ def test_the_same_pixels_under_two_names_are_warned_of_by_check_and_by_load(tmp_
         for text, words in zip(found, ("under two classes", "in two sequences", "of two folders"), strict=True):
             assert words in text
         assert "ball/t/0_rgb.png" in found[0] and "cup/t3/0_rgb.png" in found[1]
+
+
+def test_one_rgb_image_under_two_classes_with_another_depth_is_warned_of_by_check_and_by_load(tmp_path: Path) -> None:
+    for label, seed, more in (("cup", 1, 0), ("ball", 1, 7), ("ball", 1, 9), ("cup", 2, 0)):
+        write(tmp_path, label, "t", f"{seed}{more}", scene(seed), ramp() + more)
+    for found in (check([tmp_path])[0].warnings, load(scan([tmp_path])).dataset.warnings):
+        (text,) = found
+        assert text.startswith("1 pair(s) have the same RGB image as another") and "with another depth" in text
 
 
 def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
         {"source": {"layout": "pairs", "unit": "mm", "camera_mm": 600.0}, "frames_per_instance": 8, "size": 32},
         {"labels": ["depth", "unit"], "grayscale": False, "community": "x", "num_pairs": 3, "created": "a units maker"},
         {"format": 1, "align": None, "region": None},
+        {"unit_test": True, "business_unit": "robots", "temperature_unit": "C", "time_scale": 2, "baseline_mm": 50.0},
+        {
+            "camera": {"gain": 16, "resolution": [640, 480], "firmware_version": "5.1"},
+            "resolution": "640x480",
+            "fps": 30,
+        },
+        {"version": 1, "crop": False, "max_range_m": 4.0},
     ],
 )
 def test_other_keys_are_left_alone(tmp_path: Path, found: dict[str, Any]) -> None:
@@ -56,6 +63,15 @@ def test_other_keys_are_left_alone(tmp_path: Path, found: dict[str, Any]) -> Non
             {key: 5000}
             for key in ("scalefactor", "depthfactor", "metersPerUnit", "mm_per_level", "code_in_metres", "z16Scale")
         ),
+        *(
+            {key: 0.1}
+            for key in ("resolution_mm", "lsb", "lsb_mm", "quantization", "step_m", "code_um", "step_um", "gain")
+        ),
+        *({key: "x"} for key in ("einheit", "tiefenskala", "profondeur_unite", "profundidadEscala", "disparity")),
+        {"encoding": "disparity"},
+        *({key: 2} for key in ("version", "schema", "format_version", "schemaVersion")),
+        *({key: [1, 2, 3, 4]} for key in ("roi", "crop")),
+        {"registered": False},
         {"z": "mm"},
         {"camera": {"depth_scale": 0.0001}},
         {"camera": {"depth_unit_m": 0.0001}},
@@ -81,6 +97,12 @@ def test_another_format_is_refused(tmp_path: Path, written: int) -> None:
         describe(write(tmp_path, {"format": written, "depth_unit_m": 0.0001}))
 
 
+@pytest.mark.parametrize("region", ["centre of it", "", "1,2,3", "1,2,0,4", "1, 2, 3, 4", "roi.json", "auto"])
+def test_a_region_of_no_known_kind_is_refused(tmp_path: Path, region: str) -> None:
+    with pytest.raises(UserError, match="has the region .*whole, center, nearest, file or x,y,w,h"):
+        describe(write(tmp_path, {"region": region}))
+
+
 def test_a_description_in_another_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Dataset.JSON").write_text('{"depth_unit_m": 0.0001}')
     with pytest.raises(UserError, match=r"Dataset\.JSON goes unheard"):
@@ -99,7 +121,11 @@ def test_a_link_to_nowhere_is_no_absent_description(tmp_path: Path) -> None:
         describe(tmp_path)
 
 
-@given(unit_m=st.floats(1e-6, 0.1), align=st.sampled_from(["color", "depth"]), region=st.none() | st.text())
+@given(
+    unit_m=st.floats(1e-6, 0.1),
+    align=st.sampled_from(["color", "depth"]),
+    region=st.sampled_from([None, "whole", "center", "nearest", "file", "-1,2,30,4"]),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_any_description_comes_back(tmp_path: Path, unit_m: float, align: Any, region: str | None) -> None:
     write_description(tmp_path, depth_unit_m=unit_m, align=align, region=region)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgefuse.data.folder import Dataset, has_pairs, scan, write_description, write_pair
+from edgefuse.data.names import alike_names
 from edgefuse.data.pairing import find_pairs
 from edgefuse.data.recognise import split_folders
 from edgefuse.data.tree import is_passed_over
@@ -199,6 +200,34 @@ def test_parts_without_sequences_are_to_be_converted_one_by_one(tmp_path: Path) 
 @pytest.mark.parametrize(
     "names",
     [
+        ("Training set", "held-out"),
+        ("entrainement", "essai"),
+        ("Jeu d'entraînement", "jeu de test"),
+        ("Trainingsdaten", "Testdaten"),
+        ("Trainings-Daten", "Test-Daten"),
+        ("train", "hold out"),
+        ("training_data", "testing_data"),
+        ("TrainSet", "ValSet", "TestSet"),
+        ("trainset", "valset"),
+        ("train set", "test set"),
+        ("conjunto de entrenamiento", "conjunto de prueba"),
+        ("訓練", "テスト"),
+    ],
+)
+def test_parts_of_a_split_are_known_in_other_words(names: tuple[str, ...]) -> None:
+    assert tuple(split_folders(names)) == names
+    assert "train" in split_folders(names).values()
+
+
+def test_a_part_that_is_held_out_is_one_beside_classes() -> None:
+    assert split_folders(["holdout", "cup", "ball"]) == {"holdout": "test"}
+    assert split_folders(["test set", "cup", "ball"]) == {"test set": "test"}
+    assert split_folders(["valset", "cup", "ball"]) == {"valset": "validation"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
         ("train", "car", "bus"),
         ("left", "right"),
         ("trainer", "tester"),
@@ -267,7 +296,28 @@ def test_differences_between_roots_and_names_that_look_alike_are_warned_of(tmp_p
     assert "differ in the region" in text and "'caf\\xe9' and 'cafe\\u0301'" in text.replace(
         "'cafe\\u0301' and 'caf\\xe9'", "'caf\\xe9' and 'cafe\\u0301'"
     )
-    assert "'Mug' and 'mug'" in text and len(dataset.warnings) == 3
+    assert "'Mug' and 'mug'" in text and len(dataset.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "num_alike"),
+    [
+        (["red mug", "red_mug", "red-mug", "redmug"], 1),
+        (["mug", "mugs"], 1),
+        (["box", "boxes", "cherry", "Cherries"], 2),
+        (["mug", "m\u0430g", "mag"], 1),
+        (["class_1_2", "class_12", "tilt_-10", "tilt_10", "bus", "bu", "c+", "c"], 0),
+        (["glass", "glas", "кот", "код", "<", ">"], 0),
+    ],
+)
+def test_class_names_that_people_take_for_one_are_one_line(names: list[str], num_alike: int) -> None:
+    found = list(alike_names(names))
+    assert len(found) == min(num_alike, 1)
+    assert all(
+        text.startswith(f"{num_alike} class(es) have several names: {names[0]!r} and")
+        for text in found
+        if "m\u0430g" not in names
+    )
 
 
 @pytest.mark.parametrize("place", ["cup", "cup/s0", "cup/s0/x"])

@@ -14,7 +14,7 @@ from edgefuse.cli.train import calibration_line, summary_lines
 from edgefuse.data.folder import load, scan, write_description, write_pair
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
-from edgefuse.training.opening import depth_out_of_range, mirroring, warnings_before
+from edgefuse.training.opening import mirroring, sensing_notes, warnings_before
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
 from edgefuse.training.train import Silence, train
@@ -108,11 +108,12 @@ def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_depth_out_of_range_is_one_line(codes: int, unit_m: float, words: str | None, tmp_path: Path) -> None:
     pictures = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2}, depth_codes=codes, unit_m=unit_m)]))
-    text = depth_out_of_range(pictures, (0, 1, 2), near_m=0.2, far_m=2.0)
+    found = sensing_notes(pictures, (0, 1, 2), QUICK)
     if words is None:
-        assert text is None
+        assert found == []
     else:
-        assert text is not None and text.startswith(f"in 3 of 3 training pairs: 100% of the measured depth is {words}")
+        (text,) = found
+        assert text.startswith(f"in 3 of 3 training pairs: 100% of the measured depth is {words}")
         assert ("--far" if "beyond" in words else "--near") in text
 
 
@@ -121,8 +122,25 @@ def test_depth_of_few_pairs_out_of_range_is_not_warned_of(tmp_path: Path) -> Non
     far = make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
     pictures = load(scan([near, far]))
     everything = tuple(range(len(pictures.dataset.samples)))
-    assert "in 2 of 22 training pairs: 9%" in str(depth_out_of_range(pictures, everything, near_m=0.2, far_m=2.0))
-    assert depth_out_of_range(pictures, everything[:-2], near_m=0.2, far_m=2.0) is None
+    (text,) = sensing_notes(pictures, everything, QUICK)
+    assert text.startswith("in 2 of 22 training pairs: 9%")
+    assert sensing_notes(pictures, everything[:-2], QUICK) == []
+
+
+def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
+    near, far = make_data(tmp_path / "near", {"a": 30}), make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
+    pictures = load(scan([near, far]))
+    (text,) = sensing_notes(pictures, range(62), QUICK)
+    assert text.startswith("1 class(es) are out of the depth range, first b: 100% of the measured depth is beyond 2 m")
+    (text,) = sensing_notes(pictures, range(62), replace(QUICK, near_m=1.0, far_m=4.0))
+    assert text.startswith("in 60 of 62 training pairs: 97% of the measured depth is nearer")
+
+
+def test_a_sensor_that_gave_nothing_is_warned_of_where_the_model_uses_it(tmp_path: Path) -> None:
+    root = make_data(tmp_path / "d", {"a": 3, "b": 3}, depth_codes=0)
+    assert not any("missing" in line for line in opening(root, tmp_path / "rgb"))
+    (text,) = [line for line in opening(root, tmp_path / "gated", fusion="gated") if "missing" in line]
+    assert text.startswith("warning: depth is missing") and "(a, b)" in text and "a/a" in text
 
 
 def test_strict_makes_warnings_errors_before_anything_is_written(tmp_path: Path) -> None:
