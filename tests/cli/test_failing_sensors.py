@@ -97,7 +97,7 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
         (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
         (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
-        (("--corruptions", "--plot", "FILE/plot.png"), 2, "nothing can be written into"),
+        (("--corruptions", "--plot", "FILE/plot.png"), 2, "cannot be written"),
     ],
 )
 def test_wrong_usage_is_said_before_any_work(
