@@ -21,6 +21,11 @@ from edgefuse.data.folder import write_description, write_pair
 
 SIDE = 40
 
+# nohup and some services ignore these likewise, and a command that is started so goes on ignoring them.
+for number in (signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
 
 def draw_pair(kind: str, *, rng: np.random.Generator, side: int = SIDE) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """A picture that needs both sensors: colour is red or blue, depth is near or far, and a class is one combination."""
