@@ -110,7 +110,8 @@ def test_bad_json_is_named(tmp_path: Path, text: str | None, word: str) -> None:
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in ("sklearn", "sklearn.model_selection"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingPackageError, match="scikit-learn"):
         require("sklearn.model_selection", extra="train")
     with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"):
