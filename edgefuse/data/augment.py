@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
-from edgefuse.data.sides import sided_names
 from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi, fit
 from edgefuse.limits import check_limits, limited, one_of
@@ -62,11 +61,6 @@ class Augmentation:
                 f"augmentation.rgb_dropout and depth_dropout are {self.rgb_dropout:g} and {self.depth_dropout:g}: "
                 "together at most 1 was expected"
             )
-
-
-def labels_allow_flip(labels: tuple[str, ...]) -> bool:
-    """False when a class name speaks of a side, such as "turn_left"."""
-    return not sided_names(labels)
 
 
 def augment(

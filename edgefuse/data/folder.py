@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import Align
+from edgefuse.data.arriving import DEPTH_SUFFIX, RGB_SUFFIX
 from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
 from edgefuse.data.kept import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time, rgb_part
 from edgefuse.data.names import alike_names
-from edgefuse.data.pairing import DEPTH_SUFFIX, MAX_LINES, RGB_SUFFIX, Problem, find_pairs, no_pairs
+from edgefuse.data.pairing import MAX_LINES, Problem, find_pairs, no_pairs
 from edgefuse.data.tree import walk
 from edgefuse.errors import UserError
 from edgefuse.framing import regions_agree

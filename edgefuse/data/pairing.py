@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from edgefuse.data.arriving import DEPTH_SUFFIX, RGB_SUFFIX
 from edgefuse.data.description import DATASET_NAME
 from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
 from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
@@ -18,8 +19,6 @@ from edgefuse.errors import UserError
 from edgefuse.io.images import has_mark
 from edgefuse.io.text import name_problem, printable, quoted
 
-RGB_SUFFIX = "_rgb.png"
-DEPTH_SUFFIX = "_depth.png"
 MARK = "edgefuse data check"
 """Of a montage, which may lie in the root."""
 MAX_LINES = 20

@@ -16,7 +16,6 @@ from edgefuse.data.folder import Dataset, Pictures, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation import framed_batches
-from edgefuse.io.adding import only_writer
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
 from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
@@ -99,10 +98,9 @@ def train(
     """
     refuse_existing(out, force=force, marker=run_folder.RUN_NAME, contents=run_folder.CONTENTS)
     require("matplotlib", extra="train")  # draws the figures in the end
-    if out.exists():
-        with only_writer(out):
-            pass  # no other training writes there
-    with folder_begun(out) as place:  # before the data is read: what another process puts there meanwhile stays
+    with folder_begun(
+        out
+    ) as place:  # before the data is read, so that a second training of this run is refused at once
         pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
         return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener, begun=place)
 

@@ -71,10 +71,14 @@ class Prediction:
     @property
     def probabilities(self) -> dict[str, float]:
         """Class name -> probability, the most likely first; empty where there is no finite answer."""
+        return dict(self.top(len(self.labels)))
+
+    def top(self, num_classes: int) -> tuple[tuple[str, float], ...]:
+        """The most likely classes with their probabilities, best first; none where there is no finite answer."""
         if self.scores is None:
-            return {}
-        order = np.argsort(-self.scores, kind="stable")
-        return {self.labels[i]: float(self.scores[i]) for i in order}
+            return ()
+        order = np.argsort(-self.scores, kind="stable")[:num_classes]
+        return tuple((self.labels[i], float(self.scores[i])) for i in order)
 
     @property
     def warning(self) -> str:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from edgefuse import framing
@@ -226,14 +225,14 @@ class _Decider:
         if sensors.depth == "ok":
             self._clipping.look(framed.depth)
         expected = _expected(region, frame)
-        most_likely = found.probabilities.items() if found.label is not None else ()
+        most_likely = found.top(TOP_CLASSES) if found.label is not None else ()
         return Result(
             index=index,
             frame=frame.color_number,
             name=frame.name,
             label=found.label,
             probability=None if found.probability is None else round(found.probability, 6),
-            top=tuple((label, round(probability, 6)) for label, probability in islice(most_likely, TOP_CLASSES)),
+            top=tuple((label, round(probability, 6)) for label, probability in most_likely),
             gate_mean=None if found.gate is None else round(found.gate, 6),
             expected=expected,
             is_known=expected is None or expected in engine.labels,

@@ -18,7 +18,7 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import refuse_existing
 from edgefuse.io.json_files import dumps, parse_json
 from edgefuse.io.temporaries import take_lock
-from edgefuse.io.text import write_line
+from edgefuse.io.text import some_of, write_line
 from edgefuse_runtime.results import LiveSummary, Result
 
 NO_DECISION = "no decision"
@@ -96,15 +96,9 @@ def summary_lines(summary: LiveSummary) -> list[str]:
     if accuracy is not None and accuracy.unscored:
         lines.append(
             f"{accuracy.unscored} results show classes that the model does not know, and are not in the accuracy: "
-            + first_of(accuracy.unknown)
+            + some_of(accuracy.unknown)
         )
     return lines
-
-
-def first_of(names: Sequence[str], *, at_most: int = 5) -> str:
-    """ "a, b, c and 7 more"."""
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
 
 
 class LinesSink:

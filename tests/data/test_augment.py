@@ -10,12 +10,12 @@ from edgefuse.data.augment import (
     Augmentation,
     augment,
     jitter_colour,
-    labels_allow_flip,
     move,
     punch_holes,
     scale_depth,
     shift_depth,
 )
+from edgefuse.data.sides import sided_names
 from edgefuse.framing import fit
 
 OFF = Augmentation(
@@ -110,8 +110,8 @@ def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[
 
 
 def test_sided_labels_are_not_mirrored() -> None:
-    assert labels_allow_flip(("cup", "ball"))
-    assert not labels_allow_flip(("turn_Left", "turn_right"))
+    assert not sided_names(("cup", "ball"))
+    assert sided_names(("turn_Left", "turn_right"))
 
 
 def test_white_balance_colours_grey_and_grey_takes_colour_away() -> None:
