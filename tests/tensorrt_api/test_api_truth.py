@@ -53,7 +53,7 @@ def test_every_name_of_tensorrt_is_real(apis: dict[str, Api]) -> None:
 def test_the_modules_of_tensorrt_are_found(apis: dict[str, Api]) -> None:
     files = trt_modules(ROOT, FOLDERS)
     expected = {
-        "edgefuse_export.tensorrt_build": ROOT / "export/edgefuse_export/tensorrt_build.py",
+        "edgefuse_export.tensorrt.plan_from_onnx": ROOT / "export/edgefuse_export/tensorrt/plan_from_onnx.py",
         "edgefuse_runtime.engines.tensorrt": ROOT / "runtime/edgefuse_runtime/engines/tensorrt.py",
     }
     there = {name for name, path in expected.items() if path.is_file()}
