@@ -84,7 +84,7 @@ def _print_explanation(explanation: Explanation) -> None:
     table.add_row("all", *_cells(found["all"]))
     console = new_console()
     console.print(table)
-    console.print(f"Share of the decision. {found['share_definition']}", style="dim")
+    console.print("The columns are defined in docs/failing-sensors.md and in explain.json.", style="dim")
 
 
 def _cells(group: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """What is in a data set folder, before anything is trained on it: counts, sizes, depth, leaks between instances, bad pairs.
 
-Owns the report and its montage; reads pairs one by one, so that a set larger than the memory can be checked.
+Owns the report; reads pairs one by one, so that a set larger than the memory can be checked.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_SEQUENCE, group_names
 from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
-from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import is_turned, read_bytes
-
-__all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_FRACTION = 0.01
@@ -169,6 +166,13 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     return report, dataset
 
 
+def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """An image's grey levels on a grid of `THUMBNAIL` squared, [D], as `closest_twins` compares them."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).ravel()
+
+
 def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> list[tuple[int, int, float]]:
     """The frames that look like one of another group: (frame, the most similar one there, their correlation).
 
@@ -214,13 +218,11 @@ def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArr
         with one_at_a_time(rgb_bytes, depth_bytes):
             rgb, depth = decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
             codes, counts = np.unique(depth, return_counts=True)
-            grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-            thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
             facts = _Facts(
                 size=f"{rgb.shape[1]}x{rgb.shape[0]}",
                 valid_fraction=float((depth > 0).mean()),
                 limit_fraction=float((depth == MAX_DEPTH_CODE).mean()),
-                thumbnail=thumbnail.astype(np.float32).ravel(),
+                thumbnail=thumbnail(rgb),
                 sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
                 is_turned=is_turned(rgb_bytes) or is_turned(depth_bytes),
