@@ -133,7 +133,6 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
     fake = installed("10.3.0", monkeypatch)
     with Journal(tmp_path / "log") as journal:
         plan_from_onnx(
-            fake.module,
             tmp_path / "decoding.onnx",
             typing=typing_for(version=(10, 3), precision="fp16"),
             shapes={"depth": (1, 4, 4, 2)},
@@ -141,7 +140,7 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
             optimization_level=0,
             timing_cache=tmp_path / "timing.cache",
             journal=journal,
-            logger=new_logger(fake.module, journal),
+            logger=new_logger(journal),
             on_progress=lambda _done, _total: None,
         )
     assert fake.builds[0]["held_in_float"] == held
