@@ -19,12 +19,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgefuse.api import evaluate, export, open_bundle, train
+    from edgefuse.app.api import evaluate, export, open_bundle, train
     from edgefuse.contract import InputContract
     from edgefuse.errors import EdgefuseError
     from edgefuse.training import recipe as recipes
     from edgefuse_runtime.classifier import Classifier, Prediction
-    from edgefuse_runtime.live import live
+    from edgefuse_runtime.live.loop import live
 
 __version__ = "0.1.0"
 
@@ -46,12 +46,12 @@ _HOMES = {
     "EdgefuseError": ("edgefuse.errors", "EdgefuseError"),
     "InputContract": ("edgefuse.contract", "InputContract"),
     "Prediction": ("edgefuse_runtime.classifier", "Prediction"),
-    "evaluate": ("edgefuse.api", "evaluate"),
-    "export": ("edgefuse.api", "export"),
-    "live": ("edgefuse_runtime.live", "live"),
-    "open_bundle": ("edgefuse.api", "open_bundle"),
+    "evaluate": ("edgefuse.app.api", "evaluate"),
+    "export": ("edgefuse.app.api", "export"),
+    "live": ("edgefuse_runtime.live.loop", "live"),
+    "open_bundle": ("edgefuse.app.api", "open_bundle"),
     "recipes": ("edgefuse.training.recipe", None),
-    "train": ("edgefuse.api", "train"),
+    "train": ("edgefuse.app.api", "train"),
 }
 """Public name -> its module, and its name there; None = the module itself."""
 

@@ -1,6 +1,6 @@
 """`python -m edgefuse`: the same as the command `edgefuse`."""
 
-from edgefuse.cli import main
+from edgefuse.app.main import main
 
 if __name__ == "__main__":
     main()

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from edgefuse import framing
 from edgefuse.contract import InputContract, check_batch
+from edgefuse.degraded_mode import Fallback
 from edgefuse.errors import UserError
-from edgefuse.fallback import Fallback
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import real_path, sha256_of_file
+from edgefuse.io.folder_kinds import MARKERS, not_a
 from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
-from edgefuse.io.kinds import MARKERS, not_a
 from edgefuse.io.onnx_metadata import read_metadata
 from edgefuse.io.text import printable, quoted
 
@@ -56,7 +56,7 @@ _SPEC: Final = {
     "parity": {str: dict},
     "versions": {str: str},
     "training": {"data": Optional({"train_instances": Optional({str: str})})},
-    "engines": Optional(dict),  # other versions' entries: `edgefuse_runtime.engines.plans` leaves them out
+    "engines": Optional(dict),  # other versions' entries: `edgefuse_runtime.engines.engine_cache` leaves them out
     "fallback": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
 }
 _METADATA_OF_ALL = ("edgefuse.labels", "edgefuse.contract", "edgefuse.framing")
@@ -98,7 +98,7 @@ class Manifest:
         parity: file name -> figures of the comparison with the torch model, and how the file was made.
         versions: package -> version that wrote the bundle.
         training: data digest, held-out instances, metrics, seed.
-        engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.plans`).
+        engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.engine_cache`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
         fallback: what live reports while a sensor is dead.
     """

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefuse.data.folder import write_description, write_pair
+from edgefuse.data.dataset import write_description, write_pair
 
 SIDE = 40
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgefuse_runtime.recording import write_recording
+from edgefuse_runtime.recording.write_db3 import write_recording
 from toy_bundle import make_toy_bundle
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

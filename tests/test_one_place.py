@@ -26,10 +26,10 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
             {
                 f"{IO}/json_files.py",
                 "edgefuse/framing.py",  # a digest of a constant
-                "export/edgefuse_export/readiness.py",  # a file of the package
-                "export/edgefuse_export/tensorrt_inspect.py",  # the inspector's answer, in memory
-                "benchmarks/edgefuse_benchmarks/cold_process.py",  # from a process of ours to another
-                "benchmarks/edgefuse_benchmarks/cold_start.py",
+                "export/edgefuse_export/tensorrt/lint.py",  # a file of the package
+                "export/edgefuse_export/tensorrt/inspect_engine.py",  # the inspector's answer, in memory
+                "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # from a process of ours to another
+                "benchmarks/edgefuse_benchmarks/suites/cold_start.py",
             }
         ),
     ),
@@ -41,7 +41,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "files and folders are replaced by edgefuse.io.files": (
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
-        frozenset({f"{IO}/files.py", f"{IO}/adding.py"}),
+        frozenset({f"{IO}/files.py", f"{IO}/new_files.py"}),
     ),
     "data sets are walked by edgefuse.data.tree": (
         frozenset({"os.walk", "os.scandir", ".rglob"}),
@@ -53,10 +53,10 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
             {
                 f"{IO}/text.py",
                 f"{IO}/json_files.py",
-                "benchmarks/edgefuse_benchmarks/cold_process.py",  # JSON for another process
+                "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # JSON for another process
                 "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a script of its own, not the command line
-                "benchmarks/edgefuse_benchmarks/precision.py",
-                "benchmarks/edgefuse_benchmarks/protocols.py",
+                "benchmarks/edgefuse_benchmarks/suites/precision.py",
+                "benchmarks/edgefuse_benchmarks/paper/seed_summary.py",
             }
         ),
     ),
@@ -140,7 +140,7 @@ def test_paths_in_commands_are_quoted_for_the_shell() -> None:
         for path in sorted((ROOT / folder).rglob("*.py"))
         if (found := _bare_paths(path.read_text(encoding="utf-8")))
     }
-    bare.pop("edgefuse/demo.py", None)  # a name of a step
+    bare.pop("edgefuse/app/demo.py", None)  # a name of a step
     assert bare == {}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgefuse.bundle import open_bundle
-from edgefuse.data.folder import write_pair
+from edgefuse.data.dataset import write_pair
 from toy_bundle import make_toy_bundle
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from fetching import ROOT, cache_folder
 from tensorrt_stubs import fetch, pins, stubs
 
@@ -51,7 +52,7 @@ def test_every_name_and_argument_is_real(version: str) -> None:
 
 
 def test_every_module_that_uses_tensorrt_is_checked() -> None:
-    assert {"tensorrt_build.py", "tensorrt_inspect.py", "tensorrt.py"} <= {path.name for path in MODULES}
+    assert {"plan_from_onnx.py", "inspect_engine.py", "tensorrt.py"} <= {path.name for path in MODULES}
     untyped = re.compile(r'(require|import_module)\("tensorrt"|\btrt: (ModuleType|Any)')
     assert [path.name for path, text in SOURCES.items() if untyped.search(text)] == ["tensorrt_library.py"]
 

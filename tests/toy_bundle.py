@@ -24,7 +24,7 @@ from edgefuse.contract import (
     InputContract,
     codes_from_bytes,
 )
-from edgefuse.fallback import Fallback
+from edgefuse.degraded_mode import Fallback
 
 FULL_DEPTH_CODE = 2000.0
 SHARPNESS = 8.0

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE
-from edgefuse.data.folder import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
+from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
-from edgefuse.data.kept import digest_of_pixels, one_at_a_time
+from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
 from edgefuse.data.montage import CAPTION_PX, coloured, montage
-from edgefuse.data.sensing import Sensed, missing_sensors, outside_range, sensed
+from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import is_turned, read_bytes
 

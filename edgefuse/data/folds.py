@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.data.folder import Dataset
+from edgefuse.data.dataset import Dataset
+from edgefuse.data.layouts.washington import trial_splits
 from edgefuse.data.splits import Split, hold_out, shuffled_groups, untouched
-from edgefuse.data.washington import trial_splits
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import some_of
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.data.folder import Dataset, Sample, read_pair
+from edgefuse.data.dataset import Dataset, Sample, read_pair
 from edgefuse.data.pairing import MARK
 from edgefuse.errors import UserError
 from edgefuse.io.images import write_image

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from edgefuse.data.arriving import DEPTH_SUFFIX, RGB_SUFFIX
 from edgefuse.data.description import DATASET_NAME
-from edgefuse.data.recognise import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
+from edgefuse.data.detect_layout import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
+from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
 from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_mark

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.data.folder import Dataset
+from edgefuse.data.dataset import Dataset
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import some_of
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefuse.data.arriving import settled
+from edgefuse.data.incomplete_pairs import settled
 from edgefuse.io.text import printable
 
 _PASSED_OVER = {

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgefuse.errors import UserError
-from edgefuse.io.adding import claimed
+from edgefuse.io.new_files import claimed
 from edgefuse.io.temporaries import is_temporary, remove, temporary_beside, temporary_name
 from edgefuse.io.text import printable
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.text import say
-from edgefuse.model.names import DEPTH_BACKBONES, RGB_BACKBONES
+from edgefuse.model.choices import DEPTH_BACKBONES, RGB_BACKBONES
 
 WEIGHTS_IMAGENET = "imagenet"
 WEIGHTS_NONE = "none"

@@ -14,10 +14,7 @@ from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.errors import UserError
 from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
-from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
-from edgefuse.model.fusion import FusionCore
-from edgefuse.model.names import (
+from edgefuse.model.choices import (
     DEPTH_BACKBONES,
     DEPTH_ENCODINGS,
     FUSION_KINDS,
@@ -28,7 +25,10 @@ from edgefuse.model.names import (
     FusionKind,
     RgbBackbone,
 )
-from edgefuse.model.spatial import SpatialGate
+from edgefuse.model.decode import InputDecoder
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
+from edgefuse.model.fusion import FusionCore
+from edgefuse.model.spatial_gate import SpatialGate
 
 MIN_TORCHVISION_SIZE = 32
 """Five halvings leave one pixel of it."""
@@ -51,7 +51,7 @@ class ModelConfig:
         dropout: share of hidden units dropped in training.
         feature_dropout: share of a backbone's pooled features dropped in training.
         votes: each modality also answers alone, and `spatial` answers with their gated sum; see `edgefuse.model.fusion.Votes`.
-        temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.calibration`).
+        temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.evaluation.calibration`).
     """
 
     contract: InputContract

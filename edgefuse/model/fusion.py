@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.errors import UserError
-from edgefuse.model.names import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
+from edgefuse.model.choices import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
 
 
 class Fusion(Protocol):
@@ -165,7 +165,7 @@ _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | Dep
     "rgb": RgbOnly,
     "depth": DepthOnly,
     "joint": JointFusion,
-    "spatial": JointFusion,  # after `edgefuse.model.spatial` has gated the picture
+    "spatial": JointFusion,  # after `edgefuse.model.spatial_gate` has gated the picture
 }
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from edgefuse.data.augment import Augmentation, augment
-from edgefuse.data.folder import Pictures
+from edgefuse.data.augmentation import Augmentation, augment
+from edgefuse.data.dataset import Pictures
 
 
 class Batch(NamedTuple):

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgefuse.contract import InputContract
-from edgefuse.data.folder import Dataset, Pictures
+from edgefuse.data.dataset import Dataset, Pictures
 from edgefuse.errors import UserError
-from edgefuse.evaluation import Predictor, evaluate
+from edgefuse.evaluation.metrics import Predictor, evaluate
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
 from edgefuse.training.batches import AugmentedPictures, Batch, build_loader
-from edgefuse.training.folding import folded
+from edgefuse.training.fold_frozen_batchnorm import folded
 from edgefuse.training.recipe import TrainConfig
 
 NUM_NAMED_PAIRS = 3
@@ -199,7 +199,7 @@ def set_training(model: FusionClassifier) -> None:
 
 
 def torch_predictor(model: FusionClassifier) -> Predictor:
-    """The model as an `edgefuse.evaluation.Predictor`, on whatever device it is."""
+    """The model as an `edgefuse.evaluation.metrics.Predictor`, on whatever device it is."""
     device = next(model.parameters()).device
 
     def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefuse.figures import MAX_NAMED, new_figure, save_figure, shortened
+from edgefuse.io.matplotlib_io import MAX_NAMED, new_figure, save_figure, shortened
 from edgefuse.training.loop import EpochResult
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
-from edgefuse.data.augment import Augmentation
+from edgefuse.data.augmentation import Augmentation
 from edgefuse.errors import UserError
 from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE
-from edgefuse.model.names import (
+from edgefuse.model.choices import (
     DEPTH_BACKBONES,
     DEPTH_ENCODINGS,
     FUSION_KINDS,

@@ -30,8 +30,8 @@ from edgefuse.contract import check_batch
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import file_replaced, sha256_of_file
+from edgefuse.io.folder_kinds import not_a
 from edgefuse.io.json_files import Optional, check_fields, dumps, read_json, write_json
-from edgefuse.io.kinds import not_a
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import DEPTH_UNIT_M, InputContract
+from edgefuse.degraded_mode import Fallback
 from edgefuse.errors import UserError
-from edgefuse.fallback import Fallback
 from edgefuse.framing import ANY_CROP, WHOLE, Framed, Roi
+from edgefuse_runtime.camera import Frame
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
-from edgefuse_runtime.frames import Frame
-from edgefuse_runtime.health import ALL_OK, SensorStates, sensor_warning, shown, states_in
-from edgefuse_runtime.regions import RegionSource, parse_region
+from edgefuse_runtime.regions.region import RegionSource, parse_region
+from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning, shown, states_in
 
 RoiLike = Roi | tuple[int, int, int, int]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgefuse.framing import Roi
 from edgefuse_runtime.engines.engine import NOT_FINITE
-from edgefuse_runtime.health import ALL_OK, SensorStates, sensor_warning
+from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
 
@@ -181,7 +181,7 @@ class LiveSummary:
         not_finite: those of them whose answer had NaN or infinity in it.
         sensors: "rgb_dead", "rgb_frozen", "depth_dead", "depth_frozen" -> results; those that never occurred are not there.
         unfinished: frames read and not decided, because the run was interrupted (0 or 1).
-        dropped, stale, skewed, timeouts: see `edgefuse_runtime.frames.Counters`.
+        dropped, stale, skewed, timeouts: see `edgefuse_runtime.camera.Counters`.
         clipped: "nearer" and "farther": shares of the measured depth that the model's range clips, in the mean over the looks
             that were taken; None where none was.
         latency_ms: p50, p95, p99, max; None without results.

@@ -19,7 +19,7 @@ def bench_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bench_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 frames of 64x48 at 60 a second, each brighter and further away than the one before."""
-    from edgefuse_runtime.recording import write_recording
+    from edgefuse_runtime.recording.write_db3 import write_recording
 
     pairs = [(np.full((48, 64, 3), 5 * i, np.uint8), np.full((48, 64), 500 + 50 * i, np.uint16)) for i in range(1, 25)]
     for rgb, _ in pairs:

@@ -11,7 +11,7 @@ import pytest
 
 
 def bench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from edgefuse.cli import main; main()", "bench", *map(str, arguments)]
+    command = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "bench", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, cwd=cwd)
 
 
@@ -78,8 +78,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 def test_a_picture_that_fails_and_a_reader_that_is_gone_cost_no_figures(
     bench_bundle: Path, colour_and_range: Path, tmp_path: Path
 ) -> None:
-    spoil = "import edgefuse_benchmarks.picture as p; p.figure_of = lambda report: 1 / 0; "
-    command = f"{spoil}from edgefuse.cli import main; main()"
+    spoil = "import edgefuse_benchmarks.plots as p; p.figure_of = lambda report: 1 / 0; "
+    command = f"{spoil}from edgefuse.app.main import main; main()"
     arguments = f"bench live {bench_bundle} --camera {colour_and_range} --quick --json"
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{command}" {arguments} | true'],

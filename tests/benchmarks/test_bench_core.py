@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from edgefuse.errors import UserError
-from edgefuse_benchmarks import core_subjects
-from edgefuse_benchmarks.core import _side, bench_core
-from edgefuse_benchmarks.core_subjects import (
+from edgefuse_benchmarks.measure import ParityError, Plan
+from edgefuse_benchmarks.report import Report
+from edgefuse_benchmarks.suites import core_variants as core_subjects
+from edgefuse_benchmarks.suites.core import _side, bench_core
+from edgefuse_benchmarks.suites.core_variants import (
     build_core,
     feature_pairs,
     onnx_from_core,
@@ -22,8 +24,6 @@ from edgefuse_benchmarks.core_subjects import (
     torch_subject,
     weights_bytes,
 )
-from edgefuse_benchmarks.measure import ParityError, Plan
-from edgefuse_benchmarks.report import Report
 
 PLAN = Plan(warmup_s=0.0, min_warmup_calls=1, measure_s=0.0, min_rounds=4, max_rounds=4)
 WIDTHS = (8, 24)

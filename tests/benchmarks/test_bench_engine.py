@@ -9,9 +9,9 @@ import pytest
 
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.cold_start import measure_cold_start
-from edgefuse_benchmarks.engine import bench_engine
 from edgefuse_benchmarks.measure import ParityError, Plan
+from edgefuse_benchmarks.suites.cold_start import measure_cold_start
+from edgefuse_benchmarks.suites.engine import bench_engine
 
 PLAN = Plan(warmup_s=0.0, min_warmup_calls=1, measure_s=0.0, min_rounds=6, max_rounds=6)
 
@@ -36,7 +36,7 @@ def make_run(folder: Path, *, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def run_and_bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    from edgefuse_export.export import export_run
+    from edgefuse_export.onnx.export import export_run
 
     root = tmp_path_factory.mktemp("bench_engine")
     run = make_run(root / "run", seed=0)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.live import LivePlan, bench_live
 from edgefuse_benchmarks.measure import ParityError
 from edgefuse_benchmarks.report import Report
+from edgefuse_benchmarks.suites.live import LivePlan, bench_live
 
 PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24)
 STAGES = ("read, align, copy", "region, crop, resize", "engine")
@@ -86,7 +86,7 @@ def test_a_folder_is_measured_back_to_back(bench_bundle: Path, colour_and_range:
 def test_answers_that_change_give_no_numbers(
     bench_bundle: Path, bench_recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgefuse_benchmarks import live
+    from edgefuse_benchmarks.suites import live
 
     real, opened = live.open_camera, []
 
@@ -113,9 +113,9 @@ def _brighter(frame: Any) -> Any:
 def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
     bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgefuse_benchmarks import live
+    from edgefuse_benchmarks.suites import live
     from edgefuse_runtime.cameras.realsense import Profile, RealSense
-    from edgefuse_runtime.software import SoftwareCamera
+    from edgefuse_runtime.cameras.software_device import SoftwareCamera
 
     sources: list[SoftwareCamera] = []
     done = threading.Event()
@@ -157,7 +157,7 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
 def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
     """One pass with these frames' names; every answer has the probability 0.9."""
     from edgefuse.framing import Roi
-    from edgefuse_benchmarks.live import _Way
+    from edgefuse_benchmarks.suites.live import _Way
     from edgefuse_runtime.results import Result, StageTimes
 
     stages = StageTimes(wait_ms=1.0, read_ms=1.0, frame_ms=1.0, infer_ms=1.0)
@@ -184,7 +184,7 @@ def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
 
 
 def test_passes_without_a_frame_in_common_are_not_called_equal() -> None:
-    from edgefuse_benchmarks.live import _compare
+    from edgefuse_benchmarks.suites.live import _compare
 
     reference = _way("back to back", ["1", "2", "3"])
     assert _compare([reference, _way("paced", ["2", "3"])])[1] == []
@@ -194,7 +194,7 @@ def test_passes_without_a_frame_in_common_are_not_called_equal() -> None:
 
 
 def test_labels_that_flip_at_one_probability_are_not_called_equal() -> None:
-    from edgefuse_benchmarks.live import _compare
+    from edgefuse_benchmarks.suites.live import _compare
 
     ways = [_way("back to back", ["1", "2"]), _way("paced", ["1", "2"], label="far")]
     assert "2 labels flip" in _compare(ways)[1][0]

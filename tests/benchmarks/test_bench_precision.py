@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import UserError
-from edgefuse.evaluation import Answers
+from edgefuse.evaluation.metrics import Answers
 from edgefuse.training.recipe import TrainConfig
-from edgefuse.training.train import train
-from edgefuse_benchmarks.precision import compare, main
-from edgefuse_export.export import export_run
+from edgefuse.training.trainer import train
+from edgefuse_benchmarks.suites.precision import compare, main
+from edgefuse_export.onnx.export import export_run
 
 
 def answers(*first: float, truth: tuple[int, ...]) -> Answers:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgefuse_benchmarks.console import print_report, ratio_label
 from edgefuse_benchmarks.measure import Series, ratio
-from edgefuse_benchmarks.picture import figure_of, save_picture
+from edgefuse_benchmarks.plots import figure_of, save_picture
 from edgefuse_benchmarks.report import SCHEMA, Group, Report, dumps, save
-from edgefuse_benchmarks.table import print_report, ratio_label
 
 WAYS = ("torch, 1 thread", "ONNX Runtime, 1 thread", "read weights", "ONNX Runtime, 1 thread, flushed")
 

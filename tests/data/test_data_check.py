@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgefuse.data.check import CAPTION_PX, THUMBNAIL, check, closest_twins, coloured, montage
-from edgefuse.data.folder import load, scan, write_description, write_pair
+from edgefuse.data.dataset import load, scan, write_description, write_pair
 from edgefuse.errors import UserError
 
-EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 GESTURES = Path(__file__).resolve().parents[3] / "shared/data/gestures"
 
 

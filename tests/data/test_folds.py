@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgefuse.data.folder import Dataset, Sample
+from edgefuse.data.dataset import Dataset, Sample
 from edgefuse.data.folds import Folds, folds_of_splits, group_names, make_folds
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgefuse.data.folder import Dataset, has_pairs, scan, write_description, write_pair
-from edgefuse.data.names import alike_names
+from edgefuse.data.dataset import Dataset, has_pairs, scan, write_description, write_pair
+from edgefuse.data.detect_layout import split_folders
 from edgefuse.data.pairing import find_pairs
-from edgefuse.data.recognise import split_folders
+from edgefuse.data.similar_names import alike_names
 from edgefuse.data.tree import is_passed_over
 from edgefuse.errors import UserError
 from edgefuse.io.text import name_problem, printable
 
-CHECK = (sys.executable, "-c", "from edgefuse.cli import main; main()", "data", "check")
+CHECK = (sys.executable, "-c", "from edgefuse.app.main import main; main()", "data", "check")
 
 
 def pair(root: Path, label: str = "cup", sequence: str = "s0", name: str = "f0") -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgefuse.data.dataset import write_pair
 from edgefuse.data.description import is_made_by_command, write_description
-from edgefuse.data.folder import write_pair
-from edgefuse.data.synth import write_dataset
+from edgefuse.synth.rendered_set import write_dataset
 
 
 def test_a_data_set_that_a_command_made_is_told_from_an_owners(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefuse.data.folder import Dataset, Sample
+from edgefuse.data.dataset import Dataset, Sample
 from edgefuse.data.splits import split, untouched
 from edgefuse.errors import UserError
 from edgefuse.io.text import some_of

@@ -13,9 +13,9 @@ from typing import Any
 
 from engine_scenes import GPU, host_opener
 
-import edgefuse_export.tensorrt as tensorrt_module
+import edgefuse_export.tensorrt.build as tensorrt_module
 from edgefuse.bundle import open_bundle
-from edgefuse_export.tensorrt import BuildOptions, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, build_engine
 from fake_tensorrt import FakeTensorRT
 
 

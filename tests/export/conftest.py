@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgefuse.training.recipe import TrainConfig
-from edgefuse.training.train import train
-from edgefuse_export.export import ExportSummary, export_run
+from edgefuse.training.trainer import train
+from edgefuse_export.onnx.export import ExportSummary, export_run
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import edgefuse_export.tensorrt
+import edgefuse_export.tensorrt.build
 from edgefuse.bundle import (
     MODEL_NAME,
     SAMPLES_NAME,
@@ -24,7 +24,7 @@ from edgefuse.bundle import (
     write_samples,
 )
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
-from edgefuse_export.tensorrt import BuildOptions, BuildSummary, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, build_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Decision
 from fake_tensorrt import FakeTensorRT
@@ -147,7 +147,7 @@ def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) 
     """The stand-in as `tensorrt`, on a machine with `gpu`."""
     fake = FakeTensorRT(version=version, device=gpu.name)
     monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
-    monkeypatch.setattr(edgefuse_export.tensorrt, "current_gpu", lambda: gpu)
+    monkeypatch.setattr(edgefuse_export.tensorrt.build, "current_gpu", lambda: gpu)
     return fake
 
 

@@ -16,23 +16,23 @@ import pytest
 from export_runs import CONTRACT, LABELS, copy_run, new_model, samples
 from onnx import numpy_helper
 
-import edgefuse_export.export
+import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError
-from edgefuse.evaluation import Predictor
+from edgefuse.evaluation.metrics import Predictor
 from edgefuse.training.run import open_run
-from edgefuse_export.export import ExportSummary, ParityError, export_run
-from edgefuse_export.frames import Frames, open_data
-from edgefuse_export.int8 import int8_from_onnx, measured_ranges
-from edgefuse_export.onnx_model import onnx_from_model
-from edgefuse_export.parity import INT8_TOLERANCE, TOLERANCES, Tolerance
-from edgefuse_export.typed import inside, module_of
-from edgefuse_export.watch import GraphWatch
+from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
+from edgefuse_export.onnx.activation_statistics import GraphWatch
+from edgefuse_export.onnx.calibration_data import Frames, open_data
+from edgefuse_export.onnx.check_precision import inside, module_of
+from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
+from edgefuse_export.onnx.int8 import int8_from_onnx, measured_ranges
+from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.predictor import engine_predictor
 
-EDGEFUSE = (sys.executable, "-c", "from edgefuse.cli import main; main()")
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 NAME = "model.int8.onnx"
 
 
@@ -113,7 +113,7 @@ def test_the_session_that_live_runs_is_proved_too(
         off = engine.description["precision"] == "int8"
         return lambda rgb, depth: (np.roll(predictor(rgb, depth)[0], int(off), axis=1), predictor(rgb, depth)[1])
 
-    monkeypatch.setattr(edgefuse_export.export, "engine_predictor", saturating)
+    monkeypatch.setattr(edgefuse_export.onnx.export, "engine_predictor", saturating)
     with pytest.raises(ParityError, match=r"all together: answers that flip(.|\n)*Not optimised, the same file passes"):
         export_run(trained_run, tmp_path / "b", precisions=("int8",), num_calibration_frames=8)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import edgefuse_export
 import edgefuse_runtime
 from edgefuse.io.environment import NOT_INSTALLED, VERSION_UNKNOWN, installed, versions
 
-EDGEFUSE = "from edgefuse.cli import main; main()"
+EDGEFUSE = "from edgefuse.app.main import main; main()"
 
 
 def environment_without(folder: Path, *hidden: str, **renamed: str) -> dict[str, str]:

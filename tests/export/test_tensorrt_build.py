@@ -14,11 +14,11 @@ import pytest
 from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse_export.tensorrt import BuildOptions, BuildSummary, EngineParityError, build_engine
-from edgefuse_export.tensorrt_build import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
-from edgefuse_export.tensorrt_report import Journal
+from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineParityError, build_engine
+from edgefuse_export.tensorrt.build_log import Journal
+from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_runtime.engines.engine import Decision
-from edgefuse_runtime.engines.plans import plan_records, read_plan, select_plan
+from edgefuse_runtime.engines.engine_cache import plan_records, read_plan, select_plan
 from fake_tensorrt import FakeTensorRT
 
 

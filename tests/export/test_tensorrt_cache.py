@@ -10,7 +10,7 @@ from engine_scenes import VERSIONS, build, everything_in, installed, make_engine
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_runtime.engines.cuda_device import Gpu
-from edgefuse_runtime.engines.plans import plan_records, read_plan
+from edgefuse_runtime.engines.engine_cache import plan_records, read_plan
 from fake_tensorrt import FakeTensorRT
 
 

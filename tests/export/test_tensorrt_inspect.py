@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgefuse_export.tensorrt_inspect import PrecisionError, check_precision, layers_by_precision
+from edgefuse_export.tensorrt.inspect_engine import PrecisionError, check_precision, layers_by_precision
 
 
 def layer(inputs: list[str], outputs: list[str], *, kind: str = "CaskConvolution") -> dict[str, object]:

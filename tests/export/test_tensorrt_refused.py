@@ -11,9 +11,9 @@ from engine_scenes import VERSIONS, HostEngine, build, everything_in, host_opene
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse_export.tensorrt import BuildOptions, EngineParityError, build_engine
-from edgefuse_export.tensorrt_build import BuildError
-from edgefuse_export.tensorrt_inspect import PrecisionError
+from edgefuse_export.tensorrt.build import BuildOptions, EngineParityError, build_engine
+from edgefuse_export.tensorrt.inspect_engine import PrecisionError
+from edgefuse_export.tensorrt.plan_from_onnx import BuildError
 from edgefuse_runtime.engines.engine import Decision
 from fake_tensorrt import FakeTensorRT
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse_export.tensorrt_report import KEPT_ERRORS, Journal, Progress
+from edgefuse_export.tensorrt.build_log import KEPT_ERRORS, Journal, Progress
 
 
 def test_nested_phases_are_one_percentage() -> None:

@@ -43,8 +43,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return open_bundle(folder)
     pytest.importorskip("torch", reason="torch is not installed: name a bundle, EDGEFUSE_GPU_BUNDLE=BUNDLE")
     from edgefuse.training.recipe import TrainConfig
-    from edgefuse.training.train import train
-    from edgefuse_export.export import export_run
+    from edgefuse.training.trainer import train
+    from edgefuse_export.onnx.export import export_run
 
     data = request.getfixturevalue("colour_and_range")
     config = TrainConfig(size=64, epochs=4, batch_size=8)
@@ -96,7 +96,7 @@ def build_once(
     bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Bundle]:
     """Precision -> the bundle with an engine of that precision alone, for this GPU; built the first time."""
-    from edgefuse_export.tensorrt import BuildOptions, build_engine
+    from edgefuse_export.tensorrt.build import BuildOptions, build_engine
 
     @cache
     def build(precision: str) -> Bundle:

@@ -13,8 +13,8 @@ from gpu_figures import Record, check_engine
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import GpuMemory
-from edgefuse_runtime.engines.plans import PlanError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 

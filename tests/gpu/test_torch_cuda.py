@@ -7,7 +7,7 @@ import pytest
 from gpu_figures import Record
 
 from edgefuse.contract import InputContract
-from edgefuse.model.names import FUSION_KINDS
+from edgefuse.model.choices import FUSION_KINDS
 from edgefuse_runtime.engines.cuda_device import Gpu
 
 pytestmark = pytest.mark.gpu

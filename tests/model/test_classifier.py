@@ -9,9 +9,9 @@ import torch
 from edgefuse.contract import InputContract, bytes_from_codes, decode_depth, decode_rgb
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import build_depth_backbone, build_rgb_backbone
+from edgefuse.model.choices import DEPTH_BACKBONES, FUSION_KINDS, RGB_BACKBONES
 from edgefuse.model.classifier import ModelConfig, build_classifier, predict
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.names import DEPTH_BACKBONES, FUSION_KINDS, RGB_BACKBONES
 
 CONTRACT = InputContract(size=32)
 

@@ -11,7 +11,7 @@ from edgefuse.errors import UserError
 from edgefuse.model.classifier import ModelConfig, build_classifier, predict
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import RelativeDepth
-from edgefuse.model.spatial import SpatialGate
+from edgefuse.model.spatial_gate import SpatialGate
 
 CONTRACT = InputContract(size=48, near_m=0.2, far_m=4.0)
 HAND = (slice(16, 32), slice(16, 32))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from edgefuse.errors import UserError
+from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.fusion import FusionCore, GatedFusion, JointFusion, build_fusion
-from edgefuse.model.names import FUSION_KINDS
 
 
 def features(n: int = 5, d: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

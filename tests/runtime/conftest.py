@@ -9,8 +9,8 @@ import pytest
 from runtime_scenes import Pair, draw_pair, labels_of, real_data
 
 from edgefuse.bundle import Bundle
-from edgefuse.data.folder import write_description, write_pair
-from edgefuse_runtime.recording import write_recording
+from edgefuse.data.dataset import write_description, write_pair
+from edgefuse_runtime.recording.write_db3 import write_recording
 from toy_bundle import make_toy_bundle
 
 

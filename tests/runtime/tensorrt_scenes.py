@@ -8,8 +8,8 @@ from typing import Any
 
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
-from edgefuse_export.plan_store import build_lock, store_plan
-from edgefuse_runtime.engines.plans import ENGINES_FOLDER, PlanKey
+from edgefuse_export.tensorrt.engine_cache_writer import build_lock, store_plan
+from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from runtime_scenes import draw_pair
 
-from edgefuse.data.folder import read_pair, write_description
-from edgefuse.data.synth import LABELS
+from edgefuse.data.dataset import read_pair, write_description
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
+from edgefuse.synth.rendered_set import LABELS
+from edgefuse_runtime.camera import EndOfStream, frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.frames import EndOfStream, frames
 
 
 @pytest.mark.parametrize(

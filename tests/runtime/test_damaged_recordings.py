@@ -17,11 +17,11 @@ import pytest
 from runtime_scenes import Pair
 
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import Counters, Frame, frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.frames import Counters, Frame, frames
-from edgefuse_runtime.recording import recorder
-from edgefuse_runtime.sdk import load_pyrealsense2
-from edgefuse_runtime.software import SoftwareCamera
+from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
+from edgefuse_runtime.cameras.software_device import SoftwareCamera
+from edgefuse_runtime.recording.write_db3 import recorder
 
 NUM_FRAMES = 45
 
@@ -116,7 +116,7 @@ import sys
 from pathlib import Path
 from edgefuse.errors import UserError
 from edgefuse_runtime.cameras.playback import Playback
-from edgefuse_runtime.frames import frames
+from edgefuse_runtime.camera import frames
 try:
     with Playback(Path(sys.argv[1])) as playback:
         print("whole", sum(1 for _ in frames(playback)))

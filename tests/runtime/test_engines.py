@@ -16,9 +16,9 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, open_bundle, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import fastest_file, open_engine
-from edgefuse_runtime.engines.chosen import ChosenEngine
+from edgefuse_runtime.engines.auto_engine import ChosenEngine
+from edgefuse_runtime.engines.engine_cache import PlanError, plan_records
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edgefuse_runtime.engines.plans import PlanError, plan_records
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
 from toy_bundle import make_toy_bundle, toy_answer

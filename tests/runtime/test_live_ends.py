@@ -20,18 +20,18 @@ from runtime_scenes import draw_pair
 
 import toy_bundle
 from edgefuse.bundle import Bundle
-from edgefuse.data.folder import write_description, write_pair
+from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import Camera
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
-from edgefuse_runtime.frames import Camera
-from edgefuse_runtime.live import run_live
+from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.results import LiveSummary, Result
-from edgefuse_runtime.sinks import JsonlSink, LinesSink, Sink
-from edgefuse_runtime.table import TableSink
+from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink
+from edgefuse_runtime.sinks.terminal import TableSink
 
-LIVE = [sys.executable, "-c", "from edgefuse.cli import main; main()", "live"]
+LIVE = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "live"]
 
 
 class Keep(LinesSink):
@@ -173,8 +173,9 @@ def test_a_run_that_nobody_hears_ends(bundle: Bundle) -> None:
 def test_a_full_disk_leaves_whole_lines(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
     """The limit on the size of files stands for the full disk: a part of the last line is written without an error."""
     path = tmp_path / "log.jsonl"
-    command = f"ulimit -f 2; exec {sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} " + (
-        f"--camera {near_far_folder} --jsonl {path}"
+    command = (
+        f"ulimit -f 2; exec {sys.executable} -c 'from edgefuse.app.main import main; main()' live {bundle.folder} "
+        + (f"--camera {near_far_folder} --jsonl {path}")
     )
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, preexec_fn=lambda: signal.signal(25, signal.SIG_IGN)
@@ -277,7 +278,9 @@ def test_signals_end_with_a_summary_that_names_them(number: signal.Signals, bund
     ],
 )
 def test_outputs_that_are_closed_end_quietly(pipe: str, code: int, bundle: Bundle, tmp_path: Path) -> None:
-    command = f"{sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} --camera synthetic "
+    command = (
+        f"{sys.executable} -c 'from edgefuse.app.main import main; main()' live {bundle.folder} --camera synthetic "
+    )
     frames = "--frames 3 " if code == 0 or "json" in pipe else ""
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}{frames}{pipe}; echo code $? >> {tmp_path}/code"],
@@ -293,7 +296,9 @@ def test_outputs_that_are_closed_end_quietly(pipe: str, code: int, bundle: Bundl
 
 def test_a_closed_output_does_not_end_a_run_that_has_another(bundle: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    command = f"{sys.executable} -c 'from edgefuse.cli import main; main()' live {bundle.folder} --camera synthetic "
+    command = (
+        f"{sys.executable} -c 'from edgefuse.app.main import main; main()' live {bundle.folder} --camera synthetic "
+    )
     subprocess.run(["bash", "-c", f"{command} --frames 20 --jsonl {log} | head -1"], capture_output=True, timeout=60)
     last = json.loads(log.read_text().splitlines()[-1])
     assert (last["kind"], last["processed"], len(last["failed_sinks"])) == ("summary", 20, 1)

@@ -16,17 +16,17 @@ from runtime_scenes import draw_pair, labels_of
 
 from edgefuse import framing
 from edgefuse.bundle import Bundle
-from edgefuse.data.folder import write_description
+from edgefuse.data.dataset import write_description
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
+from edgefuse_runtime.camera import Camera
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.cameras.realsense import Profile, RealSense
+from edgefuse_runtime.cameras.software_device import SoftwareCamera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.frames import Camera
-from edgefuse_runtime.live import run_live
-from edgefuse_runtime.regions import RegionSource, parse_region
+from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.regions.region import RegionSource, parse_region
 from edgefuse_runtime.results import LiveSummary, Result
-from edgefuse_runtime.software import SoftwareCamera
 from toy_bundle import make_toy_bundle, toy_answer
 
 
@@ -278,11 +278,11 @@ from pathlib import Path
 from edgefuse.bundle import open_bundle
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.live import run_live
-from edgefuse_runtime.record import record
-from edgefuse_runtime.regions import parse_region
-from edgefuse_runtime.sinks import LinesSink
-from edgefuse_runtime.table import TableSink
+from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.recording.record import record
+from edgefuse_runtime.regions.region import parse_region
+from edgefuse_runtime.sinks.sink import LinesSink
+from edgefuse_runtime.sinks.terminal import TableSink
 for source in ({str(near_far_folder)!r}, {str(small_recording)!r}):
     with open_engine(open_bundle(Path({str(bundle.folder)!r}))) as engine, open_camera(source) as camera:
         run_live(engine=engine, camera=camera, region=parse_region("center"), sinks=[LinesSink(sys.stdout)], num_frames=2)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefuse.data.synth import LABELS, stream
 from edgefuse.framing import Roi
-from edgefuse_runtime.nearest import nearest_thing
+from edgefuse.synth.rendered_set import LABELS, stream
+from edgefuse_runtime.regions.nearest import nearest_thing
 
 Y, X = np.mgrid[:480, :640]
 MAX_CPU_MS = 15.0

@@ -12,11 +12,11 @@ import pytest
 from runtime_scenes import Pair, draw_pair
 
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import EndOfStream, Frame, frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.frames import EndOfStream, Frame, frames
-from edgefuse_runtime.recording import recorder
-from edgefuse_runtime.sdk import load_pyrealsense2
-from edgefuse_runtime.software import ColorFormat, SoftwareCamera
+from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
+from edgefuse_runtime.cameras.software_device import ColorFormat, SoftwareCamera
+from edgefuse_runtime.recording.write_db3 import recorder
 
 
 def _play(path: Path, **options: Any) -> list[Frame]:

@@ -15,10 +15,10 @@ import pytest
 from runtime_scenes import draw_pair
 
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import frames
+from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 from edgefuse_runtime.cameras.realsense import Profile, RealSense, _hold_color_rate, _start_message
-from edgefuse_runtime.frames import frames
-from edgefuse_runtime.sdk import load_pyrealsense2
-from edgefuse_runtime.software import SoftwareCamera
+from edgefuse_runtime.cameras.software_device import SoftwareCamera
 
 PROFILE = Profile(64, 48, 64, 48, 30)
 

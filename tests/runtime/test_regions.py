@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi, fit
+from edgefuse_runtime.camera import Frame, frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.frames import Frame, frames
-from edgefuse_runtime.regions import parse_region, read_regions, word_of
+from edgefuse_runtime.regions.region import parse_region, read_regions, word_of
 
 
 def _frame(

@@ -19,13 +19,13 @@ from rich.console import Console
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
-from edgefuse_runtime import sinks
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.live import run_live
+from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.results import Result, StageTimes
-from edgefuse_runtime.sinks import JsonlSink, LinesSink, Sink, line_of
-from edgefuse_runtime.table import TableSink
+from edgefuse_runtime.sinks import sink as sinks
+from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink, line_of
+from edgefuse_runtime.sinks.terminal import TableSink
 
 RESULT = Result(
     index=4,
@@ -174,7 +174,7 @@ def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
 import itertools
 from pathlib import Path
 from test_sinks import RESULT
-from edgefuse_runtime.sinks import JsonlSink
+from edgefuse_runtime.sinks.sink import JsonlSink
 import dataclasses
 with JsonlSink(Path({str(path)!r})) as sink:
     for index in itertools.count():

@@ -17,8 +17,8 @@ from tensorrt_scenes import FP16_NAME, bundle_with_plan, engine_on, plan_bytes
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import MissingPackageError, UserError
+from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import GpuError, GpuOutOfMemoryError
-from edgefuse_runtime.engines.plans import PlanError
 from fake_tensorrt import FakeTensorRT
 from fake_tensorrt.names import VERSIONS
 from host_memory import HostMemory

@@ -11,9 +11,9 @@ import pytest
 from runtime_scenes import Pair, draw_pair
 
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.frames import frames
-from edgefuse_runtime.recording import write_recording
+from edgefuse_runtime.recording.write_db3 import write_recording
 
 
 def test_a_recording_has_its_unit_rate_and_pace(tmp_path: Path) -> None:

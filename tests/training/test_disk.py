@@ -16,7 +16,7 @@ from edgefuse.model.backbones import build_rgb_backbone
 from edgefuse.training.loop import EpochResult, StepReport
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
-from edgefuse.training.train import Silence, train
+from edgefuse.training.trainer import Silence, train
 
 QUICK = TrainConfig(
     size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16, fusion="rgb", num_threads=1, test_share=0.25

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgefuse.figures import shortened
+from edgefuse.io.matplotlib_io import shortened
 from edgefuse.training.loop import EpochResult
 from edgefuse.training.plots import _mistakes, loss_in_words, plot_confusion, plot_training
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse.data.augment import Augmentation
+from edgefuse.data.augmentation import Augmentation
 from edgefuse.errors import UserError
 from edgefuse.training.recipe import TrainConfig, small_rgbd, with_values
 
@@ -97,7 +97,15 @@ def test_what_is_in_range_is_taken(dropout: float, epochs: int) -> None:
     ],
 )
 def test_options_are_held_to_them_before_any_data_is_read(command: str, options: list[str]) -> None:
-    call = [sys.executable, "-c", "from edgefuse.cli import main; main()", command, "/nowhere", "--out", "/tmp/never"]
+    call = [
+        sys.executable,
+        "-c",
+        "from edgefuse.app.main import main; main()",
+        command,
+        "/nowhere",
+        "--out",
+        "/tmp/never",
+    ]
     ended = subprocess.run([*call, *options], capture_output=True, text=True, timeout=60)
     assert ended.returncode in (1, 2) and ("expected" in ended.stderr or "should be" in ended.stderr), ended.stderr
     assert "nowhere" not in ended.stderr and "fault in edgefuse" not in ended.stderr

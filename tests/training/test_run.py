@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgefuse.contract import InputContract
+from edgefuse.degraded_mode import choose_fallback
 from edgefuse.errors import UserError
-from edgefuse.fallback import choose_fallback
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.run import open_run, write_metrics, write_run, write_samples, write_weights
 

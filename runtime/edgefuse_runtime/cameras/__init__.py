@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.frames import Camera
+from edgefuse_runtime.camera import Camera
 
 WORDS = "realsense[:SERIAL], FILE.db3, FILE.bag, FOLDER (a data set), synthetic[:SEED]"
 

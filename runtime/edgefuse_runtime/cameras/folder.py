@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from edgefuse.contract import Align
-from edgefuse.data.folder import Dataset, read_pair, scan
+from edgefuse.data.dataset import Dataset, read_pair, scan
 from edgefuse.errors import UserError
-from edgefuse_runtime.frames import Counters, EndOfStream, Frame
+from edgefuse_runtime.camera import Counters, EndOfStream, Frame
 
 
 class Folder:

@@ -15,9 +15,9 @@ import numpy as np
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.cameras.pictures import Aligner, check_color_format, depth_from, rgb_from
-from edgefuse_runtime.cameras.tally import Tally
-from edgefuse_runtime.frames import Counters, EndOfStream, Frame, TimestampDomain
+from edgefuse_runtime.camera import Counters, EndOfStream, Frame, TimestampDomain
+from edgefuse_runtime.cameras.alignment import Aligner, check_color_format, depth_from, rgb_from
+from edgefuse_runtime.cameras.frame_sync import Tally
 
 WAIT_SLICE_MS = 50
 """One wait of the SDK. Its stop waits for a running wait, and the end of a recording shows only between waits."""
@@ -29,7 +29,7 @@ SKEWED_AFTER = 10
 
 @dataclass(frozen=True)
 class SdkPicture:
-    """A colour or depth frame of the SDK, as `edgefuse_runtime.cameras.tally.Picture`.
+    """A colour or depth frame of the SDK, as `edgefuse_runtime.cameras.frame_sync.Picture`.
 
     The tally keeps one of each stream: its buffer cannot become another frame's meanwhile, so that one address is one picture.
     """

@@ -10,10 +10,10 @@ from typing import Any
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import Counters, EndOfStream, Frame
+from edgefuse_runtime.cameras.db3_file import DamagedError, RecordingFile, check_description
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
-from edgefuse_runtime.cameras.recording_file import DamagedError, RecordingFile, check_description
-from edgefuse_runtime.frames import Counters, EndOfStream, Frame
-from edgefuse_runtime.sdk import load_pyrealsense2
+from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
 SUFFIXES = (".db3", ".bag")
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
+from edgefuse_runtime.camera import Counters, Frame
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
-from edgefuse_runtime.frames import Counters, Frame
-from edgefuse_runtime.sdk import load_pyrealsense2
+from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
 WARMUP_FRAMES = 30
 """Framesets that librealsense's own samples skip while auto-exposure settles."""

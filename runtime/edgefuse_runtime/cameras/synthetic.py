@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgefuse.contract import DEPTH_UNIT_M, Align
 from edgefuse.framing import Roi
-from edgefuse_runtime.frames import Counters, Frame
+from edgefuse_runtime.camera import Counters, Frame
 
 if TYPE_CHECKING:
-    from edgefuse.data.synth import SynthFrame
+    from edgefuse.synth.rendered_set import SynthFrame
 
 
 class Synthetic:
@@ -39,7 +39,7 @@ class Synthetic:
         return self._counters
 
     def __enter__(self) -> Synthetic:
-        from edgefuse.data.synth import stream
+        from edgefuse.synth.rendered_set import stream
 
         self._frames, self._counters = stream(seed=self._seed, num_frames=sys.maxsize), Counters()
         return self

@@ -36,7 +36,7 @@ def open_engine(
     Raises:
         UserError: an unknown engine or file, or a number of threads out of range.
     """
-    from edgefuse_runtime.engines.chosen import ChosenEngine
+    from edgefuse_runtime.engines.auto_engine import ChosenEngine
 
     if engine not in WORDS:
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")

@@ -1,4 +1,4 @@
-"""An engine as an `edgefuse.evaluation.Predictor`: whole batches through an engine that decides about one pair at a time."""
+"""An engine as an `edgefuse.evaluation.metrics.Predictor`: whole batches through an engine that decides about one pair at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
-from edgefuse.evaluation import Predictor
+from edgefuse.evaluation.metrics import Predictor
 from edgefuse_runtime.engines.engine import Engine
 
 

@@ -21,6 +21,14 @@ from edgefuse.bundle import Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Decision, Tensor
+from edgefuse_runtime.engines.engine_cache import (
+    PREFERRED_PRECISIONS,
+    PlanError,
+    PlanRecord,
+    build_command,
+    read_plan,
+    select_plan,
+)
 from edgefuse_runtime.engines.gpu_memory import (
     CaptureError,
     GpuError,
@@ -28,14 +36,6 @@ from edgefuse_runtime.engines.gpu_memory import (
     GpuOutOfMemoryError,
     HostBuffer,
     Stream,
-)
-from edgefuse_runtime.engines.plans import (
-    PREFERRED_PRECISIONS,
-    PlanError,
-    PlanRecord,
-    build_command,
-    read_plan,
-    select_plan,
 )
 from edgefuse_runtime.engines.pycuda_memory import MEMORY_HINT, open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import load_tensorrt

@@ -1,0 +1,1 @@
+"""The paper's tables: variants, folds, cross-validation, reports."""

@@ -1,0 +1,197 @@
+"""edgefuse crossval"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.console.options import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_WORKERS,
+    AsJson,
+    DataFolders,
+    FarM,
+    Flip,
+    Force,
+    NearM,
+    SetValues,
+    SkipBad,
+)
+from edgefuse.io.files import real_path
+
+if TYPE_CHECKING:
+    from edgefuse_benchmarks.paper.crossval import CrossValidation, Failure, FoldResult
+
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1, max=MAX_WORKERS, help="Worker processes, one CPU thread each; the figures do not depend on their number."
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rgb-weights",
+        help="imagenet (default) or none for every torchvision backbone; a state dict FILE for the one that it fits. Repeatable.",
+    ),
+]
+
+
+def crossval(  # long: each option is a parameter
+    data: DataFolders,
+    out: Annotated[
+        Path, typer.Option(help="The folder for folds and report; given again, it goes on where it stopped.")
+    ],
+    approaches: Annotated[
+        str,
+        typer.Option(
+            help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
+        ),
+    ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="How many; trials have their own number.")] = 5,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="instance; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
+        ),
+    ] = "instance",
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    flip: Flip = None,
+    near: NearM = 0.2,
+    far: FarM = 2.0,
+    rgb_weights: Weights = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
+    ] = 0,
+    jobs: Jobs = 1,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_EPOCHS, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."
+        ),
+    ] = None,
+    values: SetValues = None,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare approaches on the same folds: table, bars, and a paired test of gated against naive fusion."""
+    from dataclasses import replace
+    from functools import partial
+
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.console.progress import TrainingDisplay
+    from edgefuse.data.folds import BY_INSTANCE, make_folds
+    from edgefuse.training.recipe import small_rgbd, with_values
+    from edgefuse_benchmarks.paper.crossval import cross_validate
+    from edgefuse_benchmarks.paper.reports import write_report
+    from edgefuse_benchmarks.paper.variants import PAPER_ROWS
+
+    recipe = small_rgbd()
+    config = replace(
+        recipe,
+        epochs=epochs,
+        size=size,
+        batch_size=batch_size,
+        near_m=near,
+        far_m=far,
+        seed=seed,
+        augmentation=replace(recipe.augmentation, flip=flip),
+    )
+    config = with_values(config, values or ())
+    validation_share = 0.0 if early_stop is None else recipe.validation_share
+    with TrainingDisplay(brief=True) as display:
+        done = cross_validate(
+            data,
+            out,
+            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
+            folds_of=partial(make_folds, num_folds=folds, by=by, seed=seed, validation_share=validation_share),
+            config=config,
+            weights=rgb_weights or (),
+            early_stop=early_stop,
+            num_jobs=jobs,
+            skip_bad=skip_bad,
+            force=force,
+            on_done=fold_line(),
+            listener=display,
+        )
+    command = ["edgefuse", *sys.argv[1:]]
+    honest = f"the same with --by {BY_INSTANCE} and another --out"
+    title = f"{', '.join(real_path(folder).name for folder in data)}, {done.num_folds} folds by {by}"
+    show_results(done, as_json=as_json)
+    report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
+    finish(done, report, out)
+
+
+def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
+    """Says one line for each training that ended."""
+    from edgefuse.io.text import say
+    from edgefuse_benchmarks.paper.crossval import Failure
+
+    def on_done(result: FoldResult | Failure, done: int, total: int) -> None:
+        where = f"{done} of {total}: fold {result.fold} of {result.approach}"
+        if isinstance(result, Failure):
+            say(f"{where} FAILED: {result.message}")
+        else:
+            say(f"{where}: accuracy {result.accuracy:.1%} of {result.num_test} pairs, {result.seconds:.0f} s")
+
+    return on_done
+
+
+def show_results(done: CrossValidation, *, as_json: bool) -> None:
+    """Print what came out; before the report is written, which may fail."""
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
+    from edgefuse_benchmarks.paper.reports import mean_and_spread, paired_tests
+
+    tests = paired_tests(done.results)
+    if as_json:
+        value = {
+            "results": {name: [vars(result) for result in results] for name, results in done.results.items()},
+            "paired_tests": [vars(test) for test in tests],
+            "failures": [vars(failure) for failure in done.failures],
+            "num_leaking_folds": done.num_leaking,
+            "notes": list(done.notes),
+        }
+        typer.echo(dumps(value))
+    if done.num_resumed:
+        say(f"{done.num_resumed} training(s) were finished before and kept")
+    for name, results in done.results.items():
+        found = mean_and_spread(results)
+        mean = "-" if found is None else f"{found[0]:.1%}"
+        spread = "" if found is None or found[1] is None else f" +- {found[1]:.1%}"
+        say(f"{name}: {mean}{spread}, {len(results)} fold(s)")
+    for test in tests:
+        p = "no test: too few folds, or no spread" if test.p is None else f"p {test.p:.3f}"
+        say(f"{test.approach} - {test.baseline}: {100 * test.mean_difference:+.1f} points, {p}")
+    for note in done.notes:
+        say(f"note: {note}")
+    if done.num_leaking:
+        say(
+            f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
+        )
+
+
+def finish(done: CrossValidation, report: Path, out: Path) -> None:
+    """Name the report, and fail where a fold failed."""
+    from edgefuse.io.text import say
+    from edgefuse.training.run import RUN_NAME
+
+    say(f"report: {report} (report.csv, report.png)")
+    if done.failures:
+        names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)
+        has_run = any((out / "runs").glob(f"*/{RUN_NAME}"))
+        learned = f"; what they had learned is in {out / 'runs'}" if has_run else ""
+        say(f"failed: {names}{learned}; the same command tries them again")
+        raise typer.Exit(1)

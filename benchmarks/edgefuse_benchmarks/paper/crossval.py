@@ -1,0 +1,382 @@
+"""Cross-validation: several approaches on the same folds, resumable, side by side in worker processes.
+
+    OUT/crossval.json                        what was asked for, and the folds
+    OUT/folds/<approach>.fold<number>.json   one finished training, with the settings that made it
+    OUT/runs/<approach>.fold<number>/        the run while it trains; it stays only where the training failed
+
+Owns these files. A fold that is finished is not trained again; one thread a training, so that the number of workers does not
+change a figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgefuse.data.dataset import Dataset, Pictures, load, scan
+from edgefuse.data.folds import Folds
+from edgefuse.data.image_cache import Budget
+from edgefuse.data.splits import Split
+from edgefuse.errors import UserError
+from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
+from edgefuse.io.files import refuse_existing, sha256_of_file
+from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
+from edgefuse.io.new_files import only_writer
+from edgefuse.io.workers import begin_worker
+from edgefuse.training.loop import best_device
+from edgefuse.training.preflight import mirroring, sensing_notes
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.trainer import Listener, NothingLearnedError, train_on_pictures
+from edgefuse_benchmarks.paper.variants import Approach, approach_config, checked_approaches
+
+PLAN_NAME = "crossval.json"
+FORMAT = 1
+MAX_FOLDS = 999
+"""So that `fold_seed` gives no training the seed of another cross-validation's."""
+UNKNOWN_COMMIT = "unknown"
+"""Of a fold that was finished before results told their commit."""
+
+
+_RESULT = {
+    **dict.fromkeys(("accuracy", "accuracy_no_rgb", "accuracy_no_depth", "seconds"), float),
+    **dict.fromkeys(("fold", "num_train", "num_test", "num_epochs"), int),
+    "approach": str,
+    "commit": Optional(str),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldResult:
+    """One approach on one fold.
+
+    Attributes:
+        fold: number of the fold, from 1.
+        accuracy: share of right answers on the test side, 0..1; and the same with one sensor dead.
+        num_epochs: epochs that were trained.
+        commit: of the source that trained it, as `edgefuse.io.environment.commit_in_words` says it.
+    """
+
+    approach: str
+    fold: int
+    accuracy: float
+    accuracy_no_rgb: float
+    accuracy_no_depth: float
+    num_train: int
+    num_test: int
+    num_epochs: int
+    seconds: float
+    commit: str = UNKNOWN_COMMIT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An approach that could not be trained on a fold, and why."""
+
+    approach: str
+    fold: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """What a cross-validation ended with.
+
+    Attributes:
+        results: finished folds of each approach, in the order of the folds; fewer than `num_folds` where some failed.
+        num_resumed: how many of them stood there before.
+        data: digest, number of pairs, classes and groups.
+    """
+
+    results: dict[str, tuple[FoldResult, ...]]
+    failures: tuple[Failure, ...]
+    num_folds: int
+    num_resumed: int
+    by: str
+    num_leaking: int
+    notes: tuple[str, ...]
+    config: TrainConfig
+    data: dict[str, Any]
+    early_stop: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a worker needs besides the pictures; everything that decides the figures is in `settings` too."""
+
+    approach: str
+    fold: int
+    config: TrainConfig
+    parts: Split
+    early_stop: int | None
+    digest: str
+    out: Path
+    settings: dict[str, Any]
+    commit: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.approach}.fold{self.fold:02d}"
+
+    @property
+    def result_path(self) -> Path:
+        return self.out / "folds" / f"{self.name}.json"
+
+
+def cross_validate(  # long: the order of the work, one step a line
+    roots: Sequence[Path],
+    out: Path,
+    *,
+    approaches: Sequence[str],
+    folds_of: Callable[[Dataset], Folds],
+    config: TrainConfig,
+    weights: Iterable[str] = (),
+    early_stop: int | None = None,
+    num_jobs: int = 1,
+    skip_bad: bool = False,
+    force: bool = False,
+    on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
+    listener: Listener | None = None,
+) -> CrossValidation:
+    """Train every approach on every fold; what is finished in `out` is kept, what failed is tried again.
+
+    Args:
+        folds_of: makes the folds of the loaded data, such as `edgefuse.data.folds.make_folds`.
+        config: the recipe; its fusion, backbones, weights, shares and threads do not count. Fold k trains with
+            `fold_seed`, the same for every approach.
+        weights: as in `choose_weights`.
+        early_stop: as in `train_on_pictures`; the folds must hold validation samples out.
+        num_jobs: worker processes.
+        force: throw results of other settings away instead of refusing.
+        on_done: is told of each training that ended now: result, how many are done, and of how many.
+        listener: watches single epochs where num_jobs is 1.
+
+    Raises:
+        UserError: what `checked_approaches` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
+    """
+    parsed, chosen = checked_approaches(approaches, config, weights=weights)
+    refuse_existing(out, force=force or (out / PLAN_NAME).is_file(), marker=PLAN_NAME)
+    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    dataset = pictures.dataset
+    if len(dataset.labels) < 2:
+        raise UserError(f"the data has one class only ({', '.join(dataset.labels)}): two or more were expected")
+    folds = folds_of(dataset)
+    tasks = _tasks(dataset, folds, parsed, out, config=config, weights=chosen, early_stop=early_stop)
+    finished = _finished(tasks, force=force)
+    data = {"digest": dataset.digest, "num_pairs": len(dataset.samples), "labels": list(dataset.labels)}
+    data["num_groups"] = len(set(dataset.groups()))
+    with only_writer(out):
+        plan = {"format": FORMAT, "approaches": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
+        write_json(out / PLAN_NAME, {**plan, "data": data})
+        notes = (
+            *dataset.warnings,
+            *folds.notes,
+            mirroring(dataset.labels, asked=config.augmentation.flip),
+            *sensing_notes(pictures, range(len(pictures.rgb)), config, of="pairs"),
+        )
+        results = dict(finished)
+        failures = []
+        waiting = [task for task in tasks if task.name not in finished]
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        ended: Iterator[tuple[_Task, FoldResult | Failure]]
+        if num_jobs == 1 or len(waiting) < 2:
+            ended = ((task, _train_fold(task, pictures, listener)) for task in waiting)
+        else:
+            ended = _side_by_side(waiting, roots, num_jobs=min(num_jobs, len(waiting)), skip_bad=skip_bad)
+        for done, (task, result) in enumerate(ended, start=len(finished) + 1):
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                results[task.name] = result
+            on_done(result, done, len(tasks))
+    return CrossValidation(
+        results={a.name: _of(a, tasks, results) for a in parsed},
+        failures=tuple(sorted(failures, key=lambda failure: (failure.approach, failure.fold))),
+        num_folds=len(folds.splits),
+        num_resumed=len(finished),
+        by=folds.by,
+        num_leaking=folds.num_leaking,
+        notes=notes,
+        config=config,
+        data=data,
+        early_stop=early_stop,
+    )
+
+
+def fold_seed(seed: int, fold: int) -> int:
+    """The seed that fold k of the cross-validation with `seed` trains with: 1000 seed + k.
+
+    Two cross-validations never share one. Were it seed + k - 1, the second fold under seed 0 and the first under seed 1 would be
+    one and the same training wherever the folds change places, and several seeds would not be independent.
+    """
+    return 1000 * seed + fold
+
+
+def _of(approach: Approach, tasks: Sequence[_Task], results: dict[str, FoldResult]) -> tuple[FoldResult, ...]:
+    return tuple(results[task.name] for task in tasks if task.approach == approach.name and task.name in results)
+
+
+def _tasks(
+    dataset: Dataset,
+    folds: Folds,
+    approaches: Sequence[Approach],
+    out: Path,
+    *,
+    config: TrainConfig,
+    weights: dict[str, str],
+    early_stop: int | None,
+) -> list[_Task]:
+    """Fold by fold, so that approaches can be compared before the last fold ends."""
+    digests = {value: sha256_of_file(Path(value)) for value in weights.values() if Path(value).is_file()}
+    if len(folds.splits) > MAX_FOLDS:
+        raise UserError(f"there are {len(folds.splits)} folds: at most {MAX_FOLDS} were expected")
+    tasks, made_by = [], commit_in_words(commit())
+    for fold, parts in enumerate(folds.splits, start=1):
+        for approach in approaches:
+            own = approach_config(approach, config, weights=weights)
+            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=())
+            settings = {
+                **own.to_json(),
+                "rgb_weights": digests.get(own.rgb_weights, own.rgb_weights),
+                "depth_weights": digests.get(own.depth_weights, own.depth_weights),
+                "exclude": [],
+                "by": folds.by,
+                "fold": fold,
+                "crossval_seed": config.seed,
+                "early_stop": early_stop,
+                "data": dataset.digest,
+                "split": _split_digest(dataset, parts),
+            }
+            tasks.append(
+                _Task(
+                    approach=approach.name,
+                    fold=fold,
+                    config=own,
+                    parts=parts,
+                    early_stop=early_stop,
+                    digest=dataset.digest,
+                    out=out,
+                    settings=settings,
+                    commit=made_by,
+                )
+            )
+    return tasks
+
+
+def _split_digest(dataset: Dataset, parts: Split) -> str:
+    digest = hashlib.sha256()
+    for side in ("train", "validation", "test"):
+        for i in getattr(parts, side):
+            sample = dataset.samples[i]
+            digest.update(f"{side}/{dataset.labels[sample.label]}/{sample.instance}/{sample.name}\n".encode())
+    return digest.hexdigest()
+
+
+def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
+    """The results that stand in the folder already.
+
+    Raises:
+        UserError: one was made with other settings, and not `force`.
+    """
+    finished = {}
+    for task in tasks:
+        if not task.result_path.is_file():
+            continue
+        stored = read_json(task.result_path, what="a fold's result", spec={"settings": dict})
+        made_with = stored["settings"]
+        if stored.get("format") == FORMAT and made_with == task.settings:
+            check_fields(stored, _RESULT, what=f"a fold's result ({task.result_path})")
+            told = {"commit": UNKNOWN_COMMIT, **stored}
+            finished[task.name] = FoldResult(**{f.name: told[f.name] for f in fields(FoldResult)})
+        elif not force:
+            other = [key for key, value in task.settings.items() if made_with.get(key) != value] or ["format"]
+            raise UserError(
+                f"{task.result_path} was made with other settings ({', '.join(other)}): choose another --out, "
+                "or add --force to train again"
+            )
+    return finished
+
+
+def _train_fold(task: _Task, pictures: Pictures, listener: Listener | None = None) -> FoldResult | Failure:
+    """One training and its file. What goes wrong is returned; Ctrl-C is raised."""
+    run = task.out / "runs" / task.name
+    start_s = time.monotonic()
+    try:
+        if pictures.dataset.digest != task.digest:
+            raise UserError("the data changed while the folds were trained")
+        summary = train_on_pictures(
+            pictures, run, config=task.config, listener=listener, parts=task.parts, early_stop=task.early_stop
+        )
+    except NothingLearnedError:
+        raise KeyboardInterrupt from None
+    except Exception as error:  # whatever ends one training must not end the others
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return Failure(approach=task.approach, fold=task.fold, message=f"{kind}{error}")
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    scores = summary.metrics["test"]
+    result = FoldResult(
+        approach=task.approach,
+        fold=task.fold,
+        accuracy=scores["both"]["accuracy"],
+        accuracy_no_rgb=scores["no_rgb"]["accuracy"],
+        accuracy_no_depth=scores["no_depth"]["accuracy"],
+        num_train=len(task.parts.train),
+        num_test=len(task.parts.test),
+        num_epochs=len(summary.metrics["history"]),
+        seconds=round(time.monotonic() - start_s, 2),
+        commit=task.commit,
+    )
+    more = {"settings": task.settings, "versions": versions(TRAINING_PACKAGES), "device": str(best_device())}
+    write_json(task.result_path, {"format": FORMAT, **vars(result), **more, "confusion": scores["both"]["confusion"]})
+    shutil.rmtree(run, ignore_errors=True)
+    return result
+
+
+_worker_pictures: Pictures | None = None
+
+
+def _side_by_side(
+    tasks: Sequence[_Task], roots: Sequence[Path], *, num_jobs: int, skip_bad: bool
+) -> Iterator[tuple[_Task, FoldResult | Failure]]:
+    """Train in worker processes, yielding as they end. A worker that dies fails what was not finished."""
+    pool = ProcessPoolExecutor(
+        num_jobs,
+        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        initializer=_start_worker,
+        initargs=(tuple(roots), skip_bad, Budget().left // num_jobs),
+    )
+    try:
+        futures = {pool.submit(_work, task): task for task in tasks}
+        for future in as_completed(futures):
+            task = futures[future]
+            try:
+                yield task, future.result()
+            except BrokenProcessPool:
+                message = "a worker process died, perhaps for lack of memory: give the same command with fewer --jobs"
+                yield task, Failure(approach=task.approach, fold=task.fold, message=message)
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(roots: tuple[Path, ...], skip_bad: bool, num_bytes: int) -> None:
+    """Read the pictures once in each worker, and keep `num_bytes` of them; it ends with its parent, and Ctrl-C is the parent's."""
+    global _worker_pictures  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
+    begin_worker()
+    _worker_pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad, budget=Budget(num_bytes))
+
+
+def _work(task: _Task) -> FoldResult | Failure:
+    assert _worker_pictures is not None
+    return _train_fold(task, _worker_pictures)

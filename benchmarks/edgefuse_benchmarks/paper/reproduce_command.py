@@ -1,0 +1,113 @@
+"""edgefuse reproduce"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgefuse.console.options import MAX_BATCH, MAX_EPOCHS, MAX_SEED, AsJson, Force, SkipBad
+from edgefuse_benchmarks.paper.commands import Jobs, Weights
+
+
+def reproduce(  # long: each option is a parameter
+    dataset: Annotated[Literal["washington", "bu3dfe"], typer.Argument(help="Whose tree it is.")],
+    tree: Annotated[Path, typer.Argument(help="The data set in its own layout; it is only read.")],
+    out: Annotated[Path, typer.Option(help="The folder for data, folds and report; given again, it goes on.")],
+    table: Annotated[
+        int | None, typer.Option(min=1, max=4, help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
+    ] = None,
+    by: Annotated[
+        Literal["frame", "instance", "trials"] | None,
+        typer.Option(
+            help="Default: frame for washington (leaks), subjects for bu3dfe. trials: washington's official ones."
+        ),
+    ] = None,
+    approaches: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
+    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="The paper: at most 400.")] = 400,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    rgb_weights: Weights = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="Decides the selection and the folds; fold k trains with 1000 seed + k."
+        ),
+    ] = 0,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="washington: pairs, default 4500 as in the paper; bu3dfe: subjects, default 60.",
+        ),
+    ] = None,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_EPOCHS, help="Stop after N epochs without a better accuracy on 15 % held out. Default: off."
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few pairs, two folds, no pretrained weights: only shows that it runs.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one of the paper's tables from the data it used, with the paper's figures beside."""
+    from functools import partial
+
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.console.progress import TrainingDisplay, counting
+    from edgefuse.io.text import say
+    from edgefuse_benchmarks.paper.commands import finish, fold_line, show_results
+    from edgefuse_benchmarks.paper.reproduce import reproduce as make_table
+    from edgefuse_benchmarks.paper.variants import PAPER_ROWS
+
+    with TrainingDisplay(brief=True) as display:
+        made = make_table(
+            dataset,
+            tree,
+            out,
+            table=table,
+            by=by,
+            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
+            epochs=epochs,
+            size=size,
+            batch_size=batch_size,
+            weights=rgb_weights or (),
+            seed=seed,
+            samples=number_or_all(samples),
+            early_stop=early_stop,
+            num_jobs=jobs,
+            quick=quick,
+            skip_bad=skip_bad,
+            force=force,
+            say=say,
+            converting=partial(counting, "converting", unit="pairs"),
+            on_done=fold_line(),
+            on_found=partial(show_results, as_json=as_json),
+            listener=display,
+        )
+    finish(made.done, made.report, made.folder)
+
+
+def number_or_all(text: str | None) -> int | Literal["all"] | None:
+    """The value of --samples.
+
+    Raises:
+        typer.BadParameter: neither a number above 0 nor all.
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise typer.BadParameter(
+            f"{text!r}: a number from 1 to 999999999, or all, was expected", param_hint="--samples"
+        )
+    return int(text)

@@ -1,0 +1,175 @@
+"""Approaches that are compared: their names, what they are made of, and the paper's rows and figures.
+
+A name is `<fusion>-<backbone>`: "gated-resnet50" fuses RGB features of ResNet-50 with depth features learned from scratch,
+"gated-resnet50+resnet50" with those of a second ResNet-50, "depth-vgg19" sees depth alone, drawn as a picture. Owns these
+names; cross-validation and its report import them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from edgefuse.contract import InputContract
+from edgefuse.errors import UserError
+from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE, build_rgb_backbone
+from edgefuse.model.choices import (
+    DEPTH_BACKBONES,
+    FUSION_KINDS,
+    RGB_BACKBONES,
+    SINGLE_MODALITIES,
+    TORCHVISION_BACKBONES,
+    DepthBackbone,
+    FusionKind,
+    RgbBackbone,
+)
+from edgefuse.training.recipe import TrainConfig, default_weights
+from edgefuse.training.trainer import model_config_of
+
+NAIVE = "naive"
+PAPER_TITLES: dict[str, str] = {
+    "depth-resnet50": "DepthMap-ResNet50",
+    "depth-vgg19": "DepthMap-VGG19",
+    "depth-scratch": "DepthMap-scratch",
+    "rgb-resnet50": "RGB-ResNet50",
+    "rgb-vgg19": "RGB-VGG19",
+    "naive-resnet50": "NF: RGB-ResNet50+DepthMap-scratch",
+    "naive-vgg19": "NF: RGB-VGG19+DepthMap-scratch",
+    "gated-resnet50": "Ours: RGB-ResNet50+DepthMap-scratch",
+    "gated-vgg19": "Ours: RGB-VGG19+DepthMap-scratch",
+}
+"""The paper's nine rows, in its order and with its names ("Ours" is the paper's gate)."""
+
+PAPER_ROWS: tuple[str, ...] = tuple(PAPER_TITLES)
+
+_TABLES_PERCENT: dict[int, tuple[float, ...]] = {
+    1: (61.11, 28.06, 84.72, 82.92, 81.25, 87.08, 89.31, 89.86, 90.69),
+    3: (2.39, 2.38, 77.07, 50.08, 98.25, 76.65, 90.56, 99.32, 99.54),
+    4: (1.67, 2.38, 73.87, 29.76, 96.73, 61.23, 83.16, 98.93, 99.51),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approach:
+    """One row of a comparison; a backbone that the fusion does not use is None."""
+
+    name: str
+    fusion: FusionKind
+    rgb: RgbBackbone | None
+    depth: DepthBackbone | None
+
+    @property
+    def baseline(self) -> str:
+        """The name of plain concatenation of the same backbones."""
+        return f"{NAIVE}-{self.name.partition('-')[2]}"
+
+    def pretrained_names(self) -> list[str]:
+        """The torchvision backbones that it uses."""
+        return [name for name in (self.rgb, self.depth) if name in TORCHVISION_BACKBONES and name is not None]
+
+
+def parse_approach(name: str) -> Approach:
+    """The approach of a name.
+
+    Raises:
+        UserError: not `<fusion>-<backbone>` or `<fusion>-<RGB backbone>+<depth backbone>`, or a part is unknown.
+    """
+    fusion, _, backbones = name.partition("-")
+    backbone, plus, second = backbones.partition("+")
+    known = DEPTH_BACKBONES if fusion == "depth" else RGB_BACKBONES
+    if fusion not in FUSION_KINDS or backbone not in known:
+        raise UserError(
+            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, with one of {', '.join(FUSION_KINDS)} "
+            f"and one of {', '.join(known)}, such as gated-small or depth-scratch"
+        )
+    if plus and (fusion in SINGLE_MODALITIES or second not in DEPTH_BACKBONES):
+        raise UserError(
+            f"the approach {name!r} is not known: behind + a fusion of both sensors takes its depth backbone, "
+            f"one of {', '.join(DEPTH_BACKBONES)}, such as spatial-mobilenet_v2+mobilenet_v2"
+        )
+    kind: FusionKind = fusion
+    if kind == "depth":
+        return Approach(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
+    depth: DepthBackbone | None = None if kind == "rgb" else cast("DepthBackbone", second or "scratch")
+    return Approach(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
+
+
+def paper_accuracy(table: int) -> dict[str, float]:
+    """The accuracies, 0..1, of the paper's table 1 (BU-3DFE), 3 or 4 (Washington, 10 and 5 folds), by approach."""
+    return {name: round(percent / 100, 4) for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
+
+
+def approach_config(approach: Approach, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
+    """The base recipe with the approach's fusion, backbones and weights.
+
+    Args:
+        weights: backbone -> "imagenet", "none" or a file, as `choose_weights` gives it.
+    """
+    rgb = approach.rgb or "small"
+    depth = approach.depth or "scratch"
+    return replace(
+        base,
+        fusion=approach.fusion,
+        rgb=rgb,
+        depth=depth,
+        rgb_weights=weights.get(rgb, WEIGHTS_NONE) if approach.rgb else WEIGHTS_NONE,
+        depth_weights=weights.get(depth, WEIGHTS_NONE) if approach.depth else WEIGHTS_NONE,
+    )
+
+
+def checked_approaches(
+    names: Iterable[str], base: TrainConfig, *, weights: Iterable[str] = ()
+) -> tuple[list[Approach], dict[str, str]]:
+    """The approaches of the names, each once, and `choose_weights` for them; to be asked before any data is read.
+
+    Raises:
+        UserError: an unknown approach, inputs or models that cannot be (near beyond far, too few pixels), or weights that
+            cannot be had.
+    """
+    approaches = [parse_approach(name) for name in dict.fromkeys(names)]
+    contract = InputContract(size=base.size, near_m=base.near_m, far_m=base.far_m)
+    for approach in approaches:
+        model_config_of(approach_config(approach, base, weights={}), contract, num_classes=2)
+    return approaches, choose_weights(approaches, given=list(weights))
+
+
+def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ()) -> dict[str, str]:
+    """What each torchvision backbone of the approaches starts from; downloads that are needed happen here, once.
+
+    Args:
+        given: "imagenet" or "none" for all of them, and files, each for the backbone that it fits.
+
+    Raises:
+        UserError: a file that fits none of the backbones, or weights that cannot be had.
+    """
+    names = sorted({name for approach in approaches for name in approach.pretrained_names()})
+    words = [value for value in given if value in (WEIGHTS_IMAGENET, WEIGHTS_NONE)]
+    chosen = {name: words[-1] if words else default_weights(name) for name in names}
+    for value in given:
+        if value in words:
+            continue
+        if not Path(value).is_file():
+            raise UserError(
+                f"the weights file {value} does not exist: imagenet, none or a state dict file was expected"
+            )
+        problems = {name: _problem(name, value) for name in names}
+        fitting = [name for name, problem in problems.items() if problem is None]
+        if not fitting:
+            why = next((str(problem) for problem in problems.values()), "the approaches use no torchvision backbone")
+            raise UserError(f"{value} fits none of the backbones {', '.join(names) or '(none)'}: {why}")
+        chosen |= dict.fromkeys(fitting, str(Path(value).absolute()))
+    for name, value in chosen.items():
+        if value == WEIGHTS_IMAGENET:
+            build_rgb_backbone(name, weights=value)
+    return chosen
+
+
+def _problem(name: str, path: str) -> UserError | None:
+    """Why a weights file does not do for a backbone; None where it does."""
+    try:
+        build_rgb_backbone(name, weights=path)
+    except UserError as error:
+        return error
+    return None

@@ -1,0 +1,1 @@
+"""What is measured: the fusion core, engines, the live loop, precision, learning."""

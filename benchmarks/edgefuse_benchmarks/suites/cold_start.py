@@ -1,0 +1,63 @@
+"""Scope "cold start": a fresh process until a bundle's first decision. Each start is a process of its own, because a second
+engine in one process finds its libraries loaded.
+
+The engine benchmark imports it. Files come from the system's cache after the first start.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.errors import UserError
+from edgefuse.io.arrays import write_arrays
+from edgefuse_benchmarks.measure import Series
+from edgefuse_benchmarks.suites import cold_process
+from edgefuse_benchmarks.suites.cold_process import STAGES
+
+WHOLE = "process, start to end"
+TIMEOUT_S = 300.0
+
+
+def measure_cold_start(
+    bundle_folder: Path, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, num_starts: int
+) -> tuple[Series, ...]:
+    """Start `num_starts` processes one after another.
+
+    Args:
+        rgb, depth: one framed pair, uint8 [1, S, S, 3] and [1, S, S, 2].
+
+    Returns:
+        The stages and the whole process, one sample a start. Opening includes the engine's own first run.
+
+    Raises:
+        UserError: a process failed.
+    """
+    starts: list[dict[str, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder) / "sample.npz"
+        write_arrays(sample, rgb=rgb, depth=depth)
+        for _ in range(num_starts):
+            start_ns = time.perf_counter_ns()
+            stages = _start(bundle_folder, sample)
+            starts.append({**stages, WHOLE: time.perf_counter_ns() - start_ns})
+    return tuple(
+        Series(name=name, turns_ns=np.array([[start[name]] for start in starts], np.int64)) for name in (*STAGES, WHOLE)
+    )
+
+
+def _start(bundle_folder: Path, sample: Path) -> dict[str, int]:
+    command = [sys.executable, "-m", cold_process.__name__, str(bundle_folder), str(sample)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the bundle does not start in a process of its own: {last_line}")
+    stages: dict[str, int] = json.loads(done.stdout)
+    return stages

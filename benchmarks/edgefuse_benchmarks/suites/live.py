@@ -1,0 +1,350 @@
+"""Scope "frame to result": the live loop on a recording or camera, with its stages; and "frame age" where clocks allow.
+
+A recording is played in turns: back to back (each frame as soon as the last one is decided) and paced (at its own rate, as a
+camera gives them; what the loop misses is dropped). Both ways must give the same answers for the same frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.degraded_mode import Fallback
+from edgefuse.errors import UserError, require
+from edgefuse_benchmarks import machine
+from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
+from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
+from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.regions.default_region import choose_region
+from edgefuse_runtime.regions.region import parse_region
+from edgefuse_runtime.results import LiveSummary, Result
+
+Pace = Literal["back to back", "paced"]
+
+MIN_PASSES = 2
+WARMUP_FRAMES = 5
+TOLERANCE = 1e-4
+WHOLE = "frame to result"
+STAGES = {"read": "read, align, copy", "frame": "region, crop, resize", "infer": "engine"}
+"""Stages of `edgefuse_runtime.results.StageTimes` that add up to the whole, and what they are called."""
+WAIT = "wait for the frame"
+LABEL_ALWAYS = Fallback(no_rgb="label", no_depth="label")
+"""Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePlan:
+    """How long to measure: passes from the stream's beginning, in turns, until one of the limits is reached.
+
+    Attributes:
+        num_results: in each pace.
+        measure_s: of all passes together, once there are two in each pace.
+        frames_of_pass: a pass ends after so many frames, or at the end of the stream. The first five warm up.
+    """
+
+    num_results: int = 1000
+    measure_s: float = 120.0
+    frames_of_pass: int = 300
+
+
+PLAN = LivePlan()
+QUICK_PLAN = LivePlan(num_results=200, measure_s=25.0, frames_of_pass=50)
+
+
+@dataclass(kw_only=True)
+class _Way:
+    """All passes in one pace: the results after each pass's warm-up, and what the loop counted."""
+
+    pace: Pace
+    passes: list[list[Result]] = field(default_factory=list)
+    first_results: list[Result] = field(default_factory=list)
+    summaries: list[LiveSummary] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[Result]:
+        return [result for one in self.passes for result in one]
+
+    def series(self, name: str, milliseconds: Callable[[Result], float]) -> Series:
+        """One stage over all results; the first call is the first pass's first frame."""
+        return Series(
+            name=name,
+            turns_ns=_nanoseconds([milliseconds(result) for result in self.results]),
+            first_call_ns=round(milliseconds(self.first_results[0]) * 1e6),
+        )
+
+
+class _Collect:
+    """A sink that keeps results in memory."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    def result(self, result: Result) -> None:
+        self.results.append(result)
+
+    def summary(self, summary: LiveSummary) -> None:
+        pass
+
+    def __enter__(self) -> _Collect:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def bench_live(
+    bundle_folder: Path,
+    *,
+    camera: str,
+    roi: str | None = None,
+    engine: str = "auto",
+    num_threads: int | None = None,
+    plan: LivePlan = PLAN,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measure the live loop.
+
+    Args:
+        camera: see `edgefuse_runtime.cameras.open_camera`. Only a recording can be played in both paces.
+        roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: where the training data was looked at.
+        engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
+        plan: how long to measure.
+        on_progress: called with (results so far, results at most).
+
+    Raises:
+        UserError: no bundle or camera, or too few frames with a region.
+        ParityError: the paces gave different answers for one frame, or have no frame in common.
+    """
+    require("onnxruntime", extra="runtime")
+    described = machine.describe()
+    bundle = open_bundle(bundle_folder)
+    ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
+    with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
+        _play_in_turns(
+            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, on_progress=on_progress
+        )
+        engine_facts = opened.description
+    parity = _check(ways)
+    groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
+    aged = [age for way in ways if (age := _age_group(way)) is not None]
+    return Report(
+        benchmark="live",
+        machine=described,
+        parameters={
+            **bundle_facts(bundle),
+            "engine": engine_facts,
+            "camera": camera_facts(ways[0].summaries[0].camera),
+            "roi": roi if roi is None or not roi.endswith(".json") else Path(roi).name,
+            "warmup_frames": WARMUP_FRAMES,
+            "plan": asdict(plan),
+        },
+        parity=tuple(parity),
+        groups=(*groups, *aged),
+        notes=_notes(bundle, ways, has_ages=bool(aged)),
+    )
+
+
+def _paces(spec: str, bundle: Bundle) -> tuple[Pace, ...]:
+    kind = open_camera(spec, align=bundle.manifest.contract.align).description["kind"]
+    by_kind: dict[str, tuple[Pace, ...]] = {"recording": ("back to back", "paced"), "realsense": ("paced",)}
+    return by_kind.get(kind, ("back to back",))
+
+
+def _play_in_turns(
+    ways: Sequence[_Way],
+    engine: Engine,
+    *,
+    camera: str,
+    roi: str | None,
+    trained_on: str | None,
+    plan: LivePlan,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    wanted = plan.num_results * len(ways)
+    end_s = time.perf_counter() + plan.measure_s
+    while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
+        for way in ways:
+            _play(way, engine, camera=camera, roi=roi, trained_on=trained_on, num_frames=plan.frames_of_pass)
+        if on_progress is not None:
+            on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
+
+
+def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
+    passes_done = all(len(way.passes) >= MIN_PASSES for way in ways)
+    return passes_done and (is_late or all(len(way.results) >= plan.num_results for way in ways))
+
+
+def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on: str | None, num_frames: int) -> None:
+    collected, given = _Collect(), None if roi is None else parse_region(roi)
+    with open_camera(camera, align=engine.contract.align, real_time=way.pace == "paced") as source:
+        summary = run_live(
+            engine=engine,
+            camera=source,
+            region=choose_region(given, trained_on=trained_on, camera=source),
+            fallback=LABEL_ALWAYS,
+            sinks=[collected],
+            num_frames=num_frames,
+        )
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
+    if len(collected.results) < 2 * WARMUP_FRAMES:
+        raise UserError(
+            f"--camera {camera} gave {len(collected.results)} results ({summary.without_region} frames had no region): "
+            f"at least {2 * WARMUP_FRAMES} are needed, {WARMUP_FRAMES} of them to warm up"
+        )
+    if summary.not_finite:
+        raise UserError(
+            f"{summary.not_finite} of {summary.processed} answers have NaN or infinity in them: such an engine gets no figures"
+        )
+    way.first_results.append(collected.results[0])
+    way.passes.append(collected.results[WARMUP_FRAMES:])
+    way.summaries.append(summary)
+
+
+def _check(ways: Sequence[_Way]) -> list[dict[str, Any]]:
+    """The figures of `_compare`; nothing for a camera, which shows no frame twice.
+
+    Raises:
+        ParityError: one frame got different answers, or two passes have no frame in common.
+    """
+    if _is_camera(ways):
+        return []
+    figures, problems = _compare(ways)
+    if problems:
+        raise ParityError("the passes do not agree, so nothing is told:\n  " + "\n  ".join(problems))
+    return figures
+
+
+def _is_camera(ways: Sequence[_Way]) -> bool:
+    return bool(ways[0].summaries[0].camera["kind"] == "realsense")
+
+
+def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Do all passes say the same about the same frame as the first one? Figures, and what is wrong in words."""
+    reference, *others = [(f"{way.pace}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
+    expected = _by_name(reference[1])
+    figures, problems = [], []
+    for name, results in others:
+        shared = [(expected[frame], result) for frame, result in _by_name(results).items() if frame in expected]
+        worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
+        flips = sum(a.label != b.label for a, b in shared)
+        figures.append(
+            {
+                "reference": reference[0],
+                "candidate": name,
+                "num_samples": len(shared),
+                "max_probability_difference": worst,
+                "top1_flips": flips,
+                "tolerance": TOLERANCE,
+            }
+        )
+        if not shared:
+            problems.append(f"{name} shares no frame with {reference[0]}, so nothing could be compared")
+        if not worst <= TOLERANCE or flips:
+            problems.append(f"{name} against {reference[0]}: probabilities differ by {worst:.3g}, {flips} labels flip")
+    return figures, problems
+
+
+def _by_name(results: Sequence[Result]) -> dict[str, Result]:
+    """Results by their frame's name, without names that came twice: of frame numbers that stand still nothing can be paired."""
+    counts = Counter(result.name for result in results)
+    return {result.name: result for result in results if counts[result.name] == 1}
+
+
+def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
+    stages = [
+        way.series(name, lambda result, stage=stage: getattr(result.stages, f"{stage}_ms"))  # type: ignore[misc]
+        for stage, name in STAGES.items()
+    ]
+    return Group(
+        scope="frame to result",
+        name=way.pace,
+        series=(
+            way.series(WHOLE, lambda result: result.latency_ms),
+            *stages,
+            way.series(WAIT, lambda result: result.stages.wait_ms),
+        ),
+        ratios=ratios,
+        facts={
+            "passes": [len(one) for one in way.passes],
+            "results_per_s": [summary.results_per_s for summary in way.summaries],
+            "received": [summary.received for summary in way.summaries],
+            "processed": [summary.processed for summary in way.summaries],
+            "dropped": [summary.dropped for summary in way.summaries],
+            "stale": [summary.stale for summary in way.summaries],
+            "without_region": [summary.without_region for summary in way.summaries],
+        },
+    )
+
+
+def _age_group(way: _Way) -> Group | None:
+    ages = [result.age_ms for result in way.results if result.age_ms is not None]
+    if not ages:
+        return None
+    return Group(scope="frame age", name=way.pace, series=(Series(name="frame age", turns_ns=_nanoseconds(ages)),))
+
+
+def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
+    """Paced over back to back; nothing where there is one pace alone."""
+    if len(ways) == 1:
+        return ()
+    stages: dict[str, Callable[[Result], float]] = {
+        WHOLE: lambda result: result.latency_ms,
+        STAGES["infer"]: lambda result: result.stages.infer_ms,
+    }
+    return tuple(found for name, get in stages.items() if (found := _ratio(ways, name, get)) is not None)
+
+
+def _ratio(ways: Sequence[_Way], name: str, milliseconds: Callable[[Result], float]) -> Ratio | None:
+    """Paired by the frames that every pass has."""
+    by_frame = [
+        [{frame: milliseconds(result) for frame, result in _by_name(one).items()} for one in way.passes] for way in ways
+    ]
+    shared = sorted(set.intersection(*(set(one) for passes in by_frame for one in passes)))
+    if len(shared) < 2:
+        return None
+    back_to_back, paced = (
+        Series(
+            name=f"{way.pace}, {name}",
+            turns_ns=np.array([[round(one[frame] * 1e6) for one in passes] for frame in shared], np.int64),
+        )
+        for way, passes in zip(ways, by_frame, strict=True)
+    )
+    return ratio(paced, back_to_back)
+
+
+def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str, ...]:
+    notes = []
+    if not has_ages:
+        notes.append("no frame age: the source has no timestamps on this machine's clock")
+    if len(ways) == 1:
+        notes.append(f"{ways[0].pace} alone: only a recording can be played in both paces")
+    if _is_camera(ways):
+        notes.append("a camera shows no frame twice: the answers of the passes were not compared")
+    if not bundle.manifest.parity:
+        notes.append(
+            "the bundle's manifest has no parity figures: whether it gives the torch model's answers is not known"
+        )
+    dropped = sum(summary.dropped for way in ways for summary in way.summaries)
+    if dropped:
+        notes.append(f"frames dropped in all passes together: {dropped}; the figures are of those that were decided")
+    return tuple(notes)
+
+
+def _nanoseconds(milliseconds: Sequence[float]) -> NDArray[np.int64]:
+    """Milliseconds [n] as turns of one call each, [n, 1] in nanoseconds."""
+    return np.rint(np.array(milliseconds) * 1e6).astype(np.int64)[:, np.newaxis]

@@ -1,0 +1,154 @@
+"""The public functions behind `edgefuse.train`, `export`, `evaluate` and `open_bundle`: paths as text or `Path`, plain values in.
+
+Owns their signatures; each calls the function that its command calls. Only `edgefuse.__init__` imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgefuse.bundle import Bundle
+    from edgefuse.evaluation.metrics import Scores
+    from edgefuse.training.recipe import TrainConfig
+    from edgefuse.training.trainer import Listener
+
+AnyPath = str | Path
+
+
+def train(
+    data: AnyPath | Sequence[AnyPath],
+    out: AnyPath,
+    *,
+    recipe: TrainConfig | None = None,
+    force: bool = False,
+    skip_bad: bool = False,
+    callback: Listener | None = None,
+) -> Path:
+    """Train a classifier and write a run folder.
+
+    Args:
+        data: one data set folder, or several: root/<class>/<sequence>/<name>_rgb.png and _depth.png.
+        out: the run folder to make; it can be exported after its first epoch.
+        recipe: from `edgefuse.recipes`, such as `edgefuse.recipes.mobilenet_rgbd(epochs=20)`; None = `small_rgbd()`.
+        force: overwrite a run that exists at `out`.
+        skip_bad: leave unreadable or incomplete pairs out instead of refusing.
+        callback: gets each step and epoch.
+
+    Returns:
+        The run folder; its figures are in `metrics.json`.
+
+    Raises:
+        EdgefuseError: bad data, an output that exists, weights that cannot be had, or a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C; the run holds the last finished epoch.
+
+    Example:
+        >>> import edgefuse
+        >>> run = edgefuse.train("mugs", "runs/mugs", recipe=edgefuse.recipes.small_rgbd(epochs=20))  # doctest: +SKIP
+    """
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    from edgefuse.training.recipe import small_rgbd
+    from edgefuse.training.trainer import train as run_training
+
+    roots = [data] if isinstance(data, str | Path) else list(data)
+    summary = run_training(
+        [Path(root) for root in roots],
+        Path(out),
+        config=recipe if recipe is not None else small_rgbd(),
+        force=force,
+        skip_bad=skip_bad,
+        listener=callback,
+    )
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return summary.folder
+
+
+def export(run: AnyPath, out: AnyPath, *, precisions: Sequence[str] = ("fp32",), force: bool = False) -> Bundle:
+    """Export a run to a bundle: ONNX files that give the trained model's answers, and their manifest.
+
+    Args:
+        run: the folder that `train` made.
+        out: the bundle folder to make.
+        precisions: some of "fp32", "fp16" and "int8"; FP32 is always made.
+        force: overwrite a bundle that exists at `out`.
+
+    Raises:
+        EdgefuseError: no run, an output that exists, or a file whose answers differ from the trained model's.
+
+    Example:
+        >>> import edgefuse
+        >>> bundle = edgefuse.export("runs/mugs", "bundles/mugs", precisions=("fp32", "fp16"))  # doctest: +SKIP
+    """
+    from edgefuse.errors import require
+
+    for package in ("torch", "onnx"):
+        require(package, extra="export")
+    from edgefuse_export.onnx.export import export_run
+
+    return export_run(Path(run), Path(out), precisions=precisions, force=force).bundle
+
+
+def open_bundle(bundle: AnyPath) -> Bundle:
+    """Read and check a bundle's manifest; its files are checked when they are asked for.
+
+    Raises:
+        EdgefuseError: no bundle there, or one that this version does not read.
+
+    Example:
+        >>> import edgefuse
+        >>> edgefuse.open_bundle("bundles/mugs").manifest.labels  # doctest: +SKIP
+        ('blue_mug', 'red_mug')
+    """
+    from edgefuse.bundle import open_bundle as opened
+
+    return opened(Path(bundle))
+
+
+def evaluate(
+    model: AnyPath,
+    data: AnyPath | Sequence[AnyPath],
+    *,
+    only: Sequence[str] = (),
+    engine: str = "auto",
+    file: str | None = None,
+    num_threads: int | None = None,
+    skip_bad: bool = False,
+) -> dict[str, Scores]:
+    """Score a model on a data set, with both sensors and with either missing.
+
+    Args:
+        model: a bundle, which runs on the engine that live uses, or a run, which runs in torch.
+        data: one data set folder, or several.
+        only: score these sequences alone: glob patterns such as "s1_clip02".
+        engine, file, num_threads: for a bundle, as for `edgefuse.Classifier`; FP32 where no file is named.
+        skip_bad: leave unreadable or incomplete pairs out instead of refusing.
+
+    Returns:
+        "both", "no_rgb" and "no_depth" -> `edgefuse.evaluation.metrics.Scores`: accuracy, recall by class, calibration error.
+
+    Raises:
+        EdgefuseError: no model there, bad data, classes that the model does not know, or an answer that is not finite.
+
+    Example:
+        >>> import edgefuse
+        >>> edgefuse.evaluate("bundles/mugs", "mugs", only=["take_3"])["both"].accuracy  # doctest: +SKIP
+        0.96
+    """
+    from edgefuse.app.open_model import opened
+    from edgefuse.data.dataset import load, scan
+    from edgefuse.data.splits import matching
+    from edgefuse.evaluation.metrics import evaluate as score
+
+    roots = [data] if isinstance(data, str | Path) else list(data)
+    dataset = scan([Path(root) for root in roots], skip_bad=skip_bad)
+    if only:
+        dataset = dataset.subset(matching(dataset, only))
+    pictures = load(dataset, skip_bad=skip_bad)
+    with opened(Path(model), num_threads=num_threads, file=file, engine=engine) as answering:
+        scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
+    return {str(condition): found for condition, found in scores.items()}

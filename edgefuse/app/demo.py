@@ -1,0 +1,187 @@
+"""The main job in one go, without a camera: rendered data, four models, a bundle, a recording, and live on it.
+
+Owns the order of the steps and the summary; every step is the function that its command calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgefuse.bundle import Bundle
+from edgefuse.data.dataset import load, scan
+from edgefuse.io.environment import TRAINING_PACKAGES, versions
+from edgefuse.io.files import folder_begun, refuse_existing
+from edgefuse.io.json_files import write_json
+from edgefuse.model.choices import FusionKind
+from edgefuse.synth.rendered_set import stream, write_dataset
+from edgefuse.training.recipe import TrainConfig, demo_rgbd
+from edgefuse.training.trainer import Listener, train_on_pictures
+from edgefuse_export.onnx.export import export_run
+from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.recording.write_db3 import write_recording
+from edgefuse_runtime.regions.default_region import choose_region
+from edgefuse_runtime.regions.region import parse_region
+from edgefuse_runtime.results import LiveSummary
+from edgefuse_runtime.sinks.sink import Sink
+
+FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated")
+RESULTS_NAME = "demo.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSize:
+    """How much of everything. The default fits two CPU cores and six minutes."""
+
+    num_pairs: int = 1000
+    epochs: int | None = None
+    num_live_frames: int = 90
+    frames_per_object: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo ended with.
+
+    Attributes:
+        metrics: fusion -> condition -> figures on held-out instances, as in a run's `metrics.json`.
+        live: what `edgefuse live` said about the recording.
+        seconds: step -> how long it took.
+    """
+
+    folder: Path
+    bundle: Path
+    recording: Path
+    metrics: dict[str, dict[str, Any]]
+    live: LiveSummary
+    seconds: dict[str, float]
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: DemoSize | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+    listener: Listener | None = None,
+    sinks: Sequence[Sink] = (),
+) -> DemoResult:
+    """Make everything below `out`.
+
+    Args:
+        seed: decides the pictures, the split and the training.
+        say: told of each step as it begins.
+        listener: watches the trainings.
+        sinks: get the live results.
+
+    Raises:
+        UserError: something stands at `out`, or a step failed.
+    """
+    size = size if size is not None else DemoSize()
+    refuse_existing(out, force=force, marker=RESULTS_NAME, contents=("data", "runs", "bundle", "live.db3", "live.json"))
+    with folder_begun(out) as new:  # what stands there goes when the first step is done
+        steps = _Steps(say, num_steps=5)
+        text = f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"
+        with steps("data", text):
+            write_dataset(new.path / "data", num_pairs=size.num_pairs, seed=seed)
+        write_json(new.path / RESULTS_NAME, {"state": "begun"})
+        new.keep()
+    data = out / "data"
+    with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
+        metrics = _train_all(data, out / "runs", config=_config(seed, size), say=say, listener=listener)
+    with steps("export", "export the gated model to ONNX and compare it with the torch model"):
+        bundle = export_run(out / "runs" / "gated", out / "bundle").bundle
+    with steps("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
+        recording, regions = _record(out, seed=seed, size=size)
+    with steps("live", f"edgefuse live {bundle.folder} --camera {recording} --roi {regions}"):
+        live = _live(bundle, recording, regions, sinks=sinks)
+    result = DemoResult(
+        folder=out, bundle=bundle.folder, recording=recording, metrics=metrics, live=live, seconds=steps.seconds
+    )
+    write_json(out / RESULTS_NAME, _report(result, seed=seed, size=size))
+    return result
+
+
+class _Steps:
+    """Says each step as it begins, and keeps how long it took."""
+
+    def __init__(self, say: Callable[[str], None], *, num_steps: int) -> None:
+        self._say = say
+        self._num_steps = num_steps
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str, text: str) -> Iterator[None]:
+        self._say(f"[{len(self.seconds) + 1}/{self._num_steps}] {text}")
+        begun_s = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begun_s, 1)
+
+
+def _report(result: DemoResult, *, seed: int, size: DemoSize) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "seed": seed,
+        "size": asdict(size),
+        "versions": versions(TRAINING_PACKAGES),
+        "seconds": result.seconds,
+        "held_out": result.metrics,
+        "live": result.live.to_json(),
+    }
+
+
+def _config(seed: int, size: DemoSize) -> TrainConfig:
+    config = replace(demo_rgbd(), seed=seed)
+    return config if size.epochs is None else replace(config, epochs=size.epochs)
+
+
+def _train_all(
+    data: Path, runs: Path, *, config: TrainConfig, say: Callable[[str], None], listener: Listener | None
+) -> dict[str, dict[str, Any]]:
+    pictures = load(scan([data]))
+    metrics: dict[str, dict[str, Any]] = {}
+    for fusion in FUSIONS:
+        summary = train_on_pictures(pictures, runs / fusion, config=replace(config, fusion=fusion), listener=listener)
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        metrics[fusion] = summary.metrics["test"]
+        say(f"      {fusion:<6} {metrics[fusion]['both']['accuracy']:.1%} of held-out pairs")
+    return metrics
+
+
+def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
+    """A recording of whole camera frames, and beside it the region and the label of each frame."""
+    frames = list(stream(seed=seed, num_frames=size.num_live_frames, frames_per_object=size.frames_per_object))
+    recording = write_recording(out / "live.db3", [(frame.rgb, frame.depth) for frame in frames])
+    entries = [
+        {"frame": number, "label": frame.label, "roi_xywh": list(frame.roi_xywh)}
+        for number, frame in enumerate(frames, 1)
+    ]
+    regions = out / "live.json"
+    write_json(regions, {"unit_m": 0.001, "frames": entries})
+    return recording, regions
+
+
+def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink]) -> LiveSummary:
+    with (
+        open_engine(bundle) as engine,
+        open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
+    ):
+        region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
+        summary = run_live(
+            engine=engine,
+            camera=camera,
+            region=region,
+            fallback=bundle.manifest.fallback,
+            sinks=sinks,
+        )
+    if summary.was_interrupted:
+        raise KeyboardInterrupt
+    return summary

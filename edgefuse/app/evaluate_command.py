@@ -1,0 +1,306 @@
+"""edgefuse evaluate; `edgefuse explain` opens models and data by it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgefuse.console.options import (
+    MAX_SEED,
+    AsJson,
+    DataFolders,
+    EngineWord,
+    Force,
+    NumThreads,
+    OnlyInstances,
+    SkipBad,
+)
+from edgefuse.console.usage import checked_png
+from edgefuse.io.files import real_path
+
+if TYPE_CHECKING:
+    from edgefuse.app.open_model import Answering
+    from edgefuse.data.dataset import Pictures
+    from edgefuse.evaluation.corruption_benchmark import Row
+    from edgefuse.evaluation.metrics import Condition, Scores
+
+
+def evaluate(  # long: each option is a parameter
+    model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
+    data: DataFolders,
+    only: OnlyInstances = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Score under failing sensors: dark, frozen, noisy, shifted, dead ...")
+    ] = False,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --corruptions: one more bundle or run to put beside MODEL. Repeatable."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --corruptions: a PNG of accuracy against severity to write.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="With --corruptions: decides their chance. Default: 0.")
+    ] = None,
+    force: Force = False,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            help="With a bundle: which of its files answers, such as model.fp16.onnx. Default: model.onnx; with --engine "
+            "tensorrt the engine that live takes."
+        ),
+    ] = None,
+    engine: EngineWord = "auto",
+    threads: NumThreads = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
+    from edgefuse.errors import require
+    from edgefuse.evaluation.corruption_benchmark import REPORT_JSON
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.json_files import dumps
+
+    if not corruptions:
+        for option, value in (("--against", against), ("--plot", plot), ("--out", out), ("--seed", seed)):
+            if value is not None and value != []:
+                raise typer.BadParameter("it needs --corruptions", param_hint=option)
+    elif file is not None:
+        raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
+    plot = checked_png(plot, option="--plot", force=force, data=data)
+    if out is not None:
+        refuse_existing(out, force=force, marker=REPORT_JSON, contents=("report.*",))
+    if plot is not None or out is not None:
+        require("matplotlib", extra="train")  # draws the plot in the end
+    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+    if corruptions:
+        models = [model, *(against or ())]
+        _evaluate_corruptions(
+            models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
+        )
+        return
+    from edgefuse.app.open_model import COMPUTES_IN_FP32, instances_trained_on, opened
+    from edgefuse.evaluation.metrics import evaluate as score
+    from edgefuse.io.text import say, some_of
+
+    with opened(model, num_threads=threads, file=file, engine=engine) as answering:
+        if answering.name.endswith(COMPUTES_IN_FP32):
+            say(
+                "note: these figures show nothing of half precision's rounding, which ONNX Runtime's CPU provider does not do; "
+                "python -m edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
+            )
+        scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
+    warn_of_training_pairs(answering, pictures)
+    if as_json:
+        report = {
+            "answered_by": answering.name,
+            "data_digest": pictures.dataset.digest,
+            "num_left_out": pictures.dataset.num_left_out,
+            "instances_trained_on": instances_trained_on(answering, pictures),
+            "conditions": {name: value.to_json() for name, value in scores.items()},
+        }
+        typer.echo(dumps(report))
+        return
+    _print_scores(scores, answering.name)
+    lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
+    if lacking:
+        say(
+            f"note: the data has no pair of {some_of(lacking)}: these figures say nothing of {'it' if len(lacking) == 1 else 'them'}"
+        )
+
+
+def _evaluate_corruptions(
+    models: list[Path],
+    pictures: Pictures,
+    *,
+    seed: int,
+    plot: Path | None,
+    out: Path | None,
+    engine: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Every model under every corruption: a table, or JSON, a plot and a report."""
+    import shlex
+    import sys
+
+    from edgefuse.evaluation.corruption_benchmark import plot_corruptions, write_failures
+    from edgefuse.io.environment import ENGINE_PACKAGES, commit, commit_in_words, versions
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
+
+    rows_by_model, reports = _score_under_corruptions(models, pictures, seed=seed, engine=engine, threads=threads)
+    data_names = ", ".join(real_path(root).name for root in pictures.dataset.roots)
+    title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
+    command = shlex.join(["edgefuse", *sys.argv[1:]])
+    facts = {
+        "seed": seed,
+        "data": pictures.dataset.digest[:12],
+        "commit": commit_in_words(commit()),
+        "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
+        "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
+    }
+    if as_json:
+        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
+    else:
+        _print_corruptions(rows_by_model, title)
+    # What can fail comes after what was found.
+    if out is not None:
+        report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
+        say(f"report: {report_path} (report.csv, report.json, report.png)")
+    if plot is not None:
+        plot_corruptions(rows_by_model, plot, title=title)
+        say(f"plot: {plot}")
+
+
+def _score_under_corruptions(
+    models: list[Path], pictures: Pictures, *, seed: int, engine: str, threads: int | None
+) -> tuple[dict[str, tuple[Row, ...]], dict[str, dict[str, Any]]]:
+    """By the models' names in tables: the rows, and what JSON says of the model."""
+    from edgefuse.app.open_model import opened
+    from edgefuse.console.progress import counting
+    from edgefuse.evaluation.corruption_benchmark import evaluate_corruptions
+    from edgefuse.evaluation.metrics import refuse_unfit
+
+    rows_by_model: dict[str, tuple[Row, ...]] = {}
+    reports: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
+        answering = {
+            name: stack.enter_context(opened(model, num_threads=threads, engine=engine))
+            for name, model in column_names(models).items()
+        }
+        for one in answering.values():
+            refuse_unfit(pictures, contract=one.contract, labels=one.labels)
+        for name, one in answering.items():
+            with counting(name, unit="pairs") as on_progress:
+                rows = evaluate_corruptions(
+                    one.predictor,
+                    pictures,
+                    contract=one.contract,
+                    labels=one.labels,
+                    seed=seed,
+                    on_progress=on_progress,
+                )
+            warn_of_training_pairs(one, pictures, name=name)
+            rows_by_model[name] = rows
+            reports[name] = {
+                "answered_by": one.name,
+                "size": one.contract.size,
+                "rows": [row.to_json() for row in rows],
+            }
+    return rows_by_model, reports
+
+
+def column_names(models: list[Path]) -> dict[str, Path]:
+    """A name for each model: its folder's, or as much of the path as tells it apart from the others.
+
+    Raises:
+        typer.BadParameter: a model is named twice.
+    """
+    paths = [real_path(model) for model in models]
+    if len(set(paths)) < len(paths):
+        raise typer.BadParameter("the same model is named twice", param_hint="--against")
+    longest = max(len(path.parts) for path in paths)
+    for num_parts in range(1, longest + 1):
+        names = ["/".join(path.parts[-num_parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, models, strict=True))
+
+
+def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> Pictures:
+    """The data set's pictures, of all instances or of those that `--only` names."""
+    from edgefuse.data.dataset import load, scan
+    from edgefuse.data.splits import matching
+    from edgefuse.io.text import say
+
+    dataset = scan(data, skip_bad=skip_bad)
+    if only:
+        dataset = dataset.subset(matching(dataset, only))
+    pictures = load(dataset, skip_bad=skip_bad)
+    for line in pictures.dataset.left_out_lines():
+        say(line)
+    for warning in pictures.dataset.warnings:
+        say(f"warning: {warning}")
+    return pictures
+
+
+def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
+    """Say so when the model was trained on some of the pictures, on another region, or on another range of depth."""
+    from edgefuse.app.open_model import instances_trained_on
+    from edgefuse.data.sensor_coverage import sensing_warnings
+    from edgefuse.framing import regions_agree
+    from edgefuse.io.text import say
+
+    learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
+    if not regions_agree(learned, given):
+        say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
+    near_m, far_m = answering.contract.near_m, answering.contract.far_m
+    for warning in sensing_warnings(pictures, range(len(pictures.rgb)), near_m=near_m, far_m=far_m):
+        say(f"warning: {warning}" if name == "the model" else f"warning: {name}: {warning}")
+    instances = instances_trained_on(answering, pictures)
+    if instances:
+        say(
+            f"note: {name} was trained on {len(instances)} of these instances ({instances[0]} and so on); "
+            f"--only names held-out ones"
+        )
+
+
+MAX_CLASSES_SHOWN = 40
+
+
+def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
+
+    from edgefuse.io.text import new_console, new_table
+
+    both = scores["both"]
+    table = new_table(title=f"{both.num_samples} pairs, answered by {answered_by}")
+    table.add_column("")
+    for name in scores:
+        table.add_column(name.replace("_", " "), justify="right")
+    for title, cells in (
+        ("accuracy", [f"{s.accuracy:.1%}" for s in scores.values()]),
+        ("expected calibration error", [f"{s.expected_calibration_error:.3f}" for s in scores.values()]),
+        ("mean gate (0 RGB, 1 depth)", [f"{s.mean_gate:.2f}" for s in scores.values()]),
+    ):
+        table.add_row(title, *cells)
+    table.add_section()
+    shown = both.recall
+    if len(shown) > MAX_CLASSES_SHOWN:
+        worst = sorted((2.0 if recall is None else recall, label) for label, recall in shown.items())
+        shown = {label: shown[label] for _, label in worst[:MAX_CLASSES_SHOWN]}
+        table.caption = f"the {MAX_CLASSES_SHOWN} worst of {len(both.recall)} classes; --json has all"
+    for label in shown:
+        recalls = [s.recall[label] for s in scores.values()]
+        table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
+    new_console().print(table)
+
+
+def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) -> None:
+
+    from edgefuse.io.text import new_console, new_table
+
+    table = new_table(title=title)
+    table.add_column("")
+    table.add_column("severity", justify="right")
+    for name in rows_by_model:
+        table.add_column(name, justify="right")
+    previous = ""
+    for number, row in enumerate(next(iter(rows_by_model.values()))):
+        if row.corruption != previous:
+            table.add_section()
+        severity = f"{row.severity:g} {row.unit}" if row.unit else ""
+        accuracies = [f"{rows[number].scores.accuracy:.1%}" for rows in rows_by_model.values()]
+        words = "" if row.corruption == previous else row.corruption.replace("_", " ")
+        table.add_row(words, severity, *accuracies)
+        previous = row.corruption
+    new_console().print(table)

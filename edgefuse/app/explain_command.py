@@ -1,0 +1,98 @@
+"""edgefuse explain"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgefuse.app.evaluate_command import load_pictures, warn_of_training_pairs
+from edgefuse.app.open_model import opened
+from edgefuse.console.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.io.files import real_path
+
+if TYPE_CHECKING:
+    from edgefuse.evaluation.explain import Explanation
+
+
+def explain(  # long: each option is a parameter
+    model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
+    data: DataFolders,
+    out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
+    only: OnlyInstances = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides the corruptions' chance.")] = 0,
+    threads: NumThreads = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model listens to: its gate by class and corruption, each sensor's share of the decision, examples."""
+    from edgefuse.console.progress import counting
+    from edgefuse.evaluation.explain import EXAMPLES_NAME, EXPLANATION_NAME, GATE_PLOT_NAME
+    from edgefuse.evaluation.explain import explain as look_into
+    from edgefuse.io.files import refuse_existing
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import say
+
+    refuse_existing(out, force=force, marker=EXPLANATION_NAME, contents=(EXAMPLES_NAME, GATE_PLOT_NAME))
+    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+
+    def show(explanation: Explanation) -> None:
+        """Before it is written, which may fail."""
+        if as_json:
+            typer.echo(dumps(explanation.to_json()))
+        else:
+            _print_explanation(explanation)
+
+    with (
+        opened(model, num_threads=threads) as answering,
+        counting("corruptions", unit="pairs") as on_progress,
+    ):
+        look_into(
+            answering.predictor,
+            pictures,
+            out,
+            contract=answering.contract,
+            labels=answering.labels,
+            title=f"{real_path(model).name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
+            seed=seed,
+            pixel_gate=answering.pixel_gate,
+            on_progress=on_progress,
+            on_found=show,
+        )
+    warn_of_training_pairs(answering, pictures)
+    if answering.fusion == "spatial" and answering.pixel_gate is None:
+        say(
+            "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
+        )
+    say(f"explanation: {out} (explain.json, gate.png, examples.png)")
+
+
+def _print_explanation(explanation: Explanation) -> None:
+
+    from edgefuse.io.text import new_console, new_table
+
+    found = explanation.to_json()
+    table = new_table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
+    headings = ["", "pairs", "mean gate", "RGB's share", "depth's share", "no share"]
+    for heading in [*headings, *(["RGB kept"] if found["all"]["mean_kept_area"] is not None else [])]:
+        table.add_column(heading, justify="right" if heading else "left")
+    for label, group in found["by_class"].items():
+        table.add_row(label, *_cells(group))
+    table.add_section()
+    table.add_row("all", *_cells(found["all"]))
+    console = new_console()
+    console.print(table)
+    console.print(f"Share of the decision. {found['share_definition']}", style="dim")
+
+
+def _cells(group: dict[str, Any]) -> list[str]:
+    shares = [group["share_of_rgb"], group["share_of_depth"]]
+    return [
+        str(group["num_pairs"]),
+        f"{group['mean_gate']:.2f}",
+        *("-" if share is None else f"{share:.0%}" for share in shares),
+        str(group["num_pairs_without_share"]),
+        *([] if group["mean_kept_area"] is None else [f"{group['mean_kept_area']:.0%}"]),
+    ]

@@ -1,0 +1,130 @@
+"""The command line: a table of commands, each imported when it is called.
+
+A command lives beside what it calls, in the `commands` module of its package; this module only lists them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+
+import typer
+
+from edgefuse.app.signals import ended_by_signals, message_of
+from edgefuse.io.text import prepare_streams, say
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: its words on the command line, and where its function is.
+
+    Attributes:
+        name: "train", or "data check" for a command of a group.
+        module: imported when the command is called, or listed by --help.
+        panel: heading in the list of commands.
+        hidden: an older name that still works and is not listed.
+    """
+
+    name: str
+    module: str
+    function: str
+    panel: str
+    hidden: bool = False
+
+
+GROUPS = {
+    "data": "Data sets: render the built-in one, convert other layouts, check any.",
+    "bench": "Benchmarks: the fusion core, a bundle's engine, the live loop, learning.",
+}
+COMMANDS = (
+    Entry("record", "edgefuse_runtime.recording.commands", "record", "Data"),
+    Entry("data synth", "edgefuse.synth.commands", "synth", "Data"),
+    Entry("data convert", "edgefuse.data.commands", "convert", "Data"),
+    Entry("data check", "edgefuse.data.commands", "check", "Data"),
+    Entry("train", "edgefuse.training.commands", "train", "Train"),
+    Entry("evaluate", "edgefuse.app.evaluate_command", "evaluate", "Train"),
+    Entry("explain", "edgefuse.app.explain_command", "explain", "Train"),
+    Entry("export", "edgefuse_export.onnx.commands", "export", "Deploy"),
+    Entry("build", "edgefuse_export.tensorrt.commands", "build", "Deploy"),
+    Entry("lint-onnx", "edgefuse_export.tensorrt.commands", "lint_onnx", "Deploy"),
+    Entry("check-onnx", "edgefuse_export.tensorrt.commands", "lint_onnx", "Deploy", hidden=True),
+    Entry("live", "edgefuse_runtime.live.commands", "live", "Live"),
+    Entry("demo", "edgefuse.app.demo_command", "demo", "Live"),
+    Entry("bench core", "edgefuse_benchmarks.commands", "core", "Measure"),
+    Entry("bench engine", "edgefuse_benchmarks.commands", "engine", "Measure"),
+    Entry("bench live", "edgefuse_benchmarks.commands", "live", "Measure"),
+    Entry("bench learning", "edgefuse_benchmarks.commands", "learning", "Measure"),
+    Entry("crossval", "edgefuse_benchmarks.paper.commands", "crossval", "Measure"),
+    Entry("reproduce", "edgefuse_benchmarks.paper.reproduce_command", "reproduce", "Measure"),
+)
+
+
+def build_app(word: str | None = None) -> typer.Typer:
+    """The command line as a Typer application.
+
+    Args:
+        word: first word of the command to import; None, or a word that is no command = import all.
+    """
+    app = typer.Typer(
+        name="edgefuse",
+        help="Gated-fusion RGB-D classification: record, train, export, and run live on colour and depth.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        epilog="Every command takes --debug, which prints the traceback of an error. Exit codes: 0 success, 1 failure, 2 wrong usage.",
+    )
+    app.callback(invoke_without_command=True)(_version)
+    groups: dict[str, typer.Typer] = {}
+    wanted = [entry for entry in COMMANDS if entry.name.split()[0] == word] or COMMANDS
+    for entry in wanted:
+        first, _, second = entry.name.partition(" ")
+        function = getattr(importlib.import_module(entry.module), entry.function)
+        if not second:
+            app.command(first, rich_help_panel=entry.panel, hidden=entry.hidden)(function)
+            continue
+        if first not in groups:
+            groups[first] = typer.Typer(help=GROUPS[first], no_args_is_help=True)
+            groups[first].callback()(_group)
+            app.add_typer(groups[first], name=first, rich_help_panel=entry.panel)
+        groups[first].command(second, hidden=entry.hidden)(function)
+    return app
+
+
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from edgefuse import __version__
+
+        typer.echo(f"edgefuse {__version__}")
+        raise typer.Exit
+
+
+def _group() -> None: ...
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    prepare_streams()
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    with ended_by_signals() as ending:
+        try:
+            build_app(arguments[0] if arguments else None)(args=arguments)
+        except SystemExit as done:
+            if done.code == EXIT_INTERRUPTED:
+                say("interrupted" if ending.signal == signal.SIGINT else f"ended by {ending.signal.name}")
+                sys.exit(128 + ending.signal)
+            raise
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            say(message_of(error))
+            sys.exit(EXIT_FAILURE)

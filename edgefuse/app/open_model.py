@@ -1,0 +1,101 @@
+"""A trained model that is ready to answer: a bundle on the engine that live uses, or a run in torch.
+
+Owns what stands for either in evaluation; the commands and `edgefuse.evaluate` open models here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from edgefuse.contract import InputContract
+    from edgefuse.data.dataset import Pictures
+    from edgefuse.evaluation.explain import PixelGate
+    from edgefuse.evaluation.metrics import Predictor
+
+CPU_PROVIDER = "CPUExecutionProvider"
+COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
+
+
+class Answering(NamedTuple):
+    """A model that is ready to answer, and what it says of itself."""
+
+    name: str
+    predictor: Predictor
+    contract: InputContract
+    labels: tuple[str, ...]
+    training: dict[str, Any]
+    fusion: str
+    pixel_gate: PixelGate | None = None
+
+
+@contextmanager
+def opened(
+    model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
+) -> Iterator[Answering]:
+    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one, with
+    TensorRT by name whichever plan live takes).
+    """
+    from edgefuse.errors import UserError, require
+
+    if not (model / "run.json").is_file():
+        from edgefuse.bundle import MODEL_NAME, open_bundle
+        from edgefuse_runtime.engines import open_engine
+        from edgefuse_runtime.engines.predictor import engine_predictor
+
+        bundle = open_bundle(model)
+        file = file if engine == "tensorrt" else file or MODEL_NAME
+        with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
+            manifest = bundle.manifest
+            yield Answering(
+                name_of(runner.description),
+                engine_predictor(runner),
+                runner.contract,
+                runner.labels,
+                manifest.training,
+                str(manifest.model.get("fusion", "")),
+            )
+        return
+    if engine != "auto":
+        raise UserError(f"{model} is a run, which torch answers for: give a bundle, or leave --engine {engine} out")
+    if file is not None:
+        raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
+    require("torch", extra="train")
+    from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
+    from edgefuse.training.run import open_run
+
+    run = open_run(model)
+    network = run.build_model().to(best_device())
+    config = run.model_config
+    yield Answering(
+        "the run in torch",
+        torch_predictor(network),
+        config.contract,
+        run.labels,
+        run.info,
+        config.fusion,
+        torch_pixel_gate(network),
+    )
+
+
+def name_of(description: dict[str, Any]) -> str:
+    """What answers, in words: the file, by what, and in which precision where the file does not say it."""
+    file, provider = description["file"], description["provider"]
+    if description["engine"] == "tensorrt":
+        return f"{file} in TensorRT, {description['precision']}"
+    name = f"{file} in ONNX Runtime"
+    if provider == "CUDAExecutionProvider":
+        name += " on the GPU"
+    if description["precision"] == "fp16" and provider == CPU_PROVIDER:
+        name += COMPUTES_IN_FP32
+    return name
+
+
+def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
+    """The instances, as class/instance, whose very pictures the model was trained on."""
+    data = answering.training.get("data") or {}
+    seen = set((data.get("train_instances") or {}).values())
+    return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]

@@ -1,0 +1,192 @@
+"""What training does to a pair before the model sees it, in the pictures' own terms: pixels, light, metres, holes.
+
+Every crop goes through `edgefuse.framing.fit`, so that training resizes exactly as live does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
+from edgefuse.errors import UserError
+from edgefuse.framing import Framed, Roi, fit
+from edgefuse.limits import check_limits, limited, one_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How much to vary; 0 (or False) turns a part off.
+
+    Attributes:
+        rotation_deg: the picture is turned by up to this angle either way.
+        zoom: the picture is up to this share larger or smaller.
+        shift: it is moved by up to this share of its sides.
+        flip: mirror half of the pairs, which is right where a mirrored picture keeps its label. None = a training mirrors where no
+            class name speaks of a side (`edgefuse.data.mirrored_labels`).
+        brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
+        white_balance: each colour channel is stronger or weaker by up to this share.
+        grey: share of pairs whose RGB loses its colour.
+        depth_scale: the scene is nearer or farther by this share.
+        blur: largest standard deviation of a blur of RGB, as a share of the side; most pairs get much less.
+        holes: largest share of a depth map that loses its measurement in blobs; most lose much less.
+        misalignment: depth is shifted against RGB by up to this share of the sides.
+        rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
+    """
+
+    rotation_deg: float = limited(60.0, 0, 180)
+    zoom: float = limited(0.25, 0, 0.9)
+    shift: float = limited(0.1, 0, 1)
+    flip: bool | None = field(default=None, metadata=one_of((True, False, None)))
+    brightness: float = limited(0.3, 0, 1)
+    contrast: float = limited(0.3, 0, 1)
+    gamma: float = limited(0.3, 0, 1)
+    saturation: float = limited(0.3, 0, 1)
+    white_balance: float = limited(0.2, 0, 1)
+    grey: float = limited(0.15, 0, 1)
+    blur: float = limited(0.03, 0, 0.5)
+    depth_scale: float = limited(0.1, 0, 0.9)
+    holes: float = limited(0.9, 0, 1)
+    misalignment: float = limited(0.04, 0, 1)
+    rgb_dropout: float = limited(0.1, 0, 1)
+    depth_dropout: float = limited(0.1, 0, 1)
+
+    def __post_init__(self) -> None:
+        check_limits(self, prefix="augmentation.")
+        if self.rgb_dropout + self.depth_dropout > 1:
+            raise UserError(
+                f"augmentation.rgb_dropout and depth_dropout are {self.rgb_dropout:g} and {self.depth_dropout:g}: "
+                "together at most 1 was expected"
+            )
+
+
+def augment(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint16],
+    *,
+    size: int,
+    depth_unit_m: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Framed:
+    """One varied sample from one pair.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        depth: uint16 [H, W] in codes of `depth_unit_m`.
+        size: S, side of the result in pixels.
+        rng: source of chance; the same state gives the same sample.
+
+    Returns:
+        `Framed` pictures of side S, not shared with the arguments.
+    """
+    height, width = depth.shape
+    if augmentation.rotation_deg or augmentation.zoom or augmentation.shift:
+        rgb, depth = move(
+            rgb,
+            depth,
+            angle_deg=augmentation.rotation_deg * rng.uniform(-1, 1),
+            scale=1 + augmentation.zoom * rng.uniform(-1, 1),
+            shift_xy=augmentation.shift * rng.uniform(-1, 1, 2) * (width, height),
+        )
+    framed = fit(rgb, depth, size=size, roi=_whole(height, width), depth_unit_m=depth_unit_m)
+    codes = codes_from_bytes(framed.depth)
+    rgb_SS3 = framed.rgb
+    if augmentation.flip is not False and rng.random() < 0.5:
+        rgb_SS3, codes = rgb_SS3[:, ::-1], codes[:, ::-1]
+    rgb_SS3 = jitter_colour(rgb_SS3, augmentation=augmentation, rng=rng)
+    if augmentation.blur:
+        rgb_SS3 = blur_colour(rgb_SS3, sigma_px=augmentation.blur * size * rng.random() ** 3)
+    if augmentation.misalignment:
+        codes = shift_depth(codes, *(round(size * augmentation.misalignment * rng.uniform(-1, 1)) for _ in range(2)))
+    codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
+    if augmentation.holes:
+        codes = punch_holes(codes, share=augmentation.holes * rng.random() ** 4, rng=rng)
+    lost = rng.random()
+    if lost < augmentation.rgb_dropout:
+        rgb_SS3 = np.zeros_like(rgb_SS3)
+    elif lost < augmentation.rgb_dropout + augmentation.depth_dropout:
+        codes = np.zeros_like(codes)
+    return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
+
+
+def move(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint16],
+    *,
+    angle_deg: float = 0.0,
+    scale: float = 1.0,
+    shift_xy: NDArray[np.float64] | tuple[float, float] = (0.0, 0.0),
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Both pictures turned and scaled about their middle, then shifted by pixels; their size stays.
+
+    RGB is taken between its pixels and depth by the nearest, so that no depth is invented; the borders are drawn out.
+    """
+    height, width = depth.shape
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, scale)
+    matrix[:, 2] += np.asarray(shift_xy)
+    moved_rgb = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved_rgb, np.uint8), np.asarray(moved, np.uint16)
+
+
+def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change light and colour of a uint8 [H, W, 3] picture; one table look-up a pixel and channel, then saturation."""
+    brightness, contrast, gamma, saturation = (
+        1 + amount * rng.uniform(-1, 1)
+        for amount in (augmentation.brightness, augmentation.contrast, augmentation.gamma, augmentation.saturation)
+    )
+    levels = np.linspace(0, 1, 256) ** gamma
+    lit = ((levels - 0.5) * contrast + 0.5) * brightness
+    gains = 1 + augmentation.white_balance * rng.uniform(-1, 1, 3)
+    table = np.rint(np.clip(lit[:, None] * gains, 0, 1) * 255).astype(np.uint8)
+    varied = cv2.LUT(np.ascontiguousarray(rgb), table[None])
+    if rng.random() < augmentation.grey:
+        saturation = 0.0
+    if augmentation.saturation or augmentation.grey:
+        grey = cv2.cvtColor(cv2.cvtColor(varied, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        varied = cv2.addWeighted(varied, saturation, grey, 1 - saturation, 0)
+    return np.asarray(varied, np.uint8)
+
+
+def blur_colour(rgb: NDArray[np.uint8], *, sigma_px: float) -> NDArray[np.uint8]:
+    """A Gaussian blur; below a third of a pixel nothing would change, and the picture is given back."""
+    if sigma_px < 1 / 3:
+        return rgb
+    return np.asarray(cv2.GaussianBlur(np.ascontiguousarray(rgb), (0, 0), sigma_px), np.uint8)
+
+
+def shift_depth(codes: NDArray[np.uint16], right: int, down: int) -> NDArray[np.uint16]:
+    """The depth map moved by whole pixels; what comes in from outside has no measurement."""
+    height, width = codes.shape
+    moved = np.zeros_like(codes)
+    target = moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+    target[...] = codes[max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)]
+    return moved
+
+
+def scale_depth(codes: NDArray[np.uint16], *, factor: float) -> NDArray[np.uint16]:
+    """Move the scene: codes times `factor`; 0 stays 0, and a measurement stays within 1..65535."""
+    scaled: NDArray[np.uint16] = np.clip(np.rint(codes * np.float32(factor)), 1, MAX_DEPTH_CODE).astype(np.uint16)
+    scaled[codes == 0] = 0
+    return scaled
+
+
+def punch_holes(codes: NDArray[np.uint16], *, share: float, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Take the measurement away in blobs that cover about `share` of the picture."""
+    height, width = codes.shape
+    if share <= 0:
+        return codes
+    # Blobs come from thresholded coarse noise: cheap, and irregular as a depth camera's holes are.
+    coarse = rng.random((max(2, height // 8), max(2, width // 8)), dtype=np.float32)
+    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.where(noise < np.quantile(noise, share), np.uint16(0), codes)
+
+
+def _whole(height: int, width: int) -> Roi:
+    """The square around the picture."""
+    side = max(height, width)
+    return Roi((width - side) // 2, (height - side) // 2, side, side)

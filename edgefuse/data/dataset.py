@@ -1,0 +1,365 @@
+"""The folder layout of a data set, read and written.
+
+    root/dataset.json                                   depth unit and alignment; may be absent
+    root/<class>/<instance>/<name>_rgb.png              8-bit colour
+    root/<class>/<instance>/<name>_depth.png            16-bit, 0 = no measurement
+
+An instance folder is one take: its frames are nearly the same picture and never stand on both sides of a split.
+Owns the layout; recording, training and evaluation import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import Align
+from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
+from edgefuse.data.image_cache import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time, rgb_part
+from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
+from edgefuse.data.pairing import MAX_LINES, Problem, find_pairs, no_pairs
+from edgefuse.data.similar_names import alike_names
+from edgefuse.data.tree import walk
+from edgefuse.errors import UserError
+from edgefuse.framing import regions_agree
+from edgefuse.io.files import real_path
+from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
+from edgefuse.io.text import printable
+
+__all__ = [
+    "DATASET_NAME",
+    "DEPTH_SUFFIX",
+    "PLAUSIBLE_MEDIAN_M",
+    "RGB_SUFFIX",
+    "UNITS_M",
+    "Dataset",
+    "Description",
+    "Pictures",
+    "Sample",
+]
+__all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
+
+PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
+"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One RGB-D pair on disk.
+
+    Attributes:
+        label: index into the data set's labels.
+        instance: name of the instance folder; equal names under several classes are one group (one take).
+        depth_unit_m: metres of one depth code.
+    """
+
+    label: int
+    instance: str
+    name: str
+    rgb_path: Path
+    depth_path: Path
+    depth_unit_m: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Samples of one or several roots under one list of labels.
+
+    Attributes:
+        align: whose view the pairs share.
+        region: where `record` looked; None where a root does not say it, or they differ.
+        pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
+        digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
+        left_out: what was wrong with the pairs that were skipped, one line for all of a kind in a folder; `num_left_out` of them.
+        warnings: what is probably wrong with the others, one sentence each.
+    """
+
+    roots: tuple[Path, ...]
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    align: Align
+    pairs_sha256: tuple[str, ...] = ()
+    digest: str = ""
+    left_out: tuple[str, ...] = ()
+    num_left_out: int = 0
+    warnings: tuple[str, ...] = ()
+    region: str | None = None
+
+    def groups(self) -> list[str]:
+        """The group of each sample: what a split must not tear apart."""
+        return [sample.instance for sample in self.samples]
+
+    def subset(self, indices: Iterable[int]) -> Dataset:
+        """The same data set with only these samples; the labels and the digest of the whole stay."""
+        chosen = list(indices)
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in chosen),
+            pairs_sha256=tuple(self.pairs_sha256[i] for i in chosen) if self.pairs_sha256 else (),
+        )
+
+    def left_out_lines(self) -> list[str]:
+        """What to tell the user of the pairs that were left out: their number, then a line for each kind and folder."""
+        if not self.left_out:
+            return []
+        lines = [f"left out {self.num_left_out} bad pair(s), first {self.left_out[0]}"]
+        lines += [f"left out: {text}" for text in self.left_out[1:MAX_LINES]]
+        if len(self.left_out) > MAX_LINES:
+            lines.append(f"left out: {len(self.left_out) - MAX_LINES} more; edgefuse data check --json names all")
+        return lines
+
+    def instance_digests(self) -> dict[str, str]:
+        """class/instance -> digest of its pictures' bytes, whatever they are called and wherever they lie; after `load`."""
+        by_instance: dict[str, list[str]] = {}
+        for sample, sha256 in zip(self.samples, self.pairs_sha256, strict=True):
+            by_instance.setdefault(f"{self.labels[sample.label]}/{sample.instance}", []).append(sha256)
+        return {
+            name: hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest()[:16]
+            for name, pairs in by_instance.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Decoded pairs, one of each sample of a data set, in its order; those that do not fit into memory are read when asked for.
+
+    rgb[i] is uint8 [H, W, 3] in RGB order, depth[i] uint16 [H, W] in codes of the sample's `depth_unit_m`.
+    """
+
+    dataset: Dataset
+    rgb: Sequence[NDArray[np.uint8]]
+    depth: Sequence[NDArray[np.uint16]]
+
+    def subset(self, indices: Sequence[int]) -> Pictures:
+        """The same images with only these samples; nothing is copied."""
+        return Pictures(
+            dataset=self.dataset.subset(indices), rgb=Subset(self.rgb, indices), depth=Subset(self.depth, indices)
+        )
+
+
+def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
+    """Find the pairs below `roots`, without reading images.
+
+    Args:
+        skip_bad: leave out what cannot be used instead of refusing; `Dataset.left_out` names it.
+
+    Raises:
+        UserError: a root is missing, has no pairs, is given twice, or holds the parts of a split; anything below the roots looks
+            like an image and belongs to no pair, or cannot be read (all are named); or the roots differ in alignment.
+    """
+    _refuse_overlap(roots)
+    trees = [find_pairs(root) for root in roots]
+    for tree in trees:
+        if tree.root.is_dir() and not tree.pairs and not any(problem.is_half for problem in tree.problems):
+            raise UserError(no_pairs(tree))
+    descriptions = [describe(root) for root in roots]
+    problems = [problem for tree in trees for problem in tree.problems]
+    if not skip_bad:
+        _refuse(problems)
+    found = [(pair, d.depth_unit_m) for tree, d in zip(trees, descriptions, strict=True) for pair in tree.pairs]
+    labels = tuple(sorted({pair.label for pair, _ in found}))
+    numbers = {label: number for number, label in enumerate(labels)}
+    samples = tuple(
+        Sample(
+            label=numbers[pair.label],
+            instance=pair.instance,
+            name=pair.name,
+            rgb_path=pair.rgb_path,
+            depth_path=pair.depth_path,
+            depth_unit_m=unit_m,
+        )
+        for pair, unit_m in found
+    )
+    return Dataset(
+        roots=tuple(roots),
+        labels=labels,
+        samples=samples,
+        align=_common_align(roots, descriptions),
+        left_out=tuple(problem.text for problem in problems),
+        num_left_out=sum(problem.count for problem in problems),
+        warnings=(*(text for tree in trees for text in tree.warnings), *_differences(roots, descriptions, labels)),
+        region=descriptions[0].region if len({d.region for d in descriptions}) == 1 else None,
+    )
+
+
+def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = None) -> Pictures:
+    """Read every pair once and check it; keep the images in memory as far as they fit.
+
+    Args:
+        skip_bad: leave bad pairs out instead of refusing.
+        budget: memory for the images; a share of what is available by default.
+
+    Raises:
+        UserError: images that cannot be used; all are named at once.
+        MemoryError: not even one pair fits.
+    """
+    budget = Budget() if budget is None else budget
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(partial(_read_checked, budget=budget), dataset.samples))
+    problems = [Problem(result, 1) for result in results if isinstance(result, str)]
+    if not skip_bad:
+        _refuse(problems)
+    good = [i for i, result in enumerate(results) if not isinstance(result, str)]
+    if not good:
+        raise UserError(
+            f"none of the {len(results)} pairs can be used; the first: {problems[0].text if problems else 'no pairs'}"
+        )
+    pairs = [cast("_Pair", results[i]) for i in good]
+    kept = dataset.subset(good)
+    kept = replace(
+        kept,
+        pairs_sha256=tuple(pair.sha256 for pair in pairs),
+        left_out=(*dataset.left_out, *(problem.text for problem in problems)),
+        num_left_out=dataset.num_left_out + len(problems),
+        warnings=(*dataset.warnings, *same_images(kept, [pair.pixels for pair in pairs])),
+    )
+    lines = sorted(
+        f"{kept.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n"
+        for sample, pair in zip(kept.samples, pairs, strict=True)
+    )
+    checked = replace(kept, digest=hashlib.sha256("".join(lines).encode()).hexdigest())
+    return Pictures(
+        dataset=checked, rgb=Images([pair.rgb for pair in pairs]), depth=Images([pair.depth for pair in pairs])
+    )
+
+
+_SAME_IMAGES = {
+    "class": "under two classes: one of the labels is wrong, remove that pair",
+    "image": "under two classes, with another depth: one of the labels is wrong, or the depth belongs to another image",
+    "sequence": "in two sequences: a split may train on it and test on it; give the sequences one name, or remove one",
+    "root": "in one sequence of two folders: it counts twice; give each pair once",
+}
+
+
+def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
+    """Warnings of samples with the same pixels under two classes, in two sequences, or in two roots.
+
+    Args:
+        pixels: `digest_of_pixels` of each sample.
+    """
+    by_pixels: dict[bytes, list[int]] = {}
+    by_rgb: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(pixels):
+        by_pixels.setdefault(digest, []).append(i)
+        by_rgb.setdefault(rgb_part(digest), []).append(i)
+    found: dict[str, list[tuple[Sample, Sample]]] = {kind: [] for kind in _SAME_IMAGES}
+    for same in by_pixels.values():
+        first, *others = (dataset.samples[i] for i in same)
+        for other in others:
+            if other.label != first.label:
+                found["class"].append((first, other))
+            elif other.instance != first.instance:
+                found["sequence"].append((first, other))
+            elif other.rgb_path.parent != first.rgb_path.parent:
+                found["root"].append((first, other))
+    for same in by_rgb.values():
+        first = dataset.samples[same[0]]
+        for i in same[1:]:
+            if dataset.samples[i].label != first.label and pixels[i] != pixels[same[0]]:
+                found["image"].append((first, dataset.samples[i]))
+    return tuple(
+        f"{len(twins)} pair(s) have the same {'RGB image' if kind == 'image' else 'pixels'} as another, first {twins[0][0].rgb_path} and {twins[0][1].rgb_path}, {words}"
+        for kind, words in _SAME_IMAGES.items()
+        if (twins := found[kind])
+    )
+
+
+def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Read one pair: RGB uint8 [H, W, 3] in RGB order, and depth uint16 [H, W] in the file's codes.
+
+    Raises:
+        UserError: unreadable, depth not 16-bit with one channel, or different sizes.
+    """
+    return decode_pair(rgb_path, depth_path, read_bytes(rgb_path), read_bytes(depth_path))
+
+
+def has_pairs(root: Path) -> bool:
+    """Has `root` any half of a pair yet? Until then it has no depth unit, whatever else lies there."""
+    return any(name.endswith((RGB_SUFFIX, DEPTH_SUFFIX)) for folder in walk(root) for name in folder.files)
+
+
+def decode_pair(
+    rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """`read_pair` from the files' bytes."""
+    rgb, depth = read_rgb(rgb_path, rgb_bytes), read_depth(depth_path, depth_bytes)
+    if rgb.shape[:2] != depth.shape:
+        raise UserError(
+            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
+        )
+    return rgb, depth
+
+
+def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
+    """Write one pair into an instance folder, each file atomically, depth first so that no RGB picture stands alone."""
+    write_image(folder / f"{name}{DEPTH_SUFFIX}", depth)
+    write_image(folder / f"{name}{RGB_SUFFIX}", rgb)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    rgb: NDArray[np.uint8] | OnDisk
+    depth: NDArray[np.uint16] | OnDisk
+    sha256: str
+    pixels: bytes
+
+
+def _refuse_overlap(roots: Sequence[Path]) -> None:
+    """Refuse a folder that is given twice, under whatever name, and one inside another."""
+    real = [real_path(root) for root in roots]
+    for number, first in enumerate(real):
+        for other, second in zip(roots[number + 1 :], real[number + 1 :], strict=True):
+            if first == second:
+                raise UserError(f"{other} is {roots[number]} once more: give each data set once")
+            for inner, outer in ((first, second), (second, first)):
+                if inner.is_relative_to(outer):
+                    raise UserError(f"{inner} lies inside {outer}: give data sets that lie beside each other")
+
+
+def _common_align(roots: Sequence[Path], descriptions: Sequence[Description]) -> Align:
+    aligns = {description.align: root for root, description in zip(roots, descriptions, strict=True)}
+    if len(aligns) > 1:
+        found = ", ".join(f"{path} is aligned to {align}" for align, path in sorted(aligns.items()))
+        raise UserError(f"the folders differ in alignment: {found}")
+    return next(iter(aligns))
+
+
+def _differences(roots: Sequence[Path], descriptions: Sequence[Description], labels: Sequence[str]) -> Iterator[str]:
+    """Warnings of what the roots do not share, and of classes that people take for one."""
+    known = {d.region: root for root, d in zip(roots, descriptions, strict=True) if d.region is not None}
+    if not all(regions_agree(first, second) for first in known for second in known):
+        found = ", ".join(f"{root}: {printable(region)}" for region, root in known.items())
+        yield f"the folders differ in the region that was recorded ({found}), so none is stored: give --roi to live"
+    yield from alike_names(labels)
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        count = sum(problem.count for problem in problems)
+        shown = "\n  ".join(problem.text for problem in problems[:MAX_LINES])
+        if len(problems) > MAX_LINES:
+            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check --json names all"
+        raise UserError(f"{count} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
+
+
+def _read_checked(sample: Sample, *, budget: Budget) -> _Pair | str:
+    try:
+        rgb_bytes, depth_bytes = read_bytes(sample.rgb_path), read_bytes(sample.depth_path)
+        with one_at_a_time(rgb_bytes, depth_bytes):
+            rgb, depth = decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
+            pixels = digest_of_pixels(rgb, depth)
+    except UserError as error:
+        return str(error)
+    sha256 = hashlib.sha256(rgb_bytes + depth_bytes).hexdigest()
+    if budget.take(rgb.nbytes + depth.nbytes):
+        return _Pair(rgb, depth, sha256, pixels)
+    later = (OnDisk(sample.rgb_path, rgb_bytes, read_rgb), OnDisk(sample.depth_path, depth_bytes, read_depth))
+    return _Pair(*later, sha256, pixels)

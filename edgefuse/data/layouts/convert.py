@@ -1,0 +1,183 @@
+"""From another layout to a data set folder: which reader reads which layout, and with which options.
+
+Owns the list of layouts; the command line calls `convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from edgefuse.data.description import DATASET_NAME, UNITS_M, describe, stated
+from edgefuse.data.layouts import bu3dfe, washington
+from edgefuse.data.layouts import pairs as layouts
+from edgefuse.data.layouts.source import Converted, Source, write_source
+from edgefuse.errors import UserError
+from edgefuse.io.files import real_path
+from edgefuse.io.text import name_problem, printable
+
+Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
+
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "washington": ("samples", "seed", "masked"),
+    "bu3dfe": ("neutral", "levels", "size"),
+    "pairs": ("unit", "take"),
+    "npy": ("unit", "take"),
+    "tum": ("unit", "label", "instance"),
+}
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    layout: str,
+    unit: str | None = None,
+    take: str | None = None,
+    label: str | None = None,
+    instance: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    masked: bool = False,
+    neutral: bool = False,
+    levels: Sequence[int] | None = None,
+    size: int | None = None,
+    skip_bad: bool = False,
+    strict: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Converted:
+    """Read `source` in its layout and write the data set folder `out`, whole or not at all.
+
+    An option that the layout does not know is refused. A `dataset.json` of the source is carried over. Options are those of `read_washington`, `read_bu3dfe`, `read_pairs`,
+    `read_npy` and `read_tum`; `unit` is one of m, cm, mm, um or the metres of one depth code.
+
+    Raises:
+        UserError: an unknown layout or option, a source that is not of its layout, or bad pairs (all are named).
+    """
+    if layout not in get_args(Layout):
+        raise UserError(f"the layout {layout!r} is not known: one of {', '.join(get_args(Layout))} was expected")
+    options: dict[str, Any] = {"unit": unit, "take": take, "label": label, "instance": instance, "samples": samples}
+    options |= {
+        "seed": seed,
+        "masked": masked or None,
+        "neutral": neutral or None,
+        "levels": levels or None,
+        "size": size,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    foreign = [f"--{name}" for name in given if name not in _OPTIONS[layout]]
+    if foreign:
+        known = ", ".join(f"--{name}" for name in _OPTIONS[layout])
+        raise UserError(f"{' and '.join(foreign)} make(s) no sense with --layout {layout}, which has {known}")
+    if real_path(out) == real_path(source) or real_path(source).is_relative_to(real_path(out)):
+        raise UserError(f"the output {out} would replace the source {source}: choose another name")
+    found = _READERS[layout](source, given)
+    origin = {"layout": layout, "folder": real_path(source).name, **given, **found.origin}
+    found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
+    return write_source(found, out, skip_bad=skip_bad, strict=strict, on_progress=on_progress)
+
+
+def _as_described(found: Source, source: Path, origin: dict[str, Any]) -> Source:
+    """Carry over what the source's own `dataset.json` says besides the unit; `origin` gets where that came from."""
+    description, known = describe(source), stated(source)
+    before = known.pop("source", None)
+    if before is not None:
+        origin["source"] = before
+        if isinstance(before, Mapping) and "trials" in before:
+            origin["trials"] = before["trials"]
+    carried = {name: value for name, value in known.items() if name in ("camera", "created_by", "labels")}
+    return replace(found, align=description.align, region=description.region, carried=carried)
+
+
+def unit_in_metres(text: str) -> float:
+    """Metres of one depth code: "mm", "cm", "m", "um", or a number such as 0.0002.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        unit_m = UNITS_M[text] if text in UNITS_M else float(text)
+    except ValueError:
+        unit_m = float("nan")
+    if not 1e-6 <= unit_m <= 1.0:
+        raise UserError(
+            f"the depth unit is {text!r}: one of {', '.join(UNITS_M)}, or metres of one code such as 0.0002, was expected"
+        )
+    return unit_m
+
+
+def _read_washington(source: Path, given: dict[str, Any]) -> Source:
+    return washington.read_washington(
+        source, num_samples=given.get("samples"), seed=given.get("seed", 0), masked=given.get("masked", False)
+    )
+
+
+def _read_bu3dfe(source: Path, given: dict[str, Any]) -> Source:
+    return bu3dfe.read_bu3dfe(
+        source,
+        neutral=given.get("neutral", False),
+        levels=given.get("levels", bu3dfe.LEVELS),
+        size_px=given.get("size", bu3dfe.SIZE_PX),
+    )
+
+
+def _read_pairs(source: Path, given: dict[str, Any]) -> Source:
+    unit_m = _unit(source, given)
+    return layouts.read_pairs(source, unit_m=_code_unit(unit_m, default_m=UNITS_M["mm"]), take=given.get("take"))
+
+
+def _read_npy(source: Path, given: dict[str, Any]) -> Source:
+    return layouts.read_npy(source, unit_m=_unit(source, given), take=given.get("take"))
+
+
+def _read_tum(source: Path, given: dict[str, Any]) -> Source:
+    label = given.get("label", "")
+    for option, name in (("--label", label), ("--instance", given.get("instance", label))):
+        problem = name_problem(name)
+        if problem:
+            raise UserError(
+                f"{option} is {printable(name)!r}: {problem}; the class of a sequence was expected, a plain name such as --label mug"
+            )
+    unit_m = _code_unit(_unit(source, given), default_m=layouts.TUM_UNIT_M)
+    return layouts.read_tum(source, label=label, instance=given.get("instance"), unit_m=unit_m)
+
+
+def _unit(source: Path, given: dict[str, Any]) -> float | None:
+    """Metres of one code: `--unit`, or what the source's own `dataset.json` says; None where neither says it.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    asked_m = unit_in_metres(given["unit"]) if "unit" in given else None
+    if not source.is_dir():
+        return asked_m
+    description = describe(source)
+    if "depth_unit_m" not in stated(source):
+        return asked_m
+    if asked_m is not None and abs(asked_m - description.depth_unit_m) > 1e-6 * asked_m:
+        raise UserError(
+            f"--unit is {given['unit']}, and {source / DATASET_NAME} says that one code is {description.depth_unit_m:g} m: leave "
+            "--unit out, or correct the file"
+        )
+    return description.depth_unit_m
+
+
+def _code_unit(unit_m: float | None, *, default_m: float) -> float:
+    """The unit of 16-bit codes, which a data set records: at most 0.1 m."""
+    unit_m = default_m if unit_m is None else unit_m
+    if unit_m > 0.1:
+        raise UserError(
+            f"the depth unit is {unit_m:g} m: 16-bit codes of at most 0.1 m were expected, such as --unit mm"
+        )
+    return unit_m
+
+
+_READERS: dict[str, Callable[[Path, dict[str, Any]], Source]] = {
+    "washington": _read_washington,
+    "bu3dfe": _read_bu3dfe,
+    "pairs": _read_pairs,
+    "npy": _read_npy,
+    "tum": _read_tum,
+}

@@ -1,0 +1,181 @@
+"""What the sensors gave in the pairs of a data set: is there any image, any depth, and is the depth in the model's range?
+
+Owns the tests of single images, which live asks too, and the warnings by class; `data check`, trainings and evaluations say them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import Clipped, clipped
+from edgefuse.data.dataset import Dataset, Pictures
+from edgefuse.io.text import printable, some_of
+
+MAX_BLACK_LEVEL = 8.0
+"""RGB is black where mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor in eight
+stops too little light lies above (`edgefuse.evaluation.corruptions.dark_rgb`: 20 and more)."""
+
+MAX_OVERLAY = 0.02
+"""RGB is black, too, where at most so many of its values lie above that level: a clock or a name that a driver writes on it."""
+
+MIN_DEVIATION = 1.0
+"""RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
+
+MIN_VALID_SHARE = 0.01
+"""Depth is dead where a smaller share of the pixels has a measurement."""
+
+MAX_CLASS_CLIPPED = 0.5
+"""Share of a class's measurements outside the range from which on it is named, although the whole set is inside."""
+
+NUM_SAMPLED, NUM_OF_CLASS = 200, 20
+"""So many pairs, evenly spread over the classes, tell what a set is like; and at least so many of each class."""
+
+_MODALITIES = ("rgb", "depth")
+_MISSING = {
+    "rgb": "RGB is missing (black, or one level all over)",
+    "depth": "depth is missing (less than 1% measured, or one constant)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensed:
+    """What one pair is like: the sensors ("rgb", "depth") that gave nothing, its measured pixels, and those out of range."""
+
+    missing: frozenset[str]
+    num_measured: int
+    outside: Clipped
+
+
+def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
+    """Is an image, uint8 [h, w, 3], black or one level all over?"""
+    if np.count_nonzero(rgb > MAX_BLACK_LEVEL) <= MAX_OVERLAY * rgb.size:
+        return True
+    mean, deviation = cv2.meanStdDev(rgb)
+    return bool(deviation.max() <= MIN_DEVIATION or (mean + 2 * deviation).max() <= MAX_BLACK_LEVEL)
+
+
+def has_next_to_no_depth(codes: NDArray[np.uint16]) -> bool:
+    """Has a depth image, uint16 [h, w] with 0 = no measurement, next to none?"""
+    return bool(np.count_nonzero(codes) < MIN_VALID_SHARE * codes.size)
+
+
+def sensed(
+    rgb: NDArray[np.uint8], depth: NDArray[np.uint16], *, depth_unit_m: float, near_m: float, far_m: float
+) -> Sensed:
+    """What one pair is like: `rgb` uint8 [H, W, 3], `depth` uint16 [H, W] in codes of `depth_unit_m`."""
+    num_measured = int(np.count_nonzero(depth))
+    # A constant may fill one pixel alone; what never varies over a picture was not measured.
+    is_constant = num_measured > 1 and bool(depth.max() == np.where(depth > 0, depth, depth.max()).min())
+    dead = {"rgb": rgb_is_dead(rgb), "depth": has_next_to_no_depth(depth) or is_constant}
+    return Sensed(
+        missing=frozenset(name for name, is_dead in dead.items() if is_dead),
+        num_measured=num_measured,
+        outside=clipped(depth, depth_unit_m=depth_unit_m, near_m=near_m, far_m=far_m),
+    )
+
+
+def missing_sensors(
+    dataset: Dataset, found: Sequence[Sensed], *, modalities: Collection[str] = _MODALITIES
+) -> list[str]:
+    """One warning for each sensor that gave nothing in most pairs of a class.
+
+    Args:
+        found: of each sample.
+        modalities: those that count: a model of RGB alone needs no depth.
+    """
+    warnings = []
+    for name in (name for name in _MODALITIES if name in modalities):
+        without: dict[int, list[int]] = {}
+        totals = np.zeros(len(dataset.labels), int)
+        for i, (sample, fact) in enumerate(zip(dataset.samples, found, strict=True)):
+            totals[sample.label] += 1
+            if name in fact.missing:
+                without.setdefault(sample.label, []).append(i)
+        most = {label: indices for label, indices in sorted(without.items()) if 2 * len(indices) > totals[label]}
+        if most:
+            first = dataset.samples[min(next(iter(most.values())))]
+            path = first.rgb_path if name == "rgb" else first.depth_path
+            names = some_of([printable(dataset.labels[label]) for label in most])
+            warnings.append(
+                f"{_MISSING[name]} in {sum(map(len, most.values()))} of {sum(int(totals[label]) for label in most)} pairs of "
+                f"{len(most)} of {len(dataset.labels)} classes ({names}), first {path}: a model may take that for the class, or "
+                f"learns nothing from it; record these again, or train with --fusion {'depth' if name == 'rgb' else 'rgb'}"
+            )
+    return warnings
+
+
+def outside_range(
+    dataset: Dataset, found: Sequence[Sensed], *, near_m: float, far_m: float, of: str | None = None
+) -> list[str]:
+    """A warning of measurements outside the range: of the whole set, or of the classes that are outside for the most part.
+
+    Args:
+        found: of each sample.
+        of: what the pairs are called where it is said how many are outside, such as "training pairs".
+    """
+    whole = _shares(found).warning(near_m=near_m, far_m=far_m)
+    if whole:
+        num_over = sum(fact.outside.warning(near_m=near_m, far_m=far_m) is not None for fact in found)
+        return [whole if of is None else f"in {num_over} of {len(found)} {of}: {whole}"]
+    classes = {}
+    for number, label in enumerate(dataset.labels):
+        shares = _shares([fact for sample, fact in zip(dataset.samples, found, strict=True) if sample.label == number])
+        if shares.nearer + shares.farther > MAX_CLASS_CLIPPED:
+            classes[label] = shares.warning(near_m=near_m, far_m=far_m)
+    label = next(iter(classes), "")
+    return (
+        [f"{len(classes)} class(es) are out of the depth range, first {printable(label)}: {classes[label]}"]
+        if classes
+        else []
+    )
+
+
+def sensing_warnings(
+    pictures: Pictures,
+    indices: Sequence[int],
+    *,
+    near_m: float,
+    far_m: float,
+    of: str = "pairs",
+    modalities: Collection[str] = _MODALITIES,
+) -> list[str]:
+    """The warnings of `missing_sensors` and `outside_range` for some pairs, of which a few of each class are looked at.
+
+    Args:
+        of: what the pairs are called, such as "training pairs".
+    """
+    by_class: dict[int, list[int]] = {}
+    for i in indices:
+        by_class.setdefault(pictures.dataset.samples[i].label, []).append(i)
+    most = max(NUM_OF_CLASS, NUM_SAMPLED // max(1, len(by_class)))
+    chosen = [i for own in by_class.values() for i in own[:: max(1, -(-len(own) // most))]]
+    found = [
+        sensed(
+            pictures.rgb[i],
+            pictures.depth[i],
+            depth_unit_m=pictures.dataset.samples[i].depth_unit_m,
+            near_m=near_m,
+            far_m=far_m,
+        )
+        for i in chosen
+    ]
+    dataset = pictures.dataset.subset(chosen)
+    of = of if len(chosen) == len(indices) else f"sampled {of}"
+    return [
+        *missing_sensors(dataset, found, modalities=modalities),
+        *outside_range(dataset, found, near_m=near_m, far_m=far_m, of=of),
+    ]
+
+
+def _shares(found: Sequence[Sensed]) -> Clipped:
+    total = sum(fact.num_measured for fact in found)
+    if not total:
+        return Clipped(0.0, 0.0)
+    nearer = sum(fact.outside.nearer * fact.num_measured for fact in found)
+    farther = sum(fact.outside.farther * fact.num_measured for fact in found)
+    return Clipped(nearer / total, farther / total)

@@ -1,0 +1,1 @@
+"""How good a classifier is: metrics, calibration, corruptions, and what its gate does. Never imports torch."""

@@ -1,0 +1,253 @@
+"""The built-in set: rendered RGB-D frames of objects and photographs of them, as a data set folder or as a stream.
+
+Neither sensor alone can tell all classes apart: depth sees a red and a blue mug alike and takes all photographs for
+cards, RGB takes a photograph for the thing. Every frame is a pure function of its seed, label, instance and number.
+Owns seeding, framing and writing; what is drawn is in `synth_scenes`, how it is seen in `render` and `sensors`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import codes_from_bytes
+from edgefuse.data.dataset import write_description, write_pair
+from edgefuse.errors import UserError
+from edgefuse.framing import ANY_CROP, Roi, fit
+from edgefuse.io.files import folder_replaced
+from edgefuse.io.workers import begin_worker
+from edgefuse.synth import scenes as synth_scenes
+from edgefuse.synth.render import Box2D, picture
+from edgefuse.synth.sensor_models import Degradation, depth_codes, rgb_codes
+
+LABELS = synth_scenes.LABELS
+
+CAMERA_HEIGHT, CAMERA_WIDTH = 480, 640
+STREAM_FIRST_INSTANCE = 1_000_000
+"""Instances from here on are the stream's; data sets stay below, so that they never share an object."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SynthFrame:
+    """One rendered RGB-D pair.
+
+    Attributes:
+        rgb: uint8 [H, W, 3], RGB order.
+        depth: uint16 [H, W], codes of 1 mm in the same view, 0 = no measurement.
+        label: one of `LABELS`.
+        roi_xywh: the square region of the object, or of its photograph, in pixels of this pair.
+        distance_m: from the camera to the middle of the object or card.
+        degradation: how much each sensor suffered.
+    """
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.uint16]
+    label: str
+    instance: int
+    roi_xywh: tuple[int, int, int, int]
+    distance_m: float
+    degradation: Degradation
+
+
+def render_frame(*, seed: int, label: str, instance: int, frame: int, size: int = 128) -> SynthFrame:
+    """Render the region of one frame of a 640x480 camera and fit it to `size` x `size`, as live does with a region.
+
+    Raises:
+        UserError: an unknown label, or a negative number.
+    """
+    return _render(
+        seed=seed, label=label, instance=instance, frame=frame, height=CAMERA_HEIGHT, width=CAMERA_WIDTH, size=size
+    )
+
+
+def stream(
+    *,
+    seed: int,
+    num_frames: int,
+    height: int = CAMERA_HEIGHT,
+    width: int = CAMERA_WIDTH,
+    frames_per_object: int = 15,
+) -> Iterator[SynthFrame]:
+    """Whole camera frames for a recording: some of one object, then some of the next, through all labels again and again.
+
+    The objects are in no data set of the same seed. `framing.fit` on a frame's region gives what `write_dataset` writes.
+
+    Raises:
+        UserError: a number out of range.
+    """
+    _refuse_below("num_frames", num_frames, 0)
+    _refuse_below("frames_per_object", frames_per_object, 1)
+    order = np.random.default_rng(_entropy(seed, "order")).permutation(len(LABELS))
+    for index in range(num_frames):
+        shown, frame = divmod(index, frames_per_object)
+        turn, place = divmod(shown, len(LABELS))
+        yield _render(
+            seed=seed,
+            label=LABELS[order[place]],
+            instance=STREAM_FIRST_INSTANCE + turn,
+            frame=frame,
+            height=height,
+            width=width,
+            size=None,
+        )
+
+
+def write_dataset(
+    root: Path,
+    *,
+    num_pairs: int = 1000,
+    size: int = 128,
+    seed: int = 0,
+    frames_per_instance: int = 8,
+    num_workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Render a data set folder; it appears under its name when it is complete, and replaces what stood there.
+
+    The pairs do not depend on `num_workers`. With more than one, the workers are started afresh ("spawn"): a script that
+    calls this at its top level needs `if __name__ == "__main__":`.
+
+    Args:
+        num_pairs: over all classes; their shares differ by one at most.
+        size: side of the square pictures in pixels.
+        num_workers: processes; None = one for each processor, at most 8.
+        on_progress: called with the pairs done and `num_pairs`.
+
+    Returns:
+        `root`.
+
+    Raises:
+        UserError: a number out of range.
+    """
+    workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+    asked: dict[str, Any] = {
+        "num_pairs": num_pairs,
+        "size": size,
+        "seed": seed,
+        "frames_per_instance": frames_per_instance,
+    }
+    lowest = {"num_pairs": len(LABELS), "size": 16, "seed": 0, "frames_per_instance": 1}
+    for name, value in asked.items():
+        _refuse_below(name, value, lowest[name])
+    _refuse_below("num_workers", workers, 1)
+    with folder_replaced(root) as folder:
+        takes = _takes(folder, **asked)
+        done = 0
+        for written in _written(takes, num_workers=workers):
+            done += written
+            if on_progress is not None:
+                on_progress(done, num_pairs)
+        write_description(
+            folder, align="color", region=ANY_CROP, created_by="edgefuse data synth", labels=list(LABELS), **asked
+        )
+    return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Take:
+    """One instance folder to write."""
+
+    folder: Path
+    seed: int
+    size: int
+    label: str
+    instance: int
+    num_frames: int
+
+    def write(self) -> int:
+        """Render and write the take; returns its number of pairs."""
+        for number in range(self.num_frames):
+            frame = render_frame(seed=self.seed, label=self.label, instance=self.instance, frame=number, size=self.size)
+            folder = self.folder / self.label / f"{self.label}_{self.instance:03d}"
+            write_pair(folder, f"{number:03d}", frame.rgb, frame.depth)
+        return self.num_frames
+
+
+def _takes(folder: Path, *, num_pairs: int, size: int, seed: int, frames_per_instance: int) -> list[_Take]:
+    """All instance folders of a data set."""
+    shares = {label: (num_pairs - place + len(LABELS) - 1) // len(LABELS) for place, label in enumerate(LABELS)}
+    return [
+        _Take(
+            folder=folder,
+            seed=seed,
+            size=size,
+            label=label,
+            instance=instance,
+            num_frames=min(frames_per_instance, share - instance * frames_per_instance),
+        )
+        for label, share in shares.items()
+        for instance in range(-(-share // frames_per_instance))
+    ]
+
+
+def _written(takes: list[_Take], *, num_workers: int) -> Iterator[int]:
+    """Write the takes; yields the number of pairs of each, in their order."""
+    if num_workers == 1:
+        for take in takes:
+            yield take.write()
+        return
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(takes)), mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker
+    )
+    with pool:
+        try:
+            yield from pool.map(_Take.write, takes)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was ended from outside, perhaps for lack of memory: give fewer --workers"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _render(
+    *, seed: int, label: str, instance: int, frame: int, height: int, width: int, size: int | None
+) -> SynthFrame:
+    """One frame: the whole picture, or its region fitted to `size`."""
+    if label not in LABELS:
+        raise UserError(f"the label is {label!r}: one of {', '.join(LABELS)} was expected")
+    place = LABELS.index(label)
+    thing = synth_scenes.instance_of(np.random.default_rng(_entropy(seed, "instance", place, instance)), label=label)
+    rng = np.random.default_rng(_entropy(seed, "frame", place, instance, frame))
+    view = synth_scenes.view_of(rng, thing, height=height, width=width)
+    degradation = synth_scenes.degradation_of(rng)
+    left, top, side, _ = view.roi
+    box = Box2D(0, 0, width, height) if size is None else Box2D(left, top, left + side, top + side)
+    radiance, depth_m = picture(view.world, view.camera, box)
+    rgb = rgb_codes(radiance, degradation=degradation, rng=rng)
+    depth = depth_codes(depth_m, focal_px=view.camera.focal_px, degradation=degradation, rng=rng)
+    roi = view.roi
+    if size is not None:
+        framed = fit(rgb, depth, size=size)
+        rgb, depth, roi = framed.rgb, codes_from_bytes(framed.depth), Roi(0, 0, size, size)
+    return SynthFrame(
+        rgb=rgb,
+        depth=depth,
+        label=label,
+        instance=instance,
+        roi_xywh=(roi.x, roi.y, roi.w, roi.h),
+        distance_m=view.distance_m,
+        degradation=degradation,
+    )
+
+
+def _entropy(seed: int, use: str, *numbers: int) -> list[int]:
+    """What a random generator starts from; distinct for every use and all numbers."""
+    for number in (seed, *numbers):
+        _refuse_below("seed, instance and frame", number, 0)
+    return [len(numbers), int.from_bytes(use.encode(), "little"), seed, *numbers]
+
+
+def _refuse_below(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise UserError(f"{name} is {value}: {lowest} or more was expected")

@@ -1,0 +1,368 @@
+"""One training from data folders to a finished run folder. Called by the command, the demo and the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from edgefuse.contract import InputContract
+from edgefuse.data.dataset import Dataset, Pictures, load, scan
+from edgefuse.data.splits import Split, split
+from edgefuse.errors import UserError, is_out_of_memory, require
+from edgefuse.evaluation.metrics import framed_batches
+from edgefuse.io.environment import TRAINING_PACKAGES, versions
+from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
+from edgefuse.training import run as run_folder
+from edgefuse.training.final_scores import calibrate, measure, plot_metrics
+from edgefuse.training.loop import EpochResult, NotFiniteError, StepReport, best_device, train_epochs
+from edgefuse.training.plots import loss_in_words
+from edgefuse.training.preflight import fitting_augmentation, opening_line, warnings_before
+from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.tensorboard_log import Board
+
+NUM_STORED_SAMPLES = 16
+
+
+class NothingLearnedError(UserError):
+    """A training was interrupted before its first epoch ended, so there is no model."""
+
+
+class Listener(Protocol):
+    """Who wants to watch a training."""
+
+    def told(self, text: str) -> None:
+        """One line, before the training or during it: what it learns from, or a warning."""
+
+    def started(self, text: str) -> None: ...
+    def stepped(self, report: StepReport) -> None: ...
+    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+    def ended(self) -> None:
+        """No further epoch comes: the last one was, or early stop, Ctrl-C or an error ended the training."""
+
+
+class Silence:
+    """A listener that says nothing."""
+
+    def told(self, text: str) -> None: ...
+    def started(self, text: str) -> None: ...
+    def stepped(self, report: StepReport) -> None: ...
+    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
+    def ended(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """What a training ended with.
+
+    Attributes:
+        metrics: what stands in `metrics.json`: figures by held-out part ("validation", "test") and condition.
+        interrupted: stopped by Ctrl-C; the run holds the last finished epoch.
+        not_written: what could not be written after the last epoch, such as a plot on a full disk; the figures are here.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    interrupted: bool
+    not_written: str = ""
+
+
+def train(
+    roots: Sequence[Path],
+    out: Path,
+    *,
+    config: TrainConfig,
+    force: bool = False,
+    skip_bad: bool = False,
+    strict: bool = False,
+    listener: Listener | None = None,
+) -> TrainSummary:
+    """Train one model and leave a run folder.
+
+    Args:
+        roots: data set folders, used together.
+        out: the run folder to make; after each epoch it holds a usable run.
+        force: replace a run that stands at `out`.
+        skip_bad: leave unreadable pairs out.
+        strict: refuse, before the first epoch, what would be a warning.
+
+    Raises:
+        UserError: bad data, an existing folder, weights that cannot be had, a loss, gradient or weight that is not finite, or a
+            file that cannot be written.
+    """
+    refuse_existing(out, force=force, marker=run_folder.RUN_NAME, contents=run_folder.CONTENTS)
+    require("matplotlib", extra="train")  # draws the figures in the end
+    with folder_begun(
+        out
+    ) as place:  # before the data is read, so that a second training of this run is refused at once
+        pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+        return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener, begun=place)
+
+
+def train_on_pictures(  # long: every part of a training is put together here, and each is a call
+    pictures: Pictures,
+    out: Path,
+    *,
+    config: TrainConfig,
+    strict: bool = False,
+    listener: Listener | None = None,
+    parts: Split | None = None,
+    early_stop: int | None = None,
+    begun: NewFolder | None = None,
+) -> TrainSummary:
+    """`train` on pictures that are in memory already; what stands at `out` is replaced.
+
+    Args:
+        begun: the run folder, where it was begun already.
+        parts: a ready-made split; the configuration's own shares and `exclude` then do not count.
+        early_stop: stop after this many epochs without a better validation accuracy, and keep the best epoch's weights.
+
+    Raises:
+        UserError: as `train`; or early stop without validation samples.
+    """
+    listener = listener if listener is not None else Silence()
+    dataset = pictures.dataset
+    if parts is None:
+        parts = split(
+            dataset,
+            exclude=config.exclude,
+            test_share=config.test_share,
+            validation_share=config.validation_share,
+            seed=config.seed,
+        )
+    if early_stop is not None and not parts.validation:
+        raise UserError("early stop watches validation samples, and the split holds none out")
+    listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
+    for line in dataset.left_out_lines():
+        listener.told(line)
+    warnings = [*dataset.warnings, *warnings_before(pictures, parts, config=config)]
+    if strict and warnings:
+        raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
+    for text in warnings:
+        listener.told(f"warning: {text}")
+    config = replace(config, augmentation=fitting_augmentation(config, dataset))
+    torch.manual_seed(config.seed)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=dataset.align)
+    model_config = model_config_of(config, contract, num_classes=len(dataset.labels))
+    model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)
+    held_out = {
+        name: pictures.subset(indices)
+        for name, indices in (("validation", parts.validation), ("test", parts.test))
+        if indices
+    }
+    train_pictures = pictures.subset(parts.train)
+    device = best_device()
+    listener.started(
+        f"{config.fusion} of {config.rgb} and {config.depth}, {count_parameters(model) / 1e6:.2f} M parameters, on {device}"
+    )
+    info = {
+        "training": config.to_json(),
+        "data": _describe_data(dataset, parts),
+        "versions": versions(TRAINING_PACKAGES),
+    }
+    with folder_begun(out) if begun is None else nullcontext(begun) as place:
+        try:
+            _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+        except run_folder.CannotWriteError as error:
+            raise UserError(str(error).replace(str(place.path), str(out))) from error
+        history, interrupted = _run_epochs(
+            model,
+            place,
+            out,
+            train_pictures=train_pictures,
+            validation=held_out.get("validation"),
+            config=config,
+            model_config=model_config,
+            labels=dataset.labels,
+            info=info,
+            device=device,
+            listener=listener,
+            early_stop=early_stop,
+        )
+        if not history:
+            raise NothingLearnedError(
+                f"stopped before the first epoch ended: nothing was written to {out}, start again"
+            )
+        place.keep()
+        metrics, not_written = _finish(place.path, held_out, history, config=config, info=info, device=device)
+    return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted, not_written=not_written)
+
+
+def _run_epochs(  # long: what happens after an epoch, and what ends them
+    model: FusionClassifier,
+    place: NewFolder,
+    out: Path,
+    *,
+    train_pictures: Pictures,
+    validation: Pictures | None,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    labels: tuple[str, ...],
+    info: dict[str, Any],
+    device: torch.device,
+    listener: Listener,
+    early_stop: int | None,
+) -> tuple[list[EpochResult], bool]:
+    """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
+    history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
+    board = Board(say=listener.told)
+    try:
+        for result in train_epochs(
+            model,
+            train=train_pictures,
+            validation=validation,
+            config=config,
+            contract=model_config.contract,
+            labels=labels,
+            device=device,
+            on_step=listener.stepped,
+        ):
+            accuracy = result.validation_accuracy or 0.0
+            if early_stop is None or accuracy > best_accuracy:
+                if place.is_kept:
+                    place.keep()  # looks whether another process replaced it
+                run_folder.write_weights(place.path, model)
+                kept = {**info, **_epochs(result.epoch + 1)}
+                run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)
+                place.keep()
+                best_epoch, best_accuracy = result.epoch, accuracy
+            history.append(result)
+            board.log(result, place.path)
+            listener.epoch_done(result, config.epochs)
+            if early_stop is not None and result.epoch - best_epoch >= early_stop:
+                break
+    except KeyboardInterrupt:
+        return history, True
+    except Exception as error:
+        message = _message(error, place, out, epoch=best_epoch, config=config)
+        if message is None:
+            raise
+        raise (NotFiniteError if isinstance(error, NotFiniteError) else UserError)(message) from error
+    finally:
+        listener.ended()
+    return history, False
+
+
+def _message(error: Exception, place: NewFolder, out: Path, *, epoch: int, config: TrainConfig) -> str | None:
+    """What ended the training, what is kept, and the next step; None for faults of ours."""
+    holds = (
+        f"{out} holds the weights of epoch {epoch + 1}" if place.is_kept else "no epoch was finished, nothing is kept"
+    )
+    if isinstance(error, NotFiniteError):
+        return f"{error}: {holds}; try a smaller learning rate than {config.learning_rate:g}"
+    if is_out_of_memory(error):
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        return (
+            f"not enough memory ({reason}): {holds}; try a smaller --batch-size than {config.batch_size}, or a smaller --size "
+            f"than {config.size}"
+        )
+    if isinstance(error, UserError | OSError):
+        return f"{str(error).replace(str(place.path), str(out))}; {holds}"
+    return None
+
+
+def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
+    """How `run.json` counts: epochs that were trained, and the one, from 1, whose weights are stored (early stop's best)."""
+    return {"epochs_done": max(kept, done), "epoch_kept": kept}
+
+
+def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
+    """What a recipe's model is made of.
+
+    Raises:
+        UserError: it cannot be built, such as a deep backbone on too few pixels.
+    """
+    return ModelConfig(
+        contract=contract,
+        num_classes=num_classes,
+        fusion=config.fusion,
+        rgb=config.rgb,
+        depth=config.depth,
+        encoding=config.encoding,
+        reach_m=config.reach_m,
+        num_features=config.num_features,
+        num_hidden=config.num_hidden,
+        dropout=config.dropout,
+        feature_dropout=config.feature_dropout,
+        votes=config.vote_weight > 0,
+    )
+
+
+def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
+    groups = dataset.groups()
+    return {
+        "roots": [str(root.absolute()) for root in dataset.roots],
+        "digest": dataset.digest,
+        "region": dataset.region,
+        "num_train": len(parts.train),
+        "num_validation": len(parts.validation),
+        "num_test": len(parts.test),
+        "num_left_out": dataset.num_left_out,
+        "train_instances": dataset.subset(parts.train).instance_digests(),
+        "validation_groups": sorted({groups[i] for i in parts.validation}),
+        "test_groups": sorted({groups[i] for i in parts.test}),
+    }
+
+
+def _store_samples(out: Path, pictures: Pictures, contract: InputContract) -> None:
+    """Keep framed pairs, spread over the classes, for the parity checks of later steps."""
+    count = len(pictures.rgb)
+    chosen = np.unique(np.linspace(0, count - 1, min(NUM_STORED_SAMPLES, count)).astype(int)).tolist()
+    rgb, depth, _ = next(framed_batches(pictures.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
+    run_folder.write_samples(out, rgb=rgb, depth=depth)
+
+
+def _finish(
+    out: Path,
+    held_out: dict[str, Pictures],
+    history: list[EpochResult],
+    *,
+    config: TrainConfig,
+    info: dict[str, Any],
+    device: torch.device,
+) -> tuple[dict[str, Any], str]:
+    """Calibrate the run that stands at `out`, and measure it as it will be used: the figures, and what could not be written.
+
+    The figures are stored before the temperature that they were measured with: `metrics.json` counts once `run.json`, which has the
+    temperature, has its digest. What cannot be written costs no figure.
+    """
+    run = run_folder.open_run(out)
+    model = run.build_model().to(device)
+    contract, labels = run.model_config.contract, run.labels
+    calibration = calibrate(model, held_out, contract=contract, labels=labels)
+    metrics = measure(model, held_out, history, calibration=calibration, contract=contract, labels=labels)
+    try:
+        run_folder.write_metrics(out, metrics)
+        run_folder.write_run(
+            out,
+            labels=labels,
+            model_config=replace(run.model_config, temperature=model.temperature),
+            info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
+        )
+    except UserError as error:
+        return (
+            metrics,
+            f"{error}; {out} holds the weights of epoch {run.info['epoch_kept']}, without figures and temperature",
+        )
+    try:
+        title = f"{run.model_config.fusion}, {len(history)} epochs"
+        loss = loss_in_words(
+            vote_weight=config.vote_weight,
+            has_votes=model.core.votes is not None,
+            label_smoothing=config.label_smoothing,
+        )
+        plot_metrics(metrics, history, out, labels=labels, title=title, loss=loss)
+    except (OSError, UserError, MemoryError) as error:
+        return (
+            metrics,
+            f"the plots in {out} cannot be written ({getattr(error, 'strerror', None) or error}); the run is complete",
+        )
+    return metrics, ""

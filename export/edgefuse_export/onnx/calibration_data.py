@@ -1,0 +1,104 @@
+"""Real frames of a run's data: for calibration, for parity, and for the bundle. Owns the proof that they are the run's own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import InputContract
+from edgefuse.data.dataset import Pictures, load, scan
+from edgefuse.errors import UserError
+from edgefuse.evaluation.metrics import framed_batches
+from edgefuse.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Framed pairs, rgb uint8 [n, S, S, 3] and depth uint8 [n, S, S, 2]."""
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+
+    def digest(self) -> str:
+        """sha256 over the bytes of all pairs."""
+        found = hashlib.sha256(np.ascontiguousarray(self.rgb).tobytes())
+        found.update(np.ascontiguousarray(self.depth).tobytes())
+        return found.hexdigest()
+
+    def and_more(self, other: Frames) -> Frames:
+        """These, then the others."""
+        return Frames(rgb=np.concatenate([self.rgb, other.rgb]), depth=np.concatenate([self.depth, other.depth]))
+
+    def spread(self, count: int) -> Frames:
+        """Up to `count` pairs, spread over all of them."""
+        places = np.unique(np.linspace(0, len(self.rgb) - 1, min(count, len(self.rgb))).astype(int))
+        return Frames(rgb=self.rgb[places], depth=self.depth[places])
+
+    def repeated_to(self, count: int) -> Frames:
+        """Exactly `count` pairs: the first ones, and from the start again where there are too few."""
+        chosen = np.arange(count) % len(self.rgb)
+        return Frames(rgb=self.rgb[chosen], depth=self.depth[chosen])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data that a run was trained on, proved by its digest.
+
+    Attributes:
+        training, held_out: indices of the pairs that were trained on, and of those that were not.
+    """
+
+    pictures: Pictures
+    training: tuple[int, ...]
+    held_out: tuple[int, ...]
+    contract: InputContract
+
+    def training_frames(self, count: int) -> Frames:
+        """Up to `count` pairs that were trained on, spread over all of them."""
+        return self._frames(self.training, count)
+
+    def held_out_frames(self, count: int) -> Frames:
+        """Up to `count` pairs that were not trained on, spread over all of them; training pairs where none were held out."""
+        return self._frames(self.held_out or self.training, count)
+
+    def _frames(self, indices: tuple[int, ...], count: int) -> Frames:
+        places = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
+        chosen = self.pictures.subset([indices[i] for i in places])
+        rgb, depth, _ = next(framed_batches(chosen, contract=self.contract, batch_size=len(places)))
+        return Frames(rgb=rgb, depth=depth)
+
+
+def open_data(run: Run) -> RunData:
+    """Read the data of a run again.
+
+    Raises:
+        UserError: it is not there any more, or is not what the run was trained on.
+    """
+    described: dict[str, Any] = run.info.get("data", {})
+    roots = [Path(root) for root in described.get("roots", ())]
+    gone = [str(root) for root in roots if not root.is_dir()]
+    if not roots or gone:
+        where = f"{', '.join(gone)} is gone" if gone else f"{run.folder} does not say where it is"
+        raise UserError(f"the data of the run is not there any more: {where}; put it back, or train again")
+    skip_bad = bool(described.get("num_left_out"))
+    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    found = pictures.dataset.digest
+    if found != described.get("digest"):
+        raise UserError(
+            f"the data in {', '.join(map(str, roots))} is not what the run was trained on: its digest is {found[:12]}..., "
+            f"the run says {str(described.get('digest'))[:12]}...; put the old data back, or train again"
+        )
+    known = set(described.get("train_instances", {}))
+    dataset = pictures.dataset
+    trained_on = [f"{dataset.labels[s.label]}/{s.instance}" in known for s in dataset.samples]
+    return RunData(
+        pictures=pictures,
+        training=tuple(i for i, yes in enumerate(trained_on) if yes),
+        held_out=tuple(i for i, yes in enumerate(trained_on) if not yes),
+        contract=run.model_config.contract,
+    )

@@ -1,0 +1,150 @@
+"""edgefuse export, and edgefuse check-onnx, which asks of any file what export asks of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from edgefuse.console.options import MAX_PAIRS, AsJson, Force
+from edgefuse.degraded_mode import Answer
+
+if TYPE_CHECKING:
+    from edgefuse_export.compare_outputs import ParityReport
+    from edgefuse_export.onnx.export import ExportSummary
+
+MODEL_PRECISIONS = ("fp32", "fp16", "int8")
+_ANSWERS: dict[str | None, Answer] = {"label": "label", "no-decision": "no_decision"}
+
+
+def export(  # long: each option is a parameter
+    run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    trt: Annotated[
+        bool,
+        typer.Option("--trt", help="With an FP16 file; then build the TensorRT engine, as edgefuse build BUNDLE does."),
+    ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Files to make, such as fp32,fp16,int8. FP32 is always made; INT8 is calibrated on the run's training data."
+        ),
+    ] = "fp32",
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Modules that stay in FP32 in the FP16 and INT8 files: a glob such as 'core.head.*'. Repeatable."
+        ),
+    ] = None,
+    calibration_frames: Annotated[
+        int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
+    ] = 128,
+    without_rgb: Annotated[
+        Literal["label", "no-decision"] | None,
+        typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
+    ] = None,
+    without_depth: Annotated[
+        Literal["label", "no-decision"] | None,
+        typer.Option(help="What live reports while depth is dead. Default: by the run's held-out accuracy without it."),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a run to a bundle: ONNX files that carry their input contract, checked against the torch model.
+
+    Where a file's answers differ from the model's, or TensorRT's parser would refuse it, no bundle is written.
+    """
+    from edgefuse.errors import require
+    from edgefuse_export.tensorrt.commands import build_and_say, check_build, summary_json
+
+    if trt:
+        check_build()  # before minutes of exporting
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="runtime" if package == "onnxruntime" else "export")
+    precisions = _precisions(precision)
+    if trt and "fp16" not in precisions:
+        precisions = (*precisions, "fp16")
+    if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
+        raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
+    from edgefuse.io.text import quoted, say
+    from edgefuse_export.onnx.export import export_run
+
+    summary = export_run(
+        run,
+        out,
+        precisions=precisions,
+        keep_fp32=tuple(keep_fp32 or ()),
+        num_calibration_frames=calibration_frames,
+        force=force,
+        no_rgb=_ANSWERS.get(without_rgb),
+        no_depth=_ANSWERS.get(without_depth),
+        say=say,
+    )
+    manifest = summary.bundle.manifest
+    _print_summary(summary)
+    for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
+        answer = "the label and a warning" if getattr(manifest.fallback, name) == "label" else "no decision"
+        say(f"with {sensor} dead live reports {answer}: {manifest.fallback.reason[name]}")
+    built = build_and_say(out) if trt else None
+    if as_json:
+        from edgefuse.io.json_files import dumps
+
+        report = {"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}
+        typer.echo(dumps(report if built is None else {**report, **summary_json(built)}))
+    if built is None:
+        say(f"bundle: {out}; next: edgefuse live {quoted(out)} --camera realsense")
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+    unknown = [word for word in found if word not in MODEL_PRECISIONS]
+    if unknown or not found:
+        raise typer.BadParameter(
+            f"got {text!r}: some of {','.join(MODEL_PRECISIONS)} were expected", param_hint="--precision"
+        )
+    return found
+
+
+def _print_summary(summary: ExportSummary) -> None:
+    """The parity tables, on standard error like all that is no result to be piped."""
+    from edgefuse.io.text import new_console
+    from edgefuse_export.onnx.activation_statistics import in_words
+
+    console = new_console(sys.stderr)
+    for reports in summary.reports.values():
+        for report in reports:
+            console.print(_table(report))
+            if report.activations:
+                text = f"  {in_words(report.activations)}"
+                console.print(text)
+
+
+def _table(report: ParityReport) -> Any:
+    from rich.box import SIMPLE
+
+    from edgefuse.io.text import new_table
+
+    table = new_table(
+        title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
+    )
+    table.add_column("input", no_wrap=True)
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "draws", "|dgate|"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case in (*report.cases, report.together):
+        table.add_row(
+            case.name,
+            str(case.num_samples),
+            f"{case.max_probability_difference:.1e}",
+            f"{case.p99_probability_difference:.1e}",
+            str(case.top1_flips),
+            str(case.draws_flipped),
+            f"{case.max_gate_difference:.1e}",
+        )
+    limits = report.tolerance
+    p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
+    table.add_section()
+    flips = str(limits.num_flips(report.together.num_samples))
+    table.add_row("allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", flips, "", f"{limits.gate:.1e}")
+    return table

@@ -1,0 +1,302 @@
+"""One build from a bundle to a TensorRT engine in its cache: is there one already, build, prove precision and answers, keep.
+
+Nothing of the bundle is touched before TensorRT and a GPU are found, and no plan is kept that was not proved.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgefuse.bundle import Bundle, Samples, open_bundle
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
+from edgefuse.errors import UserError, require
+from edgefuse.io.text import quoted
+from edgefuse_export.compare_outputs import ParityReport
+from edgefuse_export.tensorrt.build_log import Journal
+from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
+from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
+from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
+from edgefuse_export.tensorrt.verify_engine import engine_parity
+from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
+from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
+from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, version_numbers
+
+PRECISIONS = ("fp16", "int8", "fp32")
+MAX_OPTIMIZATION_LEVEL = 5
+CANDIDATE_PREFIX = ".candidate-"
+
+
+class EngineParityError(UserError):
+    """The engine does not give the bundle's answers; it was not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What the user chooses.
+
+    Attributes:
+        precision: "fp16", "int8" or "fp32".
+        workspace_mib: most scratch memory of one layer.
+        optimization_level: 0 (quick to build) to 5 (quick to run); 3 is TensorRT's own default.
+        batch_size: N of the engine's inputs.
+        force: build even if the cache has the engine.
+    """
+
+    precision: str = "fp16"
+    workspace_mib: int = 1024
+    optimization_level: int = 3
+    batch_size: int = 1
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r} is unknown: one of {', '.join(PRECISIONS)} was expected")
+        if self.workspace_mib < 1 or self.batch_size < 1:
+            raise UserError(
+                f"a workspace of {self.workspace_mib} MiB and a batch of {self.batch_size} were asked for: 1 or more was expected"
+            )
+        if not 0 <= self.optimization_level <= MAX_OPTIMIZATION_LEVEL:
+            raise UserError(
+                f"optimization level {self.optimization_level} was asked for: 0 to {MAX_OPTIMIZATION_LEVEL} was expected"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary:
+    """The engine that the bundle has now.
+
+    Attributes:
+        built: False = the cache had it.
+        reason: why it was built, or empty.
+    """
+
+    bundle: Bundle
+    record: PlanRecord
+    built: bool
+    reason: str
+
+
+OpenPlan = Callable[[Path], Engine]
+"""A runner for a plan that this process has just built: path -> Engine, used with `with`."""
+
+
+def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
+    """TensorRT's version and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
+
+    Args:
+        runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
+
+    Raises:
+        MissingPackageError, NoGpuError, GpuError: says which part is missing and how this machine gets it.
+    """
+    try:
+        gpu = current_gpu()
+    except NoGpuError as error:  # said first: what else is missing is of no use without one
+        raise NoGpuError(
+            "no NVIDIA GPU here: build on the device that is to run the engine; live already works without an engine: "
+            f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
+        ) from error
+    version = load_tensorrt()
+    require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
+    if runs_here:
+        _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load
+    return version, gpu
+
+
+def build_engine(
+    bundle_folder: Path,
+    options: BuildOptions,
+    *,
+    open_plan: OpenPlan | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> BuildSummary:
+    """Give the bundle an engine for this machine's GPU and TensorRT.
+
+    Args:
+        open_plan: how the new plan is run for the parity check. Default: the TensorRT engine that live uses.
+        say: one line for the user: why it is built, what it falls back to, whom it waits for.
+        on_progress: called with (percent, 100) while TensorRT builds.
+
+    Raises:
+        UserError: something is missing, the cache cannot be written, the build fails, or the engine was built but runs in
+            another precision or gives other answers; then it is not kept and the manifest stays as it was.
+    """
+    bundle = open_bundle(bundle_folder)
+    version, gpu = check_machine(runs_here=open_plan is None)
+    typing = typing_for(version=version_numbers(version), precision=options.precision)
+    _source(bundle, typing, precision=options.precision)
+    samples = bundle.samples()
+    check_cache(bundle)
+    with build_lock(
+        bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")
+    ) as lock:
+        bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
+        onnx_path = _source(bundle, typing, precision=options.precision)
+        key = _key(bundle, version=version, gpu=gpu, typing=typing, options=options)
+        found = look_up(bundle, key)
+        if found.record is not None and not options.force:
+            return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
+        reason = found.reason or "--force was given"
+        say(f"building an engine for {gpu.name}: {reason}")
+        if typing.note:
+            say(f"note: {typing.note}")
+        job = _Job(bundle=bundle, lock=lock, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        record = job.run(samples=samples, open_plan=open_plan, say=say, on_progress=on_progress)
+    return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One build, while the lock is held."""
+
+    bundle: Bundle
+    lock: BuildLock
+    typing: Typing
+    key: PlanKey
+    options: BuildOptions
+    onnx_path: Path
+
+    def run(
+        self,
+        *,
+        samples: Samples,
+        open_plan: OpenPlan | None,
+        say: Callable[[str], None],
+        on_progress: Callable[[int, int], None],
+    ) -> PlanRecord:
+        folder = self.bundle.folder / ENGINES_FOLDER
+        sweep(self.bundle)
+        failed_log = folder / f"{self.key.precision}.failed.log"
+        with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
+            started_s = time.monotonic()
+            logger = new_logger(journal)
+            built = plan_from_onnx(
+                self.onnx_path,
+                typing=self.typing,
+                shapes=self.key.shapes,
+                workspace_mib=self.options.workspace_mib,
+                optimization_level=self.options.optimization_level,
+                timing_cache=folder / _timing_cache_name(self.key),
+                journal=journal,
+                logger=logger,
+                on_progress=on_progress,
+                say=say,
+            )
+            build_s = time.monotonic() - started_s
+            layers = count_layers(built.content, logger=logger, shapes=self.key.shapes)
+            check_precision(layers, precision=self.key.precision)
+            candidate = Path(place) / "candidate.plan"
+            candidate.write_bytes(built.content)
+            parity = self._prove(candidate, samples=samples, open_plan=open_plan)
+            on_progress(100, 100)
+            details = {
+                "layers": layers,
+                "notes": [*filter(None, [self.typing.note]), *built.notes],
+                **self._versions(build_s=build_s),
+                "parity": parity.to_json(),
+            }
+            return store_plan(
+                self.bundle.folder,
+                lock=self.lock,
+                key=self.key,
+                onnx_file=self.typing.onnx_file,
+                plan=built.content,
+                details=details,
+                log=failed_log,
+            )
+
+    def _prove(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
+        opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
+        try:
+            with opened as engine:
+                report = engine_parity(
+                    self.bundle,
+                    engine,
+                    samples=samples,
+                    precision=self.key.precision,
+                    batch_size=self.options.batch_size,
+                    name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
+                )
+        except UserError as error:
+            raise EngineParityError(
+                f"the engine was built but does not run, so it was not kept: {error}\n{self._other_kernels()}"
+            ) from error
+        failures = report.failures()
+        if failures:
+            raise EngineParityError(
+                "the engine does not give the bundle's answers, so it was not kept:\n  "
+                + "\n  ".join(failures)
+                + f"\n{self._other_kernels()}"
+            )
+        return report
+
+    def _other_kernels(self) -> str:
+        return (
+            f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
+            "or with another --optimization-level; if a layer overflows in half, export again with --keep-fp32 PATTERN; or "
+            "build --precision fp32"
+        )
+
+    def _open_here(self, candidate: Path) -> Engine:
+        from edgefuse_runtime.engines.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(
+            self.bundle,
+            precision=self.key.precision,
+            plan=candidate.read_bytes(),
+            batch_size=self.options.batch_size,
+        )
+
+    def _versions(self, *, build_s: float) -> dict[str, Any]:
+        from edgefuse import __version__
+
+        return {
+            "versions": {"edgefuse": __version__, "tensorrt": self.key.tensorrt_version},
+            "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "build_s": round(build_s, 1),
+        }
+
+
+def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
+    """The checked ONNX file to build from.
+
+    Raises:
+        UserError: the bundle has none of this precision, or it is not the file that was exported.
+    """
+    if typing.onnx_file not in bundle.manifest.files:
+        raise UserError(
+            f"{bundle.folder} has no {typing.onnx_file}, which a {precision} engine is built from: export it: "
+            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build what is there: "
+            f"edgefuse build {quoted(bundle.folder)} --precision fp32"
+        )
+    return bundle.file(typing.onnx_file)
+
+
+def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
+    side, num = bundle.manifest.contract.size, options.batch_size
+    return PlanKey(
+        onnx_sha256=bundle.manifest.files[typing.onnx_file].sha256,
+        tensorrt_version=version,
+        compute_capability=gpu.compute_capability,
+        device_name=gpu.name,
+        precision=options.precision,
+        shapes={RGB_INPUT: (num, side, side, 3), DEPTH_INPUT: (num, side, side, 2)},
+        builder_options=json_settings(
+            typing=typing, workspace_mib=options.workspace_mib, optimization_level=options.optimization_level
+        ),
+    )
+
+
+def _timing_cache_name(key: PlanKey) -> str:
+    """Timings are of one version and one GPU: a file for each."""
+    device = "".join(letter if letter.isalnum() else "_" for letter in key.device_name)
+    return f"timing-sm{key.compute_capability.replace('.', '')}-{device}-trt{key.tensorrt_version}.cache"

@@ -1,0 +1,262 @@
+"""The writing side of a bundle's engine cache: is there room for a plan, who may build, and how a plan becomes current.
+
+A plan and its record are whole before the manifest names them, and the manifest's rewrite is one step: whoever reads finds the
+plan of before or the one of after. `edgefuse_runtime.engines.engine_cache` owns the cache's form and reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgefuse.bundle import MANIFEST_NAME, Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.io.files import file_replaced
+from edgefuse.io.json_files import write_json
+from edgefuse.io.new_files import held
+from edgefuse.io.temporaries import remove_leftovers
+from edgefuse.io.text import quoted
+from edgefuse_runtime.engines.engine_cache import (
+    ENGINES_FOLDER,
+    PlanError,
+    PlanKey,
+    PlanRecord,
+    build_command,
+    check_private,
+    plan_records,
+)
+
+LOCK_NAME = ".lock"
+
+_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|log)")
+
+
+def check_cache(bundle: Bundle) -> None:
+    """Find out before minutes of building whether the plan could be kept and loaded; makes `engines/`.
+
+    Raises:
+        PlanError: the folder or the manifest cannot be written, others can write them, or the lock is another user's.
+    """
+    folder = bundle.folder / ENGINES_FOLDER
+    for place in (bundle.folder, bundle.folder / MANIFEST_NAME):
+        check_private(place)
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(
+            f"the engine would be kept in {folder}, which is a file: move it away: mv {quoted(folder)} {quoted(f'{folder}.old')}, and build again"
+        )
+    try:
+        if not folder.is_dir():
+            folder.mkdir(mode=0o755, exist_ok=True)  # another process may be quicker
+            folder.chmod(0o755)  # whatever the umask: a folder that the group may write is refused on loading
+        check_private(folder)
+        for place in (bundle.folder, folder):
+            with tempfile.TemporaryFile(dir=place):
+                pass
+    except OSError as error:
+        raise PlanError(
+            f"the engine would be kept in {folder}, which cannot be written ({error.strerror}): make it writable "
+            f"({_writable_by_us(bundle.folder, folder)}), or copy the bundle to where you may write: "
+            f"cp -r {bundle.folder} ~/ and build there"
+        ) from error
+    if (folder / LOCK_NAME).exists():
+        os.close(_open_lock(folder / LOCK_NAME))
+
+
+def _writable_by_us(*places: Path) -> str:
+    """The command that lets this user write there: a mode is its owner's to change."""
+    there = [place for place in places if place.exists()]
+    if all(place.stat().st_uid == os.geteuid() for place in there):
+        return f"chmod u+w {' '.join(map(quoted, there))}"
+    return f"sudo chown -R {os.geteuid()} {quoted(places[0])}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildLock:
+    """A lock that is held. The kernel frees it when its owner dies.
+
+    Attributes:
+        path: of the lock file.
+        handle: of the file that was locked; a bundle that was exported again has another one there, or none.
+    """
+
+    path: Path
+    handle: int
+
+    @property
+    def stands(self) -> bool:
+        """Is it still the lock of what stands at `path`?"""
+        try:
+            return os.path.samestat(os.fstat(self.handle), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+
+@contextmanager
+def build_lock(bundle_folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[BuildLock]:
+    """Hold the cache: one process builds and writes at a time.
+
+    Args:
+        on_wait: called once when another process holds it.
+
+    Raises:
+        PlanError: the lock file is another user's, who lets nobody open it, or the bundle has gone meanwhile.
+    """
+    lock = _locked(bundle_folder / ENGINES_FOLDER / LOCK_NAME, on_wait)
+    try:
+        yield lock
+    finally:
+        os.close(lock.handle)
+
+
+def _locked(path: Path, on_wait: Callable[[], None]) -> BuildLock:
+    waited = False
+    while True:
+        lock = BuildLock(path=path, handle=_open_lock(path))
+        try:
+            try:
+                fcntl.flock(lock.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waited:
+                    on_wait()
+                waited = True
+                fcntl.flock(lock.handle, fcntl.LOCK_EX)
+            if lock.stands:
+                return lock
+        except BaseException:
+            os.close(lock.handle)
+            raise
+        os.close(lock.handle)  # the bundle was replaced while this waited: its lock is another file
+
+
+def _open_lock(path: Path) -> int:
+    """A handle of the lock file, made if need be. It needs no right to write: another user's can be held all the same."""
+    refused: OSError | None = None
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # NFS locks only what is open for writing
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            raise PlanError(
+                f"{path.parent} is gone: the bundle was exported again or moved away. Build once more: edgefuse build "
+                f"{quoted(path.parent.parent)}"
+            ) from None
+        except OSError as error:
+            refused = error
+    assert refused is not None
+    raise PlanError(
+        f"{path}, which is held while an engine is built, cannot be opened ({refused.strerror}). If nobody builds there, take "
+        f"it over: sudo chown -R {os.geteuid()} {quoted(path.parent)}"
+    ) from refused
+
+
+def sweep(bundle: Bundle) -> None:
+    """Remove what a killed build left: temporary files, and plans that no manifest names. Hold `build_lock`."""
+    folder = bundle.folder / ENGINES_FOLDER
+    stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
+    left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
+    left += [path for path in folder.iterdir() if _OF_A_PLAN.fullmatch(path.name) and path.stem not in stems]
+    remove_leftovers(bundle.folder)
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def plan_stem(key: PlanKey, plan_sha256: str) -> str:
+    """Name of a plan's files without suffix."""
+    stem = f"{key.precision}-sm{key.compute_capability.replace('.', '')}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
+
+
+def store_plan(
+    bundle_folder: Path,
+    *,
+    lock: BuildLock,
+    key: PlanKey,
+    onnx_file: str,
+    plan: bytes,
+    details: Mapping[str, Any],
+    log: Path | None = None,
+) -> PlanRecord:
+    """Keep a plan: the plan, its record and its log first, the manifest last, each atomically.
+
+    A plan of the same precision, batch and GPU that this one replaces is removed; another GPU's stays for that GPU.
+
+    Args:
+        lock: of this bundle, held.
+        details: see `PlanRecord`; "parity", where there is one, also goes into the manifest's `parity`.
+        log: the builder's log; it is moved beside the plan.
+
+    Raises:
+        PlanError: the bundle was exported again in the meantime.
+    """
+    _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
+    digest = hashlib.sha256(plan).hexdigest()
+    stem = plan_stem(key, digest)
+    record = PlanRecord(
+        name=f"{ENGINES_FOLDER}/{stem}.plan",
+        key=key,
+        onnx_file=onnx_file,
+        plan_sha256=digest,
+        num_bytes=len(plan),
+        details=details,
+    )
+    folder = bundle_folder / ENGINES_FOLDER
+    with file_replaced(folder / f"{stem}.plan", private=True) as temporary:
+        temporary.write_bytes(plan)
+    write_json(folder / f"{stem}.json", record.to_json())
+    if log is not None and log.exists():
+        log.replace(folder / f"{stem}.log")
+    # An export waits for no build. So the manifest is read once more: an old one must not go over a new bundle's.
+    with held(bundle_folder / MANIFEST_NAME):
+        bundle = _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
+        replaced = [one for one in plan_records(bundle) if one.name != record.name and _same_place(one.key, key)]
+        _name_in_manifest(bundle, record, without=[one.name for one in replaced])
+    for one in replaced:
+        for suffix in (".plan", ".json", ".log"):
+            (bundle_folder / one.name).with_suffix(suffix).unlink(missing_ok=True)
+    return record
+
+
+def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: str) -> Bundle:
+    """The bundle as it is now, if it is still the one that the plan was built for."""
+    bundle = open_bundle(bundle_folder)
+    source = bundle.manifest.files.get(onnx_file)
+    if lock.stands and source is not None and source.sha256 == key.onnx_sha256:
+        return bundle
+    raise PlanError(
+        f"{bundle_folder} was exported again while its engine was being built, so the engine was not kept. "
+        f"Build it again: {build_command(bundle, key.precision)}"
+    )
+
+
+def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str]) -> None:
+    manifest = bundle.manifest
+    gone = {*without, record.name}
+    files, parity, engines = (
+        {name: value for name, value in part.items() if name not in gone}
+        for part in (manifest.files, manifest.parity, manifest.engines)
+    )
+    files[record.name] = FileEntry(
+        sha256=record.plan_sha256, num_bytes=record.num_bytes, precision=record.key.precision
+    )
+    engines[record.name] = record.to_json()
+    if "parity" in record.details:
+        parity[record.name] = record.details["parity"]
+    write_manifest(bundle.folder, replace(manifest, files=files, parity=parity, engines=engines))
+
+
+def _same_place(one: PlanKey, other: PlanKey) -> bool:
+    """Would both be loaded in the same place: same GPU, precision and batch?"""
+    parts = ("device_name", "compute_capability", "precision", "batch_size")
+    return all(getattr(one, part) == getattr(other, part) for part in parts)

@@ -1,0 +1,352 @@
+"""From an ONNX file to the bytes of a TensorRT plan: which kind of network, the builder's settings, its log and its progress.
+
+Written against the bindings of 10.3, 10.16 and 11.4; no TensorRT library was there to run it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
+from edgefuse.errors import UserError
+from edgefuse.io.files import file_replaced
+from edgefuse_export.tensorrt.build_log import Journal, Progress, interrupt_noted
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+FULLY_TYPED_SINCE = (10, 12)
+"""NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
+
+
+class BuildError(UserError):
+    """TensorRT did not build a plan; the message has its last words and what to try."""
+
+
+PREFERRED_NOTE = "no kernel keeps decoding and softmax in FP32, so FP32 is only preferred there; the comparison of the answers decides"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltPlan:
+    """What a build gave.
+
+    Attributes:
+        content: the plan's bytes.
+        notes: what the user must know about how it came about.
+    """
+
+    content: bytes
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typing:
+    """How a network gets its precision.
+
+    Attributes:
+        strongly_typed: from the types in the ONNX file; else from `flag`, and TensorRT chooses for each layer.
+        flag: name of the BuilderFlag of a weakly typed network, or None.
+        onnx_file: the bundle's file.
+        note: what the user must know about it, or empty.
+    """
+
+    strongly_typed: bool
+    flag: str | None
+    onnx_file: str
+    note: str
+
+    @property
+    def words(self) -> str:
+        """For the plan's key."""
+        return "strongly typed" if self.strongly_typed else f"weakly typed, BuilderFlag {self.flag or 'none'}"
+
+
+def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
+    """Strongly typed from 10.12 on; before, a builder flag, which for FP16 goes with the FP32 file.
+
+    Args:
+        version: TensorRT's, such as (10, 3, 0).
+    """
+    if version[:2] >= FULLY_TYPED_SINCE:
+        return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
+    if precision == "fp32":
+        return Typing(strongly_typed=False, flag=None, onnx_file=MODEL_NAMES[precision], note="")
+    flag, held = {
+        "fp16": (
+            "FP16",
+            "; decoding of the inputs and softmax are held in FP32, TensorRT chooses for the other layers",
+        ),
+        "int8": ("INT8", ", which its Q/DQ layers need"),
+    }[precision]
+    onnx_file = MODEL_NAME if precision == "fp16" else MODEL_NAMES[precision]
+    return Typing(
+        strongly_typed=False,
+        flag=flag,
+        onnx_file=onnx_file,
+        note=(
+            f"TensorRT {'.'.join(map(str, version))} is older than 10.12, so the network is not strongly typed: built from "
+            f"{onnx_file} with BuilderFlag.{flag}{held}"
+        ),
+    )
+
+
+def new_logger(journal: Journal) -> trt.ILogger:
+    """A logger that writes everything but VERBOSE into the journal. Keep it as long as what was made with it."""
+    import tensorrt as trt
+
+    class JournalLogger(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            journal.write(severity.name, msg)
+
+    return JournalLogger()
+
+
+def _new_monitor(progress: Progress) -> trt.IProgressMonitor:
+    import tensorrt as trt
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+    return Monitor()
+
+
+def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wants it
+    onnx_path: Path,
+    *,
+    typing: Typing,
+    shapes: Mapping[str, tuple[int, ...]],
+    workspace_mib: int,
+    optimization_level: int,
+    timing_cache: Path,
+    journal: Journal,
+    logger: trt.ILogger,
+    on_progress: Callable[[int, int], None],
+    say: Callable[[str], None] = lambda _text: None,
+) -> BuiltPlan:
+    """Build a plan for the GPU that is here.
+
+    Args:
+        shapes: input name -> shape, batch first; the plan takes these alone.
+        workspace_mib: most scratch memory of one layer.
+        optimization_level: 0 (quick to build) to 5 (quick to run).
+        timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
+        journal: what `logger` writes into.
+        on_progress: called with (percent, 100).
+        say: told of each note as it comes.
+
+    Raises:
+        BuildError: the file does not parse, takes other inputs, or the build fails.
+        KeyboardInterrupt: Ctrl-C was pressed while TensorRT built.
+    """
+    import tensorrt as trt
+
+    builder = _start(logger, journal)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typing.strongly_typed else 0
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)):
+        raise BuildError(_parser_message(parser, onnx_path, journal, version=trt.__version__))
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    config.builder_optimization_level = optimization_level
+    _set_precision(network, config, typing)
+    config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
+    _attach_timing_cache(config, timing_cache, journal)
+    progress = Progress(on_progress)
+    config.progress_monitor = monitor = _new_monitor(progress)  # the name keeps it alive  # noqa: F841
+    notes: tuple[str, ...] = ()
+    with interrupt_noted(progress):
+        plan = builder.build_serialized_network(network, config)
+        if plan is None and not progress.interrupted and journal.names_no_kernel() and _prefer_constraints(config):
+            notes = (PREFERRED_NOTE,)
+            journal.forget()
+            journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
+            say(f"note: {PREFERRED_NOTE}")
+            plan = builder.build_serialized_network(network, config)
+    if progress.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise BuildError(_failure_message(journal, workspace_mib))
+    _keep_timing_cache(config, timing_cache)
+    return BuiltPlan(content=bytes(plan), notes=notes)
+
+
+def _start(logger: trt.ILogger, journal: Journal) -> trt.Builder:
+    import tensorrt as trt
+
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # how pybind11 tells of a null pointer
+        raise BuildError(
+            f"TensorRT does not start on this GPU{journal.last_words()}. Look at nvidia-smi: the driver must be new enough "
+            f"for the CUDA of this TensorRT {trt.__version__}"
+        ) from error
+
+
+def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing) -> None:
+    """FP32 is FP32, and the flags of a weakly typed network; TensorRT 11 has neither those flags nor such networks."""
+    import tensorrt as trt
+
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
+    config.clear_flag(trt.BuilderFlag.TF32)  # it keeps ten bits of the mantissa
+    if typing.strongly_typed or typing.flag is None:
+        return
+    if typing.flag == "INT8":
+        config.set_flag(trt.BuilderFlag.__members__["INT8"])
+        return
+    config.set_flag(trt.BuilderFlag.__members__["FP16"])
+    config.set_flag(trt.BuilderFlag.__members__["OBEY_PRECISION_CONSTRAINTS"])
+    _hold_in_float(network)
+
+
+def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
+    """Turn the precisions that must be kept into wishes; False where none must be, as in strongly typed networks."""
+    import tensorrt as trt
+
+    obey = trt.BuilderFlag.__members__.get("OBEY_PRECISION_CONSTRAINTS")
+    prefer = trt.BuilderFlag.__members__.get("PREFER_PRECISION_CONSTRAINTS")
+    if obey is None or prefer is None or not config.get_flag(obey):
+        return False
+    config.clear_flag(obey)
+    config.set_flag(prefer)
+    return True
+
+
+def _hold_in_float(network: trt.INetworkDefinition) -> None:
+    """Hold decoding of the inputs and softmax in FP32: in half, depth loses 8 mm and code 65535 becomes infinite.
+
+    Decoding is what is computed from inputs and constants alone, before any layer with weights. Its constants are held too:
+    a millimetre is no number of half precision.
+    """
+    import tensorrt as trt
+
+    learned = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
+    kinds = {network.get_input(index).name: "decoded" for index in range(network.num_inputs)}  # of tensors
+    needed = set()
+    for index in range(network.num_layers):  # TensorRT keeps layers in the order in which they can be computed
+        layer = network.get_layer(index)
+        inputs = [tensor.name for tensor in _inputs_of(layer)]
+        seen = {kinds.get(name, "constant") for name in inputs}
+        kind = (
+            "learned" if layer.type in learned or "learned" in seen else "decoded" if "decoded" in seen else "constant"
+        )
+        kinds.update({layer.get_output(number).name: kind for number in range(layer.num_outputs)})
+        if kind == "decoded":
+            needed.update(inputs)
+            needed.update(layer.get_output(number).name for number in range(layer.num_outputs))
+    for index in reversed(range(network.num_layers)):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+        decodes = any(tensor.name in needed for tensor in outputs)
+        if decodes:  # constants may pass through layers of their own
+            needed.update(tensor.name for tensor in _inputs_of(layer))
+        if decodes or layer.type == trt.LayerType.SOFTMAX:
+            _hold_layer(layer)
+
+
+def _hold_layer(layer: trt.ILayer) -> None:
+    import tensorrt as trt
+
+    outputs = range(layer.num_outputs)
+    if any(layer.get_output(number).dtype != trt.DataType.FLOAT for number in outputs):
+        return  # comparisons and integers have no such choice
+    if hasattr(layer, "precision") and hasattr(layer, "set_output_type"):  # not in TensorRT 11
+        layer.precision = trt.DataType.FLOAT
+        for number in outputs:
+            layer.set_output_type(number, trt.DataType.FLOAT)
+
+
+def _inputs_of(layer: trt.ILayer) -> list[trt.ITensor]:
+    """The inputs that are there; optional ones may be missing."""
+    inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
+    return [tensor for tensor in inputs if tensor is not None]
+
+
+def _static_profile(
+    builder: trt.Builder,
+    network: trt.INetworkDefinition,
+    shapes: Mapping[str, tuple[int, ...]],
+    onnx_path: Path,
+) -> trt.IOptimizationProfile:
+    """Smallest, usual and largest shape are one: what TensorRT runs fastest."""
+    profile = builder.create_optimization_profile()
+    found = {}
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        found[tensor.name] = tuple(tensor.shape)
+    for name, shape in shapes.items():
+        taken = found.get(name, ())
+        if len(taken) != len(shape) or any(has not in {-1, size} for has, size in zip(taken, shape, strict=True)):
+            fixed = (
+                f"; its batch is fixed to {taken[0]}: build with --batch {taken[0]}" if taken[1:] == shape[1:] else ""
+            )
+            raise BuildError(
+                f"{onnx_path} takes {list(taken) or 'nothing'} as {name}, the engine would take {list(shape)}"
+                f"{fixed or ': export again: edgefuse export RUN --out BUNDLE'}"
+            )
+        profile.set_shape(name, shape, shape, shape)
+    return profile
+
+
+def _attach_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journal) -> None:
+    """Timings of former builds; a file of another version or GPU, or a damaged one, is left aside."""
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return
+    journal.write("WARNING", f"edgefuse: the timing cache {path.name} does not fit here and is begun anew")
+    fresh = config.create_timing_cache(b"")
+    if fresh is not None:
+        config.set_timing_cache(fresh, False)
+
+
+def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
+    cache = config.get_timing_cache()
+    if cache is None or not path.parent.is_dir():  # the bundle was replaced meanwhile: nothing is put into the new one
+        return
+    with file_replaced(path) as temporary:
+        temporary.write_bytes(bytes(cache.serialize()))
+
+
+def _parser_message(parser: trt.OnnxParser, onnx_path: Path, journal: Journal, *, version: str) -> str:
+    errors = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        errors.append(f"node {error.node_name()} ({error.node_operator()}): {error.desc()}")
+    said = "\n  ".join(errors) or journal.last_words() or "no reason was given"
+    return (
+        f"TensorRT {version} does not take {onnx_path}:\n  {said}\n"
+        f"Export again with this version of edgefuse, whose export checks the file against TensorRT's operators"
+    )
+
+
+def _failure_message(journal: Journal, workspace_mib: int) -> str:
+    said = journal.last_words()
+    if journal.names_short_gpu_memory():
+        step = (
+            f"The GPU's memory did not suffice. Close what else uses it (nvidia-smi; on a Jetson: tegrastats), and build with "
+            f"less scratch memory: --workspace-mib {max(64, workspace_mib // 4)}"
+        )
+    elif journal.names_short_workspace():
+        step = (
+            f"A layer found no kernel within {workspace_mib} MiB of scratch memory: build with --workspace-mib "
+            f"{workspace_mib * 4}, or less if the GPU's memory is short"
+        )
+    else:
+        step = "Try a lower --optimization-level or --precision fp32; the log has all that the builder said"
+    return f"TensorRT built no engine{said}.\n{step}.\nlog: {journal.path}"
+
+
+def json_settings(*, typing: Typing, workspace_mib: int, optimization_level: int) -> dict[str, Any]:
+    """What of the settings decides about the plan, for its key."""
+    return {"network": typing.words, "workspace_mib": workspace_mib, "optimization_level": optimization_level}

@@ -1,0 +1,96 @@
+"""edgefuse live"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefuse.console.options import (
+    MAX_FRAMES,
+    AsJson,
+    BundleFolder,
+    CameraSpec,
+    EngineWord,
+    Force,
+    ModelFile,
+    NumThreads,
+)
+from edgefuse_runtime.regions.option import RegionSpec, parsed_region
+
+if TYPE_CHECKING:
+    from edgefuse_runtime.sinks.sink import Sink
+
+
+def live(  # long: each option is a parameter
+    bundle: BundleFolder,
+    camera: CameraSpec = "realsense",
+    roi: RegionSpec = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many. Default: go on to the end.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
+    ] = None,
+    engine: EngineWord = "auto",
+    file: ModelFile = None,
+    threads: NumThreads = None,
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Play a recording at its own pace and drop what comes too fast.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide live on frames of a RealSense, a recording, a folder, or the built-in scenes.
+
+    Ends at the end of the stream, after --frames, or on Ctrl-C. --json prints the summary alone.
+    """
+    from contextlib import ExitStack
+
+    from edgefuse.bundle import open_bundle
+    from edgefuse.io.text import say
+    from edgefuse_runtime.cameras import open_camera
+    from edgefuse_runtime.engines import open_engine
+    from edgefuse_runtime.live.loop import run_live
+    from edgefuse_runtime.regions.default_region import choose_region
+    from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, SummarySink
+    from edgefuse_runtime.sinks.terminal import TableSink
+
+    opened = open_bundle(bundle)
+    given = parsed_region(roi) if roi is not None else None
+    sinks: list[Sink] = []
+    if as_json:
+        sinks.append(SummarySink(sys.stdout))
+    else:
+        sinks.append(TableSink() if sys.stdout.isatty() else LinesSink(sys.stdout))
+    if jsonl is not None:
+        sinks.append(JsonlSink(jsonl, force=force))
+    with ExitStack() as stack:
+        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
+        source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
+        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
+        for note in region.notes:
+            say(note)
+        for sink in sinks:
+            stack.enter_context(sink)
+        summary = run_live(
+            engine=runner,
+            camera=source,
+            region=region,
+            fallback=opened.manifest.fallback,
+            sinks=sinks,
+            num_frames=frames,
+            say=say,
+        )
+    if summary.failed_sinks:
+        raise typer.Exit(1)
+    if summary.processed == 0:
+        say("no frame was decided: nothing came, or no region was found")
+        raise typer.Exit(1)
+    if summary.not_finite == summary.processed:
+        say(
+            "no frame was decided: every answer of the model was NaN or infinity; export it again with --precision fp32"
+        )
+        raise typer.Exit(1)

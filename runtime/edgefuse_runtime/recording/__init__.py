@@ -1,0 +1,1 @@
+"""Recording: labelled sequences of a data set, and RealSense recordings (.db3)."""

@@ -1,0 +1,72 @@
+"""edgefuse record"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefuse.console.options import MAX_FRAMES, CameraSpec, Force
+from edgefuse_runtime.regions.option import RegionSpec, parsed_region
+
+
+def record(  # long: each option is a parameter
+    out: Annotated[
+        str,  # a Path has no "" any more
+        typer.Argument(help="The data set folder; made where it does not exist, added to where it does."),
+    ],
+    label: Annotated[str, typer.Option(help="The class that the frames show.")],
+    camera: CameraSpec = "realsense",
+    take: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Pairs to record. Default: until Ctrl-C or the end.")
+    ] = None,
+    every: Annotated[
+        int, typer.Option(min=1, max=MAX_FRAMES, help="Keep each N-th frame: neighbours are nearly the same picture.")
+    ] = 1,
+    roi: RegionSpec = None,
+    align: Annotated[str, typer.Option(help="Whose view the pairs share: color or depth.")] = "color",
+    force: Force = False,
+) -> None:
+    """Record labelled pairs of a camera (or a recording) as one take of a data set.
+
+    Takes are what splits keep together: record several of each class, each with another object, place or light.
+    """
+    from contextlib import ExitStack
+    from typing import cast
+
+    from edgefuse.console.progress import counting
+    from edgefuse.contract import Align
+    from edgefuse.errors import UserError
+    from edgefuse.io.text import quoted, say
+    from edgefuse_runtime.cameras import open_camera
+    from edgefuse_runtime.recording.record import record as record_take
+
+    if not out.strip():  # a shell makes it of a variable that is not set
+        raise UserError(
+            f"the data set folder is empty: {out!r} was given, a name was expected (. is the current folder)"
+        )
+    if align not in ("color", "depth"):
+        raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
+    region = parsed_region(roi) if roi is not None else None
+    lines: list[str] = []
+    with (
+        ExitStack() as stack,
+        open_camera(camera, align=cast("Align", align)) as source,
+        counting("recording", unit="pairs") as on_progress,
+    ):
+        stack.callback(lambda: say("\n".join(lines)) if lines else None)  # after the bar, also where an error ends it
+        folder = record_take(
+            camera=source,
+            root=Path(out),
+            label=label,
+            instance=take,
+            num_frames=frames,
+            region=region,
+            every=every,
+            force=force,
+            on_progress=lambda done: on_progress(done, frames or 0),
+            say=lines.append,
+        )
+    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN")

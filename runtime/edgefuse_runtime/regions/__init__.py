@@ -1,0 +1,1 @@
+"""Regions of interest: given, from a file, or found in the depth image."""

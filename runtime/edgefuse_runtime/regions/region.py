@@ -1,0 +1,234 @@
+"""Where in a frame to look: the words of `--roi` and what they mean.
+
+Owns region sources: callables from a frame to a `Region`, or None where there is nothing to look at. Live and record use them;
+cropping itself is `edgefuse.framing`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from edgefuse.errors import UserError
+from edgefuse.framing import ANY_CROP, WHOLE, Roi, centre_square, square_around, square_in
+from edgefuse.io.json_files import Optional, read_json
+from edgefuse.io.text import printable
+from edgefuse_runtime.camera import Frame
+from edgefuse_runtime.regions.nearest import nearest_thing
+
+WORDS = "whole, center, nearest, x,y,w,h (pixels), FILE.json (a region for each frame)"
+
+MAX_COORDINATE = 40_000
+"""Largest number of pixels in a rectangle: no image that is read here has a use for more."""
+
+_SPEC = {"frames": [{"frame": int, "roi_xywh": [int], "label": Optional(str)}]}
+
+
+class Region(NamedTuple):
+    """A rectangle in pixels, and the class of what is in it where the source knows that."""
+
+    roi: Roi
+    label: str | None = None
+
+
+class RegionSource(Protocol):
+    """Says where in a frame to look. A source belongs to one run: it may remember what it saw."""
+
+    def __call__(self, frame: Frame) -> Region | None:
+        """The region of `frame`, or None when there is nothing to look at."""
+
+
+def parse_region(spec: str | None) -> RegionSource:
+    """The source that `--roi` names.
+
+    Args:
+        spec: one of `WORDS`; None = the region that the camera knows for the frame, or else the whole image.
+
+    Raises:
+        UserError: `spec` is none of them, or the file is not a regions file.
+    """
+    if spec is None:
+        return Known()
+    if spec == WHOLE:
+        return Whole()
+    if spec in ("center", "centre"):
+        return Center()
+    if spec == "nearest":
+        return Nearest()
+    if spec.lower().endswith(".json"):
+        return read_regions(Path(spec))
+    return Fixed(roi=_parse_rectangle(spec))
+
+
+def word_of(source: RegionSource | None) -> str:
+    """What a data set that is recorded with `source` says of its regions: a word of `--roi`, or "file" where none says it."""
+    return WHOLE if source is None else getattr(source, "word", ANY_CROP)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The region that the camera knows for the frame, or else the whole image: what training looks at."""
+
+    word = WHOLE
+
+    def __call__(self, frame: Frame) -> Region:
+        return Region(frame.roi) if frame.roi is not None else Whole()(frame)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole image, whatever the camera knows."""
+
+    word = WHOLE
+
+    def __call__(self, frame: Frame) -> Region:
+        height, width = frame.depth.shape
+        return Region(Roi(0, 0, width, height))
+
+
+@dataclass(frozen=True)
+class Center:
+    """The largest square in the middle."""
+
+    word = "center"
+
+    def __call__(self, frame: Frame) -> Region:
+        return Region(centre_square(*frame.depth.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """The same rectangle in every frame."""
+
+    roi: Roi
+
+    @property
+    def word(self) -> str:
+        return ",".join(str(value) for value in self.roi)
+
+    def __call__(self, frame: Frame) -> Region:
+        return Region(self.roi)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The square around the nearest compact thing in depth; None where there is none."""
+
+    word = "nearest"
+
+    def __call__(self, frame: Frame) -> Region | None:
+        roi = nearest_thing(frame.depth, depth_unit_m=frame.depth_unit_m)
+        return None if roi is None else Region(roi)
+
+
+class FromFile:
+    """A region for each frame, and its class where the file has it.
+
+    A frame is known by its number, the one that live writes as `frame`: a camera's and a recording's is the colour stream's own
+    frame number, as the device counted it; folders and the built-in scenes count from 1. A frame whose number is not in the file
+    has no region. Nothing is shifted: a file that counts otherwise matches nothing, and `note` says so.
+    """
+
+    word = ANY_CROP
+
+    def __init__(self, by_number: dict[int, Region], *, path: Path) -> None:
+        self._by_number, self._path = by_number, path
+        self._seen: list[int] = []  # number of frames, number with a region, first and last number
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes that the file names."""
+        return tuple(sorted({region.label for region in self._by_number.values() if region.label is not None}))
+
+    def __call__(self, frame: Frame) -> Region | None:
+        """The frame's region.
+
+        Raises:
+            UserError: it does not fit the image; of a recording, whose images have one size, any entry of the file.
+        """
+        number = frame.color_number
+        region = self._by_number.get(number)
+        if not self._seen:
+            self._seen = [0, 0, number, number]
+            for entry in self._by_number if frame.timestamp_domain == "recorded" else ():
+                self._check(entry, frame)
+        self._seen[0] += 1
+        self._seen[3] = number
+        if region is not None:
+            self._seen[1] += 1
+            self._check(number, frame)
+        return region
+
+    def note(self) -> str | None:
+        """One line on frames of this run that had no region, or None."""
+        if not self._seen or self._seen[1] == self._seen[0]:
+            return None
+        num_frames, num_found, first, last = self._seen
+        text = f"{num_found} of {num_frames} frames had a region in {self._path}"
+        if num_found:
+            return f"{text}; the others were left out"
+        lowest, highest = min(self._by_number), max(self._by_number)
+        return f"{text}: it has regions for frames {lowest} to {highest}, the camera's are numbered {first} to {last}"
+
+    def _check(self, number: int, frame: Frame) -> None:
+        height, width = frame.depth.shape
+        try:
+            square_in(self._by_number[number].roi, height=height, width=width)
+        except UserError as error:
+            raise UserError(f"{self._path}, frame {number}: {error}") from None
+
+
+def read_regions(path: Path) -> FromFile:
+    """Read a regions file: {"frames": [{"frame": 1, "roi_xywh": [x, y, w, h], "label": "call"}, ...]}; labels may be absent.
+
+    Raises:
+        UserError: the file is missing or is not of this form, or a region is of no use in any image; the entry is named.
+    """
+    entries = read_json(path, what="the regions file", spec=_SPEC)["frames"]
+    if not entries:
+        raise UserError(
+            f'{path} has no frames: {{"frames": [{{"frame": 1, "roi_xywh": [x, y, w, h]}}, ...]}} was expected'
+        )
+    by_number: dict[int, Region] = {}
+    for index, entry in enumerate(entries):
+        number, region = _region_from_entry(entry, f"{path}, entry {index + 1} of frames")
+        if number in by_number:
+            raise UserError(f"{path}, entry {index + 1} of frames: frame {number} is there twice")
+        by_number[number] = region
+    return FromFile(by_number, path=path)
+
+
+def _region_from_entry(entry: dict[str, Any], where: str) -> tuple[int, Region]:
+    number, box = entry["frame"], entry["roi_xywh"]
+    if number < 0:
+        raise UserError(f"{where}: frame is {shown(number)}, a frame number of 0 or more was expected")
+    if len(box) != 4:
+        raise UserError(f"{where}: roi_xywh is {shown(box)}, four numbers [x, y, w, h] were expected")
+    return number, Region(_checked(Roi(*box), where=f"{where}: roi_xywh is {shown(box)}"), entry.get("label"))
+
+
+def _parse_rectangle(spec: str) -> Roi:
+    try:
+        x, y, w, h = (int(part) for part in spec.split(","))
+    except ValueError:
+        raise UserError(f"--roi {shown(spec)}: one of these was expected: {WORDS}") from None
+    return _checked(Roi(x, y, w, h), where=f"--roi {shown(spec)}")
+
+
+def _checked(roi: Roi, *, where: str) -> Roi:
+    """`roi`, unless it is of no use whatever the image's size is."""
+    if roi.w <= 0 or roi.h <= 0:
+        raise UserError(f"{where}: a width and height above 0 were expected in x,y,w,h")
+    if any(abs(value) > MAX_COORDINATE for value in roi):
+        raise UserError(f"{where}: pixels of an image were expected in x,y,w,h, not more than {MAX_COORDINATE}")
+    square = square_around(roi)
+    if square.x + square.w <= 0 or square.y + square.h <= 0:
+        raise UserError(f"{where}: it lies left of or above every image; a part inside was expected")
+    return roi
+
+
+def shown(value: Any) -> str:
+    """A word or number that a user gave, in at most 60 characters."""
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""Where results go: lines, a table on a terminal, JSON lines."""

@@ -1,0 +1,163 @@
+"""The live view on a terminal: the newest answer with its bars, the run so far, and the last results in a table.
+
+Owns the drawing; it is a sink like the others (`edgefuse_runtime.sinks.sink`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgefuse.io.text import new_console, new_table, printable
+from edgefuse_runtime.results import LiveSummary, Result, Score
+from edgefuse_runtime.sinks.sink import gate_of, label_of, probability_of, summary_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+NUM_ROWS = 8
+NUM_TIMINGS = 300
+BAR_WIDTH = 32
+REFRESH_PER_S = 8
+"""Drawing takes a few milliseconds of the interpreter; eight times a second is smooth enough to read."""
+
+
+class TableSink:
+    """A live view, drawn by a thread of its own a few times a second, whatever the rate of results."""
+
+    def __init__(self, *, title: str = "edgefuse live", console: Console | None = None) -> None:
+        """Choose what stands on top, and the terminal (None = standard output)."""
+        self._title = title
+        self._console = console
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+        self._results: deque[Result] = deque(maxlen=NUM_ROWS)
+        self._latencies_ms: deque[float] = deque(maxlen=NUM_TIMINGS)
+        self._score = Score()
+
+    def __enter__(self) -> TableSink:
+        from rich.live import Live
+
+        self._console = self._console if self._console is not None else new_console()
+        self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=REFRESH_PER_S)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            live, self._live = self._live, None
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                live.stop()
+
+    def result(self, result: Result) -> None:
+        with self._lock:
+            self._results.append(result)
+            self._latencies_ms.append(result.latency_ms)
+            self._score.add(result)
+
+    def summary(self, summary: LiveSummary) -> None:
+        self.__exit__(None, None, None)
+        if self._console is not None:
+            for line in summary_lines(summary):
+                self._console.print(printable(line))
+
+    def _draw(self) -> RenderableType:
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        with self._lock:
+            results, latencies_ms = list(self._results), np.array(self._latencies_ms)
+            accuracy = self._score.accuracy()
+        if not results:
+            return Panel(Text("waiting for the first frame"), title=self._title, width=80)
+        newest = results[-1]
+        now = Group(
+            _answer(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
+        )
+        seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
+        right = ""
+        if accuracy is not None and accuracy.share is not None:
+            right = f"   accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored})"
+        return Group(Panel(now, title=self._title, subtitle=seen + right, width=80, padding=(1, 2)), _table(results))
+
+
+def _colour(result: Result) -> str:
+    if result.label is None:
+        return "yellow"
+    return {None: "cyan", True: "green", False: "red"}[result.correct]
+
+
+def _answer(result: Result) -> RenderableType:
+    from rich.text import Text
+
+    text = Text.assemble(
+        (f" {printable(label_of(result))} ", f"bold reverse {_colour(result)}"), f"  {probability_of(result)}"
+    )
+    if result.correct is False:
+        text.append(f"   it is {printable(result.expected or '')}", "red")
+    if result.warning:
+        text.append(f"\nWARNING {printable(result.warning)}", "bold yellow")
+    return text
+
+
+def _bars(result: Result) -> RenderableType:
+    from rich.bar import Bar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=16, no_wrap=True)
+    for place, (label, probability) in enumerate(result.top):
+        color = _colour(result) if place == 0 else "bright_black"
+        grid.add_row(printable(label), Bar(1.0, 0.0, probability, width=BAR_WIDTH, color=color), f"{probability:.2f}")
+    return grid
+
+
+def _gate(result: Result) -> RenderableType:
+    from rich.text import Text
+
+    if result.gate_mean is None:
+        return Text("gate    no number")
+    place = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
+    line = "─" * place + "●" + "─" * (BAR_WIDTH - 1 - place)
+    return Text.assemble(
+        "gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue"), f"  {result.gate_mean:.2f}"
+    )
+
+
+def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
+    from rich.text import Text
+
+    p50, p99 = np.percentile(latencies_ms, [50, 99])
+    stages = result.stages
+    age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
+    return Text(
+        f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}{age}\n"
+        f"of it   read {stages.read_ms:.2f}   frame {stages.frame_ms:.2f}   infer {stages.infer_ms:.2f}   "
+        f"(waited {stages.wait_ms:.2f})"
+    )
+
+
+def _table(results: list[Result]) -> RenderableType:
+    table = new_table(width=80, box=None, header_style="bold")
+    for name in ("frame", "class", "probability", "gate", "latency ms", "expected"):
+        table.add_column(name, justify="left" if name in ("class", "expected") else "right", no_wrap=True)
+    for result in reversed(results):
+        table.add_row(
+            str(result.frame),
+            label_of(result),
+            probability_of(result),
+            gate_of(result),
+            f"{result.latency_ms:.2f}",
+            result.expected or "",
+            style=_colour(result) if result is results[-1] else "dim",
+        )
+    return table

@@ -1,0 +1,140 @@
+"""The public Python API: what `import edgefuse` gives, and that its parts do what the commands do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgefuse
+from edgefuse.degraded_mode import Fallback
+from edgefuse_runtime.recording.write_db3 import write_recording
+from edgefuse_runtime.sensor_health import SensorStates
+from toy_bundle import make_toy_bundle
+
+NEAR = np.full((48, 64), 200, np.uint16)
+FAR = np.full((48, 64), 1900, np.uint16)
+
+
+def scene(depth: np.ndarray = NEAR, *, red: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    rgb = np.random.default_rng(0).integers(0, 60, (*depth.shape, 3), np.uint8)
+    rgb[..., 0] += np.uint8(red)
+    return rgb, depth
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert set(edgefuse.__all__) <= set(dir(edgefuse))
+    for name in edgefuse.__all__:
+        assert getattr(edgefuse, name).__doc__, name
+    with pytest.raises(AttributeError, match="Classifier"):
+        edgefuse.classifier  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "use", ["edgefuse.Classifier", "edgefuse.live", "edgefuse.open_bundle", "edgefuse.train", "edgefuse.InputContract"]
+)
+def test_no_name_loads_torch_or_an_engine(use: str) -> None:
+    code = f"import sys, edgefuse; {use}; print([m for m in ('torch', 'onnxruntime', 'onnx', 'pyrealsense2') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_pair_is_classified_with_its_probabilities_gate_and_sensors(tmp_path: Path) -> None:
+    make_toy_bundle(tmp_path / "bundle", labels=("near", "middle", "far"))
+    with edgefuse.Classifier(str(tmp_path / "bundle"), engine="cpu") as classifier:
+        near, far = classifier(*scene(NEAR)), classifier(*scene(FAR, red=0))
+        assert (near.label, far.label) == ("near", "far")
+        assert next(iter(far.probabilities)) == "far" and sum(far.probabilities.values()) == pytest.approx(1)
+        assert far.probability == max(far.probabilities.values())
+        assert near.sensors == SensorStates() and near.warning == "" and near.roi == (0, 0, 64, 48)
+        assert 0 < near.infer_ms < 1000 and near.gate is not None and 0 < near.gate < 1
+        tenths = classifier(scene()[0], NEAR * np.uint16(10), depth_unit_m=0.0001)
+        assert tenths.probabilities == pytest.approx(near.probabilities)
+        assert classifier.engine["provider"] == "CPUExecutionProvider" and classifier.labels[0] == "near"
+
+
+def test_regions_are_classified_one_by_one(tmp_path: Path) -> None:
+    make_toy_bundle(tmp_path / "bundle")
+    rgb, depth = scene(np.hstack([NEAR, FAR]), red=0)
+    with edgefuse.Classifier(tmp_path / "bundle") as classifier:
+        left, right = classifier.batch(rgb, depth, rois=[(0, 0, 48, 48), (80, 0, 48, 48)])
+        assert (left.label, right.label) == ("near", "far") and right.roi == (80, 0, 48, 48)
+        for roi in ((1, 2, 3), "middle", (float("nan"), 0, 5, 5), (500, 0, 5, 5), (0, 0, 0, 5)):
+            with pytest.raises(edgefuse.EdgefuseError):
+                classifier(rgb, depth, roi=roi)  # type: ignore[arg-type]
+
+
+def test_a_missing_sensor_is_seen_and_the_bundle_says_what_it_means(tmp_path: Path) -> None:
+    make_toy_bundle(tmp_path / "bundle", fallback=Fallback(no_rgb="label", no_depth="no_decision"))
+    with edgefuse.Classifier(tmp_path / "bundle") as classifier:
+        no_depth = classifier(scene()[0], np.zeros_like(NEAR))
+        no_rgb = classifier(np.zeros((48, 64, 3), np.uint8), FAR)
+    assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "dead"
+    assert "no decision" in no_depth.warning
+    assert no_rgb.label == "far" and no_rgb.sensors.rgb == "dead" and "decided without it" in no_rgb.warning
+
+
+def test_wrong_arrays_and_wrong_use_are_named(tmp_path: Path) -> None:
+    make_toy_bundle(tmp_path / "bundle")
+    classifier = edgefuse.Classifier(tmp_path / "bundle")
+    with pytest.raises(RuntimeError, match="inside `with`"):
+        classifier(*scene())
+    with classifier:
+        rgb, depth = scene()
+        for bad in (
+            (rgb.astype(np.float32), depth),
+            (rgb[..., 0], depth),
+            (rgb, depth.astype(np.int32)),
+            (rgb[:-1], depth),
+        ):
+            with pytest.raises(edgefuse.EdgefuseError):
+                classifier(*bad)
+        with pytest.raises(edgefuse.EdgefuseError, match="depth unit"):
+            classifier(rgb, depth, depth_unit_m=float("nan"))
+    with pytest.raises(edgefuse.EdgefuseError, match="is not a bundle"):
+        edgefuse.Classifier(tmp_path)
+
+
+def test_live_yields_what_the_command_prints_and_closes_the_camera(tmp_path: Path) -> None:
+    make_toy_bundle(tmp_path / "bundle")
+    write_recording(tmp_path / "r.db3", [scene(NEAR), scene(FAR, red=0)] * 5)
+    before = threading.active_count()
+    results = list(edgefuse.live(tmp_path / "bundle", camera=str(tmp_path / "r.db3"), real_time=False))
+    assert [result.label for result in results] == ["near", "far"] * 5
+    assert all(result.latency_ms > 0 and result.probabilities[result.label] == result.probability for result in results)
+    for result in edgefuse.live(str(tmp_path / "bundle"), camera="synthetic"):
+        assert result.index == 0
+        break
+    assert threading.active_count() == before
+
+
+def test_recipes_are_changed_by_name() -> None:
+    recipe = edgefuse.recipes.mobilenet_rgbd(epochs=20, rgb_weights="w.pth")
+    assert (recipe.rgb, recipe.depth, recipe.epochs, recipe.depth_weights) == (
+        "mobilenet_v2",
+        "mobilenet_v2",
+        20,
+        "w.pth",
+    )
+    with pytest.raises(edgefuse.EdgefuseError, match="dropout"):
+        edgefuse.recipes.small_rgbd(dropout=5)
+
+
+def test_the_whole_way_in_python(colour_and_range: Path, tmp_path: Path) -> None:
+    recipe = edgefuse.recipes.small_rgbd(epochs=1, size=32, batch_size=8, num_threads=1)
+    run = edgefuse.train(colour_and_range, tmp_path / "run", recipe=recipe)
+    bundle = edgefuse.export(run, tmp_path / "bundle")
+    assert edgefuse.open_bundle(str(bundle.folder)).manifest.labels == ("blue_near", "red_far", "red_near")
+    of_run, of_bundle = (edgefuse.evaluate(model, colour_and_range, only=["take0"]) for model in (run, bundle.folder))
+    assert of_run["both"].accuracy == of_bundle["both"].accuracy and of_run.keys() == {"both", "no_rgb", "no_depth"}
+    assert of_bundle["both"].num_samples == 15
+    with edgefuse.Classifier(bundle.folder) as classifier:
+        assert classifier(*scene()).label in classifier.labels
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgefuse", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"edgefuse {edgefuse.__version__}\n"

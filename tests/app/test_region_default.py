@@ -1,0 +1,109 @@
+"""The region goes from recording to data set, run and bundle, and live looks there without being told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgefuse.bundle import open_bundle
+from edgefuse_runtime.recording.write_db3 import write_recording
+
+EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
+HEIGHT, WIDTH = 48, 96
+
+pytestmark = pytest.mark.slow
+
+
+def _edgefuse(*arguments: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*EDGEFUSE, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def _pair(label: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class is in the middle; beside it lies what every image has."""
+    rng = np.random.default_rng(seed)
+    rgb, depth = rng.integers(0, 40, (HEIGHT, WIDTH, 3), dtype=np.uint8), np.full((HEIGHT, WIDTH), 1500, np.uint16)
+    rgb[16:32, 40:56, 0 if label == "red" else 2] = 220
+    depth[16:32, 40:56] = 700
+    return rgb, depth
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of two classes, a data set recorded with --roi center, and a bundle that was trained on it."""
+    root = tmp_path_factory.mktemp("region")
+    for label in ("red", "blue"):
+        write_recording(root / f"{label}.db3", [_pair(label, seed) for seed in range(4)], fps=60)
+        for take in ("a", "b"):
+            camera = ("--camera", root / f"{label}.db3")
+            _edgefuse("record", root / "set", "--label", label, "--take", take, *camera, "--roi", "center")
+    quick = ("--epochs", 1, "--size", 32, "--threads", 1, "--validation-share", 0, "--exclude", "b")
+    _edgefuse("train", root / "set", "--out", root / "run", *quick)
+    _edgefuse("export", root / "run", "--out", root / "bundle")
+    return root
+
+
+def _live(folder: Path, *arguments: object) -> tuple[dict[str, str], str, list[int]]:
+    """Where live says it looked, what it said, and the region of its first result."""
+    jsonl = folder / "results.jsonl"
+    done = _edgefuse("live", folder / "bundle", *arguments, "--json", "--jsonl", jsonl, "--force", "--threads", 1)
+    results = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    return json.loads(done.stdout)["region"], done.stderr, results[0]["roi"]
+
+
+def test_the_region_is_kept_all_the_way(folder: Path) -> None:
+    assert json.loads((folder / "set/dataset.json").read_text())["region"] == "center"
+    assert json.loads((folder / "run/run.json").read_text())["data"]["region"] == "center"
+    assert open_bundle(folder / "bundle").manifest.region == "center"
+
+
+def test_live_looks_there_by_default(folder: Path) -> None:
+    region, said, roi = _live(folder, "--camera", folder / "red.db3")
+    assert region == {"roi": "center", "from": "bundle"} and roi == [24, 0, 48, 48]
+    assert "region: center, as in the model's training data" in said and "warning" not in said
+
+
+def test_live_warns_of_another_region_and_uses_it(folder: Path) -> None:
+    region, said, roi = _live(folder, "--camera", folder / "red.db3", "--roi", "whole")
+    assert region == {"roi": "whole", "from": "--roi"} and roi == [0, 0, WIDTH, HEIGHT]
+    assert said.count("warning") == 1 and "trained on another region than whole: center" in said
+
+
+def test_crops_of_the_data_set_are_not_cropped_again(folder: Path) -> None:
+    region, said, roi = _live(folder, "--camera", folder / "set")
+    assert region == {"roi": "center", "from": "camera"} and roi == [0, 0, 48, 48]
+    assert "warning" not in said
+
+
+def test_evaluate_warns_of_images_of_another_region(folder: Path) -> None:
+    _edgefuse("record", folder / "wide", "--label", "red", "--take", "a", "--camera", folder / "red.db3")
+    words = "trained on another region (center) than these images show (whole)"
+    for model in ("run", "bundle"):
+        assert words in _edgefuse("evaluate", folder / model, folder / "wide").stderr
+        assert words not in _edgefuse("evaluate", folder / model, folder / "set").stderr
+
+
+def test_live_says_how_many_frames_a_regions_file_has(folder: Path) -> None:
+    regions = folder / "regions.json"
+    regions.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [24, 0, 48, 48]} for n in (3, 4, 5)]}))
+    _, said, _ = _live(folder, "--camera", folder / "red.db3", "--roi", regions)
+    assert f"WARNING 2 of 4 frames had a region in {regions}; the others were left out" in said
+    regions.write_text(json.dumps({"frames": [{"frame": 70, "roi_xywh": [24, 0, 48, 48]}]}))
+    done = subprocess.run(
+        [*EDGEFUSE, "live", str(folder / "bundle"), "--camera", str(folder / "red.db3"), "--roi", str(regions)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert (
+        f"0 of 4 frames had a region in {regions}: it has regions for frames 70 to 70, the camera's are numbered 1 to 4"
+        in done.stderr
+    )

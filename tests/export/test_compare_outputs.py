@@ -1,0 +1,109 @@
+"""The comparison itself: what counts as a draw, what a percentile is taken over, and an engine against its own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_scenes import make_engine_bundle
+from numpy.typing import NDArray
+
+from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.evaluation.metrics import Predictor
+from edgefuse_export.compare_outputs import DRAW_MARGIN, FP16_TOLERANCE, INT8_TOLERANCE, Answers, Tolerance, report_of
+from edgefuse_export.ort_reference import unoptimised_predictor
+from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, engine_parity
+from edgefuse_runtime.engines.engine import Decision
+
+
+def answers(*first: float) -> Answers:
+    """One frame a number, which is the first of two probabilities."""
+    probabilities = np.array([[p, 1 - p] for p in first], np.float32)
+    return probabilities, np.zeros((len(first), 4), np.float32)
+
+
+def compared(tolerance: Tolerance, **cases: tuple[Answers, Answers]) -> list[str]:
+    return report_of(cases, reference="a", candidate="b", tolerance=tolerance).failures()
+
+
+def test_a_flip_of_an_answer_25_points_ahead_is_no_draw() -> None:
+    report = report_of(
+        {"real": (answers(0.625, 0.52, 0.9), answers(0.49, 0.48, 0.8))},
+        reference="",
+        candidate="",
+        tolerance=INT8_TOLERANCE,
+    )
+    assert (report.together.top1_flips, report.together.draws_flipped) == (1, 1)
+    assert "all together: answers that flip, of 3: 1, at most 0 is allowed" in report.failures()
+    assert DRAW_MARGIN == INT8_TOLERANCE.draw_margin == FP16_TOLERANCE.draw_margin == 0.05
+
+
+def test_a_share_of_flips_is_of_all_frames() -> None:
+    loose = Tolerance(probability=1.0, gate=1.0, flips_share=0.02)
+    for count, passes in ((49, False), (50, True), (99, True)):
+        expected = answers(*[0.9] * count)
+        found = answers(0.1, *[0.9] * (count - 1))
+        assert (compared(loose, real=(expected, found)) == []) is passes, count
+    assert compared(loose, real=(answers(*[0.9] * 100), answers(*[0.1] * 3, *[0.9] * 97)))
+
+
+def test_the_percentile_is_over_all_cases_and_no_single_frame_has_one() -> None:
+    """One frame that moves by 0.1 is 1 of 200: the largest value has its own limit. Two frames are too many."""
+    limits = Tolerance(probability=0.3, gate=0.1, p99_probability=0.05)
+    still, moved = (answers(0.9), answers(0.9)), (answers(0.9), answers(0.8))
+    real = (answers(*[0.9] * 199), answers(*[0.9] * 199))
+    assert compared(limits, real=real, black=moved) == []
+    (failure,) = compared(limits, real=real, black=moved, white=moved, both=moved)
+    assert failure.startswith("all together: the 99th percentile of probabilities differs by 0.1")
+    assert compared(limits, real=real, black=still) == []
+    (failure,) = compared(limits, real=real, black=(answers(0.9), answers(0.55)))
+    assert failure.startswith("black: probabilities differ by 0.35")
+
+
+@pytest.fixture
+def int8_bundle(tmp_path: Path) -> Bundle:
+    """The toy bundle with another file as its INT8 one: what an engine must give is that file's answers."""
+    bundle = make_engine_bundle(tmp_path / "b")
+    path = bundle.folder / "model.int8.onnx"
+    path.write_bytes((bundle.folder / "model.onnx").read_bytes())
+    files = {**bundle.manifest.files, path.name: FileEntry.of(path, precision="int8")}
+    write_manifest(bundle.folder, type(bundle.manifest)(**{**vars(bundle.manifest), "files": files}))
+    return open_bundle(bundle.folder)
+
+
+class OffBy:
+    """An engine that gives the file's answers, with the first two probabilities moved."""
+
+    def __init__(self, predictor: Predictor, by: float) -> None:
+        self._predictor, self._by = predictor, by
+
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
+        probabilities, gate = self._predictor(rgb, depth)
+        return Decision(probabilities=probabilities + np.array([self._by, -self._by], np.float32), gate=gate)
+
+
+def test_an_int8_engine_is_compared_with_its_own_file(int8_bundle: Bundle) -> None:
+    """Further off than two roundings to the same 8 bits may be, though within what INT8 may differ from FP32."""
+    predictor = unoptimised_predictor(int8_bundle.file("model.int8.onnx"))
+
+    def report(precision: str, by: float) -> list[str]:
+        engine = OffBy(predictor, by)
+        found = engine_parity(
+            int8_bundle,
+            engine,  # type: ignore[arg-type]
+            samples=int8_bundle.samples(),
+            precision=precision,
+            batch_size=1,
+            name="x.plan",
+        )
+        assert (found.source is not None) is (precision == "int8") is ("source" in found.to_json())
+        return found.failures()
+
+    off = 0.12
+    assert FILE_TOLERANCES["int8"].p99_probability < off < INT8_TOLERANCE.p99_probability  # type: ignore[operator]
+    assert report("int8", 0.0) == report("fp32", 0.0) == []
+    failures = report("int8", off)
+    assert failures and all(
+        text.startswith("against model.int8.onnx in ONNX Runtime on the CPU, not optimised: ") for text in failures
+    )

@@ -1,0 +1,47 @@
+"""`edgefuse live --engine`: which engine is taken is said, and one that was asked for is never replaced."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from toy_bundle import make_toy_bundle
+
+MAIN = "from edgefuse.app.main import main; main()"
+
+
+def live(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", MAIN, "live", str(bundle), "--camera", "synthetic", "--frames", "2", "--json"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy_bundle(tmp_path_factory.mktemp("live") / "toy").folder
+
+
+def test_auto_says_which_engine_it_is_and_the_summary_keeps_the_reasons(toy: Path) -> None:
+    done = live(toy)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("engine: ")]
+    engine = json.loads(done.stdout)["engine"]
+    for word, reason in engine["passed_over"].items():
+        assert f"{word}: " in line and reason
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_an_engine_that_is_missing_is_an_error_with_the_next_step(toy: Path) -> None:
+    done = live(toy, "--engine", "tensorrt")
+    assert done.returncode == 1 and done.stdout == ""
+    assert "TensorRT's Python bindings are not installed" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_file_is_chosen_by_name(toy: Path) -> None:
+    assert json.loads(live(toy, "--engine", "cpu", "--file", "model.onnx").stdout)["engine"]["file"] == "model.onnx"
+    done = live(toy, "--file", "model.int4.onnx")
+    assert done.returncode == 1 and "has no model file 'model.int4.onnx'; it has model.onnx" in done.stderr

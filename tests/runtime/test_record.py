@@ -1,0 +1,325 @@
+"""Recording takes into the folder layout: nothing is overwritten, nothing is lost, and the crop is live's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runtime_scenes import Pair, draw_pair, labels_of
+
+from edgefuse import framing
+from edgefuse.data.dataset import DATASET_NAME, load, read_pair, scan, write_description
+from edgefuse.errors import UserError
+from edgefuse.framing import Roi
+from edgefuse_runtime.camera import Camera, Frame
+from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.recording.record import record
+from edgefuse_runtime.recording.write_db3 import write_recording
+from edgefuse_runtime.regions.region import Fixed, parse_region
+
+
+def _record(source: Path, root: Path, *, align: Any = "color", label: str = "cup", **options: Any) -> Path:
+    with open_camera(str(source), align=align) as camera:
+        return record(camera=camera, root=root, label=label, **options)
+
+
+def _pairs(take: Path) -> list[Pair]:
+    return [
+        read_pair(path, path.with_name(path.name.replace("_rgb", "_depth"))) for path in sorted(take.glob("*_rgb.png"))
+    ]
+
+
+def test_a_take_holds_the_cameras_frames(small_recording: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    take = _record(small_recording, tmp_path / "set", instance="first", on_progress=seen.append)
+    assert take == tmp_path / "set" / "cup" / "first"
+    assert seen == list(range(1, 31))
+    for index, (rgb, depth) in enumerate(_pairs(take)):
+        drawn = draw_pair(labels_of(30)[index], brightness=index)
+        assert np.array_equal(rgb, drawn[0]) and np.array_equal(depth, drawn[1])
+    description = json.loads((tmp_path / "set" / DATASET_NAME).read_text())
+    assert (description["depth_unit_m"], description["align"]) == (0.001, "color")
+    assert description["camera"]["name"] == "edgefuse software camera"
+
+
+def test_takes_and_classes_add_up_to_a_data_set(small_recording: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    _record(small_recording, root, num_frames=3)
+    _record(small_recording, root, num_frames=2)
+    _record(small_recording, root, label="box", num_frames=4, every=5)
+    dataset = scan([root])
+    load(dataset)
+    assert dataset.labels == ("box", "cup")
+    assert len({sample.instance for sample in dataset.samples}) >= 2
+    assert [sample.label for sample in dataset.samples].count(1) == 5
+    boxes = _pairs(dataset.samples[0].rgb_path.parent)
+    drawn = [draw_pair(labels_of(30)[index], brightness=index)[0] for index in (0, 5, 10, 15)]
+    assert all(np.array_equal(rgb, expected) for (rgb, _), expected in zip(boxes, drawn, strict=True))
+
+
+@pytest.mark.parametrize("roi", [Roi(100, 50, 200, 120), Roi(500, 400, 260, 90), Roi(-40, -30, 200, 200)])
+def test_a_stored_crop_gives_the_model_what_live_gives_it(
+    roi: Roi, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
+) -> None:
+    """At the camera's resolution, in each place of a picture and over its edges."""
+    take = _record(noise_recording, tmp_path / "set", region=Fixed(roi=roi), num_frames=2)
+    for stored, (rgb, depth) in zip(_pairs(take), noise_pairs, strict=False):
+        side = max(roi.w, roi.h)
+        assert stored[1].shape == (side, side)
+        trained, live = framing.fit(*stored, size=96), framing.fit(rgb, depth, size=96, roi=roi)
+        assert np.array_equal(trained.rgb, live.rgb) and np.array_equal(trained.depth, live.depth)
+
+
+def test_frames_without_a_region_are_left_out(small_recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [0, 0, 8, 8]} for n in (1, 4, 9)]}))
+    take = _record(small_recording, tmp_path / "set", region=parse_region(str(path)))
+    assert len(_pairs(take)) == 3
+
+
+def test_an_existing_take_is_refused_and_kept(small_recording: Path, tmp_path: Path) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=5)
+    with pytest.raises(UserError, match="exists already"):
+        _record(small_recording, tmp_path / "set", instance="a", num_frames=2)
+    assert len(_pairs(take)) == 5
+    _record(small_recording, tmp_path / "set", instance="a", num_frames=2, force=True)
+    assert len(_pairs(take)) == 2
+    assert [path.name for path in take.parent.iterdir()] == ["a"]
+
+
+def test_another_unit_or_alignment_is_refused_before_anything_is_written(small_recording: Path, tmp_path: Path) -> None:
+    fine = write_recording(tmp_path / "fine.db3", [draw_pair("near")] * 2, depth_unit_m=0.0001, fps=60)
+    root = tmp_path / "set"
+    _record(small_recording, root, instance="a", num_frames=1)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=r"units of 0.001 m aligned to color, this camera gives 0.0001 m"):
+        _record(fine, root, instance="b")
+    with pytest.raises(UserError, match="with --align color"):
+        _record(small_recording, root, align="depth", instance="b")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_folder_without_a_description_has_the_default_one(small_recording: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    _record(small_recording, root, instance="a", num_frames=1)
+    (root / DATASET_NAME).unlink()
+    _record(small_recording, root, instance="b", num_frames=1)
+    write_description(root, depth_unit_m=0.01)
+    with pytest.raises(UserError, match=r"units of 0.01 m"):
+        _record(small_recording, root, instance="c", num_frames=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"label": name} for name in ("a/b", "", ".hidden", " ", "a\x1b[2J", "caf\udce9", "x" * 201)),
+        *({"instance": name} for name in ("../x", "a\nb", "\udcff")),
+        *({"every": 0}, {"num_frames": 0}),
+    ],
+)
+def test_bad_names_and_numbers_are_refused(options: dict[str, Any], small_recording: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected"):
+        _record(small_recording, tmp_path / "set", **options)
+    assert not (tmp_path / "set").exists()
+
+
+class Failing:
+    """A camera that fails after its second frame."""
+
+    def __init__(self, inner: Camera, error: BaseException) -> None:
+        self._inner = inner
+        self._error = error
+        self.align, self.description, self.counters = inner.align, inner.description, inner.counters
+
+    def read(self, timeout_ms: int) -> Frame | None:
+        if self._inner.counters.delivered == 2:
+            raise self._error
+        return self._inner.read(timeout_ms)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
+    replaces: bool, small_recording: Path, tmp_path: Path
+) -> None:
+    root, said = tmp_path / "set", list[str]()
+    if replaces:
+        _record(small_recording, root, instance="a", num_frames=6)
+    with open_camera(str(small_recording)) as camera, pytest.raises(UserError, match="unplugged"):
+        record(
+            camera=Failing(camera, UserError("unplugged")),
+            root=root,
+            label="cup",
+            instance="a",
+            force=replaces,
+            say=said.append,
+        )
+    assert said == ([] if replaces else [f"2 pairs are kept in {root / 'cup/a'}"])
+    assert len(_pairs(root / "cup" / "a")) == (6 if replaces else 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "num_frames", "said"),
+    [
+        (KeyboardInterrupt(), 4, "2 of 4 new pairs were recorded;"),
+        (UserError("unplugged"), 4, r"2 of 4 new pairs were recorded \(unplugged\);"),
+        (OSError(5, "Input/output error"), None, r"2 new pairs were recorded \(.*Input/output error\);"),
+        (None, 31, "30 of 31 new pairs were recorded;"),
+    ],
+)
+def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
+    error: BaseException | None, num_frames: int | None, said: str, small_recording: Path, tmp_path: Path
+) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    with (
+        open_camera(str(small_recording)) as camera,
+        pytest.raises(UserError, match=f"cup/a stays as it was: {said} record again"),
+    ):
+        record(
+            camera=camera if error is None else Failing(camera, error),
+            root=tmp_path / "set",
+            label="cup",
+            instance="a",
+            num_frames=num_frames,
+            force=True,
+        )
+    assert len(_pairs(take)) == 6
+
+
+@pytest.mark.parametrize("num_frames", [None, 2])
+def test_ctrl_c_is_the_end_of_a_recording_that_has_what_was_asked_for(
+    num_frames: int | None, small_recording: Path, tmp_path: Path
+) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    with open_camera(str(small_recording)) as camera:
+        record(
+            camera=Failing(camera, KeyboardInterrupt()),
+            root=tmp_path / "set",
+            label="cup",
+            instance="a",
+            num_frames=num_frames,
+            force=True,
+        )
+    assert len(_pairs(take)) == 2
+
+
+def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None:
+    with open_camera(str(small_recording)) as camera:
+        take = record(camera=Failing(camera, KeyboardInterrupt()), root=tmp_path / "set", label="cup")
+    assert len(_pairs(take)) == 2
+
+
+def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: Path) -> None:
+    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6, region=parse_region("0,0,9,9"))
+    with pytest.raises(UserError, match="nothing was recorded"):
+        _record(small_recording, tmp_path / "set", instance="a", region=lambda frame: None, force=True)
+    assert len(_pairs(take)) == 6
+
+
+def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no part of the 64x48 picture"):
+        _record(small_recording, tmp_path / "set", region=Fixed(roi=Roi(100, 0, 10, 10)))
+
+
+@pytest.mark.parametrize(
+    ("roi", "kept"),
+    [(None, "whole"), ("whole", "whole"), ("centre", "center"), (" 4, 5,20,16", "4,5,20,16"), ("r.json", "file")],
+)
+def test_the_data_set_keeps_where_its_images_were_looked_at(
+    roi: str | None, kept: str, small_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [0, 0, 8, 8]} for n in (1, 2)]}))
+    _record(small_recording, tmp_path / "set", region=None if roi is None else parse_region(roi), num_frames=2)
+    assert scan([tmp_path / "set"]).region == kept
+    other = "center" if kept != "center" else "whole"
+    if kept == "file":
+        _record(small_recording, tmp_path / "set", label="box", region=parse_region(other), num_frames=1)
+        other = "whole"
+    with pytest.raises(UserError, match=f"region {kept}, these would be of {other}: .*record (with|without) --roi"):
+        _record(small_recording, tmp_path / "set", label="jar", region=parse_region(other))
+    assert not (tmp_path / "set/jar").exists()
+
+
+def test_a_set_that_says_nothing_of_regions_takes_any(small_recording: Path, tmp_path: Path) -> None:
+    write_description(tmp_path)
+    _record(small_recording, tmp_path, instance="a", region=parse_region("center"), num_frames=1)
+    assert scan([tmp_path]).region is None
+
+
+def test_crops_that_are_recorded_again_keep_their_region(small_recording: Path, tmp_path: Path) -> None:
+    _record(small_recording, tmp_path / "set", region=parse_region("center"), num_frames=3)
+    _record(tmp_path / "set", tmp_path / "again")
+    assert scan([tmp_path / "again"]).region == "center"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_first_pair_that_cannot_be_written_leaves_no_description(
+    error: BaseException, is_there: bool, small_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "set"
+    if is_there:
+        write_description(root)
+
+    def fail(*_: Any) -> None:
+        assert (root / DATASET_NAME).exists()
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises((OSError, UserError)):
+        patched.setattr("edgefuse_runtime.recording.sequence_writer.write_pair", fail)
+        _record(small_recording, root, region=parse_region("center"))
+    assert root.exists() == is_there and (root / DATASET_NAME).exists() == is_there
+    _record(small_recording, root, num_frames=1)
+
+
+def test_a_recording_that_found_nothing_decides_nothing_for_the_next(small_recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"frames": [{"frame": 900, "roi_xywh": [0, 0, 8, 8]}]}))
+    with pytest.raises(
+        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*numbered 1 to 30"
+    ):
+        _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
+    assert not (tmp_path / "set").exists()
+    _record(small_recording, tmp_path / "set", num_frames=1)
+
+
+def test_frames_of_another_class_or_without_a_region_are_told(small_recording: Path, tmp_path: Path) -> None:
+    entries = [{"frame": n, "roi_xywh": [0, 0, 8, 8], "label": "cup" if n < 4 else "jar"} for n in range(1, 11)]
+    (tmp_path / "r.json").write_text(json.dumps({"frames": entries}))
+    said: list[str] = []
+    take = _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")), say=said.append)
+    assert len(_pairs(take)) == 10
+    assert said == [
+        f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out",
+        "warning: 7 pairs show another class by their source (such as jar), recorded as cup",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("existing", "label", "words"),
+    [
+        ("Mug", "mug", "beside 'Mug': is it the same thing"),
+        ("mug", " mug", "beside 'mug': is it the same thing"),
+        ("caf\u00e9", "cafe\u0301", "is it the same thing"),
+        ("mug", "test", "the name of a part of a split"),
+        ("mug", "jar", ""),
+        ("mug", "mug", ""),
+    ],
+)
+def test_labels_that_people_take_for_others_are_warned_of(
+    existing: str, label: str, words: str, small_recording: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    _record(small_recording, tmp_path, label=existing, instance="a", num_frames=1)
+    _record(small_recording, tmp_path, label=label, instance="b", num_frames=1, say=said.append)
+    assert len(said) == bool(words) and all(words in text for text in said)
+    scan([tmp_path])
+
+
+def test_a_label_that_makes_the_folder_a_split_is_refused(small_recording: Path, tmp_path: Path) -> None:
+    _record(small_recording, tmp_path, label="test", num_frames=1)
+    with pytest.raises(UserError, match="'train' is the name of a part of a split"):
+        _record(small_recording, tmp_path, label="train")
+    assert scan([tmp_path]).labels == ("test",)

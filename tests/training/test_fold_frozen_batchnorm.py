@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgefuse.contract import InputContract
+from edgefuse.model.backbones import Backbone, build_rgb_backbone
+from edgefuse.model.choices import TORCHVISION_BACKBONES
+from edgefuse.model.classifier import ModelConfig, build_classifier
+from edgefuse.training.fold_frozen_batchnorm import folded
+from edgefuse.training.loop import prepare, set_training
+
+
+def with_lively_statistics(backbone: Backbone) -> Backbone:
+    """Fresh statistics are 0 and 1, which folding could get wrong unseen."""
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert tensor is not None
+                tensor.data.uniform_(0.5, 1.5)
+    return backbone
+
+
+@pytest.mark.parametrize("name", TORCHVISION_BACKBONES)
+def test_answers_and_input_gradients_stay_and_every_batchnorm_rests(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = with_lively_statistics(build_rgb_backbone(name)).eval().requires_grad_(False).double()
+    picture = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+
+    def answer() -> tuple[torch.Tensor, torch.Tensor]:
+        features = backbone(picture)
+        return features, torch.autograd.grad(features.square().mean(), picture)[0]
+
+    before, gradient_before = answer()
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    with folded(backbone):
+        during, gradient_during = answer()
+        marker = torch.randn(1, 1, 1, 1)
+        assert all(norm(marker) is marker for norm in norms)
+    torch.testing.assert_close(during, before)
+    torch.testing.assert_close(gradient_during, gradient_before)
+    torch.testing.assert_close(answer()[0], before, rtol=0, atol=0)
+    assert not any("forward" in vars(module) for module in backbone.modules())
+
+
+def test_what_learns_is_not_folded_and_names_stay(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    from torchvision.models import mobilenet_v2
+
+    torch.save(mobilenet_v2().state_dict(), weights)
+    config = ModelConfig(contract=InputContract(size=32), num_classes=2, rgb="mobilenet_v2", depth="scratch")
+    model = build_classifier(config, rgb_weights=str(weights))
+    names = list(model.state_dict())
+    prepare(model, device=torch.device("cpu"), frozen_share=0.7)
+    set_training(model)
+    assert model.rgb_features is not None
+    stages = model.rgb_features.backbone.stages
+    with folded(model):
+        folds = [
+            "forward" in vars(layer) for stage in stages for layer in stage.modules() if isinstance(layer, nn.Conv2d)
+        ]
+        num_frozen = sum(isinstance(layer, nn.Conv2d) for stage in stages[:13] for layer in stage.modules())
+        assert folds == [True] * num_frozen + [False] * (len(folds) - num_frozen)
+        assert list(model.state_dict()) == names
+        twin = build_classifier(replace(config, fusion="gated"))
+        twin.load_state_dict(copy.deepcopy(model.state_dict()))
+    learns = [m for m in model.depth_features.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[union-attr]
+    assert learns and all(norm.training for norm in learns)
+
+
+def test_an_error_inside_leaves_the_model_as_it_was() -> None:
+    backbone = build_rgb_backbone("mobilenet_v2").eval().requires_grad_(False)
+    with pytest.raises(RuntimeError), folded(backbone):
+        raise RuntimeError
+    assert not any("forward" in vars(module) for module in backbone.modules())
