@@ -31,7 +31,6 @@ from fake_tensorrt import FakeTensorRT
 from toy_bundle import make_toy_bundle, toy_answer
 
 GPU = Gpu(name="Fake Orin", compute_capability="8.7")
-VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 NUM_SAMPLES = 4
 SIZE = 32
 GATE_WIDTH = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, installed, make_engine_bundle
+from engine_scenes import GPU, HostEngine, build, host_opener, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineParityError, build_engine
@@ -19,7 +19,7 @@ from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.engine_cache import plan_records, read_plan, select_plan
-from fake_tensorrt import FakeTensorRT
+from fake_tensorrt import VERSIONS, FakeTensorRT
 
 
 @pytest.fixture(params=VERSIONS)
