@@ -90,7 +90,7 @@ class FakeTensorRT:
         names = {**ENUMS, "BuilderFlag": flags}
         enums = {name: IntEnum(name, members, start=0) for name, members in names.items()}
         classes = {base.__name__: type(base.__name__, (base,), {"fake": self}) for base in CLASSES}
-        classes["ILogger"].Severity = classes["Logger"].Severity = enums["Severity"]
+        classes["ILogger"].Severity = enums["Severity"]
         self.module: Any = ModuleType("tensorrt")
         self.module.__dict__.update(enums, **classes, __version__=version)
 
@@ -104,12 +104,16 @@ class Made:
     fake: FakeTensorRT
 
 
+class NeedsDriver(Made):
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        if self.fake.faults.no_driver:
+            self.fake.log(logger, "CUDA initialization failure with error: 35. Please check your CUDA installation")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
 class ILogger(Made):
     def log(self, severity: Any, msg: str) -> None: ...
-
-
-class Logger(ILogger):
-    pass
 
 
 class IProgressMonitor(Made):
@@ -224,11 +228,7 @@ class Config:
         return self.cache
 
 
-class Builder(Made):
-    def __init__(self, logger: Any) -> None:
-        _start(self.fake, logger)
-        self._logger = logger
-
+class Builder(NeedsDriver):
     def create_network(self, flags: int = 0) -> Any:
         strongly = 1 << self.fake.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return SimpleNamespace(strongly_typed=bool(flags & strongly) or not self.fake.has_weak_types)
@@ -277,12 +277,6 @@ class Builder(Made):
         return b"fake-plan\n" + json.dumps({"Layers": layers, "Level": level}).encode() + b"\n" + network.onnx_bytes
 
 
-def _start(fake: FakeTensorRT, logger: Any) -> None:
-    if fake.faults.no_driver:
-        fake.log(logger, "CUDA initialization failure with error: 35. Please check your CUDA installation")
-        raise TypeError("pybind11::init(): factory function returned nullptr")
-
-
 def _report(monitor: Any) -> bool:
     """Two phases, one inside the other. False = the monitor asked to stop."""
     if monitor is None:
@@ -319,11 +313,7 @@ def _layers(network: Any, *, replaced: dict[str, str], held: list[int]) -> list[
 # The runtime
 
 
-class Runtime(Made):
-    def __init__(self, logger: Any) -> None:
-        _start(self.fake, logger)
-        self._logger = logger
-
+class Runtime(NeedsDriver):
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         if self.fake.faults.deserialize_returns_none:
             self.fake.log(self._logger, "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (fault)")
@@ -334,9 +324,8 @@ class Runtime(Made):
 class ICudaEngine(Made):
     def __init__(self, plan: bytes, logger: Any) -> None:
         _, layers, self.onnx_bytes = plan.split(b"\n", maxsplit=2)
-        self.logger, self.tensors = logger, {}
-        for tensor in _read(self.onnx_bytes, self.fake.module, weak=False)[0]:
-            self.tensors[tensor.name] = tensor
+        tensors, _ = _read(self.onnx_bytes, self.fake.module, weak=False)
+        self.logger, self.tensors = logger, {tensor.name: tensor for tensor in tensors}
         self.num_io_tensors, self.get_tensor_name = len(self.tensors), list(self.tensors).__getitem__
         self._inspector = SimpleNamespace(get_engine_information=lambda _format: layers.decode())
 
@@ -379,11 +368,12 @@ class ExecutionContext:
     def execute_async_v3(self, stream_handle: int) -> bool:
         captured, faults = self._fake.captures.get(stream_handle), self._fake.faults
         if faults.enqueue_returns_false or (captured is not None and faults.capture_fails):
-            self._fake.log(
-                self._engine.logger, "IExecutionContext::enqueueV3: operation not permitted when stream is capturing"
-            )
+            self._fake.log(self._engine.logger, "enqueueV3: operation not permitted when stream is capturing")
             return False
-        (self._run if captured is None else lambda: captured.append(self._run))()
+        if captured is None:
+            self._run()
+        else:
+            captured.append(self._run)
         return True
 
     def _run(self) -> None:
@@ -401,4 +391,4 @@ class ExecutionContext:
         return np.frombuffer(buffer, dtype).reshape(shape)
 
 
-CLASSES = (ILogger, Logger, IProgressMonitor, OnnxParser, Builder, Runtime, ICudaEngine)
+CLASSES = (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime, ICudaEngine)

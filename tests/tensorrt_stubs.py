@@ -22,12 +22,17 @@ SYMBOLS = (
     *("createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getNvOnnxParserVersion"),
     *("getBuilderPluginRegistry", "getPluginRegistry", "initLibNvInferPlugins"),
 )
+MAY_FAIL = (
+    "build_serialized_network|deserialize_cuda_engine|create_execution_context|create_timing_cache|get_timing_cache"
+)
 CORRECTIONS = (
     # C++ in the docstrings: default values, and types that were registered after the function that names them.
     (r"<\w+\.\w+: -?\d+>", "..."),
     (r"\w+::accessor<[\w:]+>", "IPluginRegistry"),
     (r"\b(?:\w+::)+(\w+)", r"\1"),
     (r"\bI(Builder|ParserError)\b", r"\1"),
+    # trt.bool is a DataType.
+    (r"(-> |: |\[|\| )bool\b", r"\1builtins.bool"),
     # What Python's grammar refuses in plugins' methods.
     (r"(?<=[ (])in(?=: )", "in_"),
     (r"(?<== None, )(\w+: [\w.]+)(?=[,)])", r"\1 = ..."),
@@ -37,6 +42,8 @@ CORRECTIONS = (
     (r"(?<=: )Dims(?=[,)])", "Dims | collections.abc.Sequence[int]"),
     (r"(?m)^class Dims:$", "class Dims:\n    def __iter__(self) -> collections.abc.Iterator[int]: ..."),
     (r"(?m)^class IHostMemory:$", "class IHostMemory:\n    def __buffer__(self, flags: int, /) -> memoryview: ..."),
+    # These return None where they fail: TensorRT's documentation says so, the docstrings' types do not.
+    (rf"(def (?:{MAY_FAIL})\(.*-> \w+)", r"\1 | None"),
 )
 """Regular expressions for the generated text, in this order."""
 ABSTRACT = re.compile(
@@ -46,9 +53,9 @@ ABSTRACT = re.compile(
 
 
 def pins() -> dict[str, str]:
-    """Version -> requirement, of the dependency groups tensorrt-*. Groups, because one environment holds one version."""
-    found = [group[0] for name, group in groups().items() if name.startswith("tensorrt-")]
-    return {requirement.partition("==")[2]: requirement for requirement in found}
+    """Version -> requirement, of the dependency groups. Groups, because one environment holds one version."""
+    found = [str(requirement) for group in groups().values() for requirement in group]
+    return {one.partition("==")[2]: one for one in found if re.match(r"tensorrt-.*bindings==", one)}
 
 
 def stubs(requirement: str) -> Path:
@@ -101,7 +108,7 @@ def generate(bindings: Path, out: Path) -> None:
         text = ABSTRACT.sub(
             lambda found: re.sub(r"(?m)^    def (?!_)", "    @abc.abstractmethod\n    def ", found[0]), text
         )
-        path.write_text(f"# mypy: ignore-errors\nimport abc\n{text}", encoding="utf-8")
+        path.write_text(f"# mypy: ignore-errors\nimport abc\nimport builtins\n{text}", encoding="utf-8")
     (out / "tensorrt").mkdir()
     (out / "tensorrt" / "__init__.pyi").write_text(f"from {package} import *\n__version__: str\n", encoding="utf-8")
 

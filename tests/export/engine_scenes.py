@@ -114,7 +114,7 @@ class HostEngine:
 
     def __enter__(self) -> HostEngine:
         trt = self._fake.module
-        self._logger = trt.Logger()
+        self._logger = trt.ILogger()
         self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(self._plan.read_bytes())
         self._context = self._engine.create_execution_context()
         return self

@@ -78,7 +78,7 @@ def test_the_runner_finds_what_was_built(new_fake: FakeTensorRT, bundle: Bundle)
         compute_capability=GPU.compute_capability,
         device_name=GPU.name,
     )
-    logger = new_fake.module.Logger()
+    logger = new_fake.module.ILogger()
     engine = new_fake.module.Runtime(logger).deserialize_cuda_engine(read_plan(built.bundle, record))
     assert engine is not None and record.batch_size == 1
 
