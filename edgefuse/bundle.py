@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from edgefuse import framing
 from edgefuse.contract import InputContract, check_batch
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import real_path, sha256_of_file
 from edgefuse.io.folder_kinds import MARKERS, not_a
-from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, write_json
+from edgefuse.io.json_files import Optional, check_fields, dumps, parse_json, read_json, with_new_names, write_json
 from edgefuse.io.onnx_metadata import read_metadata
 from edgefuse.io.text import printable, quoted
 
@@ -57,7 +57,7 @@ _SPEC: Final = {
     "versions": {str: str},
     "training": {"data": Optional({"train_instances": Optional({str: str})})},
     "engines": Optional(dict),  # other versions' entries: `edgefuse_runtime.engines.engine_cache` leaves them out
-    "fallback": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
+    "degraded_mode": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
 }
 _METADATA_OF_ALL = ("edgefuse.labels", "edgefuse.contract", "edgefuse.framing")
 """What every ONNX file of format 1 says; the other keys came later and are compared where they are."""
@@ -100,7 +100,7 @@ class Manifest:
         training: data digest, held-out instances, metrics, seed.
         engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.engine_cache`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
-        fallback: what live reports while a sensor is dead.
+        degraded_mode: what live reports while a sensor is dead.
     """
 
     labels: tuple[str, ...]
@@ -112,7 +112,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Any] = field(default_factory=dict)
     framing_sha256: str = field(default_factory=framing.spec_sha256)
-    fallback: Fallback = field(default_factory=Fallback)
+    degraded_mode: DegradedMode = field(default_factory=DegradedMode)
 
     def __post_init__(self) -> None:
         problem = _labels_problem(self.labels)
@@ -142,7 +142,7 @@ class Manifest:
             "versions": self.versions,
             "training": self.training,
             "engines": self.engines,
-            "fallback": self.fallback.to_json(),
+            "degraded_mode": self.degraded_mode.to_json(),
         }
 
     @classmethod
@@ -162,6 +162,7 @@ class Manifest:
             shown = printable(repr(found))[:40]
             raise UserError(f"{what} has format {shown}, this version of edgefuse reads format {FORMAT}: {step}")
         try:
+            value = with_new_names(value, {"fallback": "degraded_mode"})
             check_fields(value, _SPEC, what="it")
             manifest = cls(
                 labels=tuple(value["labels"]),
@@ -176,7 +177,7 @@ class Manifest:
                 training=value["training"],
                 engines=value.get("engines") or {},
                 framing_sha256=value["framing"]["sha256"],
-                fallback=Fallback.from_json(value.get("fallback")),
+                degraded_mode=DegradedMode.from_json(value.get("degraded_mode")),
             )
         except UserError as error:
             raise UserError(f"{what} was damaged or changed: {error}; {EXPORT_AGAIN}") from error

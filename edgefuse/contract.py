@@ -144,14 +144,14 @@ class Clipped(NamedTuple):
     def warning(self, *, near_m: float, far_m: float) -> str | None:
         """One line for the user where more than `MAX_CLIPPED` of the measurements are clipped; else None."""
         parts = [
-            f"{share:.0%} of the measured depth is {where} {limit:g} m"
-            for share, where, limit in ((self.nearer, "nearer than", near_m), (self.farther, "beyond", far_m))
-            if share > MAX_CLIPPED
+            f"{fraction:.0%} of the measured depth is {where} {limit:g} m"
+            for fraction, where, limit in ((self.nearer, "nearer than", near_m), (self.farther, "beyond", far_m))
+            if fraction > MAX_CLIPPED
         ]
         if not parts:
             return None
         options = " and ".join(
-            option for option, share in (("--near", self.nearer), ("--far", self.farther)) if share > MAX_CLIPPED
+            option for option, fraction in (("--near", self.nearer), ("--far", self.farther)) if fraction > MAX_CLIPPED
         )
         return (
             f"{' and '.join(parts)} and becomes one number to the model; where it matters, train with another {options}"

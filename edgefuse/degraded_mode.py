@@ -12,23 +12,25 @@ from typing import Any, Literal, get_args
 
 from edgefuse.errors import UserError
 
-Answer = Literal["label", "no_decision"]
-ANSWERS: tuple[Answer, ...] = get_args(Answer)
+Action = Literal["predict", "abstain"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+_OLD_WORDS = {"label": "predict", "no_decision": "abstain"}
+"""Of bundles from before 2026-11-25."""
 
-KEPT_SHARE = 0.9
+KEPT_FRACTION = 0.9
 ABOVE_CHANCE = 0.25
 """Share of the way from chance to all right that a label needs."""
 CHANCE_ERRORS = 2.0
 """Standard errors of guessing on as many pairs that a label needs above chance."""
 RULE = (
-    f"label where the accuracy with that sensor dead is at least {KEPT_SHARE:g} of the accuracy with both alive, and clearly above "
+    f"label where the accuracy with that sensor dead is at least {KEPT_FRACTION:g} of the accuracy with both alive, and clearly above "
     f"chance, which is the share of the most frequent class: by {ABOVE_CHANCE:g} of the way from there to 1, and by {CHANCE_ERRORS:g} "
     "standard errors of guessing on as many pairs"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fallback:
+class DegradedMode:
     """What is reported with either sensor dead. The default is for bundles that declare nothing: no decision.
 
     Attributes:
@@ -38,25 +40,25 @@ class Fallback:
             "part" ("validation" or "test"); empty where nothing was measured.
     """
 
-    no_rgb: Answer = "no_decision"
-    no_depth: Answer = "no_decision"
+    no_rgb: Action = "abstain"
+    no_depth: Action = "abstain"
     reason: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
-    def is_label(self, *, rgb_is_alive: bool, depth_is_alive: bool) -> bool:
+    def predicts(self, *, rgb_is_available: bool, depth_is_available: bool) -> bool:
         """Whether the model's label is reported."""
-        if rgb_is_alive and depth_is_alive:
+        if rgb_is_available and depth_is_available:
             return True
-        if not rgb_is_alive and not depth_is_alive:
+        if not rgb_is_available and not depth_is_available:
             return False
-        return (self.no_depth if rgb_is_alive else self.no_rgb) == "label"
+        return (self.no_depth if rgb_is_available else self.no_rgb) == "predict"
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's field, with the rule in words for its reader."""
         return {**asdict(self), "rule": RULE}
 
     @classmethod
-    def from_json(cls, value: Any) -> Fallback:
+    def from_json(cls, value: Any) -> DegradedMode:
         """The inverse of `to_json`; None, as in bundles from before there was such a field, is the default.
 
         Raises:
@@ -65,25 +67,29 @@ class Fallback:
         if value is None:
             return cls()
         try:
-            found = cls(**{name.name: value[name.name] for name in fields(cls)})
+            known = {name.name: value[name.name] for name in fields(cls)}
+            for name in ("no_rgb", "no_depth"):
+                if isinstance(known[name], str):
+                    known[name] = _OLD_WORDS.get(known[name], known[name])
+            found = cls(**known)
         except (KeyError, TypeError) as error:
-            raise UserError(f"the manifest's fallback is incomplete ({error}): export the run again") from error
+            raise UserError(f"the manifest's degraded_mode is incomplete ({error}): export the run again") from error
         for name in ("no_rgb", "no_depth"):
-            if getattr(found, name) not in ANSWERS:
+            if getattr(found, name) not in ACTIONS:
                 raise UserError(
-                    f"the manifest's fallback has {name} = {getattr(found, name)!r}: one of {', '.join(ANSWERS)} was "
+                    f"the manifest's degraded_mode has {name} = {getattr(found, name)!r}: one of {', '.join(ACTIONS)} was "
                     "expected; export the run again"
                 )
         return found
 
 
-def choose_fallback(
-    metrics: Mapping[str, Any], *, fusion: str, no_rgb: Answer | None = None, no_depth: Answer | None = None
-) -> Fallback:
+def choose_degraded_mode(
+    metrics: Mapping[str, Any], *, fusion: str, no_rgb: Action | None = None, no_depth: Action | None = None
+) -> DegradedMode:
     """The fallback of a run.
 
-    A sensor's death is answered with "label" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
-    accuracy with both alive and clearly above chance (`least_above_chance`), with "no_decision" where it is less or was not
+    A sensor's death is answered with "predict" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
+    accuracy with both alive and clearly above chance (`least_above_chance`), with "abstain" where it is less or was not
     measured. It is chosen on the validation pairs, so that the test pairs, which did not choose it, can score it; on the test
     pairs where there are no others, and `reason` says so. A model that looks at one sensor alone has no decision without it,
     and does not miss the other one.
@@ -94,38 +100,38 @@ def choose_fallback(
         no_rgb, no_depth: decided by the user; None = by the rule.
 
     Raises:
-        UserError: "label" was asked for without the only sensor that the model looks at.
+        UserError: "predict" was asked for without the only sensor that the model looks at.
     """
     measured = _measured(metrics)
-    answers, reason = {}, {}
+    actions, reason = {}, {}
     for name, sensor, asked in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
-        if fusion == sensor and asked == "label":
+        if fusion == sensor and asked == "predict":
             raise UserError(
-                f"--without-{sensor} label: the model looks at {sensor} alone, so it cannot tell anything without it; "
+                f"--without-{sensor} predict: the model looks at {sensor} alone, so it cannot tell anything without it; "
                 f"leave the option out"
             )
-        answers[name], reason[name] = _by_rule(name, sensor=sensor, fusion=fusion, measured=measured)
+        actions[name], reason[name] = _by_rule(name, sensor=sensor, fusion=fusion, measured=measured)
         if asked is not None and fusion != sensor:
-            answers[name], reason[name] = asked, "asked for at the export"
-    return Fallback(no_rgb=answers["no_rgb"], no_depth=answers["no_depth"], reason=reason, measured=measured)
+            actions[name], reason[name] = asked, "asked for at the export"
+    return DegradedMode(no_rgb=actions["no_rgb"], no_depth=actions["no_depth"], reason=reason, measured=measured)
 
 
-def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]) -> tuple[Answer, str]:
+def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]) -> tuple[Action, str]:
     if fusion in ("rgb", "depth"):
         alone = f"the model looks at {fusion} alone"
-        return ("no_decision", alone) if fusion == sensor else ("label", alone)
+        return ("abstain", alone) if fusion == sensor else ("predict", alone)
     if not measured:
-        return "no_decision", "no held-out pairs to measure it on"
+        return "abstain", "no held-out pairs to measure it on"
     if measured["chance"] == 1:
         return (
-            "no_decision",
+            "abstain",
             f"the {measured['num_pairs']} {measured['part']} pairs are of one class, which tells nothing",
         )
     needed = (
-        KEPT_SHARE * measured["both"] - 1e-9
+        KEPT_FRACTION * measured["both"] - 1e-9
     )  # 0.72 of 0.8 is nine tenths, and less than 0.9 * 0.8 in floating point
     least = least_above_chance(measured["chance"], num_pairs=measured["num_pairs"])
-    answer: Answer = "label" if measured[name] >= max(needed, least - 1e-9) else "no_decision"
+    action: Action = "predict" if measured[name] >= max(needed, least - 1e-9) else "abstain"
     figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
     reason = f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
     if measured["part"] == "test":
@@ -133,7 +139,7 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
     if needed <= measured[name] < least - 1e-9:
         chance = f"clearly above the chance of {measured['chance']:.1%}"
         reason += f", less than {least:.1%}, which is {chance}" if least <= 1 else f", too few to be {chance}"
-    return answer, reason
+    return action, reason
 
 
 def least_above_chance(chance: float, *, num_pairs: int) -> float:

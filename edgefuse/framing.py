@@ -160,14 +160,14 @@ def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: 
         raise UserError(f"depth unit is {depth_unit_m} m: a value such as 0.001 (1 mm) was expected")
 
 
-def crop(picture: NDArray[Any], square: Roi) -> NDArray[Any]:
+def crop(image: NDArray[Any], square: Roi) -> NDArray[Any]:
     """The part of `picture` in `square`; what lies outside the picture is 0. A view where nothing lies outside."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     left, top = max(square.x, 0), max(square.y, 0)
     right, bottom = min(square.x + square.w, width), min(square.y + square.h, height)
-    inside = picture[top:bottom, left:right]
+    inside = image[top:bottom, left:right]
     if inside.shape[:2] == (square.h, square.w):
         return inside
-    padded = np.zeros((square.h, square.w, *picture.shape[2:]), picture.dtype)
+    padded = np.zeros((square.h, square.w, *image.shape[2:]), image.dtype)
     padded[top - square.y : bottom - square.y, left - square.x : right - square.x] = inside
     return padded

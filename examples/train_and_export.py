@@ -5,7 +5,7 @@ import sys
 import edgefuse
 
 data, out, epochs = sys.argv[1:]
-recipe = edgefuse.recipes.small_rgbd(epochs=int(epochs), test_share=0.25)
+recipe = edgefuse.recipes.small_rgbd(epochs=int(epochs), test_fraction=0.25)
 run = edgefuse.train(data, f"{out}/run", recipe=recipe)
 bundle = edgefuse.export(run, f"{out}/bundle", precisions=("fp32", "fp16"))
 for condition, scores in edgefuse.evaluate(bundle.folder, data).items():

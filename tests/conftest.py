@@ -46,8 +46,8 @@ def colour_and_range(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "colour_and_range"
     rng = np.random.default_rng(7)
     for kind in ("red_near", "red_far", "blue_near"):
-        for take in range(4):
+        for sequence in range(4):
             for number in range(5):
-                write_pair(root / kind / f"take{take}", f"frame_{number}", *draw_pair(kind, rng=rng))
+                write_pair(root / kind / f"take{sequence}", f"frame_{number}", *draw_pair(kind, rng=rng))
     write_description(root)
     return root

@@ -40,7 +40,7 @@ LAYERS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MU
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Faults:
     """What goes wrong. Each can be set at any time.
 
@@ -49,7 +49,7 @@ class Faults:
         parser_errors: descriptions of errors that the parser finds in any file.
         build_returns_none: the build fails; `build_error` is logged, and before it `build_warning`, where there is one.
         no_kernel_obeys: the build fails while the precision of single layers must be kept.
-        no_half_layer: every half layer becomes a float one, unsaid.
+        no_fp16_layer: every FP16 layer becomes an FP32 one, without a word.
         deserialize_returns_none: any plan is refused.
         context_returns_none: no execution context, as when GPU memory is short.
         enqueue_returns_false: nothing runs.
@@ -63,7 +63,7 @@ class Faults:
     build_warning: str = ""
     build_error: str = NO_KERNEL
     no_kernel_obeys: bool = False
-    no_half_layer: bool = False
+    no_fp16_layer: bool = False
     deserialize_returns_none: bool = False
     context_returns_none: bool = False
     enqueue_returns_false: bool = False
@@ -271,7 +271,7 @@ class Builder(NeedsDriver):
         self.fake.log(self._logger, "Engine generation completed in 0.1 seconds.", severity="INFO")
         # The file's types count in a strongly typed network only; in others the flag decides.
         replaced = {"HALF": "FLOAT"}
-        if not faults.no_half_layer and (network.strongly_typed or "FP16" in flags):
+        if not faults.no_fp16_layer and (network.strongly_typed or "FP16" in flags):
             replaced = {} if network.strongly_typed else {"FLOAT": "HALF"}
         layers = _layers(network, replaced=replaced, held=held)
         return b"fake-plan\n" + json.dumps({"Layers": layers, "Level": level}).encode() + b"\n" + network.onnx_bytes

@@ -198,7 +198,7 @@ def test_what_the_onnx_file_says_is_held_against_the_manifest(key: str, value: s
         ({"files.model.onnx.precision": "fp8"}, "precision is 'fp8'"),
         ({"format": True}, "format True"),
         ({"format": 2}, "install a newer edgefuse"),
-        ({"fallback": {"no_rgb": "label"}}, "fallback.no_depth"),
+        ({"degraded_mode": {"no_rgb": "predict"}}, "degraded_mode.no_depth"),
     ],
 )
 def test_a_manifest_that_contradicts_the_bundle_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:

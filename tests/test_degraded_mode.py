@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgefuse.bundle import Manifest, open_bundle, write_manifest
-from edgefuse.degraded_mode import Fallback, choose_fallback
+from edgefuse.degraded_mode import DegradedMode, choose_degraded_mode
 from edgefuse.errors import UserError
 from toy_bundle import make_toy_bundle
 
@@ -29,8 +29,8 @@ def metrics(
 
 
 def test_a_label_needs_nine_tenths_of_the_accuracy() -> None:
-    chosen = choose_fallback(metrics(both=0.8, no_rgb=0.72, no_depth=0.719), fusion="gated")
-    assert (chosen.no_rgb, chosen.no_depth) == ("label", "no_decision")
+    chosen = choose_degraded_mode(metrics(both=0.8, no_rgb=0.72, no_depth=0.719), fusion="gated")
+    assert (chosen.no_rgb, chosen.no_depth) == ("predict", "abstain")
     assert chosen.reason["no_depth"] == "accuracy 71.9% instead of 80.0% of 40 validation pairs"
     assert chosen.measured == {
         "part": "validation",
@@ -45,90 +45,97 @@ def test_a_label_needs_nine_tenths_of_the_accuracy() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "by_class", "answer"),
     [
-        (0.25, (10, 10, 10, 10), "no_decision"),  # four classes, guessed
-        (0.43, (100, 100, 100, 100), "no_decision"),
-        (0.44, (100, 100, 100, 100), "label"),  # a quarter of the way from 25 % to 100 %
-        (0.44, (5, 5, 5, 5), "no_decision"),  # 20 pairs: 25 % and two standard errors of 9.7 % are 44.4 %
-        (0.6, (60, 30, 10), "no_decision"),  # always the most frequent class
-        (0.7, (60, 30, 10), "label"),
-        (1.0, (1, 1), "no_decision"),  # two pairs say nothing
-        (1.0, (2, 2), "label"),
+        (0.25, (10, 10, 10, 10), "abstain"),  # four classes, guessed
+        (0.43, (100, 100, 100, 100), "abstain"),
+        (0.44, (100, 100, 100, 100), "predict"),  # a quarter of the way from 25 % to 100 %
+        (0.44, (5, 5, 5, 5), "abstain"),  # 20 pairs: 25 % and two standard errors of 9.7 % are 44.4 %
+        (0.6, (60, 30, 10), "abstain"),  # always the most frequent class
+        (0.7, (60, 30, 10), "predict"),
+        (1.0, (1, 1), "abstain"),  # two pairs say nothing
+        (1.0, (2, 2), "predict"),
     ],
 )
 def test_a_label_needs_more_than_chance(accuracy: float, by_class: tuple[int, ...], answer: str) -> None:
-    chosen = choose_fallback(
+    chosen = choose_degraded_mode(
         metrics(both=accuracy, no_rgb=accuracy, no_depth=accuracy, by_class=by_class), fusion="gated"
     )
     assert (chosen.no_rgb, chosen.no_depth) == (answer, answer)
-    assert ("clearly above the chance of" in chosen.reason["no_rgb"]) == (answer == "no_decision")
+    assert ("clearly above the chance of" in chosen.reason["no_rgb"]) == (answer == "abstain")
 
 
 @pytest.mark.parametrize("accuracy", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_pairs_of_one_class_say_nothing(accuracy: float, part: str) -> None:
     figures = metrics(both=accuracy, no_rgb=accuracy, no_depth=accuracy, part=part, by_class=(0, 12))
-    chosen = choose_fallback(figures, fusion="gated")
-    assert (chosen.no_rgb, chosen.no_depth) == ("no_decision", "no_decision")
+    chosen = choose_degraded_mode(figures, fusion="gated")
+    assert (chosen.no_rgb, chosen.no_depth) == ("abstain", "abstain")
     assert chosen.reason["no_rgb"] == f"the 12 {part} pairs are of one class, which tells nothing"
 
 
 def test_it_is_chosen_on_validation_pairs_and_not_on_those_that_score_it() -> None:
     good, bad = {"both": 0.9, "no_rgb": 0.9, "no_depth": 0.9}, {"both": 0.9, "no_rgb": 0.1, "no_depth": 0.1}
-    for validation, test, answer in ((good, bad, "label"), (bad, good, "no_decision")):
-        chosen = choose_fallback({**metrics(**validation), **metrics(**test, part="test")}, fusion="joint")
+    for validation, test, answer in ((good, bad, "predict"), (bad, good, "abstain")):
+        chosen = choose_degraded_mode({**metrics(**validation), **metrics(**test, part="test")}, fusion="joint")
         assert (chosen.no_rgb, chosen.no_depth, chosen.measured["part"]) == (answer, answer, "validation")
         assert "test" not in chosen.reason["no_rgb"]
 
 
 def test_without_validation_pairs_it_is_chosen_on_test_pairs_and_says_so() -> None:
-    chosen = choose_fallback(metrics(both=0.9, no_rgb=0.9, no_depth=0.9, part="test"), fusion="joint")
-    assert (chosen.no_rgb, chosen.measured["part"]) == ("label", "test")
+    chosen = choose_degraded_mode(metrics(both=0.9, no_rgb=0.9, no_depth=0.9, part="test"), fusion="joint")
+    assert (chosen.no_rgb, chosen.measured["part"]) == ("predict", "test")
     assert chosen.reason["no_rgb"].endswith("(no validation pairs to choose on: the test figures flatter this choice)")
 
 
 def test_nothing_measured_is_no_decision() -> None:
-    unmeasured = choose_fallback({"history": []}, fusion="gated")
-    assert (unmeasured.no_rgb, unmeasured.no_depth, unmeasured.measured) == ("no_decision", "no_decision", {})
+    unmeasured = choose_degraded_mode({"history": []}, fusion="gated")
+    assert (unmeasured.no_rgb, unmeasured.no_depth, unmeasured.measured) == ("abstain", "abstain", {})
 
 
 def test_the_user_decides_where_he_does() -> None:
     figures = metrics(both=0.9, no_rgb=0.9, no_depth=0.1)
-    chosen = choose_fallback(figures, fusion="naive", no_rgb="no_decision", no_depth="label")
-    assert (chosen.no_rgb, chosen.no_depth) == ("no_decision", "label")
+    chosen = choose_degraded_mode(figures, fusion="naive", no_rgb="abstain", no_depth="predict")
+    assert (chosen.no_rgb, chosen.no_depth) == ("abstain", "predict")
     assert chosen.reason["no_depth"] == "asked for at the export" and chosen.measured["no_depth"] == 0.1
 
 
 @pytest.mark.parametrize(("fusion", "own", "other"), [("rgb", "no_rgb", "no_depth"), ("depth", "no_depth", "no_rgb")])
 def test_a_model_of_one_sensor_has_no_decision_without_it(fusion: str, own: str, other: str) -> None:
     figures = metrics(both=0.5, no_rgb=0.5, no_depth=0.5)  # by these alone it would be a label
-    chosen = choose_fallback(figures, fusion=fusion)
-    assert (getattr(chosen, own), getattr(chosen, other)) == ("no_decision", "label")
-    assert getattr(choose_fallback(figures, fusion=fusion, **{own: "no_decision"}), own) == "no_decision"  # type: ignore[arg-type]
+    chosen = choose_degraded_mode(figures, fusion=fusion)
+    assert (getattr(chosen, own), getattr(chosen, other)) == ("abstain", "predict")
+    assert getattr(choose_degraded_mode(figures, fusion=fusion, **{own: "abstain"}), own) == "abstain"  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"looks at {fusion} alone"):
-        choose_fallback(figures, fusion=fusion, **{own: "label"})  # type: ignore[arg-type]
+        choose_degraded_mode(figures, fusion=fusion, **{own: "predict"})  # type: ignore[arg-type]
 
 
 def test_without_both_sensors_nothing_is_decided() -> None:
-    bold = Fallback(no_rgb="label", no_depth="label")
-    assert bold.is_label(rgb_is_alive=False, depth_is_alive=True) and bold.is_label(
-        rgb_is_alive=True, depth_is_alive=False
+    bold = DegradedMode(no_rgb="predict", no_depth="predict")
+    assert bold.predicts(rgb_is_available=False, depth_is_available=True) and bold.predicts(
+        rgb_is_available=True, depth_is_available=False
     )
-    assert not bold.is_label(rgb_is_alive=False, depth_is_alive=False)
-    half = Fallback(no_rgb="label")
-    assert half.is_label(rgb_is_alive=False, depth_is_alive=True)
-    assert not half.is_label(rgb_is_alive=True, depth_is_alive=False)
+    assert not bold.predicts(rgb_is_available=False, depth_is_available=False)
+    half = DegradedMode(no_rgb="predict")
+    assert half.predicts(rgb_is_available=False, depth_is_available=True)
+    assert not half.predicts(rgb_is_available=True, depth_is_available=False)
 
 
 def test_it_travels_in_the_manifest_and_an_old_manifest_still_opens(tmp_path: Path) -> None:
-    chosen = choose_fallback(metrics(both=0.9, no_rgb=0.9, no_depth=0.1), fusion="gated")
-    folder = make_toy_bundle(tmp_path / "toy", fallback=chosen).folder
-    assert open_bundle(folder).manifest.fallback == chosen
+    chosen = choose_degraded_mode(metrics(both=0.9, no_rgb=0.9, no_depth=0.1), fusion="gated")
+    folder = make_toy_bundle(tmp_path / "toy", degraded_mode=chosen).folder
+    assert open_bundle(folder).manifest.degraded_mode == chosen
     stored = json.loads((folder / "manifest.json").read_text())
-    assert stored["format"] == 1 and stored["fallback"]["no_rgb"] == "label" and "0.9" in stored["fallback"]["rule"]
-    del stored["fallback"]
+    assert (
+        stored["format"] == 1
+        and stored["degraded_mode"]["no_rgb"] == "predict"
+        and "0.9" in stored["degraded_mode"]["rule"]
+    )
+    del stored["degraded_mode"]
     (folder / "manifest.json").write_text(json.dumps(stored))
     old = open_bundle(folder).manifest
-    assert old.fallback == Fallback() and (old.fallback.no_rgb, old.fallback.no_depth) == ("no_decision", "no_decision")
+    assert old.degraded_mode == DegradedMode() and (old.degraded_mode.no_rgb, old.degraded_mode.no_depth) == (
+        "abstain",
+        "abstain",
+    )
     write_manifest(folder, old)
     assert open_bundle(folder).manifest == old
 
@@ -136,13 +143,13 @@ def test_it_travels_in_the_manifest_and_an_old_manifest_still_opens(tmp_path: Pa
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"no_rgb": "label"}, "lacks the field fallback.no_depth"),
+        ({"no_rgb": "predict"}, "lacks the field degraded_mode.no_depth"),
         ("label", "an object was expected"),
-        ({**Fallback().to_json(), "no_depth": "guess"}, "no_depth = 'guess'"),
-        ({**Fallback().to_json(), "no_rgb": ["label"]}, r"no_rgb = \['label'\]"),
+        ({**DegradedMode().to_json(), "no_depth": "guess"}, "no_depth = 'guess'"),
+        ({**DegradedMode().to_json(), "no_rgb": ["label"]}, r"no_rgb = \['label'\]"),
     ],
 )
 def test_a_spoilt_field_is_refused(value: Any, words: str, tmp_path: Path) -> None:
     manifest = make_toy_bundle(tmp_path / "toy").manifest.to_json()
     with pytest.raises(UserError, match=words):
-        Manifest.from_json({**manifest, "fallback": value})
+        Manifest.from_json({**manifest, "degraded_mode": value})

@@ -15,14 +15,14 @@ from edgefuse.errors import UserError
 from edgefuse.framing import SPEC, Roi, centre_square, codes_of_one_mm, fit
 
 
-def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def image(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     return rgb, rng.integers(0, 5000, (height, width)).astype(np.uint16)
 
 
 def test_the_same_size_is_the_identity() -> None:
-    rgb, depth = picture(48, 48)
+    rgb, depth = image(48, 48)
     framed = fit(rgb, depth, size=48)
     np.testing.assert_array_equal(framed.rgb, rgb)
     np.testing.assert_array_equal(codes_from_bytes(framed.depth), depth)
@@ -32,7 +32,7 @@ def test_the_same_size_is_the_identity() -> None:
     x=st.integers(-30, 50), y=st.integers(-30, 40), w=st.integers(1, 80), h=st.integers(1, 80), size=st.integers(16, 40)
 )
 def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: int) -> None:
-    rgb, depth = picture(44, 56)
+    rgb, depth = image(44, 56)
     side = max(w, h)
     left, top = x + (w - side) // 2, y + (h - side) // 2
     if left >= 56 or top >= 44 or left + side <= 0 or top + side <= 0:
@@ -51,7 +51,7 @@ def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: i
     width=st.integers(1, 60),
 )
 def test_any_region_has_the_right_shape_or_one_error_in_bounded_memory(roi: Roi, height: int, width: int) -> None:
-    rgb, depth = picture(height, width)
+    rgb, depth = image(height, width)
     limit = 40 * (framing.MAX_REGION * max(height, width)) ** 2 + 1_000_000
     tracemalloc.start()
     try:
@@ -66,7 +66,7 @@ def test_any_region_has_the_right_shape_or_one_error_in_bounded_memory(roi: Roi,
 
 
 def test_a_region_as_large_as_allowed_is_framed_and_a_larger_one_is_not() -> None:
-    rgb, depth = picture(30, 40)
+    rgb, depth = image(30, 40)
     assert fit(rgb, depth, size=16, roi=Roi(-60, -60, 160, 10)).rgb.any()
     with pytest.raises(UserError, match=r"region -60,-60,161,10 .* more than 4 times as large as the 40x30 picture"):
         fit(rgb, depth, size=16, roi=Roi(-60, -60, 161, 10))
@@ -98,7 +98,7 @@ def test_a_region_over_the_edge_is_filled_with_nothing() -> None:
 
 
 def test_a_wide_region_is_widened_to_a_square_around_it() -> None:
-    rgb, depth = picture(100, 100)
+    rgb, depth = image(100, 100)
     wide, square = fit(rgb, depth, size=32, roi=Roi(20, 40, 60, 20)), fit(rgb, depth, size=32, roi=Roi(20, 20, 60, 60))
     np.testing.assert_array_equal(wide.rgb, square.rgb)
 

@@ -24,7 +24,7 @@ from edgefuse.contract import (
     InputContract,
     codes_from_bytes,
 )
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 
 FULL_DEPTH_CODE = 2000.0
 SHARPNESS = 8.0
@@ -41,7 +41,7 @@ def make_toy_bundle(
     graph_labels: int | None = None,
     batch: int | str = 1,
     float_inputs: bool = False,
-    fallback: Fallback | None = None,
+    degraded_mode: DegradedMode | None = None,
     fusion: str = "toy",
 ) -> bundle.Bundle:
     """Write the bundle into `folder` and open it.
@@ -76,7 +76,7 @@ def make_toy_bundle(
         model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
-        fallback=fallback if fallback is not None else Fallback(),
+        degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),
     )
     bundle.write_manifest(folder, manifest)
     return bundle.open_bundle(folder)

@@ -128,7 +128,7 @@ def _finish(report: Report, *, out: Path, as_json: bool) -> None:
     """Show the result first, then keep it, the picture last: what fails costs nothing that was there before."""
     from edgefuse.io.text import say
     from edgefuse_benchmarks.console import print_report
-    from edgefuse_benchmarks.plots import save_picture
+    from edgefuse_benchmarks.plots import save_plot
     from edgefuse_benchmarks.report import dumps, save
 
     try:
@@ -140,7 +140,7 @@ def _finish(report: Report, *, out: Path, as_json: bool) -> None:
         path = save(report, out)
         say(f"result: {path}")
     try:
-        save_picture(report, path.with_suffix(".png"))
+        save_plot(report, path.with_suffix(".png"))
     except Exception as error:
         say(f"no picture: {error}")
 

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgefuse.io.environment import commit, output_of, versions
+from edgefuse.io.environment import git_revision, output_of, versions
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv", "torch", "torchvision", "onnx", "onnxscript"),
@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
         },
         "load_average_1min": load_average(),
         "versions": versions(PACKAGES, only_installed=True),
-        "commit": commit(),
+        "commit": git_revision(),
         "command": command_line(sys.argv),
         "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -17,7 +17,7 @@ READ_COLOUR = "0.55"
 PACE_COLOURS = ("tab:purple", "tab:brown")
 
 
-def save_picture(report: Report, path: Path) -> None:
+def save_plot(report: Report, path: Path) -> None:
     """Draw `report` into the PNG `path`.
 
     Raises:
@@ -84,21 +84,21 @@ def _draw_core(figure: Any, report: Report) -> None:
 
 def _draw_engine(figure: Any, report: Report) -> None:
     """Samples over time, their shares, and the cold start's stages."""
-    over_time, shares, cold = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    over_time, fractions, cold = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     group = next(group for group in report.groups if group.scope == "engine")
     colours = _colours([one.name for one in group.series])
     for one in group.series:
         samples_ms = one.samples_ns / 1e6
         over_time.plot(samples_ms, ".", markersize=3, color=colours[one.name])
         counted = np.arange(1, len(samples_ms) + 1) / len(samples_ms)
-        shares.step(np.sort(samples_ms), counted, where="post", color=colours[one.name], label=one.name)
+        fractions.step(np.sort(samples_ms), counted, where="post", color=colours[one.name], label=one.name)
     over_time.set(xlabel="sample, in the order of time", ylabel="ms", title="every sample", yscale="log")
-    shares.set(xlabel="ms", ylabel="share of samples at or below", title="distribution", xscale="log")
+    fractions.set(xlabel="ms", ylabel="share of samples at or below", title="distribution", xscale="log")
     _plain_numbers(over_time.yaxis)
-    _plain_numbers(shares.xaxis)
-    for axes in (over_time, shares):
+    _plain_numbers(fractions.xaxis)
+    for axes in (over_time, fractions):
         axes.grid(alpha=0.3, which="both")
-    _legend_below(shares)
+    _legend_below(fractions)
     starts = next((group for group in report.groups if group.scope == "cold start"), None)
     if starts is None:
         cold.set_axis_off()

@@ -19,7 +19,7 @@ SCHEMA = 1
 """Raise it whenever a field of the JSON changes its meaning or goes."""
 
 FEW_SAMPLES = 100
-BUSY_SHARE = 0.5
+BUSY_FRACTION = 0.5
 
 Benchmark = Literal["core", "engine", "live"]
 Scope = Literal["core", "engine", "cold start", "frame to result", "frame age"]
@@ -96,7 +96,7 @@ def general_notes(report: Report) -> list[str]:
     """Warnings that any result may need."""
     notes = []
     load, cores = report.machine.get("load_average_1min"), report.machine.get("cpu", {}).get("cores_usable") or 1
-    if load is not None and load > BUSY_SHARE * cores:
+    if load is not None and load > BUSY_FRACTION * cores:
         notes.append(f"the machine was busy before the start: load average {load:g} on {cores} core(s)")
     counts = [
         len(series.samples_ns) for group in report.groups for series in group.series if group.scope != "cold start"

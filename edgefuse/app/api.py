@@ -104,6 +104,7 @@ def open_bundle(bundle: AnyPath) -> Bundle:
         >>> edgefuse.open_bundle("bundles/mugs").manifest.labels  # doctest: +SKIP
         ('blue_mug', 'red_mug')
     """
+
     from edgefuse.bundle import open_bundle as opened
 
     return opened(Path(bundle))
@@ -139,7 +140,7 @@ def evaluate(
         >>> edgefuse.evaluate("bundles/mugs", "mugs", only=["take_3"])["both"].accuracy  # doctest: +SKIP
         0.96
     """
-    from edgefuse.app.open_model import opened
+    from edgefuse.app.open_model import open_model
     from edgefuse.data.dataset import load, scan
     from edgefuse.data.splits import matching
     from edgefuse.evaluation.metrics import evaluate as score
@@ -148,7 +149,7 @@ def evaluate(
     dataset = scan([Path(root) for root in roots], skip_bad=skip_bad)
     if only:
         dataset = dataset.subset(matching(dataset, only))
-    pictures = load(dataset, skip_bad=skip_bad)
-    with opened(Path(model), num_threads=num_threads, file=file, engine=engine) as answering:
-        scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
+    rgbd = load(dataset, skip_bad=skip_bad)
+    with open_model(Path(model), num_threads=num_threads, file=file, engine=engine) as opened:
+        scores = score(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels)
     return {str(condition): found for condition, found in scores.items()}

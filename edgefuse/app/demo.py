@@ -20,7 +20,7 @@ from edgefuse.io.json_files import write_json
 from edgefuse.model.choices import FusionKind
 from edgefuse.synth.rendered_set import stream, write_dataset
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
-from edgefuse.training.trainer import Listener, train_on_pictures
+from edgefuse.training.trainer import Listener, train_on_dataset
 from edgefuse_export.onnx.export import export_run
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
@@ -145,10 +145,10 @@ def _config(seed: int, size: DemoSize) -> TrainConfig:
 def _train_all(
     data: Path, runs: Path, *, config: TrainConfig, say: Callable[[str], None], listener: Listener | None
 ) -> dict[str, dict[str, Any]]:
-    pictures = load(scan([data]))
+    rgbd = load(scan([data]))
     metrics: dict[str, dict[str, Any]] = {}
     for fusion in FUSIONS:
-        summary = train_on_pictures(pictures, runs / fusion, config=replace(config, fusion=fusion), listener=listener)
+        summary = train_on_dataset(rgbd, runs / fusion, config=replace(config, fusion=fusion), listener=listener)
         if summary.interrupted:
             raise KeyboardInterrupt
         metrics[fusion] = summary.metrics["test"]
@@ -179,7 +179,7 @@ def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sin
             engine=engine,
             camera=camera,
             region=region,
-            fallback=bundle.manifest.fallback,
+            degraded_mode=bundle.manifest.degraded_mode,
             sinks=sinks,
         )
     if summary.was_interrupted:

@@ -15,15 +15,15 @@ from edgefuse.console.options import (
     EngineWord,
     Force,
     NumThreads,
-    OnlyInstances,
+    OnlySequences,
     SkipBad,
 )
 from edgefuse.console.usage import checked_png
 from edgefuse.io.files import real_path
 
 if TYPE_CHECKING:
-    from edgefuse.app.open_model import Answering
-    from edgefuse.data.dataset import Pictures
+    from edgefuse.app.open_model import OpenModel
+    from edgefuse.data.dataset import RgbdDataset
     from edgefuse.evaluation.corruption_benchmark import Row
     from edgefuse.evaluation.metrics import Condition, Scores
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def evaluate(  # long: each option is a parameter
     model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
     data: DataFolders,
-    only: OnlyInstances = None,
+    only: OnlySequences = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Score under failing sensors: dark, frozen, noisy, shifted, dead ...")
     ] = False,
@@ -79,36 +79,36 @@ def evaluate(  # long: each option is a parameter
         refuse_existing(out, force=force, marker=REPORT_JSON, contents=("report.*",))
     if plot is not None or out is not None:
         require("matplotlib", extra="train")  # draws the plot in the end
-    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+    rgbd = load_dataset(data, only=only, skip_bad=skip_bad)
     if corruptions:
         models = [model, *(against or ())]
         _evaluate_corruptions(
-            models, pictures, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
+            models, rgbd, seed=seed or 0, plot=plot, out=out, engine=engine, threads=threads, as_json=as_json
         )
         return
-    from edgefuse.app.open_model import COMPUTES_IN_FP32, instances_trained_on, opened
+    from edgefuse.app.open_model import COMPUTES_IN_FP32, open_model, sequences_trained_on
     from edgefuse.evaluation.metrics import evaluate as score
     from edgefuse.io.text import say, some_of
 
-    with opened(model, num_threads=threads, file=file, engine=engine) as answering:
-        if answering.name.endswith(COMPUTES_IN_FP32):
+    with open_model(model, num_threads=threads, file=file, engine=engine) as opened:
+        if opened.name.endswith(COMPUTES_IN_FP32):
             say(
                 "note: these figures show nothing of half precision's rounding, which ONNX Runtime's CPU provider does not do; "
                 "python -m edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
             )
-        scores = score(answering.predictor, pictures, contract=answering.contract, labels=answering.labels)
-    warn_of_training_pairs(answering, pictures)
+        scores = score(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels)
+    warn_of_training_pairs(opened, rgbd)
     if as_json:
         report = {
-            "answered_by": answering.name,
-            "data_digest": pictures.dataset.digest,
-            "num_left_out": pictures.dataset.num_left_out,
-            "instances_trained_on": instances_trained_on(answering, pictures),
+            "answered_by": opened.name,
+            "data_digest": rgbd.dataset.digest,
+            "num_left_out": rgbd.dataset.num_left_out,
+            "sequences_trained_on": sequences_trained_on(opened, rgbd),
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
         typer.echo(dumps(report))
         return
-    _print_scores(scores, answering.name)
+    _print_scores(scores, opened.name)
     lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
     if lacking:
         say(
@@ -118,7 +118,7 @@ def evaluate(  # long: each option is a parameter
 
 def _evaluate_corruptions(
     models: list[Path],
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     *,
     seed: int,
     plot: Path | None,
@@ -132,23 +132,23 @@ def _evaluate_corruptions(
     import sys
 
     from edgefuse.evaluation.corruption_benchmark import plot_corruptions, write_failures
-    from edgefuse.io.environment import ENGINE_PACKAGES, commit, commit_in_words, versions
+    from edgefuse.io.environment import ENGINE_PACKAGES, git_revision, git_revision_text, versions
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
 
-    rows_by_model, reports = _score_under_corruptions(models, pictures, seed=seed, engine=engine, threads=threads)
-    data_names = ", ".join(real_path(root).name for root in pictures.dataset.roots)
-    title = f"{data_names}, {len(pictures.rgb)} pairs: accuracy while a sensor fails"
+    rows_by_model, reports = _score_under_corruptions(models, rgbd, seed=seed, engine=engine, threads=threads)
+    data_names = ", ".join(real_path(root).name for root in rgbd.dataset.roots)
+    title = f"{data_names}, {len(rgbd.rgb)} pairs: accuracy while a sensor fails"
     command = shlex.join(["edgefuse", *sys.argv[1:]])
     facts = {
         "seed": seed,
-        "data": pictures.dataset.digest[:12],
-        "commit": commit_in_words(commit()),
+        "data": rgbd.dataset.digest[:12],
+        "commit": git_revision_text(git_revision()),
         "answered_by": {name: f"in {report['answered_by']} at {report['size']} px" for name, report in reports.items()},
         "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
     if as_json:
-        told = {"data_digest": pictures.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        told = {"data_digest": rgbd.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
         typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
@@ -162,10 +162,10 @@ def _evaluate_corruptions(
 
 
 def _score_under_corruptions(
-    models: list[Path], pictures: Pictures, *, seed: int, engine: str, threads: int | None
+    models: list[Path], rgbd: RgbdDataset, *, seed: int, engine: str, threads: int | None
 ) -> tuple[dict[str, tuple[Row, ...]], dict[str, dict[str, Any]]]:
     """By the models' names in tables: the rows, and what JSON says of the model."""
-    from edgefuse.app.open_model import opened
+    from edgefuse.app.open_model import open_model
     from edgefuse.console.progress import counting
     from edgefuse.evaluation.corruption_benchmark import evaluate_corruptions
     from edgefuse.evaluation.metrics import refuse_unfit
@@ -174,23 +174,23 @@ def _score_under_corruptions(
     reports: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
-        answering = {
-            name: stack.enter_context(opened(model, num_threads=threads, engine=engine))
+        opened = {
+            name: stack.enter_context(open_model(model, num_threads=threads, engine=engine))
             for name, model in column_names(models).items()
         }
-        for one in answering.values():
-            refuse_unfit(pictures, contract=one.contract, labels=one.labels)
-        for name, one in answering.items():
+        for one in opened.values():
+            refuse_unfit(rgbd, contract=one.contract, labels=one.labels)
+        for name, one in opened.items():
             with counting(name, unit="pairs") as on_progress:
                 rows = evaluate_corruptions(
                     one.predictor,
-                    pictures,
+                    rgbd,
                     contract=one.contract,
                     labels=one.labels,
                     seed=seed,
                     on_progress=on_progress,
                 )
-            warn_of_training_pairs(one, pictures, name=name)
+            warn_of_training_pairs(one, rgbd, name=name)
             rows_by_model[name] = rows
             reports[name] = {
                 "answered_by": one.name,
@@ -217,7 +217,7 @@ def column_names(models: list[Path]) -> dict[str, Path]:
     return dict(zip(names, models, strict=True))
 
 
-def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> Pictures:
+def load_dataset(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> RgbdDataset:
     """The data set's pictures, of all instances or of those that `--only` names."""
     from edgefuse.data.dataset import load, scan
     from edgefuse.data.splits import matching
@@ -226,31 +226,31 @@ def load_pictures(data: list[Path], *, only: list[str] | None, skip_bad: bool) -
     dataset = scan(data, skip_bad=skip_bad)
     if only:
         dataset = dataset.subset(matching(dataset, only))
-    pictures = load(dataset, skip_bad=skip_bad)
-    for line in pictures.dataset.left_out_lines():
+    rgbd = load(dataset, skip_bad=skip_bad)
+    for line in rgbd.dataset.left_out_lines():
         say(line)
-    for warning in pictures.dataset.warnings:
+    for warning in rgbd.dataset.warnings:
         say(f"warning: {warning}")
-    return pictures
+    return rgbd
 
 
-def warn_of_training_pairs(answering: Answering, pictures: Pictures, *, name: str = "the model") -> None:
+def warn_of_training_pairs(model: OpenModel, rgbd: RgbdDataset, *, name: str = "the model") -> None:
     """Say so when the model was trained on some of the pictures, on another region, or on another range of depth."""
-    from edgefuse.app.open_model import instances_trained_on
+    from edgefuse.app.open_model import sequences_trained_on
     from edgefuse.data.sensor_coverage import sensing_warnings
     from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
 
-    learned, given = answering.training.get("data", {}).get("region"), pictures.dataset.region
+    learned, given = model.training.get("data", {}).get("region"), rgbd.dataset.region
     if not regions_agree(learned, given):
         say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
-    near_m, far_m = answering.contract.near_m, answering.contract.far_m
-    for warning in sensing_warnings(pictures, range(len(pictures.rgb)), near_m=near_m, far_m=far_m):
+    near_m, far_m = model.contract.near_m, model.contract.far_m
+    for warning in sensing_warnings(rgbd, range(len(rgbd.rgb)), near_m=near_m, far_m=far_m):
         say(f"warning: {warning}" if name == "the model" else f"warning: {name}: {warning}")
-    instances = instances_trained_on(answering, pictures)
-    if instances:
+    sequences = sequences_trained_on(model, rgbd)
+    if sequences:
         say(
-            f"note: {name} was trained on {len(instances)} of these instances ({instances[0]} and so on); "
+            f"note: {name} was trained on {len(sequences)} of these instances ({sequences[0]} and so on); "
             f"--only names held-out ones"
         )
 

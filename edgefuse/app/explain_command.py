@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgefuse.app.evaluate_command import load_pictures, warn_of_training_pairs
-from edgefuse.app.open_model import opened
-from edgefuse.console.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlyInstances, SkipBad
+from edgefuse.app.evaluate_command import load_dataset, warn_of_training_pairs
+from edgefuse.app.open_model import open_model
+from edgefuse.console.options import MAX_SEED, AsJson, DataFolders, Force, NumThreads, OnlySequences, SkipBad
 from edgefuse.io.files import real_path
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def explain(  # long: each option is a parameter
     model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
-    only: OnlyInstances = None,
+    only: OnlySequences = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides the corruptions' chance.")] = 0,
     threads: NumThreads = None,
     force: Force = False,
@@ -36,7 +36,7 @@ def explain(  # long: each option is a parameter
     from edgefuse.io.text import say
 
     refuse_existing(out, force=force, marker=EXPLANATION_NAME, contents=(EXAMPLES_NAME, GATE_PLOT_NAME))
-    pictures = load_pictures(data, only=only, skip_bad=skip_bad)
+    rgbd = load_dataset(data, only=only, skip_bad=skip_bad)
 
     def show(explanation: Explanation) -> None:
         """Before it is written, which may fail."""
@@ -46,23 +46,23 @@ def explain(  # long: each option is a parameter
             _print_explanation(explanation)
 
     with (
-        opened(model, num_threads=threads) as answering,
+        open_model(model, num_threads=threads) as opened,
         counting("corruptions", unit="pairs") as on_progress,
     ):
         look_into(
-            answering.predictor,
-            pictures,
+            opened.predictor,
+            rgbd,
             out,
-            contract=answering.contract,
-            labels=answering.labels,
-            title=f"{real_path(model).name}, {len(pictures.rgb)} pairs, answered by {answering.name}",
+            contract=opened.contract,
+            labels=opened.labels,
+            title=f"{real_path(model).name}, {len(rgbd.rgb)} pairs, answered by {opened.name}",
             seed=seed,
-            pixel_gate=answering.pixel_gate,
+            pixel_gate=opened.pixel_gate,
             on_progress=on_progress,
             on_found=show,
         )
-    warn_of_training_pairs(answering, pictures)
-    if answering.fusion == "spatial" and answering.pixel_gate is None:
+    warn_of_training_pairs(opened, rgbd)
+    if opened.fusion == "spatial" and opened.pixel_gate is None:
         say(
             "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
         )
@@ -88,11 +88,11 @@ def _print_explanation(explanation: Explanation) -> None:
 
 
 def _cells(group: dict[str, Any]) -> list[str]:
-    shares = [group["share_of_rgb"], group["share_of_depth"]]
+    fractions = [group["rgb_contribution"], group["depth_contribution"]]
     return [
         str(group["num_pairs"]),
         f"{group['mean_gate']:.2f}",
-        *("-" if share is None else f"{share:.0%}" for share in shares),
+        *("-" if fraction is None else f"{fraction:.0%}" for fraction in fractions),
         str(group["num_pairs_without_share"]),
         *([] if group["mean_kept_area"] is None else [f"{group['mean_kept_area']:.0%}"]),
     ]

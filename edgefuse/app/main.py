@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import typer
 
+from edgefuse.app.old_options import with_present_names
 from edgefuse.app.signals import ended_by_signals, message_of
 from edgefuse.io.text import prepare_streams, say
 
@@ -117,7 +118,7 @@ def main() -> None:
         arguments.remove("--debug")
     with ended_by_signals() as ending:
         try:
-            build_app(arguments[0] if arguments else None)(args=arguments)
+            build_app(arguments[0] if arguments else None)(args=with_present_names(arguments))
         except SystemExit as done:
             if done.code == EXIT_INTERRUPTED:
                 say("interrupted" if ending.signal == signal.SIGINT else f"ended by {ending.signal.name}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from edgefuse.contract import InputContract
-    from edgefuse.data.dataset import Pictures
+    from edgefuse.data.dataset import RgbdDataset
     from edgefuse.evaluation.explain import PixelGate
     from edgefuse.evaluation.metrics import Predictor
 
@@ -20,7 +20,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
 
-class Answering(NamedTuple):
+class OpenModel(NamedTuple):
     """A model that is ready to answer, and what it says of itself."""
 
     name: str
@@ -33,9 +33,9 @@ class Answering(NamedTuple):
 
 
 @contextmanager
-def opened(
+def open_model(
     model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
-) -> Iterator[Answering]:
+) -> Iterator[OpenModel]:
     """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one, with
     TensorRT by name whichever plan live takes).
     """
@@ -50,7 +50,7 @@ def opened(
         file = file if engine == "tensorrt" else file or MODEL_NAME
         with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
             manifest = bundle.manifest
-            yield Answering(
+            yield OpenModel(
                 name_of(runner.description),
                 engine_predictor(runner),
                 runner.contract,
@@ -70,7 +70,7 @@ def opened(
     run = open_run(model)
     network = run.build_model().to(best_device())
     config = run.model_config
-    yield Answering(
+    yield OpenModel(
         "the run in torch",
         torch_predictor(network),
         config.contract,
@@ -94,8 +94,8 @@ def name_of(description: dict[str, Any]) -> str:
     return name
 
 
-def instances_trained_on(answering: Answering, pictures: Pictures) -> list[str]:
+def sequences_trained_on(model: OpenModel, rgbd: RgbdDataset) -> list[str]:
     """The instances, as class/instance, whose very pictures the model was trained on."""
-    data = answering.training.get("data") or {}
+    data = model.training.get("data") or {}
     seen = set((data.get("train_instances") or {}).values())
-    return [name for name, digest in pictures.dataset.instance_digests().items() if digest in seen]
+    return [name for name, digest in rgbd.dataset.sequence_digests().items() if digest in seen]

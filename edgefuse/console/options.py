@@ -44,7 +44,7 @@ SetValues = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any number of the recipe, such as reach_m=0.2 or augmentation.rotation_deg=0; an unknown name lists all. Repeatable.",
+        help="Any number of the recipe, such as depth_window_m=0.2 or augmentation.rotation_deg=0; an unknown name lists all. Repeatable.",
     ),
 ]
 Flip = Annotated[
@@ -55,7 +55,7 @@ Flip = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-OnlyInstances = Annotated[
+OnlySequences = Annotated[
     list[str] | None,
     typer.Option("--only", help="Evaluate on these instances alone: a glob such as 's1_clip02'. Repeatable."),
 ]

@@ -104,7 +104,7 @@ def augment(
         codes = shift_depth(codes, *(round(size * augmentation.misalignment * rng.uniform(-1, 1)) for _ in range(2)))
     codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
     if augmentation.holes:
-        codes = punch_holes(codes, share=augmentation.holes * rng.random() ** 4, rng=rng)
+        codes = punch_holes(codes, fraction=augmentation.holes * rng.random() ** 4, rng=rng)
     lost = rng.random()
     if lost < augmentation.rgb_dropout:
         rgb_SS3 = np.zeros_like(rgb_SS3)
@@ -175,15 +175,15 @@ def scale_depth(codes: NDArray[np.uint16], *, factor: float) -> NDArray[np.uint1
     return scaled
 
 
-def punch_holes(codes: NDArray[np.uint16], *, share: float, rng: np.random.Generator) -> NDArray[np.uint16]:
+def punch_holes(codes: NDArray[np.uint16], *, fraction: float, rng: np.random.Generator) -> NDArray[np.uint16]:
     """Take the measurement away in blobs that cover about `share` of the picture."""
     height, width = codes.shape
-    if share <= 0:
+    if fraction <= 0:
         return codes
     # Blobs come from thresholded coarse noise: cheap, and irregular as a depth camera's holes are.
     coarse = rng.random((max(2, height // 8), max(2, width // 8)), dtype=np.float32)
     noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.where(noise < np.quantile(noise, share), np.uint16(0), codes)
+    return np.where(noise < np.quantile(noise, fraction), np.uint16(0), codes)
 
 
 def _whole(height: int, width: int) -> Roi:

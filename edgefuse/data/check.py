@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
-from edgefuse.data.folds import BY_FRAME, BY_INSTANCE, group_names
+from edgefuse.data.folds import BY_FRAME, BY_SEQUENCE, group_names
 from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
 from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
@@ -29,12 +29,12 @@ from edgefuse.io.images import is_turned, read_bytes
 __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
 PERCENTILES = (1, 5, 50, 95, 99)
-MAX_LIMIT_SHARE = 0.01
+MAX_LIMIT_FRACTION = 0.01
 """Share of pixels at the largest code from which on the user is warned."""
 NEAR_M, FAR_M = 0.2, 2.0
 """The depth range that trainings have by default."""
 THUMBNAIL = 16
-SAME_PICTURE = 0.98
+SAME_IMAGE = 0.98
 """Correlation of two grey thumbnails of 16x16, mean and contrast taken out, from which two frames count as the same picture.
 
 On 1,200 recorded frames of hands 69 % of the frames have such a twin in their own take, and none has one in another take;
@@ -51,7 +51,7 @@ class ClassCount:
 
     label: str
     pairs: int
-    instances: dict[str, int]
+    sequences: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Report:
 def check(  # long: what each pair tells is gathered in one pass, and each figure is a call
     roots: Sequence[Path],
     *,
-    by: str = BY_INSTANCE,
+    by: str = BY_SEQUENCE,
     near_m: float = NEAR_M,
     far_m: float = FAR_M,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -115,7 +115,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     """Read every pair below `roots`; bad ones are listed, the others reported and returned as a data set.
 
     Args:
-        by: what near-duplicates must stand across to count: "instance", or an expression as for `edgefuse.data.folds`.
+        by: what near-duplicates must stand across to count: "sequence", or an expression as for `edgefuse.data.folds`.
         near_m, far_m: the range of the training to come; measurements outside it are warned of.
 
     Raises:
@@ -191,8 +191,7 @@ def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> lis
         closest = likeness.argmax(1)
         best = np.minimum(likeness.max(1), 1.0)
         found += [
-            (int(usable[start + i]), int(usable[closest[i]]), float(best[i]))
-            for i in np.flatnonzero(best > SAME_PICTURE)
+            (int(usable[start + i]), int(usable[closest[i]]), float(best[i])) for i in np.flatnonzero(best > SAME_IMAGE)
         ]
     return found
 
@@ -200,8 +199,8 @@ def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> lis
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Facts:
     size: str
-    valid_share: float
-    limit_share: float
+    valid_fraction: float
+    limit_fraction: float
     thumbnail: NDArray[np.float32]
     sensed: Sensed
     pixels: bytes
@@ -219,8 +218,8 @@ def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArr
             thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
             facts = _Facts(
                 size=f"{rgb.shape[1]}x{rgb.shape[0]}",
-                valid_share=float((depth > 0).mean()),
-                limit_share=float((depth == MAX_DEPTH_CODE).mean()),
+                valid_fraction=float((depth > 0).mean()),
+                limit_fraction=float((depth == MAX_DEPTH_CODE).mean()),
                 thumbnail=thumbnail.astype(np.float32).ravel(),
                 sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
@@ -232,24 +231,24 @@ def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArr
 
 
 def _count(dataset: Dataset) -> tuple[ClassCount, ...]:
-    instances = [Counter[str]() for _ in dataset.labels]
+    sequences = [Counter[str]() for _ in dataset.labels]
     for sample in dataset.samples:
-        instances[sample.label][sample.instance] += 1
+        sequences[sample.label][sample.sequence] += 1
     return tuple(
-        ClassCount(label=label, pairs=count.total(), instances=dict(sorted(count.items())))
-        for label, count in zip(dataset.labels, instances, strict=True)
+        ClassCount(label=label, pairs=count.total(), sequences=dict(sorted(count.items())))
+        for label, count in zip(dataset.labels, sequences, strict=True)
     )
 
 
 def _valid(facts: Sequence[_Facts]) -> dict[str, float]:
     if not facts:
         return {}
-    shares = [fact.valid_share for fact in facts]
+    fractions = [fact.valid_fraction for fact in facts]
     return {
-        "mean": float(np.mean(shares)),
-        "lowest": min(shares),
-        "pairs_without": float(shares.count(0.0)),
-        "at_limit": float(np.mean([fact.limit_share for fact in facts])),
+        "mean": float(np.mean(fractions)),
+        "lowest": min(fractions),
+        "pairs_without": float(fractions.count(0.0)),
+        "at_limit": float(np.mean([fact.limit_fraction for fact in facts])),
     }
 
 
@@ -269,7 +268,7 @@ def _percentiles(histograms: Mapping[float, NDArray[np.int64]]) -> dict[str, flo
 def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) -> tuple[str, ...]:
     """What is probably wrong with the depth."""
     found = []
-    if valid_depth and valid_depth["at_limit"] > MAX_LIMIT_SHARE:
+    if valid_depth and valid_depth["at_limit"] > MAX_LIMIT_FRACTION:
         found.append(
             f"{valid_depth['at_limit']:.1%} of the pixels have the largest code {MAX_DEPTH_CODE}: some recorders write it for "
             "'too far'; make it 0, which is no measurement, or it counts as depth"
@@ -314,4 +313,4 @@ def _leaks(
 
 def _name(dataset: Dataset, index: int) -> str:
     sample = dataset.samples[index]
-    return f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name}"
+    return f"{dataset.labels[sample.label]}/{sample.sequence}/{sample.name}"

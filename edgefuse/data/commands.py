@@ -32,12 +32,14 @@ def convert(  # long: the options of every layout, declared and passed on
         str | None,
         typer.Option(help="Depth unit of pairs, npy, tum: m, cm, mm, um, or metres of one code such as 0.0002."),
     ] = None,
-    take: Annotated[
+    sequence_pattern: Annotated[
         str | None,
-        typer.Option(help="pairs, npy without instance folders: expression whose first group names the instance."),
+        typer.Option(
+            help="pairs, npy without sequence folders: regular expression whose first group is the sequence's name."
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="tum: the class of the sequence.")] = None,
-    instance: Annotated[str | None, typer.Option(help="tum: the take's name. Default: the folder's.")] = None,
+    sequence: Annotated[str | None, typer.Option(help="tum: name of the sequence. Default: the folder's name.")] = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -74,9 +76,9 @@ def convert(  # long: the options of every layout, declared and passed on
             out,
             layout=layout,
             unit=unit,
-            take=take,
+            sequence_pattern=sequence_pattern,
             label=label,
-            instance=instance,
+            sequence=sequence,
             samples=samples,
             seed=seed,
             masked=masked,
@@ -108,7 +110,7 @@ def check(
         typer.Option(
             help="Near-duplicates count across: instance, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
-    ] = "instance",
+    ] = "sequence",
     near: NearM = 0.2,
     far: FarM = 2.0,
     strict: Strict = False,
@@ -154,8 +156,8 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     console = new_console()
     table = new_table("class", "pairs", "instances", "pairs of an instance")
     for count in report.classes:
-        numbers = sorted(count.instances.values()) or [0]
-        table.add_row(count.label, str(count.pairs), str(len(count.instances)), f"{numbers[0]} to {numbers[-1]}")
+        numbers = sorted(count.sequences.values()) or [0]
+        table.add_row(count.label, str(count.pairs), str(len(count.sequences)), f"{numbers[0]} to {numbers[-1]}")
     console.print(table)
     units = ", ".join(f"{1000 * unit_m:g} mm" for unit_m in report.depth_unit_m)
     sizes = ", ".join(f"{size} ({number})" for size, number in list(report.sizes.items())[:5])

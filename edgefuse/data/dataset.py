@@ -42,7 +42,7 @@ __all__ = [
     "UNITS_M",
     "Dataset",
     "Description",
-    "Pictures",
+    "RgbdDataset",
     "Sample",
 ]
 __all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
@@ -62,7 +62,7 @@ class Sample:
     """
 
     label: int
-    instance: str
+    sequence: str
     name: str
     rgb_path: Path
     depth_path: Path
@@ -95,7 +95,7 @@ class Dataset:
 
     def groups(self) -> list[str]:
         """The group of each sample: what a split must not tear apart."""
-        return [sample.instance for sample in self.samples]
+        return [sample.sequence for sample in self.samples]
 
     def subset(self, indices: Iterable[int]) -> Dataset:
         """The same data set with only these samples; the labels and the digest of the whole stay."""
@@ -116,19 +116,19 @@ class Dataset:
             lines.append(f"left out: {len(self.left_out) - MAX_LINES} more; edgefuse data check --json names all")
         return lines
 
-    def instance_digests(self) -> dict[str, str]:
+    def sequence_digests(self) -> dict[str, str]:
         """class/instance -> digest of its pictures' bytes, whatever they are called and wherever they lie; after `load`."""
-        by_instance: dict[str, list[str]] = {}
+        by_sequence: dict[str, list[str]] = {}
         for sample, sha256 in zip(self.samples, self.pairs_sha256, strict=True):
-            by_instance.setdefault(f"{self.labels[sample.label]}/{sample.instance}", []).append(sha256)
+            by_sequence.setdefault(f"{self.labels[sample.label]}/{sample.sequence}", []).append(sha256)
         return {
             name: hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest()[:16]
-            for name, pairs in by_instance.items()
+            for name, pairs in by_sequence.items()
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class RgbdDataset:
     """Decoded pairs, one of each sample of a data set, in its order; those that do not fit into memory are read when asked for.
 
     rgb[i] is uint8 [H, W, 3] in RGB order, depth[i] uint16 [H, W] in codes of the sample's `depth_unit_m`.
@@ -138,9 +138,9 @@ class Pictures:
     rgb: Sequence[NDArray[np.uint8]]
     depth: Sequence[NDArray[np.uint16]]
 
-    def subset(self, indices: Sequence[int]) -> Pictures:
+    def subset(self, indices: Sequence[int]) -> RgbdDataset:
         """The same images with only these samples; nothing is copied."""
-        return Pictures(
+        return RgbdDataset(
             dataset=self.dataset.subset(indices), rgb=Subset(self.rgb, indices), depth=Subset(self.depth, indices)
         )
 
@@ -170,7 +170,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     samples = tuple(
         Sample(
             label=numbers[pair.label],
-            instance=pair.instance,
+            sequence=pair.sequence,
             name=pair.name,
             rgb_path=pair.rgb_path,
             depth_path=pair.depth_path,
@@ -190,7 +190,7 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
     )
 
 
-def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = None) -> Pictures:
+def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = None) -> RgbdDataset:
     """Read every pair once and check it; keep the images in memory as far as they fit.
 
     Args:
@@ -222,11 +222,11 @@ def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = No
         warnings=(*dataset.warnings, *same_images(kept, [pair.pixels for pair in pairs])),
     )
     lines = sorted(
-        f"{kept.labels[sample.label]}/{sample.instance}/{sample.name} {pair.sha256}\n"
+        f"{kept.labels[sample.label]}/{sample.sequence}/{sample.name} {pair.sha256}\n"
         for sample, pair in zip(kept.samples, pairs, strict=True)
     )
     checked = replace(kept, digest=hashlib.sha256("".join(lines).encode()).hexdigest())
-    return Pictures(
+    return RgbdDataset(
         dataset=checked, rgb=Images([pair.rgb for pair in pairs]), depth=Images([pair.depth for pair in pairs])
     )
 
@@ -256,7 +256,7 @@ def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
         for other in others:
             if other.label != first.label:
                 found["class"].append((first, other))
-            elif other.instance != first.instance:
+            elif other.sequence != first.sequence:
                 found["sequence"].append((first, other))
             elif other.rgb_path.parent != first.rgb_path.parent:
                 found["root"].append((first, other))

@@ -20,8 +20,10 @@ from edgefuse.errors import UserError, require
 from edgefuse.io.text import some_of
 
 BY_FRAME = "frame"
-BY_INSTANCE = "instance"
+BY_SEQUENCE = "sequence"
 BY_TRIALS = "trials"
+_OLD_WORDS = {"instance": BY_SEQUENCE}
+"""Words of older versions, as in finished cross-validations."""
 
 _Indices = NDArray[np.int64]
 
@@ -31,7 +33,7 @@ class Folds:
     """Splits that test each sample at most once.
 
     Attributes:
-        by: "frame", "instance", "trials", an expression, or the name of ready-made splits.
+        by: "frame", "sequence", "trials", an expression, or the name of ready-made splits.
         num_leaking: folds with frames of one instance on both sides; nearly the same picture is then learned and asked.
         notes: what the reader of a result should know, such as a class that a fold does not test.
     """
@@ -42,21 +44,22 @@ class Folds:
     notes: tuple[str, ...] = ()
 
 
-def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, validation_share: float = 0.0) -> Folds:
+def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, validation_fraction: float = 0.0) -> Folds:
     """Divide a data set into folds, each class spread over them as evenly as the groups allow.
 
     Args:
-        by: "frame", "instance", "trials" (the official ones of a converted Washington set, whatever `num_folds`), or an
+        by: "frame", "sequence", "trials" (the official ones of a converted Washington set, whatever `num_folds`), or an
             expression whose first group, searched in the instance's name, names the group: `^(s\\d+)_` for the person of "s1_clip02".
-        validation_share: share of each fold's training side to hold out besides, by the same groups; for early stopping.
+        validation_fraction: share of each fold's training side to hold out besides, by the same groups; for early stopping.
 
     Raises:
         UserError: an expression that does not fit, fewer groups than folds, or what `folds_of_splits` refuses.
     """
     if num_folds < 2:
         raise UserError(f"{num_folds} fold(s) were asked for: 2 or more were expected")
-    if not 0.0 <= validation_share < 0.9:
-        raise UserError(f"the validation share is {validation_share}: 0 to 0.9 was expected")
+    if not 0.0 <= validation_fraction < 0.9:
+        raise UserError(f"the validation share is {validation_fraction}: 0 to 0.9 was expected")
+    by = _OLD_WORDS.get(by, by)
     groups = None if by == BY_FRAME else group_names(dataset, by=by)
     if by == BY_TRIALS:
         sides = [(np.array(trial.train), np.array(trial.test)) for trial in trial_splits(dataset)]
@@ -64,8 +67,8 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
         sides = _divide(dataset, np.arange(len(dataset.samples)), groups, num_folds=num_folds, seed=seed)
     splits = list[Split]()
     for kept, test in sides:
-        train, validation = hold_out(dataset, _as_tuple(kept), groups, share=validation_share, seed=seed + 1)
-        if validation_share and not validation:
+        train, validation = hold_out(dataset, _as_tuple(kept), groups, fraction=validation_fraction, seed=seed + 1)
+        if validation_fraction and not validation:
             raise UserError(
                 f"fold {len(splits) + 1} leaves {'one pair' if groups is None else 'one group'} of each class to train and to "
                 "take validation samples from: use fewer folds, record more takes, or leave early stop off"
@@ -80,9 +83,9 @@ def group_names(dataset: Dataset, *, by: str) -> list[str]:
     Raises:
         UserError: the expression is none, has no group, or does not match an instance (some are named).
     """
-    instances = dataset.groups()
-    if by in (BY_INSTANCE, BY_TRIALS):
-        return instances
+    sequences = dataset.groups()
+    if by in (BY_SEQUENCE, BY_TRIALS):
+        return sequences
     try:
         expression = re.compile(by)
     except re.error as error:
@@ -91,12 +94,12 @@ def group_names(dataset: Dataset, *, by: str) -> list[str]:
         ) from error
     if expression.groups < 1:
         raise UserError(f"--by {by!r} has no group: one in brackets was expected, such as '^(s\\d+)_'")
-    found = {instance: expression.search(instance) for instance in instances}
-    unnamed = sorted(instance for instance, match in found.items() if match is None or not match.group(1))
+    found = {sequence: expression.search(sequence) for sequence in sequences}
+    unnamed = sorted(sequence for sequence, match in found.items() if match is None or not match.group(1))
     if unnamed:
         some = ", ".join(unnamed[:5]) + (" ..." if len(unnamed) > 5 else "")
         raise UserError(f"--by {by!r} finds no group in {len(unnamed)} instance name(s): {some}")
-    return [match.group(1) for instance in instances if (match := found[instance]) is not None]
+    return [match.group(1) for sequence in sequences if (match := found[sequence]) is not None]
 
 
 def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Folds:
@@ -106,12 +109,12 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
         UserError: frames of one instance on both sides although `by` is not "frame", an empty side, or a class that a
             fold does not train (named).
     """
-    instances = dataset.groups()
+    sequences = dataset.groups()
     unseen: dict[str, list[tuple[int, list[str]]]] = {}
     num_leaking = 0
     for number, parts in enumerate(splits, start=1):
         learned = {*parts.train, *parts.validation}
-        torn = sorted({instances[i] for i in learned} & {instances[i] for i in parts.test})
+        torn = sorted({sequences[i] for i in learned} & {sequences[i] for i in parts.test})
         num_leaking += bool(torn)
         if torn and by != BY_FRAME:
             raise UserError(

@@ -21,7 +21,7 @@ from edgefuse.errors import UserError
 from edgefuse.io.images import image_size, read_bytes
 from edgefuse.io.memory import available_bytes
 
-KEPT_SHARE = 0.5
+KEPT_FRACTION = 0.5
 RESERVED_BYTES = 1 << 30
 """Images may take this share of the available memory beyond what the model, its optimiser, the batches and their threads need."""
 
@@ -37,7 +37,7 @@ class Budget:
 
     def __init__(self, num_bytes: int | None = None) -> None:
         """Begin with `num_bytes`; by default `KEPT_SHARE` of what is available now beyond `RESERVED_BYTES`."""
-        self.left = int(KEPT_SHARE * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
+        self.left = int(KEPT_FRACTION * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> bool:

@@ -78,7 +78,7 @@ _NUMBERED = re.compile(r"[lr][0-9]+(?:[\W_]|$)", re.IGNORECASE)
 _SIZES = frozenset({"s", "m", "xl", "xs", "xxl"})
 
 
-def sided_names(names: Sequence[str]) -> tuple[str, ...]:
+def labels_with_sides(names: Sequence[str]) -> tuple[str, ...]:
     """Those of the class names that speak of a side, in their order.
 
     "L" and "R" count at the end or the beginning of a longer name ("glove_L"), unless the names are sizes (S, M, L).

@@ -59,7 +59,7 @@ def _strip(dataset: Dataset, label: int, *, side_px: int, per_class: int) -> NDA
     for sample in chosen:
         rgb, depth = read_pair(sample.rgb_path, sample.depth_path)
         bgr = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-        parts += [_caption(sample.instance, side_px), _letterboxed(bgr, side_px)]
+        parts += [_caption(sample.sequence, side_px), _letterboxed(bgr, side_px)]
         parts += [_letterboxed(coloured(depth), side_px), _caption(_range_in_words(depth, sample), side_px)]
     empty = np.zeros((2 * side_px + 2 * CAPTION_PX, side_px, 3), np.uint8)
     parts += [empty] * (per_class - len(chosen))
@@ -89,16 +89,16 @@ def coloured(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
         return np.zeros((*depth.shape, 3), np.uint8)
     near, far = np.percentile(depth[measured], (2, 98))
     nearness = 1 - np.clip((depth.astype(np.float32) - near) / max(far - near, 1.0), 0, 1)
-    picture = cv2.applyColorMap(np.rint(nearness * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    picture[~measured] = 0
-    return np.asarray(picture, np.uint8)
+    image = cv2.applyColorMap(np.rint(nearness * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    image[~measured] = 0
+    return np.asarray(image, np.uint8)
 
 
-def _letterboxed(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
+def _letterboxed(image: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
     scale = side_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
     box = np.zeros((side_px, side_px, 3), np.uint8)
     top, left = (side_px - small.shape[0]) // 2, (side_px - small.shape[1]) // 2
     box[top : top + small.shape[0], left : left + small.shape[1]] = small

@@ -29,7 +29,7 @@ class Found(NamedTuple):
     """One pair: class, sequence, name, and its two files."""
 
     label: str
-    instance: str
+    sequence: str
     name: str
     rgb_path: Path
     depth_path: Path
@@ -125,7 +125,7 @@ def refuse_split_folders(root: Path, folders: Sequence[Folder]) -> None:
     if not has_sequences:
         top = Path("OUT")
         steps = (
-            f"edgefuse data convert {quoted(root / next(iter(names)))} {quoted(top / next(iter(names)))} --layout pairs --take '(.+)' and so on "
+            f"edgefuse data convert {quoted(root / next(iter(names)))} {quoted(top / next(iter(names)))} --layout pairs --sequence-pattern '(.+)' and so on "
             "('(.+)' makes each image a sequence of its own, '(.*)_[0-9]+$' keeps the frames of a take together), then "
         )
     steps += f"edgefuse train {' '.join(quoted(top / name) for name in for_training or for_test)} --out RUN"
@@ -143,9 +143,9 @@ def _look_into_sequence(folder: Folder, tree: Tree) -> None:
         {name.removesuffix(suffix): name for name in folder.files if name.endswith(suffix)}
         for suffix in (RGB_SUFFIX, DEPTH_SUFFIX)
     )
-    label, instance = folder.parts
-    names = pair_up(folder, rgb, depth, tree, names=(label, instance))
-    tree.pairs += [Found(label, instance, name, folder.path / rgb[name], folder.path / depth[name]) for name in names]
+    label, sequence = folder.parts
+    names = pair_up(folder, rgb, depth, tree, names=(label, sequence))
+    tree.pairs += [Found(label, sequence, name, folder.path / rgb[name], folder.path / depth[name]) for name in names]
 
 
 def pair_up(
@@ -232,7 +232,7 @@ def _look_above_sequences(folder: Folder, tree: Tree) -> None:
     place = "in the class folder" if folder.parts else "in the root"
     hint = ""
     if folder.parts and any(HALF.search(name) for name in images):
-        hint = f": edgefuse data convert {quoted(tree.root)} OUT --layout pairs --take '(.+)' makes a sequence of each image"
+        hint = f": edgefuse data convert {quoted(tree.root)} OUT --layout pairs --sequence-pattern '(.+)' makes a sequence of each image"
     tree.problems.append(
         Problem(
             f"{folder.path}: {_counted(images)} directly {place}, {tree.root}/<class>/<sequence>/ was expected{hint}",
@@ -261,7 +261,7 @@ def _name_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
 
 
 def _name_split_sequences(tree: Tree) -> None:
-    names = split_folders(sorted({pair.instance for pair in tree.pairs}))
+    names = split_folders(sorted({pair.sequence for pair in tree.pairs}))
     if names:
         test = next((name for name, kind in names.items() if kind == "test"), next(iter(names)))
         tree.warnings.append(
@@ -296,7 +296,7 @@ def no_pairs(tree: Tree) -> str:
             return f"{start}; it looks like one class folder of a data set: give {quoted(absolute.parent)}"
         return (
             f"{start}; its folders hold pairs directly. Where they are classes: edgefuse data convert {quoted(root)} OUT --layout "
-            f"pairs --take '(.+)'. Where they are the sequences of one class: give {quoted(absolute.parent)}"
+            f"pairs --sequence-pattern '(.+)'. Where they are the sequences of one class: give {quoted(absolute.parent)}"
         )
     tops = sorted({parts[0] for parts in with_pairs if len(parts) == 3})
     if tops and all(len(parts) == 3 for parts in with_pairs):

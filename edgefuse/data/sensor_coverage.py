@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import Clipped, clipped
-from edgefuse.data.dataset import Dataset, Pictures
+from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.io.text import printable, some_of
 
 MAX_BLACK_LEVEL = 8.0
@@ -26,7 +26,7 @@ MAX_OVERLAY = 0.02
 MIN_DEVIATION = 1.0
 """RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
 
-MIN_VALID_SHARE = 0.01
+MIN_VALID_FRACTION = 0.01
 """Depth is dead where a smaller share of the pixels has a measurement."""
 
 MAX_CLASS_CLIPPED = 0.5
@@ -51,7 +51,7 @@ class Sensed:
     outside: Clipped
 
 
-def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
+def rgb_is_missing(rgb: NDArray[np.uint8]) -> bool:
     """Is an image, uint8 [h, w, 3], black or one level all over?"""
     if np.count_nonzero(rgb > MAX_BLACK_LEVEL) <= MAX_OVERLAY * rgb.size:
         return True
@@ -61,7 +61,7 @@ def rgb_is_dead(rgb: NDArray[np.uint8]) -> bool:
 
 def has_next_to_no_depth(codes: NDArray[np.uint16]) -> bool:
     """Has a depth image, uint16 [h, w] with 0 = no measurement, next to none?"""
-    return bool(np.count_nonzero(codes) < MIN_VALID_SHARE * codes.size)
+    return bool(np.count_nonzero(codes) < MIN_VALID_FRACTION * codes.size)
 
 
 def sensed(
@@ -71,9 +71,9 @@ def sensed(
     num_measured = int(np.count_nonzero(depth))
     # A constant may fill one pixel alone; what never varies over a picture was not measured.
     is_constant = num_measured > 1 and bool(depth.max() == np.where(depth > 0, depth, depth.max()).min())
-    dead = {"rgb": rgb_is_dead(rgb), "depth": has_next_to_no_depth(depth) or is_constant}
+    missing = {"rgb": rgb_is_missing(rgb), "depth": has_next_to_no_depth(depth) or is_constant}
     return Sensed(
-        missing=frozenset(name for name, is_dead in dead.items() if is_dead),
+        missing=frozenset(name for name, is_missing in missing.items() if is_missing),
         num_measured=num_measured,
         outside=clipped(depth, depth_unit_m=depth_unit_m, near_m=near_m, far_m=far_m),
     )
@@ -118,15 +118,17 @@ def outside_range(
         found: of each sample.
         of: what the pairs are called where it is said how many are outside, such as "training pairs".
     """
-    whole = _shares(found).warning(near_m=near_m, far_m=far_m)
+    whole = _fractions(found).warning(near_m=near_m, far_m=far_m)
     if whole:
         num_over = sum(fact.outside.warning(near_m=near_m, far_m=far_m) is not None for fact in found)
         return [whole if of is None else f"in {num_over} of {len(found)} {of}: {whole}"]
     classes = {}
     for number, label in enumerate(dataset.labels):
-        shares = _shares([fact for sample, fact in zip(dataset.samples, found, strict=True) if sample.label == number])
-        if shares.nearer + shares.farther > MAX_CLASS_CLIPPED:
-            classes[label] = shares.warning(near_m=near_m, far_m=far_m)
+        fractions = _fractions(
+            [fact for sample, fact in zip(dataset.samples, found, strict=True) if sample.label == number]
+        )
+        if fractions.nearer + fractions.farther > MAX_CLASS_CLIPPED:
+            classes[label] = fractions.warning(near_m=near_m, far_m=far_m)
     label = next(iter(classes), "")
     return (
         [f"{len(classes)} class(es) are out of the depth range, first {printable(label)}: {classes[label]}"]
@@ -136,7 +138,7 @@ def outside_range(
 
 
 def sensing_warnings(
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     indices: Sequence[int],
     *,
     near_m: float,
@@ -151,20 +153,20 @@ def sensing_warnings(
     """
     by_class: dict[int, list[int]] = {}
     for i in indices:
-        by_class.setdefault(pictures.dataset.samples[i].label, []).append(i)
+        by_class.setdefault(rgbd.dataset.samples[i].label, []).append(i)
     most = max(NUM_OF_CLASS, NUM_SAMPLED // max(1, len(by_class)))
     chosen = [i for own in by_class.values() for i in own[:: max(1, -(-len(own) // most))]]
     found = [
         sensed(
-            pictures.rgb[i],
-            pictures.depth[i],
-            depth_unit_m=pictures.dataset.samples[i].depth_unit_m,
+            rgbd.rgb[i],
+            rgbd.depth[i],
+            depth_unit_m=rgbd.dataset.samples[i].depth_unit_m,
             near_m=near_m,
             far_m=far_m,
         )
         for i in chosen
     ]
-    dataset = pictures.dataset.subset(chosen)
+    dataset = rgbd.dataset.subset(chosen)
     of = of if len(chosen) == len(indices) else f"sampled {of}"
     return [
         *missing_sensors(dataset, found, modalities=modalities),
@@ -172,7 +174,7 @@ def sensing_warnings(
     ]
 
 
-def _shares(found: Sequence[Sensed]) -> Clipped:
+def _fractions(found: Sequence[Sensed]) -> Clipped:
     total = sum(fact.num_measured for fact in found)
     if not total:
         return Clipped(0.0, 0.0)

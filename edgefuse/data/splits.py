@@ -35,10 +35,10 @@ def matching(dataset: Dataset, patterns: Sequence[str]) -> list[int]:
     Raises:
         UserError: a pattern matches nothing; a few instances are named.
     """
-    names = [(sample.instance, f"{dataset.labels[sample.label]}/{sample.instance}") for sample in dataset.samples]
+    names = [(sample.sequence, f"{dataset.labels[sample.label]}/{sample.sequence}") for sample in dataset.samples]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for pair in names for name in pair):
-            some = sorted({instance for instance, _ in names})[:8]
+            some = sorted({sequence for sequence, _ in names})[:8]
             raise UserError(
                 f"no instance matches {pattern!r}; there are {', '.join(some)}{' ...' if len(some) == 8 else ''}"
             )
@@ -49,8 +49,8 @@ def split(
     dataset: Dataset,
     *,
     exclude: Sequence[str] = (),
-    test_share: float = 0.0,
-    validation_share: float = 0.15,
+    test_fraction: float = 0.0,
+    validation_fraction: float = 0.15,
     seed: int = 0,
 ) -> Split:
     """Divide a data set by group.
@@ -58,7 +58,7 @@ def split(
     Args:
         exclude: glob patterns of instances that are held out for testing. A group goes as a whole: what matches in
             one class takes along the instances of the same name in the others, unless the pattern names the class.
-        test_share, validation_share: share of the samples to hold out besides, 0 to 0.5, by `hold_out`. Where there are
+        test_fraction, validation_fraction: share of the samples to hold out besides, 0 to 0.5, by `hold_out`. Where there are
             test pairs and no further group can be held out, the validation part is empty.
 
     Raises:
@@ -68,22 +68,22 @@ def split(
         raise UserError(
             f"the data has one class only ({', '.join(dataset.labels) or 'none'}): a classifier needs two or more class folders"
         )
-    for what, share in (("test", test_share), ("validation", validation_share)):
-        if not 0.0 <= share <= 0.5:
-            raise UserError(f"the {what} share is {share}: 0 to 0.5 was expected")
+    for what, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if not 0.0 <= fraction <= 0.5:
+            raise UserError(f"the {what} share is {fraction}: 0 to 0.5 was expected")
     excluded = set(matching(dataset, exclude)) if exclude else set()
     rest = [i for i in range(len(dataset.samples)) if i not in excluded]
     groups = dataset.groups()
-    rest, test = hold_out(dataset, rest, groups, share=test_share, seed=seed)
-    if test_share and not test:
+    rest, test = hold_out(dataset, rest, groups, fraction=test_fraction, seed=seed)
+    if test_fraction and not test:
         raise UserError(_nothing_to_hold_out(dataset, rest, "test"))
-    train, validation = hold_out(dataset, rest, groups, share=validation_share, seed=seed + 1)
+    train, validation = hold_out(dataset, rest, groups, fraction=validation_fraction, seed=seed + 1)
     lacking = untouched(dataset, train)
     if lacking:
         raise UserError(
-            f"no training sample is left of {some_of(lacking)}: record more instances, hold fewer out, or use --validation-share 0"
+            f"no training sample is left of {some_of(lacking)}: record more instances, hold fewer out, or use --validation-fraction 0"
         )
-    if validation_share and not validation and not test and not excluded:
+    if validation_fraction and not validation and not test and not excluded:
         raise UserError(_nothing_to_hold_out(dataset, rest, "validation"))
     return Split(train=tuple(train), validation=tuple(validation), test=tuple(sorted([*excluded, *test])))
 
@@ -95,7 +95,7 @@ def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
 
 
 def _nothing_to_hold_out(dataset: Dataset, indices: Sequence[int], what: str) -> str:
-    num_groups = len({dataset.samples[i].instance for i in indices})
+    num_groups = len({dataset.samples[i].sequence for i in indices})
     return (
         f"no {what} samples can be held out: of the {num_groups} group(s) of instances none can be spared, because each is "
         f"the only one of a class: record another take of each class, or use --{what}-share 0"
@@ -103,7 +103,7 @@ def _nothing_to_hold_out(dataset: Dataset, indices: Sequence[int], what: str) ->
 
 
 def hold_out(
-    dataset: Dataset, indices: Sequence[int], groups: Sequence[str] | None, *, share: float, seed: int
+    dataset: Dataset, indices: Sequence[int], groups: Sequence[str] | None, *, fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
     """Take about `share` of the samples away, by whole groups; kept and held-out indices.
 
@@ -115,14 +115,14 @@ def hold_out(
     Args:
         groups: of every sample of the data set; None = each sample is one.
     """
-    if share == 0.0 or not indices:
+    if fraction == 0.0 or not indices:
         return list(indices), []
     model_selection = require("sklearn.model_selection", extra="train")
     labels = np.array([dataset.samples[i].label for i in indices])
     names = [str(i) for i in indices] if groups is None else [groups[i] for i in indices]
     numbers = shuffled_groups(names, seed=seed)
     # scikit-learn wants a class with as many samples as there are folds.
-    num_folds = min(max(2, round(1 / share)), len(set(names)), int(np.bincount(labels).max()))
+    num_folds = min(max(2, round(1 / fraction)), len(set(names)), int(np.bincount(labels).max()))
     held = np.zeros(len(indices), bool)
     if num_folds > 1:
         folds = model_selection.StratifiedGroupKFold(n_splits=num_folds)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import InputContract, bytes_from_codes, codes_from_bytes
-from edgefuse.data.dataset import Pictures
+from edgefuse.data.dataset import RgbdDataset
 from edgefuse.evaluation.corruptions import CORRUPTIONS, Corruption, Scene, corrupt
 from edgefuse.evaluation.metrics import Change, Predictor, Scores, answers_under, as_they_are, score
 from edgefuse.framing import Framed, fit
@@ -56,7 +56,7 @@ class Row:
 
 def evaluate_corruptions(
     predictor: Predictor,
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     *,
     contract: InputContract,
     labels: Sequence[str],
@@ -80,18 +80,18 @@ def evaluate_corruptions(
     tried = [
         (corruption, severity)
         for corruption in corruptions
-        if corruption.stale != "another" or len(_takes(pictures)) > 1
+        if corruption.stale != "another" or len(_sequences(rgbd)) > 1
         for severity in corruption.severities
     ]
     changes: dict[str, Change] = {CLEAN: as_they_are}
     for corruption, severity in tried:
-        frame_stale = _stale_frames(pictures, corruption, severity=severity, size=contract.size, seed=seed)
+        frame_stale = _stale_frames(rgbd, corruption, severity=severity, size=contract.size, seed=seed)
         changes[f"{corruption.name} {severity}"] = partial(
             _change, corruption=corruption, severity=severity, frame_stale=frame_stale, seed=seed
         )
     found = answers_under(
         predictor,
-        pictures,
+        rgbd,
         contract=contract,
         labels=labels,
         changes=changes,
@@ -118,45 +118,45 @@ def _change(
     """One corruption as an `edgefuse.evaluation.metrics.Change`."""
     all_codes = codes_from_bytes(depth)
     pairs = []
-    for picture, codes, position in zip(rgb, all_codes, positions, strict=True):
+    for image, codes, position in zip(rgb, all_codes, positions, strict=True):
         stale = frame_stale(position)
         scene = (
-            Scene(picture, codes, picture, codes)
+            Scene(image, codes, image, codes)
             if stale is None
-            else Scene(picture, codes, stale.rgb, codes_from_bytes(stale.depth))
+            else Scene(image, codes, stale.rgb, codes_from_bytes(stale.depth))
         )
         pairs.append(corrupt(corruption, scene, severity=severity, seed=(seed, position)))
     return np.stack([pair[0] for pair in pairs]), bytes_from_codes(np.stack([pair[1] for pair in pairs]))
 
 
-def _takes(pictures: Pictures) -> list[list[int]]:
+def _sequences(rgbd: RgbdDataset) -> list[list[int]]:
     """Positions of the frames of each take (class and instance), in the order of the numbers in their names."""
-    takes: dict[tuple[int, str], list[int]] = {}
-    samples = pictures.dataset.samples
+    sequences: dict[tuple[int, str], list[int]] = {}
+    samples = rgbd.dataset.samples
     for position, sample in enumerate(samples):
-        takes.setdefault((sample.label, sample.instance), []).append(position)
-    return [sorted(take, key=lambda position: by_number(samples[position].name)) for take in takes.values()]
+        sequences.setdefault((sample.label, sample.sequence), []).append(position)
+    return [sorted(sequence, key=lambda position: by_number(samples[position].name)) for sequence in sequences.values()]
 
 
 def _stale_frames(
-    pictures: Pictures, corruption: Corruption, *, severity: float, size: int, seed: int
+    rgbd: RgbdDataset, corruption: Corruption, *, severity: float, size: int, seed: int
 ) -> Callable[[int], Framed | None]:
     """What a stopped stream still shows at a position; a take's first frame when it stopped longer ago than the take is old."""
     if corruption.stale == "no":
         return lambda position: None
-    takes = _takes(pictures)
-    places = {p: (number, rank) for number, take in enumerate(takes) for rank, p in enumerate(take)}
+    sequences = _sequences(rgbd)
+    places = {p: (number, rank) for number, sequence in enumerate(sequences) for rank, p in enumerate(sequence)}
 
     def framed(position: int) -> Framed:
         mine, rank = places[position]
         if corruption.stale == "late":
-            shown = takes[mine][max(0, rank - round(severity))]
+            shown = sequences[mine][max(0, rank - round(severity))]
         else:
             rng = np.random.default_rng((seed, position))
-            other = takes[(mine + 1 + int(rng.integers(len(takes) - 1))) % len(takes)]
+            other = sequences[(mine + 1 + int(rng.integers(len(sequences) - 1))) % len(sequences)]
             shown = other[int(rng.integers(len(other)))]
-        unit_m = pictures.dataset.samples[shown].depth_unit_m
-        return fit(pictures.rgb[shown], pictures.depth[shown], size=size, depth_unit_m=unit_m)
+        unit_m = rgbd.dataset.samples[shown].depth_unit_m
+        return fit(rgbd.rgb[shown], rgbd.depth[shown], size=size, depth_unit_m=unit_m)
 
     return framed
 

@@ -116,12 +116,12 @@ def dark_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
     light = _light(scene.rgb) * np.float32(2.0**-severity)
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     noisy = light + noise * np.sqrt(np.float32(READ_NOISE**2) + np.float32(SHOT_NOISE) * light)
-    return _picture(noisy - np.float32(READ_NOISE / 2))
+    return _image(noisy - np.float32(READ_NOISE / 2))
 
 
 def overexposed_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
     """Exposure is 2 ** severity times too long (severity in stops): what was bright is white."""
-    return _picture(_light(scene.rgb) * np.float32(2.0**severity))
+    return _image(_light(scene.rgb) * np.float32(2.0**severity))
 
 
 def blur_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
@@ -134,12 +134,12 @@ def coloured_light(scene: Scene, severity: float, rng: np.random.Generator) -> R
 
     Gains of linear red and blue are Planck's law at 600, 540 and 450 nm, relative to green and to 6500 K.
     """
-    return _picture(_light(scene.rgb) * light_gains(severity))
+    return _image(_light(scene.rgb) * light_gains(severity))
 
 
 def depth_holes(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
     """No measurement in blobs over a share `severity` (0..1) of the picture."""
-    return punch_holes(scene.codes, share=severity, rng=rng)
+    return punch_holes(scene.codes, fraction=severity, rng=rng)
 
 
 def depth_edge_holes(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
@@ -201,7 +201,7 @@ def _light(rgb: Rgb) -> NDArray[np.float32]:
     return levels[rgb]
 
 
-def _picture(light: NDArray[np.float32]) -> Rgb:
+def _image(light: NDArray[np.float32]) -> Rgb:
     return np.asarray(np.rint(np.clip(light, 0, 1) ** np.float32(1 / GAMMA) * 255), np.uint8)
 
 

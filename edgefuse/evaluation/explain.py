@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, IMAGENET_MEAN, InputContract, codes_from_bytes
-from edgefuse.data.dataset import Pictures
+from edgefuse.data.dataset import RgbdDataset
 from edgefuse.evaluation.corruption_benchmark import Row, evaluate_corruptions
 from edgefuse.evaluation.metrics import (
     Answers,
@@ -34,7 +34,7 @@ GATE_PLOT_NAME = "gate.png"
 EXAMPLES_NAME = "examples.png"
 MAX_EXAMPLES = 12
 
-SHARE_DEFINITION = (
+CONTRIBUTION_DEFINITION = (
     "For each pair, with k the class that is answered when both sensors are alive: a sensor's support is how far the log-odds "
     "ln(p_k / (1 - p_k)) fall when that sensor is dead (RGB black, depth without measurement) and the other stays; a rise "
     "counts as 0, and p is kept within 1e-6 of 0 and 1. Depth's share is its support over the sum of both, RGB's the rest. "
@@ -56,7 +56,7 @@ class Explanation:
 
     Attributes:
         answers: with both sensors alive.
-        depth_share: [N], 0 = the decision came from RGB, 1 = from depth, NaN = from neither; see `SHARE_DEFINITION`.
+        depth_contribution: [N], 0 = the decision came from RGB, 1 = from depth, NaN = from neither; see `SHARE_DEFINITION`.
         rows: scores and mean gate clean and under every corruption.
         kept: [N], the share of the RGB picture that the pixel gate keeps, both sensors alive; None without such a gate.
         kept_by_row: its mean in each of `rows`.
@@ -64,7 +64,7 @@ class Explanation:
 
     labels: tuple[str, ...]
     answers: Answers
-    depth_share: NDArray[np.float64]
+    depth_contribution: NDArray[np.float64]
     rows: tuple[Row, ...]
     kept: NDArray[np.float64] | None = None
     kept_by_row: tuple[float, ...] | None = None
@@ -78,7 +78,7 @@ class Explanation:
             "num_pairs": len(gate),
             "accuracy": float((self.answers.probabilities.argmax(axis=1) == self.answers.truth).mean()),
             "gate_meaning": "mean over features; 0 = RGB, 1 = depth",
-            "share_definition": SHARE_DEFINITION,
+            "contribution_definition": CONTRIBUTION_DEFINITION,
             "kept_area_definition": KEPT_DEFINITION,
             "all": self._group(everything, gate),
             "by_class": {label: self._group(self.answers.truth == number, gate) for number, label in present},
@@ -96,22 +96,22 @@ class Explanation:
         }
 
     def _group(self, chosen: NDArray[np.bool_], gate: NDArray[np.float32]) -> dict[str, Any]:
-        shares = self.depth_share[chosen]
-        known = shares[~np.isnan(shares)]
+        fractions = self.depth_contribution[chosen]
+        known = fractions[~np.isnan(fractions)]
         depth = float(known.mean()) if len(known) else None
         return {
             "num_pairs": int(chosen.sum()),
             "mean_gate": float(gate[chosen].mean()),
-            "share_of_depth": depth,
-            "share_of_rgb": None if depth is None else 1 - depth,
-            "num_pairs_without_share": int(len(shares) - len(known)),
+            "depth_contribution": depth,
+            "rgb_contribution": None if depth is None else 1 - depth,
+            "num_pairs_without_share": int(len(fractions) - len(known)),
             "mean_kept_area": None if self.kept is None else float(self.kept[chosen].mean()),
         }
 
 
 def explain(  # long: the order of the work, and what each part leaves
     predictor: Predictor,
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     out: Path,
     *,
     contract: InputContract,
@@ -137,20 +137,22 @@ def explain(  # long: the order of the work, and what each part leaves
     new_figure(width_in=1, height_in=1)  # a missing matplotlib is better said before the work than after it
     found = answers_under(
         predictor,
-        pictures,
+        rgbd,
         contract=contract,
         labels=labels,
         changes={"both": as_they_are, "no_rgb": without_rgb, "no_depth": without_depth},
     )
-    watch = None if pixel_gate is None else _KeptArea(predictor, pixel_gate)
+    monitor = None if pixel_gate is None else _KeptArea(predictor, pixel_gate)
     rows = evaluate_corruptions(
-        watch or predictor, pictures, contract=contract, labels=labels, seed=seed, on_progress=on_progress
+        monitor or predictor, rgbd, contract=contract, labels=labels, seed=seed, on_progress=on_progress
     )
-    kept = None if watch is None else watch.by_row(len(rows))
+    kept = None if monitor is None else monitor.by_row(len(rows))
     explanation = Explanation(
         labels=labels,
         answers=found["both"],
-        depth_share=depth_shares(*(found[condition].probabilities for condition in ("both", "no_rgb", "no_depth"))),
+        depth_contribution=depth_contributions(
+            *(found[condition].probabilities for condition in ("both", "no_rgb", "no_depth"))
+        ),
         rows=rows,
         kept=None if kept is None else kept[0],
         kept_by_row=None if kept is None else tuple(float(row.mean()) for row in kept),
@@ -160,7 +162,7 @@ def explain(  # long: the order of the work, and what each part leaves
         write_json(folder / EXPLANATION_NAME, {"title": title, **explanation.to_json()})
         plot_gate(explanation, folder / GATE_PLOT_NAME, title=title)
         path = folder / EXAMPLES_NAME
-        plot_examples(explanation, pictures, path, contract=contract, title=title, pixel_gate=pixel_gate)
+        plot_examples(explanation, rgbd, path, contract=contract, title=title, pixel_gate=pixel_gate)
     return explanation
 
 
@@ -183,7 +185,7 @@ class _KeptArea:
         return [np.concatenate(self._calls[row::num_rows]) for row in range(num_rows)]
 
 
-def depth_shares(
+def depth_contributions(
     both: NDArray[np.float32], no_rgb: NDArray[np.float32], no_depth: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Depth's share [N] of each decision, by `SHARE_DEFINITION`; NaN where neither sensor supported it.
@@ -192,12 +194,12 @@ def depth_shares(
         both, no_rgb, no_depth: probabilities [N, C] of the same pairs with both sensors alive, and with either one dead.
     """
     answered = both.argmax(axis=1)
-    alive, blind, flat = (_log_odds(p[np.arange(len(p)), answered]) for p in (both, no_rgb, no_depth))
-    from_rgb, from_depth = np.maximum(alive - blind, 0), np.maximum(alive - flat, 0)
+    available, blind, flat = (_log_odds(p[np.arange(len(p)), answered]) for p in (both, no_rgb, no_depth))
+    from_rgb, from_depth = np.maximum(available - blind, 0), np.maximum(available - flat, 0)
     total = from_rgb + from_depth
-    share = np.full(len(total), np.nan)
-    np.divide(from_depth, total, out=share, where=total > 0)
-    return share
+    fraction = np.full(len(total), np.nan)
+    np.divide(from_depth, total, out=fraction, where=total > 0)
+    return fraction
 
 
 def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -220,7 +222,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
     height_in = max(3.5, (0.28 if has_kept else 0.2) * len(corruptions) + 1, 0.5 * len(classes) + 1)
     figure = new_figure(width_in=11, height_in=height_in)
     by_class, by_corruption = figure.subplots(1, 2)
-    measures = {"mean_gate": "mean gate", "share_of_depth": "depth's share of the decision"}
+    measures = {"mean_gate": "mean gate", "depth_contribution": "depth's share of the decision"}
     kept = {"mean_kept_area": "RGB kept by the pixel gate"} if has_kept else {}
     _bars(
         by_class,
@@ -263,7 +265,7 @@ def _bars(axes: Any, names: list[str], values_by_label: dict[str, list[float | N
 
 def plot_examples(
     explanation: Explanation,
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     path: Path,
     *,
     contract: InputContract,
@@ -272,7 +274,7 @@ def plot_examples(
 ) -> None:
     """A grid of up to `MAX_EXAMPLES` pairs as the model sees them: RGB, what the pixel gate leaves of it, coloured depth."""
     chosen = choose_examples(explanation.answers, count=MAX_EXAMPLES)
-    rgb, depth, _ = next(framed_batches(pictures.subset(chosen), contract=contract, batch_size=len(chosen)))
+    rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=len(chosen)))
     left = None if pixel_gate is None else left_of_rgb(rgb, pixel_gate(depth))
     num_columns = min(6, len(chosen))
     num_rows, height = -(-len(chosen) // num_columns), 2 if left is None else 3
@@ -318,11 +320,11 @@ def choose_examples(answers: Answers, *, count: int) -> list[int]:
 def _caption(explanation: Explanation, position: int) -> str:
     probabilities, gate, truth = (part[position] for part in explanation.answers)
     answered = int(probabilities.argmax())
-    share = explanation.depth_share[position]
+    fraction = explanation.depth_contribution[position]
     verdict = shortened(explanation.labels[answered])
     if answered != truth:
         verdict = f"predicted {verdict},\ntrue {shortened(explanation.labels[truth])}"
-    share_text = "no share" if np.isnan(share) else f"depth's share {share:.0%}"
+    share_text = "no share" if np.isnan(fraction) else f"depth's share {fraction:.0%}"
     return f"{verdict}\n{probabilities[answered]:.1%}\ngate {gate.mean():.2f}, {share_text}"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Pictures
+from edgefuse.data.dataset import RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.framing import fit
 from edgefuse.io.text import some_of
@@ -113,15 +113,14 @@ def score(
 
 
 def framed_batches(
-    pictures: Pictures, *, contract: InputContract, batch_size: int
+    rgbd: RgbdDataset, *, contract: InputContract, batch_size: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]]:
     """The pictures as the model takes them, in order: rgb [n, S, S, 3], depth [n, S, S, 2], class numbers [n]."""
-    samples = pictures.dataset.samples
+    samples = rgbd.dataset.samples
     for start in range(0, len(samples), batch_size):
         chosen = range(start, min(start + batch_size, len(samples)))
         framed = [
-            fit(pictures.rgb[i], pictures.depth[i], size=contract.size, depth_unit_m=samples[i].depth_unit_m)
-            for i in chosen
+            fit(rgbd.rgb[i], rgbd.depth[i], size=contract.size, depth_unit_m=samples[i].depth_unit_m) for i in chosen
         ]
         yield (
             np.stack([pair.rgb for pair in framed]),
@@ -132,7 +131,7 @@ def framed_batches(
 
 def evaluate(
     predictor: Predictor,
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     *,
     contract: InputContract,
     labels: Sequence[str],
@@ -151,7 +150,7 @@ def evaluate(
     """
     found = answers_under(
         predictor,
-        pictures,
+        rgbd,
         contract=contract,
         labels=labels,
         changes={condition: _CHANGES[condition] for condition in conditions},
@@ -162,7 +161,7 @@ def evaluate(
 
 def answers_under(
     predictor: Predictor,
-    pictures: Pictures,
+    rgbd: RgbdDataset,
     *,
     contract: InputContract,
     labels: Sequence[str],
@@ -179,18 +178,18 @@ def answers_under(
     Raises:
         UserError: as `evaluate`.
     """
-    refuse_unfit(pictures, contract=contract, labels=labels)
-    truth_of = class_numbers(pictures.dataset.labels, labels)
+    refuse_unfit(rgbd, contract=contract, labels=labels)
+    truth_of = class_numbers(rgbd.dataset.labels, labels)
     found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in changes}
     truths: list[NDArray[np.int64]] = []
     done = 0
-    for rgb, depth, numbers in framed_batches(pictures, contract=contract, batch_size=batch_size):
+    for rgb, depth, numbers in framed_batches(rgbd, contract=contract, batch_size=batch_size):
         positions = range(done, done + len(numbers))
         truths.append(truth_of[numbers])
         for name, change in changes.items():
             found[name].append(predictor(*change(rgb, depth, positions)))
         done = positions.stop
-        on_progress(done, len(pictures.rgb))
+        on_progress(done, len(rgbd.rgb))
     truth = np.concatenate(truths)
     return {
         name: Answers(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth)
@@ -198,15 +197,15 @@ def answers_under(
     }
 
 
-def refuse_unfit(pictures: Pictures, *, contract: InputContract, labels: Sequence[str]) -> None:
+def refuse_unfit(rgbd: RgbdDataset, *, contract: InputContract, labels: Sequence[str]) -> None:
     """Look whether a model can be scored on the pictures, before the work of it.
 
     Raises:
         UserError: the data has a class that the model does not know, or another alignment than the contract.
     """
-    class_numbers(pictures.dataset.labels, labels)
-    if pictures.dataset.align != contract.align:
-        raise UserError(f"the data is aligned to {pictures.dataset.align}, the model wants {contract.align}")
+    class_numbers(rgbd.dataset.labels, labels)
+    if rgbd.dataset.align != contract.align:
+        raise UserError(f"the data is aligned to {rgbd.dataset.align}, the model wants {contract.align}")
 
 
 def as_they_are(

@@ -87,7 +87,7 @@ def _is_importable(module: str) -> bool:
     return spec is not None and spec.origin is not None  # any folder of that name is a package without origin
 
 
-def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:
+def git_revision(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:
     """Git commit of the tree that `source` belongs to, with "-dirty" when tracked files differ; None when git does not track it.
 
     An installed package may lie inside somebody else's repository, so the file itself is asked for.
@@ -101,7 +101,7 @@ def commit(source: Path = Path(__file__).with_name("__init__.py")) -> str | None
     return head + ("-dirty" if output_of([*git, "status", "--porcelain", "--untracked-files=no"]) else "")
 
 
-def commit_in_words(found: str | None) -> str:
+def git_revision_text(found: str | None) -> str:
     """The first twelve digits, with "-dirty" where it was; or that there was no commit to tell."""
     if found is None:
         return NO_CHECKOUT

@@ -81,6 +81,16 @@ def parse_json(data: bytes | str, *, what: str, spec: Any = dict) -> Any:
     return value
 
 
+def with_new_names(value: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`value` with the fields of older versions under their present names; a field that has its new name already is left alone.
+
+    Example:
+        >>> with_new_names({"votes": True, "size": 64}, {"votes": "auxiliary_heads"})
+        {'auxiliary_heads': True, 'size': 64}
+    """
+    return {names[name] if name in names and names[name] not in value else name: field for name, field in value.items()}
+
+
 class Optional:
     """In a spec: the field may be missing or null."""
 

@@ -35,17 +35,17 @@ class Backbone(nn.Module):
         self.num_channels = num_channels
         self.pretrained = pretrained
 
-    def forward(self, picture_NCHW: Tensor) -> Tensor:
-        return self.features(picture_NCHW)  # type: ignore[no-any-return]
+    def forward(self, image_NCHW: Tensor) -> Tensor:
+        return self.features(image_NCHW)  # type: ignore[no-any-return]
 
     @property
     def stages(self) -> list[nn.Module]:
         """The layers and blocks in the order they are passed through, without the drawing of depth before them."""
         parts = list(self.features.children())
-        return list(parts[1].children()) if isinstance(parts[0], DepthAsPicture) else parts
+        return list(parts[1].children()) if isinstance(parts[0], DepthAsImage) else parts
 
 
-class DepthAsPicture(nn.Module):
+class DepthAsImage(nn.Module):
     """Draw depth as a picture for a backbone made for RGB.
 
     Two channels: the range in grey, as the paper does for its comparison. Four: nearness in red, slopes in green and blue.
@@ -61,10 +61,10 @@ class DepthAsPicture(nn.Module):
 
     def forward(self, depth_NeHW: Tensor) -> Tensor:
         if depth_NeHW.shape[1] == 2:
-            picture = depth_NeHW[:, :1].expand(-1, 3, -1, -1)
+            image = depth_NeHW[:, :1].expand(-1, 3, -1, -1)
         else:
-            picture = torch.cat([depth_NeHW[:, :1], torch.clamp(depth_NeHW[:, 2:] / 2 + 0.5, 0, 1)], dim=1)
-        return (picture - self.mean) / self.std
+            image = torch.cat([depth_NeHW[:, :1], torch.clamp(depth_NeHW[:, 2:] / 2 + 0.5, 0, 1)], dim=1)
+        return (image - self.mean) / self.std
 
 
 def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
@@ -103,7 +103,7 @@ def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels
         stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
     backbone = _torchvision_backbone(name, weights=weights, known=DEPTH_BACKBONES, option="--depth-weights")
-    backbone.features = nn.Sequential(DepthAsPicture(), backbone.features)
+    backbone.features = nn.Sequential(DepthAsImage(), backbone.features)
     return backbone
 
 

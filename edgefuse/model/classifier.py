@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.errors import UserError
+from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.choices import (
@@ -34,6 +35,10 @@ MIN_TORCHVISION_SIZE = 32
 """Five halvings leave one pixel of it."""
 
 
+OLD_NAMES = {"votes": "auxiliary_heads", "reach_m": "depth_window_m"}
+"""Fields of runs from before 2026-11-25, and their present names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What the model is made of.
@@ -44,7 +49,7 @@ class ModelConfig:
         fusion: one of `FUSION_KINDS`.
         rgb, depth: names of the backbones.
         encoding: what the depth backbone sees: "relative" to the nearest surface, or "absolute" range.
-        reach_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
+        depth_window_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
         encoding_revision: how the nearest surface is estimated; a run keeps the one that it was trained with.
         num_features: d, the width that both feature vectors are projected to.
         num_hidden: width of the first fully connected layer.
@@ -61,13 +66,13 @@ class ModelConfig:
     depth: DepthBackbone = field(default="scratch", metadata=one_of(DEPTH_BACKBONES))
     # What runs had before there was a choice.
     encoding: DepthEncoding = field(default="absolute", metadata=one_of(DEPTH_ENCODINGS))
-    reach_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
+    depth_window_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
     encoding_revision: int = limited(REVISION, 1, REVISION, whole=True)
     num_features: int = limited(128, 1, 65536, whole=True)
     num_hidden: int = limited(128, 1, 65536, whole=True)
     dropout: float = limited(0.2, 0, 1, below=True)
     feature_dropout: float = limited(0.0, 0, 1, below=True)
-    votes: bool = False  # what runs had before there was a choice
+    auxiliary_heads: bool = False  # what runs had before there was a choice
     temperature: float = limited(1.0, 0, above=True)
 
     def __post_init__(self) -> None:
@@ -88,6 +93,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
+        value = with_new_names(value, OLD_NAMES)
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         return cls(**{"encoding_revision": 1, **known, "contract": InputContract.from_json(value["contract"])})
 
@@ -101,8 +107,8 @@ class FeatureExtractor(nn.Module):
         self.dropout = dropout
         self.project = nn.Sequential(nn.Linear(backbone.num_channels, num_features), nn.ReLU())
 
-    def forward(self, picture_NCHW: Tensor) -> Tensor:
-        pooled = self.backbone(picture_NCHW).mean((2, 3))
+    def forward(self, image_NCHW: Tensor) -> Tensor:
+        pooled = self.backbone(image_NCHW).mean((2, 3))
         # A function and no module: between modules each tensor keeps its precision in a half model.
         return self.project(functional.dropout(pooled, self.dropout, self.training))  # type: ignore[no-any-return]
 
@@ -134,21 +140,23 @@ class FusionClassifier(nn.Module):
         self.core = core
         self.temperature = temperature
 
-    def forward(self, rgb_NHWC: Tensor, depth_NHW2: Tensor, *, with_votes: bool = False) -> tuple[Tensor, ...]:
+    def forward(
+        self, rgb_NHWC: Tensor, depth_NHW2: Tensor, *, with_auxiliary_heads: bool = False
+    ) -> tuple[Tensor, ...]:
         """Classify one batch.
 
         Args:
             rgb_NHWC: uint8 [N, S, S, 3], as the contract says.
             depth_NHW2: uint8 [N, S, S, 2], as the contract says.
-            with_votes: for training; the logits of each modality alone follow, where the model has votes.
+            with_auxiliary_heads: for training; the logits of each modality alone follow, where the model has votes.
 
         Returns:
             logits [N, C] and gate [N, d] in [0, 1].
         """
         F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
         logits, gate = self.core(F_A, F_B)
-        if with_votes and self.core.votes is not None:
-            return logits, gate, *self.core.votes.alone(F_A, F_B)
+        if with_auxiliary_heads and self.core.auxiliary_heads is not None:
+            return logits, gate, *self.core.auxiliary_heads.alone(F_A, F_B)
         return logits, gate
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -178,7 +186,7 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be had or do not fit.
     """
-    relative = RelativeDepth(config.contract, reach_m=config.reach_m, revision=config.encoding_revision)
+    relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m, revision=config.encoding_revision)
     encode = relative if config.encoding == "relative" else AbsoluteDepth()
     look = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
@@ -194,7 +202,7 @@ def build_classifier(
         num_hidden=config.num_hidden,
         num_classes=config.num_classes,
         dropout=config.dropout,
-        votes=config.votes,
+        auxiliary_heads=config.auxiliary_heads,
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),

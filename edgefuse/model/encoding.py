@@ -50,19 +50,19 @@ class AbsoluteDepth(nn.Module):
 class RelativeDepth(nn.Module):
     """Depth behind the nearest surface, which does not change when the same thing is held nearer or farther.
 
-    Four channels: nearness (1 at the nearest surface, 0 from `reach_m` behind it on, 0 without a measurement), validity, and
+    Four channels: nearness (1 at the nearest surface, 0 from `depth_window_m` behind it on, 0 without a measurement), validity, and
     the slopes of nearness to the right and downwards, which are the surface's normal up to scale.
     """
 
     num_channels = 4
 
-    def __init__(self, contract: InputContract, *, reach_m: float, revision: int = REVISION) -> None:
+    def __init__(self, contract: InputContract, *, depth_window_m: float, revision: int = REVISION) -> None:
         super().__init__()
         self.revision = revision
         self.near_m = contract.near_m
         self.span_m = contract.far_m - contract.near_m
         self.block = max(1, contract.size // BLOCKS_ACROSS)
-        self.reach_m = reach_m
+        self.depth_window_m = depth_window_m
 
     def forward(self, depth_N2SS: Tensor) -> Tensor:
         nearness, valid = self.nearness(depth_N2SS)
@@ -76,8 +76,8 @@ class RelativeDepth(nn.Module):
         """Nearness in [0, 1] and validity, [N, 1, S, S] each."""
         scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
         depth_m = self.near_m + self.span_m * scaled
-        behind_m = depth_m - self.nearest_m(depth_m, valid) + MARGIN * self.reach_m
-        return (1 - torch.clamp(behind_m / self.reach_m, 0, 1)) * valid, valid
+        behind_m = depth_m - self.nearest_m(depth_m, valid) + MARGIN * self.depth_window_m
+        return (1 - torch.clamp(behind_m / self.depth_window_m, 0, 1)) * valid, valid
 
     def nearest_m(self, depth_m: Tensor, valid: Tensor) -> Tensor:
         """Distance of the nearest surface, [N, 1, 1, 1] in metres: the least mean of a block among the well measured ones.
@@ -85,11 +85,11 @@ class RelativeDepth(nn.Module):
         Well measured: for more than half where a block is whole, and measured by the best ones' measure where depth is
         sparse. Without any measurement it is `FAR`.
         """
-        share = functional.avg_pool2d(valid, self.block)
+        fraction = functional.avg_pool2d(valid, self.block)
         if self.revision == 1:
-            mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=0.5)
-            return torch.where(share > 0.5, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
-        best = share.amax((2, 3), keepdim=True)
+            mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=0.5)
+            return torch.where(fraction > 0.5, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
+        best = fraction.amax((2, 3), keepdim=True)
         least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
-        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(share, min=1e-6)
-        return torch.where(share > least, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
+        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=1e-6)
+        return torch.where(fraction > least, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)

@@ -87,14 +87,14 @@ class DepthOnly(nn.Module):
         return F_B, torch.ones_like(F_B)
 
 
-class Votes(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """What each modality says alone: one linear layer from its features to the classes. The answer of `spatial` is their gated sum.
 
         vote_A = V_A F_A + b_A,  vote_B = V_B F_B + b_B                    [N, C] each
         answer = 2 (V_A (F_A * (1 - G)) + V_B (F_B * G)) + b_A + b_B      equation 7, then one linear layer
 
     At G = 0.5 the answer is the sum of both votes, which multiplies their probabilities. Where every vote is trained to be right by
-    itself (`TrainConfig.vote_weight`), neither backbone can leave the work to the other.
+    itself (`TrainConfig.aux_loss_weight`), neither backbone can leave the work to the other.
     """
 
     def __init__(self, num_features: int, *, num_classes: int) -> None:
@@ -131,14 +131,18 @@ class FusionCore(nn.Module):
         num_hidden: int,
         num_classes: int,
         dropout: float = 0.0,
-        votes: bool = False,
+        auxiliary_heads: bool = False,
     ) -> None:
         super().__init__()
         fusion = build_fusion(kind, num_features=num_features)
         self.fusion = fusion
-        self.votes = Votes(num_features, num_classes=num_classes) if votes and kind not in SINGLE_MODALITIES else None
+        self.auxiliary_heads = (
+            AuxiliaryHeads(num_features, num_classes=num_classes)
+            if auxiliary_heads and kind not in SINGLE_MODALITIES
+            else None
+        )
         self.head = None
-        if kind == "spatial" and self.votes is not None:
+        if kind == "spatial" and self.auxiliary_heads is not None:
             assert isinstance(fusion, JointFusion)
             nn.init.zeros_(fusion.W.weight)  # the gate starts at 0.5: both votes count alike
             nn.init.zeros_(fusion.W.bias)
@@ -155,8 +159,8 @@ class FusionCore(nn.Module):
         F_O, G = self.fusion(F_A, F_B)
         if self.head is not None:
             return self.head(F_O), G
-        assert self.votes is not None
-        return self.votes(F_O), G
+        assert self.auxiliary_heads is not None
+        return self.auxiliary_heads(F_O), G
 
 
 _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | DepthOnly]] = {

@@ -19,13 +19,13 @@ from edgefuse.model.encoding import RelativeDepth
 LAYER_GAIN = 20.0
 """Nearness from which on a pixel counts as the near layer: 1 / 20 of the reach before its end."""
 
-ALIVE_GAIN = 20.0
+AVAILABLE_GAIN = 20.0
 """A picture counts as measured from 1 / 20 of valid pixels on."""
 
 WIDENING = 40
 """The layer is widened by 1 / 40 of the picture to each side: depth loses the edges and the fingertips."""
 
-TRUSTED_SHARE, DOUBTED_SHARE = 0.45, 0.2
+TRUSTED_FRACTION, DOUBTED_FRACTION = 0.45, 0.2
 """From this share of valid pixels on, one without a measurement counts as background (borders and shadows of things have none);
 at the second share and below it counts as unknown, and its colour stays in. Between them, in proportion."""
 
@@ -57,8 +57,8 @@ class SpatialGate(nn.Module):
         layer = torch.clamp(LAYER_GAIN * nearness, 0, 1)
         layer = functional.max_pool2d(layer, 2 * self.widening + 1, stride=1, padding=self.widening)
         layer = functional.avg_pool2d(functional.pad(layer, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        share = valid.mean((2, 3), keepdim=True)
-        alive = torch.clamp(ALIVE_GAIN * share, 0, 1).expand_as(valid)
-        doubt = torch.clamp((TRUSTED_SHARE - share) / (TRUSTED_SHARE - DOUBTED_SHARE), 0, 1)
+        fraction = valid.mean((2, 3), keepdim=True)
+        available = torch.clamp(AVAILABLE_GAIN * fraction, 0, 1).expand_as(valid)
+        doubt = torch.clamp((TRUSTED_FRACTION - fraction) / (TRUSTED_FRACTION - DOUBTED_FRACTION), 0, 1)
         layer = torch.maximum(layer, doubt * (1 - valid))
-        return torch.sigmoid(self.W(torch.cat([nearness, layer, alive], dim=1)))
+        return torch.sigmoid(self.W(torch.cat([nearness, layer, available], dim=1)))

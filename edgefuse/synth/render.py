@@ -122,11 +122,11 @@ class Card:
     right: Array
     down: Array
     half_m: float
-    picture: Photo | Texture
+    image: Photo | Texture
 
-    def point(self, on_picture: Array) -> Array:
+    def point(self, on_photo: Array) -> Array:
         """World points [M, 3] of positions [M, 2] on the picture."""
-        on_card = on_picture * np.float32(CARD_BORDER * self.half_m)
+        on_card = on_photo * np.float32(CARD_BORDER * self.half_m)
         return self.centre + on_card[:, :1] * self.right + on_card[:, 1:] * self.down
 
     def hit(self, origin: Array, direction: Array) -> tuple[Array, Array]:
@@ -159,7 +159,7 @@ class World:
     diffuse: float
 
 
-def picture(world: World, camera: Camera, box: Box2D) -> tuple[Array, Array]:
+def image(world: World, camera: Camera, box: Box2D) -> tuple[Array, Array]:
     """Look at a part of a camera's picture.
 
     Returns:
@@ -184,7 +184,7 @@ class _Seen(NamedTuple):
     albedo: Array
     gloss: Array
     card: NDArray[np.int8]
-    on_picture: Array
+    on_photo: Array
 
 
 def _trace(world: World, eye: Array, direction: Array) -> tuple[Array, Array]:
@@ -197,10 +197,10 @@ def _trace(world: World, eye: Array, direction: Array) -> tuple[Array, Array]:
         _put_solid(seen, world.solid, origin=origin, direction=direction)
     radiance = _light(world, seen, origin=origin, direction=direction)
     for number, card in enumerate(world.cards):
-        if isinstance(card.picture, Photo):
+        if isinstance(card.image, Photo):
             rays = np.flatnonzero(seen.card == number)
-            photo = card.picture
-            taken = photo.camera.directions(photo.centre_px + seen.on_picture[rays] * np.float32(photo.half_px))
+            photo = card.image
+            taken = photo.camera.directions(photo.centre_px + seen.on_photo[rays] * np.float32(photo.half_px))
             radiance[rays] = _trace(photo.world, photo.camera.position, taken)[0]
     return radiance, seen.t
 
@@ -221,16 +221,16 @@ def _room(world: World, origin: Array, direction: Array) -> _Seen:
 
 def _put_card(seen: _Seen, card: Card, *, number: int, origin: Array, direction: Array) -> None:
     """Let a card cover what lies behind it."""
-    t, on_picture = card.hit(origin, direction)
+    t, on_photo = card.hit(origin, direction)
     rays = np.flatnonzero(t < seen.t)
     normal = np.cross(card.right, card.down)
-    on_picture = on_picture[rays]
-    inside = np.abs(on_picture).max(axis=1, initial=0) <= 1
-    seen.t[rays], seen.on_picture[rays] = t[rays], on_picture
+    on_photo = on_photo[rays]
+    inside = np.abs(on_photo).max(axis=1, initial=0) <= 1
+    seen.t[rays], seen.on_photo[rays] = t[rays], on_photo
     seen.normal[rays] = normal if normal @ (origin[0] - card.centre) > 0 else -normal
     seen.albedo[rays], seen.card[rays] = PAPER, np.where(inside, number, -1)
-    if isinstance(card.picture, Texture):
-        seen.albedo[rays[inside]] = card.picture.paint(on_picture[inside] * np.float32(card.half_m))
+    if isinstance(card.image, Texture):
+        seen.albedo[rays[inside]] = card.image.paint(on_photo[inside] * np.float32(card.half_m))
 
 
 def _put_solid(seen: _Seen, solid: Solid, *, origin: Array, direction: Array) -> None:

@@ -26,13 +26,13 @@ from edgefuse.framing import ANY_CROP, Roi, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.workers import begin_worker
 from edgefuse.synth import scenes as synth_scenes
-from edgefuse.synth.render import Box2D, picture
+from edgefuse.synth.render import Box2D, image
 from edgefuse.synth.sensor_models import Degradation, depth_codes, rgb_codes
 
 LABELS = synth_scenes.LABELS
 
 CAMERA_HEIGHT, CAMERA_WIDTH = 480, 640
-STREAM_FIRST_INSTANCE = 1_000_000
+STREAM_FIRST_SEQUENCE = 1_000_000
 """Instances from here on are the stream's; data sets stay below, so that they never share an object."""
 
 
@@ -52,20 +52,20 @@ class SynthFrame:
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint16]
     label: str
-    instance: int
+    sequence: int
     roi_xywh: tuple[int, int, int, int]
     distance_m: float
     degradation: Degradation
 
 
-def render_frame(*, seed: int, label: str, instance: int, frame: int, size: int = 128) -> SynthFrame:
+def render_frame(*, seed: int, label: str, sequence: int, frame: int, size: int = 128) -> SynthFrame:
     """Render the region of one frame of a 640x480 camera and fit it to `size` x `size`, as live does with a region.
 
     Raises:
         UserError: an unknown label, or a negative number.
     """
     return _render(
-        seed=seed, label=label, instance=instance, frame=frame, height=CAMERA_HEIGHT, width=CAMERA_WIDTH, size=size
+        seed=seed, label=label, sequence=sequence, frame=frame, height=CAMERA_HEIGHT, width=CAMERA_WIDTH, size=size
     )
 
 
@@ -93,7 +93,7 @@ def stream(
         yield _render(
             seed=seed,
             label=LABELS[order[place]],
-            instance=STREAM_FIRST_INSTANCE + turn,
+            sequence=STREAM_FIRST_SEQUENCE + turn,
             frame=frame,
             height=height,
             width=width,
@@ -107,7 +107,7 @@ def write_dataset(
     num_pairs: int = 1000,
     size: int = 128,
     seed: int = 0,
-    frames_per_instance: int = 8,
+    frames_per_sequence: int = 8,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -133,16 +133,16 @@ def write_dataset(
         "num_pairs": num_pairs,
         "size": size,
         "seed": seed,
-        "frames_per_instance": frames_per_instance,
+        "frames_per_sequence": frames_per_sequence,
     }
-    lowest = {"num_pairs": len(LABELS), "size": 16, "seed": 0, "frames_per_instance": 1}
+    lowest = {"num_pairs": len(LABELS), "size": 16, "seed": 0, "frames_per_sequence": 1}
     for name, value in asked.items():
         _refuse_below(name, value, lowest[name])
     _refuse_below("num_workers", workers, 1)
     with folder_replaced(root) as folder:
-        takes = _takes(folder, **asked)
+        sequences = _sequences(folder, **asked)
         done = 0
-        for written in _written(takes, num_workers=workers):
+        for written in _written(sequences, num_workers=workers):
             done += written
             if on_progress is not None:
                 on_progress(done, num_pairs)
@@ -153,54 +153,54 @@ def write_dataset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Take:
+class _Sequence:
     """One instance folder to write."""
 
     folder: Path
     seed: int
     size: int
     label: str
-    instance: int
+    sequence: int
     num_frames: int
 
     def write(self) -> int:
         """Render and write the take; returns its number of pairs."""
         for number in range(self.num_frames):
-            frame = render_frame(seed=self.seed, label=self.label, instance=self.instance, frame=number, size=self.size)
-            folder = self.folder / self.label / f"{self.label}_{self.instance:03d}"
+            frame = render_frame(seed=self.seed, label=self.label, sequence=self.sequence, frame=number, size=self.size)
+            folder = self.folder / self.label / f"{self.label}_{self.sequence:03d}"
             write_pair(folder, f"{number:03d}", frame.rgb, frame.depth)
         return self.num_frames
 
 
-def _takes(folder: Path, *, num_pairs: int, size: int, seed: int, frames_per_instance: int) -> list[_Take]:
+def _sequences(folder: Path, *, num_pairs: int, size: int, seed: int, frames_per_sequence: int) -> list[_Sequence]:
     """All instance folders of a data set."""
-    shares = {label: (num_pairs - place + len(LABELS) - 1) // len(LABELS) for place, label in enumerate(LABELS)}
+    fractions = {label: (num_pairs - place + len(LABELS) - 1) // len(LABELS) for place, label in enumerate(LABELS)}
     return [
-        _Take(
+        _Sequence(
             folder=folder,
             seed=seed,
             size=size,
             label=label,
-            instance=instance,
-            num_frames=min(frames_per_instance, share - instance * frames_per_instance),
+            sequence=sequence,
+            num_frames=min(frames_per_sequence, fraction - sequence * frames_per_sequence),
         )
-        for label, share in shares.items()
-        for instance in range(-(-share // frames_per_instance))
+        for label, fraction in fractions.items()
+        for sequence in range(-(-fraction // frames_per_sequence))
     ]
 
 
-def _written(takes: list[_Take], *, num_workers: int) -> Iterator[int]:
+def _written(sequences: list[_Sequence], *, num_workers: int) -> Iterator[int]:
     """Write the takes; yields the number of pairs of each, in their order."""
     if num_workers == 1:
-        for take in takes:
-            yield take.write()
+        for sequence in sequences:
+            yield sequence.write()
         return
     pool = ProcessPoolExecutor(
-        min(num_workers, len(takes)), mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker
+        min(num_workers, len(sequences)), mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker
     )
     with pool:
         try:
-            yield from pool.map(_Take.write, takes)
+            yield from pool.map(_Sequence.write, sequences)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was ended from outside, perhaps for lack of memory: give fewer --workers"
@@ -211,19 +211,19 @@ def _written(takes: list[_Take], *, num_workers: int) -> Iterator[int]:
 
 
 def _render(
-    *, seed: int, label: str, instance: int, frame: int, height: int, width: int, size: int | None
+    *, seed: int, label: str, sequence: int, frame: int, height: int, width: int, size: int | None
 ) -> SynthFrame:
     """One frame: the whole picture, or its region fitted to `size`."""
     if label not in LABELS:
         raise UserError(f"the label is {label!r}: one of {', '.join(LABELS)} was expected")
     place = LABELS.index(label)
-    thing = synth_scenes.instance_of(np.random.default_rng(_entropy(seed, "instance", place, instance)), label=label)
-    rng = np.random.default_rng(_entropy(seed, "frame", place, instance, frame))
+    thing = synth_scenes.object_of(np.random.default_rng(_entropy(seed, "instance", place, sequence)), label=label)
+    rng = np.random.default_rng(_entropy(seed, "frame", place, sequence, frame))
     view = synth_scenes.view_of(rng, thing, height=height, width=width)
     degradation = synth_scenes.degradation_of(rng)
     left, top, side, _ = view.roi
     box = Box2D(0, 0, width, height) if size is None else Box2D(left, top, left + side, top + side)
-    radiance, depth_m = picture(view.world, view.camera, box)
+    radiance, depth_m = image(view.world, view.camera, box)
     rgb = rgb_codes(radiance, degradation=degradation, rng=rng)
     depth = depth_codes(depth_m, focal_px=view.camera.focal_px, degradation=degradation, rng=rng)
     roi = view.roi
@@ -234,7 +234,7 @@ def _render(
         rgb=rgb,
         depth=depth,
         label=label,
-        instance=instance,
+        sequence=sequence,
         roi_xywh=(roi.x, roi.y, roi.w, roi.h),
         distance_m=view.distance_m,
         degradation=degradation,

@@ -40,7 +40,7 @@ CARD_MARGIN = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Instance:
+class SceneObject:
     """One object, or photographs of one object, in its own surroundings.
 
     Attributes:
@@ -64,34 +64,34 @@ class View:
     distance_m: float
 
 
-def instance_of(rng: np.random.Generator, *, label: str) -> Instance:
+def object_of(rng: np.random.Generator, *, label: str) -> SceneObject:
     """Draw an instance of one of `LABELS`."""
     name = label.removesuffix(PHOTO_SUFFIX)
     hue = rng.uniform(*HUES_DEG[name]) / 360 % 1
     colour = _linear(hue, rng.uniform(0.65, 0.95), rng.uniform(0.5, 0.9))
     solid = _bottle(rng, colour) if name == "bottle" else _mug(rng, colour)
     room = _room(rng)
-    return Instance(room=room, photographed=_room(rng) if label.endswith(PHOTO_SUFFIX) else None, solid=solid)
+    return SceneObject(room=room, photographed=_room(rng) if label.endswith(PHOTO_SUFFIX) else None, solid=solid)
 
 
-def view_of(rng: np.random.Generator, instance: Instance, *, height: int, width: int) -> View:
+def view_of(rng: np.random.Generator, sequence: SceneObject, *, height: int, width: int) -> View:
     """Draw one frame's pose, camera and region for a picture of `height` x `width` pixels."""
     pose = _pose(rng)
-    solid = replace(instance.solid, yaw_rad=rng.uniform(0, 2 * np.pi))
+    solid = replace(sequence.solid, yaw_rad=rng.uniform(0, 2 * np.pi))
     outline = solid.outline()
     middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
-    if instance.photographed is None:
-        world = replace(instance.room, solid=solid, light=_swayed(rng, instance.room.light))
+    if sequence.photographed is None:
+        world = replace(sequence.room, solid=solid, light=_swayed(rng, sequence.room.light))
         camera = _camera(pose, target=middle, height=height, width=width)
     else:
-        inner = replace(instance.photographed, solid=solid, light=_swayed(rng, instance.photographed.light))
+        inner = replace(sequence.photographed, solid=solid, light=_swayed(rng, sequence.photographed.light))
         photographer = _camera(_pose(rng), target=middle, height=height, width=width)
         pixels = photographer.project(outline)
         centre_px, half_px = _middle_and_half(pixels)
         photo = Photo(world=inner, camera=photographer, centre_px=centre_px, half_px=CARD_MARGIN * half_px)
         card = _card(rng, photo, pose)
         outline = card.point(photo.position_on_card(outline))
-        world = replace(instance.room, cards=(*instance.room.cards, card))
+        world = replace(sequence.room, cards=(*sequence.room.cards, card))
         camera = _camera(pose, target=card.centre, height=height, width=width)
     roi = _region(rng, camera.project(outline), height=height, width=width)
     return View(world=world, camera=camera, roi=roi, distance_m=pose.distance_m)
@@ -105,8 +105,8 @@ def degradation_of(rng: np.random.Generator) -> Degradation:
         exposure=float(np.exp(rng.uniform(np.log(lowest), np.log(highest)))),
         warmth=float(np.clip(rng.normal(0, 0.05), -0.12, 0.12)),
         depth_missing=bool(rng.random() < 0.07),
-        blob_share=float(rng.uniform(0.05, 0.4)) if rng.random() < 0.35 else 0.0,
-        speckle_share=float(rng.uniform(0.001, 0.01)),
+        blob_fraction=float(rng.uniform(0.05, 0.4)) if rng.random() < 0.35 else 0.0,
+        speckle_fraction=float(rng.uniform(0.001, 0.01)),
     )
 
 
@@ -149,11 +149,11 @@ def _camera(pose: _Pose, *, target: Array, height: int, width: int) -> Camera:
     )
 
 
-def _card(rng: np.random.Generator, picture: Photo | Texture, pose: _Pose) -> Card:
+def _card(rng: np.random.Generator, image: Photo | Texture, pose: _Pose) -> Card:
     """A card that stands on the table at the origin and leans back, roughly facing the camera of a pose."""
     half_m = rng.uniform(0.12, 0.165)
     return _standing(
-        picture,
+        image,
         half_m=half_m,
         yaw_rad=pose.azimuth_rad + np.deg2rad(rng.uniform(-15, 15)),
         lean_rad=pose.elevation_rad * rng.uniform(0.5, 1),
@@ -162,7 +162,7 @@ def _card(rng: np.random.Generator, picture: Photo | Texture, pose: _Pose) -> Ca
 
 
 def _standing(
-    picture: Photo | Texture, *, half_m: float, yaw_rad: float, lean_rad: float, foot: tuple[float, float]
+    image: Photo | Texture, *, half_m: float, yaw_rad: float, lean_rad: float, foot: tuple[float, float]
 ) -> Card:
     normal = np.array(
         [np.sin(yaw_rad) * np.cos(lean_rad), -np.cos(yaw_rad) * np.cos(lean_rad), np.sin(lean_rad)], np.float32
@@ -173,7 +173,7 @@ def _standing(
         right=right,
         down=np.cross(-normal, right),
         half_m=half_m,
-        picture=picture,
+        image=image,
     )
 
 

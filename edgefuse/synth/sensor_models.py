@@ -39,15 +39,15 @@ class Degradation:
         exposure: factor on the light, 1 = well lit, below 0.01 nearly black.
         warmth: relative red gain, and blue loss, of the light's colour temperature.
         depth_missing: no depth frame at all.
-        blob_share: share of the view in holes of random form.
-        speckle_share: share of single pixels without depth.
+        blob_fraction: share of the view in holes of random form.
+        speckle_fraction: share of single pixels without depth.
     """
 
     exposure: float
     warmth: float
     depth_missing: bool
-    blob_share: float
-    speckle_share: float
+    blob_fraction: float
+    speckle_fraction: float
 
 
 def rgb_codes(radiance: Array, *, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -74,8 +74,8 @@ def depth_codes(
         return np.zeros(depth_m.shape, np.uint16)
     disparity = np.float32(DISPARITY_PX_M) / depth_m
     hole = _shadow(depth_m, focal_px=focal_px) | _ragged_edge(disparity, rng=rng)
-    hole |= _blobs(depth_m.shape, share=degradation.blob_share, rng=rng)
-    hole |= rng.random(depth_m.shape, dtype=np.float32) < degradation.speckle_share
+    hole |= _blobs(depth_m.shape, fraction=degradation.blob_fraction, rng=rng)
+    hole |= rng.random(depth_m.shape, dtype=np.float32) < degradation.speckle_fraction
     disparity = disparity + np.float32(SUBPIXEL) * _matching_error(depth_m.shape, rng=rng)
     step = np.float32(DISPARITY_STEP_PX)
     measured_m = np.float32(DISPARITY_PX_M) / np.maximum(np.rint(disparity / step) * step, step)
@@ -101,12 +101,12 @@ def _ragged_edge(disparity: Array, *, rng: np.random.Generator, jump_px: float =
     return np.asarray(jump & (rng.random(disparity.shape, dtype=np.float32) < 0.7), bool)
 
 
-def _blobs(shape: tuple[int, ...], *, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _blobs(shape: tuple[int, ...], *, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Holes of random form over about `share` of the view."""
-    if share <= 0:
+    if fraction <= 0:
         return np.zeros(shape, bool)
     field = _smooth_field(shape, sigma_px=9.0, rng=rng)
-    return field > NormalDist().inv_cdf(1 - share)
+    return field > NormalDist().inv_cdf(1 - fraction)
 
 
 def _matching_error(shape: tuple[int, ...], *, rng: np.random.Generator) -> Array:

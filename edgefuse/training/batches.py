@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edgefuse.data.augmentation import Augmentation, augment
-from edgefuse.data.dataset import Pictures
+from edgefuse.data.dataset import RgbdDataset
 
 
 class Batch(NamedTuple):
@@ -22,11 +22,11 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class AugmentedPictures(Dataset[Batch]):
+class AugmentedDataset(Dataset[Batch]):
     """Varied samples of pictures in memory; call `start_epoch` before each pass."""
 
-    def __init__(self, pictures: Pictures, *, size: int, augmentation: Augmentation, seed: int) -> None:
-        self.pictures = pictures
+    def __init__(self, rgbd: RgbdDataset, *, size: int, augmentation: Augmentation, seed: int) -> None:
+        self.rgbd = rgbd
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
@@ -36,13 +36,13 @@ class AugmentedPictures(Dataset[Batch]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pictures.rgb)
+        return len(self.rgbd.rgb)
 
     def __getitem__(self, index: int) -> Batch:
-        sample = self.pictures.dataset.samples[index]
+        sample = self.rgbd.dataset.samples[index]
         framed = augment(
-            self.pictures.rgb[index],
-            self.pictures.depth[index],
+            self.rgbd.rgb[index],
+            self.rgbd.depth[index],
             size=self.size,
             depth_unit_m=sample.depth_unit_m,
             augmentation=self.augmentation,
@@ -56,7 +56,7 @@ class AugmentedPictures(Dataset[Batch]):
         )
 
 
-def build_loader(samples: AugmentedPictures, *, batch_size: int, seed: int) -> DataLoader[Batch]:
+def build_loader(samples: AugmentedDataset, *, batch_size: int, seed: int) -> DataLoader[Batch]:
     """A shuffling loader. The last batch is dropped when it would hold a single sample, which BatchNorm cannot take."""
     return DataLoader(
         samples,

@@ -68,10 +68,10 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         list[str] | None,
         typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
-    validation_share: Annotated[
+    validation_fraction: Annotated[
         float, typer.Option(min=0, max=0.5, callback=finite, help="Share held out by instance to watch training with.")
     ] = 0.15,
-    test_share: Annotated[
+    test_fraction: Annotated[
         float,
         typer.Option(
             min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
@@ -127,8 +127,8 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         seed=seed,
         num_threads=threads,
         exclude=tuple(exclude or ()),
-        validation_share=validation_share,
-        test_share=test_share,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         augmentation=replace(recipe.augmentation, flip=flip),
     )
     config = with_values(config, values or ())

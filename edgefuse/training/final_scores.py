@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Pictures
+from edgefuse.data.dataset import RgbdDataset
 from edgefuse.data.splits import untouched
 from edgefuse.evaluation.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.evaluation.metrics import Answers, answers_under, as_they_are, evaluate, expected_calibration_error
@@ -21,7 +21,7 @@ from edgefuse.training.plots import plot_confusion, plot_training
 
 
 def calibrate(
-    model: FusionClassifier, held_out: dict[str, Pictures], *, contract: InputContract, labels: tuple[str, ...]
+    model: FusionClassifier, held_out: dict[str, RgbdDataset], *, contract: InputContract, labels: tuple[str, ...]
 ) -> dict[str, Any]:
     """Give the model the temperature that fits the validation pairs (1 where there are none); what it did on each part.
 
@@ -29,9 +29,9 @@ def calibrate(
     """
     found: dict[str, Answers] = {
         part: answers_under(
-            torch_predictor(model), pictures, contract=contract, labels=labels, changes={part: as_they_are}
+            torch_predictor(model), rgbd, contract=contract, labels=labels, changes={part: as_they_are}
         )[part]
-        for part, pictures in held_out.items()
+        for part, rgbd in held_out.items()
     }
     fitted_on = found.get("validation")
     temperature = 1.0 if fitted_on is None else fit_temperature(fitted_on.probabilities, fitted_on.truth)
@@ -52,7 +52,7 @@ def calibrate(
 
 def measure(
     model: FusionClassifier,
-    held_out: dict[str, Pictures],
+    held_out: dict[str, RgbdDataset],
     history: list[EpochResult],
     *,
     calibration: dict[str, Any],
@@ -64,10 +64,10 @@ def measure(
     "untested_classes" and "unvalidated_classes" are those without a pair in the part, where there is such a part.
     """
     metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
-    for name, pictures in held_out.items():
-        scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels)
+    for name, rgbd in held_out.items():
+        scores = evaluate(torch_predictor(model), rgbd, contract=contract, labels=labels)
         metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
-        metrics[_LACKING[name]] = untouched(pictures.dataset, range(len(pictures.dataset.samples)))
+        metrics[_LACKING[name]] = untouched(rgbd.dataset, range(len(rgbd.dataset.samples)))
     return metrics
 
 

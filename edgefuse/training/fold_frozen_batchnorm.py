@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 @contextmanager
-def folded(module: nn.Module) -> Iterator[None]:
+def fold_frozen_batchnorm(module: nn.Module) -> Iterator[None]:
     """While open, each frozen convolution inside `module` does the work of the frozen BatchNorm behind it, which does none.
 
     Frozen: no weight of it learns, and a BatchNorm is in eval mode too. "Behind" goes by the order in which layers were

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Dataset, Pictures
+from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor, evaluate
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
-from edgefuse.training.batches import AugmentedPictures, Batch, build_loader
-from edgefuse.training.fold_frozen_batchnorm import folded
+from edgefuse.training.batches import AugmentedDataset, Batch, build_loader
+from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.recipe import TrainConfig
 
 NUM_NAMED_PAIRS = 3
@@ -71,8 +71,8 @@ def best_device() -> torch.device:
 def train_epochs(
     model: FusionClassifier,
     *,
-    train: Pictures,
-    validation: Pictures | None,
+    train: RgbdDataset,
+    validation: RgbdDataset | None,
     config: TrainConfig,
     contract: InputContract,
     labels: tuple[str, ...],
@@ -84,13 +84,13 @@ def train_epochs(
     Raises:
         NotFiniteError: a loss or a gradient, before it reaches the weights; a weight or a statistic, after an epoch.
     """
-    prepare(model, device=device, frozen_share=config.frozen_share)
-    samples = AugmentedPictures(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
+    prepare(model, device=device, frozen_fraction=config.frozen_fraction)
+    samples = AugmentedDataset(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
     optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    with folded(model):
+    with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
             samples.start_epoch(epoch)
             set_training(model)
@@ -99,8 +99,10 @@ def train_epochs(
                 where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
                 rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
                 optimizer.zero_grad(set_to_none=True)
-                logits, _, *votes = model(rgb, depth, with_votes=config.vote_weight > 0)
-                loss = criterion(logits, truth) + config.vote_weight * sum(criterion(vote, truth) for vote in votes)
+                logits, _, *auxiliary_heads = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
+                loss = criterion(logits, truth) + config.aux_loss_weight * sum(
+                    criterion(vote, truth) for vote in auxiliary_heads
+                )
                 losses.append(_finite(loss, "the loss", where))
                 loss.backward()
                 _finite(_gradient_norm(model), "the gradients' norm", where)
@@ -157,7 +159,7 @@ def _finite(tensor: Tensor, what: str, where: Callable[[], str]) -> float:
 def _where(batch: Batch, dataset: Dataset, *, number: int, num_batches: int, epoch: int) -> str:
     """The batch in words: its place, and the first of its pairs."""
     samples = [dataset.samples[i] for i in batch.indices[:NUM_NAMED_PAIRS].tolist()]
-    names = ", ".join(f"{dataset.labels[sample.label]}/{sample.instance}/{sample.name}" for sample in samples)
+    names = ", ".join(f"{dataset.labels[sample.label]}/{sample.sequence}/{sample.name}" for sample in samples)
     return f"batch {number} of {num_batches} in epoch {epoch + 1} (first pairs {names})"
 
 
@@ -166,14 +168,14 @@ def cosine(progress: float, *, end: float) -> float:
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def prepare(model: FusionClassifier, *, device: torch.device, frozen_share: float) -> None:
-    """Move the model to its device, set it training, and keep the weights of the first `frozen_share` of each pretrained backbone's stages.
+def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: float) -> None:
+    """Move the model to its device, set it training, and keep the weights of the first `frozen_fraction` of each pretrained backbone's stages.
 
     Edges and textures need no learning again. In channels-last order a MobileNetV2 learns a quarter faster on a CPU.
     """
     model.to(device).to(memory_format=torch.channels_last)
     for backbone in _pretrained_backbones(model):
-        for stage in backbone.stages[: round(frozen_share * len(backbone.stages))]:
+        for stage in backbone.stages[: round(frozen_fraction * len(backbone.stages))]:
             stage.requires_grad_(False)
     set_training(model)
 
@@ -234,9 +236,9 @@ def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
 
 
 def _accuracy(
-    model: FusionClassifier, pictures: Pictures | None, *, contract: InputContract, labels: tuple[str, ...]
+    model: FusionClassifier, rgbd: RgbdDataset | None, *, contract: InputContract, labels: tuple[str, ...]
 ) -> float | None:
-    if pictures is None:
+    if rgbd is None:
         return None
-    scores = evaluate(torch_predictor(model), pictures, contract=contract, labels=labels, conditions=("both",))
+    scores = evaluate(torch_predictor(model), rgbd, contract=contract, labels=labels, conditions=("both",))
     return scores["both"].accuracy

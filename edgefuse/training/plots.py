@@ -36,12 +36,12 @@ def plot_training(history: Sequence[EpochResult], path: Path, *, title: str, los
     save_figure(figure, path)
 
 
-def loss_in_words(*, vote_weight: float, has_votes: bool, label_smoothing: float) -> str:
+def loss_in_words(*, aux_loss_weight: float, has_auxiliary_heads: bool, label_smoothing: float) -> str:
     """What the training loss is made of."""
     smooth = f", labels smoothed by {label_smoothing:g}" if label_smoothing else ""
-    if not has_votes:
+    if not has_auxiliary_heads:
         return f"cross-entropy{smooth}"
-    weight = "" if vote_weight == 1 else f"{vote_weight:g} x "
+    weight = "" if aux_loss_weight == 1 else f"{aux_loss_weight:g} x "
     return f"sum of 3 cross-entropies{smooth}:\nfused + {weight}(RGB alone + depth alone)"
 
 
@@ -53,19 +53,19 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
     import numpy as np
 
     counts = np.array(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     has_names = len(labels) <= MAX_NAMED
     side_in = max(4.0, 0.5 * len(labels) + 2) if has_names else 10.0
     figure = new_figure(width_in=side_in, height_in=side_in)
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if has_names:
         names = [shortened(label) for label in labels]
         axes.set_xticks(range(len(labels)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(labels)), names)
         for row, column in np.argwhere(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
     else:
         axes.set(xlabel=f"predicted class, by number\n{_mistakes(counts, labels)}", ylabel="true class, by number")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgefuse.data.augmentation import Augmentation
-from edgefuse.data.dataset import Dataset, Pictures
-from edgefuse.data.mirrored_labels import sided_names
+from edgefuse.data.dataset import Dataset, RgbdDataset
+from edgefuse.data.mirrored_labels import labels_with_sides
 from edgefuse.data.sensor_coverage import sensing_warnings
 from edgefuse.data.splits import Split, untouched
 from edgefuse.io.text import some_of
@@ -22,7 +22,7 @@ def fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
     """The augmentation with mirroring decided, and without dropping the only modality that there is."""
     augmentation = config.augmentation
     if augmentation.flip is None:
-        augmentation = replace(augmentation, flip=not sided_names(dataset.labels))
+        augmentation = replace(augmentation, flip=not labels_with_sides(dataset.labels))
     if config.fusion in SINGLE_MODALITIES:
         augmentation = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
     return augmentation
@@ -47,20 +47,20 @@ def mirroring(labels: tuple[str, ...], *, asked: bool | None) -> str:
     """Whether images are mirrored, and why."""
     if asked is not None:
         return f"images are {'' if asked else 'not '}mirrored, as asked for"
-    sided = sided_names(labels)
+    sided = labels_with_sides(labels)
     if sided:
         speak = "speaks of a side" if len(sided) == 1 else "speak of sides"
         return f"images are not mirrored: {some_of(sided, most=3)} {speak} (--flip mirrors them all the same)"
     return "half of the images are mirrored: no class name speaks of a side (--no-flip turns it off)"
 
 
-def warnings_before(pictures: Pictures, parts: Split, *, config: TrainConfig) -> list[str]:
+def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> list[str]:
     """One line for each thing that would make figures or the model wrong without a word.
 
     Args:
         config: as it was asked for, before `fitting_augmentation`.
     """
-    dataset = pictures.dataset
+    dataset = rgbd.dataset
     found = list[str]()
     for name, part in (("test", parts.test), ("validation", parts.validation)):
         lacking = untouched(dataset, part) if part else []
@@ -74,23 +74,23 @@ def warnings_before(pictures: Pictures, parts: Split, *, config: TrainConfig) ->
                 f"no {name} pair of {some_of(lacking)} ({len(lacking)} of {len(dataset.labels)} classes): "
                 f"{rest} {'it' if len(lacking) == 1 else 'them'}; record more sequences of {'it' if len(lacking) == 1 else 'them'}"
             )
-    if config.validation_share and not parts.validation:
+    if config.validation_fraction and not parts.validation:
         found.append(
             "no validation pairs: each class needs its last sequence to learn from, so temperature and degraded mode are not "
             "chosen on pairs of their own; record more sequences"
         )
-    sided = sided_names(dataset.labels)
+    sided = labels_with_sides(dataset.labels)
     if config.augmentation.flip and sided:
         found.append(
             f"images are mirrored although {some_of(sided, most=3)} speak{'s' if len(sided) == 1 else ''} of a side: "
             "a mirrored image may belong to another class; leave --flip out"
         )
-    return [*found, *sensing_notes(pictures, parts.train, config)]
+    return [*found, *sensing_notes(rgbd, parts.train, config)]
 
 
 def sensing_notes(
-    pictures: Pictures, indices: Sequence[int], config: TrainConfig, *, of: str = "training pairs"
+    rgbd: RgbdDataset, indices: Sequence[int], config: TrainConfig, *, of: str = "training pairs"
 ) -> list[str]:
     """One line for each sensor of the recipe that is missing in most pairs of a class, and one of depth out of its range."""
     modalities = SINGLE_MODALITIES if config.fusion not in SINGLE_MODALITIES else (config.fusion,)
-    return sensing_warnings(pictures, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=modalities)
+    return sensing_warnings(rgbd, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=modalities)

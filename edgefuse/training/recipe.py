@@ -9,6 +9,7 @@ from typing import Any
 from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.data.augmentation import Augmentation
 from edgefuse.errors import UserError
+from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE
 from edgefuse.model.choices import (
@@ -23,6 +24,14 @@ from edgefuse.model.choices import (
     RgbBackbone,
 )
 
+OLD_NAMES = {
+    "reach_m": "depth_window_m",
+    "vote_weight": "aux_loss_weight",
+    "frozen_share": "frozen_fraction",
+    "validation_share": "validation_fraction",
+    "test_share": "test_fraction",
+}
+"""Fields of runs from before 2026-11-25, and their present names; --set takes both."""
 MAX_SEED = 2**32 - 2
 """NumPy takes 32 bits, and a split uses the seed and the one after it."""
 
@@ -33,16 +42,16 @@ class TrainConfig:
 
     Attributes:
         rgb_weights, depth_weights: "imagenet", "none" or a file.
-        encoding, reach_m: what the depth side sees; see `edgefuse.model.classifier.ModelConfig`.
+        encoding, depth_window_m: what the depth side sees; see `edgefuse.model.classifier.ModelConfig`.
         size: side of the model input in pixels.
         near_m, far_m: depth range of the contract in metres.
         learning_rate, final_learning_rate: Adam's, annealed along a cosine from the first to the last (the paper: 1e-3 to 1e-5).
         warm_up: over this share of the steps the learning rate rises from nothing; without it the first steps of Adam can kill every
             feature of a pretrained backbone, and the training never leaves chance.
         pretrained_rate_scale: pretrained backbones learn this much slower, with their BatchNorm statistics frozen.
-        vote_weight: weight of the loss of each modality's own answer beside that of the fused one; 0 = no such answers, as the paper.
-        frozen_share: this share of a pretrained backbone's stages, from the input on, keeps its weights.
-        validation_share, test_share: share of the samples held out by group, besides `exclude`.
+        aux_loss_weight: weight of the loss of each modality's own answer beside that of the fused one; 0 = no such answers, as the paper.
+        frozen_fraction: this share of a pretrained backbone's stages, from the input on, keeps its weights.
+        validation_fraction, test_fraction: share of the samples held out by group, besides `exclude`.
         exclude: glob patterns of instances held out for testing.
         num_threads: CPU threads of torch; None = its own choice, one for each core.
     """
@@ -53,7 +62,7 @@ class TrainConfig:
     rgb_weights: str = WEIGHTS_NONE
     depth_weights: str = WEIGHTS_NONE
     encoding: DepthEncoding = field(default="relative", metadata=one_of(DEPTH_ENCODINGS))
-    reach_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
+    depth_window_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
     size: int = limited(128, 16, 1024, whole=True)
     near_m: float = limited(0.2, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M)
     far_m: float = limited(2.0, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
@@ -67,12 +76,12 @@ class TrainConfig:
     final_learning_rate: float = limited(1e-5, 0, above=True)
     warm_up: float = limited(0.1, 0, 1)
     pretrained_rate_scale: float = limited(0.3, 0, 100)
-    frozen_share: float = limited(0.7, 0, 1)
+    frozen_fraction: float = limited(0.7, 0, 1)
     weight_decay: float = limited(0.0, 0)
     label_smoothing: float = limited(0.1, 0, 1, below=True)
-    vote_weight: float = limited(1.0, 0, 1000)
-    validation_share: float = limited(0.15, 0, 0.5)
-    test_share: float = limited(0.0, 0, 0.5)
+    aux_loss_weight: float = limited(1.0, 0, 1000)
+    validation_fraction: float = limited(0.15, 0, 0.5)
+    test_fraction: float = limited(0.0, 0, 0.5)
     exclude: tuple[str, ...] = ()
     seed: int = limited(0, 0, MAX_SEED, whole=True)
     num_threads: int | None = limited(None, 1, 1024, whole=True, optional=True)
@@ -93,6 +102,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
+        value = with_new_names(value, OLD_NAMES)
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         known["exclude"] = tuple(known.get("exclude", ()))
         known["augmentation"] = Augmentation(**known.get("augmentation", {}))
@@ -133,14 +143,14 @@ def demo_rgbd() -> TrainConfig:
     One thread: layers this small gain nothing from a second one (7 s against 8 s on two idle cores) and lose much when the
     cores are busy (20 s against 7 s).
     """
-    return TrainConfig(size=64, epochs=24, far_m=1.6, test_share=0.25, validation_share=0.1, num_threads=1)
+    return TrainConfig(size=64, epochs=24, far_m=1.6, test_fraction=0.25, validation_fraction=0.1, num_threads=1)
 
 
 def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
     """The recipe with some of its numbers replaced.
 
     Args:
-        values: "name=value", such as "reach_m=0.2" or "augmentation.grey=0"; any field of `TrainConfig` that holds one
+        values: "name=value", such as "depth_window_m=0.2" or "augmentation.grey=0"; any field of `TrainConfig` that holds one
             number, switch or word, and any of `Augmentation`; "auto" for None.
 
     Raises:
@@ -148,6 +158,7 @@ def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
     """
     for text in values:
         name, equals, value = text.partition("=")
+        name = OLD_NAMES.get(name, name)
         part = config.augmentation if name.startswith("augmentation.") else config
         field_name = name.removeprefix("augmentation.")
         kinds = {f.name: str(f.type) for f in fields(part) if f.name not in ("exclude", "augmentation")}

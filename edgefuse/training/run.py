@@ -16,6 +16,7 @@ Owns the folder's form; export and evaluation read it through `open_run`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ METRICS_NAME = "metrics.json"
 CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "tensorboard")
 """What a run folder holds besides `run.json`."""
 FORMAT = 1
+_OLD_MODULE = re.compile(r"\bvotes\.")
+"""Name of `auxiliary_heads` in weights from before 2026-11-25."""
 
 _CONTRACT = {"size": int, "near_m": float, "far_m": float, "align": str}
 _MODEL = {
@@ -48,8 +51,8 @@ _MODEL = {
     "num_classes": int,
     **dict.fromkeys(("fusion", "rgb", "depth", "encoding"), Optional(str)),
     **dict.fromkeys(("encoding_revision", "num_features", "num_hidden"), Optional(int)),
-    **dict.fromkeys(("reach_m", "dropout", "feature_dropout", "temperature"), Optional(float)),
-    "votes": Optional(bool),
+    **dict.fromkeys(("depth_window_m", "reach_m", "dropout", "feature_dropout", "temperature"), Optional(float)),
+    **dict.fromkeys(("auxiliary_heads", "votes"), Optional(bool)),
 }
 _DATA = {
     "roots": Optional([str]),
@@ -114,7 +117,8 @@ class Run:
         self._verify(WEIGHTS_NAME)
         model = build_classifier(self.model_config)
         try:
-            model.load_state_dict(load_file(path))
+            weights = load_file(path)
+            model.load_state_dict({_OLD_MODULE.sub("auxiliary_heads.", name): value for name, value in weights.items()})
         except Exception as error:  # safetensors and torch raise many kinds for a damaged or foreign file
             if is_out_of_memory(error):
                 raise

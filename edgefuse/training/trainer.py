@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Dataset, Pictures, load, scan
+from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation.metrics import framed_batches
@@ -101,12 +101,12 @@ def train(
     with folder_begun(
         out
     ) as place:  # before the data is read, so that a second training of this run is refused at once
-        pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-        return train_on_pictures(pictures, out, config=config, strict=strict, listener=listener, begun=place)
+        rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+        return train_on_dataset(rgbd, out, config=config, strict=strict, listener=listener, begun=place)
 
 
-def train_on_pictures(  # long: every part of a training is put together here, and each is a call
-    pictures: Pictures,
+def train_on_dataset(  # long: every part of a training is put together here, and each is a call
+    rgbd: RgbdDataset,
     out: Path,
     *,
     config: TrainConfig,
@@ -127,13 +127,13 @@ def train_on_pictures(  # long: every part of a training is put together here, a
         UserError: as `train`; or early stop without validation samples.
     """
     listener = listener if listener is not None else Silence()
-    dataset = pictures.dataset
+    dataset = rgbd.dataset
     if parts is None:
         parts = split(
             dataset,
             exclude=config.exclude,
-            test_share=config.test_share,
-            validation_share=config.validation_share,
+            test_fraction=config.test_fraction,
+            validation_fraction=config.validation_fraction,
             seed=config.seed,
         )
     if early_stop is not None and not parts.validation:
@@ -141,7 +141,7 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
     for line in dataset.left_out_lines():
         listener.told(line)
-    warnings = [*dataset.warnings, *warnings_before(pictures, parts, config=config)]
+    warnings = [*dataset.warnings, *warnings_before(rgbd, parts, config=config)]
     if strict and warnings:
         raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
     for text in warnings:
@@ -154,11 +154,11 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     model_config = model_config_of(config, contract, num_classes=len(dataset.labels))
     model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)
     held_out = {
-        name: pictures.subset(indices)
+        name: rgbd.subset(indices)
         for name, indices in (("validation", parts.validation), ("test", parts.test))
         if indices
     }
-    train_pictures = pictures.subset(parts.train)
+    train_rgbd = rgbd.subset(parts.train)
     device = best_device()
     listener.started(
         f"{config.fusion} of {config.rgb} and {config.depth}, {count_parameters(model) / 1e6:.2f} M parameters, on {device}"
@@ -170,14 +170,14 @@ def train_on_pictures(  # long: every part of a training is put together here, a
     }
     with folder_begun(out) if begun is None else nullcontext(begun) as place:
         try:
-            _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_pictures, contract)
+            _store_samples(place.path, held_out.get("test") or held_out.get("validation") or train_rgbd, contract)
         except run_folder.CannotWriteError as error:
             raise UserError(str(error).replace(str(place.path), str(out))) from error
         history, interrupted = _run_epochs(
             model,
             place,
             out,
-            train_pictures=train_pictures,
+            train_rgbd=train_rgbd,
             validation=held_out.get("validation"),
             config=config,
             model_config=model_config,
@@ -201,8 +201,8 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
     place: NewFolder,
     out: Path,
     *,
-    train_pictures: Pictures,
-    validation: Pictures | None,
+    train_rgbd: RgbdDataset,
+    validation: RgbdDataset | None,
     config: TrainConfig,
     model_config: ModelConfig,
     labels: tuple[str, ...],
@@ -217,7 +217,7 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
     try:
         for result in train_epochs(
             model,
-            train=train_pictures,
+            train=train_rgbd,
             validation=validation,
             config=config,
             contract=model_config.contract,
@@ -287,12 +287,12 @@ def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes
         rgb=config.rgb,
         depth=config.depth,
         encoding=config.encoding,
-        reach_m=config.reach_m,
+        depth_window_m=config.depth_window_m,
         num_features=config.num_features,
         num_hidden=config.num_hidden,
         dropout=config.dropout,
         feature_dropout=config.feature_dropout,
-        votes=config.vote_weight > 0,
+        auxiliary_heads=config.aux_loss_weight > 0,
     )
 
 
@@ -306,23 +306,23 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "num_validation": len(parts.validation),
         "num_test": len(parts.test),
         "num_left_out": dataset.num_left_out,
-        "train_instances": dataset.subset(parts.train).instance_digests(),
+        "train_instances": dataset.subset(parts.train).sequence_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),
     }
 
 
-def _store_samples(out: Path, pictures: Pictures, contract: InputContract) -> None:
+def _store_samples(out: Path, rgbd: RgbdDataset, contract: InputContract) -> None:
     """Keep framed pairs, spread over the classes, for the parity checks of later steps."""
-    count = len(pictures.rgb)
+    count = len(rgbd.rgb)
     chosen = np.unique(np.linspace(0, count - 1, min(NUM_STORED_SAMPLES, count)).astype(int)).tolist()
-    rgb, depth, _ = next(framed_batches(pictures.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
+    rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
     run_folder.write_samples(out, rgb=rgb, depth=depth)
 
 
 def _finish(
     out: Path,
-    held_out: dict[str, Pictures],
+    held_out: dict[str, RgbdDataset],
     history: list[EpochResult],
     *,
     config: TrainConfig,
@@ -355,8 +355,8 @@ def _finish(
     try:
         title = f"{run.model_config.fusion}, {len(history)} epochs"
         loss = loss_in_words(
-            vote_weight=config.vote_weight,
-            has_votes=model.core.votes is not None,
+            aux_loss_weight=config.aux_loss_weight,
+            has_auxiliary_heads=model.core.auxiliary_heads is not None,
             label_smoothing=config.label_smoothing,
         )
         plot_metrics(metrics, history, out, labels=labels, title=title, loss=loss)

@@ -26,19 +26,19 @@ class Tolerance:
         probability, gate: of any single value.
         p99_probability: of the 99th percentile over the probabilities of all cases together (a single frame has too few for a
             percentile); None = `probability` bounds it already.
-        flips_share: of all frames, how many may change their answer. A flip counts only where the reference's two best
+        flips_fraction: of all frames, how many may change their answer. A flip counts only where the reference's two best
             classes are further apart than `draw_margin`.
     """
 
     probability: float
     gate: float
     p99_probability: float | None = None
-    flips_share: float = 0.0
+    flips_fraction: float = 0.0
     draw_margin: float = DRAW_MARGIN
 
     def num_flips(self, num_frames: int) -> int:
         """How many of that many frames may change their answer."""
-        return math.floor(self.flips_share * num_frames + 1e-9)
+        return math.floor(self.flips_fraction * num_frames + 1e-9)
 
 
 FP32_TOLERANCE = Tolerance(probability=1e-4, gate=1e-4)
@@ -50,7 +50,7 @@ a probability by at most a quarter of that, a gate as well. Measured on the buil
 MobileNetV2 0.005 and 0.005 (and 0.03 before its most sensitive block was kept); two classes further apart than the draw margin
 can then not change places, so accuracy stays."""
 
-INT8_TOLERANCE = Tolerance(probability=0.4, gate=0.4, p99_probability=0.15, flips_share=0.03)
+INT8_TOLERANCE = Tolerance(probability=0.4, gate=0.4, p99_probability=0.15, flips_fraction=0.03)
 """8 bits round each activation by up to 0.4 % of its range. A single frame near a border between classes may move far, most must
 not: so the 99th percentile and the flips have the tight limits, the others only tell a file that is broken. Measured on
 gestures (two runs with MobileNetV2, 300 held-out pairs): a 99th percentile of 0.26 and 8 % of flips cost 2 points of accuracy,
@@ -61,7 +61,7 @@ TOLERANCES = {"fp32": FP32_TOLERANCE, "fp16": FP16_TOLERANCE, "int8": INT8_TOLER
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCase:
-    """Figures of one kind of input; `draws_flipped` are changed answers between classes that were as good as equal."""
+    """Figures of one kind of input; `near_tie_flips` are changed answers between classes that were as good as equal."""
 
     name: str
     num_samples: int
@@ -69,7 +69,7 @@ class ParityCase:
     p99_probability_difference: float
     max_gate_difference: float
     top1_flips: int
-    draws_flipped: int
+    near_tie_flips: int
     num_not_finite: int
 
 
@@ -244,6 +244,6 @@ def compare_outputs(
         p99_probability_difference=float(np.quantile(difference, 0.99)),
         max_gate_difference=float(np.abs(g_found - g_expected).max()),
         top1_flips=int((flips & decided).sum()),
-        draws_flipped=int((flips & ~decided).sum()),
+        near_tie_flips=int((flips & ~decided).sum()),
         num_not_finite=int((~np.isfinite(p_found)).sum() + (~np.isfinite(g_found)).sum()),
     )

@@ -13,7 +13,7 @@ from edgefuse.errors import UserError, require
 from edgefuse.evaluation.metrics import Predictor
 
 
-def unoptimised_session(model: Path | bytes) -> Any:
+def reference_session(model: Path | bytes) -> Any:
     """An ONNX file on ONNX Runtime's CPU provider as it stands, on one thread.
 
     Unoptimised because the optimiser is no part of the file, and its quick 8-bit kernels saturate on CPUs without VNNI.
@@ -34,9 +34,9 @@ def unoptimised_session(model: Path | bytes) -> Any:
         raise UserError(f"{what} does not load in ONNX Runtime {ort.__version__}, not optimised: {error}") from error
 
 
-def unoptimised_predictor(model: Path | bytes) -> Predictor:
+def reference_predictor(model: Path | bytes) -> Predictor:
     """The same as a predictor for batches that the file takes."""
-    session = unoptimised_session(model)
+    session = reference_session(model)
 
     def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], {RGB_INPUT: rgb, DEPTH_INPUT: depth})

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import DEPTH_UNIT_M, InputContract
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, WHOLE, Framed, Roi
 from edgefuse_runtime.camera import Frame
@@ -91,7 +91,7 @@ class Prediction:
 
 
 def predict(
-    engine: Engine, fallback: Fallback, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int
+    engine: Engine, degraded_mode: DegradedMode, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int
 ) -> Prediction:
     """Classify a framed pair.
 
@@ -108,7 +108,7 @@ def predict(
     decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
     done_ns = time.perf_counter_ns()
     scores = decision.probabilities[0] if decision.is_finite else None
-    is_trusted = fallback.is_label(rgb_is_alive=sensors.rgb == "ok", depth_is_alive=sensors.depth == "ok")
+    is_trusted = degraded_mode.predicts(rgb_is_available=sensors.rgb == "ok", depth_is_available=sensors.depth == "ok")
     return Prediction(
         label=engine.labels[int(scores.argmax())] if scores is not None and is_trusted else None,
         scores=scores,
@@ -211,7 +211,9 @@ class Classifier:
             return self._nothing(started_ns)
         framed = framing.fit(rgb, depth, size=self.contract.size, roi=region, depth_unit_m=depth_unit_m)
         sensors = states_in(framed, roi=region, shape=depth.shape)
-        return predict(self._engine, self.bundle.manifest.fallback, framed, sensors, roi=region, started_ns=started_ns)
+        return predict(
+            self._engine, self.bundle.manifest.degraded_mode, framed, sensors, roi=region, started_ns=started_ns
+        )
 
     def batch(
         self,

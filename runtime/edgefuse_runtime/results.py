@@ -129,7 +129,7 @@ class Accuracy:
     by_label: dict[str, tuple[int, int]]
 
     @property
-    def share(self) -> float | None:
+    def fraction(self) -> float | None:
         """correct / scored; None when nothing was scored."""
         return self.correct / self.scored if self.scored else None
 
@@ -179,7 +179,7 @@ class LiveSummary:
         without_region: frames in which the region source found nothing to look at.
         without_decision: results, counted in `processed`, without a label.
         not_finite: those of them whose answer had NaN or infinity in it.
-        sensors: "rgb_dead", "rgb_frozen", "depth_dead", "depth_frozen" -> results; those that never occurred are not there.
+        sensors: "rgb_missing", "rgb_frozen", "depth_missing", "depth_frozen" -> results; those that never occurred are not there.
         unfinished: frames read and not decided, because the run was interrupted (0 or 1).
         dropped, stale, skewed, timeouts: see `edgefuse_runtime.camera.Counters`.
         clipped: "nearer" and "farther": shares of the measured depth that the model's range clips, in the mean over the looks
@@ -232,6 +232,6 @@ class LiveSummary:
         """A JSON object."""
         value = asdict(self)
         if self.accuracy is not None:
-            value["accuracy"] |= {"share": self.accuracy.share, "unknown": list(self.accuracy.unknown)}
+            value["accuracy"] |= {"fraction": self.accuracy.fraction, "unknown": list(self.accuracy.unknown)}
             value["accuracy"]["by_label"] = {label: list(counts) for label, counts in self.accuracy.by_label.items()}
         return value

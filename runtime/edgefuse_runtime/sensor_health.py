@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.data.sensor_coverage import has_next_to_no_depth, rgb_is_dead
+from edgefuse.data.sensor_coverage import has_next_to_no_depth, rgb_is_missing
 from edgefuse.framing import Framed, Roi, square_around
 from edgefuse_runtime.camera import Frame
 
-State = Literal["ok", "dead", "frozen"]
+State = Literal["ok", "missing", "frozen"]
 
 FROZEN_AFTER = 10
 """So many pictures in a row that are equal to the one before them: a third of a second at 30 a second."""
@@ -44,7 +44,7 @@ def sensor_warning(sensors: SensorStates, *, is_decided: bool) -> str:
     return f"{' and '.join(ill)}: {'decided without it' if is_decided else 'no decision'}"
 
 
-class Watch:
+class SensorHealthMonitor:
     """Looks at the frames of one run, in order."""
 
     def __init__(self) -> None:
@@ -67,15 +67,15 @@ class Watch:
 
 
 def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStates:
-    """What one framed pair tells of its sensors: "ok" or "dead". `framed` is the region `roi` of images of `shape` (H, W)."""
+    """What one framed pair tells of its sensors: "ok" or "missing". `framed` is the region `roi` of images of `shape` (H, W)."""
     inside = _inside(roi, shape, size=len(framed.depth))
     return SensorStates(
-        rgb="dead" if rgb_is_dead(framed.rgb[inside]) else "ok",
-        depth="dead" if depth_is_dead(framed.depth[inside]) else "ok",
+        rgb="missing" if rgb_is_missing(framed.rgb[inside]) else "ok",
+        depth="missing" if depth_is_missing(framed.depth[inside]) else "ok",
     )
 
 
-def depth_is_dead(depth: NDArray[np.uint8]) -> bool:
+def depth_is_missing(depth: NDArray[np.uint8]) -> bool:
     """Has a framed picture, uint8 [h, w, 2] of the contract's bytes, next to no measurement?"""
     return has_next_to_no_depth(depth.view("<u2"))  # its last axis is contiguous in every slice of rows and columns
 
@@ -106,14 +106,14 @@ class _Repeats:
     """Counts how often in a row a stream gave the same picture as new."""
 
     def __init__(self) -> None:
-        self._picture: NDArray[Any] | None = None
+        self._image: NDArray[Any] | None = None
         self._num_repeats = 0
 
-    def count(self, picture: NDArray[Any], *, is_sensed: bool) -> int:
-        before = self._picture
-        repeats = is_sensed and before is not None and _are_equal(before, picture)
+    def count(self, image: NDArray[Any], *, is_sensed: bool) -> int:
+        before = self._image
+        repeats = is_sensed and before is not None and _are_equal(before, image)
         self._num_repeats = self._num_repeats + 1 if repeats else 0
-        self._picture = picture
+        self._image = image
         return self._num_repeats
 
 

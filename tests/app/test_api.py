@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgefuse
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.sensor_health import SensorStates
 from toy_bundle import make_toy_bundle
@@ -68,13 +68,13 @@ def test_regions_are_classified_one_by_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_sensor_is_seen_and_the_bundle_says_what_it_means(tmp_path: Path) -> None:
-    make_toy_bundle(tmp_path / "bundle", fallback=Fallback(no_rgb="label", no_depth="no_decision"))
+    make_toy_bundle(tmp_path / "bundle", degraded_mode=DegradedMode(no_rgb="predict", no_depth="abstain"))
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
         no_depth = classifier(scene()[0], np.zeros_like(NEAR))
         no_rgb = classifier(np.zeros((48, 64, 3), np.uint8), FAR)
-    assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "dead"
+    assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "missing"
     assert "no decision" in no_depth.warning
-    assert no_rgb.label == "far" and no_rgb.sensors.rgb == "dead" and "decided without it" in no_rgb.warning
+    assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "decided without it" in no_rgb.warning
 
 
 def test_wrong_arrays_and_wrong_use_are_named(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         8,
         "--exclude",
         "take3",
-        "--validation-share",
+        "--validation-fraction",
         0,
     )
     assert result.returncode == 0, result.stderr
@@ -96,7 +96,7 @@ def test_train_export_evaluate_live_agree(run: Path, bundle: Path, colour_and_ra
     assert summary["processed"] == 60 and summary["accuracy"]["scored"] == 60
     assert summary["received"] == 60 + summary["dropped"] + summary["stale"]
     everything = json.loads(edgefuse("evaluate", bundle, colour_and_range, "--json").stdout)["conditions"]["both"]
-    assert summary["accuracy"]["share"] == pytest.approx(everything["accuracy"])
+    assert summary["accuracy"]["fraction"] == pytest.approx(everything["accuracy"])
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert len([line for line in lines if "probability" in line]) == 60
 
@@ -123,7 +123,7 @@ def test_record_makes_a_take_that_train_accepts(colour_and_range: Path, tmp_path
             tmp_path / "set",
             "--label",
             label,
-            "--take",
+            "--sequence",
             "t0",
             "--camera",
             colour_and_range / "..",
@@ -132,15 +132,24 @@ def test_record_makes_a_take_that_train_accepts(colour_and_range: Path, tmp_path
         )
         assert result.returncode == 1  # the folder above is no data set
         result = edgefuse(
-            "record", tmp_path / "set", "--label", label, "--take", "t0", "--camera", colour_and_range, "--frames", 4
+            "record",
+            tmp_path / "set",
+            "--label",
+            label,
+            "--sequence",
+            "t0",
+            "--camera",
+            colour_and_range,
+            "--frames",
+            4,
         )
         assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "set").glob("*/t0/*_depth.png"))) == 8
     assert "exists" in fails(
-        "record", tmp_path / "set", "--label", "red_far", "--take", "t0", "--camera", colour_and_range
+        "record", tmp_path / "set", "--label", "red_far", "--sequence", "t0", "--camera", colour_and_range
     )
     result = edgefuse(
-        "train", tmp_path / "set", "--out", tmp_path / "run", "--epochs", 1, "--size", 32, "--validation-share", 0
+        "train", tmp_path / "set", "--out", tmp_path / "run", "--epochs", 1, "--size", 32, "--validation-fraction", 0
     )
     assert result.returncode == 0, result.stderr
 
@@ -229,7 +238,7 @@ def spoil(root: Path) -> Path:
 
 def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
     root = spoil(tmp_path / "set")
-    quick = ("--epochs", 1, "--size", 32, "--validation-share", 0)
+    quick = ("--epochs", 1, "--size", 32, "--validation-fraction", 0)
     message = fails("train", root, "--out", tmp_path / "run", *quick)
     for words in ("3 bad pair(s)", "8-bit", "its depth 32x16", "2_rgb.png", "--skip-bad"):
         assert words in message

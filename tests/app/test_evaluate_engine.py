@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefuse.app.open_model import opened
+from edgefuse.app.open_model import open_model
 from edgefuse.bundle import Bundle
 from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.errors import UserError
@@ -79,17 +79,17 @@ def test_a_run_is_for_torch(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()
     with (
         pytest.raises(UserError, match=r"is a run, which torch answers for: .*leave --engine cuda out"),
-        opened(tmp_path, num_threads=None, engine="cuda"),
+        open_model(tmp_path, num_threads=None, engine="cuda"),
     ):
         pass
 
 
 def test_the_plan_that_answered_is_named_with_its_precision(planned: Bundle) -> None:
-    with opened(planned.folder, num_threads=None, engine="tensorrt") as answering:
-        assert answering.name == "model.fp16.onnx in TensorRT, fp16"
+    with open_model(planned.folder, num_threads=None, engine="tensorrt") as opened:
+        assert opened.name == "model.fp16.onnx in TensorRT, fp16"
     with (
         pytest.raises(UserError, match="has no engine to run here: it has no fp32 engine"),
-        opened(planned.folder, num_threads=None, engine="tensorrt", file="model.onnx"),
+        open_model(planned.folder, num_threads=None, engine="tensorrt", file="model.onnx"),
     ):
         pass
 

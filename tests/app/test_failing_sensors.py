@@ -190,12 +190,12 @@ def test_a_spatial_run_shows_where_its_gate_looks_and_its_bundle_says_that_it_ca
 def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
     asked = edgefuse(
         *("export", runs["gated"], "--out", tmp_path / "asked", "--json"),
-        *("--without-rgb", "label", "--without-depth", "no-decision"),
+        *("--without-rgb", "predict", "--without-depth", "abstain"),
     )
     assert asked.returncode == 0, asked.stderr
-    told = json.loads(asked.stdout)["fallback"]
-    assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["fallback"]
-    assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("label", "no_decision", "validation")
+    told = json.loads(asked.stdout)["degraded_mode"]
+    assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["degraded_mode"]
+    assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("predict", "abstain", "validation")
     assert "with RGB dead live reports the label and a warning: asked for at the export" in asked.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
@@ -206,9 +206,9 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
 @pytest.mark.parametrize(
     ("fusion", "option", "code", "words"),
     [
-        ("gated", "perhaps", 2, "'label', 'no-decision'"),
-        ("gated", "no_decision", 2, "'label', 'no-decision'"),
-        ("rgb", "label", 1, "the model looks at rgb alone"),
+        ("gated", "perhaps", 2, "'predict', 'abstain'"),
+        ("gated", "abstain", 2, "'predict', 'abstain'"),
+        ("rgb", "predict", 1, "the model looks at rgb alone"),
     ],
 )
 def test_an_impossible_fallback_is_refused_and_nothing_is_written(

@@ -40,10 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("region")
     for label in ("red", "blue"):
         write_recording(root / f"{label}.db3", [_pair(label, seed) for seed in range(4)], fps=60)
-        for take in ("a", "b"):
+        for sequence in ("a", "b"):
             camera = ("--camera", root / f"{label}.db3")
-            _edgefuse("record", root / "set", "--label", label, "--take", take, *camera, "--roi", "center")
-    quick = ("--epochs", 1, "--size", 32, "--threads", 1, "--validation-share", 0, "--exclude", "b")
+            _edgefuse("record", root / "set", "--label", label, "--sequence", sequence, *camera, "--roi", "center")
+    quick = ("--epochs", 1, "--size", 32, "--threads", 1, "--validation-fraction", 0, "--exclude", "b")
     _edgefuse("train", root / "set", "--out", root / "run", *quick)
     _edgefuse("export", root / "run", "--out", root / "bundle")
     return root
@@ -82,7 +82,7 @@ def test_crops_of_the_data_set_are_not_cropped_again(folder: Path) -> None:
 
 
 def test_evaluate_warns_of_images_of_another_region(folder: Path) -> None:
-    _edgefuse("record", folder / "wide", "--label", "red", "--take", "a", "--camera", folder / "red.db3")
+    _edgefuse("record", folder / "wide", "--label", "red", "--sequence", "a", "--camera", folder / "red.db3")
     words = "trained on another region (center) than these images show (whole)"
     for model in ("run", "bundle"):
         assert words in _edgefuse("evaluate", folder / model, folder / "wide").stderr

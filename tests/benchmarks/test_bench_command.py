@@ -98,7 +98,7 @@ def test_a_picture_that_fails_and_a_reader_that_is_gone_cost_no_figures(
 
 
 def test_a_device_needs_no_torch_to_measure() -> None:
-    modules = ("core", "engine", "live", "picture", "table", "report", "machine")
+    modules = ("suites.core", "suites.engine", "suites.live", "plots", "console", "report", "machine")
     heavy = ("torch", "onnx", "onnxruntime", "matplotlib", "pyrealsense2", "rich")
     imports = "; ".join(f"import edgefuse_benchmarks.{name}" for name in modules)
     code = f"import sys; {imports}; print(*(name for name in {heavy!r} if name in sys.modules))"

@@ -146,13 +146,13 @@ def test_parity_stands_in_the_result(report: Report) -> None:
 
 @pytest.mark.parametrize("damage", [0.5, float("nan")])
 def test_another_answer_gives_no_numbers(monkeypatch: pytest.MonkeyPatch, damage: float) -> None:
-    honest = core_subjects.onnx_from_core
+    leak_free = core_subjects.onnx_from_core
 
     def damaged(core: Any, *, width: int) -> bytes:
         other = copy.deepcopy(core)
         with torch.no_grad():
             other.head[3].bias[0] += damage
-        return honest(other, width=width)
+        return leak_free(other, width=width)
 
     monkeypatch.setattr(core_subjects, "onnx_from_core", damaged)
     with pytest.raises(ParityError, match="d=8: gated, ONNX Runtime, 1 thread differs from gated, torch"):

@@ -131,9 +131,9 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
                 return
             if sources:
                 then_ms = time.time() * 1e3 - 20
-                picture = np.full((48, 64, 3), 7 * number % 256, np.uint8)
+                image = np.full((48, 64, 3), 7 * number % 256, np.uint8)
                 sources[-1].send_depth(np.full((48, 64), 900, np.uint16), number=number, timestamp_ms=then_ms)
-                sources[-1].send_color(picture, number=number, timestamp_ms=then_ms)
+                sources[-1].send_color(image, number=number, timestamp_ms=then_ms)
 
     monkeypatch.setattr(live, "open_camera", open_software_camera)
     sender = threading.Thread(target=send)

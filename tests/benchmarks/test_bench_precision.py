@@ -53,7 +53,7 @@ def test_the_command_leaves_json_and_table(
     assert 0 < rows["fp16"]["max_probability_difference"] < 0.02  # half rounds: no difference would be no half
     assert "half" in rows["fp16"]["answered_by"] and "optimised" in rows["int8"]["answered_by"]
     assert (
-        value["parity"]["model.int8.onnx"]["cases"] and value["machine"]["versions"] and value["instances_trained_on"]
+        value["parity"]["model.int8.onnx"]["cases"] and value["machine"]["versions"] and value["sequences_trained_on"]
     )
     text = table.read_text()
     assert (

@@ -12,7 +12,7 @@ import pytest
 
 from edgefuse_benchmarks.console import print_report, ratio_label
 from edgefuse_benchmarks.measure import Series, ratio
-from edgefuse_benchmarks.plots import figure_of, save_picture
+from edgefuse_benchmarks.plots import figure_of, save_plot
 from edgefuse_benchmarks.report import SCHEMA, Group, Report, dumps, save
 
 WAYS = ("torch, 1 thread", "ONNX Runtime, 1 thread", "read weights", "ONNX Runtime, 1 thread, flushed")
@@ -157,7 +157,7 @@ def test_a_busy_machine_and_few_samples_are_told() -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_picture_is_a_png(name: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    save_picture(REPORTS[name], path)
+    save_plot(REPORTS[name], path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -23,10 +23,10 @@ import torch
 from edgefuse.data.dataset import Dataset, load, scan
 from edgefuse.data.folds import Folds, make_folds
 from edgefuse.errors import UserError
-from edgefuse.io.environment import commit, commit_in_words
+from edgefuse.io.environment import git_revision, git_revision_text
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
-from edgefuse.training.trainer import train_on_pictures
+from edgefuse.training.trainer import train_on_dataset
 from edgefuse_benchmarks.paper.crossval import (
     MAX_FOLDS,
     CrossValidation,
@@ -38,18 +38,18 @@ from edgefuse_benchmarks.paper.crossval import (
 from edgefuse_benchmarks.paper.reports import corrected_t_test, paired_tests, write_report
 from edgefuse_benchmarks.paper.variants import (
     PAPER_ROWS,
-    approach_config,
     choose_weights,
     paper_accuracy,
-    parse_approach,
+    parse_variant,
+    variant_config,
 )
 
 QUICK = TrainConfig(size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16)
-APPROACHES = ("gated-small", "naive-small")
+VARIANTS = ("gated-small", "naive-small")
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 
 
-def by_take(num_folds: int = 4, by: str = "instance", **more: float) -> Callable[[Dataset], Folds]:
+def by_sequence(num_folds: int = 4, by: str = "sequence", **more: float) -> Callable[[Dataset], Folds]:
     return partial(make_folds, num_folds=num_folds, by=by, **more)  # type: ignore[arg-type]
 
 
@@ -64,7 +64,7 @@ def figures(done: CrossValidation) -> dict[str, list[tuple[int, float, float, fl
 def reference(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[CrossValidation, Path]:
     out = tmp_path_factory.mktemp("crossval") / "reference"
     config = replace(TrainConfig(), size=32, epochs=2, batch_size=16)  # what the command makes of the same options
-    done = cross_validate([colour_and_range], out, approaches=APPROACHES, folds_of=by_take(), config=config)
+    done = cross_validate([colour_and_range], out, variants=VARIANTS, folds_of=by_sequence(), config=config)
     return done, out
 
 
@@ -75,7 +75,7 @@ def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation
         result.num_test == 15 and result.num_train == 45 for results in done.results.values() for result in results
     )
     assert len({figure for results in figures(done).values() for figure in results}) > 2
-    made_by = commit_in_words(commit())
+    made_by = git_revision_text(git_revision())
     assert {result.commit for results in done.results.values() for result in results} == {made_by}
     assert f"- Commit: {made_by}." in write_report(done, tmp_path, title="t").read_text()
     assert len(list((out / "folds").glob("*.json"))) == 8 and not list((out / "runs").glob("*"))
@@ -87,7 +87,7 @@ def test_killed_between_folds_it_goes_on_and_gives_the_same_figures(
 ) -> None:
     """Two workers, SIGKILL after the first result, the same command again: as one process that nobody disturbed."""
     out = tmp_path / "out"
-    command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(out), "--approaches", ",".join(APPROACHES)]
+    command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(out), "--variants", ",".join(VARIANTS)]
     command += ["--folds", "4", "--epochs", "2", "--size", "32", "--batch-size", "16", "--jobs", "2"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 90
@@ -125,20 +125,20 @@ def is_running(pid: str) -> bool:
 
 
 def test_results_of_other_settings_are_not_mixed_in(colour_and_range: Path, tmp_path: Path) -> None:
-    run = partial(cross_validate, [colour_and_range], tmp_path / "out", approaches=["depth-scratch"])
-    first = run(folds_of=by_take(2), config=replace(QUICK, epochs=1))
-    assert run(folds_of=by_take(2), config=replace(QUICK, epochs=1)).num_resumed == 2
+    run = partial(cross_validate, [colour_and_range], tmp_path / "out", variants=["depth-scratch"])
+    first = run(folds_of=by_sequence(2), config=replace(QUICK, epochs=1))
+    assert run(folds_of=by_sequence(2), config=replace(QUICK, epochs=1)).num_resumed == 2
     with pytest.raises(UserError, match=r"depth-scratch.fold01.json was made with other settings \(epochs\)"):
-        run(folds_of=by_take(2), config=QUICK)
+        run(folds_of=by_sequence(2), config=QUICK)
     with pytest.raises(UserError, match=r"\(by, split\)|\(.*split.*\)"):
-        run(folds_of=by_take(2, by="frame"), config=replace(QUICK, epochs=1))
-    forced = run(folds_of=by_take(2), config=QUICK, force=True)
+        run(folds_of=by_sequence(2, by="frame"), config=replace(QUICK, epochs=1))
+    forced = run(folds_of=by_sequence(2), config=QUICK, force=True)
     assert forced.num_resumed == 0 and [r.num_epochs for r in forced.results["depth-scratch"]] == [2, 2]
     assert [r.num_epochs for r in first.results["depth-scratch"]] == [1, 1]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").touch()
     with pytest.raises(UserError, match="exists already"):
-        cross_validate([colour_and_range], tmp_path / "thesis", approaches=APPROACHES, folds_of=by_take(), config=QUICK)
+        cross_validate([colour_and_range], tmp_path / "thesis", variants=VARIANTS, folds_of=by_sequence(), config=QUICK)
 
 
 def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
@@ -150,7 +150,7 @@ def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
     state["features.1.conv.1.weight"].fill_(3e38)  # finite, and infinite times two
     torch.save(state, tmp_path / "spoilt.pth")
     command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(tmp_path / "out"), "--folds", "2"]
-    command += ["--approaches", "rgb-mobilenet_v2,depth-scratch", "--epochs", "1", "--size", "32", "--json"]
+    command += ["--variants", "rgb-mobilenet_v2,depth-scratch", "--epochs", "1", "--size", "32", "--json"]
     command += ["--rgb-weights", str(tmp_path / "spoilt.pth")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
@@ -177,7 +177,7 @@ def test_a_worker_that_dies_fails_what_was_unfinished_and_no_more(colour_and_ran
                     os.kill(int(pid), signal.SIGKILL)
 
     run = partial(
-        cross_validate, [colour_and_range], tmp_path / "out", approaches=["depth-scratch"], folds_of=by_take()
+        cross_validate, [colour_and_range], tmp_path / "out", variants=["depth-scratch"], folds_of=by_sequence()
     )
     done = run(config=replace(QUICK, epochs=12), num_jobs=2, on_done=on_done)
     assert isinstance(told[0], FoldResult) and done.failures and "a worker process died" in done.failures[0].message
@@ -185,19 +185,17 @@ def test_a_worker_that_dies_fails_what_was_unfinished_and_no_more(colour_and_ran
 
 
 def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path) -> None:
-    pictures = load(scan([colour_and_range]))
-    parts = make_folds(pictures.dataset, num_folds=4, by="instance", validation_share=0.3).splits[0]
+    rgbd = load(scan([colour_and_range]))
+    parts = make_folds(rgbd.dataset, num_folds=4, by="sequence", validation_fraction=0.3).splits[0]
     config = replace(QUICK, epochs=40, rgb="small", fusion="rgb")
-    summary = train_on_pictures(pictures, tmp_path / "run", config=config, parts=parts, early_stop=3)
+    summary = train_on_dataset(rgbd, tmp_path / "run", config=config, parts=parts, early_stop=3)
     history = [epoch["validation_accuracy"] for epoch in summary.metrics["history"]]
     assert len(history) < 40 and len(history) == int(np.argmax(history)) + 1 + 3
     assert summary.metrics["validation"]["both"]["accuracy"] == max(history)
     info = open_run(tmp_path / "run").info
     assert (info["epochs_done"], info["epoch_kept"]) == (len(history), int(np.argmax(history)) + 1)
     with pytest.raises(UserError, match="holds none out"):
-        train_on_pictures(
-            pictures, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3
-        )
+        train_on_dataset(rgbd, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3)
 
 
 def test_cross_validations_of_different_seeds_share_no_training_seed(colour_and_range: Path, tmp_path: Path) -> None:
@@ -206,7 +204,7 @@ def test_cross_validations_of_different_seeds_share_no_training_seed(colour_and_
         out = tmp_path / str(seed)
         config = replace(QUICK, epochs=1, seed=seed)
         cross_validate(
-            [colour_and_range], out, approaches=["depth-scratch"], folds_of=by_take(2, seed=seed), config=config
+            [colour_and_range], out, variants=["depth-scratch"], folds_of=by_sequence(2, seed=seed), config=config
         )
         settings = [json.loads(path.read_text())["settings"] for path in sorted(out.glob("folds/*.json"))]
         assert {value["crossval_seed"] for value in settings} == {seed}
@@ -220,8 +218,8 @@ def test_settings_that_cannot_work_are_refused_before_any_work(colour_and_range:
     for options, words in (
         (("--near", "2", "--far", "1"), "depth range is 2.0 to 1.0 m"),
         (("--set", "near_m=3"), "depth range is 3.0 to 2.0 m"),
-        (("--approaches", "rgb-small,fused"), "<fusion>-<backbone> was expected"),
-        (("--approaches", "rgb-resnet18", "--rgb-weights", "absent.pth"), "absent.pth does not exist"),
+        (("--variants", "rgb-small,fused"), "<fusion>-<backbone> was expected"),
+        (("--variants", "rgb-resnet18", "--rgb-weights", "absent.pth"), "absent.pth does not exist"),
     ):
         command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(tmp_path / "out"), *options]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -233,10 +231,10 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
     """A class of one take is not tested by the folds that do not hold it out; a class of two takes by some."""
     for name in ("red_near", "red_far"):
         shutil.copytree(colour_and_range / name, tmp_path / "data" / name)
-    for take in ("take0", "take1"):
-        shutil.copytree(colour_and_range / "blue_near" / take, tmp_path / "data/blue_near" / take)
+    for sequence in ("take0", "take1"):
+        shutil.copytree(colour_and_range / "blue_near" / sequence, tmp_path / "data/blue_near" / sequence)
     command = [*EDGEFUSE, "crossval", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--folds", "4", "--json"]
-    command += ["--approaches", "depth-scratch", "--epochs", "1", "--size", "32"]
+    command += ["--variants", "depth-scratch", "--epochs", "1", "--size", "32"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     notes = json.loads(ended.stdout)["notes"]
@@ -249,7 +247,7 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
 
 
 def test_names_say_what_is_built() -> None:
-    parsed = {name: parse_approach(name) for name in (*PAPER_ROWS, "joint-small", "gated-mobilenet_v2")}
+    parsed = {name: parse_variant(name) for name in (*PAPER_ROWS, "joint-small", "gated-mobilenet_v2")}
     assert [(a.fusion, a.rgb, a.depth) for a in parsed.values()][:6] == [
         ("depth", None, "resnet50"),
         ("depth", None, "vgg19"),
@@ -261,12 +259,12 @@ def test_names_say_what_is_built() -> None:
     assert (parsed["gated-mobilenet_v2"].rgb, parsed["joint-small"].fusion) == ("mobilenet_v2", "joint")
     for name in ("gated", "gated-", "gated-lenet", "fused-small", "depth-small", "rgb-scratch", ""):
         with pytest.raises(UserError, match="<fusion>-<backbone> was expected"):
-            parse_approach(name)
-    both = parse_approach("spatial-resnet18+mobilenet_v2")
+            parse_variant(name)
+    both = parse_variant("spatial-resnet18+mobilenet_v2")
     assert (both.rgb, both.depth, both.pretrained_names()) == ("resnet18", "mobilenet_v2", ["resnet18", "mobilenet_v2"])
     for name in ("rgb-small+scratch", "depth-scratch+scratch", "gated-small+", "gated-small+lenet"):
         with pytest.raises(UserError, match="behind \\+ a fusion of both sensors takes its depth backbone"):
-            parse_approach(name)
+            parse_variant(name)
 
 
 def test_weights_go_to_the_backbone_that_they_fit(tmp_path: Path) -> None:
@@ -274,15 +272,15 @@ def test_weights_go_to_the_backbone_that_they_fit(tmp_path: Path) -> None:
 
     file = tmp_path / "mobilenet.pth"
     torch.save(mobilenet_v2(weights=None).state_dict(), file)
-    approaches = [parse_approach(name) for name in ("gated-mobilenet_v2", "depth-resnet18", "rgb-small")]
-    chosen = choose_weights(approaches, given=["none", str(file)])
+    variants = [parse_variant(name) for name in ("gated-mobilenet_v2", "depth-resnet18", "rgb-small")]
+    chosen = choose_weights(variants, given=["none", str(file)])
     assert chosen == {"mobilenet_v2": str(file), "resnet18": "none"}
-    config = approach_config(approaches[0], QUICK, weights=chosen)
+    config = variant_config(variants[0], QUICK, weights=chosen)
     assert (config.fusion, config.rgb_weights, config.depth_weights) == ("gated", str(file), "none")
     with pytest.raises(UserError, match="fits none of the backbones resnet18"):
-        choose_weights(approaches[1:], given=["none", str(file)])
+        choose_weights(variants[1:], given=["none", str(file)])
     with pytest.raises(UserError, match="does not exist"):
-        choose_weights(approaches, given=["none", str(tmp_path / "absent.pth")])
+        choose_weights(variants, given=["none", str(tmp_path / "absent.pth")])
 
 
 def test_the_corrected_test_widens_the_plain_one() -> None:
@@ -300,9 +298,9 @@ def test_the_corrected_test_widens_the_plain_one() -> None:
     assert corrected_t_test([0.0, 0.0], test_to_train=0.25) == (0.0, 1.0)
 
 
-def fold(approach: str, number: int, accuracy: float) -> FoldResult:
+def fold(variant: str, number: int, accuracy: float) -> FoldResult:
     return FoldResult(
-        approach=approach,
+        variant=variant,
         fold=number,
         accuracy=accuracy,
         accuracy_no_rgb=0.1,
@@ -322,14 +320,14 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
         for name, values in (("naive-vgg19", naive), ("gated-vgg19", gated), ("rgb-vgg19", gated[:5]))
     }
     (test,) = paired_tests(results)
-    assert (test.approach, test.baseline, test.num_folds) == ("gated-vgg19", "naive-vgg19", 6)
+    assert (test.variant, test.baseline, test.num_folds) == ("gated-vgg19", "naive-vgg19", 6)
     assert test.mean_difference == pytest.approx(np.mean(gated) - np.mean(naive)) and test.p_wilcoxon == pytest.approx(
         2 / 2**6
     )
     assert paired_tests({name: rows[:5] for name, rows in results.items()})[0].p_wilcoxon is None
     done = CrossValidation(
         results=results,
-        failures=(Failure(approach="rgb-vgg19", fold=6, message="no memory"),),
+        failures=(Failure(variant="rgb-vgg19", fold=6, message="no memory"),),
         num_folds=6,
         num_resumed=0,
         by="frame",
@@ -338,13 +336,13 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
         config=QUICK,
         data={"digest": "0" * 64, "num_pairs": 100, "labels": ["a", "b"], "num_groups": 8},
     )
-    text = write_report(done, tmp_path, title="t", paper=paper_accuracy(3), honest="run --by instance").read_text()
+    text = write_report(done, tmp_path, title="t", paper=paper_accuracy(3), leak_free="run --by sequence").read_text()
     mean, spread = 100 * np.mean(naive), 100 * np.std(naive, ddof=1)
     assert f"(NF: RGB-VGG19+DepthMap-scratch) | 90.56 | {mean:.2f} ± {spread:.2f} | 10.00 | 20.00 | 6 of 6 |" in text
-    assert "**Leaks**" in text and "6 of 6 folds" in text and "never seen: run --by instance." in text
+    assert "**Leaks**" in text and "6 of 6 folds" in text and "never seen: run --by sequence." in text
     assert "rgb-vgg19, fold 6: no memory" in text and "gated-vgg19 - naive-vgg19 | +9.17" in text
     with (tmp_path / "report.csv").open() as file:
-        rows = {row["approach"]: row for row in csv.DictReader(file)}
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
     assert float(rows["gated-vgg19"]["paper"]) == pytest.approx(0.9954) and rows["rgb-vgg19"]["fold_6"] == ""
     assert float(rows["gated-vgg19"]["mean"]) == pytest.approx(np.mean(gated))
     assert "Leaks" not in write_report(replace(done, num_leaking=0), tmp_path, title="t").read_text()
@@ -355,7 +353,7 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
 
 
 def test_a_fold_that_does_not_tell_its_commit_is_still_kept(colour_and_range: Path, tmp_path: Path) -> None:
-    run = partial(cross_validate, [colour_and_range], tmp_path, approaches=["depth-scratch"], folds_of=by_take(2))
+    run = partial(cross_validate, [colour_and_range], tmp_path, variants=["depth-scratch"], folds_of=by_sequence(2))
     config = replace(QUICK, epochs=1)
     run(config=config)
     path = tmp_path / "folds/depth-scratch.fold01.json"

@@ -71,7 +71,7 @@ def bu3dfe_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp_path: Path) -> None:
     run = partial(reproduce, "washington", washington_tree, tmp_path / "out", quick=True, epochs=1, size=32)
-    made = run(approaches=["depth-scratch"])
+    made = run(variants=["depth-scratch"])
     assert made.folder.name == "table3-by-frame" and made.done.num_leaking == 2
     text = made.report.read_text()
     assert re.search(r"- Commit: ([0-9a-f]{12}(-dirty)?|not a checkout)\.", text)
@@ -79,19 +79,19 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
         "| depth-scratch (DepthMap-scratch) | 77.07 |" in text
         and "# Table 3: Washington, 2 folds by frame (quick)" in text
     )
-    assert "**Leaks**" in text and "--by instance" in text and "These figures say nothing of the method" in text
-    assert run(approaches=["depth-scratch"]).done.num_resumed == 2
+    assert "**Leaks**" in text and "--by sequence" in text and "These figures say nothing of the method" in text
+    assert run(variants=["depth-scratch"]).done.num_resumed == 2
     # Another table and another protocol use the same converted data, and stand beside the first.
     converted = (tmp_path / "out/data/dataset.json").stat().st_mtime_ns
-    fourth = run(approaches=["depth-scratch"], table=4, by="instance")
+    fourth = run(variants=["depth-scratch"], table=4, by="sequence")
     assert fourth.folder.name == "table4-by-instance" and fourth.done.num_leaking == 0
     assert "| 73.87 |" in fourth.report.read_text() and "Leaks" not in fourth.report.read_text()
-    trials = run(approaches=["depth-scratch"], by="trials").done
+    trials = run(variants=["depth-scratch"], by="trials").done
     assert trials.num_folds == 10 and trials.num_leaking == 0
     assert [result.num_test for result in trials.results["depth-scratch"]] == [18] * 10
     assert (tmp_path / "out/data/dataset.json").stat().st_mtime_ns == converted
     with pytest.raises(UserError, match=r"exists already and was converted from something else \(seed was 0, now 1\)"):
-        run(approaches=["depth-scratch"], seed=1)
+        run(variants=["depth-scratch"], seed=1)
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def small_tree(washington_tree: Path, tmp_path: Path) -> Path:
 
 def test_a_conversion_of_a_changed_tree_is_not_used(small_tree: Path, tmp_path: Path) -> None:
     run = partial(reproduce, "washington", small_tree, tmp_path / "out", quick=True, epochs=1, size=32)
-    depth = partial(run, approaches=["depth-scratch"])
+    depth = partial(run, variants=["depth-scratch"])
     depth()
     moved = Path(shutil.copytree(small_tree, tmp_path / "elsewhere/tree"))
     assert partial(reproduce, "washington", moved, *depth.args[2:], **depth.keywords)().done.num_resumed == 2
-    picture = small_tree / "apple/apple_1/apple_1_1_1_crop.png"
-    cv2.imwrite(str(picture), np.full((24, 30, 3), 99, np.uint8))
+    image = small_tree / "apple/apple_1/apple_1_1_1_crop.png"
+    cv2.imwrite(str(image), np.full((24, 30, 3), 99, np.uint8))
     with pytest.raises(UserError, match=r"\(files of the tree were added, removed or changed\): give another --out"):
         depth()
     assert depth(force=True).done.num_resumed == 0
@@ -119,9 +119,7 @@ def test_what_was_left_out_stands_in_the_report_and_is_not_used_without_asking(
 ) -> None:
     (small_tree / "apple/apple_1/apple_1_1_1_depthcrop.png").write_bytes(b"nothing")
     (small_tree / "apple/apple_2/apple_2_1_6_depthcrop.png").unlink()
-    run = partial(
-        reproduce, "washington", small_tree, tmp_path / "out", epochs=1, size=32, approaches=["depth-scratch"]
-    )
+    run = partial(reproduce, "washington", small_tree, tmp_path / "out", epochs=1, size=32, variants=["depth-scratch"])
     made = run(quick=True, skip_bad=True)
     text = made.report.read_text()
     assert made.done.data["num_pairs"] == 34 and "--quick --skip-bad" in text.splitlines()[2]
@@ -138,7 +136,7 @@ def test_what_was_left_out_stands_in_the_report_and_is_not_used_without_asking(
 
 
 def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washington_tree: Path, tmp_path: Path) -> None:
-    run = partial(reproduce, "washington", washington_tree, epochs=1, size=32, approaches=["depth-scratch"])
+    run = partial(reproduce, "washington", washington_tree, epochs=1, size=32, variants=["depth-scratch"])
     made = run(tmp_path / "some", samples=30, by="trials")
     assert made.done.data["num_pairs"] == 30 and "--samples 30" in made.report.read_text()
     made = run(tmp_path / "every", samples="all", early_stop=1, table=4)
@@ -155,9 +153,9 @@ def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washingto
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"approaches": ["gated-lenet"]}, "<fusion>-<backbone> was expected"),
-        ({"weights": ["absent.pth"], "approaches": ["rgb-resnet18"]}, "absent.pth does not exist"),
-        ({"size": 16, "approaches": ["rgb-resnet18"], "weights": ["none"]}, "cannot look at 16 pixels"),
+        ({"variants": ["gated-lenet"]}, "<fusion>-<backbone> was expected"),
+        ({"weights": ["absent.pth"], "variants": ["rgb-resnet18"]}, "absent.pth does not exist"),
+        ({"size": 16, "variants": ["rgb-resnet18"], "weights": ["none"]}, "cannot look at 16 pixels"),
     ],
 )
 def test_settings_are_refused_before_the_tree_is_converted(
@@ -174,7 +172,7 @@ def test_a_tree_of_the_other_layout_is_recognised(washington_tree: Path, bu3dfe_
         ("bu3dfe", washington_tree, "it looks like the Washington RGB-D Object Dataset: give washington for bu3dfe"),
     ):
         with pytest.raises(UserError, match=words):
-            reproduce(name, tree, tmp_path / "out", quick=True, approaches=["depth-scratch"])
+            reproduce(name, tree, tmp_path / "out", quick=True, variants=["depth-scratch"])
     for tree, layout in (
         (washington_tree, "washington"),
         (washington_tree.parent, "washington"),
@@ -196,21 +194,21 @@ def test_all_nine_rows_by_one_command(washington_tree: Path, tmp_path: Path) -> 
         "--quick",
         "--json",
     ]
-    command += ["--approaches", "paper", "--epochs", "1", "--size", "32", "--samples", "18"]
+    command += ["--variants", "paper", "--epochs", "1", "--size", "32", "--samples", "18"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     value = json.loads(ended.stdout)
     assert list(value["results"]) == list(PAPER_ROWS) and not value["failures"]
     assert {len(results) for results in value["results"].values()} == {2}
-    assert [test["approach"] for test in value["paired_tests"]] == ["gated-resnet50", "gated-vgg19"]
+    assert [test["variant"] for test in value["paired_tests"]] == ["gated-resnet50", "gated-vgg19"]
     with (tmp_path / "out/table3-by-frame/report.csv").open() as file:
-        assert {row["approach"]: row["paper"] for row in csv.DictReader(file)}["gated-vgg19"] == "0.9954"
+        assert {row["variant"]: row["paper"] for row in csv.DictReader(file)}["gated-vgg19"] == "0.9954"
 
 
 @pytest.mark.slow
 def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     command = [*EDGEFUSE, "reproduce", "bu3dfe", str(bu3dfe_tree), "--out", str(tmp_path / "out"), "--quick", "--json"]
-    command += ["--approaches", "depth-scratch,gated-small,naive-small", "--epochs", "1", "--size", "32"]
+    command += ["--variants", "depth-scratch,gated-small,naive-small", "--epochs", "1", "--size", "32"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     value = json.loads(ended.stdout)
@@ -218,7 +216,7 @@ def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     description = json.loads((tmp_path / "out/data/dataset.json").read_text())["source"]
     assert len(description["subjects"]) == 4 and description["levels"] == [3, 4] and description["pairs"] == 4 * 6
     with (tmp_path / "out/table1-by-instance/report.csv").open() as file:
-        paper = {row["approach"]: row["paper"] for row in csv.DictReader(file)}
+        paper = {row["variant"]: row["paper"] for row in csv.DictReader(file)}
     assert paper == {"depth-scratch": "0.8472", "gated-small": "", "naive-small": ""}
 
 
@@ -242,7 +240,7 @@ def test_what_is_not_the_papers_is_refused(washington_tree: Path, bu3dfe_tree: P
 
 def test_the_protocols_are_the_papers() -> None:
     found = {p.table: (name, p.num_folds, p.by) for name, protocols in PROTOCOLS.items() for p in protocols}
-    assert found == {1: ("bu3dfe", 10, "instance"), 3: ("washington", 10, "frame"), 4: ("washington", 5, "frame")}
+    assert found == {1: ("bu3dfe", 10, "sequence"), 3: ("washington", 10, "frame"), 4: ("washington", 5, "frame")}
     config = paper_config(PROTOCOLS["washington"][0], epochs=400, size=224, batch_size=32, seed=0)
     assert (config.learning_rate, config.final_learning_rate, config.pretrained_rate_scale) == (1e-3, 1e-5, 1.0)
     assert not any(vars(config.augmentation).values()) and len(PAPER_ROWS) == 9

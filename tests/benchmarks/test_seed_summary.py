@@ -11,10 +11,10 @@ from edgefuse.errors import UserError
 from edgefuse_benchmarks.paper.seed_summary import main, markdown, read_protocols
 
 
-def write_fold(folder: Path, *, approach: str, fold: int, seed: int, num_test: int, accuracy: float) -> None:
+def write_fold(folder: Path, *, variant: str, fold: int, seed: int, num_test: int, accuracy: float) -> None:
     (folder / "folds").mkdir(parents=True, exist_ok=True)
     value = {
-        "approach": approach,
+        "variant": variant,
         "fold": fold,
         "accuracy": accuracy,
         "accuracy_no_rgb": accuracy / 2,
@@ -23,23 +23,23 @@ def write_fold(folder: Path, *, approach: str, fold: int, seed: int, num_test: i
         "settings": {"seed": seed + fold - 1},
         "commit": "abc",
     }
-    (folder / "folds" / f"{approach}.fold{fold:02d}.json").write_text(json.dumps(value))
+    (folder / "folds" / f"{variant}.fold{fold:02d}.json").write_text(json.dumps(value))
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[tuple[str, Path]]:
     """Two seeds; the folds change places between them, as they do when the seed decides them."""
     for seed in (0, 1):
-        for gain, approach in ((0.0, "rgb-small"), (-0.1, "depth-scratch"), (0.1, "naive-small"), (0.2, "gated-small")):
+        for gain, variant in ((0.0, "rgb-small"), (-0.1, "depth-scratch"), (0.1, "naive-small"), (0.2, "gated-small")):
             people = [(40, 0.4), (60, 0.6)]
             for fold, (num_test, base) in enumerate(people if seed == 0 else people[::-1], start=1):
-                accuracy = base + gain + (0.02 * seed if approach == "gated-small" else 0)
+                accuracy = base + gain + (0.02 * seed if variant == "gated-small" else 0)
                 write_fold(
-                    tmp_path / f"p{seed}", approach=approach, fold=fold, seed=seed, num_test=num_test, accuracy=accuracy
+                    tmp_path / f"p{seed}", variant=variant, fold=fold, seed=seed, num_test=num_test, accuracy=accuracy
                 )
             for fold, base in ((1, 0.5), (2, 0.7)):
                 write_fold(
-                    tmp_path / f"c{seed}", approach=approach, fold=fold, seed=seed, num_test=50, accuracy=base + gain
+                    tmp_path / f"c{seed}", variant=variant, fold=fold, seed=seed, num_test=50, accuracy=base + gain
                 )
     return [(name, tmp_path / f"{name[0]}{seed}") for seed in (0, 1) for name in ("people", "clips")]
 

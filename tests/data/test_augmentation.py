@@ -15,7 +15,7 @@ from edgefuse.data.augmentation import (
     scale_depth,
     shift_depth,
 )
-from edgefuse.data.mirrored_labels import sided_names
+from edgefuse.data.mirrored_labels import labels_with_sides
 from edgefuse.framing import fit
 
 OFF = Augmentation(
@@ -78,11 +78,11 @@ def test_flip_mirrors_both_pictures_or_none(pair: tuple[np.ndarray, np.ndarray])
 
 
 def test_dropout_kills_one_sensor_at_a_time_as_often_as_it_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    dead = np.array(
-        [[not picture.any() for picture in run(pair, s, rgb_dropout=0.3, depth_dropout=0.2)] for s in range(400)]
+    missing = np.array(
+        [[not image.any() for image in run(pair, s, rgb_dropout=0.3, depth_dropout=0.2)] for s in range(400)]
     )
-    assert abs(dead[:, 0].mean() - 0.3) < 0.07 and abs(dead[:, 1].mean() - 0.2) < 0.06
-    assert not dead.all(axis=1).any()
+    assert abs(missing[:, 0].mean() - 0.3) < 0.07 and abs(missing[:, 1].mean() - 0.2) < 0.06
+    assert not missing.all(axis=1).any()
 
 
 def test_depth_scaling_keeps_holes_and_ratios() -> None:
@@ -91,11 +91,11 @@ def test_depth_scaling_keeps_holes_and_ratios() -> None:
     np.testing.assert_array_equal(scale_depth(codes, factor=0.01), [0, 1, 10, 650])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
-def test_holes_cover_the_share_that_was_asked_for(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
+def test_holes_cover_the_share_that_was_asked_for(fraction: float) -> None:
     codes = np.full((96, 96), 1000, np.uint16)
-    punched = punch_holes(codes, share=share, rng=np.random.default_rng(0))
-    assert abs((punched == 0).mean() - share) < 0.01
+    punched = punch_holes(codes, fraction=fraction, rng=np.random.default_rng(0))
+    assert abs((punched == 0).mean() - fraction) < 0.01
     assert set(np.unique(punched)) <= {0, 1000}
 
 
@@ -110,8 +110,8 @@ def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[
 
 
 def test_sided_labels_are_not_mirrored() -> None:
-    assert not sided_names(("cup", "ball"))
-    assert sided_names(("turn_Left", "turn_right"))
+    assert not labels_with_sides(("cup", "ball"))
+    assert labels_with_sides(("turn_Left", "turn_right"))
 
 
 def test_white_balance_colours_grey_and_grey_takes_colour_away() -> None:
@@ -151,9 +151,9 @@ def test_misalignment_and_blur_touch_one_picture_only(pair: tuple[np.ndarray, np
     moved_rgb, moved_codes = run(pair, misalignment=0.2)
     np.testing.assert_array_equal(moved_rgb, rgb)
     assert (moved_codes != codes).any()
-    sharp_share = []
+    sharp_fraction = []
     for seed in range(20):
         blurred_rgb, same_codes = run(pair, seed, blur=0.05)
         np.testing.assert_array_equal(same_codes, codes)
-        sharp_share.append(float(np.abs(np.diff(blurred_rgb.astype(int), axis=1)).mean()))
-    assert min(sharp_share) < 0.3 * max(sharp_share)
+        sharp_fraction.append(float(np.abs(np.diff(blurred_rgb.astype(int), axis=1)).mean()))
+    assert min(sharp_fraction) < 0.3 * max(sharp_fraction)

@@ -32,8 +32,8 @@ def ramp(*, side: int = 48) -> NDArray[np.uint16]:
     return np.tile(np.linspace(1000, 2000, side).astype(np.uint16), (side, 1))
 
 
-def write(root: Path, label: str, instance: str, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
-    write_pair(root / label / instance, name, rgb, depth)
+def write(root: Path, label: str, sequence: str, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
+    write_pair(root / label / sequence, name, rgb, depth)
 
 
 def test_counts_sizes_and_depth(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_counts_sizes_and_depth(tmp_path: Path) -> None:
     write_description(tmp_path, depth_unit_m=0.0005)
     report, _ = check([tmp_path])
     assert report.num_pairs == 4 and report.num_groups == 3 and not report.problems
-    assert {count.label: count.instances for count in report.classes} == {"ball": {"b1": 1, "b2": 2}, "cup": {"c1": 1}}
+    assert {count.label: count.sequences for count in report.classes} == {"ball": {"b1": 1, "b2": 2}, "cup": {"c1": 1}}
     assert report.sizes == {"48x48": 3, "64x64": 1} and report.depth_unit_m == (0.0005,)
     assert report.valid_depth == {
         "mean": pytest.approx(2.5 / 4),
@@ -109,8 +109,8 @@ def test_frames_of_one_take_are_no_leak_whatever_their_class(tmp_path: Path) -> 
 
 def test_near_duplicates_can_be_counted_across_people_alone(tmp_path: Path) -> None:
     """The same scene in two takes of one person, and another one in takes of two people."""
-    for instance, seed in (("s1_a", 1), ("s1_b", 1), ("s1_c", 2), ("s2_a", 2), ("s2_b", 3)):
-        write(tmp_path, "cup", instance, "0", scene(seed), ramp())
+    for sequence, seed in (("s1_a", 1), ("s1_b", 1), ("s1_c", 2), ("s2_a", 2), ("s2_b", 3)):
+        write(tmp_path, "cup", sequence, "0", scene(seed), ramp())
     assert check([tmp_path])[0].num_leaking == 4
     report = check([tmp_path], by=r"^(s\d+)_")[0]
     assert [leak.groups for leak in report.leaks] == [("s1", "s2")]
@@ -121,7 +121,7 @@ def test_near_duplicates_can_be_counted_across_people_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("unit_m", "limit_share", "words"),
+    ("unit_m", "limit_fraction", "words"),
     [
         (0.001, 0.0, []),
         (0.001, 0.02, ["2.1% of the pixels have the largest code 65535"]),
@@ -130,10 +130,10 @@ def test_near_duplicates_can_be_counted_across_people_alone(tmp_path: Path) -> N
     ],
 )
 def test_depth_that_is_probably_wrong_is_warned_of(
-    unit_m: float, limit_share: float, words: list[str], tmp_path: Path
+    unit_m: float, limit_fraction: float, words: list[str], tmp_path: Path
 ) -> None:
     depth = ramp()
-    depth[: round(limit_share * 48)] = 65535
+    depth[: round(limit_fraction * 48)] = 65535
     write(tmp_path, "cup", "a", "0", scene(1), depth)
     write_description(tmp_path, depth_unit_m=unit_m)
     found = check([tmp_path])[0].warnings
@@ -169,19 +169,19 @@ def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> Non
         write(tmp_path / "data", label, label, "0", np.full((48, 24, 3), colour, np.uint8), ramp()[:, :24].copy())
     _, dataset = check([tmp_path / "data"])
     montage(dataset, tmp_path / "m.png", side_px=40, per_class=2, columns=2)
-    picture = cv2.imread(str(tmp_path / "m.png"))[..., ::-1]
+    image = cv2.imread(str(tmp_path / "m.png"))[..., ::-1]
     height = 18 + 4 * (40 + CAPTION_PX) + 2
-    assert picture.shape == (2 * height, 2 * 42, 3)
+    assert image.shape == (2 * height, 2 * 42, 3)
     middle = 38 + CAPTION_PX
     middles = {"a": (middle, 20), "b": (middle, 62), "c": (height + middle, 20)}
-    assert picture[18 : 18 + CAPTION_PX, :40].max() > 100  # the instance's name
+    assert image[18 : 18 + CAPTION_PX, :40].max() > 100  # the instance's name
     assert (
-        picture[18 + CAPTION_PX + 80 : 18 + 2 * CAPTION_PX + 80, :40].max() > 100
+        image[18 + CAPTION_PX + 80 : 18 + 2 * CAPTION_PX + 80, :40].max() > 100
     )  # and which depths the colours stand for
     for label, (row, column) in middles.items():
-        assert picture[row, column].tolist() == list(colours[label])
-        assert picture[row, column - 18].tolist() == [0, 0, 0]  # beside the narrow picture
-        assert len(np.unique(picture[row + 40, column - 8 : column + 8], axis=0)) > 5  # the ramp's colours
+        assert image[row, column].tolist() == list(colours[label])
+        assert image[row, column - 18].tolist() == [0, 0, 0]  # beside the narrow picture
+        assert len(np.unique(image[row + 40, column - 8 : column + 8], axis=0)) > 5  # the ramp's colours
     with pytest.raises(UserError, match="no pair"):
         montage(dataset.subset([]), tmp_path / "m.png")
 
@@ -237,14 +237,14 @@ def test_a_sensor_that_gave_nothing_in_most_pairs_of_a_class_is_warned_of(kind: 
         depth[0, : 20 if kind == "few" else 0] = np.arange(20)[: 20 if kind == "few" else 0] + 1000
     for number in range(4):
         write(tmp_path, "ball", "b", str(number), scene(10 + number), ramp() + number)
-        alive = number == 0
+        available = number == 0
         write(
             tmp_path,
             "cup",
             "c",
             str(number),
-            scene(20) if alive else rgb,
-            ramp() + 9 if alive else depth + number * (kind == "constant"),
+            scene(20) if available else rgb,
+            ramp() + 9 if available else depth + number * (kind == "constant"),
         )
     found = [text for text in check([tmp_path])[0].warnings if "missing" in text]
     assert len(found) == 1 and "3 of 4 pairs of 1 of 2 classes (cup), first " in found[0] and "cup/c/1_" in found[0]
@@ -262,14 +262,14 @@ def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path)
 
 
 def test_the_same_pixels_under_two_names_are_warned_of_by_check_and_by_load(tmp_path: Path) -> None:
-    for label, instance, seed in (
+    for label, sequence, seed in (
         ("cup", "t", 1),
         ("ball", "t", 1),
         ("cup", "t2", 2),
         ("cup", "t3", 2),
         ("ball", "t4", 3),
     ):
-        write(tmp_path / "a", label, instance, "0", scene(seed), ramp())
+        write(tmp_path / "a", label, sequence, "0", scene(seed), ramp())
     write(tmp_path / "b", "ball", "t4", "0", scene(3), ramp())
     other = cv2.imencode(".png", scene(1)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
     assert other != (tmp_path / "a/ball/t/0_rgb.png").read_bytes()

@@ -11,10 +11,10 @@ from edgefuse.data.dataset import load, read_pair, scan, write_description, writ
 from edgefuse.errors import UserError
 
 
-def make_pair(root: Path, label: str = "cup", instance: str = "a", name: str = "0") -> Path:
+def make_pair(root: Path, label: str = "cup", sequence: str = "a", name: str = "0") -> Path:
     rgb = np.full((12, 10, 3), (250, 20, 30), np.uint8)
-    write_pair(root / label / instance, name, rgb, np.full((12, 10), 1234, np.uint16))
-    return root / label / instance / f"{name}_rgb.png"
+    write_pair(root / label / sequence, name, rgb, np.full((12, 10), 1234, np.uint16))
+    return root / label / sequence / f"{name}_rgb.png"
 
 
 def test_a_pair_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -31,10 +31,10 @@ def test_scan_finds_labels_instances_and_units(colour_and_range: Path) -> None:
 
 
 def test_hidden_folders_are_unfinished_and_not_read(tmp_path: Path) -> None:
-    make_pair(tmp_path, instance="a")
-    make_pair(tmp_path, instance=".a-half-written")
+    make_pair(tmp_path, sequence="a")
+    make_pair(tmp_path, sequence=".a-half-written")
     make_pair(tmp_path, label=".git")
-    assert [(s.instance, s.name) for s in scan([tmp_path]).samples] == [("a", "0")] and scan([tmp_path]).labels == (
+    assert [(s.sequence, s.name) for s in scan([tmp_path]).samples] == [("a", "0")] and scan([tmp_path]).labels == (
         "cup",
     )
 
@@ -86,9 +86,9 @@ def test_bad_pictures_are_all_named_at_once_and_can_be_skipped(tmp_path: Path) -
         "with 3 channel",
     ):
         assert words in text
-    pictures = load(dataset, skip_bad=True)
-    assert [s.name for s in pictures.dataset.samples] == ["4"] and len(pictures.rgb) == 1
-    assert len(pictures.dataset.left_out) == 4 and "0_depth.png" in pictures.dataset.left_out[0]
+    rgbd = load(dataset, skip_bad=True)
+    assert [s.name for s in rgbd.dataset.samples] == ["4"] and len(rgbd.rgb) == 1
+    assert len(rgbd.dataset.left_out) == 4 and "0_depth.png" in rgbd.dataset.left_out[0]
 
 
 def test_the_digest_knows_bytes_and_place_but_not_the_root(colour_and_range: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_digest_knows_bytes_and_place_but_not_the_root(colour_and_range: Pat
     write_pair(
         frame.parent,
         frame.name,
-        *[picture + 1 for picture in read_pair(Path(f"{frame}_rgb.png"), Path(f"{frame}_depth.png"))],
+        *[image + 1 for image in read_pair(Path(f"{frame}_rgb.png"), Path(f"{frame}_depth.png"))],
     )  # type: ignore[arg-type]
     assert load(scan([moved])).dataset.digest != digest
 

@@ -32,7 +32,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     "found",
     [
         {"camera": {"depth": {"width": 640, "fps": 30}, "depth_unit_m": 0.001, "align": "color"}},
-        {"source": {"layout": "pairs", "unit": "mm", "camera_mm": 600.0}, "frames_per_instance": 8, "size": 32},
+        {"source": {"layout": "pairs", "unit": "mm", "camera_mm": 600.0}, "frames_per_sequence": 8, "size": 32},
         {"labels": ["depth", "unit"], "grayscale": False, "community": "x", "num_pairs": 3, "created": "a units maker"},
         {"format": 1, "align": None, "region": None},
         {"unit_test": True, "business_unit": "robots", "temperature_unit": "C", "time_scale": 2, "baseline_mm": 50.0},

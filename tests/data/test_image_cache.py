@@ -20,14 +20,14 @@ from edgefuse.io.memory import available_bytes
 @pytest.mark.parametrize("num_bytes", [0, 40 * 40 * 5 * 7, 1 << 40])
 def test_what_is_kept_makes_no_difference(colour_and_range: Path, num_bytes: int) -> None:
     all_kept = load(scan([colour_and_range]), budget=Budget(1 << 40))
-    pictures = load(scan([colour_and_range]), budget=Budget(num_bytes))
-    assert isinstance(pictures.rgb, Images) and pictures.rgb.num_on_disk() == max(0, 60 - num_bytes // (40 * 40 * 5))
-    assert pictures.dataset == all_kept.dataset
-    for one, other in ((pictures.rgb, all_kept.rgb), (pictures.depth, all_kept.depth)):
+    rgbd = load(scan([colour_and_range]), budget=Budget(num_bytes))
+    assert isinstance(rgbd.rgb, Images) and rgbd.rgb.num_on_disk() == max(0, 60 - num_bytes // (40 * 40 * 5))
+    assert rgbd.dataset == all_kept.dataset
+    for one, other in ((rgbd.rgb, all_kept.rgb), (rgbd.depth, all_kept.depth)):
         assert len(one) == len(other) == 60
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    part = pictures.subset([5, 3, 40]).subset([2, 0])
-    assert [sample.name for sample in part.dataset.samples] == [pictures.dataset.samples[i].name for i in (40, 5)]
+    part = rgbd.subset([5, 3, 40]).subset([2, 0])
+    assert [sample.name for sample in part.dataset.samples] == [rgbd.dataset.samples[i].name for i in (40, 5)]
     assert len(part.rgb) == 2 and np.array_equal(part.depth[0], all_kept.depth[40])
     assert np.array_equal(part.rgb[-1], all_kept.rgb[5]) and np.array_equal(part.rgb[1:][0], all_kept.rgb[5])
 
@@ -35,14 +35,14 @@ def test_what_is_kept_makes_no_difference(colour_and_range: Path, num_bytes: int
 def test_a_file_that_changes_meanwhile_is_found(tmp_path: Path) -> None:
     rgb, depth = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.uint16)
     write_pair(tmp_path / "a/s", "0", rgb, depth)
-    pictures = load(scan([tmp_path]), budget=Budget(0))
+    rgbd = load(scan([tmp_path]), budget=Budget(0))
     write_pair(tmp_path / "a/s", "0", rgb + 1, depth)
-    assert np.array_equal(pictures.depth[0], depth)
+    assert np.array_equal(rgbd.depth[0], depth)
     with pytest.raises(UserError, match=r"0_rgb\.png changed while it was in use"):
-        pictures.rgb[0]
+        rgbd.rgb[0]
     (tmp_path / "a/s/0_depth.png").unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        pictures.depth[0]
+        rgbd.depth[0]
 
 
 def test_a_limit_of_the_address_space_counts() -> None:

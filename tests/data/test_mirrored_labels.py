@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse.data.mirrored_labels import sided_names
+from edgefuse.data.mirrored_labels import labels_with_sides
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ from edgefuse.data.mirrored_labels import sided_names
     ],
 )
 def test_names_that_speak_of_sides(names: tuple[str, ...]) -> None:
-    assert sided_names(names) == names
-    assert sided_names(("cup", *names, "ball")) == names
+    assert labels_with_sides(names) == names
+    assert labels_with_sides(("cup", *names, "ball")) == names
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_names_that_speak_of_sides(names: tuple[str, ...]) -> None:
     ],
 )
 def test_names_that_speak_of_none(names: tuple[str, ...]) -> None:
-    assert sided_names(names) == ()
+    assert labels_with_sides(names) == ()
 
 
 @given(st.lists(st.text(), max_size=5))
 def test_any_name_is_read(names: list[str]) -> None:
-    assert set(sided_names(names)) <= set(names)
-    assert "turn_left" in sided_names([*names, "turn_left"])
+    assert set(labels_with_sides(names)) <= set(names)
+    assert "turn_left" in labels_with_sides([*names, "turn_left"])

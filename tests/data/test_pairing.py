@@ -43,7 +43,9 @@ def test_images_without_a_sequence_folder_are_named_with_their_number(tmp_path: 
         path.rename(tmp_path / "bowl" / path.name)
     (tmp_path / "bowl/s0").rmdir()
     (text,) = left_out(tmp_path)
-    assert text.startswith("bowl: 2 images (first a_depth.png) lie directly in the class folder") and "--take" in text
+    assert (
+        text.startswith("bowl: 2 images (first a_depth.png) lie directly in the class folder") and "--sequence" in text
+    )
     with pytest.raises(UserError, match=r"2 bad.*--skip-bad"):
         scan([tmp_path])
     dataset = scan([tmp_path], skip_bad=True)
@@ -123,7 +125,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "d/cup/s1").symlink_to(tmp_path / "elsewhere/x/s1")
     (tmp_path / "d/cup/s0/up").symlink_to(tmp_path / "d")
     (tmp_path / "d/cup/me").symlink_to(tmp_path / "d/cup")
-    assert [sample.instance for sample in scan([tmp_path / "d"]).samples] == ["s0", "s1"]
+    assert [sample.sequence for sample in scan([tmp_path / "d"]).samples] == ["s0", "s1"]
     for name in ("a", "b"):
         (tmp_path / "d/cup/s0" / name).symlink_to(tmp_path / "elsewhere/x")
     assert [problem.count for problem in find_pairs(tmp_path / "d").problems] == [2]  # once, not by each link
@@ -253,7 +255,9 @@ def test_the_wrong_level_is_told_apart(tmp_path: Path) -> None:
             scan([tmp_path / wrong])
         assert step in str(caught.value)
     shutil.rmtree(tmp_path / "d/bowl")
-    with pytest.raises(UserError, match=r"Where they are classes: edgefuse data convert .* --take '\(\.\+\)'"):
+    with pytest.raises(
+        UserError, match=r"Where they are classes: edgefuse data convert .* --sequence-pattern '\(\.\+\)'"
+    ):
         scan([tmp_path / "d/cup"])
 
 
@@ -359,12 +363,14 @@ def test_any_name_of_a_class_or_sequence_is_used_or_named(tmp_path: Path, label:
     for path in (root / "cup_0/s_0").iterdir():
         shutil.copy(path, folder)
     dataset: Dataset = scan([root], skip_bad=True)
-    if is_passed_over(label) or is_passed_over(sequence):
+    if is_passed_over(label):
         assert len(dataset.samples) == 1 and not dataset.left_out
+    elif is_passed_over(sequence):  # the class folder is empty then
+        assert len(dataset.samples) == 1 and all("no pair" in line for line in dataset.left_out)
     elif name_problem(label) or name_problem(sequence):
         assert len(dataset.samples) == 1 and printable(dataset.left_out[0]).count("cannot be used") == 1
     else:
-        assert {(dataset.labels[sample.label], sample.instance) for sample in dataset.samples} == {
+        assert {(dataset.labels[sample.label], sample.sequence) for sample in dataset.samples} == {
             ("cup_0", "s_0"),
             (label, sequence),
         }

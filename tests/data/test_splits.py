@@ -13,19 +13,19 @@ from edgefuse.errors import UserError
 from edgefuse.io.text import some_of
 
 
-def dataset_of(takes: dict[str, list[str]], frames: int = 3) -> Dataset:
-    labels = tuple(sorted(takes))
+def dataset_of(sequences: dict[str, list[str]], frames: int = 3) -> Dataset:
+    labels = tuple(sorted(sequences))
     samples = tuple(
         Sample(
             label=labels.index(label),
-            instance=take,
+            sequence=sequence,
             name=f"{n}",
             rgb_path=Path(),
             depth_path=Path(),
             depth_unit_m=0.001,
         )
         for label in labels
-        for take in takes[label]
+        for sequence in sequences[label]
         for n in range(frames)
     )
     return Dataset(roots=(Path(),), labels=labels, samples=samples, align="color")
@@ -34,71 +34,77 @@ def dataset_of(takes: dict[str, list[str]], frames: int = 3) -> Dataset:
 @settings(max_examples=60, deadline=None)
 @given(
     num_classes=st.integers(2, 4),
-    num_takes=st.integers(4, 9),
+    num_sequences=st.integers(4, 9),
     shared=st.booleans(),
-    test_share=st.sampled_from([0.0, 0.2, 0.3]),
-    validation_share=st.sampled_from([0.0, 0.15, 0.3]),
+    test_fraction=st.sampled_from([0.0, 0.2, 0.3]),
+    validation_fraction=st.sampled_from([0.0, 0.15, 0.3]),
     seed=st.integers(0, 1000),
 )
 def test_no_group_stands_on_two_sides_and_nothing_is_lost(
-    num_classes: int, num_takes: int, shared: bool, test_share: float, validation_share: float, seed: int
+    num_classes: int, num_sequences: int, shared: bool, test_fraction: float, validation_fraction: float, seed: int
 ) -> None:
-    takes = {f"c{c}": [f"t{t}" if shared else f"c{c}t{t}" for t in range(num_takes)] for c in range(num_classes)}
-    dataset = dataset_of(takes)
-    parts = split(dataset, test_share=test_share, validation_share=validation_share, seed=seed)
+    sequences = {
+        f"c{c}": [f"t{t}" if shared else f"c{c}t{t}" for t in range(num_sequences)] for c in range(num_classes)
+    }
+    dataset = dataset_of(sequences)
+    parts = split(dataset, test_fraction=test_fraction, validation_fraction=validation_fraction, seed=seed)
     assert sorted([*parts.train, *parts.validation, *parts.test]) == list(range(len(dataset.samples)))
     groups = dataset.groups()
     sides = [{groups[i] for i in part} for part in (parts.train, parts.validation, parts.test)]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-    assert bool(parts.test) == (test_share > 0) and bool(parts.validation) == (validation_share > 0)
+    assert bool(parts.test) == (test_fraction > 0) and bool(parts.validation) == (validation_fraction > 0)
 
 
 def test_exclude_holds_out_by_instance_or_by_class_and_instance() -> None:
     dataset = dataset_of({"cup": ["s1_a", "s1_b", "s2_a"], "ball": ["s1_a", "s1_b", "s2_a"]})
     groups = dataset.groups()
-    by_instance = split(dataset, exclude=["s1_a"], validation_share=0)
-    assert {groups[i] for i in by_instance.test} == {"s1_a"} and len(by_instance.test) == 6
-    by_person = split(dataset, exclude=["s1_*"], validation_share=0)
+    by_sequence = split(dataset, exclude=["s1_a"], validation_fraction=0)
+    assert {groups[i] for i in by_sequence.test} == {"s1_a"} and len(by_sequence.test) == 6
+    by_person = split(dataset, exclude=["s1_*"], validation_fraction=0)
     assert {groups[i] for i in by_person.train} == {"s2_a"}
-    by_class = split(dataset, exclude=["cup/s1_a"], validation_share=0)
+    by_class = split(dataset, exclude=["cup/s1_a"], validation_fraction=0)
     assert len(by_class.test) == 3
 
 
 def test_splits_are_the_same_for_the_same_seed() -> None:
     dataset = dataset_of({"cup": [f"a{i}" for i in range(8)], "ball": [f"b{i}" for i in range(8)]})
-    assert split(dataset, test_share=0.25, seed=3) == split(dataset, test_share=0.25, seed=3)
-    assert split(dataset, test_share=0.25, seed=3) != split(dataset, test_share=0.25, seed=4)
+    assert split(dataset, test_fraction=0.25, seed=3) == split(dataset, test_fraction=0.25, seed=3)
+    assert split(dataset, test_fraction=0.25, seed=3) != split(dataset, test_fraction=0.25, seed=4)
 
 
 @pytest.mark.parametrize(
-    ("takes", "options", "word"),
+    ("sequences", "options", "word"),
     [
         ({"cup": ["a", "b"]}, {}, "one class only"),
         ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no instance matches 'z\\*'"),
-        ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["a"], "validation_share": 0}, "no training sample is left of cup"),
-        ({"cup": ["a"], "ball": ["a"]}, {"validation_share": 0.2}, "1 group"),
-        ({"cup": ["a"], "ball": ["b"]}, {"test_share": 0.6}, "share is 0.6"),
+        (
+            {"cup": ["a"], "ball": ["b"]},
+            {"exclude": ["a"], "validation_fraction": 0},
+            "no training sample is left of cup",
+        ),
+        ({"cup": ["a"], "ball": ["a"]}, {"validation_fraction": 0.2}, "1 group"),
+        ({"cup": ["a"], "ball": ["b"]}, {"test_fraction": 0.6}, "share is 0.6"),
     ],
 )
-def test_impossible_splits_are_refused(takes: dict[str, list[str]], options: dict[str, object], word: str) -> None:
+def test_impossible_splits_are_refused(sequences: dict[str, list[str]], options: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):
-        split(dataset_of(takes), **options)  # type: ignore[arg-type]
+        split(dataset_of(sequences), **options)  # type: ignore[arg-type]
 
 
 @settings(max_examples=80, deadline=None)
 @given(
     frames=st.lists(st.lists(st.integers(1, 6), min_size=3, max_size=7), min_size=2, max_size=6),
     shared=st.booleans(),
-    test_share=st.sampled_from([0.1, 0.25]),
-    validation_share=st.sampled_from([0.0, 0.15]),
+    test_fraction=st.sampled_from([0.1, 0.25]),
+    validation_fraction=st.sampled_from([0.0, 0.15]),
     seed=st.integers(0, 100),
 )
 def test_a_class_that_can_spare_a_group_is_tested_and_validated(
-    frames: list[list[int]], shared: bool, test_share: float, validation_share: float, seed: int
+    frames: list[list[int]], shared: bool, test_fraction: float, validation_fraction: float, seed: int
 ) -> None:
     samples = [
         replace(
-            dataset_of({"x": ["t"]}, 1).samples[0], label=c, instance=f"t{t}" if shared else f"c{c}t{t}", name=f"{n}"
+            dataset_of({"x": ["t"]}, 1).samples[0], label=c, sequence=f"t{t}" if shared else f"c{c}t{t}", name=f"{n}"
         )
         for c, counts in enumerate(frames)
         for t, count in enumerate(counts)
@@ -106,17 +112,17 @@ def test_a_class_that_can_spare_a_group_is_tested_and_validated(
     ]
     labels = tuple(f"c{c}" for c in range(len(frames)))
     dataset = Dataset(roots=(Path(),), labels=labels, samples=tuple(samples), align="color")
-    parts = split(dataset, test_share=test_share, validation_share=validation_share, seed=seed)
+    parts = split(dataset, test_fraction=test_fraction, validation_fraction=validation_fraction, seed=seed)
     assert untouched(dataset, parts.train) == []
     if not shared:  # where classes share takes, holding one class's out may take another's
         assert untouched(dataset, parts.test) == []
-        assert not validation_share or untouched(dataset, parts.validation) == []
+        assert not validation_fraction or untouched(dataset, parts.validation) == []
 
 
 def test_a_rare_class_is_tested_beside_a_frequent_one() -> None:
     dataset = dataset_of({"good": [f"g{i}" for i in range(10)], "bad": ["b0", "b1"], "once": ["o0"]})
     for seed in range(10):
-        parts = split(dataset, test_share=0.25, seed=seed)
+        parts = split(dataset, test_fraction=0.25, seed=seed)
         assert untouched(dataset, parts.test) == ["once"]
         assert untouched(dataset, parts.validation) == ["bad", "once"]  # its second take is needed to learn from
         assert 6 <= len(parts.test) <= 15
@@ -124,7 +130,7 @@ def test_a_rare_class_is_tested_beside_a_frequent_one() -> None:
 
 def test_many_rare_classes_are_all_tested_in_a_share_that_one_fold_could_not_hold() -> None:
     dataset = dataset_of({f"c{c:02d}": [f"c{c}t{t}" for t in range(3)] for c in range(30)}, frames=1)
-    parts = split(dataset, test_share=0.1, validation_share=0.1)
+    parts = split(dataset, test_fraction=0.1, validation_fraction=0.1)
     assert (
         untouched(dataset, parts.test) == untouched(dataset, parts.validation) == untouched(dataset, parts.train) == []
     )
@@ -135,10 +141,10 @@ def test_sets_of_single_images_are_split_where_they_can_be() -> None:
     dataset = dataset_of({"a": [f"a{i}" for i in range(5)], "b": [f"b{i}" for i in range(5)]}, frames=1)
     assert len(split(dataset).validation) == 2
     two = dataset_of({"a": ["a0", "a1"], "b": ["b0", "b1"]}, frames=1)
-    parts = split(two, test_share=0.25)
+    parts = split(two, test_fraction=0.25)
     assert len(parts.test) == 2 and parts.validation == ()
     with pytest.raises(UserError, match="each is the only one of a class: record another take"):
-        split(dataset_of({"a": ["a0"], "b": ["b0"]}, frames=1), test_share=0.25)
+        split(dataset_of({"a": ["a0"], "b": ["b0"]}, frames=1), test_fraction=0.25)
 
 
 def test_names_are_counted_and_not_listed_without_end() -> None:

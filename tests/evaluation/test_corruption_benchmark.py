@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgefuse.contract import InputContract, codes_from_bytes
-from edgefuse.data.dataset import Pictures, load, scan
+from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation.corruption_benchmark import CLEAN, Row, evaluate_corruptions, plot_corruptions
 from edgefuse.evaluation.corruptions import CORRUPTIONS
@@ -31,13 +31,13 @@ def colour_blind(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 @pytest.fixture(scope="module")
-def pictures(colour_and_range: Path) -> Pictures:
+def rgbd(colour_and_range: Path) -> RgbdDataset:
     return load(scan([colour_and_range]))
 
 
 @pytest.fixture(scope="module")
-def rows(pictures: Pictures) -> tuple[Row, ...]:
-    return evaluate_corruptions(reader, pictures, contract=CONTRACT, labels=LABELS, batch_size=16)
+def rows(rgbd: RgbdDataset) -> tuple[Row, ...]:
+    return evaluate_corruptions(reader, rgbd, contract=CONTRACT, labels=LABELS, batch_size=16)
 
 
 def accuracy(rows: tuple[Row, ...], name: str) -> list[float]:
@@ -60,15 +60,15 @@ def test_a_corruption_costs_what_the_predictor_needed(rows: tuple[Row, ...]) -> 
     assert gates["no_depth"] == 0 and gates["no_rgb"] == gates[CLEAN]
 
 
-def test_a_sensor_that_is_not_looked_at_may_fail(pictures: Pictures) -> None:
-    rows = evaluate_corruptions(colour_blind, pictures, contract=CONTRACT, labels=LABELS)
+def test_a_sensor_that_is_not_looked_at_may_fail(rgbd: RgbdDataset) -> None:
+    rows = evaluate_corruptions(colour_blind, rgbd, contract=CONTRACT, labels=LABELS)
     clean = rows[0].scores
     sensor = {c.name: c.sensor for c in CORRUPTIONS}
     assert all(row.scores == clean for row in rows[1:] if sensor[row.corruption] == "rgb")
     assert any(row.scores != clean for row in rows[1:] if sensor[row.corruption] == "depth")
 
 
-def test_the_same_seed_gives_the_same_table_whatever_the_batch(pictures: Pictures) -> None:
+def test_the_same_seed_gives_the_same_table_whatever_the_batch(rgbd: RgbdDataset) -> None:
     some = [c for c in CORRUPTIONS if c.name in {"foreign_depth", "depth_holes", "depth_noise"}]
     seen: list[list[np.ndarray]] = []
 
@@ -79,21 +79,21 @@ def test_the_same_seed_gives_the_same_table_whatever_the_batch(pictures: Picture
     for seed, batch_size in ((0, 60), (0, 60), (1, 60)):
         seen.append([])
         evaluate_corruptions(
-            remember, pictures, contract=CONTRACT, labels=LABELS, corruptions=some, seed=seed, batch_size=batch_size
+            remember, rgbd, contract=CONTRACT, labels=LABELS, corruptions=some, seed=seed, batch_size=batch_size
         )
     assert np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[0], seen[2])
     small, large = (
-        evaluate_corruptions(reader, pictures, contract=CONTRACT, labels=LABELS, corruptions=some, batch_size=size)
+        evaluate_corruptions(reader, rgbd, contract=CONTRACT, labels=LABELS, corruptions=some, batch_size=size)
         for size in (7, 60)
     )
     assert small == large
 
 
-def test_a_stopped_stream_shows_the_right_frame(pictures: Pictures) -> None:
+def test_a_stopped_stream_shows_the_right_frame(rgbd: RgbdDataset) -> None:
     """Five frames a take: late ones come from the same take and not from before it, foreign ones from another take."""
-    take = [i for i, s in enumerate(pictures.dataset.samples) if (s.label, s.instance) == (1, "take2")]
-    other = [i for i, s in enumerate(pictures.dataset.samples) if (s.label, s.instance) == (0, "take0")]
-    two_takes = pictures.subset([*take, *other])
+    sequence = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (1, "take2")]
+    other = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (0, "take0")]
+    two_sequences = rgbd.subset([*sequence, *other])
     framed: dict[str, list[int]] = {}
 
     def shown(name: str) -> list[list[int]]:
@@ -104,7 +104,7 @@ def test_a_stopped_stream_shows_the_right_frame(pictures: Pictures) -> None:
             seen.extend(depth)
             return reader(rgb, depth)
 
-        evaluate_corruptions(remember, two_takes, contract=CONTRACT, labels=LABELS, corruptions=[corruption])
+        evaluate_corruptions(remember, two_sequences, contract=CONTRACT, labels=LABELS, corruptions=[corruption])
         clean = seen[:10]
         framed[name] = [next(i for i, d in enumerate(clean) if np.array_equal(d, s)) for s in seen]
         return [framed[name][n : n + 10] for n in range(10, len(seen), 10)]
@@ -116,16 +116,16 @@ def test_a_stopped_stream_shows_the_right_frame(pictures: Pictures) -> None:
     assert all(i >= 5 for i in foreign[:5]) and all(i < 5 for i in foreign[5:]) and len(set(foreign)) > 2
 
 
-def test_a_single_take_has_no_foreign_frames(pictures: Pictures) -> None:
-    take = [i for i, s in enumerate(pictures.dataset.samples) if (s.label, s.instance) == (1, "take2")]
-    rows = evaluate_corruptions(reader, pictures.subset(take), contract=CONTRACT, labels=LABELS)
+def test_a_single_take_has_no_foreign_frames(rgbd: RgbdDataset) -> None:
+    sequence = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (1, "take2")]
+    rows = evaluate_corruptions(reader, rgbd.subset(sequence), contract=CONTRACT, labels=LABELS)
     names = {row.corruption for row in rows}
     assert "frozen_rgb" in names and not names & {"foreign_rgb", "foreign_depth"}
 
 
-def test_unknown_classes_are_refused(pictures: Pictures) -> None:
+def test_unknown_classes_are_refused(rgbd: RgbdDataset) -> None:
     with pytest.raises(UserError, match="red_near"):
-        evaluate_corruptions(reader, pictures, contract=CONTRACT, labels=("blue_near", "red_far"))
+        evaluate_corruptions(reader, rgbd, contract=CONTRACT, labels=("blue_near", "red_far"))
 
 
 def test_the_plot_is_a_picture(rows: tuple[Row, ...], tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_the_plot_is_a_picture(rows: tuple[Row, ...], tmp_path: Path) -> None:
     plot_corruptions({"reader": ungraded}, tmp_path / "dead.png", title="t")
 
 
-def test_frames_are_late_by_the_numbers_in_their_names(pictures: Pictures) -> None:
+def test_frames_are_late_by_the_numbers_in_their_names(rgbd: RgbdDataset) -> None:
     """frame_2 comes before frame_10, as a recorder that pads no zeros names them."""
     names = ["frame_1", "frame_10", "frame_11", "frame_2", "frame_3"]  # as a file system sorts them
-    take = pictures.subset(range(5))
-    samples = tuple(replace(sample, name=name) for sample, name in zip(take.dataset.samples, names, strict=True))
-    take = replace(take, dataset=replace(take.dataset, samples=samples))
+    sequence = rgbd.subset(range(5))
+    samples = tuple(replace(sample, name=name) for sample, name in zip(sequence.dataset.samples, names, strict=True))
+    sequence = replace(sequence, dataset=replace(sequence.dataset, samples=samples))
     corruption = next(c for c in CORRUPTIONS if c.name == "frozen_depth")
     seen: list[np.ndarray] = []
 
@@ -150,6 +150,6 @@ def test_frames_are_late_by_the_numbers_in_their_names(pictures: Pictures) -> No
         seen.extend(depth)
         return reader(rgb, depth)
 
-    evaluate_corruptions(remember, take, contract=CONTRACT, labels=LABELS, corruptions=[corruption])
+    evaluate_corruptions(remember, sequence, contract=CONTRACT, labels=LABELS, corruptions=[corruption])
     shown = [next(i for i, d in enumerate(seen[:5]) if np.array_equal(d, s)) for s in seen[5:10]]
     assert [names[i] for i in shown] == ["frame_1", "frame_3", "frame_10", "frame_1", "frame_2"]

@@ -84,11 +84,11 @@ def test_each_stop_halves_the_light_and_the_noise_stays() -> None:
     dark = by_name("dark_rgb")
     assert dark.severities == (1, 2, 3, 4, 5, 6, 7, 8)
     flat = SCENE._replace(rgb=np.full((SIDE, SIDE, 3), 200, np.uint8))
-    pictures = [failed(dark, severity, scene=flat) for severity in dark.severities]
-    for severity, picture in zip(dark.severities[:4], pictures, strict=False):
+    rgbd = [failed(dark, severity, scene=flat) for severity in dark.severities]
+    for severity, image in zip(dark.severities[:4], rgbd, strict=False):
         expected = light(np.array(200)) * 2.0**-severity
-        assert light(picture).mean() == pytest.approx(expected, rel=0.06)
-    spread = [picture.std() / picture.mean() for picture in pictures]
+        assert light(image).mean() == pytest.approx(expected, rel=0.06)
+    spread = [image.std() / image.mean() for image in rgbd]
     assert all(np.diff(spread) > 0) and spread[-1] > 0.4 > spread[0]
 
 

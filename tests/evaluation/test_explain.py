@@ -10,7 +10,7 @@ import pytest
 
 from edgefuse.contract import InputContract, codes_from_bytes
 from edgefuse.data.dataset import load, scan
-from edgefuse.evaluation.explain import _bars, choose_examples, depth_shares, explain, left_of_rgb
+from edgefuse.evaluation.explain import _bars, choose_examples, depth_contributions, explain, left_of_rgb
 from edgefuse.evaluation.metrics import Answers
 from edgefuse.io.matplotlib_io import new_figure
 
@@ -27,16 +27,16 @@ def test_the_share_is_the_loss_of_log_odds() -> None:
     both = certainty(0.9, 0.9, 0.9, 0.9)
     no_rgb = certainty(0.9, 0.5, 0.5, 0.95)
     no_depth = certainty(0.5, 0.9, 0.5, 0.9)
-    shares = depth_shares(both, no_rgb, no_depth)
-    np.testing.assert_allclose(shares[:3], [1, 0, 0.5], atol=1e-6)
-    assert np.isnan(shares[3])  # neither sensor's death makes it less sure
-    uneven = depth_shares(certainty(0.9), certainty(0.75), certainty(0.5))
+    fractions = depth_contributions(both, no_rgb, no_depth)
+    np.testing.assert_allclose(fractions[:3], [1, 0, 0.5], atol=1e-6)
+    assert np.isnan(fractions[3])  # neither sensor's death makes it less sure
+    uneven = depth_contributions(certainty(0.9), certainty(0.75), certainty(0.5))
     fall_rgb, fall_depth = np.log(9) - np.log(3), np.log(9)
     assert uneven[0] == pytest.approx(fall_depth / (fall_depth + fall_rgb), abs=1e-5)
 
 
 def test_certain_answers_have_finite_shares() -> None:
-    assert depth_shares(certainty(1.0), certainty(0.0), certainty(0.0))[0] == pytest.approx(0.5)
+    assert depth_contributions(certainty(1.0), certainty(0.0), certainty(0.0))[0] == pytest.approx(0.5)
 
 
 def test_examples_show_what_went_wrong_and_every_class() -> None:
@@ -73,9 +73,9 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
         kept[(codes == 0).all((1, 2))] = 1.0
         return kept.astype(np.float32)
 
-    pictures = load(scan([colour_and_range]))
+    rgbd = load(scan([colour_and_range]))
     out = tmp_path / "seen"
-    look = partial(explain, predictor, pictures, contract=InputContract(size=40), labels=LABELS, title="toy")
+    look = partial(explain, predictor, rgbd, contract=InputContract(size=40), labels=LABELS, title="toy")
     look(tmp_path / "gated", pixel_gate=near_half)
     gated = json.loads((tmp_path / "gated/explain.json").read_text())
     kept = {label: group["mean_kept_area"] for label, group in gated["by_class"].items()}
@@ -90,15 +90,15 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
     assert plain is not None and with_mask is not None and with_mask.shape[0] > 1.2 * plain.shape[0]  # a row more
     found = json.loads((out / "explain.json").read_text())
     blue, near = found["by_class"]["blue_near"], found["by_class"]["red_near"]
-    assert blue["share_of_rgb"] == 1.0 and blue["num_pairs"] == 20 and blue["mean_gate"] == pytest.approx(0.1)
-    assert 0 < near["share_of_depth"] < 1 and near["mean_gate"] == pytest.approx(0.6)
+    assert blue["rgb_contribution"] == 1.0 and blue["num_pairs"] == 20 and blue["mean_gate"] == pytest.approx(0.1)
+    assert 0 < near["depth_contribution"] < 1 and near["mean_gate"] == pytest.approx(0.6)
     assert found["all"]["mean_kept_area"] is None and found["by_corruption"][0]["mean_kept_area"] is None
-    assert found["all"]["num_pairs"] == 60 and "log-odds" in found["share_definition"]
+    assert found["all"]["num_pairs"] == 60 and "log-odds" in found["contribution_definition"]
     by_corruption = {(row["corruption"], row["severity"]): row["mean_gate"] for row in found["by_corruption"]}
     assert by_corruption["no_rgb", 1] == pytest.approx(0.6) and ("dark_rgb", 8) in by_corruption
     for name in ("gate.png", "examples.png"):
-        picture = cv2.imread(str(out / name))
-        assert picture is not None and picture.std() > 10
+        image = cv2.imread(str(out / name))
+        assert image is not None and image.std() > 10
     assert not list(tmp_path.glob(".seen*"))
 
 

@@ -45,7 +45,7 @@ def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str
     """
     bundle = make_toy_bundle(folder, size=SIZE, batch=batch)
     files = dict(bundle.manifest.files)
-    _write_half(folder / MODEL_NAME, folder / "model.fp16.onnx")
+    _write_fp16(folder / MODEL_NAME, folder / "model.fp16.onnx")
     files["model.fp16.onnx"] = FileEntry.of(folder / "model.fp16.onnx", precision="fp16")
     rng = np.random.default_rng(3)
     rgb = rng.integers(0, 256, (NUM_SAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
@@ -69,7 +69,7 @@ def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str
     return open_bundle(folder)
 
 
-def _write_half(source: Path, target: Path) -> None:
+def _write_fp16(source: Path, target: Path) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

@@ -39,7 +39,7 @@ def overflowing(model: FusionClassifier, *, factor: float = 1e7) -> FusionClassi
     """The same answers in FP32, but RGB's features are `factor` times as large: half does not hold them."""
     assert model.rgb_features is not None
     project, core = model.rgb_features.project[0], model.core
-    readers = [core.votes.rgb if core.head is None and core.votes is not None else core.head[0]]  # type: ignore[index]
+    readers = [core.auxiliary_heads.rgb if core.head is None and core.auxiliary_heads is not None else core.head[0]]  # type: ignore[index]
     if isinstance(core.fusion, JointFusion):
         readers.append(core.fusion.W)
     assert isinstance(project, nn.Linear)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse_export.compare_outputs import DRAW_MARGIN, FP16_TOLERANCE, INT8_TOLERANCE, Answers, Tolerance, report_of
-from edgefuse_export.ort_reference import unoptimised_predictor
-from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, engine_parity
+from edgefuse_export.ort_reference import reference_predictor
+from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, verify_engine
 from edgefuse_runtime.engines.engine import Decision
 
 
@@ -34,13 +34,13 @@ def test_a_flip_of_an_answer_25_points_ahead_is_no_draw() -> None:
         candidate="",
         tolerance=INT8_TOLERANCE,
     )
-    assert (report.together.top1_flips, report.together.draws_flipped) == (1, 1)
+    assert (report.together.top1_flips, report.together.near_tie_flips) == (1, 1)
     assert "all together: answers that flip, of 3: 1, at most 0 is allowed" in report.failures()
     assert DRAW_MARGIN == INT8_TOLERANCE.draw_margin == FP16_TOLERANCE.draw_margin == 0.05
 
 
 def test_a_share_of_flips_is_of_all_frames() -> None:
-    loose = Tolerance(probability=1.0, gate=1.0, flips_share=0.02)
+    loose = Tolerance(probability=1.0, gate=1.0, flips_fraction=0.02)
     for count, passes in ((49, False), (50, True), (99, True)):
         expected = answers(*[0.9] * count)
         found = answers(0.1, *[0.9] * (count - 1))
@@ -85,11 +85,11 @@ class OffBy:
 
 def test_an_int8_engine_is_compared_with_its_own_file(int8_bundle: Bundle) -> None:
     """Further off than two roundings to the same 8 bits may be, though within what INT8 may differ from FP32."""
-    predictor = unoptimised_predictor(int8_bundle.file("model.int8.onnx"))
+    predictor = reference_predictor(int8_bundle.file("model.int8.onnx"))
 
     def report(precision: str, by: float) -> list[str]:
         engine = OffBy(predictor, by)
-        found = engine_parity(
+        found = verify_engine(
             int8_bundle,
             engine,  # type: ignore[arg-type]
             samples=int8_bundle.samples(),

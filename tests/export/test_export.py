@@ -64,14 +64,14 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
 def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bundle_folder: Path) -> None:
     measured = json.loads((run / "metrics.json").read_text())["validation"]
     accuracies = {name: scores["accuracy"] for name, scores in measured.items()}
-    fallback = open_bundle(bundle_folder).manifest.fallback
+    degraded_mode = open_bundle(bundle_folder).manifest.degraded_mode
     num_pairs = measured["both"]["num_samples"]
     chance = max(map(sum, measured["both"]["confusion"])) / num_pairs
-    assert fallback.measured == {"part": "validation", "num_pairs": num_pairs, "chance": chance, **accuracies}
+    assert degraded_mode.measured == {"part": "validation", "num_pairs": num_pairs, "chance": chance, **accuracies}
     for name in ("no_rgb", "no_depth"):
         least = max(0.9 * accuracies["both"], least_above_chance(chance, num_pairs=num_pairs))
         keeps = accuracies[name] >= least - 1e-9
-        assert getattr(fallback, name) == ("label" if keeps else "no_decision")
+        assert getattr(degraded_mode, name) == ("predict" if keeps else "abstain")
 
 
 def test_the_manifest_tells_what_the_temperature_did(run: Path, bundle_folder: Path) -> None:
@@ -82,8 +82,8 @@ def test_the_manifest_tells_what_the_temperature_did(run: Path, bundle_folder: P
 
 def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_path: Path) -> None:
     copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
-    fallback = export_run(copy, tmp_path / "bundle").bundle.manifest.fallback
-    assert (fallback.no_rgb, fallback.no_depth, fallback.measured) == ("no_decision", "no_decision", {})
+    degraded_mode = export_run(copy, tmp_path / "bundle").bundle.manifest.degraded_mode
+    assert (degraded_mode.no_rgb, degraded_mode.no_depth, degraded_mode.measured) == ("abstain", "abstain", {})
     assert "calibration" not in open_bundle(tmp_path / "bundle").manifest.training
     (copy / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="metrics.json.* is not valid JSON"):

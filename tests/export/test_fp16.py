@@ -19,20 +19,20 @@ from edgefuse.contract import InputContract, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import FusionClassifier, predict
-from edgefuse_export.onnx.activation_statistics import TorchWatch, in_words
+from edgefuse_export.onnx.activation_statistics import TorchActivationObserver, in_words
 from edgefuse_export.onnx.check_precision import check_types, module_of
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
-from edgefuse_export.onnx.fp16 import HalfModel, fold_batchnorm, half_from_model, inside
+from edgefuse_export.onnx.fp16 import Fp16Model, fold_batchnorm, fp16_from_model, inside
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
-from edgefuse_export.ort_reference import unoptimised_session
+from edgefuse_export.ort_reference import reference_session
 
 
-def half_of(model: FusionClassifier, *keep: str) -> HalfModel:
+def half_of(model: FusionClassifier, *keep: str) -> Fp16Model:
     rgb, depth = tensors(1)
-    return half_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth, keep_fp32=keep)
+    return fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth, keep_fp32=keep)
 
 
-def half_graph(model: FusionClassifier, path: Path, *keep: str) -> onnx.ModelProto:
+def fp16_graph(model: FusionClassifier, path: Path, *keep: str) -> onnx.ModelProto:
     half = half_of(model, *keep)
     onnx_from_model(half.model, path, contract=CONTRACT, labels=LABELS, fp32_modules=half.fp32_modules)
     return onnx.load(str(path))
@@ -52,7 +52,7 @@ def types_by_module(model: onnx.ModelProto) -> dict[str, set[str]]:
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
 def test_layers_are_in_half_and_decoding_and_softmax_are_not(fusion: str, tmp_path: Path) -> None:
     encoding = "relative" if fusion == "spatial" else "absolute"
-    graph = half_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
+    graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
     islands = ("decode", "encode", "look")
     assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(islands))
@@ -81,14 +81,14 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
 
     model = new_model()
     model.depth_features = Features(model.depth_features)  # type: ignore[assignment, arg-type]
-    assert types_by_module(half_graph(model, tmp_path / "a.onnx"))["depth_features.encode"] == {"FLOAT16"}
+    assert types_by_module(fp16_graph(model, tmp_path / "a.onnx"))["depth_features.encode"] == {"FLOAT16"}
     model.fp32_modules = ("*.encode",)  # type: ignore[assignment]
-    found = types_by_module(half_graph(model, tmp_path / "b.onnx"))
+    found = types_by_module(fp16_graph(model, tmp_path / "b.onnx"))
     assert found["depth_features.encode"] == {"FLOAT"} and "FLOAT" not in found["core.fusion"]
 
 
 def test_what_is_kept_is_fp32_and_nothing_else(tmp_path: Path) -> None:
-    found = types_by_module(half_graph(new_model(), tmp_path / "h.onnx", "core.head", "rgb_*.project.0"))
+    found = types_by_module(fp16_graph(new_model(), tmp_path / "h.onnx", "core.head", "rgb_*.project.0"))
     in_fp32 = {module for module, kinds in found.items() if module and "FLOAT" in kinds}
     assert in_fp32 == {"decode", "core.head.0", "core.head.1", "core.head.3", "rgb_features.project.0"}
 
@@ -102,7 +102,7 @@ def test_a_tensor_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     assert model.rgb_features is not None
     model.rgb_features.project.append(Sneaky())
     with pytest.raises(UserError, match=r"Mul in rgb_features.project.2\) is FLOAT, FLOAT16 was expected"):
-        half_graph(model, tmp_path / "h.onnx")
+        fp16_graph(model, tmp_path / "h.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -138,7 +138,7 @@ def test_depth_keeps_2_5_mm_at_10_m_through_the_exported_graph(tmp_path: Path) -
     contract = InputContract(size=256, near_m=0.0, far_m=10.0)
     model = new_model(contract=contract)
     rgb = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
-    half = half_from_model(model, rgb_NHWC=rgb, depth_NHW2=rgb[..., :2])
+    half = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=rgb[..., :2])
     path = onnx_from_model(
         half.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=half.fp32_modules
     )
@@ -157,14 +157,14 @@ def test_depth_keeps_2_5_mm_at_10_m_through_the_exported_graph(tmp_path: Path) -
 
 def test_watching_sees_every_operation_and_names_its_module() -> None:
     half = half_of(overflowing(new_model()))
-    watch = TorchWatch(dtype=torch.float16)
-    with watch.on(half.model) as seen:
+    observer = TorchActivationObserver(dtype=torch.float16)
+    with observer.on(half.model) as seen:
         predict(half.model, *tensors(2))
     assert next(iter(seen.not_finite)) == "rgb_features.project.0"
     assert "depth_features.project.0" not in seen.not_finite
     assert seen.largest["decode"] == 0.0  # code 65535 in FP32 is no matter of half
     assert not any(m._forward_hooks for m in half.model.modules())
-    wide = TorchWatch()
+    wide = TorchActivationObserver()
     model = overflowing(new_model())
     with wide.on(model) as seen:
         predict(model, *tensors(2))
@@ -225,17 +225,17 @@ def test_depth_keeps_its_millimetres_through_the_relative_encoding_too(tmp_path:
     256 frames: half of each is the nearest surface, the other half the 256 codes from there on.
     """
     contract = InputContract(size=32, near_m=0.0, far_m=10.0)
-    reach_m, margin = 0.3, 0.1
-    model = new_model("spatial", contract=contract, encoding="relative", reach_m=reach_m)
+    depth_window_m, margin = 0.3, 0.1
+    model = new_model("spatial", contract=contract, encoding="relative", depth_window_m=depth_window_m)
     rgb, depth = tensors(1)
-    half = half_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
+    half = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
     path = onnx_from_model(
         half.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=half.fp32_modules
     )
     graph = onnx.load(str(path))
     (entry,) = (n for n in graph.graph.node if n.op_type == "Cast" and module_of(n) == "depth_features")
     part = onnx.utils.Extractor(graph).extract_model(["depth"], [entry.output[0]])
-    session = unoptimised_session(part.SerializeToString())  # all is FP32 but the last cast, which it does do
+    session = reference_session(part.SerializeToString())  # all is FP32 but the last cast, which it does do
     seen = np.zeros(65536, bool)
     for first in range(0, 65536, 256):
         codes = np.full((32, 32), max(first, 1), np.uint16)
@@ -243,9 +243,9 @@ def test_depth_keeps_its_millimetres_through_the_relative_encoding_too(tmp_path:
         (found,) = session.run(None, {"depth": bytes_from_codes(codes[None])})
         assert found.dtype == np.float16 and found.shape == (1, 4, 32, 32)
         depth_m = np.clip(codes * 0.001, 0.0, 10.0)
-        nearness = 1 - np.clip((depth_m - depth_m[0, 0] + margin * reach_m) / reach_m, 0, 1)
+        nearness = 1 - np.clip((depth_m - depth_m[0, 0] + margin * depth_window_m) / depth_window_m, 0, 1)
         nearness[codes == 0] = 0
-        error_m = np.abs(found[0, 0].astype(np.float64) - nearness) * reach_m
+        error_m = np.abs(found[0, 0].astype(np.float64) - nearness) * depth_window_m
         assert error_m.max() <= 1e-4, (first, error_m.max())
         np.testing.assert_array_equal(found[0, 1], codes > 0)
         seen[codes[nearness > 0]] = True
@@ -263,21 +263,21 @@ def test_magnitudes_are_of_what_frames_make_and_not_of_weights() -> None:
             return self.inner(x)  # type: ignore[no-any-return]
 
     model = Weighty()
-    watch = TorchWatch()
-    with watch.on(model), torch.no_grad():
+    observer = TorchActivationObserver()
+    with observer.on(model), torch.no_grad():
         model(torch.full((1, 4), 1e-3))
-    assert 199 < watch.activations.largest["inner"] < 202
-    words = in_words(watch.activations.to_json(limit=65504.0))
+    assert 199 < observer.activations.largest["inner"] < 202
+    words = in_words(observer.activations.to_json(limit=65504.0))
     assert "the largest is 200" in words and "of 65504 (0.31%), in inner" in words
     with torch.no_grad():
         model.inner.weight[0, 0] = torch.inf  # a weight that half did not hold is no number
-    with watch.on(model), torch.no_grad():
+    with observer.on(model), torch.no_grad():
         model(torch.zeros(1, 4))
-    assert watch.activations.not_finite["inner"]
+    assert observer.activations.not_finite["inner"]
 
 
 def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
-    graph = half_graph(new_model(), tmp_path / "h.onnx")
+    graph = fp16_graph(new_model(), tmp_path / "h.onnx")
     check_types(graph, fp32_modules=("decode",))
     node = next(n for n in graph.graph.node if n.op_type == "Gemm" and module_of(n) == "core.head.0")
     weight = next(one for one in graph.graph.initializer if one.name == node.input[1])

@@ -22,7 +22,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.training.run import open_run
 from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
-from edgefuse_export.onnx.activation_statistics import GraphWatch
+from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, open_data
 from edgefuse_export.onnx.check_precision import inside, module_of
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
@@ -131,9 +131,9 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundle: Bundle, trained_run
 
 def test_training_frames_are_of_the_training_instances(trained_run: Path) -> None:
     data = open_data(open_run(trained_run))
-    samples = data.pictures.dataset.samples
-    trained = {samples[i].instance for i in data.training}
-    held = {samples[i].instance for i in data.held_out}
+    samples = data.rgbd.dataset.samples
+    trained = {samples[i].sequence for i in data.training}
+    held = {samples[i].sequence for i in data.held_out}
     assert trained and held and not trained & held
     assert len(data.training) == open_run(trained_run).info["data"]["num_train"]
 
@@ -209,10 +209,10 @@ def test_graph_watch_finds_what_is_not_finite_inside(tmp_path: Path) -> None:
         [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0.0), ("one", 1.0))],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
-    watch = GraphWatch(tmp_path / "m.onnx")
-    probabilities, _ = watch(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8))
+    observer = OnnxActivationObserver(tmp_path / "m.onnx")
+    probabilities, _ = observer(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8))
     assert np.isfinite(probabilities).all()
-    assert watch.activations.to_json()["not_finite"] == {"b in the classifier itself": 2}
+    assert observer.activations.to_json()["not_finite"] == {"b in the classifier itself": 2}
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -264,7 +264,7 @@ def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Pa
 
 def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> None:
     """Both begin with the same weights, as `edgefuse train --rgb mobilenet_v2` makes them; the exporter stores equal tensors once."""
-    model = new_model("spatial", rgb="mobilenet_v2", depth="mobilenet_v2", encoding="relative", votes=True)
+    model = new_model("spatial", rgb="mobilenet_v2", depth="mobilenet_v2", encoding="relative", auxiliary_heads=True)
     assert model.rgb_features is not None and model.depth_features is not None
     rgb_stages, depth_stages = model.rgb_features.backbone.stages, model.depth_features.backbone.stages
     for first, second in zip(rgb_stages, depth_stages, strict=True):

@@ -55,11 +55,11 @@ SPOILT = ("rgb_features.backbone.features.6", "rgb_features.project")
 
 def spoilt(model: nn.Module, *, offset: float = 1000.0) -> None:
     """One block gives its values on top of a large offset, which the next takes away: half keeps few digits of them."""
-    gives, takes = (model.get_submodule(name) for name in SPOILT)
-    assert isinstance(gives, nn.Sequential) and isinstance(takes, nn.Sequential)
+    gives, sequences = (model.get_submodule(name) for name in SPOILT)
+    assert isinstance(gives, nn.Sequential) and isinstance(sequences, nn.Sequential)
     with torch.no_grad():
         gives[1].bias += offset
-        takes[0].bias -= offset * takes[0].weight.sum(1)
+        sequences[0].bias -= offset * sequences[0].weight.sum(1)
 
 
 def test_the_block_that_drifts_comes_first() -> None:

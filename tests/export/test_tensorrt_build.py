@@ -14,7 +14,7 @@ import pytest
 from engine_scenes import GPU, HostEngine, build, host_opener, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineParityError, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineOutputError, build_engine
 from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_runtime.engines.engine import Decision
@@ -186,7 +186,7 @@ def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path
     def open_plan(path: Path) -> HostEngine:
         return FirstPlaceOnly(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
 
-    with pytest.raises(EngineParityError):
+    with pytest.raises(EngineOutputError):
         build_engine(bundle.folder, BuildOptions(batch_size=2), open_plan=open_plan)
 
 

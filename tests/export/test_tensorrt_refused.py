@@ -12,7 +12,7 @@ from engine_scenes import HostEngine, build, everything_in, host_opener, install
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse_export.tensorrt.build import BuildOptions, EngineParityError, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, EngineOutputError, build_engine
 from edgefuse_export.tensorrt.inspect_engine import PrecisionError
 from edgefuse_export.tensorrt.plan_from_onnx import BuildError
 from edgefuse_runtime.engines.engine import Decision
@@ -48,7 +48,7 @@ def refused(fake: FakeTensorRT, bundle: Bundle, kind: type[UserError], **options
 
 
 def test_an_fp16_engine_without_a_half_layer_is_refused(fake: FakeTensorRT, bundle: Bundle) -> None:
-    fake.faults.no_half_layer = True
+    fake.faults.no_fp16_layer = True
     message = refused(fake, bundle, PrecisionError)
     assert "no half layer" in message and "float" in message and "--precision fp32" in message
 
@@ -56,7 +56,7 @@ def test_an_fp16_engine_without_a_half_layer_is_refused(fake: FakeTensorRT, bund
 @pytest.mark.parametrize(("off", "words"), [(0.1, "differ by 0.1"), (math.nan, "not finite")])
 def test_other_answers_are_refused(new_fake: FakeTensorRT, bundle: Bundle, off: float, words: str) -> None:
     new_fake.faults.answers_off = off
-    message = refused(new_fake, bundle, EngineParityError)
+    message = refused(new_fake, bundle, EngineOutputError)
     assert words in message and "stored outputs" in message and "timing-*.cache" in message
 
 
@@ -68,7 +68,7 @@ def test_an_engine_that_does_not_run_is_refused(new_fake: FakeTensorRT, bundle: 
     def open_plan(path: Path) -> HostEngine:
         return Broken(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
 
-    with pytest.raises(EngineParityError, match=r"does not run, so it was not kept: enqueue failed"):
+    with pytest.raises(EngineOutputError, match=r"does not run, so it was not kept: enqueue failed"):
         build_engine(bundle.folder, BuildOptions(), open_plan=open_plan)
     assert not list((bundle.folder / "engines").glob("*.plan"))
 
@@ -130,13 +130,13 @@ def test_no_memory_to_run_it_is_named(new_fake: FakeTensorRT, bundle: Bundle) ->
 
 
 def test_a_bundle_without_the_file_or_samples_names_the_export(fake: FakeTensorRT, tmp_path: Path) -> None:
-    no_half = make_engine_bundle(tmp_path / "no_half", without=("model.fp16.onnx",))
+    no_fp16 = make_engine_bundle(tmp_path / "no_fp16", without=("model.fp16.onnx",))
     if fake.version == "10.3.0":  # builds from the FP32 file
-        assert build(fake, no_half).built
+        assert build(fake, no_fp16).built
     else:
-        message = refused(fake, no_half, UserError)
+        message = refused(fake, no_fp16, UserError)
         assert "no model.fp16.onnx" in message and "--precision fp32,fp16 --force" in message
-    assert "no model.int8.onnx" in refused(fake, no_half, UserError, precision="int8")
+    assert "no model.int8.onnx" in refused(fake, no_fp16, UserError, precision="int8")
     no_samples = make_engine_bundle(tmp_path / "no_samples", without=("samples.npz",))
     assert "no samples.npz" in refused(fake, no_samples, UserError)
     assert fake.builds == [] or fake.version == "10.3.0"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.io.environment import commit, commit_in_words
+from edgefuse.io.environment import git_revision, git_revision_text
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -23,17 +23,17 @@ def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> N
     mine, installed = tmp_path / "mine.py", tmp_path / "installed.py"
     mine.write_text("1\n")
     installed.write_text("1\n")
-    assert commit(mine) is None
+    assert git_revision(mine) is None
     git("init", "--quiet")
     git("add", "mine.py")
     git("commit", "--quiet", "--no-verify", "--message", "one")
-    assert commit(mine) == git("rev-parse", "HEAD")
-    assert commit(installed) is None  # somebody else's repository around it says nothing
+    assert git_revision(mine) == git("rev-parse", "HEAD")
+    assert git_revision(installed) is None  # somebody else's repository around it says nothing
     mine.write_text("2\n")
-    assert commit(mine) == git("rev-parse", "HEAD") + "-dirty"
+    assert git_revision(mine) == git("rev-parse", "HEAD") + "-dirty"
 
 
 def test_words_are_short_and_keep_the_mark() -> None:
-    assert commit_in_words("0123456789abcdef0123") == "0123456789ab"
-    assert commit_in_words("0123456789abcdef0123-dirty") == "0123456789ab-dirty"
-    assert commit_in_words(None) == "not a checkout"
+    assert git_revision_text("0123456789abcdef0123") == "0123456789ab"
+    assert git_revision_text("0123456789abcdef0123-dirty") == "0123456789ab-dirty"
+    assert git_revision_text(None) == "not a checkout"

@@ -45,10 +45,10 @@ Shape {{
 """,
         encoding="utf-8",
     )
-    picture = np.zeros((128, 128, 3), np.uint8)
-    picture[..., 2] = np.arange(128)[None, :] + 100
-    picture[..., 1] = np.arange(128)[:, None] + 100
-    cv2.imwrite(str(folder / f"{stem}_F2D.bmp"), picture)
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[..., 2] = np.arange(128)[None, :] + 100
+    image[..., 1] = np.arange(128)[:, None] + 100
+    cv2.imwrite(str(folder / f"{stem}_F2D.bmp"), image)
     return path
 
 
@@ -98,7 +98,7 @@ def test_the_tree_becomes_a_data_set_with_subjects_as_groups(tree: Path, tmp_pat
     assert dataset.labels == ("anger", "happiness") and done.num_pairs == 6
     assert sorted(set(dataset.groups())) == ["F0001", "M0044"]
     assert {sample.depth_unit_m for sample in dataset.samples} == {DEPTH_UNIT_M}
-    assert [picture.shape for picture in load(dataset).rgb] == [(48, 48, 3)] * 6
+    assert [image.shape for image in load(dataset).rgb] == [(48, 48, 3)] * 6
     description = json.loads((tmp_path / "out/dataset.json").read_text())
     assert description["source"]["folder"] == "BU_3DFE" and str(tmp_path) not in json.dumps(description)
 

@@ -32,10 +32,10 @@ def write_depth(path: Path, value: int = 1234) -> None:
 
 def loaded(out: Path) -> dict[str, tuple[Any, Any, float]]:
     """Of a data set: RGB, depth and unit by "label/instance/name"; it must pass scan and load."""
-    pictures = load(scan([out]))
+    images = load(scan([out]))
     return {
-        f"{pictures.dataset.labels[s.label]}/{s.instance}/{s.name}": (rgb, depth, s.depth_unit_m)
-        for s, rgb, depth in zip(pictures.dataset.samples, pictures.rgb, pictures.depth, strict=True)
+        f"{images.dataset.labels[s.label]}/{s.sequence}/{s.name}": (rgb, depth, s.depth_unit_m)
+        for s, rgb, depth in zip(images.dataset.samples, images.rgb, images.depth, strict=True)
     }
 
 
@@ -66,15 +66,15 @@ def test_pairs_without_instances_are_one_take_of_a_class_or_named_by_an_expressi
             write_depth(source / label / f"{name}_depth.png")
     done = convert(source, tmp_path / "whole", layout="pairs")
     assert {name.rpartition("/")[0] for name in loaded(tmp_path / "whole")} == {"cup/cup", "ball/ball"}
-    assert "--take" in done.notes[0]
-    assert convert(source, tmp_path / "named", layout="pairs", take=r"(.*)_\d+$").notes == ()
+    assert "--sequence" in done.notes[0]
+    assert convert(source, tmp_path / "named", layout="pairs", sequence_pattern=r"(.*)_\d+$").notes == ()
     groups = {name.rpartition("/")[0] for name in loaded(tmp_path / "named")}
     assert groups == {"cup/a", "cup/b", "ball/a", "ball/b"}
-    with pytest.raises(UserError, match=r"(?s)6 bad.*expression"):
-        convert(source, tmp_path / "none", layout="pairs", take="(z)")
+    with pytest.raises(UserError, match=r"(?s)6 bad.*--sequence-pattern"):
+        convert(source, tmp_path / "none", layout="pairs", sequence_pattern="(z)")
     for bad, message in (("(", "not a regular"), ("a", "no group")):
         with pytest.raises(UserError, match=message):
-            convert(source, tmp_path / "none", layout="pairs", take=bad)
+            convert(source, tmp_path / "none", layout="pairs", sequence_pattern=bad)
 
 
 def test_incomplete_and_unfit_pairs_are_all_named(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_tum_associations_are_taken_as_they_are(sequence: Path, tmp_path: Path, 
     rgb, depth = "1.0 rgb/3.png", "1.5 depth/2.png"
     lines = [f"{rgb} {depth}"] if order == "rgb first" else [f"{depth} {rgb}"]
     (sequence / "associations.txt").write_text("\n".join(lines))
-    convert(sequence, tmp_path / "out", layout="tum", label="desk", instance="take1", unit="mm")
+    convert(sequence, tmp_path / "out", layout="tum", label="desk", sequence="take1", unit="mm")
     found = loaded(tmp_path / "out")
     assert list(found) == ["desk/take1/1.0"] and found["desk/take1/1.0"][1][0, 0] == 5002
     assert found["desk/take1/1.0"][2] == 0.001
@@ -265,7 +265,7 @@ def test_the_closest_time_is_taken_not_the_first() -> None:
         ({"layout": "washington", "unit": "mm", "neutral": True}, "--unit and --neutral"),
         ({"layout": "tum"}, "--label is ''"),
         ({"layout": "tum", "label": "../x"}, "plain name"),
-        ({"layout": "tum", "label": "x", "instance": "a/b"}, "--instance is 'a/b'"),
+        ({"layout": "tum", "label": "x", "sequence": "a/b"}, "--sequence is 'a/b'"),
         ({"layout": "pairs", "unit": "inch"}, "the depth unit is 'inch'"),
         ({"layout": "pairs", "unit": "m"}, r"at most 0\.1 m"),
         ({"layout": "pairs"}, "has no pairs"),

@@ -177,8 +177,8 @@ def test_any_bytes_in_a_list_or_mesh_are_one_user_error(tmp_path: Path, data: by
 
 @pytest.mark.parametrize("trials", ["abc", 5, [[1]], [5], [["a"], None], {"a": 1}])
 def test_trials_that_were_edited_are_refused(tmp_path: Path, trials: Any) -> None:
-    for instance in ("a", "b"):
-        write_pair(tmp_path / "cup" / instance, "0", np.zeros((*SHAPE, 3), np.uint8), np.ones(SHAPE, np.uint16))
+    for sequence in ("a", "b"):
+        write_pair(tmp_path / "cup" / sequence, "0", np.zeros((*SHAPE, 3), np.uint8), np.ones(SHAPE, np.uint16))
     write_description(tmp_path, source={"trials": trials})
     with pytest.raises(UserError, match=r"dataset\.json.*trials"):
         trial_splits(scan([tmp_path]))

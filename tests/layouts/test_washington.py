@@ -21,11 +21,11 @@ CATEGORIES = ("apple", "cell_phone", "food_bag")
 HEIGHT, WIDTH = 9, 11
 
 
-def write_tree(root: Path, *, num_instances: int = 2, num_frames: int = 3) -> Path:
+def write_tree(root: Path, *, num_sequences: int = 2, num_frames: int = 3) -> Path:
     """`num_frames` frames of two videos for each instance; the depth's centre tells instance, video and frame."""
     rng = np.random.default_rng(3)
     for category in CATEGORIES:
-        for n in range(1, num_instances + 1):
+        for n in range(1, num_sequences + 1):
             folder = root / category / f"{category}_{n}"
             folder.mkdir(parents=True)
             for video in (1, 4):
@@ -37,17 +37,17 @@ def write_tree(root: Path, *, num_instances: int = 2, num_frames: int = 3) -> Pa
                     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
                     mask[2:7, 3:9] = 255
                     rgb = rng.integers(1, 255, (HEIGHT, WIDTH, 3), np.uint8)
-                    for suffix, picture in (("crop", rgb), ("depthcrop", depth), ("maskcrop", mask)):
-                        cv2.imwrite(f"{stem}_{suffix}.png", picture)
+                    for suffix, image in (("crop", rgb), ("depthcrop", depth), ("maskcrop", mask)):
+                        cv2.imwrite(f"{stem}_{suffix}.png", image)
                     Path(f"{stem}_loc.txt").write_text(f"{200 + n}, {150 + frame}\n")
     return root
 
 
-def write_trials(path: Path, *, num_instances: int = 2) -> None:
+def write_trials(path: Path, *, num_sequences: int = 2) -> None:
     """The official file's form: a heading, the names, two empty lines."""
     blocks = []
     for trial in range(1, 11):
-        names = [f"{category}_{1 + (trial + i) % num_instances}" for i, category in enumerate(CATEGORIES)]
+        names = [f"{category}_{1 + (trial + i) % num_sequences}" for i, category in enumerate(CATEGORIES)]
         blocks.append("\n".join([f"****** trial {trial} ******", *names, "", ""]))
     path.write_text("\n".join(blocks))
 
@@ -61,12 +61,12 @@ def tree(tmp_path: Path) -> Path:
 
 def test_every_pair_arrives_with_its_numbers(tree: Path, tmp_path: Path) -> None:
     done = convert(tree, tmp_path / "out", layout="washington")
-    pictures = load(scan([tmp_path / "out"]))
-    assert done.num_pairs == 36 == len(pictures.dataset.samples) and pictures.dataset.labels == CATEGORIES
-    for sample, rgb, depth in zip(pictures.dataset.samples, pictures.rgb, pictures.depth, strict=True):
-        source = tree / pictures.dataset.labels[sample.label] / sample.instance / sample.name
+    images = load(scan([tmp_path / "out"]))
+    assert done.num_pairs == 36 == len(images.dataset.samples) and images.dataset.labels == CATEGORIES
+    for sample, rgb, depth in zip(images.dataset.samples, images.rgb, images.depth, strict=True):
+        source = tree / images.dataset.labels[sample.label] / sample.sequence / sample.name
         n, video, frame = map(int, sample.name.split("_")[-3:])
-        assert sample.instance.endswith(f"_{n}") and sample.depth_unit_m == 0.001
+        assert sample.sequence.endswith(f"_{n}") and sample.depth_unit_m == 0.001
         assert depth[4, 5] == 10_000 + 1000 * n + 100 * video + frame and (depth[0] == 0).all()
         assert (rgb[..., ::-1] == cv2.imread(f"{source}_crop.png")).all()
 
@@ -96,11 +96,11 @@ def test_missing_masks_are_named_where_they_are_wanted(tree: Path, tmp_path: Pat
         convert(tree, tmp_path / "out", layout="washington", masked=True)
     done = convert(tree, tmp_path / "out", layout="washington", masked=True, skip_bad=True)
     assert done.num_pairs == 35
-    pictures = load(scan([tmp_path / "out"]))
+    images = load(scan([tmp_path / "out"]))
     outside = np.ones((HEIGHT, WIDTH), bool)
     outside[2:7, 3:9] = False
-    assert all((rgb[outside] == 0).all() and (rgb[~outside] > 0).all() for rgb in pictures.rgb)
-    assert all((depth[outside] == 0).all() and (depth[~outside] > 0).all() for depth in pictures.depth)
+    assert all((rgb[outside] == 0).all() and (rgb[~outside] > 0).all() for rgb in images.rgb)
+    assert all((depth[outside] == 0).all() and (depth[~outside] > 0).all() for depth in images.depth)
 
 
 def test_bad_files_are_all_named_and_nothing_is_written(tree: Path, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_the_official_trials_become_splits_that_tear_no_instance(tree: Path, tmp
     assert len(splits) == 10
     official = read_trials(tree / "testinstance_ids.txt")
     for split, names in zip(splits, official, strict=True):
-        assert {dataset.samples[i].instance for i in split.test} == set(names)
-        assert {dataset.samples[i].instance for i in split.train}.isdisjoint(names)
+        assert {dataset.samples[i].sequence for i in split.test} == set(names)
+        assert {dataset.samples[i].sequence for i in split.train}.isdisjoint(names)
         assert sorted(split.train + split.test) == list(range(36))
 
 

@@ -29,12 +29,12 @@ def decoded(codes: np.ndarray) -> torch.Tensor:
     return InputDecoder(CONTRACT)(rgb, torch.from_numpy(bytes_from_codes(codes[None])))[1]
 
 
-def encoded(codes: np.ndarray, reach_m: float = 0.3) -> np.ndarray:
-    return RelativeDepth(CONTRACT, reach_m=reach_m)(decoded(codes))[0].numpy()
+def encoded(codes: np.ndarray, depth_window_m: float = 0.3) -> np.ndarray:
+    return RelativeDepth(CONTRACT, depth_window_m=depth_window_m)(decoded(codes))[0].numpy()
 
 
 def gate_of(codes: np.ndarray) -> np.ndarray:
-    gate = SpatialGate(RelativeDepth(CONTRACT, reach_m=0.3), size=48)
+    gate = SpatialGate(RelativeDepth(CONTRACT, depth_window_m=0.3), size=48)
     return gate.gate(decoded(codes))[0, 0].detach().numpy()
 
 
@@ -77,27 +77,27 @@ def test_no_measurement_is_neither_near_nor_valid() -> None:
 SPARSE_CONTRACT = InputContract(size=96, near_m=0.2, far_m=4.0)
 
 
-def sparse_scene(share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def sparse_scene(fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A thing at 0.6 m, a third of the view wide, before a wall at 1.6 m, with this share of the pixels measured; and where it is."""
     rng = np.random.default_rng(seed)
     is_thing = np.zeros((96, 96), bool)
     top, left = rng.integers(0, 64, 2)
     is_thing[top : top + 32, left : left + 32] = True
     codes = np.where(is_thing, 600, 1600).astype(np.uint16)
-    codes[rng.random(codes.shape) >= share] = 0
+    codes[rng.random(codes.shape) >= fraction] = 0
     return codes, is_thing
 
 
 def sparse_nearness(codes: np.ndarray, revision: int = 2) -> np.ndarray:
     rgb = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
     depth = InputDecoder(SPARSE_CONTRACT)(rgb, torch.from_numpy(bytes_from_codes(codes[None])))[1]
-    return RelativeDepth(SPARSE_CONTRACT, reach_m=0.3, revision=revision).nearness(depth)[0][0, 0].numpy()
+    return RelativeDepth(SPARSE_CONTRACT, depth_window_m=0.3, revision=revision).nearness(depth)[0][0, 0].numpy()
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.1, 0.02])
-def test_the_nearest_surface_is_the_thing_and_not_the_wall_however_few_pixels_are_measured(share: float) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.6, 0.3, 0.1, 0.02])
+def test_the_nearest_surface_is_the_thing_and_not_the_wall_however_few_pixels_are_measured(fraction: float) -> None:
     for seed in range(10):
-        codes, is_thing = sparse_scene(share, seed=seed)
+        codes, is_thing = sparse_scene(fraction, seed=seed)
         nearness = sparse_nearness(codes)
         assert (nearness[is_thing & (codes > 0)] > 0.85).all() and (is_thing & (codes > 0)).any()
         assert (nearness[~is_thing] == 0).all(), "the wall, a metre behind, and what was not measured"
@@ -198,5 +198,5 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
 def test_unknown_encoding_and_reach_are_refused() -> None:
     with pytest.raises(UserError, match="absolute, relative"):
         ModelConfig(contract=CONTRACT, num_classes=3, encoding="hha")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="reach_m is 0.0: a number with 0 < reach_m"):
-        ModelConfig(contract=CONTRACT, num_classes=3, reach_m=0.0)
+    with pytest.raises(UserError, match="depth_window_m is 0.0: a number with 0 < depth_window_m"):
+        ModelConfig(contract=CONTRACT, num_classes=3, depth_window_m=0.0)

@@ -62,29 +62,29 @@ def test_the_core_learns_through_every_fusion(kind: str) -> None:
 def test_the_answer_of_spatial_is_the_gated_sum_of_both_votes() -> None:
     """A NumPy transcription: 2 (V_A (F_A (1 - G)) + V_B (F_B G)) + b_A + b_B."""
     F_A, F_B = features()
-    core = FusionCore(kind="spatial", num_features=12, num_hidden=8, num_classes=3, votes=True)
-    assert core.votes is not None and core.head is None
+    core = FusionCore(kind="spatial", num_features=12, num_hidden=8, num_classes=3, auxiliary_heads=True)
+    assert core.auxiliary_heads is not None and core.head is None
     logits, gate = core(F_A, F_B)
-    vote_A, vote_B = core.votes.alone(F_A, F_B)
+    vote_A, vote_B = core.auxiliary_heads.alone(F_A, F_B)
     assert (gate == 0.5).all(), "before it has learned anything both votes count alike"
     torch.testing.assert_close(logits, vote_A + vote_B)
 
     torch.nn.init.normal_(core.fusion.W.weight)  # type: ignore[union-attr, arg-type]
     logits, gate = core(F_A, F_B)
     G, a, b = gate.detach().numpy(), F_A.numpy(), F_B.numpy()
-    V_A, V_B = (layer.weight.detach().numpy() for layer in (core.votes.rgb, core.votes.depth))
-    bias = (core.votes.rgb.bias + core.votes.depth.bias).detach().numpy()
+    V_A, V_B = (layer.weight.detach().numpy() for layer in (core.auxiliary_heads.rgb, core.auxiliary_heads.depth))
+    bias = (core.auxiliary_heads.rgb.bias + core.auxiliary_heads.depth.bias).detach().numpy()
     np.testing.assert_allclose(logits.detach().numpy(), 2 * ((a * (1 - G)) @ V_A.T + (b * G) @ V_B.T) + bias, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", FUSION_KINDS)
 def test_votes_change_the_answer_of_spatial_only_and_one_sensor_has_none(kind: str) -> None:
-    core = FusionCore(kind=kind, num_features=12, num_hidden=8, num_classes=3, votes=True)  # type: ignore[arg-type]
-    assert (core.votes is None) == (kind in ("rgb", "depth"))
-    if core.votes is None or kind == "spatial":
+    core = FusionCore(kind=kind, num_features=12, num_hidden=8, num_classes=3, auxiliary_heads=True)  # type: ignore[arg-type]
+    assert (core.auxiliary_heads is None) == (kind in ("rgb", "depth"))
+    if core.auxiliary_heads is None or kind == "spatial":
         return
     before = core(*features())[0]
-    torch.nn.init.zeros_(core.votes.rgb.weight)
+    torch.nn.init.zeros_(core.auxiliary_heads.rgb.weight)
     torch.testing.assert_close(core(*features())[0], before)
 
 

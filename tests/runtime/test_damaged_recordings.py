@@ -43,19 +43,19 @@ def _assert_true(played: list[Frame], pairs: list[Pair]) -> None:
         assert np.array_equal(frame.rgb, rgb) and np.array_equal(frame.depth, depth)
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 0.999])
 @pytest.mark.parametrize("num_bytes", [512, 4096])
 def test_a_sector_of_zeros(
-    share: float, num_bytes: int, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
+    fraction: float, num_bytes: int, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
 ) -> None:
     data = bytearray(noise_recording.read_bytes())
-    place = int(len(data) * share) // num_bytes * num_bytes
+    place = int(len(data) * fraction) // num_bytes * num_bytes
     data[place : place + num_bytes] = bytes(num_bytes)
     path = tmp_path / "zeros.db3"
     path.write_bytes(data)
     played, error, _ = _play(path)
     assert f"{path} is damaged: stopped after {len(played)} of {NUM_FRAMES} frames" in error
-    assert len(played) == pytest.approx(NUM_FRAMES * share, abs=2.5)
+    assert len(played) == pytest.approx(NUM_FRAMES * fraction, abs=2.5)
     _assert_true(played, noise_pairs)
 
 
@@ -75,10 +75,10 @@ def test_one_changed_byte_is_never_a_wrong_picture(
         _assert_true(played, noise_pairs)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.9, 0.9999])
-def test_a_file_that_is_cut_off(share: float, noise_recording: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.9, 0.9999])
+def test_a_file_that_is_cut_off(fraction: float, noise_recording: Path, tmp_path: Path) -> None:
     data = noise_recording.read_bytes()
-    (tmp_path / "cut.db3").write_bytes(data[: int(len(data) * share)])
+    (tmp_path / "cut.db3").write_bytes(data[: int(len(data) * fraction)])
     played, error, _ = _play(tmp_path / "cut.db3")
     assert "cut.db3" in error and "\n" not in error and not played
 

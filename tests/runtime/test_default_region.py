@@ -9,7 +9,7 @@ import pytest
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
 from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
-from edgefuse_runtime.regions.region import Center, Fixed, Known, Nearest, Whole, parse_region
+from edgefuse_runtime.regions.region import Center, DefaultRegion, Fixed, Nearest, WholeImage, parse_region
 
 
 class Described:
@@ -26,7 +26,12 @@ def _choose(roi: str | None, trained_on: str | None, **camera: Any) -> ChosenReg
 
 @pytest.mark.parametrize(
     ("trained_on", "expected"),
-    [("nearest", Nearest()), ("center", Center()), ("1,2,30,40", Fixed(roi=Roi(1, 2, 30, 40))), ("whole", Whole())],
+    [
+        ("nearest", Nearest()),
+        ("center", Center()),
+        ("1,2,30,40", Fixed(roi=Roi(1, 2, 30, 40))),
+        ("whole", WholeImage()),
+    ],
 )
 def test_the_training_datas_region_is_the_default(trained_on: str, expected: Any) -> None:
     chosen = _choose(None, trained_on, kind="recording")
@@ -65,7 +70,7 @@ def test_another_region_than_the_models_is_used_and_warned_of(
 
 def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_better() -> None:
     chosen = _choose(None, "file", kind="recording")
-    assert chosen.find == Known() and "give --roi nearest" in chosen.notes[0]
+    assert chosen.find == DefaultRegion() and "give --roi nearest" in chosen.notes[0]
     for trained_on in (None, "file"):
         known = _choose(None, trained_on, kind="synthetic")
         assert known.notes == () and known.to_json() == {"roi": "known by the camera", "from": "camera"}
@@ -82,7 +87,7 @@ def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_bette
 )
 def test_a_folder_of_crops_is_not_cropped_again(trained_on: str | None, region: str, warning: str) -> None:
     chosen = _choose(None, trained_on, kind="folder", region=region)
-    assert chosen.find == Known() and chosen.to_json() == {"roi": region, "from": "camera"}
+    assert chosen.find == DefaultRegion() and chosen.to_json() == {"roi": region, "from": "camera"}
     assert len(chosen.notes) == bool(warning) and all(warning in note for note in chosen.notes)
     assert "crops them again" in _choose("nearest", "nearest", kind="folder", region=region).notes[0]
 
@@ -90,7 +95,7 @@ def test_a_folder_of_crops_is_not_cropped_again(trained_on: str | None, region: 
 @pytest.mark.parametrize("region", [None, "whole"])
 def test_a_folder_of_whole_images_is_cropped(region: str | None) -> None:
     assert _choose(None, "nearest", kind="folder", region=region).find == Nearest()
-    assert _choose(None, None, kind="folder", region=region).find == Known()
+    assert _choose(None, None, kind="folder", region=region).find == DefaultRegion()
 
 
 @pytest.mark.parametrize("word", ["somewhere", "/etc/regions.json", "1,2,3"])

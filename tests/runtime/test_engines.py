@@ -16,7 +16,7 @@ from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, open_bundle, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import fastest_file, open_engine
-from edgefuse_runtime.engines.auto_engine import ChosenEngine
+from edgefuse_runtime.engines.auto_engine import AutoEngine
 from edgefuse_runtime.engines.engine_cache import PlanError, plan_records
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from fake_tensorrt import FakeTensorRT
@@ -51,7 +51,7 @@ def test_auto_takes_a_plan_that_fits(tmp_path: Path, fake: FakeTensorRT) -> None
         "cpu": OnnxRuntimeEngine(planned),
     }
     rgb, depth = framing_of("far")
-    with ChosenEngine(planned, candidates=candidates, say=said.append) as engine:
+    with AutoEngine(planned, candidates=candidates, say=said.append) as engine:
         assert engine.description["engine"] == "tensorrt" and engine.description["passed_over"] == {}
         np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
         assert {tensor.name for tensor in engine.inputs} == {"rgb", "depth"}
@@ -63,7 +63,7 @@ def test_auto_passes_over_a_plan_of_another_gpu_and_says_so(tmp_path: Path, fake
     fake.device, memory = "Another GPU", HostMemory(fake=fake)
     said: list[str] = []
     candidates = {"tensorrt": engine_on(planned, memory), "cpu": OnnxRuntimeEngine(planned)}
-    with ChosenEngine(planned, candidates=candidates, say=said.append) as engine:
+    with AutoEngine(planned, candidates=candidates, say=said.append) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert "edgefuse build" in engine.description["passed_over"]["tensorrt"]
     (line,) = said
@@ -97,7 +97,7 @@ def test_tensorrt_by_name_without_a_plan_names_the_build(bundle: Bundle, fake: F
     candidates = {"tensorrt": engine_on(bundle, HostMemory(fake=fake), precision="fp32")}
     with (
         pytest.raises(PlanError, match=f"edgefuse build {bundle.folder} --precision fp32"),
-        ChosenEngine(bundle, candidates=candidates),
+        AutoEngine(bundle, candidates=candidates),
     ):
         pass
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse_runtime.cameras.frame_sync import MAX_LATE, REORDERED, Tally
+from edgefuse_runtime.cameras.frame_sync import MAX_LATE, REORDERED, FrameSync
 
 _pixels = itertools.count()
 
@@ -30,16 +30,16 @@ class Shot:
 Frameset = tuple[Shot, Shot]
 
 
-def _count(framesets: list[Frameset], period_ms: float = math.inf) -> tuple[Tally[Shot], list[Frameset]]:
-    tally: Tally[Shot] = Tally(period_ms=period_ms)
+def _count(framesets: list[Frameset], period_ms: float = math.inf) -> tuple[FrameSync[Shot], list[Frameset]]:
+    frame_sync: FrameSync[Shot] = FrameSync(period_ms=period_ms)
     fresh = []
     for color, depth in framesets:
-        if tally.is_fresh(color=color, depth=depth):
+        if frame_sync.is_fresh(color=color, depth=depth):
             fresh.append((color, depth))
-        counters = tally.counters
+        counters = frame_sync.counters
         assert counters.received == counters.delivered + counters.dropped + counters.stale
         assert min(counters.delivered, counters.dropped, counters.stale) >= 0
-    return tally, fresh
+    return frame_sync, fresh
 
 
 def _numbered(pairs: list[tuple[int, int]], *, timed: bool) -> list[Frameset]:
@@ -92,8 +92,8 @@ def test_counts(
 @pytest.mark.parametrize("step_ms", [33.3, 0.0], ids=["later times", "no times: the pixels tell"])
 def test_numbers_that_stand_still_are_pairs_all_the_same(step_ms: float) -> None:
     framesets = [(Shot(0, i * step_ms), Shot(0, i * step_ms)) for i in range(40)]
-    tally, fresh = _count(framesets)
-    assert (tally.counters.received, len(fresh)) == (40, 40)
+    frame_sync, fresh = _count(framesets)
+    assert (frame_sync.counters.received, len(fresh)) == (40, 40)
     stalled = [(framesets[-1][0], Shot(0, (40 + i) * step_ms)) for i in range(5)]
     assert _count(framesets + stalled)[0].counters.stale == 5
 
@@ -102,23 +102,23 @@ def test_the_same_picture_in_another_buffer_is_the_same() -> None:
     """As where playback repeats a message (librealsense#13324)."""
     color, depth = Shot(5, 100.0, pixels=-1), Shot(5, 100.0, pixels=-2)
     again = Shot(5, 100.0, pixels=-1)
-    tally, fresh = _count([(color, depth), (again, Shot(6, 133.0))])
-    assert (len(fresh), tally.counters.stale) == (1, 1)
+    frame_sync, fresh = _count([(color, depth), (again, Shot(6, 133.0))])
+    assert (len(fresh), frame_sync.counters.stale) == (1, 1)
 
 
 def test_one_number_with_other_pixels_and_a_later_time_is_a_new_picture() -> None:
     """As on JetPack 7.2 with GMSL cameras: 562 of 3561."""
     numbers = [1, 1, 2, 3, 3, 4]
-    tally, fresh = _count([(Shot(number, 33.3 * i), Shot(i, 33.3 * i)) for i, number in enumerate(numbers)])
-    assert (tally.counters.received, len(fresh)) == (6, 6)
+    frame_sync, fresh = _count([(Shot(number, 33.3 * i), Shot(i, 33.3 * i)) for i, number in enumerate(numbers)])
+    assert (frame_sync.counters.received, len(fresh)) == (6, 6)
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3])
 @pytest.mark.parametrize("colour_lags", [True, False])
 def test_a_stream_that_lags_behind_by_whole_frames_pairs_nothing(lag: int, colour_lags: bool) -> None:
     pairs = [(Shot(0, i * 33.3), Shot(i + lag, (i + lag) * 33.3)) for i in range(40)]
-    tally, fresh = _count([pair if colour_lags else pair[::-1] for pair in pairs], period_ms=1000 / 30)
-    assert not fresh and tally.counters.stale == 40
+    frame_sync, fresh = _count([pair if colour_lags else pair[::-1] for pair in pairs], period_ms=1000 / 30)
+    assert not fresh and frame_sync.counters.stale == 40
 
 
 @pytest.mark.parametrize("offset_ms", [0.0, 16.0, -16.0, 24.0, 2000.0, -2000.0])
@@ -139,24 +139,24 @@ def test_a_clock_that_steps_for_good_costs_a_second_of_pairs_and_not_all_of_them
     framesets = [
         (Shot(n, n * period_ms), Shot(n, n * period_ms + (0 if n < 10 else 1.5 * period_ms))) for n in range(200)
     ]
-    tally, fresh = _count(framesets, period_ms=period_ms)
-    assert len(fresh) == 200 - MAX_LATE and tally.counters.stale == MAX_LATE
+    frame_sync, fresh = _count(framesets, period_ms=period_ms)
+    assert len(fresh) == 200 - MAX_LATE and frame_sync.counters.stale == MAX_LATE
 
 
 def test_one_stream_that_counts_anew_is_followed_in_the_end() -> None:
     """Its times began anew as well, so that its pictures look late; after a second of them they are taken for new ones."""
     before = [(Shot(500 + i, 5000.0 + i), Shot(i, i * 33.3)) for i in range(5)]
     after = [(Shot(i, float(i)), Shot(5 + i, (5 + i) * 33.3)) for i in range(60)]
-    tally, fresh = _count(before + after)
-    assert tally.counters.stale == MAX_LATE
+    frame_sync, fresh = _count(before + after)
+    assert frame_sync.counters.stale == MAX_LATE
     assert len(fresh) == 5 + 60 - MAX_LATE
 
 
 def test_a_late_picture_that_is_repeated_never_becomes_new() -> None:
     late = Shot(8, 8.0)
     framesets = [(Shot(10, 10.0), Shot(10, 10.0)), *((late, Shot(11 + i, 11.0 + i)) for i in range(3 * MAX_LATE))]
-    tally, fresh = _count(framesets)
-    assert len(fresh) == 1 and tally.counters.stale == 3 * MAX_LATE
+    frame_sync, fresh = _count(framesets)
+    assert len(fresh) == 1 and frame_sync.counters.stale == 3 * MAX_LATE
 
 
 @st.composite
@@ -203,11 +203,11 @@ def _streams(draw: st.DrawFn) -> list[Frameset]:
 @given(_streams())
 def test_no_old_picture_is_ever_paired_with_a_new_one(framesets: list[Frameset]) -> None:
     """`pixels` is the moment at which a picture was taken: in fresh pairs both halves are later than all before them."""
-    tally, fresh = _count(framesets)
+    frame_sync, fresh = _count(framesets)
     for stream in (0, 1):
         moments = [pair[stream].pixels for pair in fresh]
         assert all(now > before for before, now in itertools.pairwise(moments))
-    assert tally.counters.delivered == len(fresh)
+    assert frame_sync.counters.delivered == len(fresh)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40), st.booleans())
@@ -216,8 +216,8 @@ def test_every_pair_is_accounted_for(steps: list[tuple[int, int]], timed: bool) 
     pairs = [(7, 90)]
     for color_step, depth_step in steps:
         pairs.append((pairs[-1][0] + color_step, pairs[-1][1] + depth_step))
-    tally, fresh = _count(_numbered(pairs, timed=timed))
+    frame_sync, fresh = _count(_numbered(pairs, timed=timed))
     numbers = [(color.number, depth.number) for color, depth in fresh]
     between = [max(now[0] - last[0], now[1] - last[1]) for last, now in itertools.pairwise([*numbers, pairs[-1]])]
-    assert tally.counters.received == 1 + sum(between)
+    assert frame_sync.counters.received == 1 + sum(between)
     assert all(now[0] > last[0] and now[1] > last[1] for last, now in itertools.pairwise(numbers))

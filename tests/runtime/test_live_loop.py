@@ -120,7 +120,7 @@ def test_a_region_file_brings_regions_and_accuracy(bundle: Bundle, small_recordi
     assert summary.accuracy is not None
     assert (summary.accuracy.scored, summary.accuracy.unscored) == (29, 1)
     assert summary.accuracy.correct == num_right < 29
-    assert summary.accuracy.share == num_right / 29
+    assert summary.accuracy.fraction == num_right / 29
     assert sum(correct for correct, _ in summary.accuracy.by_label.values()) == num_right
     assert summary.accuracy.by_label["near"][0] == summary.accuracy.by_label["near"][1]
 
@@ -246,7 +246,7 @@ def test_a_second_run_counts_from_its_own_start(bundle: Bundle, small_recording:
 def test_summaries_are_json(bundle: Bundle, near_far_folder: Path) -> None:
     summary, sink = _live(bundle, str(near_far_folder))
     value = json.loads(json.dumps(summary.to_json()))
-    assert value["accuracy"]["share"] == 1.0
+    assert value["accuracy"]["fraction"] == 1.0
     assert value["accuracy"]["by_label"] == {"far": [4, 4], "near": [4, 4]}
     assert (value["engine"]["provider"], value["camera"]["kind"]) == ("CPUExecutionProvider", "folder")
     first = json.loads(json.dumps(sink.results[0].to_json()))

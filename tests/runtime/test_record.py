@@ -26,18 +26,19 @@ def _record(source: Path, root: Path, *, align: Any = "color", label: str = "cup
         return record(camera=camera, root=root, label=label, **options)
 
 
-def _pairs(take: Path) -> list[Pair]:
+def _pairs(sequence: Path) -> list[Pair]:
     return [
-        read_pair(path, path.with_name(path.name.replace("_rgb", "_depth"))) for path in sorted(take.glob("*_rgb.png"))
+        read_pair(path, path.with_name(path.name.replace("_rgb", "_depth")))
+        for path in sorted(sequence.glob("*_rgb.png"))
     ]
 
 
 def test_a_take_holds_the_cameras_frames(small_recording: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    take = _record(small_recording, tmp_path / "set", instance="first", on_progress=seen.append)
-    assert take == tmp_path / "set" / "cup" / "first"
+    sequence = _record(small_recording, tmp_path / "set", sequence="first", on_progress=seen.append)
+    assert sequence == tmp_path / "set" / "cup" / "first"
     assert seen == list(range(1, 31))
-    for index, (rgb, depth) in enumerate(_pairs(take)):
+    for index, (rgb, depth) in enumerate(_pairs(sequence)):
         drawn = draw_pair(labels_of(30)[index], brightness=index)
         assert np.array_equal(rgb, drawn[0]) and np.array_equal(depth, drawn[1])
     description = json.loads((tmp_path / "set" / DATASET_NAME).read_text())
@@ -53,7 +54,7 @@ def test_takes_and_classes_add_up_to_a_data_set(small_recording: Path, tmp_path:
     dataset = scan([root])
     load(dataset)
     assert dataset.labels == ("box", "cup")
-    assert len({sample.instance for sample in dataset.samples}) >= 2
+    assert len({sample.sequence for sample in dataset.samples}) >= 2
     assert [sample.label for sample in dataset.samples].count(1) == 5
     boxes = _pairs(dataset.samples[0].rgb_path.parent)
     drawn = [draw_pair(labels_of(30)[index], brightness=index)[0] for index in (0, 5, 10, 15)]
@@ -65,8 +66,8 @@ def test_a_stored_crop_gives_the_model_what_live_gives_it(
     roi: Roi, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
 ) -> None:
     """At the camera's resolution, in each place of a picture and over its edges."""
-    take = _record(noise_recording, tmp_path / "set", region=Fixed(roi=roi), num_frames=2)
-    for stored, (rgb, depth) in zip(_pairs(take), noise_pairs, strict=False):
+    sequence = _record(noise_recording, tmp_path / "set", region=Fixed(roi=roi), num_frames=2)
+    for stored, (rgb, depth) in zip(_pairs(sequence), noise_pairs, strict=False):
         side = max(roi.w, roi.h)
         assert stored[1].shape == (side, side)
         trained, live = framing.fit(*stored, size=96), framing.fit(rgb, depth, size=96, roi=roi)
@@ -76,40 +77,40 @@ def test_a_stored_crop_gives_the_model_what_live_gives_it(
 def test_frames_without_a_region_are_left_out(small_recording: Path, tmp_path: Path) -> None:
     path = tmp_path / "regions.json"
     path.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [0, 0, 8, 8]} for n in (1, 4, 9)]}))
-    take = _record(small_recording, tmp_path / "set", region=parse_region(str(path)))
-    assert len(_pairs(take)) == 3
+    sequence = _record(small_recording, tmp_path / "set", region=parse_region(str(path)))
+    assert len(_pairs(sequence)) == 3
 
 
 def test_an_existing_take_is_refused_and_kept(small_recording: Path, tmp_path: Path) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=5)
+    sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=5)
     with pytest.raises(UserError, match="exists already"):
-        _record(small_recording, tmp_path / "set", instance="a", num_frames=2)
-    assert len(_pairs(take)) == 5
-    _record(small_recording, tmp_path / "set", instance="a", num_frames=2, force=True)
-    assert len(_pairs(take)) == 2
-    assert [path.name for path in take.parent.iterdir()] == ["a"]
+        _record(small_recording, tmp_path / "set", sequence="a", num_frames=2)
+    assert len(_pairs(sequence)) == 5
+    _record(small_recording, tmp_path / "set", sequence="a", num_frames=2, force=True)
+    assert len(_pairs(sequence)) == 2
+    assert [path.name for path in sequence.parent.iterdir()] == ["a"]
 
 
 def test_another_unit_or_alignment_is_refused_before_anything_is_written(small_recording: Path, tmp_path: Path) -> None:
     fine = write_recording(tmp_path / "fine.db3", [draw_pair("near")] * 2, depth_unit_m=0.0001, fps=60)
     root = tmp_path / "set"
-    _record(small_recording, root, instance="a", num_frames=1)
+    _record(small_recording, root, sequence="a", num_frames=1)
     before = sorted(root.rglob("*"))
     with pytest.raises(UserError, match=r"units of 0.001 m aligned to color, this camera gives 0.0001 m"):
-        _record(fine, root, instance="b")
+        _record(fine, root, sequence="b")
     with pytest.raises(UserError, match="with --align color"):
-        _record(small_recording, root, align="depth", instance="b")
+        _record(small_recording, root, align="depth", sequence="b")
     assert sorted(root.rglob("*")) == before
 
 
 def test_a_folder_without_a_description_has_the_default_one(small_recording: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
-    _record(small_recording, root, instance="a", num_frames=1)
+    _record(small_recording, root, sequence="a", num_frames=1)
     (root / DATASET_NAME).unlink()
-    _record(small_recording, root, instance="b", num_frames=1)
+    _record(small_recording, root, sequence="b", num_frames=1)
     write_description(root, depth_unit_m=0.01)
     with pytest.raises(UserError, match=r"units of 0.01 m"):
-        _record(small_recording, root, instance="c", num_frames=1)
+        _record(small_recording, root, sequence="c", num_frames=1)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +147,13 @@ def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
 ) -> None:
     root, said = tmp_path / "set", list[str]()
     if replaces:
-        _record(small_recording, root, instance="a", num_frames=6)
+        _record(small_recording, root, sequence="a", num_frames=6)
     with open_camera(str(small_recording)) as camera, pytest.raises(UserError, match="unplugged"):
         record(
             camera=Failing(camera, UserError("unplugged")),
             root=root,
             label="cup",
-            instance="a",
+            sequence="a",
             force=replaces,
             say=said.append,
         )
@@ -172,7 +173,7 @@ def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
 def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
     error: BaseException | None, num_frames: int | None, said: str, small_recording: Path, tmp_path: Path
 ) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6)
     with (
         open_camera(str(small_recording)) as camera,
         pytest.raises(UserError, match=f"cup/a stays as it was: {said} record again"),
@@ -181,41 +182,41 @@ def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
             camera=camera if error is None else Failing(camera, error),
             root=tmp_path / "set",
             label="cup",
-            instance="a",
+            sequence="a",
             num_frames=num_frames,
             force=True,
         )
-    assert len(_pairs(take)) == 6
+    assert len(_pairs(sequence)) == 6
 
 
 @pytest.mark.parametrize("num_frames", [None, 2])
 def test_ctrl_c_is_the_end_of_a_recording_that_has_what_was_asked_for(
     num_frames: int | None, small_recording: Path, tmp_path: Path
 ) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6)
+    sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6)
     with open_camera(str(small_recording)) as camera:
         record(
             camera=Failing(camera, KeyboardInterrupt()),
             root=tmp_path / "set",
             label="cup",
-            instance="a",
+            sequence="a",
             num_frames=num_frames,
             force=True,
         )
-    assert len(_pairs(take)) == 2
+    assert len(_pairs(sequence)) == 2
 
 
 def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None:
     with open_camera(str(small_recording)) as camera:
-        take = record(camera=Failing(camera, KeyboardInterrupt()), root=tmp_path / "set", label="cup")
-    assert len(_pairs(take)) == 2
+        sequence = record(camera=Failing(camera, KeyboardInterrupt()), root=tmp_path / "set", label="cup")
+    assert len(_pairs(sequence)) == 2
 
 
 def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: Path) -> None:
-    take = _record(small_recording, tmp_path / "set", instance="a", num_frames=6, region=parse_region("0,0,9,9"))
+    sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6, region=parse_region("0,0,9,9"))
     with pytest.raises(UserError, match="nothing was recorded"):
-        _record(small_recording, tmp_path / "set", instance="a", region=lambda frame: None, force=True)
-    assert len(_pairs(take)) == 6
+        _record(small_recording, tmp_path / "set", sequence="a", region=lambda frame: None, force=True)
+    assert len(_pairs(sequence)) == 6
 
 
 def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_the_data_set_keeps_where_its_images_were_looked_at(
 
 def test_a_set_that_says_nothing_of_regions_takes_any(small_recording: Path, tmp_path: Path) -> None:
     write_description(tmp_path)
-    _record(small_recording, tmp_path, instance="a", region=parse_region("center"), num_frames=1)
+    _record(small_recording, tmp_path, sequence="a", region=parse_region("center"), num_frames=1)
     assert scan([tmp_path]).region is None
 
 
@@ -289,8 +290,10 @@ def test_frames_of_another_class_or_without_a_region_are_told(small_recording: P
     entries = [{"frame": n, "roi_xywh": [0, 0, 8, 8], "label": "cup" if n < 4 else "jar"} for n in range(1, 11)]
     (tmp_path / "r.json").write_text(json.dumps({"frames": entries}))
     said: list[str] = []
-    take = _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")), say=said.append)
-    assert len(_pairs(take)) == 10
+    sequence = _record(
+        small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")), say=said.append
+    )
+    assert len(_pairs(sequence)) == 10
     assert said == [
         f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out",
         "warning: 7 pairs show another class by their source (such as jar), recorded as cup",
@@ -312,8 +315,8 @@ def test_labels_that_people_take_for_others_are_warned_of(
     existing: str, label: str, words: str, small_recording: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    _record(small_recording, tmp_path, label=existing, instance="a", num_frames=1)
-    _record(small_recording, tmp_path, label=label, instance="b", num_frames=1, say=said.append)
+    _record(small_recording, tmp_path, label=existing, sequence="a", num_frames=1)
+    _record(small_recording, tmp_path, label=label, sequence="b", num_frames=1, say=said.append)
     assert len(said) == bool(words) and all(words in text for text in said)
     scan([tmp_path])
 

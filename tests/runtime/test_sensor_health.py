@@ -21,7 +21,7 @@ from edgefuse import framing
 from edgefuse.bundle import Bundle
 from edgefuse.contract import bytes_from_codes
 from edgefuse.data.dataset import write_description, write_pair
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse.evaluation.corruptions import Scene, dark_rgb
 from edgefuse_runtime.camera import Camera
 from edgefuse_runtime.cameras import open_camera
@@ -32,18 +32,18 @@ from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.recording.write_db3 import recorder, write_recording
 from edgefuse_runtime.regions.region import parse_region
 from edgefuse_runtime.results import LiveSummary, Result
-from edgefuse_runtime.sensor_health import FROZEN_AFTER, depth_is_dead, rgb_is_dead
+from edgefuse_runtime.sensor_health import FROZEN_AFTER, depth_is_missing, rgb_is_missing
 from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink
 from edgefuse_runtime.sinks.terminal import TableSink
 from toy_bundle import make_toy_bundle, toy_answer
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
-RGB_MAY_DIE = Fallback(no_rgb="label", no_depth="no_decision")
+RGB_MAY_DIE = DegradedMode(no_rgb="predict", no_depth="abstain")
 
 
 @pytest.fixture(scope="module")
 def declared(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_toy_bundle(tmp_path_factory.mktemp("declared") / "bundle", fallback=RGB_MAY_DIE)
+    return make_toy_bundle(tmp_path_factory.mktemp("declared") / "bundle", degraded_mode=RGB_MAY_DIE)
 
 
 class Keep(LinesSink):
@@ -65,7 +65,7 @@ def live(bundle: Bundle, camera: Camera, *, num_frames: int | None = None) -> tu
         summary = run_live(
             engine=engine,
             camera=camera,
-            fallback=bundle.manifest.fallback,
+            degraded_mode=bundle.manifest.degraded_mode,
             sinks=[keep],
             num_frames=num_frames,
         )
@@ -96,35 +96,35 @@ def without_depth(pair: Pair) -> Pair:
 
 @pytest.mark.parametrize("level", [0, 3, 128, 255])
 def test_one_level_all_over_is_no_picture(level: int) -> None:
-    assert rgb_is_dead(np.full((96, 96, 3), level, np.uint8))
+    assert rgb_is_missing(np.full((96, 96, 3), level, np.uint8))
 
 
 def test_noise_on_black_is_no_picture_and_darkness_is_one() -> None:
     rng = np.random.default_rng(0)
-    assert rgb_is_dead(rng.integers(0, 4, (96, 96, 3), dtype=np.uint8))
+    assert rgb_is_missing(rng.integers(0, 4, (96, 96, 3), dtype=np.uint8))
     scene_rgb = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
     codes = np.zeros((96, 96), np.uint16)
     for stops in (4, 6, 8):
         dark = dark_rgb(Scene(scene_rgb, codes, scene_rgb, codes), stops, rng)
-        assert not rgb_is_dead(dark), stops
+        assert not rgb_is_missing(dark), stops
     wall = np.full((96, 96, 3), 180, np.uint8) + rng.integers(0, 5, (96, 96, 3), dtype=np.uint8)
-    assert not rgb_is_dead(wall.astype(np.uint8))
+    assert not rgb_is_missing(wall.astype(np.uint8))
 
 
 def test_a_clock_that_a_driver_writes_on_black_is_no_picture() -> None:
     rgb = np.zeros((480, 640, 3), np.uint8)
     cv2.putText(rgb, "2026-11-25 18:30:11 CAM 1", (10, 470), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2)
-    assert rgb_is_dead(framing.fit(rgb, np.zeros((480, 640), np.uint16), size=128).rgb)
-    assert rgb_is_dead(rgb)
+    assert rgb_is_missing(framing.fit(rgb, np.zeros((480, 640), np.uint16), size=128).rgb)
+    assert rgb_is_missing(rgb)
     rgb[200:260, 300:400] = np.arange(100, 200)[np.newaxis, :, np.newaxis]  # a thing in a fiftieth of the picture
-    assert not rgb_is_dead(rgb)
+    assert not rgb_is_missing(rgb)
 
 
-@pytest.mark.parametrize(("num_valid", "is_dead"), [(0, True), (40, True), (41, False), (4096, False)])
-def test_depth_needs_a_measurement_in_a_hundredth_of_the_region(num_valid: int, is_dead: bool) -> None:
+@pytest.mark.parametrize(("num_valid", "is_missing"), [(0, True), (40, True), (41, False), (4096, False)])
+def test_depth_needs_a_measurement_in_a_hundredth_of_the_region(num_valid: int, is_missing: bool) -> None:
     codes = np.zeros(64 * 64, np.uint16)
     codes[:num_valid] = 256  # its low byte is 0: a measurement all the same
-    assert depth_is_dead(bytes_from_codes(codes.reshape(64, 64))) is is_dead
+    assert depth_is_missing(bytes_from_codes(codes.reshape(64, 64))) is is_missing
 
 
 # A folder, through the command line
@@ -145,7 +145,7 @@ def test_depth_that_dies_half_way_ends_the_decisions(declared: Bundle, tmp_path:
     assert [result["label"] for result in results] == ["far"] * 4 + [None] * 4
     assert [result["sensors"] for result in results[3:5]] == [
         {"rgb": "ok", "depth": "ok"},
-        {"rgb": "ok", "depth": "dead"},
+        {"rgb": "ok", "depth": "missing"},
     ]
     assert all(result["probability"] is None and result["top"] == [] for result in results[4:])
     assert [result["correct"] for result in results] == [True] * 4 + [None] * 4
@@ -154,7 +154,7 @@ def test_depth_that_dies_half_way_ends_the_decisions(declared: Bundle, tmp_path:
     assert "  no decision " in lines[4] and "right" not in lines[4]
     assert "accuracy 1.000 (4 of 4, 4 without a decision apart)" in text
     assert "WARNING depth was dead in 4 of 8 results" in text and "no decision in 4 results" in text
-    assert (summary["without_decision"], summary["sensors"]) == (4, {"depth_dead": 4})
+    assert (summary["without_decision"], summary["sensors"]) == (4, {"depth_missing": 4})
     assert summary["accuracy"] == {
         "scored": 4,
         "correct": 4,
@@ -162,7 +162,7 @@ def test_depth_that_dies_half_way_ends_the_decisions(declared: Bundle, tmp_path:
         "unknown": [],
         "abstained": 4,
         "by_label": {"far": [4, 4]},
-        "share": 1.0,
+        "fraction": 1.0,
     }
 
 
@@ -171,11 +171,11 @@ def test_rgb_that_turns_black_half_way_gives_labels_with_a_warning(declared: Bun
     folder = folder_of(tmp_path / "set", [*pairs[:3], *map(without_rgb, pairs[3:])])
     text, results, summary = run_command(declared, folder, tmp_path / "log.jsonl")
     assert [result["label"] for result in results] == ["far"] * 6
-    assert [result["sensors"]["rgb"] for result in results] == ["ok"] * 3 + ["dead"] * 3  # type: ignore[index]
+    assert [result["sensors"]["rgb"] for result in results] == ["ok"] * 3 + ["missing"] * 3  # type: ignore[index]
     assert [line.endswith("WARNING rgb is dead: decided without it") for line in text.splitlines()[:6]] == (
         [False] * 3 + [True] * 3
     )
-    assert "accuracy 1.000 (6 of 6)" in text and summary["sensors"] == {"rgb_dead": 3}
+    assert "accuracy 1.000 (6 of 6)" in text and summary["sensors"] == {"rgb_missing": 3}
     framed = framing.fit(*without_rgb(pairs[3]), size=32)
     assert results[3]["probability"] == pytest.approx(toy_answer(framed.rgb, framed.depth)[0].max(), abs=1e-5)
 
@@ -185,7 +185,7 @@ def test_a_bundle_that_declares_nothing_decides_nothing_without_rgb(bundle: Bund
     old = tmp_path / "old"
     old.mkdir()
     (old / "model.onnx").write_bytes((bundle.folder / "model.onnx").read_bytes())
-    (old / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "fallback"}))
+    (old / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "degraded_mode"}))
     folder = folder_of(tmp_path / "set", [draw_pair("far"), without_rgb(draw_pair("far"))])
     opened = Bundle(folder=old, manifest=bundle.manifest)
     _, results, _ = run_command(opened, folder, tmp_path / "log.jsonl")
@@ -193,7 +193,7 @@ def test_a_bundle_that_declares_nothing_decides_nothing_without_rgb(bundle: Bund
 
 
 def test_both_dead_is_no_decision_whatever_is_declared(tmp_path: Path) -> None:
-    bold = make_toy_bundle(tmp_path / "bold", fallback=Fallback(no_rgb="label", no_depth="label"))
+    bold = make_toy_bundle(tmp_path / "bold", degraded_mode=DegradedMode(no_rgb="predict", no_depth="predict"))
     nothing = without_depth(without_rgb(draw_pair("far")))
     _, keep = live(bold, open_camera(str(folder_of(tmp_path / "set", [nothing]))))
     assert keep.results[0].label is None
@@ -208,7 +208,7 @@ def test_what_lies_outside_the_picture_is_no_sign_of_life(declared: Bundle, tmp_
     folder = folder_of(tmp_path / "set", [(grey, depth), draw_pair("far")])
     with open_engine(declared) as engine, open_camera(str(folder)) as camera, Keep() as keep:
         run_live(engine=engine, camera=camera, region=parse_region(spec), sinks=[keep])
-    assert states(keep) == [("dead", "ok"), ("ok", "ok")]  # type: ignore[arg-type]
+    assert states(keep) == [("missing", "ok"), ("ok", "ok")]  # type: ignore[arg-type]
 
 
 def test_a_grey_picture_is_shown_to_the_model_as_black(declared: Bundle, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_live_device_whose_colour_freezes_and_comes_back(declared: Bundle) -> 
     keep = SendNext()
     with open_engine(declared) as engine, camera:
         send(1)
-        run_live(engine=engine, camera=camera, fallback=RGB_MAY_DIE, sinks=[keep], num_frames=stays_until + 2)
+        run_live(engine=engine, camera=camera, degraded_mode=RGB_MAY_DIE, sinks=[keep], num_frames=stays_until + 2)
     found = {result.frame: result.sensors.rgb for result in keep.results}
     assert {number: state for number, state in found.items() if state != "ok"} == dict.fromkeys(
         range(4 + FROZEN_AFTER, stays_until + 1), "frozen"
@@ -327,7 +327,7 @@ def test_the_table_warns(declared: Bundle, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "set", [draw_pair("far"), without_depth(draw_pair("far"))])
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
     with open_engine(declared) as engine, open_camera(str(folder)) as camera, TableSink(console=console) as sink:
-        run_live(engine=engine, camera=camera, fallback=RGB_MAY_DIE, sinks=[sink])
+        run_live(engine=engine, camera=camera, degraded_mode=RGB_MAY_DIE, sinks=[sink])
     stream = console.file
     assert isinstance(stream, io.StringIO)
     screen = stream.getvalue()
@@ -340,5 +340,5 @@ def test_json_lines_have_the_states(declared: Bundle, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "set", [without_rgb(draw_pair("far"))])
     path = tmp_path / "log.jsonl"
     with open_engine(declared) as engine, open_camera(str(folder)) as camera, JsonlSink(path) as sink:
-        run_live(engine=engine, camera=camera, fallback=RGB_MAY_DIE, sinks=[sink])
-    assert json.loads(path.read_text().splitlines()[0])["sensors"] == {"rgb": "dead", "depth": "ok"}
+        run_live(engine=engine, camera=camera, degraded_mode=RGB_MAY_DIE, sinks=[sink])
+    assert json.loads(path.read_text().splitlines()[0])["sensors"] == {"rgb": "missing", "depth": "ok"}

@@ -20,7 +20,7 @@ from edgefuse.data.dataset import DATASET_NAME, load, scan, write_pair
 from edgefuse.data.incomplete_pairs import complete, settled
 from edgefuse.errors import UserError
 from edgefuse.io.new_files import left_behind
-from edgefuse_runtime.recording.sequence_writer import open_take
+from edgefuse_runtime.recording.sequence_writer import open_sequence
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 BEGUN_S = 60.0
@@ -35,11 +35,11 @@ import itertools, sys, threading, os, signal, time
 from pathlib import Path
 import numpy as np
 from edgefuse.data.dataset import write_description
-from edgefuse_runtime.recording.sequence_writer import open_take
+from edgefuse_runtime.recording.sequence_writer import open_sequence
 root, delay_s = Path(sys.argv[1]), float(sys.argv[2])
 write_description(root)
 pair = np.full((24, 32, 3), 9, np.uint8), np.full((24, 32), 900, np.uint16)
-with open_take(root, "cup", "a", force=False) as take:
+with open_sequence(root, "cup", "a", force=False) as take:
     take.add(pair, None)
     threading.Timer(delay_s, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     for _ in itertools.count():
@@ -54,7 +54,7 @@ def test_a_recorder_killed_at_any_time_leaves_a_set_that_can_be_used(seed: int, 
     assert killed.returncode == -signal.SIGKILL
     dataset = scan([tmp_path])
     assert load(dataset).dataset.num_left_out == 0 and len(dataset.samples) >= 1
-    with open_take(tmp_path, "cup", None, force=False):  # the next one sweeps what is left
+    with open_sequence(tmp_path, "cup", None, force=False):  # the next one sweeps what is left
         pass
     assert not [path for path in (tmp_path / "cup/a").iterdir() if path.name.startswith(".")]
     assert len(scan([tmp_path]).samples) >= len(dataset.samples)
@@ -62,29 +62,29 @@ def test_a_recorder_killed_at_any_time_leaves_a_set_that_can_be_used(seed: int, 
 
 def _killed_between(root: Path) -> Path:
     """A take as a kill between the two moves of its second pair leaves it."""
-    take, rest = root / "cup/a", root / "cup/a/.files-edgefuse-0123456789abcdef"
-    write_pair(take, "frame_000001", *draw_pair("near"))
+    sequence, rest = root / "cup/a", root / "cup/a/.files-edgefuse-0123456789abcdef"
+    write_pair(sequence, "frame_000001", *draw_pair("near"))
     write_pair(rest, "frame_000002", *draw_pair("far"))
-    (rest / "frame_000002_depth.png").rename(take / "frame_000002_depth.png")
-    return take
+    (rest / "frame_000002_depth.png").rename(sequence / "frame_000002_depth.png")
+    return sequence
 
 
 def test_a_pair_of_which_half_had_arrived_is_passed_over_and_completed_by_the_next_recording(tmp_path: Path) -> None:
-    take = _killed_between(tmp_path)
-    assert [path.name for path in left_behind(take)] == ["frame_000002_rgb.png"]
+    sequence = _killed_between(tmp_path)
+    assert [path.name for path in left_behind(sequence)] == ["frame_000002_rgb.png"]
     assert [sample.name for sample in scan([tmp_path]).samples] == ["frame_000001"]
     assert _edgefuse("data", "check", tmp_path).returncode == 0
-    assert complete(take) == 1 and complete(take) == 0
+    assert complete(sequence) == 1 and complete(sequence) == 0
     assert [sample.name for sample in load(scan([tmp_path])).dataset.samples] == ["frame_000001", "frame_000002"]
-    assert sorted(path.name[-9:] for path in take.iterdir()) == ["1_rgb.png", "2_rgb.png", "depth.png", "depth.png"]
+    assert sorted(path.name[-9:] for path in sequence.iterdir()) == ["1_rgb.png", "2_rgb.png", "depth.png", "depth.png"]
 
 
 def test_a_depth_image_that_lost_its_colour_otherwise_is_still_refused(tmp_path: Path) -> None:
-    take = _killed_between(tmp_path)
-    (take / "frame_000001_rgb.png").unlink()
+    sequence = _killed_between(tmp_path)
+    (sequence / "frame_000001_rgb.png").unlink()
     with pytest.raises(UserError, match="frame_000001_depth.png"):
         scan([tmp_path])
-    assert settled(take, ["frame_000001_depth.png", "frame_000002_depth.png"]) == ("frame_000001_depth.png",)
+    assert settled(sequence, ["frame_000001_depth.png", "frame_000002_depth.png"]) == ("frame_000001_depth.png",)
 
 
 def test_a_full_disk_keeps_whole_pairs(tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgefuse.data.dataset import write_description
-from edgefuse_runtime.recording.sequence_writer import open_take
+from edgefuse_runtime.recording.sequence_writer import open_sequence
 flat = np.full((240, 320, 3), 9, np.uint8), np.full((240, 320), 900, np.uint16)
 noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8), flat[1]
 write_description(Path(sys.argv[1]))
-with open_take(Path(sys.argv[1]), "cup", "a", force=False) as take:
+with open_sequence(Path(sys.argv[1]), "cup", "a", force=False) as take:
     for number in range(40):
         take.add(noise if number == 37 else flat, None)
     take.finish(None)
@@ -126,7 +126,7 @@ def test_a_full_file_system_keeps_whole_pairs(tmp_path: Path) -> None:
         pytest.skip("mount is not allowed here")
     try:
         done = _edgefuse(
-            "record", small / "set", "--label", "cup", "--take", "a", "--camera", "synthetic", "--frames", 60
+            "record", small / "set", "--label", "cup", "--sequence", "a", "--camera", "synthetic", "--frames", 60
         )
         assert done.returncode == 1 and "No space left" in done.stderr and "pairs are kept" in done.stderr
         dataset = load(scan([small / "set"])).dataset
@@ -147,7 +147,7 @@ def test_no_room_for_a_pair_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_pairs_that_were_asked_for_keeps_the_old_take(number: int, tmp_path: Path) -> None:
-    record = ("record", tmp_path / "set", "--label", "cup", "--take", "a", "--camera", "synthetic", "--frames")
+    record = ("record", tmp_path / "set", "--label", "cup", "--sequence", "a", "--camera", "synthetic", "--frames")
     assert _edgefuse(*record, 2).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()}
     command = [*EDGEFUSE, *map(str, record), "100000", "--force"]
@@ -183,24 +183,26 @@ def test_a_link_to_nothing_is_refused_in_words(link: str, below: str, tmp_path: 
     root = path.parent if link == "set/cup" and not below else path / below
     with (
         pytest.raises(UserError, match=f"{link} is a link to .*, which does not exist: "),
-        open_take(root, "cup", None, force=False),
+        open_sequence(root, "cup", None, force=False),
     ):
         pass
     assert path.is_symlink() and not (tmp_path / "gone").exists()
 
 
 def test_one_take_has_one_writer(tmp_path: Path) -> None:
-    with open_take(tmp_path, "cup", "a", force=False):
+    with open_sequence(tmp_path, "cup", "a", force=False):
         with (
             pytest.raises(UserError, match="being recorded by another process"),
-            open_take(tmp_path, "cup", "a", force=True),
+            open_sequence(tmp_path, "cup", "a", force=True),
         ):
             pass
-        refused = _edgefuse("record", tmp_path, "--label", "cup", "--take", "a", "--camera", "synthetic", "--frames", 1)
+        refused = _edgefuse(
+            "record", tmp_path, "--label", "cup", "--sequence", "a", "--camera", "synthetic", "--frames", 1
+        )
         assert refused.returncode == 1 and "being recorded by another process" in refused.stderr
-        with open_take(tmp_path, "mug", "a", force=False) as other:
+        with open_sequence(tmp_path, "mug", "a", force=False) as other:
             assert other.folder == tmp_path / "mug/a"
-    with open_take(tmp_path, "cup", "a", force=False):
+    with open_sequence(tmp_path, "cup", "a", force=False):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -209,12 +211,12 @@ def test_default_names_of_one_second_differ(tmp_path: Path) -> None:
     time.sleep(1.02 - time.time() % 1)
     pair = draw_pair("near")
     with (
-        open_take(tmp_path, "cup", None, force=False) as first,
-        open_take(tmp_path, "cup", None, force=False) as second,
+        open_sequence(tmp_path, "cup", None, force=False) as first,
+        open_sequence(tmp_path, "cup", None, force=False) as second,
     ):
-        for take in (first, second):
-            take.add(pair, None)
-            take.finish(None)
+        for sequence in (first, second):
+            sequence.add(pair, None)
+            sequence.finish(None)
     assert first.folder != second.folder and len(scan([tmp_path]).samples) == 2
 
 
@@ -238,7 +240,7 @@ write_recording(Path(sys.argv[1]), [(np.zeros((48, 64, 3), np.uint8), np.full((4
                 str(root),
                 "--label",
                 label,
-                "--take",
+                "--sequence",
                 "a",
                 "--camera",
                 str(tmp_path / f"{unit}.db3"),
@@ -258,30 +260,30 @@ write_recording(Path(sys.argv[1]), [(np.zeros((48, 64, 3), np.uint8), np.full((4
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "photo.png", "below/frame_rgb.png"])
 def test_force_replaces_takes_and_nothing_else(foreign: str, tmp_path: Path) -> None:
-    take = tmp_path / "cup/a"
-    write_pair(take, "frame_000001", *draw_pair("near"))
-    (take / foreign).parent.mkdir(exist_ok=True)
-    (take / foreign).write_text("mine")
+    sequence = tmp_path / "cup/a"
+    write_pair(sequence, "frame_000001", *draw_pair("near"))
+    (sequence / foreign).parent.mkdir(exist_ok=True)
+    (sequence / foreign).write_text("mine")
     with (
         pytest.raises(UserError, match="is not replaced although --force"),
-        open_take(tmp_path, "cup", "a", force=True),
+        open_sequence(tmp_path, "cup", "a", force=True),
     ):
         pass
-    assert (take / foreign).read_text() == "mine"
-    (take / foreign).unlink()
-    if (take / "below").exists():
-        (take / "below").rmdir()
-    with open_take(tmp_path, "cup", "a", force=True) as again:
+    assert (sequence / foreign).read_text() == "mine"
+    (sequence / foreign).unlink()
+    if (sequence / "below").exists():
+        (sequence / "below").rmdir()
+    with open_sequence(tmp_path, "cup", "a", force=True) as again:
         for _ in range(3):
             again.add(draw_pair("far"), None)
         again.finish(None)
-        assert len(list(take.iterdir())) == 2  # the old one, until the new one is complete
-    assert len(list(take.iterdir())) == 6
+        assert len(list(sequence.iterdir())) == 2  # the old one, until the new one is complete
+    assert len(list(sequence.iterdir())) == 6
 
 
 def test_ctrl_c_ends_a_recording_with_whole_pairs(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*EDGEFUSE, "record", str(tmp_path / "set"), "--label", "cup", "--take", "a", "--camera", "synthetic"],
+        [*EDGEFUSE, "record", str(tmp_path / "set"), "--label", "cup", "--sequence", "a", "--camera", "synthetic"],
         stderr=subprocess.PIPE,
         text=True,
     )

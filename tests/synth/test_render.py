@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgefuse.synth.render import CARD_BORDER, Box2D, Camera, Card, Photo, Texture, World, look_at, picture
+from edgefuse.synth.render import CARD_BORDER, Box2D, Camera, Card, Photo, Texture, World, image, look_at
 from edgefuse.synth.shapes import Capsule, Disc, Frustum, Part, Shape, Solid
 
 SIZE = 64
@@ -127,7 +127,7 @@ def test_a_camera_projects_a_rays_points_onto_its_pixel() -> None:
 
 def test_depth_of_the_table_is_its_distance_along_the_axis() -> None:
     view = camera()
-    _, depth_m = picture(world(with_solid=False), view, BOX)
+    _, depth_m = image(world(with_solid=False), view, BOX)
     y, x = np.mgrid[:SIZE, :SIZE]
     way = view.directions(np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)).reshape(SIZE, SIZE, 3)
     point = view.position + depth_m[..., None] * way
@@ -138,15 +138,15 @@ def test_depth_of_the_table_is_its_distance_along_the_axis() -> None:
 
 
 def test_a_part_of_a_picture_is_that_part_of_the_whole() -> None:
-    radiance, depth_m = picture(world(), camera(), BOX)
-    part, part_m = picture(world(), camera(), Box2D(10, 20, 50, 45))
+    radiance, depth_m = image(world(), camera(), BOX)
+    part, part_m = image(world(), camera(), Box2D(10, 20, 50, 45))
     np.testing.assert_allclose(part, radiance[20:45, 10:50], atol=1e-6)
     np.testing.assert_allclose(part_m, depth_m[20:45, 10:50], atol=1e-6)
 
 
 def test_the_solid_stands_out_in_depth_and_casts_a_shadow() -> None:
-    radiance, depth_m = picture(world(), camera(), BOX)
-    empty, empty_m = picture(world(with_solid=False), camera(), BOX)
+    radiance, depth_m = image(world(), camera(), BOX)
+    empty, empty_m = image(world(with_solid=False), camera(), BOX)
     nearer = depth_m < empty_m - 1e-4
     assert 0.02 < nearer.mean() < 0.6
     shadow = (radiance.sum(axis=2) < empty.sum(axis=2) * 0.9) & ~nearer
@@ -163,10 +163,10 @@ def test_a_photograph_held_before_its_camera_looks_like_the_scene_and_is_flat() 
         right=right,
         down=down,
         half_m=half_px / view.focal_px * away_m / CARD_BORDER,
-        picture=photo,
+        image=photo,
     )
-    scene, scene_m = picture(world(), view, BOX)
-    seen, seen_m = picture(replace(world(), cards=(card,)), view, BOX)
+    scene, scene_m = image(world(), view, BOX)
+    seen, seen_m = image(replace(world(), cards=(card,)), view, BOX)
     inside = slice(int(SIZE / 2 - half_px) + 2, int(SIZE / 2 + half_px) - 2)
     np.testing.assert_allclose(seen_m[inside, inside], away_m, atol=1e-5)
     assert scene_m[inside, inside].std() > 0.02

@@ -20,8 +20,8 @@ from edgefuse.contract import codes_from_bytes
 from edgefuse.data.dataset import load, scan
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi, fit
-from edgefuse.synth.rendered_set import LABELS, STREAM_FIRST_INSTANCE, SynthFrame, render_frame, stream, write_dataset
-from edgefuse.synth.scenes import PHOTO_SUFFIX, degradation_of, instance_of, view_of
+from edgefuse.synth.rendered_set import LABELS, STREAM_FIRST_SEQUENCE, SynthFrame, render_frame, stream, write_dataset
+from edgefuse.synth.scenes import PHOTO_SUFFIX, degradation_of, object_of, view_of
 
 FRAMES_PER_LABEL = 14
 
@@ -29,7 +29,7 @@ FRAMES_PER_LABEL = 14
 @pytest.fixture(scope="module")
 def frames() -> list[SynthFrame]:
     """A frame each of some objects of every class."""
-    return [render_frame(seed=5, label=label, instance=i, frame=0) for label in LABELS for i in range(FRAMES_PER_LABEL)]
+    return [render_frame(seed=5, label=label, sequence=i, frame=0) for label in LABELS for i in range(FRAMES_PER_LABEL)]
 
 
 def usable_depth(frame: SynthFrame) -> bool:
@@ -61,9 +61,9 @@ def neighbour_accuracy(features: np.ndarray, answers: np.ndarray) -> float:
 
 
 def test_a_frame_is_a_pure_function_of_its_arguments() -> None:
-    first = render_frame(seed=3, label="red_mug_photo", instance=2, frame=1)
-    render_frame(seed=9, label="bottle", instance=0, frame=0)
-    again = render_frame(seed=3, label="red_mug_photo", instance=2, frame=1)
+    first = render_frame(seed=3, label="red_mug_photo", sequence=2, frame=1)
+    render_frame(seed=9, label="bottle", sequence=0, frame=0)
+    again = render_frame(seed=3, label="red_mug_photo", sequence=2, frame=1)
     np.testing.assert_array_equal(first.rgb, again.rgb)
     np.testing.assert_array_equal(first.depth, again.depth)
     assert first.degradation == again.degradation
@@ -73,10 +73,10 @@ def test_a_frame_is_a_pure_function_of_its_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 4}, {"label": "blue_mug"}, {"instance": 3}, {"frame": 2}], ids=lambda change: next(iter(change))
+    "change", [{"seed": 4}, {"label": "blue_mug"}, {"sequence": 3}, {"frame": 2}], ids=lambda change: next(iter(change))
 )
 def test_every_argument_changes_the_frame(change: dict[str, object]) -> None:
-    base = {"seed": 3, "label": "red_mug", "instance": 2, "frame": 1, "size": 32}
+    base = {"seed": 3, "label": "red_mug", "sequence": 2, "frame": 1, "size": 32}
     one, other = render_frame(**base), render_frame(**{**base, **change})
     assert one.degradation != other.degradation
     assert one.distance_m != other.distance_m
@@ -84,7 +84,7 @@ def test_every_argument_changes_the_frame(change: dict[str, object]) -> None:
 
 def test_instances_of_one_number_share_nothing_between_labels() -> None:
     red, blue = (
-        instance_of(np.random.default_rng([1, LABELS.index(label)]), label=label) for label in ("red_mug", "blue_mug")
+        object_of(np.random.default_rng([1, LABELS.index(label)]), label=label) for label in ("red_mug", "blue_mug")
     )
     assert red.solid.outline().max() != blue.solid.outline().max()
 
@@ -124,7 +124,7 @@ def test_depth_tells_neither_the_colour_nor_what_a_photograph_shows() -> None:
         for label in group:
             for i in range(150):
                 rng = np.random.default_rng([LABELS.index(label), i])
-                view = view_of(rng, instance_of(rng, label=label), height=480, width=640)
+                view = view_of(rng, object_of(rng, label=label), height=480, width=640)
                 known[label].append([view.roi.w, view.distance_m, view.roi.w * view.distance_m])
         means = np.array([np.mean(values, axis=0) for values in known.values()])
         error = np.mean([np.std(values, axis=0) for values in known.values()], axis=0) / np.sqrt(150)
@@ -137,7 +137,7 @@ def test_informativeness_varies_from_frame_to_frame() -> None:
     assert 0.4 < np.mean(exposure > 0.3) < 0.9
     assert 0.05 < np.mean(exposure < 0.02) < 0.3
     assert 0.02 < np.mean([degradation.depth_missing for degradation in drawn]) < 0.15
-    assert 0.1 < np.mean([degradation.blob_share > 0.05 for degradation in drawn]) < 0.6
+    assert 0.1 < np.mean([degradation.blob_fraction > 0.05 for degradation in drawn]) < 0.6
 
 
 def test_dark_and_missing_frames_are_what_they_say(frames: list[SynthFrame]) -> None:
@@ -155,14 +155,14 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
     one = write_dataset(
         tmp_path / "one",
         num_pairs=13,
-        frames_per_instance=2,
+        frames_per_sequence=2,
         size=32,
         seed=8,
         num_workers=1,
         on_progress=lambda done, total: calls.append((done, total)),
     )
-    two = write_dataset(tmp_path / "two", num_pairs=13, frames_per_instance=2, size=32, seed=8, num_workers=2)
-    other = write_dataset(tmp_path / "other", num_pairs=13, frames_per_instance=2, size=32, seed=9, num_workers=1)
+    two = write_dataset(tmp_path / "two", num_pairs=13, frames_per_sequence=2, size=32, seed=8, num_workers=2)
+    other = write_dataset(tmp_path / "other", num_pairs=13, frames_per_sequence=2, size=32, seed=9, num_workers=1)
     assert bytes_below(one) == bytes_below(two)
     assert bytes_below(one).keys() == bytes_below(other).keys()
     colour, other_colour = (
@@ -175,24 +175,24 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
     assert description["seed"] == 8
     assert description["created_by"] == "edgefuse data synth"
 
-    pictures = load(scan([one]))
-    assert pictures.dataset.labels == LABELS
-    counts = np.bincount([sample.label for sample in pictures.dataset.samples])
+    rgbd = load(scan([one]))
+    assert rgbd.dataset.labels == LABELS
+    counts = np.bincount([sample.label for sample in rgbd.dataset.samples])
     assert counts.sum() == 13
     assert np.ptp(counts) <= 1
-    takes = {(sample.label, sample.instance) for sample in pictures.dataset.samples}
-    assert len({instance for _, instance in takes}) == len(takes)
-    assert {rgb.shape for rgb in pictures.rgb} == {(32, 32, 3)}
-    sample = pictures.dataset.samples[3]
+    sequences = {(sample.label, sample.sequence) for sample in rgbd.dataset.samples}
+    assert len({sequence for _, sequence in sequences}) == len(sequences)
+    assert {rgb.shape for rgb in rgbd.rgb} == {(32, 32, 3)}
+    sample = rgbd.dataset.samples[3]
     rendered = render_frame(
         seed=8,
         label=LABELS[sample.label],
-        instance=int(sample.instance.rsplit("_", 1)[1]),
+        sequence=int(sample.sequence.rsplit("_", 1)[1]),
         frame=int(sample.name),
         size=32,
     )
-    np.testing.assert_array_equal(pictures.rgb[3], rendered.rgb)
-    np.testing.assert_array_equal(pictures.depth[3], rendered.depth)
+    np.testing.assert_array_equal(rgbd.rgb[3], rendered.rgb)
+    np.testing.assert_array_equal(rgbd.depth[3], rendered.depth)
 
 
 def test_a_data_set_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_the_streams_regions_look_like_the_data_sets_frames() -> None:
     """A whole frame, cropped by its region, is the region rendered alone, but for the sensors' noise."""
     shown = list(stream(seed=5, num_frames=7, frames_per_object=1))
     assert {frame.label for frame in shown[:6]} == set(LABELS)
-    assert all(frame.instance >= STREAM_FIRST_INSTANCE for frame in shown)
+    assert all(frame.sequence >= STREAM_FIRST_SEQUENCE for frame in shown)
     assert shown[6].label == shown[0].label
-    assert shown[6].instance != shown[0].instance
+    assert shown[6].sequence != shown[0].sequence
     for frame in shown:
         assert frame.rgb.shape == (480, 640, 3)
         assert frame.depth.shape == (480, 640)
@@ -218,7 +218,7 @@ def test_the_streams_regions_look_like_the_data_sets_frames() -> None:
         assert w == h
         assert 0 <= x <= x + w <= 640
         assert 0 <= y <= y + h <= 480
-        alone = render_frame(seed=5, label=frame.label, instance=frame.instance, frame=0)
+        alone = render_frame(seed=5, label=frame.label, sequence=frame.sequence, frame=0)
         assert alone.degradation == frame.degradation
         framed = fit(frame.rgb, frame.depth, size=128, roi=Roi(*frame.roi_xywh))
         noise = 4 if well_lit(frame) else 25
@@ -240,8 +240,8 @@ def test_a_stream_shows_several_frames_of_one_object_before_the_next() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda path: render_frame(seed=0, label="cup", instance=0, frame=0), "'cup'"),
-        (lambda path: render_frame(seed=-1, label="bottle", instance=0, frame=0), "seed"),
+        (lambda path: render_frame(seed=0, label="cup", sequence=0, frame=0), "'cup'"),
+        (lambda path: render_frame(seed=-1, label="bottle", sequence=0, frame=0), "seed"),
         (lambda path: write_dataset(path, num_pairs=3), "num_pairs is 3"),
         (lambda path: write_dataset(path, num_workers=0), "num_workers is 0"),
         (lambda path: write_dataset(path, seed=-5), "-5"),

@@ -9,7 +9,7 @@ import pytest
 
 from edgefuse.synth.sensor_models import BASELINE_M, Degradation, depth_codes, rgb_codes
 
-CLEAN = Degradation(exposure=1.0, warmth=0.0, depth_missing=False, blob_share=0.0, speckle_share=0.0)
+CLEAN = Degradation(exposure=1.0, warmth=0.0, depth_missing=False, blob_fraction=0.0, speckle_fraction=0.0)
 FOCAL_PX = 615.0
 
 
@@ -59,16 +59,16 @@ def test_what_stands_in_front_leaves_a_shadow_to_its_left() -> None:
     assert not hole[:25].any()
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4])
-def test_blobs_take_about_their_share(share: float) -> None:
-    holes = [plane_codes(1.0, degradation=replace(CLEAN, blob_share=share), seed=i) == 0 for i in range(20)]
-    assert np.mean(holes) == pytest.approx(share, abs=0.05)
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+def test_blobs_take_about_their_share(fraction: float) -> None:
+    holes = [plane_codes(1.0, degradation=replace(CLEAN, blob_fraction=fraction), seed=i) == 0 for i in range(20)]
+    assert np.mean(holes) == pytest.approx(fraction, abs=0.05)
 
 
 def test_a_missing_frame_has_no_measurement_and_too_near_is_none() -> None:
     assert not plane_codes(1.0, degradation=replace(CLEAN, depth_missing=True)).any()
     assert not plane_codes(0.1).any()
-    speckled = plane_codes(1.0, degradation=replace(CLEAN, speckle_share=0.02))
+    speckled = plane_codes(1.0, degradation=replace(CLEAN, speckle_fraction=0.02))
     assert 0.01 < (speckled == 0).mean() < 0.03
 
 

@@ -23,36 +23,36 @@ QUICK = TrainConfig(
     num_features=32,
     num_hidden=32,
     exclude=("take3",),
-    validation_share=0.0,
+    validation_fraction=0.0,
 )
 
 
 def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: Path) -> None:
-    config = replace(QUICK, fusion="naive", vote_weight=1.0)
+    config = replace(QUICK, fusion="naive", aux_loss_weight=1.0)
     train([colour_and_range], tmp_path / "run", config=config)
     model = open_run(tmp_path / "run").build_model()
-    pictures = load(scan([colour_and_range]))
-    dataset = pictures.dataset
-    pictures = pictures.subset([i for i, sample in enumerate(dataset.samples) if sample.instance == "take3"])
+    rgbd = load(scan([colour_and_range]))
+    dataset = rgbd.dataset
+    rgbd = rgbd.subset([i for i, sample in enumerate(dataset.samples) if sample.sequence == "take3"])
 
     def accuracy_of(vote: int) -> float:
         def answer(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_votes=True)[2 + vote]
+            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_auxiliary_heads=True)[2 + vote]
             return torch.softmax(logits, dim=1).detach().numpy(), np.zeros((len(rgb), 1), np.float32)
 
         contract = open_run(tmp_path / "run").model_config.contract
-        return evaluate(answer, pictures, contract=contract, labels=dataset.labels)["both"].accuracy
+        return evaluate(answer, rgbd, contract=contract, labels=dataset.labels)["both"].accuracy
 
     # Three classes of colour x range: a modality alone tells one of them for certain and guesses between the others.
     assert accuracy_of(0) > 0.6 and accuracy_of(1) > 0.6
 
-    train([colour_and_range], tmp_path / "without", config=replace(config, vote_weight=0.0, epochs=1))
+    train([colour_and_range], tmp_path / "without", config=replace(config, aux_loss_weight=0.0, epochs=1))
     without = open_run(tmp_path / "without").build_model()
-    assert without.core.votes is None
+    assert without.core.auxiliary_heads is None
 
 
 def test_a_run_from_before_votes_is_read_as_it_was(colour_and_range: Path, tmp_path: Path) -> None:
-    train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion="spatial", vote_weight=0.0, epochs=1))
+    train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion="spatial", aux_loss_weight=0.0, epochs=1))
     run_json = json.loads((tmp_path / "run/run.json").read_text())
     del run_json["model"]["votes"], run_json["model"]["feature_dropout"], run_json["files"], run_json["sha256"]
     (tmp_path / "run/run.json").write_text(json.dumps(run_json))

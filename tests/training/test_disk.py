@@ -19,7 +19,7 @@ from edgefuse.training.run import open_run
 from edgefuse.training.trainer import Silence, train
 
 QUICK = TrainConfig(
-    size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16, fusion="rgb", num_threads=1, test_share=0.25
+    size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16, fusion="rgb", num_threads=1, test_fraction=0.25
 )
 
 

@@ -12,7 +12,7 @@ from edgefuse.contract import InputContract
 from edgefuse.model.backbones import Backbone, build_rgb_backbone
 from edgefuse.model.choices import TORCHVISION_BACKBONES
 from edgefuse.model.classifier import ModelConfig, build_classifier
-from edgefuse.training.fold_frozen_batchnorm import folded
+from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.loop import prepare, set_training
 
 
@@ -30,15 +30,15 @@ def with_lively_statistics(backbone: Backbone) -> Backbone:
 def test_answers_and_input_gradients_stay_and_every_batchnorm_rests(name: str) -> None:
     torch.manual_seed(0)
     backbone = with_lively_statistics(build_rgb_backbone(name)).eval().requires_grad_(False).double()
-    picture = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
 
     def answer() -> tuple[torch.Tensor, torch.Tensor]:
-        features = backbone(picture)
-        return features, torch.autograd.grad(features.square().mean(), picture)[0]
+        features = backbone(image)
+        return features, torch.autograd.grad(features.square().mean(), image)[0]
 
     before, gradient_before = answer()
     norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    with folded(backbone):
+    with fold_frozen_batchnorm(backbone):
         during, gradient_during = answer()
         marker = torch.randn(1, 1, 1, 1)
         assert all(norm(marker) is marker for norm in norms)
@@ -56,11 +56,11 @@ def test_what_learns_is_not_folded_and_names_stay(tmp_path: Path) -> None:
     config = ModelConfig(contract=InputContract(size=32), num_classes=2, rgb="mobilenet_v2", depth="scratch")
     model = build_classifier(config, rgb_weights=str(weights))
     names = list(model.state_dict())
-    prepare(model, device=torch.device("cpu"), frozen_share=0.7)
+    prepare(model, device=torch.device("cpu"), frozen_fraction=0.7)
     set_training(model)
     assert model.rgb_features is not None
     stages = model.rgb_features.backbone.stages
-    with folded(model):
+    with fold_frozen_batchnorm(model):
         folds = [
             "forward" in vars(layer) for stage in stages for layer in stage.modules() if isinstance(layer, nn.Conv2d)
         ]
@@ -75,6 +75,6 @@ def test_what_learns_is_not_folded_and_names_stay(tmp_path: Path) -> None:
 
 def test_an_error_inside_leaves_the_model_as_it_was() -> None:
     backbone = build_rgb_backbone("mobilenet_v2").eval().requires_grad_(False)
-    with pytest.raises(RuntimeError), folded(backbone):
+    with pytest.raises(RuntimeError), fold_frozen_batchnorm(backbone):
         raise RuntimeError
     assert not any("forward" in vars(module) for module in backbone.modules())

@@ -38,9 +38,12 @@ def test_long_names_keep_both_ends() -> None:
 
 
 def test_the_loss_is_called_what_it_is(tmp_path: Path) -> None:
-    assert loss_in_words(vote_weight=1.0, has_votes=False, label_smoothing=0.0) == "cross-entropy"
-    with_votes = loss_in_words(vote_weight=0.5, has_votes=True, label_smoothing=0.1)
-    assert with_votes == "sum of 3 cross-entropies, labels smoothed by 0.1:\nfused + 0.5 x (RGB alone + depth alone)"
+    assert loss_in_words(aux_loss_weight=1.0, has_auxiliary_heads=False, label_smoothing=0.0) == "cross-entropy"
+    with_auxiliary_heads = loss_in_words(aux_loss_weight=0.5, has_auxiliary_heads=True, label_smoothing=0.1)
+    assert (
+        with_auxiliary_heads
+        == "sum of 3 cross-entropies, labels smoothed by 0.1:\nfused + 0.5 x (RGB alone + depth alone)"
+    )
     history = [EpochResult(epoch=0, train_loss=3.0, train_accuracy=0.5, validation_accuracy=None, learning_rate=1e-3)]
-    plot_training(history, tmp_path / "t.png", title="t", loss=with_votes)
+    plot_training(history, tmp_path / "t.png", title="t", loss=with_auxiliary_heads)
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")

@@ -33,15 +33,15 @@ class Told(Silence):
         self.lines.append(text)
 
 
-def make_data(root: Path, takes: dict[str, int], *, depth_codes: int = 900, unit_m: float = 0.001) -> Path:
+def make_data(root: Path, sequences: dict[str, int], *, depth_codes: int = 900, unit_m: float = 0.001) -> Path:
     rng = np.random.default_rng(0)
-    for label, num_takes in takes.items():
-        for take in range(num_takes):
+    for label, num_sequences in sequences.items():
+        for sequence in range(num_sequences):
             for frame in range(2):
                 rgb = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 depth = np.full((32, 32), depth_codes, np.uint16)
                 depth[:4] = 0
-                write_pair(root / label / f"{label}{take}", f"f{frame}", rgb, depth)
+                write_pair(root / label / f"{label}{sequence}", f"f{frame}", rgb, depth)
     write_description(root, depth_unit_m=unit_m)
     return root
 
@@ -81,7 +81,7 @@ def test_what_was_asked_for_wins_with_a_warning(asked: bool | None, stored: bool
 def test_classes_without_test_or_validation_pairs_are_named_everywhere(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"often": 6, "once": 1, "twice": 2})
     told = Told()
-    summary = train([root], tmp_path / "run", config=replace(QUICK, test_share=0.25), listener=told)
+    summary = train([root], tmp_path / "run", config=replace(QUICK, test_fraction=0.25), listener=told)
     warnings = [line for line in told.lines if line.startswith("warning: ")]
     assert warnings[0].startswith("warning: no test pair of once (1 of 3 classes)")
     assert warnings[1].startswith("warning: no validation pair of once, twice (2 of 3 classes)") and len(warnings) == 2
@@ -97,7 +97,9 @@ def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.M
         "edgefuse.training.final_scores.plot_confusion", lambda *arguments, title, **more: titles.append(title)
     )
     train(
-        [make_data(tmp_path / "d", {"often": 6, "once": 1})], tmp_path / "run", config=replace(QUICK, test_share=0.25)
+        [make_data(tmp_path / "d", {"often": 6, "once": 1})],
+        tmp_path / "run",
+        config=replace(QUICK, test_fraction=0.25),
     )
     assert titles[0].startswith("test: ") and titles[0].endswith("no pair of once")
 
@@ -107,8 +109,8 @@ def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.M
     [(3000, 0.001, "beyond 2 m"), (100, 0.001, "nearer than 0.2 m"), (900, 0.001, None), (3000, 0.0001, None)],
 )
 def test_depth_out_of_range_is_one_line(codes: int, unit_m: float, words: str | None, tmp_path: Path) -> None:
-    pictures = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2}, depth_codes=codes, unit_m=unit_m)]))
-    found = sensing_notes(pictures, (0, 1, 2), QUICK)
+    rgbd = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2}, depth_codes=codes, unit_m=unit_m)]))
+    found = sensing_notes(rgbd, (0, 1, 2), QUICK)
     if words is None:
         assert found == []
     else:
@@ -120,19 +122,19 @@ def test_depth_out_of_range_is_one_line(codes: int, unit_m: float, words: str | 
 def test_depth_of_few_pairs_out_of_range_is_not_warned_of(tmp_path: Path) -> None:
     near = make_data(tmp_path / "near", {"a": 10})
     far = make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
-    pictures = load(scan([near, far]))
-    everything = tuple(range(len(pictures.dataset.samples)))
-    (text,) = sensing_notes(pictures, everything, QUICK)
+    rgbd = load(scan([near, far]))
+    everything = tuple(range(len(rgbd.dataset.samples)))
+    (text,) = sensing_notes(rgbd, everything, QUICK)
     assert text.startswith("in 2 of 22 training pairs: 9%")
-    assert sensing_notes(pictures, everything[:-2], QUICK) == []
+    assert sensing_notes(rgbd, everything[:-2], QUICK) == []
 
 
 def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
     near, far = make_data(tmp_path / "near", {"a": 30}), make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
-    pictures = load(scan([near, far]))
-    (text,) = sensing_notes(pictures, range(62), QUICK)
+    rgbd = load(scan([near, far]))
+    (text,) = sensing_notes(rgbd, range(62), QUICK)
     assert text.startswith("1 class(es) are out of the depth range, first b: 100% of the measured depth is beyond 2 m")
-    (text,) = sensing_notes(pictures, range(62), replace(QUICK, near_m=1.0, far_m=4.0))
+    (text,) = sensing_notes(rgbd, range(62), replace(QUICK, near_m=1.0, far_m=4.0))
     assert text.startswith("in 60 of 62 training pairs: 97% of the measured depth is nearer")
 
 
@@ -164,11 +166,11 @@ def test_what_reading_the_data_found_is_a_warning_of_the_training(tmp_path: Path
 
 
 def test_without_a_validation_part_it_is_said(tmp_path: Path) -> None:
-    pictures = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
+    rgbd = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
     parts = Split(train=(0, 1, 4, 5), validation=(), test=(2, 3, 6, 7))
-    (warning,) = warnings_before(pictures, parts, config=QUICK)
+    (warning,) = warnings_before(rgbd, parts, config=QUICK)
     assert warning.startswith("no validation pairs: each class needs its last sequence")
-    assert warnings_before(pictures, parts, config=replace(QUICK, validation_share=0.0)) == []
+    assert warnings_before(rgbd, parts, config=replace(QUICK, validation_fraction=0.0)) == []
 
 
 def test_the_calibration_line_says_what_was_fitted_on_what() -> None:

@@ -35,7 +35,7 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str
         "dropout=1",
         "feature_dropout=5",
         "label_smoothing=7",
-        "reach_m=0",
+        "depth_window_m=0",
         "far_m=0.1",  # before near
         "near_m=2.5",
         "size=8",
@@ -44,7 +44,7 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str
         "batch_size=0",
         "learning_rate=0",
         "learning_rate=1e-9",  # below the final one
-        "validation_share=0.6",
+        "validation_fraction=0.6",
         "seed=4294967295",
         "num_threads=99999999999999999999",
         "augmentation.rotation_deg=181",
@@ -88,8 +88,8 @@ def test_what_is_in_range_is_taken(dropout: float, epochs: int) -> None:
     [
         ("train", ["--near", "nan"]),
         ("train", ["--far", "inf"]),
-        ("train", ["--validation-share", "nan"]),
-        ("train", ["--test-share", "nan"]),
+        ("train", ["--validation-fraction", "nan"]),
+        ("train", ["--test-fraction", "nan"]),
         ("train", ["--threads", "99999999999999999999"]),
         ("train", ["--seed", "99999999999999999999"]),
         ("crossval", ["--far", "nan"]),

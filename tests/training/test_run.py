@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgefuse.contract import InputContract
-from edgefuse.degraded_mode import choose_fallback
+from edgefuse.degraded_mode import choose_degraded_mode
 from edgefuse.errors import UserError
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.run import open_run, write_metrics, write_run, write_samples, write_weights
@@ -50,7 +50,7 @@ def use(folder: Path) -> None:
     run = open_run(folder)
     run.build_model()
     run.samples()
-    choose_fallback(run.metrics(), fusion=run.model_config.fusion)
+    choose_degraded_mode(run.metrics(), fusion=run.model_config.fusion)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation.calibration import rescale
 from edgefuse.evaluation.metrics import evaluate
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
-from edgefuse.training.batches import AugmentedPictures, build_loader
+from edgefuse.training.batches import AugmentedDataset, build_loader
 from edgefuse.training.loop import (
     EpochResult,
     StepReport,
@@ -40,7 +40,7 @@ QUICK = TrainConfig(
     num_features=32,
     num_hidden=32,
     exclude=("take3",),
-    validation_share=0.0,
+    validation_fraction=0.0,
 )
 
 
@@ -79,8 +79,8 @@ def test_a_run_holds_what_export_and_people_need(trained: Path) -> None:
 
 def test_the_stored_weights_give_the_stored_figures(trained: Path, colour_and_range: Path) -> None:
     run = open_run(trained)
-    pictures = load(scan([colour_and_range]))
-    held = pictures.subset([i for i, s in enumerate(pictures.dataset.samples) if s.instance == "take3"])
+    rgbd = load(scan([colour_and_range]))
+    held = rgbd.subset([i for i, s in enumerate(rgbd.dataset.samples) if s.sequence == "take3"])
     scores = evaluate(
         torch_predictor(run.build_model()),
         held,
@@ -138,8 +138,8 @@ def test_a_forced_training_that_ends_early_leaves_the_old_run(
 
 
 def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, trained: Path) -> None:
-    pictures = load(scan([colour_and_range]))
-    digests = pictures.dataset.instance_digests()
+    rgbd = load(scan([colour_and_range]))
+    digests = rgbd.dataset.sequence_digests()
     learned = open_run(trained).info["data"]["train_instances"]
     assert learned == {name: digest for name, digest in digests.items() if not name.endswith("take3")}
 
@@ -281,10 +281,10 @@ def test_damaged_runs_are_refused(trained: Path, tmp_path: Path) -> None:
 
 
 def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> None:
-    pictures = load(scan([colour_and_range]))
+    rgbd = load(scan([colour_and_range]))
 
     def first_batch(epoch: int) -> torch.Tensor:
-        samples = AugmentedPictures(pictures, size=32, augmentation=QUICK.augmentation, seed=3)
+        samples = AugmentedDataset(rgbd, size=32, augmentation=QUICK.augmentation, seed=3)
         samples.start_epoch(epoch)
         return next(iter(build_loader(samples, batch_size=4, seed=3))).rgb
 
@@ -323,7 +323,7 @@ def test_without_validation_pairs_the_temperature_is_1(trained: Path) -> None:
 def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
     colour_and_range: Path, tmp_path: Path
 ) -> None:
-    config = replace(QUICK, epochs=6, validation_share=0.3, exclude=("take3",))
+    config = replace(QUICK, epochs=6, validation_fraction=0.3, exclude=("take3",))
     metrics = train([colour_and_range], tmp_path / "run", config=config).metrics
     run = open_run(tmp_path / "run")
     temperature, calibration = run.model_config.temperature, metrics["calibration"]
@@ -361,7 +361,7 @@ def test_frozen_stages_of_a_pretrained_backbone_keep_their_weights(tmp_path: Pat
     model = build_classifier(
         config, rgb_weights=str(tmp_path / "weights.pth"), depth_weights=str(tmp_path / "weights.pth")
     )
-    prepare(model, device=torch.device("cpu"), frozen_share=0.4)
+    prepare(model, device=torch.device("cpu"), frozen_fraction=0.4)
     for extractor in (model.rgb_features, model.depth_features):
         assert extractor is not None
         frozen = [not any(p.requires_grad for p in stage.parameters()) for stage in extractor.backbone.stages]
@@ -373,7 +373,7 @@ def test_frozen_stages_of_a_pretrained_backbone_keep_their_weights(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "got"),
     [
-        ("reach_m=0.2", lambda config: config.reach_m == 0.2),
+        ("depth_window_m=0.2", lambda config: config.depth_window_m == 0.2),
         ("augmentation.flip=false", lambda config: config.augmentation.flip is False),
         ("epochs=3", lambda config: config.epochs == 3),
         ("encoding=absolute", lambda config: config.encoding == "absolute"),
@@ -383,7 +383,9 @@ def test_any_number_of_the_recipe_can_be_set(text: str, got: Callable[[TrainConf
     assert not got(TrainConfig()) and got(with_values(TrainConfig(), [text]))
 
 
-@pytest.mark.parametrize("text", ["reach=0.2", "reach_m", "augmentation.turn=1", "epochs=2.5", "augmentation.flip=yes"])
+@pytest.mark.parametrize(
+    "text", ["reach=0.2", "depth_window_m", "augmentation.turn=1", "epochs=2.5", "augmentation.flip=yes"]
+)
 def test_what_cannot_be_set_is_refused_with_what_can(text: str) -> None:
     with pytest.raises(UserError, match=f"--set {text}"):
         with_values(TrainConfig(), [text])

@@ -49,7 +49,7 @@ def crossval(  # long: each option is a parameter
     out: Annotated[
         Path, typer.Option(help="The folder for folds and report; given again, it goes on where it stopped.")
     ],
-    approaches: Annotated[
+    variants: Annotated[
         str,
         typer.Option(
             help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
@@ -59,9 +59,9 @@ def crossval(  # long: each option is a parameter
     by: Annotated[
         str,
         typer.Option(
-            help="instance; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
+            help="sequence; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
         ),
-    ] = "instance",
+    ] = "sequence",
     epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
     batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
@@ -92,7 +92,7 @@ def crossval(  # long: each option is a parameter
 
     require("torch", extra="train")
     from edgefuse.console.progress import TrainingDisplay
-    from edgefuse.data.folds import BY_INSTANCE, make_folds
+    from edgefuse.data.folds import BY_SEQUENCE, make_folds
     from edgefuse.training.recipe import small_rgbd, with_values
     from edgefuse_benchmarks.paper.crossval import cross_validate
     from edgefuse_benchmarks.paper.reports import write_report
@@ -110,13 +110,13 @@ def crossval(  # long: each option is a parameter
         augmentation=replace(recipe.augmentation, flip=flip),
     )
     config = with_values(config, values or ())
-    validation_share = 0.0 if early_stop is None else recipe.validation_share
+    validation_fraction = 0.0 if early_stop is None else recipe.validation_fraction
     with TrainingDisplay(brief=True) as display:
         done = cross_validate(
             data,
             out,
-            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
-            folds_of=partial(make_folds, num_folds=folds, by=by, seed=seed, validation_share=validation_share),
+            variants=PAPER_ROWS if variants == "paper" else [name.strip() for name in variants.split(",")],
+            folds_of=partial(make_folds, num_folds=folds, by=by, seed=seed, validation_fraction=validation_fraction),
             config=config,
             weights=rgb_weights or (),
             early_stop=early_stop,
@@ -127,10 +127,10 @@ def crossval(  # long: each option is a parameter
             listener=display,
         )
     command = ["edgefuse", *sys.argv[1:]]
-    honest = f"the same with --by {BY_INSTANCE} and another --out"
+    leak_free = f"the same with --by {BY_SEQUENCE} and another --out"
     title = f"{', '.join(real_path(folder).name for folder in data)}, {done.num_folds} folds by {by}"
     show_results(done, as_json=as_json)
-    report = write_report(done, out, title=title, command=shlex.join(command), honest=honest)
+    report = write_report(done, out, title=title, command=shlex.join(command), leak_free=leak_free)
     finish(done, report, out)
 
 
@@ -140,7 +140,7 @@ def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
     from edgefuse_benchmarks.paper.crossval import Failure
 
     def on_done(result: FoldResult | Failure, done: int, total: int) -> None:
-        where = f"{done} of {total}: fold {result.fold} of {result.approach}"
+        where = f"{done} of {total}: fold {result.fold} of {result.variant}"
         if isinstance(result, Failure):
             say(f"{where} FAILED: {result.message}")
         else:
@@ -174,7 +174,7 @@ def show_results(done: CrossValidation, *, as_json: bool) -> None:
         say(f"{name}: {mean}{spread}, {len(results)} fold(s)")
     for test in tests:
         p = "no test: too few folds, or no spread" if test.p is None else f"p {test.p:.3f}"
-        say(f"{test.approach} - {test.baseline}: {100 * test.mean_difference:+.1f} points, {p}")
+        say(f"{test.variant} - {test.baseline}: {100 * test.mean_difference:+.1f} points, {p}")
     for note in done.notes:
         say(f"note: {note}")
     if done.num_leaking:
@@ -190,7 +190,7 @@ def finish(done: CrossValidation, report: Path, out: Path) -> None:
 
     say(f"report: {report} (report.csv, report.png)")
     if done.failures:
-        names = ", ".join(f"{failure.approach} fold {failure.fold}" for failure in done.failures)
+        names = ", ".join(f"{failure.variant} fold {failure.fold}" for failure in done.failures)
         has_run = any((out / "runs").glob(f"*/{RUN_NAME}"))
         learned = f"; what they had learned is in {out / 'runs'}" if has_run else ""
         say(f"failed: {names}{learned}; the same command tries them again")

@@ -21,21 +21,21 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgefuse.data.dataset import Dataset, Pictures, load, scan
-from edgefuse.data.folds import Folds
+from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan
+from edgefuse.data.folds import BY_SEQUENCE, Folds
 from edgefuse.data.image_cache import Budget
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
-from edgefuse.io.environment import TRAINING_PACKAGES, commit, commit_in_words, versions
+from edgefuse.io.environment import TRAINING_PACKAGES, git_revision, git_revision_text, versions
 from edgefuse.io.files import refuse_existing, sha256_of_file
-from edgefuse.io.json_files import Optional, check_fields, read_json, write_json
+from edgefuse.io.json_files import Optional, check_fields, read_json, with_new_names, write_json
 from edgefuse.io.new_files import only_writer
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.loop import best_device
 from edgefuse.training.preflight import mirroring, sensing_notes
-from edgefuse.training.recipe import TrainConfig
-from edgefuse.training.trainer import Listener, NothingLearnedError, train_on_pictures
-from edgefuse_benchmarks.paper.variants import Approach, approach_config, checked_approaches
+from edgefuse.training.recipe import OLD_NAMES, TrainConfig
+from edgefuse.training.trainer import Listener, NothingLearnedError, train_on_dataset
+from edgefuse_benchmarks.paper.variants import ModelVariant, checked_variants, variant_config
 
 PLAN_NAME = "crossval.json"
 FORMAT = 1
@@ -48,7 +48,7 @@ UNKNOWN_COMMIT = "unknown"
 _RESULT = {
     **dict.fromkeys(("accuracy", "accuracy_no_rgb", "accuracy_no_depth", "seconds"), float),
     **dict.fromkeys(("fold", "num_train", "num_test", "num_epochs"), int),
-    "approach": str,
+    "variant": str,
     "commit": Optional(str),
 }
 
@@ -61,10 +61,10 @@ class FoldResult:
         fold: number of the fold, from 1.
         accuracy: share of right answers on the test side, 0..1; and the same with one sensor dead.
         num_epochs: epochs that were trained.
-        commit: of the source that trained it, as `edgefuse.io.environment.commit_in_words` says it.
+        commit: of the source that trained it, as `edgefuse.io.environment.git_revision_text` says it.
     """
 
-    approach: str
+    variant: str
     fold: int
     accuracy: float
     accuracy_no_rgb: float
@@ -80,7 +80,7 @@ class FoldResult:
 class Failure:
     """An approach that could not be trained on a fold, and why."""
 
-    approach: str
+    variant: str
     fold: int
     message: str
 
@@ -111,7 +111,7 @@ class CrossValidation:
 class _Task:
     """What a worker needs besides the pictures; everything that decides the figures is in `settings` too."""
 
-    approach: str
+    variant: str
     fold: int
     config: TrainConfig
     parts: Split
@@ -123,7 +123,7 @@ class _Task:
 
     @property
     def name(self) -> str:
-        return f"{self.approach}.fold{self.fold:02d}"
+        return f"{self.variant}.fold{self.fold:02d}"
 
     @property
     def result_path(self) -> Path:
@@ -134,7 +134,7 @@ def cross_validate(  # long: the order of the work, one step a line
     roots: Sequence[Path],
     out: Path,
     *,
-    approaches: Sequence[str],
+    variants: Sequence[str],
     folds_of: Callable[[Dataset], Folds],
     config: TrainConfig,
     weights: Iterable[str] = (),
@@ -152,19 +152,19 @@ def cross_validate(  # long: the order of the work, one step a line
         config: the recipe; its fusion, backbones, weights, shares and threads do not count. Fold k trains with
             `fold_seed`, the same for every approach.
         weights: as in `choose_weights`.
-        early_stop: as in `train_on_pictures`; the folds must hold validation samples out.
+        early_stop: as in `train_on_dataset`; the folds must hold validation samples out.
         num_jobs: worker processes.
         force: throw results of other settings away instead of refusing.
         on_done: is told of each training that ended now: result, how many are done, and of how many.
         listener: watches single epochs where num_jobs is 1.
 
     Raises:
-        UserError: what `checked_approaches` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
+        UserError: what `checked_variants` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
     """
-    parsed, chosen = checked_approaches(approaches, config, weights=weights)
+    parsed, chosen = checked_variants(variants, config, weights=weights)
     refuse_existing(out, force=force or (out / PLAN_NAME).is_file(), marker=PLAN_NAME)
-    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-    dataset = pictures.dataset
+    rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    dataset = rgbd.dataset
     if len(dataset.labels) < 2:
         raise UserError(f"the data has one class only ({', '.join(dataset.labels)}): two or more were expected")
     folds = folds_of(dataset)
@@ -173,13 +173,13 @@ def cross_validate(  # long: the order of the work, one step a line
     data = {"digest": dataset.digest, "num_pairs": len(dataset.samples), "labels": list(dataset.labels)}
     data["num_groups"] = len(set(dataset.groups()))
     with only_writer(out):
-        plan = {"format": FORMAT, "approaches": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
+        plan = {"format": FORMAT, "variants": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
         write_json(out / PLAN_NAME, {**plan, "data": data})
         notes = (
             *dataset.warnings,
             *folds.notes,
             mirroring(dataset.labels, asked=config.augmentation.flip),
-            *sensing_notes(pictures, range(len(pictures.rgb)), config, of="pairs"),
+            *sensing_notes(rgbd, range(len(rgbd.rgb)), config, of="pairs"),
         )
         results = dict(finished)
         failures = []
@@ -187,7 +187,7 @@ def cross_validate(  # long: the order of the work, one step a line
         shutil.rmtree(out / "runs", ignore_errors=True)
         ended: Iterator[tuple[_Task, FoldResult | Failure]]
         if num_jobs == 1 or len(waiting) < 2:
-            ended = ((task, _train_fold(task, pictures, listener)) for task in waiting)
+            ended = ((task, _train_fold(task, rgbd, listener)) for task in waiting)
         else:
             ended = _side_by_side(waiting, roots, num_jobs=min(num_jobs, len(waiting)), skip_bad=skip_bad)
         for done, (task, result) in enumerate(ended, start=len(finished) + 1):
@@ -198,7 +198,7 @@ def cross_validate(  # long: the order of the work, one step a line
             on_done(result, done, len(tasks))
     return CrossValidation(
         results={a.name: _of(a, tasks, results) for a in parsed},
-        failures=tuple(sorted(failures, key=lambda failure: (failure.approach, failure.fold))),
+        failures=tuple(sorted(failures, key=lambda failure: (failure.variant, failure.fold))),
         num_folds=len(folds.splits),
         num_resumed=len(finished),
         by=folds.by,
@@ -219,14 +219,14 @@ def fold_seed(seed: int, fold: int) -> int:
     return 1000 * seed + fold
 
 
-def _of(approach: Approach, tasks: Sequence[_Task], results: dict[str, FoldResult]) -> tuple[FoldResult, ...]:
-    return tuple(results[task.name] for task in tasks if task.approach == approach.name and task.name in results)
+def _of(variant: ModelVariant, tasks: Sequence[_Task], results: dict[str, FoldResult]) -> tuple[FoldResult, ...]:
+    return tuple(results[task.name] for task in tasks if task.variant == variant.name and task.name in results)
 
 
 def _tasks(
     dataset: Dataset,
     folds: Folds,
-    approaches: Sequence[Approach],
+    variants: Sequence[ModelVariant],
     out: Path,
     *,
     config: TrainConfig,
@@ -237,10 +237,10 @@ def _tasks(
     digests = {value: sha256_of_file(Path(value)) for value in weights.values() if Path(value).is_file()}
     if len(folds.splits) > MAX_FOLDS:
         raise UserError(f"there are {len(folds.splits)} folds: at most {MAX_FOLDS} were expected")
-    tasks, made_by = [], commit_in_words(commit())
+    tasks, made_by = [], git_revision_text(git_revision())
     for fold, parts in enumerate(folds.splits, start=1):
-        for approach in approaches:
-            own = approach_config(approach, config, weights=weights)
+        for variant in variants:
+            own = variant_config(variant, config, weights=weights)
             own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=())
             settings = {
                 **own.to_json(),
@@ -256,7 +256,7 @@ def _tasks(
             }
             tasks.append(
                 _Task(
-                    approach=approach.name,
+                    variant=variant.name,
                     fold=fold,
                     config=own,
                     parts=parts,
@@ -275,8 +275,17 @@ def _split_digest(dataset: Dataset, parts: Split) -> str:
     for side in ("train", "validation", "test"):
         for i in getattr(parts, side):
             sample = dataset.samples[i]
-            digest.update(f"{side}/{dataset.labels[sample.label]}/{sample.instance}/{sample.name}\n".encode())
+            digest.update(f"{side}/{dataset.labels[sample.label]}/{sample.sequence}/{sample.name}\n".encode())
     return digest.hexdigest()
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A fold's result as it was stored, with the fields of older versions under their present names."""
+    stored = read_json(path, what="a fold's result", spec={"settings": dict})
+    settings = with_new_names(stored["settings"], OLD_NAMES)
+    if settings.get("by") == "instance":
+        settings["by"] = BY_SEQUENCE
+    return {**with_new_names(stored, {"approach": "variant"}), "settings": settings}
 
 
 def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
@@ -289,7 +298,7 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
     for task in tasks:
         if not task.result_path.is_file():
             continue
-        stored = read_json(task.result_path, what="a fold's result", spec={"settings": dict})
+        stored = read_result(task.result_path)
         made_with = stored["settings"]
         if stored.get("format") == FORMAT and made_with == task.settings:
             check_fields(stored, _RESULT, what=f"a fold's result ({task.result_path})")
@@ -304,26 +313,26 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
     return finished
 
 
-def _train_fold(task: _Task, pictures: Pictures, listener: Listener | None = None) -> FoldResult | Failure:
+def _train_fold(task: _Task, rgbd: RgbdDataset, listener: Listener | None = None) -> FoldResult | Failure:
     """One training and its file. What goes wrong is returned; Ctrl-C is raised."""
     run = task.out / "runs" / task.name
     start_s = time.monotonic()
     try:
-        if pictures.dataset.digest != task.digest:
+        if rgbd.dataset.digest != task.digest:
             raise UserError("the data changed while the folds were trained")
-        summary = train_on_pictures(
-            pictures, run, config=task.config, listener=listener, parts=task.parts, early_stop=task.early_stop
+        summary = train_on_dataset(
+            rgbd, run, config=task.config, listener=listener, parts=task.parts, early_stop=task.early_stop
         )
     except NothingLearnedError:
         raise KeyboardInterrupt from None
     except Exception as error:  # whatever ends one training must not end the others
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return Failure(approach=task.approach, fold=task.fold, message=f"{kind}{error}")
+        return Failure(variant=task.variant, fold=task.fold, message=f"{kind}{error}")
     if summary.interrupted:
         raise KeyboardInterrupt
     scores = summary.metrics["test"]
     result = FoldResult(
-        approach=task.approach,
+        variant=task.variant,
         fold=task.fold,
         accuracy=scores["both"]["accuracy"],
         accuracy_no_rgb=scores["no_rgb"]["accuracy"],
@@ -340,7 +349,7 @@ def _train_fold(task: _Task, pictures: Pictures, listener: Listener | None = Non
     return result
 
 
-_worker_pictures: Pictures | None = None
+_worker_rgbd: RgbdDataset | None = None
 
 
 def _side_by_side(
@@ -361,7 +370,7 @@ def _side_by_side(
                 yield task, future.result()
             except BrokenProcessPool:
                 message = "a worker process died, perhaps for lack of memory: give the same command with fewer --jobs"
-                yield task, Failure(approach=task.approach, fold=task.fold, message=message)
+                yield task, Failure(variant=task.variant, fold=task.fold, message=message)
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -372,11 +381,11 @@ def _side_by_side(
 
 def _start_worker(roots: tuple[Path, ...], skip_bad: bool, num_bytes: int) -> None:
     """Read the pictures once in each worker, and keep `num_bytes` of them; it ends with its parent, and Ctrl-C is the parent's."""
-    global _worker_pictures  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
+    global _worker_rgbd  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
     begin_worker()
-    _worker_pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad, budget=Budget(num_bytes))
+    _worker_rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad, budget=Budget(num_bytes))
 
 
 def _work(task: _Task) -> FoldResult | Failure:
-    assert _worker_pictures is not None
-    return _train_fold(task, _worker_pictures)
+    assert _worker_rgbd is not None
+    return _train_fold(task, _worker_rgbd)

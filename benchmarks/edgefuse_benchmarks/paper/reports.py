@@ -21,7 +21,7 @@ from edgefuse.io.matplotlib_io import new_figure, save_figure
 from edgefuse.io.text import write_text
 from edgefuse.model.choices import SINGLE_MODALITIES
 from edgefuse_benchmarks.paper.crossval import CrossValidation, FoldResult, fold_seed
-from edgefuse_benchmarks.paper.variants import NAIVE, PAPER_TITLES, parse_approach
+from edgefuse_benchmarks.paper.variants import NAIVE, PAPER_TITLES, parse_variant
 
 MIN_FOLDS_WILCOXON = 6
 """With fewer, the smallest p that the signed-rank test can give is above 0.05, whatever the figures."""
@@ -37,7 +37,7 @@ class PairedTest:
         p_wilcoxon: signed-rank test, two-sided; None with fewer than `MIN_FOLDS_WILCOXON` differences that are not 0.
     """
 
-    approach: str
+    variant: str
     baseline: str
     num_folds: int
     mean_difference: float
@@ -73,8 +73,8 @@ def paired_tests(results: Mapping[str, Sequence[FoldResult]]) -> list[PairedTest
     """Each fused approach against the naive one with the same backbone, where both are there."""
     tests = []
     for name in results:
-        approach = parse_approach(name)
-        baseline = approach.baseline
+        variant = parse_variant(name)
+        baseline = variant.baseline
         if _is_plain(name) or baseline not in results:
             continue
         ours = {result.fold: result for result in results[name]}
@@ -87,7 +87,7 @@ def paired_tests(results: Mapping[str, Sequence[FoldResult]]) -> list[PairedTest
         found = corrected_t_test(differences, test_to_train=ratio)
         tests.append(
             PairedTest(
-                approach=name,
+                variant=name,
                 baseline=baseline,
                 num_folds=len(common),
                 mean_difference=float(np.mean(differences)),
@@ -113,7 +113,7 @@ def write_report(
     title: str,
     paper: Mapping[str, float] | None = None,
     command: str = "",
-    honest: str = "",
+    leak_free: str = "",
     remarks: Sequence[str] = (),
 ) -> Path:
     """Write `report.md`, `report.csv` and `report.png` into `out`; the path of the first.
@@ -130,10 +130,10 @@ def write_report(
     lines = [f"# {title}", ""]
     if command:
         lines += [f"    {command}", ""]
-    lines += [*_protocol(done, honest=honest, remarks=remarks), "", *_table(done, paper=paper), ""]
+    lines += [*_protocol(done, leak_free=leak_free, remarks=remarks), "", *_table(done, paper=paper), ""]
     lines += _test_lines(paired_tests(done.results), num_folds=done.num_folds)
     if done.failures:
-        lines += ["", "## Not finished", *(f"- {f.approach}, fold {f.fold}: {f.message}" for f in done.failures)]
+        lines += ["", "## Not finished", *(f"- {f.variant}, fold {f.fold}: {f.message}" for f in done.failures)]
     lines += ["", "![accuracy of each approach](report.png)"]
     with file_replaced(out / "report.md") as temporary:
         write_text(temporary, "\n".join(lines) + "\n")
@@ -148,7 +148,7 @@ def mean_and_spread(results: Sequence[FoldResult]) -> tuple[float, float | None]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> list[str]:
+def _protocol(done: CrossValidation, *, leak_free: str, remarks: Sequence[str]) -> list[str]:
     config, data = done.config, done.data
     lines = [
         f"- {data['num_pairs']} pairs, {len(data['labels'])} classes, {data['num_groups']} instances; data {data['digest'][:12]}.",
@@ -157,7 +157,7 @@ def _protocol(done: CrossValidation, *, honest: str, remarks: Sequence[str]) -> 
         f"{config.learning_rate:g} to {config.final_learning_rate:g}.",
     ]
     if done.num_leaking:
-        how = f"; on instances never seen: {honest}" if honest else ""
+        how = f"; on instances never seen: {leak_free}" if leak_free else ""
         lines.append(
             f"- **Leaks**: frames of one instance stand on both sides in {done.num_leaking} of {done.num_folds} folds, so these "
             f"figures say how well known instances are recognised again, not how new ones are{how}."
@@ -226,7 +226,7 @@ def _test_lines(tests: Sequence[PairedTest], *, num_folds: int) -> list[str]:
     ]
     for test in tests:
         cells = [
-            f"{test.approach} - {test.baseline}",
+            f"{test.variant} - {test.baseline}",
             f"{100 * test.mean_difference:+.2f}",
             _number(test.t, ".2f"),
             _number(test.p, ".3f"),
@@ -249,7 +249,7 @@ def _write_csv(done: CrossValidation, path: Path, *, paper: Mapping[str, float])
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["approach", "paper", "mean", "standard_deviation", *(f"fold_{number}" for number in numbers)])
+        writer.writerow(["variant", "paper", "mean", "standard_deviation", *(f"fold_{number}" for number in numbers)])
         for name, results in done.results.items():
             mean, spread = mean_and_spread(results) or ("", None)
             by_fold = {result.fold: result.accuracy for result in results}
@@ -261,7 +261,7 @@ _COLOURS = {"one sensor, or naive fusion": "tab:blue", "gated fusion": "tab:oran
 
 
 def _is_plain(name: str) -> bool:
-    return parse_approach(name).fusion in (*SINGLE_MODALITIES, NAIVE)
+    return parse_variant(name).fusion in (*SINGLE_MODALITIES, NAIVE)
 
 
 def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], title: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from edgefuse.data.augmentation import Augmentation
 from edgefuse.data.dataset import DATASET_NAME
 from edgefuse.data.description import is_made_by_command
-from edgefuse.data.folds import BY_INSTANCE, BY_TRIALS, make_folds
+from edgefuse.data.folds import BY_SEQUENCE, BY_TRIALS, make_folds
 from edgefuse.data.layouts.bu3dfe import read_bu3dfe
 from edgefuse.data.layouts.source import LEFT_OUT_NAME, Source, write_source
 from edgefuse.data.layouts.washington import PAPER_NUM_SAMPLES, read_washington
@@ -34,11 +34,11 @@ from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import Listener
 from edgefuse_benchmarks.paper.crossval import CrossValidation, Failure, FoldResult, cross_validate
 from edgefuse_benchmarks.paper.reports import write_report
-from edgefuse_benchmarks.paper.variants import PAPER_ROWS, checked_approaches, paper_accuracy
+from edgefuse_benchmarks.paper.variants import PAPER_ROWS, checked_variants, paper_accuracy
 
-PaperBy = Literal["frame", "instance", "trials"]
+PaperBy = Literal["frame", "sequence", "trials"]
 NUM_NAMED_LEFT_OUT = 5
-EARLY_STOP_SHARE = 0.15
+EARLY_STOP_FRACTION = 0.15
 """Of the training side, held out to stop by."""
 
 BU3DFE_LEVELS = (3, 4)
@@ -102,7 +102,7 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
         Protocol(
             table=1,
             num_folds=10,
-            by="instance",
+            by="sequence",
             title="Table 1: BU-3DFE",
             near_m=0.45,
             far_m=0.75,
@@ -152,13 +152,13 @@ def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
         pretrained_rate_scale=1.0,
-        frozen_share=0.0,
+        frozen_fraction=0.0,
         label_smoothing=0.0,
         feature_dropout=0.0,
-        vote_weight=0.0,
+        aux_loss_weight=0.0,
         warm_up=0.0,
         encoding="absolute",
-        validation_share=0.0,
+        validation_fraction=0.0,
         seed=seed,
         augmentation=still,
     )
@@ -171,7 +171,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     *,
     table: int | None = None,
     by: str | None = None,
-    approaches: Sequence[str] = PAPER_ROWS,
+    variants: Sequence[str] = PAPER_ROWS,
     epochs: int = 400,
     size: int = 224,
     batch_size: int = 32,
@@ -194,7 +194,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     Args:
         name: "washington" or "bu3dfe".
         table: 1 for bu3dfe; 3 (default) or 4 for washington.
-        by: "frame", "instance", or "trials" (the official ones of washington); the protocol's own by default.
+        by: "frame", "sequence", or "trials" (the official ones of washington); the protocol's own by default.
         samples: pairs of washington or subjects of bu3dfe to take; the paper's number by default.
         early_stop: as in `cross_validate`, on 15 % of the training side; off as in the paper by default.
         quick: a few pairs, two folds, no pretrained weights: shows that everything runs, and says nothing of the method.
@@ -212,7 +212,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         raise UserError(f"--by is {by!r}: frame, instance, or for washington trials, was expected")
     config = paper_config(protocol, epochs=epochs, size=size, batch_size=batch_size, seed=seed)
     weights_used = [WEIGHTS_NONE, *weights] if quick else list(weights)
-    checked_approaches(approaches, config, weights=weights_used)  # before the tree is converted, which takes long
+    checked_variants(variants, config, weights=weights_used)  # before the tree is converted, which takes long
     data = out / "data"
     _convert(
         _source(name, tree, seed=seed, quick=quick, samples=samples),
@@ -227,13 +227,13 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     done = cross_validate(
         [data],
         folder,
-        approaches=approaches,
+        variants=variants,
         folds_of=partial(
             make_folds,
             num_folds=num_folds,
             by=by,
             seed=seed,
-            validation_share=0.0 if early_stop is None else EARLY_STOP_SHARE,
+            validation_fraction=0.0 if early_stop is None else EARLY_STOP_FRACTION,
         ),
         config=config,
         weights=weights_used,
@@ -246,7 +246,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     command = ["edgefuse", "reproduce", name, str(tree), "--out", str(out), "--table", str(protocol.table)]
     more = ["--epochs", str(epochs), "--size", str(size), "--batch-size", str(batch_size), "--seed", str(seed)]
     more += [word for value in weights for word in ("--rgb-weights", str(value))]
-    more += [] if tuple(approaches) == PAPER_ROWS else ["--approaches", ",".join(approaches)]
+    more += [] if tuple(variants) == PAPER_ROWS else ["--variants", ",".join(variants)]
     more += [] if samples is None else ["--samples", str(samples)]
     more += [] if early_stop is None else ["--early-stop", str(early_stop)]
     more += [word for word, is_on in (("--quick", quick), ("--skip-bad", skip_bad)) if is_on]
@@ -263,7 +263,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         title=f"{protocol.title}, {done.num_folds} folds by {by}" + (" (quick)" if quick else ""),
         paper=paper_accuracy(protocol.table),
         command=shlex.join([*command, "--by", by, *more]),
-        honest=f"`{shlex.join([*command, '--by', BY_INSTANCE, *more])}`",
+        leak_free=f"`{shlex.join([*command, '--by', BY_SEQUENCE, *more])}`",
         remarks=remarks,
     )
     return Reproduction(folder=folder, done=done, report=report)
@@ -290,8 +290,8 @@ def _deviations(
     if samples is not None:
         found.append(f"Not the paper's selection: --samples {samples}.")
     if early_stop is not None:
-        share = f"{EARLY_STOP_SHARE:.0%} of the training side"
-        found.append(f"Not as in the paper: early stop, on {share} held out by the same groups.")
+        fraction = f"{EARLY_STOP_FRACTION:.0%} of the training side"
+        found.append(f"Not as in the paper: early stop, on {fraction} held out by the same groups.")
     if (data / LEFT_OUT_NAME).is_file():
         problems = read_json(
             data / LEFT_OUT_NAME, what="the list of pairs that were left out", spec={"left_out": list}
@@ -315,7 +315,7 @@ def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Lit
         found = read_washington(tree, num_samples=num_samples, seed=seed)
     else:
         found = read_bu3dfe(tree, levels=BU3DFE_LEVELS)
-        subjects = sorted({item.instance for item in found.items})
+        subjects = sorted({item.sequence for item in found.items})
         wanted = QUICK_NUM_SUBJECTS if quick else BU3DFE_NUM_SUBJECTS
         if samples is not None:
             wanted = samples if isinstance(samples, int) else len(subjects)
@@ -326,7 +326,7 @@ def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Lit
                 "--samples N or --samples all takes fewer, --quick a few"
             )
         drawn = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:wanted]}
-        items = tuple(item for item in found.items if item.instance in drawn)
+        items = tuple(item for item in found.items if item.sequence in drawn)
         found = replace(found, items=items, notes=(), origin={**found.origin, "subjects": sorted(drawn)})
     return replace(found, origin={"layout": name, "folder": real_path(tree).name, **found.origin})
 

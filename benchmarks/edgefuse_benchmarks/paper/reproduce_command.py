@@ -19,12 +19,12 @@ def reproduce(  # long: each option is a parameter
         int | None, typer.Option(min=1, max=4, help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
     ] = None,
     by: Annotated[
-        Literal["frame", "instance", "trials"] | None,
+        Literal["frame", "sequence", "trials"] | None,
         typer.Option(
             help="Default: frame for washington (leaks), subjects for bu3dfe. trials: washington's official ones."
         ),
     ] = None,
-    approaches: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
+    variants: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
     epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="The paper: at most 400.")] = 400,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 224,
     batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
@@ -75,7 +75,7 @@ def reproduce(  # long: each option is a parameter
             out,
             table=table,
             by=by,
-            approaches=PAPER_ROWS if approaches == "paper" else [name.strip() for name in approaches.split(",")],
+            variants=PAPER_ROWS if variants == "paper" else [name.strip() for name in variants.split(",")],
             epochs=epochs,
             size=size,
             batch_size=batch_size,

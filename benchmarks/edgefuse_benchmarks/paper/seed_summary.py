@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, require
 from edgefuse.io.files import file_replaced
-from edgefuse.io.json_files import read_json, write_json
+from edgefuse.io.json_files import write_json
 from edgefuse.io.text import quoted, write_text
 from edgefuse.model.choices import SINGLE_MODALITIES
-from edgefuse_benchmarks.paper.variants import parse_approach
+from edgefuse_benchmarks.paper.crossval import read_result
+from edgefuse_benchmarks.paper.variants import parse_variant
 
 CONDITIONS = ("accuracy", "accuracy_no_rgb", "accuracy_no_depth")
 
@@ -50,16 +51,16 @@ class Protocols:
     versions: Mapping[str, str]
     recipes: Mapping[str, Mapping[str, Any]]
 
-    def tried(self, approach: str) -> NDArray[np.bool_]:
+    def tried(self, variant: str) -> NDArray[np.bool_]:
         """Which protocols it was tried under, [protocols]."""
-        return np.asarray(np.isfinite(self.accuracy[approach]["accuracy"]).all(axis=0))
+        return np.asarray(np.isfinite(self.accuracy[variant]["accuracy"]).all(axis=0))
 
     def means(
-        self, approach: str, condition: str = "accuracy", *, over: NDArray[np.bool_] | None = None
+        self, variant: str, condition: str = "accuracy", *, over: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float64]:
         """Mean over the protocols, or over those chosen by `over`, one value a seed."""
-        chosen = self.tried(approach) if over is None else over
-        found: NDArray[np.float64] = self.accuracy[approach][condition][:, chosen].mean(axis=1)
+        chosen = self.tried(variant) if over is None else over
+        found: NDArray[np.float64] = self.accuracy[variant][condition][:, chosen].mean(axis=1)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -77,11 +78,9 @@ class Protocols:
 
     def better_single(self) -> str:
         """The approach of one sensor with the highest mean."""
-        singles = [name for name in self.accuracy if parse_approach(name).fusion in SINGLE_MODALITIES]
+        singles = [name for name in self.accuracy if parse_variant(name).fusion in SINGLE_MODALITIES]
         if not singles:
-            raise UserError(
-                "no approach of one sensor is there: give crossval --approaches one such as rgb-mobilenet_v2"
-            )
+            raise UserError("no approach of one sensor is there: give crossval --variants one such as rgb-mobilenet_v2")
         return max(singles, key=lambda name: float(self.means(name).mean()))
 
 
@@ -97,28 +96,26 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
     cells: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     recipes: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, folder in folders:
-        results = [read_json(path, what="a fold's result") for path in sorted((folder / "folds").glob("*.json"))]
+        results = [read_result(path) for path in sorted((folder / "folds").glob("*.json"))]
         if not results:
             raise UserError(f"{folder} has no finished folds: run edgefuse crossval DATA --out {quoted(folder)}")
         for result in results:
-            recipes[name].setdefault(result["approach"], result["settings"])
+            recipes[name].setdefault(result["variant"], result["settings"])
             seed = _crossval_seed(result)
-            cells[result["approach"], seed, f"{name}, {result['num_test']} test pairs"].append(result)
-    approaches = list(dict.fromkeys(key[0] for key in cells))
+            cells[result["variant"], seed, f"{name}, {result['num_test']} test pairs"].append(result)
+    variants = list(dict.fromkeys(key[0] for key in cells))
     seeds = sorted({key[1] for key in cells})
     names = list(dict.fromkeys(key[2] for key in cells))
     tried = {(a, n) for a, _, n in cells}
-    lacking = [
-        (a, s, n) for a in approaches for s in seeds for n in names if (a, n) in tried and (a, s, n) not in cells
-    ]
+    lacking = [(a, s, n) for a in variants for s in seeds for n in names if (a, n) in tried and (a, s, n) not in cells]
     if lacking:
-        approach, seed, name = lacking[0]
+        variant, seed, name = lacking[0]
         raise UserError(
-            f"{approach} has no fold of {name!r} with seed {seed} ({len(lacking)} such gap(s)): run it first"
+            f"{variant} has no fold of {name!r} with seed {seed} ({len(lacking)} such gap(s)): run it first"
         )
     accuracy = {
         a: {c: np.array([[_mean(cells.get((a, s, n)), c) for n in names] for s in seeds]) for c in CONDITIONS}
-        for a in approaches
+        for a in variants
     }
     commits = sorted({result.get("commit", "unknown") for found in cells.values() for result in found})
     return Protocols(
@@ -147,7 +144,7 @@ def _crossval_seed(result: Mapping[str, Any]) -> int:
 
 def markdown(found: Protocols) -> str:
     """The table, margins over the better single sensor, and each gate against naive fusion."""
-    head = ["approach", *found.names, "mean of the protocols", "RGB dead", "depth dead"]
+    head = ["variant", *found.names, "mean of the protocols", "RGB dead", "depth dead"]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for name in found.accuracy:
         columns = [found.accuracy[name]["accuracy"][:, i] for i in range(len(found.names))]
@@ -165,10 +162,10 @@ def markdown(found: Protocols) -> str:
         "",
     ]
     for name in found.accuracy:
-        if parse_approach(name).fusion in SINGLE_MODALITIES:
+        if parse_variant(name).fusion in SINGLE_MODALITIES:
             continue
         lines.append(f"- {_difference(found, name, single)}")
-        baseline = parse_approach(name).baseline
+        baseline = parse_variant(name).baseline
         if name != baseline and baseline in found.accuracy:
             lines.append(f"- {_difference(found, name, baseline)}")
     lines += [

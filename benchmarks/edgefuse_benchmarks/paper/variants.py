@@ -52,7 +52,7 @@ _TABLES_PERCENT: dict[int, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approach:
+class ModelVariant:
     """One row of a comparison; a backbone that the fusion does not use is None."""
 
     name: str
@@ -70,7 +70,7 @@ class Approach:
         return [name for name in (self.rgb, self.depth) if name in TORCHVISION_BACKBONES and name is not None]
 
 
-def parse_approach(name: str) -> Approach:
+def parse_variant(name: str) -> ModelVariant:
     """The approach of a name.
 
     Raises:
@@ -91,9 +91,9 @@ def parse_approach(name: str) -> Approach:
         )
     kind: FusionKind = fusion
     if kind == "depth":
-        return Approach(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
+        return ModelVariant(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
     depth: DepthBackbone | None = None if kind == "rgb" else cast("DepthBackbone", second or "scratch")
-    return Approach(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
+    return ModelVariant(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
 
 
 def paper_accuracy(table: int) -> dict[str, float]:
@@ -101,41 +101,41 @@ def paper_accuracy(table: int) -> dict[str, float]:
     return {name: round(percent / 100, 4) for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
 
 
-def approach_config(approach: Approach, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
+def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
     """The base recipe with the approach's fusion, backbones and weights.
 
     Args:
         weights: backbone -> "imagenet", "none" or a file, as `choose_weights` gives it.
     """
-    rgb = approach.rgb or "small"
-    depth = approach.depth or "scratch"
+    rgb = variant.rgb or "small"
+    depth = variant.depth or "scratch"
     return replace(
         base,
-        fusion=approach.fusion,
+        fusion=variant.fusion,
         rgb=rgb,
         depth=depth,
-        rgb_weights=weights.get(rgb, WEIGHTS_NONE) if approach.rgb else WEIGHTS_NONE,
-        depth_weights=weights.get(depth, WEIGHTS_NONE) if approach.depth else WEIGHTS_NONE,
+        rgb_weights=weights.get(rgb, WEIGHTS_NONE) if variant.rgb else WEIGHTS_NONE,
+        depth_weights=weights.get(depth, WEIGHTS_NONE) if variant.depth else WEIGHTS_NONE,
     )
 
 
-def checked_approaches(
+def checked_variants(
     names: Iterable[str], base: TrainConfig, *, weights: Iterable[str] = ()
-) -> tuple[list[Approach], dict[str, str]]:
+) -> tuple[list[ModelVariant], dict[str, str]]:
     """The approaches of the names, each once, and `choose_weights` for them; to be asked before any data is read.
 
     Raises:
         UserError: an unknown approach, inputs or models that cannot be (near beyond far, too few pixels), or weights that
             cannot be had.
     """
-    approaches = [parse_approach(name) for name in dict.fromkeys(names)]
+    variants = [parse_variant(name) for name in dict.fromkeys(names)]
     contract = InputContract(size=base.size, near_m=base.near_m, far_m=base.far_m)
-    for approach in approaches:
-        model_config_of(approach_config(approach, base, weights={}), contract, num_classes=2)
-    return approaches, choose_weights(approaches, given=list(weights))
+    for variant in variants:
+        model_config_of(variant_config(variant, base, weights={}), contract, num_classes=2)
+    return variants, choose_weights(variants, given=list(weights))
 
 
-def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ()) -> dict[str, str]:
+def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = ()) -> dict[str, str]:
     """What each torchvision backbone of the approaches starts from; downloads that are needed happen here, once.
 
     Args:
@@ -144,7 +144,7 @@ def choose_weights(approaches: Iterable[Approach], *, given: Iterable[str] = ())
     Raises:
         UserError: a file that fits none of the backbones, or weights that cannot be had.
     """
-    names = sorted({name for approach in approaches for name in approach.pretrained_names()})
+    names = sorted({name for variant in variants for name in variant.pretrained_names()})
     words = [value for value in given if value in (WEIGHTS_IMAGENET, WEIGHTS_NONE)]
     chosen = {name: words[-1] if words else default_weights(name) for name in names}
     for value in given:

@@ -29,7 +29,7 @@ from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
-from edgefuse_runtime.regions.region import Known
+from edgefuse_runtime.regions.region import DefaultRegion
 
 PLAN = Plan(warmup_s=1.0, min_warmup_calls=20, measure_s=20.0, min_rounds=200, max_rounds=2000)
 QUICK_PLAN = Plan(warmup_s=0.3, min_warmup_calls=10, measure_s=5.0, min_rounds=30, max_rounds=500)
@@ -126,7 +126,7 @@ def _groups(series: Sequence[Series], cold: Sequence[Series]) -> tuple[Group, ..
 
 
 def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:
-    contract, known = bundle.manifest.contract, Known()
+    contract, known = bundle.manifest.contract, DefaultRegion()
     with open_camera(spec, align=contract.align) as camera:
         framed = [
             fit(frame.rgb, frame.depth, size=contract.size, roi=known(frame).roi, depth_unit_m=frame.depth_unit_m)

@@ -15,14 +15,14 @@ import numpy as np
 
 from edgefuse.data.dataset import load, scan
 from edgefuse.evaluation.metrics import CONDITIONS, Condition
-from edgefuse.io.environment import commit_in_words
+from edgefuse.io.environment import git_revision_text
 from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import write_text
 from edgefuse.model.choices import FusionKind
 from edgefuse.synth.rendered_set import write_dataset
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
-from edgefuse.training.trainer import train_on_pictures
+from edgefuse.training.trainer import train_on_dataset
 from edgefuse_benchmarks import machine
 
 FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated", "joint", "spatial")
@@ -85,7 +85,7 @@ class LearningReport:
             f"{min(gains):+.1f} at the least.",
             "",
             f"`{self.hardware['command']}` on {self.date}: {cpu['model']}, {cpu['cores_usable']} cores, no GPU used; "
-            f"torch {self.hardware['versions'].get('torch')}; commit {commit_in_words(self.hardware['commit'])}.",
+            f"torch {self.hardware['versions'].get('torch')}; commit {git_revision_text(self.hardware['commit'])}.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -111,10 +111,10 @@ def bench_learning(
     accuracy: dict[str, dict[Condition, list[float]]] = {f: {c: [] for c in CONDITIONS} for f in fusions}
     for seed in seeds:
         with TemporaryDirectory() as folder:
-            pictures = load(scan([write_dataset(Path(folder) / "data", num_pairs=num_pairs, seed=seed)]))
+            rgbd = load(scan([write_dataset(Path(folder) / "data", num_pairs=num_pairs, seed=seed)]))
             for fusion in fusions:
                 config = replace(recipe, fusion=fusion, seed=seed)
-                scores = train_on_pictures(pictures, Path(folder) / "run", config=config).metrics["test"]
+                scores = train_on_dataset(rgbd, Path(folder) / "run", config=config).metrics["test"]
                 for condition in CONDITIONS:
                     accuracy[fusion][condition].append(scores[condition]["accuracy"])
                 say(f"seed {seed}, {fusion}: {scores['both']['accuracy']:.3f}")

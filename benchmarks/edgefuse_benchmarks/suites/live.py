@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError, require
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
@@ -40,7 +40,7 @@ WHOLE = "frame to result"
 STAGES = {"read": "read, align, copy", "frame": "region, crop, resize", "infer": "engine"}
 """Stages of `edgefuse_runtime.results.StageTimes` that add up to the whole, and what they are called."""
 WAIT = "wait for the frame"
-LABEL_ALWAYS = Fallback(no_rgb="label", no_depth="label")
+ALWAYS_PREDICT = DegradedMode(no_rgb="predict", no_depth="predict")
 """Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
 
 
@@ -195,7 +195,7 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on
             engine=engine,
             camera=source,
             region=choose_region(given, trained_on=trained_on, camera=source),
-            fallback=LABEL_ALWAYS,
+            degraded_mode=ALWAYS_PREDICT,
             sinks=[collected],
             num_frames=num_frames,
         )

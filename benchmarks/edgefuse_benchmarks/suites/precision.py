@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle import MODEL_NAMES, Bundle, open_bundle
-from edgefuse.data.dataset import Pictures, load, scan
+from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.data.splits import matching
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Answers, Predictor, answers_under, as_they_are
-from edgefuse.io.environment import commit_in_words
+from edgefuse.io.environment import git_revision_text
 from edgefuse.io.files import file_replaced
 from edgefuse.io.text import write_text
 from edgefuse_benchmarks import machine
@@ -98,7 +98,7 @@ def compare(
     )
 
 
-def measure(run_folder: Path, bundle: Bundle, pictures: Pictures, *, say: Callable[[str], None]) -> list[Row]:
+def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset, *, say: Callable[[str], None]) -> list[Row]:
     """Answer all pairs with each precision of the bundle; FP32 comes first.
 
     Raises:
@@ -113,14 +113,12 @@ def measure(run_folder: Path, bundle: Bundle, pictures: Pictures, *, say: Callab
     with ExitStack() as stack:
         for precision in ("fp32", *others):
             if precision == "fp16":
-                name, predictor = _half(run_folder, bundle, pictures)
+                name, predictor = _half(run_folder, bundle, rgbd)
             else:
                 name, predictor = _session(bundle, MODEL_NAMES[precision], stack)
             say(f"{precision}: {name}")
             changes = {"both": as_they_are}
-            found = answers_under(
-                predictor, pictures, contract=manifest.contract, labels=manifest.labels, changes=changes
-            )
+            found = answers_under(predictor, rgbd, contract=manifest.contract, labels=manifest.labels, changes=changes)
             answers[precision] = found["both"]
             kept = manifest.parity.get(MODEL_NAMES[precision], {}).get("fp32_modules", ())
             rows.append(compare(precision, found["both"], answers["fp32"], answered_by=name, fp32_modules=kept))
@@ -135,23 +133,23 @@ def _session(bundle: Bundle, file: str, stack: ExitStack) -> tuple[str, Predicto
     return f"{file} in ONNX Runtime on the CPU, optimised", engine_predictor(engine)
 
 
-def _half(run_folder: Path, bundle: Bundle, pictures: Pictures) -> tuple[str, Predictor]:
+def _half(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Predictor]:
     """Torch with the very modules in half that the bundle's FP16 file has in half."""
     import torch
 
     from edgefuse.evaluation.metrics import framed_batches
     from edgefuse.training.loop import torch_predictor
     from edgefuse.training.run import open_run
-    from edgefuse_export.onnx.fp16 import half_from_model
+    from edgefuse_export.onnx.fp16 import fp16_from_model
 
     model = open_run(run_folder).build_model()
     samples = bundle.samples()
     expected, _ = torch_predictor(model)(samples.rgb, samples.depth)
     if expected.shape != samples.probabilities.shape or np.abs(expected - samples.probabilities).max() > 1e-4:
         raise UserError(f"{bundle.folder} was not exported from {run_folder}: name the run it was made from")
-    rgb, depth, _ = next(framed_batches(pictures, contract=bundle.manifest.contract, batch_size=1))
+    rgb, depth, _ = next(framed_batches(rgbd, contract=bundle.manifest.contract, batch_size=1))
     kept = bundle.manifest.parity[MODEL_NAMES["fp16"]]["fp32_modules"]
-    half = half_from_model(model, rgb_NHWC=torch.from_numpy(rgb), depth_NHW2=torch.from_numpy(depth), keep_fp32=kept)
+    half = fp16_from_model(model, rgb_NHWC=torch.from_numpy(rgb), depth_NHW2=torch.from_numpy(depth), keep_fp32=kept)
     return "torch with the file's layers in half on the CPU", torch_predictor(half.model)
 
 
@@ -183,7 +181,7 @@ def markdown(rows: Sequence[Row], *, described: dict[str, Any]) -> str:
         "",
         f"`{described['command']}` on {described['date_utc'][:10]}: {cpu['model']}, {cpu['cores_usable']} cores; "
         f"torch {versions.get('torch')}, onnxruntime {versions.get('onnxruntime')}; "
-        f"commit {commit_in_words(described['commit'])}.",
+        f"commit {git_revision_text(described['commit'])}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -202,19 +200,19 @@ def main(arguments: Sequence[str]) -> None:
     dataset = scan(options.data)
     if options.only:
         dataset = dataset.subset(matching(dataset, options.only))
-    pictures = load(dataset)
-    rows = measure(options.run, bundle, pictures, say=lambda text: print(text, file=sys.stderr))
+    rgbd = load(dataset)
+    rows = measure(options.run, bundle, rgbd, say=lambda text: print(text, file=sys.stderr))
     data = bundle.manifest.training.get("data") or {}
     seen = set((data.get("train_instances") or {}).values())
-    trained_on = sorted(name for name, digest in pictures.dataset.instance_digests().items() if digest in seen)
+    trained_on = sorted(name for name, digest in rgbd.dataset.sequence_digests().items() if digest in seen)
     value = {
         "schema": SCHEMA,
         "benchmark": "precision",
         "machine": described,
         "bundle": bundle_facts(bundle),
-        "data_digest": pictures.dataset.digest,
+        "data_digest": rgbd.dataset.digest,
         "only": options.only,
-        "instances_trained_on": trained_on,
+        "sequences_trained_on": trained_on,
         "rows": [row.to_json() for row in rows],
         "parity": {MODEL_NAMES[row.precision]: bundle.manifest.parity.get(MODEL_NAMES[row.precision]) for row in rows},
     }

@@ -78,7 +78,7 @@ def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LE
             name = path.name[: -len("_F3D.wrl")]
             read = partial(read_face, path, size_px=size_px)
             files = (path, path.with_name(f"{name}_F2D.bmp"))
-            items.append(Item(label=EXPRESSIONS[code], instance=path.parent.name, name=name, read=read, files=files))
+            items.append(Item(label=EXPRESSIONS[code], sequence=path.parent.name, name=name, read=read, files=files))
     if not models:
         raise UserError(
             f"{root} has no faces: F0001/F0001_AN01WH_F3D.wrl with F0001_AN01WH_F2D.bmp and so on were expected"
@@ -86,7 +86,7 @@ def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LE
         )
     if not items and not problems:
         raise UserError(f"{root} has {len(models)} faces, but none of the levels {', '.join(map(str, levels))}")
-    subjects = {item.instance for item in items}
+    subjects = {item.sequence for item in items}
     return Source(
         items=tuple(items),
         depth_unit_m=DEPTH_UNIT_M,

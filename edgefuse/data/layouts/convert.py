@@ -23,9 +23,9 @@ Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "washington": ("samples", "seed", "masked"),
     "bu3dfe": ("neutral", "levels", "size"),
-    "pairs": ("unit", "take"),
-    "npy": ("unit", "take"),
-    "tum": ("unit", "label", "instance"),
+    "pairs": ("unit", "sequence_pattern"),
+    "npy": ("unit", "sequence_pattern"),
+    "tum": ("unit", "label", "sequence"),
 }
 
 
@@ -35,9 +35,9 @@ def convert(
     *,
     layout: str,
     unit: str | None = None,
-    take: str | None = None,
+    sequence_pattern: str | None = None,
     label: str | None = None,
-    instance: str | None = None,
+    sequence: str | None = None,
     samples: int | None = None,
     seed: int | None = None,
     masked: bool = False,
@@ -58,7 +58,13 @@ def convert(
     """
     if layout not in get_args(Layout):
         raise UserError(f"the layout {layout!r} is not known: one of {', '.join(get_args(Layout))} was expected")
-    options: dict[str, Any] = {"unit": unit, "take": take, "label": label, "instance": instance, "samples": samples}
+    options: dict[str, Any] = {
+        "unit": unit,
+        "sequence_pattern": sequence_pattern,
+        "label": label,
+        "sequence": sequence,
+        "samples": samples,
+    }
     options |= {
         "seed": seed,
         "masked": masked or None,
@@ -67,9 +73,9 @@ def convert(
         "size": size,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    foreign = [f"--{name}" for name in given if name not in _OPTIONS[layout]]
+    foreign = [f"--{name.replace('_', '-')}" for name in given if name not in _OPTIONS[layout]]
     if foreign:
-        known = ", ".join(f"--{name}" for name in _OPTIONS[layout])
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in _OPTIONS[layout])
         raise UserError(f"{' and '.join(foreign)} make(s) no sense with --layout {layout}, which has {known}")
     if real_path(out) == real_path(source) or real_path(source).is_relative_to(real_path(out)):
         raise UserError(f"the output {out} would replace the source {source}: choose another name")
@@ -125,23 +131,25 @@ def _read_bu3dfe(source: Path, given: dict[str, Any]) -> Source:
 
 def _read_pairs(source: Path, given: dict[str, Any]) -> Source:
     unit_m = _unit(source, given)
-    return layouts.read_pairs(source, unit_m=_code_unit(unit_m, default_m=UNITS_M["mm"]), take=given.get("take"))
+    return layouts.read_pairs(
+        source, unit_m=_code_unit(unit_m, default_m=UNITS_M["mm"]), sequence_pattern=given.get("sequence_pattern")
+    )
 
 
 def _read_npy(source: Path, given: dict[str, Any]) -> Source:
-    return layouts.read_npy(source, unit_m=_unit(source, given), take=given.get("take"))
+    return layouts.read_npy(source, unit_m=_unit(source, given), sequence_pattern=given.get("sequence_pattern"))
 
 
 def _read_tum(source: Path, given: dict[str, Any]) -> Source:
     label = given.get("label", "")
-    for option, name in (("--label", label), ("--instance", given.get("instance", label))):
+    for option, name in (("--label", label), ("--sequence", given.get("sequence", label))):
         problem = name_problem(name)
         if problem:
             raise UserError(
                 f"{option} is {printable(name)!r}: {problem}; the class of a sequence was expected, a plain name such as --label mug"
             )
     unit_m = _code_unit(_unit(source, given), default_m=layouts.TUM_UNIT_M)
-    return layouts.read_tum(source, label=label, instance=given.get("instance"), unit_m=unit_m)
+    return layouts.read_tum(source, label=label, sequence=given.get("sequence"), unit_m=unit_m)
 
 
 def _unit(source: Path, given: dict[str, Any]) -> float | None:

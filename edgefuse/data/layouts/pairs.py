@@ -42,27 +42,27 @@ _MAX_CODE = 65535
 _UNIT_NAMES = {"m": "metres", "cm": "centimetres", "mm": "millimetres", "um": "micrometres"}
 
 
-def read_pairs(root: Path, *, unit_m: float = _MM_M, take: str | None = None) -> Source:
+def read_pairs(root: Path, *, unit_m: float = _MM_M, sequence_pattern: str | None = None) -> Source:
     """A folder of `<name>_rgb` and `<name>_depth` pictures in <class>/<instance>/, or in <class>/ alone; see `_find`.
 
     Args:
         unit_m: metres of one depth code.
         take: expression whose first group, found in a file's name, is its instance where there are no instance folders.
     """
-    found, seen, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), take=take)
+    found, seen, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), pattern=sequence_pattern)
     items = [
-        Item(label=label, instance=instance, name=name, read=partial(_read_pair, rgb, depth))
-        for label, instance, name, rgb, depth in found
+        Item(label=label, sequence=sequence, name=name, read=partial(_read_pair, rgb, depth))
+        for label, sequence, name, rgb, depth in found
     ]
     return _source(items, unit_m, seen, notes)
 
 
-def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None) -> Source:
+def read_npy(root: Path, *, unit_m: float | None = None, sequence_pattern: str | None = None) -> Source:
     """The same with depth as `<name>_depth.npy`: uint16 codes of `unit_m` (1 mm by default), or floats in `unit_m` (1 m).
 
     Floats become codes of 1 mm; what is not finite or not above 0 becomes 0. The set has one kind: the first file's.
     """
-    found, seen, notes = _find(root, depth_suffixes=(".npy",), take=take)
+    found, seen, notes = _find(root, depth_suffixes=(".npy",), pattern=sequence_pattern)
     is_float = _holds_floats(depth for *_, depth in found)
     given_m = unit_m if unit_m is not None else (1.0 if is_float else _MM_M)
     if not is_float and given_m > 0.1:
@@ -72,11 +72,11 @@ def read_npy(root: Path, *, unit_m: float | None = None, take: str | None = None
     items = [
         Item(
             label=label,
-            instance=instance,
+            sequence=sequence,
             name=name,
             read=partial(_read_npy_pair, rgb, depth, is_float=is_float, unit_m=given_m),
         )
-        for label, instance, name, rgb, depth in found
+        for label, sequence, name, rgb, depth in found
     ]
     out_m = _MM_M if is_float else given_m
     return _source(items, out_m, seen, notes)
@@ -97,7 +97,7 @@ def _holds_floats(depth_paths: Iterable[Path]) -> bool:
     return False
 
 
-def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: float = TUM_UNIT_M) -> Source:
+def read_tum(root: Path, *, label: str, sequence: str | None = None, unit_m: float = TUM_UNIT_M) -> Source:
     """One sequence with `rgb.txt` and `depth.txt` (or `associations.txt`): lines "timestamp file", paired by nearest time.
 
     Args:
@@ -130,7 +130,7 @@ def read_tum(root: Path, *, label: str, instance: str | None = None, unit_m: flo
             problems.append(f"{root / rgb}: no {' and no '.join(missing)}")
         else:
             read = partial(_read_pair, root / rgb, root / depth)
-            items.append(Item(label=label, instance=instance or real_path(root).name, name=time, read=read))
+            items.append(Item(label=label, sequence=sequence or real_path(root).name, name=time, read=read))
     return Source(items=tuple(items), depth_unit_m=unit_m, problems=tuple(problems), notes=tuple(notes))
 
 
@@ -158,7 +158,7 @@ def nearest_times(
 _Found = tuple[str, str, str, Path, Path]
 
 
-def _find(root: Path, *, depth_suffixes: tuple[str, ...], take: str | None) -> tuple[list[_Found], Tree, list[str]]:
+def _find(root: Path, *, depth_suffixes: tuple[str, ...], pattern: str | None) -> tuple[list[_Found], Tree, list[str]]:
     """Label, instance, name, RGB file and depth file of each pair; what else lies there; notes.
 
     Raises:
@@ -167,7 +167,7 @@ def _find(root: Path, *, depth_suffixes: tuple[str, ...], take: str | None) -> t
     expected = f"<class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: {expected}")
-    expression = _compiled(take)
+    expression = _compiled(pattern)
     found: list[_Found] = []
     tree, folders = Tree(root=root), list(walk(root))
     refuse_split_folders(root, folders)
@@ -182,16 +182,16 @@ def _find(root: Path, *, depth_suffixes: tuple[str, ...], take: str | None) -> t
             continue
         names = pair_up(folder, rgb, depth, tree, names=folder.parts, depth_suffix=f"_depth{depth_suffixes[0]}")
         for name in names:
-            instance = folder.parts[-1]
+            sequence = folder.parts[-1]
             if in_class and expression is not None:
                 match = expression.search(name)
                 if match is None or not match.group(1):
-                    text = f"{folder.path / rgb[name]}: the expression {take} finds no instance in the name"
+                    text = f"{folder.path / rgb[name]}: --sequence-pattern {pattern} finds no sequence in the name"
                     tree.problems.append(Problem(text, 1, is_half=True))
                     continue
-                instance = match.group(1)
+                sequence = match.group(1)
             direct |= in_class and expression is None
-            found.append((folder.parts[0], instance, name, folder.path / rgb[name], folder.path / depth[name]))
+            found.append((folder.parts[0], sequence, name, folder.path / rgb[name], folder.path / depth[name]))
     name_misplaced(folders, tree, in_classes=True)
     if not found and not any(problem.is_half for problem in tree.problems):
         reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
@@ -199,21 +199,23 @@ def _find(root: Path, *, depth_suffixes: tuple[str, ...], take: str | None) -> t
     notes = []
     if direct:
         notes.append(
-            "without instance folders each class is one instance, which cannot be split: --take EXPRESSION names the instance "
-            "by its first group, such as --take '(.*)_[0-9]+$', or --take '(.+)' where each image is one of its own"
+            "without sequence folders each class is one sequence, which cannot be split: --sequence-pattern REGEX names the sequence "
+            "by its first group, such as --sequence-pattern '(.*)_[0-9]+$', or --sequence-pattern '(.+)' where each image is one of its own"
         )
     return found, tree, notes
 
 
-def _compiled(take: str | None) -> re.Pattern[str] | None:
-    if take is None:
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None:
         return None
     try:
-        expression = re.compile(take)
+        expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--take {take!r} is not a regular expression ({error})") from error
+        raise UserError(f"--sequence-pattern {pattern!r} is not a regular expression ({error})") from error
     if expression.groups < 1:
-        raise UserError(f"--take {take!r} has no group: put the part that names the instance into brackets")
+        raise UserError(
+            f"--sequence-pattern {pattern!r} has no group: put the part that names the sequence into brackets"
+        )
     return expression
 
 

@@ -52,7 +52,7 @@ class Item:
     """One pair to convert; `read` raises `UserError` where the pair cannot be used, and looks at `files`."""
 
     label: str
-    instance: str
+    sequence: str
     name: str
     read: Callable[[], Pair]
     files: tuple[Path, ...] = ()
@@ -89,11 +89,11 @@ class Source:
         Another place of the same tree gives the same digest, and a copy that kept no times another one.
         """
         digest = hashlib.sha256(f"{len(self.problems)} problems\n".encode())
-        for item in sorted(self.items, key=lambda item: (item.label, item.instance, item.name)):
+        for item in sorted(self.items, key=lambda item: (item.label, item.sequence, item.name)):
             for file in item.files:
                 state = file.stat() if file.is_file() else None
                 seen = "absent" if state is None else f"{state.st_size} {state.st_mtime_ns}"
-                digest.update(f"{item.label}/{item.instance}/{item.name} {file.name} {seen}\n".encode())
+                digest.update(f"{item.label}/{item.sequence}/{item.name} {file.name} {seen}\n".encode())
         return digest.hexdigest()
 
 
@@ -127,7 +127,7 @@ def write_source(
     """
     if not skip_bad:
         _refuse(source.problems)
-    names = Counter((item.label, item.instance, item.name) for item in source.items)
+    names = Counter((item.label, item.sequence, item.name) for item in source.items)
     double = ["/".join(name) for name, count in names.items() if count > 1]
     if double:
         raise UserError(f"{len(double)} name(s) stand for several pairs, such as {double[0]}: rename them")
@@ -227,7 +227,7 @@ def _write_all(
 
 def _write_one(item: Item, folder: Path, found: _Found) -> str | None:
     """Write one pair, or say why it cannot be used."""
-    for what, name in (("class", item.label), ("sequence", item.instance), ("pair", item.name)):
+    for what, name in (("class", item.label), ("sequence", item.sequence), ("pair", item.name)):
         problem = name_problem(name)
         if problem:
             return f"the {what} {printable(name)!r}: the name cannot be used: {problem}; rename it"
@@ -235,7 +235,7 @@ def _write_one(item: Item, folder: Path, found: _Found) -> str | None:
         pair = item.read()
     except UserError as error:
         return str(error)
-    write_pair(folder / item.label / item.instance, item.name, pair.rgb, pair.depth)
+    write_pair(folder / item.label / item.sequence, item.name, pair.rgb, pair.depth)
     found.add(pair)
     return None
 

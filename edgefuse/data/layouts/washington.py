@@ -60,7 +60,7 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
     )
     items = []
     for folder in folders:
-        found, bad = _read_instance(folder.path, set(folder.files), masked=masked)
+        found, bad = _read_sequence(folder.path, set(folder.files), masked=masked)
         items += found
         problems += bad
     if not items and not problems:
@@ -69,7 +69,7 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
             f"the evaluation form of the set{other_layout(root, expected='washington')}"
         )
     if num_samples is not None:
-        keys = [(item.label, item.instance) for item in items]
+        keys = [(item.label, item.sequence) for item in items]
         items = [items[i] for i in sample_evenly(keys, num_samples=num_samples, seed=seed)]
     crops, without_loc, bad = _read_crops(top, items)
     notes = []
@@ -113,17 +113,17 @@ def sample_evenly(keys: Sequence[tuple[str, str]], *, num_samples: int, seed: in
         )
     rng = np.random.default_rng(seed)
     members: dict[str, dict[str, list[int]]] = {}
-    for i, (category, instance) in enumerate(keys):
-        members.setdefault(category, {}).setdefault(instance, []).append(i)
+    for i, (category, sequence) in enumerate(keys):
+        members.setdefault(category, {}).setdefault(sequence, []).append(i)
     chosen: list[int] = []
     categories = [members[name] for name in sorted(members)]
-    shares = _even_shares(
-        [sum(map(len, by_instance.values())) for by_instance in categories], total=num_samples, rng=rng
+    fractions = _even_fractions(
+        [sum(map(len, by_sequence.values())) for by_sequence in categories], total=num_samples, rng=rng
     )
-    for by_instance, share in zip(categories, shares, strict=True):
-        instances = [by_instance[name] for name in sorted(by_instance)]
-        numbers = _even_shares([len(indices) for indices in instances], total=share, rng=rng)
-        for indices, number in zip(instances, numbers, strict=True):
+    for by_sequence, fraction in zip(categories, fractions, strict=True):
+        sequences = [by_sequence[name] for name in sorted(by_sequence)]
+        numbers = _even_fractions([len(indices) for indices in sequences], total=fraction, rng=rng)
+        for indices, number in zip(sequences, numbers, strict=True):
             chosen += rng.permutation(indices)[:number].tolist()
     return sorted(chosen)
 
@@ -175,8 +175,8 @@ def trial_splits(dataset: Dataset) -> tuple[Split, ...]:
     splits = []
     for number, names in enumerate(trials, start=1):
         tested = set(names)
-        test = tuple(i for i, sample in enumerate(dataset.samples) if sample.instance in tested)
-        train = tuple(i for i, sample in enumerate(dataset.samples) if sample.instance not in tested)
+        test = tuple(i for i, sample in enumerate(dataset.samples) if sample.sequence in tested)
+        train = tuple(i for i, sample in enumerate(dataset.samples) if sample.sequence not in tested)
         if not test or not train:
             raise UserError(f"trial {number} leaves {len(train)} pairs to train and {len(test)} to test on")
         splits.append(Split(train=train, validation=(), test=test))
@@ -189,7 +189,7 @@ def _top(root: Path) -> Path:
     return next((path for path in sorted(root.glob("rgbd-dataset*")) if path.is_dir()), root)
 
 
-def _read_instance(folder: Path, names: set[str], *, masked: bool) -> tuple[list[Item], list[str]]:
+def _read_sequence(folder: Path, names: set[str], *, masked: bool) -> tuple[list[Item], list[str]]:
     """The pairs of one instance folder, and what is wrong with the others."""
     stems = {name.removesuffix(suffix) for suffix in (_RGB, _DEPTH) for name in names if name.endswith(suffix)}
     items, problems = [], []
@@ -210,7 +210,7 @@ def _read_instance(folder: Path, names: set[str], *, masked: bool) -> tuple[list
         else:
             read = partial(_read, folder, stem, masked=masked)
             files = tuple(folder / (stem + suffix) for suffix in (_RGB, _DEPTH, *([_MASK] if masked else [])))
-            items.append(Item(label=folder.parent.name, instance=folder.name, name=stem, read=read, files=files))
+            items.append(Item(label=folder.parent.name, sequence=folder.name, name=stem, read=read, files=files))
     return items, problems
 
 
@@ -230,7 +230,7 @@ def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]],
     crops: dict[str, list[int]] = {}
     missing, problems = [], []
     for item in items:
-        path = top / item.label / item.instance / (item.name + _LOC)
+        path = top / item.label / item.sequence / (item.name + _LOC)
         try:
             text = "\n".join(read_lines(path, what="'x, y' in whole pixels"))
         except UserError as error:
@@ -245,22 +245,22 @@ def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]],
                 f"{path}: has {printable(text[:40])!r}, 'x, y' in whole pixels was expected; remove the file to do without"
             )
         else:
-            crops[f"{item.label}/{item.instance}/{item.name}"] = [int(place.group(1)), int(place.group(2))]
+            crops[f"{item.label}/{item.sequence}/{item.name}"] = [int(place.group(1)), int(place.group(2))]
     return crops, missing, problems
 
 
-def _even_shares(sizes: Sequence[int], *, total: int, rng: np.random.Generator) -> list[int]:
+def _even_fractions(sizes: Sequence[int], *, total: int, rng: np.random.Generator) -> list[int]:
     """`total` over parts that can give `sizes` at most: as equal as they allow, what remains to parts drawn by lot."""
-    shares = np.zeros(len(sizes), np.int64)
+    fractions = np.zeros(len(sizes), np.int64)
     room = np.array(sizes, np.int64)
-    while (left := total - int(shares.sum())) > 0:
-        open_parts = np.flatnonzero(shares < room)
+    while (left := total - int(fractions.sum())) > 0:
+        open_parts = np.flatnonzero(fractions < room)
         each = left // len(open_parts)
         if each == 0:
-            shares[rng.permutation(open_parts)[:left]] += 1
+            fractions[rng.permutation(open_parts)[:left]] += 1
         else:
-            shares[open_parts] = np.minimum(shares[open_parts] + each, room[open_parts])
-    return [int(share) for share in shares]
+            fractions[open_parts] = np.minimum(fractions[open_parts] + each, room[open_parts])
+    return [int(fraction) for fraction in fractions]
 
 
 def _natural(text: str) -> list[str | int]:

@@ -1,6 +1,6 @@
 """Every intermediate tensor of a model as it runs: is it finite, and how large does it get? Owns the figures by module.
 
-Two ways to look: `TorchWatch` sees each operation of a torch module, `GraphWatch` each tensor of an ONNX file.
+Two ways to look: `TorchActivationObserver` sees each operation of a torch module, `OnnxActivationObserver` each tensor of an ONNX file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import require
 from edgefuse_export.onnx.check_precision import module_of
-from edgefuse_export.ort_reference import unoptimised_session
+from edgefuse_export.ort_reference import reference_session
 
 ITSELF = "the classifier itself"
 
@@ -69,7 +69,7 @@ def in_words(activations: Mapping[str, Any]) -> str:
     return f"{finite}; the largest is {largest:.4g}{of}, in {activations['largest_in']}"
 
 
-class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at every floating-point tensor that goes into or comes out of an operation, by the module that runs it.
 
     Weights and buffers of the model are looked at for NaN and infinity alone: magnitudes are of what the frames make.
@@ -126,8 +126,8 @@ class TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running.pop()
 
 
-class GraphWatch:
-    """An ONNX file on an `unoptimised_session` that looks at every tensor of its graph.
+class OnnxActivationObserver:
+    """An ONNX file on an `reference_session` that looks at every tensor of its graph.
 
     It is an `edgefuse.evaluation.metrics.Predictor` for batches of one.
 
@@ -148,7 +148,7 @@ class GraphWatch:
             for value in model.graph.value_info
             if value.type.tensor_type.elem_type in floats and value.name in hidden
         )
-        self._session = unoptimised_session(model.SerializeToString())
+        self._session = reference_session(model.SerializeToString())
         self._names = [value.name for value in self._session.get_outputs()]
         self.activations = Activations()
         self.largest: dict[str, float] = {}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Pictures, load, scan
+from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import framed_batches
 from edgefuse.training.run import Run
@@ -53,7 +53,7 @@ class RunData:
         training, held_out: indices of the pairs that were trained on, and of those that were not.
     """
 
-    pictures: Pictures
+    rgbd: RgbdDataset
     training: tuple[int, ...]
     held_out: tuple[int, ...]
     contract: InputContract
@@ -68,7 +68,7 @@ class RunData:
 
     def _frames(self, indices: tuple[int, ...], count: int) -> Frames:
         places = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
-        chosen = self.pictures.subset([indices[i] for i in places])
+        chosen = self.rgbd.subset([indices[i] for i in places])
         rgb, depth, _ = next(framed_batches(chosen, contract=self.contract, batch_size=len(places)))
         return Frames(rgb=rgb, depth=depth)
 
@@ -86,18 +86,18 @@ def open_data(run: Run) -> RunData:
         where = f"{', '.join(gone)} is gone" if gone else f"{run.folder} does not say where it is"
         raise UserError(f"the data of the run is not there any more: {where}; put it back, or train again")
     skip_bad = bool(described.get("num_left_out"))
-    pictures = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-    found = pictures.dataset.digest
+    rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+    found = rgbd.dataset.digest
     if found != described.get("digest"):
         raise UserError(
             f"the data in {', '.join(map(str, roots))} is not what the run was trained on: its digest is {found[:12]}..., "
             f"the run says {str(described.get('digest'))[:12]}...; put the old data back, or train again"
         )
     known = set(described.get("train_instances", {}))
-    dataset = pictures.dataset
-    trained_on = [f"{dataset.labels[s.label]}/{s.instance}" in known for s in dataset.samples]
+    dataset = rgbd.dataset
+    trained_on = [f"{dataset.labels[s.label]}/{s.sequence}" in known for s in dataset.samples]
     return RunData(
-        pictures=pictures,
+        rgbd=rgbd,
         training=tuple(i for i, yes in enumerate(trained_on) if yes),
         held_out=tuple(i for i, yes in enumerate(trained_on) if not yes),
         contract=run.model_config.contract,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgefuse.console.options import MAX_PAIRS, AsJson, Force
-from edgefuse.degraded_mode import Answer
+from edgefuse.degraded_mode import Action
 
 if TYPE_CHECKING:
     from edgefuse_export.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
 
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")
-_ANSWERS: dict[str | None, Answer] = {"label": "label", "no-decision": "no_decision"}
 
 
 def export(  # long: each option is a parameter
@@ -42,11 +41,11 @@ def export(  # long: each option is a parameter
         int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
     ] = 128,
     without_rgb: Annotated[
-        Literal["label", "no-decision"] | None,
+        Action | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
     ] = None,
     without_depth: Annotated[
-        Literal["label", "no-decision"] | None,
+        Action | None,
         typer.Option(help="What live reports while depth is dead. Default: by the run's held-out accuracy without it."),
     ] = None,
     force: Force = False,
@@ -78,20 +77,20 @@ def export(  # long: each option is a parameter
         keep_fp32=tuple(keep_fp32 or ()),
         num_calibration_frames=calibration_frames,
         force=force,
-        no_rgb=_ANSWERS.get(without_rgb),
-        no_depth=_ANSWERS.get(without_depth),
+        no_rgb=without_rgb,
+        no_depth=without_depth,
         say=say,
     )
     manifest = summary.bundle.manifest
     _print_summary(summary)
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
-        answer = "the label and a warning" if getattr(manifest.fallback, name) == "label" else "no decision"
-        say(f"with {sensor} dead live reports {answer}: {manifest.fallback.reason[name]}")
+        answer = "the label and a warning" if getattr(manifest.degraded_mode, name) == "predict" else "no decision"
+        say(f"with {sensor} dead live reports {answer}: {manifest.degraded_mode.reason[name]}")
     built = build_and_say(out) if trt else None
     if as_json:
         from edgefuse.io.json_files import dumps
 
-        report = {"bundle": str(out), "parity": manifest.parity, "fallback": manifest.fallback.to_json()}
+        report = {"bundle": str(out), "parity": manifest.parity, "degraded_mode": manifest.degraded_mode.to_json()}
         typer.echo(dumps(report if built is None else {**report, **summary_json(built)}))
     if built is None:
         say(f"bundle: {out}; next: edgefuse live {quoted(out)} --camera realsense")
@@ -139,7 +138,7 @@ def _table(report: ParityReport) -> Any:
             f"{case.max_probability_difference:.1e}",
             f"{case.p99_probability_difference:.1e}",
             str(case.top1_flips),
-            str(case.draws_flipped),
+            str(case.near_tie_flips),
             f"{case.max_gate_difference:.1e}",
         )
     limits = report.tolerance

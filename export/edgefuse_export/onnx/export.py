@@ -27,7 +27,7 @@ from edgefuse.bundle import (
     write_manifest,
     write_samples,
 )
-from edgefuse.degraded_mode import Answer, Fallback, choose_fallback
+from edgefuse.degraded_mode import Action, DegradedMode, choose_degraded_mode
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
@@ -37,14 +37,14 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
 from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity
-from edgefuse_export.onnx.activation_statistics import ITSELF, GraphWatch, TorchWatch
+from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, RunData, open_data
 from edgefuse_export.onnx.check_precision import inside
-from edgefuse_export.onnx.fp16 import HALF_MAX, HalfModel, folded, fp32_modules, half_from_model
+from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
 from edgefuse_export.onnx.layer_sensitivity import Kept, blocks_of, keep_until_it_holds, measure_drift
 from edgefuse_export.onnx.torch_to_onnx import BATCH_SIZE, OPSET, onnx_from_model, save_model
-from edgefuse_export.ort_reference import unoptimised_predictor
+from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.lint import check_file
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.predictor import engine_predictor
@@ -79,8 +79,8 @@ def export_run(  # long: what may be asked for, and the order of the proof
     num_calibration_frames: int = NUM_CALIBRATION_FRAMES,
     force: bool = False,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
-    no_rgb: Answer | None = None,
-    no_depth: Answer | None = None,
+    no_rgb: Action | None = None,
+    no_depth: Action | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExportSummary:
     """Export a run to a bundle.
@@ -93,7 +93,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
         num_calibration_frames: of the training data, for INT8.
         force: replace a bundle that stands at `out`.
         tolerances: precision -> largest differences from the torch model that pass.
-        no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_fallback`.
+        no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_degraded_mode`.
         say: told of each step as it begins.
 
     Raises:
@@ -107,7 +107,9 @@ def export_run(  # long: what may be asked for, and the order of the proof
         raise UserError(f"precision {unknown[0]!r} is unknown: some of {', '.join(PRECISIONS)} were expected")
     refuse_existing(out, force=force, marker=MANIFEST_NAME, contents=CONTENTS)
     run = open_run(run_folder)
-    fallback = choose_fallback(run.metrics(), fusion=run.model_config.fusion, no_rgb=no_rgb, no_depth=no_depth)
+    degraded_mode = choose_degraded_mode(
+        run.metrics(), fusion=run.model_config.fusion, no_rgb=no_rgb, no_depth=no_depth
+    )
     model = run.build_model()
     rgb, depth = run.samples()
     with ExitStack() as held_until_it_is_replaced, folder_replaced(out, private=True) as folder:
@@ -118,7 +120,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
             frames=Frames(rgb=rgb, depth=depth),
             tolerances=tolerances,
             keep_fp32=tuple(keep_fp32),
-            fallback=fallback,
+            degraded_mode=degraded_mode,
             say=say,
         )
         data = _data(run, precisions, say)
@@ -168,7 +170,7 @@ class _Job:
     frames: Frames
     tolerances: Mapping[str, Tolerance]
     keep_fp32: tuple[str, ...]
-    fallback: Fallback
+    degraded_mode: DegradedMode
     say: Callable[[str], None]
     files: dict[str, FileEntry] = field(default_factory=dict)
     reports: dict[str, tuple[ParityReport, ...]] = field(default_factory=dict)
@@ -196,7 +198,7 @@ class _Job:
             return torch_predictor(self._half([other for other in blocks if other != block]).model)
 
         kept = keep_until_it_holds(
-            self._prove_half,
+            self._prove_fp16,
             holds=lambda proof: not proof.report.failures(),
             measure=lambda: self._drift("fp16", blocks, frames=self.frames, alone=alone),
             worth_it=lambda proof: proof.report.is_finite,  # what overflows is named for the user to decide about
@@ -229,14 +231,14 @@ class _Job:
         def prove(blocks: tuple[str, ...]) -> _Int8Proof:
             quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*asked, *blocks))
             save_model(quantised, path, metadata=metadata)
-            watch = GraphWatch(path)
-            report = self._report("int8", watch, f"{path.name} in ONNX Runtime on the CPU, not optimised")
-            report = replace(report, activations=watch.activations.to_json())
+            observer = OnnxActivationObserver(path)
+            report = self._report("int8", observer, f"{path.name} in ONNX Runtime on the CPU, not optimised")
+            report = replace(report, activations=observer.activations.to_json())
             return _Int8Proof(report=report, live=None if report.failures() else self._report_of_engine("int8"))
 
         def alone(block: str) -> Predictor:
             quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=asked, only=(block,))
-            return unoptimised_predictor(quantised.SerializeToString())
+            return reference_predictor(quantised.SerializeToString())
 
         kept = keep_until_it_holds(
             prove,
@@ -271,7 +273,7 @@ class _Job:
             parity=parity,
             versions=versions(EXPORT_PACKAGES),
             training={key: info[key] for key in _OF_THE_RUN if info.get(key)},
-            fallback=self.fallback,
+            degraded_mode=self.degraded_mode,
         )
         write_manifest(self.folder, manifest)
 
@@ -316,18 +318,18 @@ class _Job:
             + (hint() or _NEXT_STEP[precision])
         )
 
-    def _half(self, keep_fp32: Sequence[str]) -> HalfModel:
+    def _half(self, keep_fp32: Sequence[str]) -> Fp16Model:
         first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        return half_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=keep_fp32)
+        return fp16_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=keep_fp32)
 
-    def _prove_half(self, blocks: tuple[str, ...]) -> _HalfProof:
+    def _prove_fp16(self, blocks: tuple[str, ...]) -> _Fp16Proof:
         """The model in half, with the patterns that were asked for and `blocks` in FP32, compared on all frames."""
         half = self._half((*self.keep_fp32, *blocks))
-        watch = TorchWatch(dtype=torch.float16)
-        with watch.on(half.model):
+        observer = TorchActivationObserver(dtype=torch.float16)
+        with observer.on(half.model):
             report = self._report("fp16", torch_predictor(half.model), "torch with its layers in half on the CPU")
-        report = replace(report, activations=watch.activations.to_json(limit=HALF_MAX))
-        return _HalfProof(half=half, report=report)
+        report = replace(report, activations=observer.activations.to_json(limit=FP16_MAX))
+        return _Fp16Proof(half=half, report=report)
 
     def _drift(
         self, precision: str, blocks: Sequence[str], *, frames: Frames, alone: Callable[[str], Predictor]
@@ -355,29 +357,29 @@ class _Job:
         """Which blocks to keep, and what else there is to try."""
         return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
 
-    def _overflows(self, proof: _HalfProof) -> str:
+    def _overflows(self, proof: _Fp16Proof) -> str:
         """Which layers hold more than half can, seen in FP32, and the options that keep them there; "" where it is none."""
         first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        wide = folded(self.model, *first)
-        seen = TorchWatch()
+        wide = fold_frozen_batchnorm(self.model, *first)
+        seen = TorchActivationObserver()
         with seen.on(wide):
             self._report("fp16", torch_predictor(wide), "torch fp32")
         known = (ITSELF, *proof.half.fp32_modules)
-        over = [name for name in seen.activations.over(HALF_MAX) if not inside(name, known)]
+        over = [name for name in seen.activations.over(FP16_MAX) if not inside(name, known)]
         if not over:
             first_bad = next(iter((proof.report.activations or {}).get("not_finite", {})), "")
             return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
         layers = ", ".join(f"{name} ({seen.activations.largest[name]:.3g})" for name in over)
         options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
         return (
-            f"beyond {HALF_MAX:.0f}, the largest number in half, go: {layers}\n"
+            f"beyond {FP16_MAX:.0f}, the largest number in half, go: {layers}\n"
             f"Keep them in FP32: {options}; or train with a smaller learning rate or weight decay"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _HalfProof:
-    half: HalfModel
+class _Fp16Proof:
+    half: Fp16Model
     report: ParityReport
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgefuse.errors import UserError
 from edgefuse.model.classifier import FusionClassifier, predict
-from edgefuse_export.onnx.activation_statistics import TorchWatch
+from edgefuse_export.onnx.activation_statistics import TorchActivationObserver
 from edgefuse_export.onnx.check_precision import inside
 
 FP32_MODULES = ("decode",)
@@ -27,12 +27,12 @@ FP32_MODULES = ("decode",)
 
 A model adds its own with an attribute `fp32_modules`, such as what it computes from depth before the backbone."""
 
-HALF_MAX = 65504.0
+FP16_MAX = 65504.0
 """The largest finite number in half precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfModel:
+class Fp16Model:
     """A model whose layers are in half.
 
     Attributes:
@@ -44,9 +44,9 @@ class HalfModel:
     fp32_modules: tuple[str, ...]
 
 
-def half_from_model(
+def fp16_from_model(
     model: FusionClassifier, *, rgb_NHWC: Tensor, depth_NHW2: Tensor, keep_fp32: Sequence[str] = ()
-) -> HalfModel:
+) -> Fp16Model:
     """A copy of the model in half, with the input decoding and what was asked for in FP32.
 
     Batch normalisations are folded into their convolutions before, in FP32: their variances may lie outside of what half
@@ -60,9 +60,9 @@ def half_from_model(
     Raises:
         UserError: a pattern matches no module.
     """
-    half = folded(model, rgb_NHWC, depth_NHW2)
+    half = fold_frozen_batchnorm(model, rgb_NHWC, depth_NHW2)
     islands = fp32_modules(half, keep_fp32=keep_fp32)
-    with TorchWatch().on(half) as seen:
+    with TorchActivationObserver().on(half) as seen:
         predict(half, rgb_NHWC, depth_NHW2)
     for name, module in half.named_modules():
         if not name:
@@ -71,10 +71,10 @@ def half_from_model(
         _convert(module, dtype)
         if name in seen.largest:
             module.register_forward_pre_hook(_Cast(dtype), with_kwargs=True)
-    return HalfModel(model=half, fp32_modules=islands)
+    return Fp16Model(model=half, fp32_modules=islands)
 
 
-def folded(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> FusionClassifier:
+def fold_frozen_batchnorm(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> FusionClassifier:
     """A copy of the model, in its own precision, with its batch normalisations folded into their convolutions."""
     found = copy.deepcopy(model).eval()
     fold_batchnorm(found, rgb_NHWC, depth_NHW2)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgefuse.errors import UserError, require
-from edgefuse_export.onnx.activation_statistics import GraphWatch
+from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside, module_of
 
@@ -41,10 +41,10 @@ def measured_ranges(path: Path, *, frames: Frames) -> dict[str, float]:
     onnx = require("onnx", extra="export")
     if not len(frames.rgb):
         raise UserError("there are no frames to calibrate on: INT8 needs some of the run's training data")
-    watch = GraphWatch(path)
+    observer = OnnxActivationObserver(path)
     for i in range(len(frames.rgb)):
-        watch(frames.rgb[i : i + 1], frames.depth[i : i + 1])
-    ranges = dict(watch.largest)
+        observer(frames.rgb[i : i + 1], frames.depth[i : i + 1])
+    ranges = dict(observer.largest)
     takers: dict[str, list[Any]] = {}
     graph = onnx.load(str(path)).graph
     for node in graph.node:

@@ -23,7 +23,7 @@ from edgefuse_export.onnx.check_precision import inside
 MAX_LAYERS = 4
 """Convolutions and matrix products of a block at most: a bottleneck of ResNet or MobileNetV2 is one block."""
 
-MAX_KEPT_SHARE = 1 / 2
+MAX_KEPT_FRACTION = 1 / 2
 """Of all blocks, how many may be kept without being asked for: a file that needs more is not in the precision it is named after."""
 
 NUM_FRAMES = 16
@@ -119,10 +119,10 @@ def measure_drift(
         predictor = alone(block)
         found = joined([predictor(*pair) for pair in pairs])
         case = compare_outputs(block, expected=joined(expected), found=found, draw_margin=tolerance.draw_margin)
-        shares = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
+        fractions = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
         if tolerance.p99_probability is not None:
-            shares.append(case.p99_probability_difference / tolerance.p99_probability)
-        drift[block] = math.inf if case.num_not_finite else max(shares)
+            fractions.append(case.p99_probability_difference / tolerance.p99_probability)
+        drift[block] = math.inf if case.num_not_finite else max(fractions)
     return dict(sorted(drift.items(), key=lambda item: -item[1]))
 
 
@@ -149,7 +149,7 @@ def keep_until_it_holds(
     if holds(proof) or not worth_it(proof):
         return Kept(proof=proof, holds=holds(proof), drift={})
     drift = measure()
-    ranked = tuple(drift)[: max(1, int(len(drift) * MAX_KEPT_SHARE))]
+    ranked = tuple(drift)[: max(1, int(len(drift) * MAX_KEPT_FRACTION))]
     left = [math.hypot(*list(drift.values())[count:]) for count in range(len(ranked) + 1)]
     count = next((count for count in range(1, len(ranked)) if left[count] <= 1), len(ranked))
     while True:

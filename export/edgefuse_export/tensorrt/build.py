@@ -22,7 +22,7 @@ from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
 from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
-from edgefuse_export.tensorrt.verify_engine import engine_parity
+from edgefuse_export.tensorrt.verify_engine import verify_engine
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
@@ -34,7 +34,7 @@ MAX_OPTIMIZATION_LEVEL = 5
 CANDIDATE_PREFIX = ".candidate-"
 
 
-class EngineParityError(UserError):
+class EngineOutputError(UserError):
     """The engine does not give the bundle's answers; it was not kept."""
 
 
@@ -218,7 +218,7 @@ class _Job:
         opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
         try:
             with opened as engine:
-                report = engine_parity(
+                report = verify_engine(
                     self.bundle,
                     engine,
                     samples=samples,
@@ -227,12 +227,12 @@ class _Job:
                     name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
                 )
         except UserError as error:
-            raise EngineParityError(
+            raise EngineOutputError(
                 f"the engine was built but does not run, so it was not kept: {error}\n{self._other_kernels()}"
             ) from error
         failures = report.failures()
         if failures:
-            raise EngineParityError(
+            raise EngineOutputError(
                 "the engine does not give the bundle's answers, so it was not kept:\n  "
                 + "\n  ".join(failures)
                 + f"\n{self._other_kernels()}"

@@ -124,7 +124,7 @@ class Progress:
 
     def _show(self) -> None:
         roots = [phase for phase, parent in self._parents.items() if parent not in self._parents]
-        percent = int(100 * max((self._share(phase) for phase in roots), default=0.0))
+        percent = int(100 * max((self._fraction(phase) for phase in roots), default=0.0))
         if percent <= self._shown:
             return
         self._shown = percent
@@ -133,9 +133,9 @@ class Progress:
         except Exception:  # a display that fails must not end a build of minutes
             self._on_progress = lambda _done, _total: None
 
-    def _share(self, phase: str) -> float:
+    def _fraction(self, phase: str) -> float:
         """Steps done, and of the step in hand the part that its own phases have done."""
-        inner = max((self._share(child) for child, parent in self._parents.items() if parent == phase), default=0.0)
+        inner = max((self._fraction(child) for child, parent in self._parents.items() if parent == phase), default=0.0)
         return min(1.0, (self._done[phase] + min(inner, 0.99)) / self._sizes[phase])
 
 

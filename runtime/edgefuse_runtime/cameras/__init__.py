@@ -51,14 +51,14 @@ def _problem(spec: str, path: Path) -> str:
         return f"cameras have no numbers here, a RealSense is named realsense or realsense:SERIAL{_connected()}"
     if "://" in spec:
         return "streams of the network are not read, there is no depth in them"
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in _IMAGES_OF_CAMERAS:
         return "one picture is no pair of colour and depth: give the folder of a data set"
     if spec and path.exists():
         return "it is not a recording or a folder"
     return "it is not there"
 
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mp4", ".avi", ".mkv", ".mov")
+_IMAGES_OF_CAMERAS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mp4", ".avi", ".mkv", ".mov")
 
 
 def _connected() -> str:

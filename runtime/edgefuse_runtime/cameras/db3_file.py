@@ -53,7 +53,7 @@ class RecordingFile:
         try:
             self._database = _open(path)
             self._topics = self._find_topics("data")
-            self._pictures = self._checked_pictures()
+            self._pictures = self._checked_images()
         except sqlite3.Error as error:
             raise DamagedError(f"it cannot be read ({error})") from error
 
@@ -127,7 +127,7 @@ class RecordingFile:
         found = set(self._database.execute(f"{query} topic_id IN ({places})", tuple(topics)))
         return lambda *place: place in found
 
-    def _checked_pictures(self) -> Generator[str, None, None]:
+    def _checked_images(self) -> Generator[str, None, None]:
         """The stream of each picture, once it was found to be whole."""
         places = ", ".join("?" for _ in self._topics)
         rows = self._database.execute(

@@ -85,6 +85,6 @@ class Folder:
             timestamp_domain="none",
             arrival_ns=arrival_ns,
             ready_ns=time.perf_counter_ns(),
-            name=f"{label}/{sample.instance}/{sample.name}",
+            name=f"{label}/{sample.sequence}/{sample.name}",
             label=label,
         )

@@ -30,7 +30,7 @@ _WRAP = 1 << 32
 """The devices' counters have 32 bits, the SDK's numbers 64."""
 
 
-class Picture(Protocol):
+class StreamImage(Protocol):
     """One picture of one stream, as far as telling it from others needs it."""
 
     @property
@@ -45,15 +45,15 @@ class Picture(Protocol):
         """Whether both have the same pixels. Asked only where number and time are equal."""
 
 
-AnyPicture = TypeVar("AnyPicture", bound=Picture)
+AnyImage = TypeVar("AnyImage", bound=StreamImage)
 Change = Literal["new", "same", "late"]
 
 
 @dataclass
-class _Stream(Generic[AnyPicture]):
+class _Stream(Generic[AnyImage]):
     """One stream: its newest picture, where that stands among the pairs, and the late ones since."""
 
-    picture: AnyPicture
+    image: AnyImage
     position: int = 0
     is_fresh: bool = True
     late_number: int = -1
@@ -62,22 +62,22 @@ class _Stream(Generic[AnyPicture]):
     times_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LAG + 1))
 
     def __post_init__(self) -> None:
-        self.times_ms.append(self.picture.timestamp_ms)
+        self.times_ms.append(self.image.timestamp_ms)
 
-    def advance(self, picture: AnyPicture, change: Change) -> None:
+    def advance(self, image: AnyImage, change: Change) -> None:
         """Take the next picture, which is `change` to the newest."""
-        if change == "late" and picture.number != self.late_number:
-            self.num_late = self.num_late + 1 if picture.number > self.late_number else 1
-            self.late_number = picture.number
+        if change == "late" and image.number != self.late_number:
+            self.num_late = self.num_late + 1 if image.number > self.late_number else 1
+            self.late_number = image.number
         elif change == "new":
-            self.position += _num_steps(self.picture.number, picture.number)
-            self.is_numbered = picture.number != self.picture.number
-            self.picture, self.is_fresh = picture, True
-            self.times_ms.append(picture.timestamp_ms)
+            self.position += _num_steps(self.image.number, image.number)
+            self.is_numbered = image.number != self.image.number
+            self.image, self.is_fresh = image, True
+            self.times_ms.append(image.timestamp_ms)
             self.late_number, self.num_late = -1, 0
 
 
-class Tally(Generic[AnyPicture]):
+class FrameSync(Generic[AnyImage]):
     """Tells fresh pairs from stale ones, and counts each pair of the camera once.
 
     librealsense goes on giving framesets when one stream stalls, with that stream's last picture in them again and no error.
@@ -91,21 +91,21 @@ class Tally(Generic[AnyPicture]):
         """`period_ms`: between two pictures of the slower stream; by default, times do not tell which belong together."""
         self._period_ms = period_ms
         self.counters = Counters()
-        self._streams: tuple[_Stream[AnyPicture], ...] = ()
+        self._streams: tuple[_Stream[AnyImage], ...] = ()
         self._position = -1
         self._was_together = False
         self._num_lagging = 0
 
-    def is_fresh(self, *, color: AnyPicture, depth: AnyPicture, same_clock: bool = True) -> bool:
+    def is_fresh(self, *, color: AnyImage, depth: AnyImage, same_clock: bool = True) -> bool:
         """Count the frameset of these pictures, and say whether both are new. `same_clock`: their times can be compared."""
-        pictures, counters = (color, depth), self.counters
+        images, counters = (color, depth), self.counters
         if not self._streams:
             self._streams = (_Stream(color), _Stream(depth))
             fresh = not (same_clock and self._lags())
         else:
-            changes = _changes(self._streams, pictures)
-            for stream, picture, change in zip(self._streams, pictures, changes, strict=True):
-                stream.advance(picture, change)
+            changes = _changes(self._streams, images)
+            for stream, image, change in zip(self._streams, images, changes, strict=True):
+                stream.advance(image, change)
             fresh = "late" not in changes and all(stream.is_fresh for stream in self._streams)
             fresh = fresh and not (same_clock and self._lags())
         # The streams number their pictures apart from each other: the one that is farther along counts the pairs.
@@ -143,11 +143,11 @@ class Tally(Generic[AnyPicture]):
         return self._num_lagging <= MAX_LATE
 
     @property
-    def newest(self) -> tuple[AnyPicture, ...]:
+    def newest(self) -> tuple[AnyImage, ...]:
         """The newest picture of the colour and the depth stream; none before the first frameset."""
-        return tuple(stream.picture for stream in self._streams)
+        return tuple(stream.image for stream in self._streams)
 
-    def forget_pictures(self) -> None:
+    def forget_images(self) -> None:
         """Let go of the pictures that are kept for comparison; no frameset can be counted after that."""
         self._streams = ()
 
@@ -163,9 +163,9 @@ def _was_taken_before(streams: Sequence[_Stream[Any]], tolerance_ms: float, *, w
     return was_together or is_unknown or any(abs(time_ms - before_ms) <= tolerance_ms for before_ms in newer.times_ms)
 
 
-def _changes(streams: Sequence[_Stream[AnyPicture]], pictures: Sequence[AnyPicture]) -> list[Change]:
+def _changes(streams: Sequence[_Stream[AnyImage]], images: Sequence[AnyImage]) -> list[Change]:
     """What each picture is to its stream's newest one."""
-    pairs = [(stream.picture, picture) for stream, picture in zip(streams, pictures, strict=True)]
+    pairs = [(stream.image, image) for stream, image in zip(streams, images, strict=True)]
     steps = [_difference(before.number, now.number) for before, now in pairs]
     later = [now.timestamp_ms > before.timestamp_ms for before, now in pairs]
     fell = [step < 0 for step in steps]
@@ -177,7 +177,7 @@ def _changes(streams: Sequence[_Stream[AnyPicture]], pictures: Sequence[AnyPictu
     ]
 
 
-def _change(before: Picture, now: Picture, *, step: int, later: bool, is_anew: bool) -> Change:
+def _change(before: StreamImage, now: StreamImage, *, step: int, later: bool, is_anew: bool) -> Change:
     if step > 0:
         return "new"
     if step < 0:

@@ -17,7 +17,7 @@ from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Counters, EndOfStream, Frame, TimestampDomain
 from edgefuse_runtime.cameras.alignment import Aligner, check_color_format, depth_from, rgb_from
-from edgefuse_runtime.cameras.frame_sync import Tally
+from edgefuse_runtime.cameras.frame_sync import FrameSync
 
 WAIT_SLICE_MS = 50
 """One wait of the SDK. Its stop waits for a running wait, and the end of a recording shows only between waits."""
@@ -28,7 +28,7 @@ SKEWED_AFTER = 10
 
 
 @dataclass(frozen=True)
-class SdkPicture:
+class SdkImage:
     """A colour or depth frame of the SDK, as `edgefuse_runtime.cameras.frame_sync.Picture`.
 
     The tally keeps one of each stream: its buffer cannot become another frame's meanwhile, so that one address is one picture.
@@ -39,11 +39,11 @@ class SdkPicture:
     timestamp_ms: float
 
     @classmethod
-    def of(cls, frame: Any) -> SdkPicture:
+    def of(cls, frame: Any) -> SdkImage:
         """The picture that `frame` holds."""
         return cls(frame, frame.get_frame_number(), frame.get_timestamp())
 
-    def shows_the_same(self, other: SdkPicture) -> bool:
+    def shows_the_same(self, other: SdkImage) -> bool:
         mine, others = np.asarray(self.frame.get_data()), np.asarray(other.frame.get_data())
         return mine.ctypes.data == others.ctypes.data or np.array_equal(mine, others)
 
@@ -80,22 +80,22 @@ class PipelineReader:
         # The SDK keeps the scale as a float32: 0.001 comes as 0.0010000000475.
         self.depth_unit_m = round(float(profile.get_device().first_depth_sensor().get_depth_scale()), 9)
         self._half_period_ms = 500 / max(1, min(_fps(depth_profile), _fps(color_profile)))
-        self._tally: Tally[SdkPicture] = Tally(period_ms=2 * self._half_period_ms)
+        self._frame_sync: FrameSync[SdkImage] = FrameSync(period_ms=2 * self._half_period_ms)
         self._num_skewed = 0
 
     @property
-    def newest(self) -> tuple[SdkPicture, ...]:
+    def newest(self) -> tuple[SdkImage, ...]:
         """The newest colour and depth picture that arrived, in fresh pairs or stale ones."""
-        return self._tally.newest
+        return self._frame_sync.newest
 
     def close(self) -> None:
         """Let go of the SDK's frames."""
-        self._tally.forget_pictures()
+        self._frame_sync.forget_images()
 
     @property
     def counters(self) -> Counters:
         """Counts of the pairs read so far."""
-        return self._tally.counters
+        return self._frame_sync.counters
 
     def describe(self) -> dict[str, Any]:
         """The streams as JSON values: sizes, rates, formats, depth unit, and which stream is resampled."""
@@ -159,11 +159,11 @@ class PipelineReader:
         color, depth = frameset.get_color_frame(), frameset.get_depth_frame()
         if not color or not depth:
             return None
-        pictures = SdkPicture.of(color), SdkPicture.of(depth)
+        images = SdkImage.of(color), SdkImage.of(depth)
         same_clock = color.get_frame_timestamp_domain() == depth.get_frame_timestamp_domain()
-        if not self._tally.is_fresh(color=pictures[0], depth=pictures[1], same_clock=same_clock):
+        if not self._frame_sync.is_fresh(color=images[0], depth=images[1], same_clock=same_clock):
             return None
-        times_ms = [picture.timestamp_ms for picture in pictures]
+        times_ms = [image.timestamp_ms for image in images]
         domain = self._domain(color, depth)
         if same_clock:
             self._watch_skew(abs(times_ms[0] - times_ms[1]))
@@ -176,13 +176,13 @@ class PipelineReader:
             depth=depth_codes,
             depth_unit_m=self.depth_unit_m,
             align=self._align,
-            color_number=pictures[0].number,
-            depth_number=pictures[1].number,
+            color_number=images[0].number,
+            depth_number=images[1].number,
             timestamp_ms=min(times_ms),
             timestamp_domain=domain,
             arrival_ns=arrival_ns,
             ready_ns=time.perf_counter_ns(),
-            name=str(pictures[0].number),
+            name=str(images[0].number),
         )
 
     def _watch_skew(self, skew_ms: float) -> None:

@@ -161,8 +161,8 @@ class Playback:
         last, newest = self._file.last(), self._reader.newest
         allowed_ms = MAX_UNSEEN_MS if self._real_time else 1.0
         seen = [
-            last[stream][0] == picture.number or abs(last[stream][1] - picture.timestamp_ms) <= allowed_ms
-            for stream, picture in zip(("colour", "depth"), newest, strict=False)
+            last[stream][0] == image.number or abs(last[stream][1] - image.timestamp_ms) <= allowed_ms
+            for stream, image in zip(("colour", "depth"), newest, strict=False)
             if stream in last
         ]
         # One stream may go on alone in the end: such pictures are no pairs, and need not arrive.

@@ -36,7 +36,7 @@ def open_engine(
     Raises:
         UserError: an unknown engine or file, or a number of threads out of range.
     """
-    from edgefuse_runtime.engines.auto_engine import ChosenEngine
+    from edgefuse_runtime.engines.auto_engine import AutoEngine
 
     if engine not in WORDS:
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")
@@ -50,7 +50,7 @@ def open_engine(
         return _engine(bundle, word, file=file, num_threads=num_threads)
 
     words = WORDS[1:] if engine == "auto" else (engine,)
-    return ChosenEngine(bundle, candidates={word: open_one(word) for word in words}, say=say)
+    return AutoEngine(bundle, candidates={word: open_one(word) for word in words}, say=say)
 
 
 def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | None) -> Engine:

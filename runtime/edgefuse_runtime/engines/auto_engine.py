@@ -15,7 +15,7 @@ from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Decision, Engine, Tensor
 
 
-class ChosenEngine:
+class AutoEngine:
     """One of several engines, decided in `with`. See `Engine` for the protocol."""
 
     def __init__(
@@ -54,7 +54,7 @@ class ChosenEngine:
         """The engine's own, and `passed_over`: word -> reason."""
         return self._description
 
-    def __enter__(self) -> ChosenEngine:
+    def __enter__(self) -> AutoEngine:
         passed_over: dict[str, str] = {}
         *others, last = self._candidates
         for word in others:

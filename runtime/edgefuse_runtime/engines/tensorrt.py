@@ -225,14 +225,14 @@ class _Loaded:
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs are not what the manifest promises."""
         n, side = batch_size, contract.size
-        takes = {
+        sequences = {
             Tensor(name=RGB_INPUT, dtype="uint8", shape=(n, side, side, 3)),
             Tensor(name=DEPTH_INPUT, dtype="uint8", shape=(n, side, side, 2)),
         }
         gives = {one.name: (one.dtype, *one.shape[:-1]) for one in self.outputs}
         widths = {one.name: one.shape[-1] for one in self.outputs}
         if (
-            set(self.inputs) != takes
+            set(self.inputs) != sequences
             or gives != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
             or widths[PROBABILITIES_OUTPUT] != num_labels
         ):

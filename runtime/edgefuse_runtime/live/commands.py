@@ -79,7 +79,7 @@ def live(  # long: each option is a parameter
             engine=runner,
             camera=source,
             region=region,
-            fallback=opened.manifest.fallback,
+            degraded_mode=opened.manifest.degraded_mode,
             sinks=sinks,
             num_frames=frames,
             say=say,

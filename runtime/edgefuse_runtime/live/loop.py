@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgefuse import framing
 from edgefuse.bundle import open_bundle
-from edgefuse.degraded_mode import Fallback
+from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
 from edgefuse_runtime.classifier import predict
@@ -24,9 +24,9 @@ from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
 from edgefuse_runtime.regions.default_region import choose_region
-from edgefuse_runtime.regions.region import Known, Region, RegionSource, parse_region
+from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
-from edgefuse_runtime.sensor_health import Watch
+from edgefuse_runtime.sensor_health import SensorHealthMonitor
 from edgefuse_runtime.sinks.sink import Outputs, Sink
 
 TOP_CLASSES = 5
@@ -39,7 +39,7 @@ def run_live(
     engine: Engine,
     camera: Camera,
     region: RegionSource | None = None,
-    fallback: Fallback | None = None,
+    degraded_mode: DegradedMode | None = None,
     sinks: Sequence[Sink] = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
@@ -66,7 +66,7 @@ def run_live(
     """
     _check_align(engine, camera)
     statistics = Statistics(engine, camera.counters, say, region=region)
-    decide = _Decider(engine, region, fallback, camera.counters, statistics.clipping)
+    decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
     outputs = Outputs(sinks, say)
     ended, failure = _decide_all(
         frames(camera, num_frames=num_frames, stop=stop), decide=decide, statistics=statistics, outputs=outputs
@@ -126,7 +126,9 @@ def live(  # long: what may be asked for, and its words
         region = choose_region(given, trained_on=opened.manifest.region, camera=source)
         for note in region.notes:
             _log.warning("%s", note)
-        decide = _Decider(runner, region, opened.manifest.fallback, source.counters, Clipping(opened.manifest.contract))
+        decide = _Decider(
+            runner, region, opened.manifest.degraded_mode, source.counters, Clipping(opened.manifest.contract)
+        )
         index, since_ns = 0, time.perf_counter_ns()
         for frame in frames(source, num_frames=num_frames):
             result = decide(frame, index=index, since_ns=since_ns)
@@ -201,14 +203,14 @@ class _Decider:
         self,
         engine: Engine,
         find: RegionSource | None,
-        fallback: Fallback | None,
+        degraded_mode: DegradedMode | None,
         counters: Counters,
         clipping: Clipping,
     ) -> None:
         self._engine, self._counters, self._clipping = engine, counters, clipping
-        self._find = find if find is not None else Known()
-        self._fallback = fallback if fallback is not None else Fallback()
-        self._watch = Watch()
+        self._find = find if find is not None else DefaultRegion()
+        self._degraded_mode = degraded_mode if degraded_mode is not None else DegradedMode()
+        self._monitor = SensorHealthMonitor()
 
     def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:
         """The result, or None where there is nothing to look at."""
@@ -220,8 +222,8 @@ class _Decider:
         framed = framing.fit(
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
-        sensors = self._watch(frame, framed, roi=region.roi)
-        found = predict(engine, self._fallback, framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        sensors = self._monitor(frame, framed, roi=region.roi)
+        found = predict(engine, self._degraded_mode, framed, sensors, roi=region.roi, started_ns=region_started_ns)
         if sensors.depth == "ok":
             self._clipping.look(framed.depth)
         expected = _expected(region, frame)

@@ -134,7 +134,7 @@ class Statistics:
             stale=counters.stale - before.stale,
             skewed=counters.skewed - before.skewed,
             timeouts=counters.timeouts - before.timeouts,
-            clipped=None if found is None else {name: round(share, 4) for name, share in found._asdict().items()},
+            clipped=None if found is None else {name: round(fraction, 4) for name, fraction in found._asdict().items()},
             elapsed_s=round(elapsed_s, 3),
             results_per_s=round(self.processed / elapsed_s, 2) if elapsed_s > 0 else 0.0,
             latency_ms=_percentiles(self._samples.get("latency_ms", ())),

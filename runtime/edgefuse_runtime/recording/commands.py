@@ -18,7 +18,7 @@ def record(  # long: each option is a parameter
     ],
     label: Annotated[str, typer.Option(help="The class that the frames show.")],
     camera: CameraSpec = "realsense",
-    take: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
+    sequence: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, max=MAX_FRAMES, help="Pairs to record. Default: until Ctrl-C or the end.")
     ] = None,
@@ -41,7 +41,7 @@ def record(  # long: each option is a parameter
     from edgefuse.errors import UserError
     from edgefuse.io.text import quoted, say
     from edgefuse_runtime.cameras import open_camera
-    from edgefuse_runtime.recording.record import record as record_take
+    from edgefuse_runtime.recording.record import record as record_sequence
 
     if not out.strip():  # a shell makes it of a variable that is not set
         raise UserError(
@@ -57,11 +57,11 @@ def record(  # long: each option is a parameter
         counting("recording", unit="pairs") as on_progress,
     ):
         stack.callback(lambda: say("\n".join(lines)) if lines else None)  # after the bar, also where an error ends it
-        folder = record_take(
+        folder = record_sequence(
             camera=source,
             root=Path(out),
             label=label,
-            instance=take,
+            sequence=sequence,
             num_frames=frames,
             region=region,
             every=every,

@@ -20,7 +20,7 @@ from edgefuse.framing import WHOLE, crop, regions_agree, square_in
 from edgefuse.io.new_files import locked
 from edgefuse.io.text import check_name, printable
 from edgefuse_runtime.camera import Camera, Frame, frames
-from edgefuse_runtime.recording.sequence_writer import Pair, Take, open_take
+from edgefuse_runtime.recording.sequence_writer import Pair, SequenceWriter, open_sequence
 from edgefuse_runtime.regions.region import FromFile, RegionSource, word_of
 
 DESCRIPTION_TIMEOUT_S = 10.0
@@ -31,7 +31,7 @@ def record(  # long: each option is a parameter
     camera: Camera,
     root: Path,
     label: str,
-    instance: str | None = None,
+    sequence: str | None = None,
     num_frames: int | None = None,
     region: RegionSource | None = None,
     every: int = 1,
@@ -66,32 +66,32 @@ def record(  # long: each option is a parameter
     if every < 1 or (num_frames is not None and num_frames < 1):
         raise UserError(f"every {every}, frames {num_frames}: 1 or more was expected")
     check_name(label, what="label")
-    check_name(instance if instance is not None else label, what="take")
+    check_name(sequence if sequence is not None else label, what="take")
     _check_label(root, label, say)
     job = _Job(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
-    with open_take(root, label, instance, force=force) as take:
-        failure = job.run(take, on_progress)
-        if take.num_written:
+    with open_sequence(root, label, sequence, force=force) as writer:
+        failure = job.run(writer, on_progress)
+        if writer.num_written:
             for text in job.warnings():
                 say(f"warning: {text}")
-        if take.replaces and (failure is not None or take.num_written < (num_frames or 0)):
-            raise _old_take_stays(take, num_frames, failure)  # inside: it has not been replaced yet
+        if writer.replaces and (failure is not None or writer.num_written < (num_frames or 0)):
+            raise _keep_old_sequence(writer, num_frames, failure)  # inside: it has not been replaced yet
         if failure is not None:
-            if take.num_written:
-                say(f"{take.num_written} pairs are kept in {take.folder}")
+            if writer.num_written:
+                say(f"{writer.num_written} pairs are kept in {writer.folder}")
             raise failure
-    return take.folder
+    return writer.folder
 
 
-def _old_take_stays(take: Take, num_frames: int | None, failure: Exception | None) -> Exception:
+def _keep_old_sequence(writer: SequenceWriter, num_frames: int | None, failure: Exception | None) -> Exception:
     """The error of a recording that should have replaced a take, and came to an end before."""
     if failure is not None and not isinstance(failure, UserError | OSError):
         return failure  # a fault, which is reported as one
     wanted = f" of {num_frames}" if num_frames is not None else ""
     reason = f" ({failure})" if failure is not None else ""
     error = UserError(
-        f"{take.folder} stays as it was: {take.num_written}{wanted} new pairs were recorded{reason}; record again, or under "
-        "another name with --take"
+        f"{writer.folder} stays as it was: {writer.num_written}{wanted} new pairs were recorded{reason}; record again, or under "
+        "another name with --sequence"
     )
     error.__cause__ = failure
     return error
@@ -109,14 +109,14 @@ class _Job:
     num_frames: int | None
     other_labels: Counter[str] = field(default_factory=Counter)
 
-    def run(self, take: Take, on_progress: Callable[[int], None] | None) -> Exception | None:
+    def run(self, sequence: SequenceWriter, on_progress: Callable[[int], None] | None) -> Exception | None:
         """Write pairs into `take`. The error that ends it, also where there was no pair, is returned: pairs are kept."""
         failure: Exception | None = None
         try:
             for number, (frame, pair) in enumerate(self._pairs(), start=1):
                 described = self._described(frame) if number == 1 else nullcontext()
                 with described:
-                    take.add(pair, on_progress)
+                    sequence.add(pair, on_progress)
                 if number == self.num_frames:
                     break
         except KeyboardInterrupt:
@@ -124,10 +124,10 @@ class _Job:
         except Exception as error:
             failure = error
         try:
-            take.finish(on_progress)
+            sequence.finish(on_progress)
         except Exception as error:
             failure = failure or error
-        if failure is None and not take.num_written:
+        if failure is None and not sequence.num_written:
             reason = self._note() or "the camera gave no frame, or no region was found in any"
             return UserError(f"nothing was recorded: {reason}")
         return failure

@@ -32,7 +32,7 @@ MAX_WAITING = 8
 """Pairs in memory that are not written yet; a camera that is faster for long has its frames dropped, and counted."""
 
 
-class Take:
+class SequenceWriter:
     """One take that this process writes.
 
     Attributes:
@@ -64,7 +64,7 @@ class Take:
             return
         self._waiting.append(self._pool.submit(self._write, name, pair))
         while len(self._waiting) > MAX_WAITING or (self._waiting and self._waiting[0].done()):
-            self._take_oldest(on_progress)
+            self._write_oldest(on_progress)
 
     def finish(self, on_progress: Progress) -> None:
         """Wait until what was added is on the disk.
@@ -75,7 +75,7 @@ class Take:
         failure: Exception | None = None
         while self._waiting:
             try:
-                self._take_oldest(on_progress)
+                self._write_oldest(on_progress)
             except Exception as error:
                 failure = failure or error
         if self.num_written:
@@ -83,7 +83,7 @@ class Take:
         if failure is not None:
             raise failure
 
-    def _take_oldest(self, on_progress: Progress) -> None:
+    def _write_oldest(self, on_progress: Progress) -> None:
         self._waiting[0].exception()  # Ctrl-C while waiting leaves it in the queue
         self._waiting.popleft().result()
         self._count(on_progress)
@@ -116,7 +116,7 @@ class Take:
 
 
 @contextmanager
-def open_take(root: Path, label: str, instance: str | None, *, force: bool) -> Iterator[Take]:
+def open_sequence(root: Path, label: str, sequence: str | None, *, force: bool) -> Iterator[SequenceWriter]:
     """Claim a take, and write into it.
 
     Args:
@@ -126,29 +126,29 @@ def open_take(root: Path, label: str, instance: str | None, *, force: bool) -> I
     Raises:
         UserError: it exists, or another process records it, or a folder above it is a link to nothing.
     """
-    folder = root / label / (instance if instance is not None else time.strftime("take_%Y%m%d_%H%M%S"))
+    folder = root / label / (sequence if sequence is not None else time.strftime("take_%Y%m%d_%H%M%S"))
     _refuse_dead_links(folder.parent)
-    if instance is None:
+    if sequence is None:
         check_writable(folder)
     else:
-        refuse_existing(folder, force=force, is_ours=_is_take)
+        refuse_existing(folder, force=force, is_ours=_is_sequence)
     is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
-            if instance is None:
+            if sequence is None:
                 folder = _claim_free(stack, root, folder)
-            elif stack.enter_context(claimed(root, f"{label}/{instance}")):
-                refuse_existing(folder, force=force, is_ours=_is_take)  # it may have appeared before the claim
+            elif stack.enter_context(claimed(root, f"{label}/{sequence}")):
+                refuse_existing(folder, force=force, is_ours=_is_sequence)  # it may have appeared before the claim
             else:
-                raise UserError(f"{folder} is being recorded by another process: choose another name with --take")
+                raise UserError(f"{folder} is being recorded by another process: choose another name with --sequence")
             for other in root.glob("*/*"):
                 if other.is_dir():
                     complete(other)
             replaces = folder.is_dir() and any(folder.iterdir())
             aside = stack.enter_context(folder_replaced(folder)) if replaces else None
             pool = stack.enter_context(ThreadPoolExecutor(NUM_WRITERS))
-            yield Take(folder, pool, aside=aside)
+            yield SequenceWriter(folder, pool, aside=aside)
     finally:
         if is_new and not any(root.iterdir()):
             root.rmdir()
@@ -173,7 +173,7 @@ def _claim_free(stack: ExitStack, root: Path, wanted: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def _is_take(folder: Path) -> bool:
+def _is_sequence(folder: Path) -> bool:
     """Is there nothing but pairs in it? Anything else was not recorded, and is not replaced."""
     return (
         folder.is_dir()

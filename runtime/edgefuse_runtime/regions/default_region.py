@@ -11,7 +11,7 @@ from typing import Literal
 from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, WHOLE, regions_agree
 from edgefuse_runtime.camera import Camera, Frame
-from edgefuse_runtime.regions.region import FromFile, Known, Region, RegionSource, parse_region, shown, word_of
+from edgefuse_runtime.regions.region import DefaultRegion, FromFile, Region, RegionSource, parse_region, shown, word_of
 
 Origin = Literal["--roi", "bundle", "camera", "default"]
 
@@ -61,7 +61,9 @@ def choose_region(given: RegionSource | None, *, trained_on: str | None, camera:
         word = word_of(given)
         return ChosenRegion(find=given, word=word, origin="--roi", notes=_warnings(word, trained_on, cropped))
     if cropped is not None:
-        return ChosenRegion(find=Known(), word=cropped, origin="camera", notes=_warnings(WHOLE, trained_on, cropped))
+        return ChosenRegion(
+            find=DefaultRegion(), word=cropped, origin="camera", notes=_warnings(WHOLE, trained_on, cropped)
+        )
     if trained_on in (None, ANY_CROP):
         return _without_rule(camera, is_cropped=trained_on == ANY_CROP)
     note = f"region: {shown(trained_on)}, as in the model's training data (--roi whole for the whole image)"
@@ -71,12 +73,12 @@ def choose_region(given: RegionSource | None, *, trained_on: str | None, camera:
 
 def _without_rule(camera: Camera, *, is_cropped: bool) -> ChosenRegion:
     if camera.description.get("kind") == "synthetic":  # it knows where its objects are
-        return ChosenRegion(find=Known(), word="known by the camera", origin="camera")
+        return ChosenRegion(find=DefaultRegion(), word="known by the camera", origin="camera")
     note = (
         "warning: the model was trained on crops of the object, and gets whole images here: "
         "give --roi nearest, x,y,w,h or FILE.json"
     )
-    return ChosenRegion(find=Known(), word=WHOLE, origin="default", notes=(note,) if is_cropped else ())
+    return ChosenRegion(find=DefaultRegion(), word=WHOLE, origin="default", notes=(note,) if is_cropped else ())
 
 
 def _warnings(looks_at: str, trained_on: str | None, cropped: str | None) -> tuple[str, ...]:

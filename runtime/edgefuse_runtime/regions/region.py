@@ -49,9 +49,9 @@ def parse_region(spec: str | None) -> RegionSource:
         UserError: `spec` is none of them, or the file is not a regions file.
     """
     if spec is None:
-        return Known()
+        return DefaultRegion()
     if spec == WHOLE:
-        return Whole()
+        return WholeImage()
     if spec in ("center", "centre"):
         return Center()
     if spec == "nearest":
@@ -67,17 +67,17 @@ def word_of(source: RegionSource | None) -> str:
 
 
 @dataclass(frozen=True)
-class Known:
+class DefaultRegion:
     """The region that the camera knows for the frame, or else the whole image: what training looks at."""
 
     word = WHOLE
 
     def __call__(self, frame: Frame) -> Region:
-        return Region(frame.roi) if frame.roi is not None else Whole()(frame)
+        return Region(frame.roi) if frame.roi is not None else WholeImage()(frame)
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeImage:
     """The whole image, whatever the camera knows."""
 
     word = WHOLE

@@ -90,9 +90,9 @@ def summary_lines(summary: LiveSummary) -> list[str]:
     if summary.without_decision:
         lines.append(f"{NO_DECISION} in {summary.without_decision} results")
     accuracy = summary.accuracy
-    if accuracy is not None and accuracy.share is not None:
+    if accuracy is not None and accuracy.fraction is not None:
         apart = f", {accuracy.abstained} without a decision apart" if accuracy.abstained else ""
-        lines.append(f"accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored}{apart})")
+        lines.append(f"accuracy {accuracy.fraction:.3f} ({accuracy.correct} of {accuracy.scored}{apart})")
     if accuracy is not None and accuracy.unscored:
         lines.append(
             f"{accuracy.unscored} results show classes that the model does not know, and are not in the accuracy: "

@@ -85,8 +85,8 @@ class TableSink:
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
         right = ""
-        if accuracy is not None and accuracy.share is not None:
-            right = f"   accuracy {accuracy.share:.3f} ({accuracy.correct} of {accuracy.scored})"
+        if accuracy is not None and accuracy.fraction is not None:
+            right = f"   accuracy {accuracy.fraction:.3f} ({accuracy.correct} of {accuracy.scored})"
         return Group(Panel(now, title=self._title, subtitle=seen + right, width=80, padding=(1, 2)), _table(results))
 
 
