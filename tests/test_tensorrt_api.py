@@ -48,7 +48,8 @@ def errors(version: str, *paths: Path) -> list[str]:
 
 @pytest.mark.parametrize("version", pins())
 def test_every_name_and_argument_is_real(version: str) -> None:
-    assert not errors(version, *MODULES)
+    found = errors(version, *MODULES)
+    assert not found, "\n".join(found)
 
 
 def test_every_module_that_uses_tensorrt_is_checked() -> None:
