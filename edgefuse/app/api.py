@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AnyPath = str | Path
 
 
-def train(
+def train(  # long: what may be asked for, and its words
     data: AnyPath | Sequence[AnyPath],
     out: AnyPath,
     *,
@@ -38,8 +38,8 @@ def train(
         recipe: from `edgefuse.recipes`, such as `edgefuse.recipes.mobilenet_rgbd(epochs=20)`; None = `small_rgbd()`.
         force: overwrite a run that exists at `out`.
         skip_bad: leave unreadable or incomplete pairs out instead of refusing.
-        callback: called at each batch and epoch, see `edgefuse.training.callbacks.NullCallback`.
-        progress: called with the epochs done and their number, see `edgefuse.progress.Progress`.
+        callback: called at each batch and epoch; extend `edgefuse.training.callbacks.NullCallback`.
+        progress: called with the epochs done and their number; see `edgefuse.progress.Progress`.
 
     Returns:
         The run folder; its figures are in `metrics.json`.

@@ -120,7 +120,7 @@ def test_a_folder_without_a_description_has_the_default_one(small_recording: Pat
     "options",
     [
         *({"label": name} for name in ("a/b", "", ".hidden", " ", "a\x1b[2J", "caf\udce9", "x" * 201)),
-        *({"instance": name} for name in ("../x", "a\nb", "\udcff")),
+        *({"sequence": name} for name in ("../x", "a\nb", "\udcff")),
         *({"every": 0}, {"num_frames": 0}),
     ],
 )

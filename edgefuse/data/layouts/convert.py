@@ -30,7 +30,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def convert(
+def convert(  # long: the options of every layout, declared and passed on
     source: Path,
     out: Path,
     *,

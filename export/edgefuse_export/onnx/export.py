@@ -41,7 +41,7 @@ from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
 from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
-from edgefuse_export.onnx.calibration_data import Frames, RunData, open_data
+from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
@@ -127,7 +127,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
             degraded_mode=degraded_mode,
             progress=progress,
         )
-        data = _data(run, precisions)
+        data = data_for(run, precisions)
         if data is not None:
             job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
         job.write_samples()
@@ -146,22 +146,6 @@ def export_run(  # long: what may be asked for, and the order of the proof
         ).is_file():  # a build that ends now writes into this bundle or is told that it was replaced
             held_until_it_is_replaced.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
-
-
-def _data(run: Run, precisions: Sequence[str]) -> RunData | None:
-    """The run's data where it is of use: INT8 needs it, FP16 gets more frames to be compared on."""
-    if not {"fp16", "int8"}.intersection(precisions):
-        return None
-    try:
-        return open_data(run)
-    except UserError as error:
-        if "int8" in precisions:
-            raise UserError(
-                f"INT8 is calibrated on frames of the training data, never on random ones: {error}; "
-                f"or export without int8: --precision fp32,fp16"
-            ) from error
-        _log.info("compared on the run's own samples alone: %s", error)
-        return None
 
 
 @dataclass(kw_only=True)
