@@ -5,7 +5,8 @@ Written against the bindings of 10.3, 10.16 and 11.4; no TensorRT library was th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
-from edgefuse_export.tensorrt.build_log import Journal, Progress, interrupt_noted
+from edgefuse.progress import Progress, no_progress
+from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_log = logging.getLogger(__name__)
 
 FULLY_TYPED_SINCE = (10, 12)
 """NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
@@ -104,7 +108,7 @@ def new_logger(journal: Journal) -> trt.ILogger:
     return JournalLogger()
 
 
-def _new_monitor(progress: Progress) -> trt.IProgressMonitor:
+def _new_monitor(progress: BuildProgress) -> trt.IProgressMonitor:
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -130,8 +134,7 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     timing_cache: Path,
     journal: Journal,
     logger: trt.ILogger,
-    on_progress: Callable[[int, int], None],
-    say: Callable[[str], None] = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan for the GPU that is here.
 
@@ -141,8 +144,7 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
         optimization_level: 0 (quick to build) to 5 (quick to run).
         timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
         journal: what `logger` writes into.
-        on_progress: called with (percent, 100).
-        say: told of each note as it comes.
+        progress: called with (percent, 100).
 
     Raises:
         BuildError: the file does not parse, takes other inputs, or the build fails.
@@ -162,18 +164,18 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     _set_precision(network, config, typing)
     config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
-    progress = Progress(on_progress)
-    config.progress_monitor = monitor = _new_monitor(progress)  # the name keeps it alive  # noqa: F841
+    phases = BuildProgress(progress)
+    config.progress_monitor = monitor = _new_monitor(phases)  # the name keeps it alive  # noqa: F841
     notes: tuple[str, ...] = ()
-    with interrupt_noted(progress):
+    with interrupt_noted(phases):
         plan = builder.build_serialized_network(network, config)
-        if plan is None and not progress.interrupted and journal.names_no_kernel() and _prefer_constraints(config):
+        if plan is None and not phases.interrupted and journal.names_no_kernel() and _prefer_constraints(config):
             notes = (PREFERRED_NOTE,)
             journal.forget()
             journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
-            say(f"note: {PREFERRED_NOTE}")
+            _log.info("note: %s", PREFERRED_NOTE)
             plan = builder.build_serialized_network(network, config)
-    if progress.interrupted:
+    if phases.interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))
