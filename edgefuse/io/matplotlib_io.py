@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,18 @@ def label_lines(axes: Any, *, fontsize: float = 9) -> None:
     """
     axes.get_ylim()  # matplotlib scales axes late
     to_axes = axes.transData - axes.transAxes
-    gap = 1.4 * fontsize * axes.figure.dpi / 72 / axes.get_window_extent().height
+    line_height = 1.2 * fontsize * axes.figure.dpi / 72 / axes.get_window_extent().height
     named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     ends = sorted(
         (float(to_axes.transform((1, line.get_ydata()[-1]))[1]), line.get_label(), line.get_color()) for line in named
     )
     heights = [height for height, _, _ in ends]
+    gaps = [(low.count("\n") + high.count("\n") + 2) / 2 * line_height for (_, low, _), (_, high, _) in pairwise(ends)]
     for _ in range(100):
-        for low in range(len(heights) - 1):
-            half = max(0.0, heights[low] + gap - heights[low + 1]) / 2
-            heights[low : low + 2] = heights[low] - half, heights[low + 1] + half
+        for number, gap in enumerate(gaps):
+            low, high = heights[number : number + 2]
+            half = max(0.0, low + gap - high) / 2
+            heights[number : number + 2] = low - half, high + half
     for height, (_, name, colour) in zip(heights, ends, strict=True):
         axes.annotate(
             shortened(name),
