@@ -5,6 +5,7 @@ Owns the definitions and the pictures; works on any `Predictor`, looking only at
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -339,34 +340,38 @@ def left_of_rgb(rgb: NDArray[np.uint8], kept: NDArray[np.float32]) -> NDArray[np
 def choose_examples(answers: Answers, rgbd: RgbdDataset, *, count: int) -> list[int]:
     """Positions of up to `count` pairs: right answers of every class in turn, then wrong ones, surest first, up to half of all.
 
-    A sequence has a second pair only when every other has one, and nearly equal images are left out.
+    Pairs of sequences that are not shown yet come first, and nearly equal images are left out.
     """
     answered, confidence = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
     is_right = answered == answers.truth
-    wrong = [int(i) for i in np.argsort(-confidence, kind="stable") if not is_right[i]]
+    surest = [int(i) for i in np.argsort(-confidence, kind="stable") if not is_right[i]]
+    wrong = _different(_new_sequences_first(surest, rgbd), rgbd, count=count // 2)
     shuffled = np.random.default_rng(0).permutation(len(is_right))
     by_class = [[int(i) for i in shuffled if is_right[i] and answered[i] == c] for c in np.unique(answers.truth)]
-    right = [i for turn in zip_longest(*by_class) for i in turn if i is not None]
-    chosen_wrong = _diverse(wrong, rgbd, count=count // 2)
-    return [*_diverse(right, rgbd, count=count, beside=chosen_wrong)[len(chosen_wrong) :], *chosen_wrong]
+    turns = zip_longest(*(_new_sequences_first(of_class, rgbd, shown=wrong) for of_class in by_class))
+    right = [i for turn in turns for i in turn if i is not None]
+    return [*_different(right, rgbd, count=count, shown=wrong), *wrong]
 
 
-def _diverse(positions: list[int], rgbd: RgbdDataset, *, count: int, beside: Sequence[int] = ()) -> list[int]:
-    """`beside` and the first of the positions, `count` in all, whose images differ; from new sequences as long as there are any."""
-    samples = rgbd.dataset.samples
-    chosen = list(beside)
-    thumbnails = [thumbnail(rgbd.rgb[position]) for position in chosen]
-    for only_new in (True, False):
-        for position in positions:
-            taken = {(samples[i].label, samples[i].sequence) for i in chosen}
-            is_new = (samples[position].label, samples[position].sequence) not in taken
-            if len(chosen) == count or position in chosen or (only_new and not is_new):
-                continue
-            candidates = [*thumbnails, thumbnail(rgbd.rgb[position])]
-            if not closest_twins(np.stack(candidates), [str(i) for i in range(len(candidates))]):
+def _new_sequences_first(positions: list[int], rgbd: RgbdDataset, shown: Sequence[int] = ()) -> list[int]:
+    """The positions in an order in which the n-th pair of a sequence, counting those shown, stands before any (n + 1)-th one."""
+    samples, seen, rank = rgbd.dataset.samples, Counter[tuple[int, str]](), dict[int, int]()
+    for position in (*shown, *positions):
+        sequence = (samples[position].label, samples[position].sequence)
+        rank[position] = seen[sequence]
+        seen[sequence] += 1
+    return sorted(positions, key=rank.__getitem__)
+
+
+def _different(positions: list[int], rgbd: RgbdDataset, *, count: int, shown: Sequence[int] = ()) -> list[int]:
+    """The first positions whose images differ from each other and from those shown, so that they are `count` together."""
+    chosen = list(shown)
+    for position in positions:
+        if len(chosen) < count:
+            thumbnails = np.stack([thumbnail(rgbd.rgb[i]) for i in (*chosen, position)])
+            if not closest_twins(thumbnails, [str(i) for i in range(len(thumbnails))]):
                 chosen.append(position)
-                thumbnails = candidates
-    return chosen
+    return chosen[len(shown) :]
 
 
 def _caption(explanation: Explanation, position: int) -> str:
