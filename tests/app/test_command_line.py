@@ -70,7 +70,12 @@ def test_train_says_what_the_temperature_did(colour_and_range: Path, tmp_path: P
 def bundle(run: Path) -> Path:
     result = edgefuse("export", run, "--out", run.parent / "bundle")
     assert result.returncode == 0, result.stderr
-    assert "real samples" in result.stderr and "black RGB" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("model.onnx")]
+    size_mb = (run.parent / "bundle/model.onnx").stat().st_size / 1e6
+    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" outputs changed  pass")
+    assert "black RGB" not in result.stderr
+    verbose = edgefuse("export", run, "--out", run.parent / "bundle", "--force", "--verbose")
+    assert "real samples" in verbose.stderr and "black RGB" in verbose.stderr
     return run.parent / "bundle"
 
 

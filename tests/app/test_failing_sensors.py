@@ -12,11 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
+from edgefuse.app.explain_command import DEFINITIONS
 from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.evaluation.corruptions import CORRUPTIONS
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import train
 from toy_bundle import make_toy_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 LABELS = ("blue_near", "red_far", "red_near")
@@ -153,7 +156,10 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
     again = edgefuse(*arguments)
     assert again.returncode == 1 and "--force" in again.stderr
     forced = edgefuse(*arguments, "--force")
-    assert forced.returncode == 0 and "depth's share" in forced.stdout and "log-odds" in forced.stdout
+    assert forced.returncode == 0 and "depth's share" in forced.stdout and DEFINITIONS in forced.stdout
+    document, _, section = DEFINITIONS.partition("#")
+    headings = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("## ")]
+    assert section in [line.removeprefix("## ").lower().replace(",", "").replace(" ", "-") for line in headings]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     refused = edgefuse(*arguments[:-1], tmp_path / "mine", "--force")
