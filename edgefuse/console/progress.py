@@ -120,13 +120,9 @@ class TrainingDisplay:
     def on_train_start(self, num_epochs: int) -> None:
         self._num_epochs = num_epochs
         if is_terminal():
-            self._bar = _new_bar(
-                "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}{task.fields[held]}"
-            )
+            self._bar = _new_bar("{task.fields[figures]}{task.fields[held]}")
             self._bar.start()
-            self._task = self._bar.add_task(
-                f"epoch 1 of {num_epochs}", total=num_epochs, loss=float("nan"), accuracy=0.0, held=""
-            )
+            self._task = self._bar.add_task(f"epoch 1 of {num_epochs}", total=num_epochs, figures="", held="")
 
     def on_batch_end(self, report: StepReport) -> None:
         if self._bar is not None:
@@ -134,8 +130,7 @@ class TrainingDisplay:
                 self._task,
                 description=f"epoch {report.epoch} of {report.num_epochs}",
                 completed=report.num_epochs * report.step / report.num_steps,
-                loss=report.loss,
-                accuracy=report.accuracy,
+                figures=f"loss {report.loss:.3f}  accuracy {report.accuracy:.1%}",
             )
 
     def on_epoch_end(self, result: EpochResult) -> None:
