@@ -56,7 +56,7 @@ class _Quarters:
 
 
 class _Bars:
-    """A bar with the count and the time left; one for all, or one for each stage, which goes when its count is complete."""
+    """A bar with the count and the time left, which ends when the count is complete; one for all, or one for each stage."""
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -80,7 +80,7 @@ class _Bars:
         if self._bar is not None:
             count = f"{done} {self._unit}" if total is None else f"{done} of {total} {self._unit}"
             self._bar.update(self._task, completed=done, total=total, count=count)
-        if not self._what and done == total:
+        if done == total:  # what follows may print, and take long
             self._close()
             self._stage = ""
 

@@ -84,7 +84,7 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
     # Another table and another protocol use the same converted data, and stand beside the first.
     converted = (tmp_path / "out/data/dataset.json").stat().st_mtime_ns
     fourth = run(variants=["depth-scratch"], table=4, by="sequence")
-    assert fourth.folder.name == "table4-by-instance" and fourth.done.num_leaking == 0
+    assert fourth.folder.name == "table4-by-sequence" and fourth.done.num_leaking == 0
     assert "| 73.87 |" in fourth.report.read_text() and "Leaks" not in fourth.report.read_text()
     trials = run(variants=["depth-scratch"], by="trials").done
     assert trials.num_folds == 10 and trials.num_leaking == 0
@@ -215,7 +215,7 @@ def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     assert value["num_leaking_folds"] == 0 and [test["baseline"] for test in value["paired_tests"]] == ["naive-small"]
     description = json.loads((tmp_path / "out/data/dataset.json").read_text())["source"]
     assert len(description["subjects"]) == 4 and description["levels"] == [3, 4] and description["pairs"] == 4 * 6
-    with (tmp_path / "out/table1-by-instance/report.csv").open() as file:
+    with (tmp_path / "out/table1-by-sequence/report.csv").open() as file:
         paper = {row["variant"]: row["paper"] for row in csv.DictReader(file)}
     assert paper == {"depth-scratch": "0.8472", "gated-small": "", "naive-small": ""}
 
