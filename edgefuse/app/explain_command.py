@@ -15,7 +15,7 @@ from edgefuse.io.files import real_path
 if TYPE_CHECKING:
     from edgefuse.evaluation.explain import Explanation
 
-DEFINITIONS = "docs/failing-sensors.md#what-a-model-listens-to"
+DEFINITIONS = "docs/failing-sensors.md#definitions"
 
 
 def explain(  # long: each option is a parameter
@@ -86,7 +86,7 @@ def _print_explanation(explanation: Explanation) -> None:
     table.add_row("all", *_cells(found["all"]))
     console = new_console()
     console.print(table)
-    console.print(f"what these mean: {DEFINITIONS}", style="dim", soft_wrap=True)
+    console.print(f"definitions: {DEFINITIONS}", style="dim", soft_wrap=True)
 
 
 def _cells(group: dict[str, Any]) -> list[str]:
