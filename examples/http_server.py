@@ -25,7 +25,8 @@ async def lifespan(app):
         yield {"classifier": classifier}
 
 
-async def classify(request):  # `async`: the event loop's thread opened the engine; Starlette calls a plain `def` in another one
+# async: so it runs in the thread that opened the engine. Starlette runs a plain `def` in a thread of a pool.
+async def classify(request):
     async with request.form() as form:
         rgb, depth = form.get("rgb"), form.get("depth")
         if not (isinstance(rgb, UploadFile) and isinstance(depth, UploadFile)):
