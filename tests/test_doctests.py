@@ -73,12 +73,12 @@ def mug_pair(*labels: str) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
 
 @pytest.fixture(scope="module")
 def mugs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data set `mugs`; one of the ten pairs of the sequences `left_*` has the other label."""
+    """A folder with the data set `mugs`; two of the twenty pairs of the sequences `left_*` have the other label."""
     root = tmp_path_factory.mktemp("mugs")
     for label in LABELS:
-        for number, sequence in enumerate(("left_1", "left_2", "right_1", "right_2")):
-            for frame in range(3 if sequence == "left_1" else 2):
-                is_odd = (label, number, frame) == ("blue_mug", 0, 0)
+        for sequence in ("left_1", "left_2", "right_1", "right_2"):
+            for frame in range(6 if sequence == "left_1" else 4):
+                is_odd = (label, sequence) == ("blue_mug", "left_1") and frame < 2
                 rgb, depth = mug_pair("red_mug" if is_odd else label)
                 write_pair(root / "mugs" / label / sequence, f"frame_{frame}", rgb[:120, :160], depth[:120, :160])
     write_description(root / "mugs")
