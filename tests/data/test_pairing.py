@@ -255,7 +255,9 @@ def test_the_wrong_level_is_told_apart(tmp_path: Path) -> None:
             scan([tmp_path / wrong])
         assert step in str(caught.value)
     shutil.rmtree(tmp_path / "d/bowl")
-    with pytest.raises(UserError, match=r"Where they are classes: edgefuse data convert .* --sequence-pattern '\(\.\+\)'"):
+    with pytest.raises(
+        UserError, match=r"Where they are classes: edgefuse data convert .* --sequence-pattern '\(\.\+\)'"
+    ):
         scan([tmp_path / "d/cup"])
 
 
