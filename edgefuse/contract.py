@@ -49,6 +49,12 @@ class InputContract:
         size: S, side of the square model input in pixels.
         near_m, far_m: depth range in metres that maps to [0, 1]; measurements outside are clipped to it.
         align: whose view both images share: "color" (depth was reprojected) or "depth".
+
+    Example:
+        >>> import edgefuse
+        >>> contract = edgefuse.InputContract(size=224, far_m=1.5)
+        >>> contract.to_json()["inputs"]["rgb"]
+        {'dtype': 'uint8', 'shape': ['N', 224, 224, 3]}
     """
 
     size: int

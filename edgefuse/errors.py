@@ -8,7 +8,16 @@ from types import ModuleType
 
 
 class EdgefuseError(Exception):
-    """Base of every error that edgefuse raises on purpose."""
+    """Base of every error that edgefuse raises on purpose.
+
+    Example:
+        >>> import edgefuse
+        >>> try:
+        ...     edgefuse.open_bundle("bundles/cups")
+        ... except edgefuse.EdgefuseError as error:
+        ...     print(error)
+        bundles/cups is not a bundle: it does not exist; make one with edgefuse export RUN --out BUNDLE
+    """
 
 
 class UserError(EdgefuseError, ValueError):
