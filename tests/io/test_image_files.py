@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefuse.errors import UserError
-from edgefuse.io.image_files import look
+from edgefuse.io.image_files import inspect_image
 from edgefuse.io.images import has_mark, image_size, is_turned, read_depth, read_image, read_rgb, write_image
 
 RGB = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
@@ -68,7 +68,7 @@ def test_any_part_that_is_missing_is_noticed_and_trailing_bytes_are_not(data: by
     for end in {*range(0, len(data) - 4, max(1, len(data) // 50)), len(data) - 4}:
         with pytest.raises(UserError, match="not a readable image"):
             read_image(path, data[:end])
-        assert look(data[:end]).problem is not None  # whatever the decoder does
+        assert inspect_image(data[:end]).problem is not None  # whatever the decoder does
 
 
 @given(
@@ -76,7 +76,7 @@ def test_any_part_that_is_missing_is_noticed_and_trailing_bytes_are_not(data: by
     st.sampled_from([b"", b"II*\0", b"MM\0*", b"BM", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe1", b"P5\n9 9\n255\n"]),
 )
 def test_any_bytes_are_looked_at_without_an_exception(data: bytes, start: bytes) -> None:
-    found = look(start + data)
+    found = inspect_image(start + data)
     assert found.problem is None or "\n" not in found.problem
     assert found.orientation >= 1 or found.is_tiff
 
