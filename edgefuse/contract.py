@@ -95,11 +95,11 @@ class InputContract:
         """
         check_fields(value, {"size": int, "near_m": float, "far_m": float, "align": str}, what="the contract")
         contract = cls(**{field.name: value[field.name] for field in fields(cls)})
-        for name, mine in contract.to_json().items():
-            if value.get(name, mine) != mine:
+        for name, own in contract.to_json().items():
+            if value.get(name, own) != own:
                 raise UserError(
                     f"the contract has {name} = {printable(repr(value[name]))[:80]}, but this version of edgefuse implements "
-                    f"{mine!r}"
+                    f"{own!r}"
                 )
         return contract
 

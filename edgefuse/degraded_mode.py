@@ -14,7 +14,7 @@ from edgefuse.errors import UserError
 
 Action = Literal["predict", "abstain"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-_OLD_WORDS = {"label": "predict", "no_decision": "abstain"}
+_OLD_VALUES = {"label": "predict", "no_decision": "abstain"}
 """Values in bundles from before 2026-11-25."""
 
 KEPT_FRACTION = 0.9
@@ -70,7 +70,7 @@ class DegradedMode:
             known = {name.name: value[name.name] for name in fields(cls)}
             for name in ("no_rgb", "no_depth"):
                 if isinstance(known[name], str):
-                    known[name] = _OLD_WORDS.get(known[name], known[name])
+                    known[name] = _OLD_VALUES.get(known[name], known[name])
             found = cls(**known)
         except (KeyError, TypeError) as error:
             raise UserError(f"the manifest's degraded_mode is incomplete ({error}): export the run again") from error
@@ -103,14 +103,14 @@ def choose_degraded_mode(
     """
     measured = _measured(metrics)
     actions, reason = {}, {}
-    for name, sensor, asked in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
-        if fusion == sensor and asked == "predict":
+    for name, sensor, choice in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
+        if fusion == sensor and choice == "predict":
             raise UserError(
                 f"--without-{sensor} predict: the model uses {sensor} only and cannot predict without it; leave the option out"
             )
         actions[name], reason[name] = _by_rule(name, sensor=sensor, fusion=fusion, measured=measured)
-        if asked is not None and fusion != sensor:
-            actions[name], reason[name] = asked, "set at export"
+        if choice is not None and fusion != sensor:
+            actions[name], reason[name] = choice, "set at export"
     return DegradedMode(no_rgb=actions["no_rgb"], no_depth=actions["no_depth"], reason=reason, measured=measured)
 
 

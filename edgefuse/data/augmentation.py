@@ -105,10 +105,10 @@ def augment(
     codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
     if augmentation.holes:
         codes = punch_holes(codes, fraction=augmentation.holes * rng.random() ** 4, rng=rng)
-    lost = rng.random()
-    if lost < augmentation.rgb_dropout:
+    dropout = rng.random()
+    if dropout < augmentation.rgb_dropout:
         rgb_SS3 = np.zeros_like(rgb_SS3)
-    elif lost < augmentation.rgb_dropout + augmentation.depth_dropout:
+    elif dropout < augmentation.rgb_dropout + augmentation.depth_dropout:
         codes = np.zeros_like(codes)
     return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
 

@@ -24,7 +24,7 @@ from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
 from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
-from edgefuse.io.images import is_turned, read_bytes
+from edgefuse.io.images import has_orientation, read_bytes
 
 __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
@@ -161,7 +161,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
         warnings=(
             *dataset.warnings,
             *same_images(dataset, [fact.pixels for fact in facts]),
-            *_turned(dataset, facts),
+            *_orientation_warnings(dataset, facts),
             *missing_sensors(dataset, every),
             *(_warnings(valid_depth, depth_m) or outside_range(dataset, every, near_m=near_m, far_m=far_m)),
         ),
@@ -204,7 +204,7 @@ class _Facts:
     thumbnail: NDArray[np.float32]
     sensed: Sensed
     pixels: bytes
-    is_turned: bool
+    has_orientation: bool
 
 
 def _read_facts(
@@ -225,7 +225,7 @@ def _read_facts(
                 thumbnail=thumbnail.astype(np.float32).ravel(),
                 sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
-                is_turned=is_turned(rgb_bytes) or is_turned(depth_bytes),
+                has_orientation=has_orientation(rgb_bytes) or has_orientation(depth_bytes),
             )
     except UserError as error:
         return str(error)
@@ -284,8 +284,8 @@ def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) ->
     return tuple(found)
 
 
-def _turned(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
-    paths = [sample.rgb_path for sample, fact in zip(dataset.samples, facts, strict=True) if fact.is_turned]
+def _orientation_warnings(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
+    paths = [sample.rgb_path for sample, fact in zip(dataset.samples, facts, strict=True) if fact.has_orientation]
     if not paths:
         return []
     return [

@@ -47,7 +47,7 @@ _UNIT_WORDS |= {
 }
 _OF_DEPTH = re.compile("depth|tiefe|profond|profundi|глубин|深度")
 _DISPARITY = re.compile(r"(?:inverse|disparity)(?:[\W_]*(?:depth|map|image))?", re.IGNORECASE)
-_OTHER_THINGS = frozenset(
+_OTHER_QUANTITIES = frozenset(
     re.findall(
         r"\w+",
         "test tests business temperature time angle angular exposure mass weight force pressure speed price currency processing gpu cpu "
@@ -219,7 +219,7 @@ def _looks_like_unit(key: str, value: Any) -> bool:
     joined = "".join(character for character in key.lower() if character.isalpha())
     if _OF_DEPTH.search(joined) and not isinstance(value, dict):
         return True
-    if words & _OTHER_THINGS:
+    if words & _OTHER_QUANTITIES:
         return False
     if value in _UNIT_VALUES or (isinstance(value, str) and _DISPARITY.fullmatch(value)):
         return True
@@ -233,7 +233,10 @@ def _looks_like_step(key: str, value: Any) -> bool:
     words = [word.lower() for word in _WORD.findall(key)]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return (
-        is_number and bool(words) and not _OTHER_THINGS & {*words} and (words[-1] in _LENGTH_WORDS or words == ["gain"])
+        is_number
+        and bool(words)
+        and not _OTHER_QUANTITIES & {*words}
+        and (words[-1] in _LENGTH_WORDS or words == ["gain"])
     )
 
 

@@ -95,8 +95,8 @@ def _split_kind(name: str) -> str | None:
     """The part of a split that a name means, if it has no other meaning: "Training set", "jeu_d_entrainement", "Testdaten"."""
     words = re.findall(r"[^\W\d_]+", _HELD_OUT.sub("holdout", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
     words = [_without_filler(word) for word in words]
-    telling = [word for word in words if word not in _FILLERS] or [word for word in words if word == "split"]
-    return _PLAIN_KINDS.get(telling[0]) if len(telling) == 1 else None
+    meaningful = [word for word in words if word not in _FILLERS] or [word for word in words if word == "split"]
+    return _PLAIN_KINDS.get(meaningful[0]) if len(meaningful) == 1 else None
 
 
 def _without_filler(word: str) -> str:

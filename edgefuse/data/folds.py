@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from edgefuse.data.dataset import Dataset
 from edgefuse.data.layouts.washington import trial_splits
-from edgefuse.data.splits import Split, hold_out, shuffled_groups, untouched
+from edgefuse.data.splits import Split, hold_out, labels_without_samples, shuffled_groups
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import some_of
 
 BY_FRAME = "frame"
 BY_SEQUENCE = "sequence"
 BY_TRIALS = "trials"
-_OLD_WORDS = {"instance": BY_SEQUENCE}
+_OLD_VALUES = {"instance": BY_SEQUENCE}
 """Values of older versions, as in finished cross-validations."""
 
 _Indices = NDArray[np.int64]
@@ -59,7 +59,7 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
         raise UserError(f"the number of folds is {num_folds}: 2 or more were expected")
     if not 0.0 <= validation_fraction < 0.9:
         raise UserError(f"the validation fraction is {validation_fraction}: 0 to 0.9 was expected")
-    by = _OLD_WORDS.get(by, by)
+    by = _OLD_VALUES.get(by, by)
     groups = None if by == BY_FRAME else group_names(dataset, by=by)
     if by == BY_TRIALS:
         sides = [(np.array(trial.train), np.array(trial.test)) for trial in trial_splits(dataset)]
@@ -114,23 +114,23 @@ def folds_of_splits(dataset: Dataset, splits: Sequence[Split], *, by: str) -> Fo
     num_leaking = 0
     for number, parts in enumerate(splits, start=1):
         learned = {*parts.train, *parts.validation}
-        torn = sorted({sequences[i] for i in learned} & {sequences[i] for i in parts.test})
-        num_leaking += bool(torn)
-        if torn and by != BY_FRAME:
+        divided = sorted({sequences[i] for i in learned} & {sequences[i] for i in parts.test})
+        num_leaking += bool(divided)
+        if divided and by != BY_FRAME:
             raise UserError(
-                f"fold {number} has frames of {len(torn)} sequence(s) on both sides, such as {torn[0]}: "
+                f"fold {number} has frames of {len(divided)} sequence(s) on both sides, such as {divided[0]}: "
                 "only --by frame may divide sequences"
             )
         if not parts.train or not parts.test:
             raise UserError(f"fold {number} has {len(parts.train)} training pairs and {len(parts.test)} test pairs")
-        lacking = untouched(dataset, parts.train)
+        lacking = labels_without_samples(dataset, parts.train)
         if lacking:
             raise UserError(
                 f"fold {number} has no training pair of {some_of(lacking)}: record more sequences, use fewer folds, "
                 f"or another --seed{', or turn early stopping off' if parts.validation else ''}"
             )
         for does, part in (("tests", parts.test), ("validates", parts.validation)):
-            lacking = untouched(dataset, part) if part else []
+            lacking = labels_without_samples(dataset, part) if part else []
             if lacking:
                 unseen.setdefault(does, []).append((number, lacking))
     notes = [_note(does, found) for does, found in unseen.items()]

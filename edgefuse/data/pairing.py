@@ -14,7 +14,7 @@ from typing import NamedTuple
 from edgefuse.data.description import DATASET_NAME
 from edgefuse.data.detect_layout import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
 from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
-from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
+from edgefuse.data.tree import HALF, Folder, is_skipped, walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_mark
 from edgefuse.io.text import name_problem, printable, quoted
@@ -74,13 +74,13 @@ def find_pairs(root: Path) -> Tree:
     for folder in folders:
         if len(folder.parts) == 2:
             _pair_sequence(folder, tree)
-    name_misplaced(folders, tree)
+    report_misplaced(folders, tree)
     _report_empty_folders(folders, tree)
     _report_split_sequences(tree)
     return tree
 
 
-def name_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
+def report_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
     """Report folders that cannot be read, and images that are not in root/<class>/<sequence>/.
 
     Args:
@@ -97,7 +97,7 @@ def name_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = 
             images = ["/".join((*folder.parts[2:], name)) for name in folder.images()]
             too_deep.setdefault(folder.parts[:2], []).extend(images)
         elif len(folder.parts) < (1 if in_classes else 2) and not is_made_by_edgefuse(folder.files):
-            _report_misplaced(folder, tree)
+            _report_outside_sequences(folder, tree)
     for parts, images in too_deep.items():
         if images:
             text = (
@@ -221,7 +221,7 @@ def _report_others(folder: Folder, others: list[str], complete: list[str], tree:
         )
 
 
-def _report_misplaced(folder: Folder, tree: Tree) -> None:
+def _report_outside_sequences(folder: Folder, tree: Tree) -> None:
     """Images in the root or in a class folder itself."""
     images = [name for name in folder.images() if folder.parts or not has_mark(folder.path / name, MARK)]
     if not images:
@@ -244,10 +244,10 @@ def _report_misplaced(folder: Folder, tree: Tree) -> None:
 def _report_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
     """Class folders without a pair that have no problem yet, and sequences without any image."""
     with_pairs = {pair.label for pair in tree.pairs}
-    blamed = [problem.text for problem in tree.problems]
+    reported = [problem.text for problem in tree.problems]
     for folder in folders:
         if len(folder.parts) == 1 and folder.parts[0] not in with_pairs and not is_made_by_edgefuse(folder.files):
-            if not any(text.startswith((f"{folder.path}:", f"{folder.path}/")) for text in blamed):
+            if not any(text.startswith((f"{folder.path}:", f"{folder.path}/")) for text in reported):
                 tree.problems.append(
                     Problem(
                         f"{folder.path}: no pair in this class folder: fill it, remove it, or start its name with a dot",
@@ -315,7 +315,7 @@ def _has_pair(folder: Folder) -> bool:
 def _is_data_set(root: Path, *, beside: str) -> bool:
     """Whether `root` has another class folder than `beside` with pairs in sequences, and its folders are not parts of a split."""
     try:
-        names = [path.name for path in root.iterdir() if path.is_dir() and not is_passed_over(path.name)]
+        names = [path.name for path in root.iterdir() if path.is_dir() and not is_skipped(path.name)]
         others = any(next((root / name).glob(f"*/*{RGB_SUFFIX}"), None) for name in names if name != beside)
     except OSError:
         return False

@@ -78,7 +78,7 @@ def split(
     if test_fraction and not test:
         raise UserError(_nothing_to_hold_out(dataset, rest, "test"))
     train, validation = hold_out(dataset, rest, groups, fraction=validation_fraction, seed=seed + 1)
-    lacking = untouched(dataset, train)
+    lacking = labels_without_samples(dataset, train)
     if lacking:
         raise UserError(
             f"no training sample is left of {some_of(lacking)}: record more sequences, hold out fewer, or use --validation-fraction 0"
@@ -88,7 +88,7 @@ def split(
     return Split(train=tuple(train), validation=tuple(validation), test=tuple(sorted([*excluded, *test])))
 
 
-def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
+def labels_without_samples(dataset: Dataset, indices: Iterable[int]) -> list[str]:
     """The classes without a sample among `indices`."""
     present = {dataset.samples[i].label for i in indices}
     return [label for number, label in enumerate(dataset.labels) if number not in present]

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgefuse.data.incomplete_pairs import settled
 from edgefuse.io.text import printable
 
-_PASSED_OVER = {
+_SKIPPED = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
 _IMAGES = {
@@ -26,9 +26,9 @@ _MAX_LEVELS = 12
 """Maximum depth of nested folders. A deeper tree is not a data set."""
 
 
-def is_passed_over(name: str) -> bool:
+def is_skipped(name: str) -> bool:
     """Whether a name is hidden, or one that operating systems create (`.DS_Store`, `._f0_rgb.png`, `__MACOSX`)."""
-    return name.startswith(".") or name.lower() in _PASSED_OVER
+    return name.startswith(".") or name.lower() in _SKIPPED
 
 
 def looks_like_image(name: str) -> bool:
@@ -71,7 +71,7 @@ def _walk(
         state = path.stat()
         with os.scandir(path) as entries:
             for entry in entries:
-                if is_passed_over(entry.name):
+                if is_skipped(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)

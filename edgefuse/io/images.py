@@ -121,7 +121,7 @@ def read_image(path: Path, data: bytes | None = None) -> NDArray[Any]:
     return np.asarray(image)
 
 
-def is_turned(data: bytes) -> bool:
+def has_orientation(data: bytes) -> bool:
     """Whether the file has an EXIF orientation, which photo viewers apply and this reader ignores."""
     return inspect_image(data).orientation != 1
 

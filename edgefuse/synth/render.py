@@ -115,7 +115,7 @@ class Card:
     Attributes:
         centre, right, down: [3]; the last two are unit vectors in the sheet.
         half_m: half of its side.
-        picture: a print (a `Photo`), or a pattern.
+        image: a `Photo`, or a pattern (`Texture`).
     """
 
     centre: Array

@@ -256,7 +256,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["train", "{data}", "--out", "{tmp}/r", "--epochs", "0"], 2, "epochs"),
         (["train", "{data}", "--out", "{tmp}/r", "--fusion", "sum"], 2, "sum"),
         (["train", "{data}", "--out", "{tmp}/r", "--rgb", "alexnet"], 2, "alexnet"),
-        (["train", "{data}", "--out", "{tmp}/r", "--exclude", "nothing*"], 1, "no instance matches"),
+        (["train", "{data}", "--out", "{tmp}/r", "--exclude", "nothing*"], 1, "no sequence matches"),
         (
             ["train", "{data}", "--out", "{tmp}/r", "--rgb", "resnet18", "--rgb-weights", "{tmp}/w.pth"],
             1,

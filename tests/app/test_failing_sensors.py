@@ -196,11 +196,11 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     told = json.loads(asked.stdout)["degraded_mode"]
     assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["degraded_mode"]
     assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("predict", "abstain", "validation")
-    assert "with RGB dead live reports the label and a warning: asked for at the export" in asked.stderr
+    assert "with RGB dead live reports the label and a warning: set at export" in asked.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
-    assert "with RGB dead live reports no decision: the model looks at rgb alone" in by_rule.stderr
-    assert "with depth dead live reports the label and a warning: the model looks at rgb alone" in by_rule.stderr
+    assert "with RGB dead live reports no decision: the model uses rgb only" in by_rule.stderr
+    assert "with depth dead live reports the label and a warning: the model uses rgb only" in by_rule.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     [
         ("gated", "perhaps", 2, "'predict', 'abstain'"),
         ("gated", "abstain", 2, "'predict', 'abstain'"),
-        ("rgb", "predict", 1, "the model looks at rgb alone"),
+        ("rgb", "predict", 1, "the model uses rgb only"),
     ],
 )
 def test_an_impossible_fallback_is_refused_and_nothing_is_written(

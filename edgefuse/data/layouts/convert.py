@@ -158,13 +158,13 @@ def _unit(source: Path, given: dict[str, Any]) -> float | None:
     Raises:
         UserError: they contradict each other.
     """
-    asked_m = unit_in_metres(given["unit"]) if "unit" in given else None
+    option_m = unit_in_metres(given["unit"]) if "unit" in given else None
     if not source.is_dir():
-        return asked_m
+        return option_m
     description = describe(source)
     if "depth_unit_m" not in stated(source):
-        return asked_m
-    if asked_m is not None and abs(asked_m - description.depth_unit_m) > 1e-6 * asked_m:
+        return option_m
+    if option_m is not None and abs(option_m - description.depth_unit_m) > 1e-6 * option_m:
         raise UserError(
             f"--unit is {given['unit']}, but {source / DATASET_NAME} has {description.depth_unit_m:g} m per depth code: leave "
             "--unit out, or correct the file"

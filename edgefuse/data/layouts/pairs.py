@@ -21,12 +21,12 @@ from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, UNITS_M, decode_pair
 from edgefuse.data.detect_layout import is_made_by_edgefuse
 from edgefuse.data.image_cache import one_at_a_time
 from edgefuse.data.layouts.source import Item, Pair, Source
-from edgefuse.data.pairing import MAX_LINES, Problem, Tree, name_misplaced, pair_up, refuse_split_folders
+from edgefuse.data.pairing import MAX_LINES, Problem, Tree, pair_up, refuse_split_folders, report_misplaced
 from edgefuse.data.tree import Folder, walk
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array
 from edgefuse.io.files import real_path
-from edgefuse.io.images import is_turned, read_bytes, read_rgb
+from edgefuse.io.images import has_orientation, read_bytes, read_rgb
 from edgefuse.io.text import printable
 from edgefuse.io.text_files import read_lines
 
@@ -37,7 +37,7 @@ MAX_TIME_DIFFERENCE_S = 0.02
 
 _MM_M = 0.001
 _TIME = re.compile(r"-?\d{1,20}(\.\d{0,20})?")
-_TURNED = "the EXIF orientation was ignored: RGB and depth are written as stored"
+_ORIENTATION_IGNORED = "the EXIF orientation was ignored: RGB and depth are written as stored"
 _MAX_CODE = 65535
 _UNIT_NAMES = {"m": "metres", "cm": "centimetres", "mm": "millimetres", "um": "micrometres"}
 
@@ -192,7 +192,7 @@ def _find(root: Path, *, depth_suffixes: tuple[str, ...], pattern: str | None) -
                 sequence = match.group(1)
             direct |= in_class and expression is None
             found.append((folder.parts[0], sequence, name, folder.path / rgb[name], folder.path / depth[name]))
-    name_misplaced(folders, tree, in_classes=True)
+    report_misplaced(folders, tree, in_classes=True)
     if not found and not any(problem.is_half for problem in tree.problems):
         reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
         raise UserError(f"{root} has no pairs: {expected}{reasons}")
@@ -237,7 +237,11 @@ def _read_pair(rgb_path: Path, depth_path: Path) -> Pair:
     rgb_bytes, depth_bytes = read_bytes(rgb_path), read_bytes(depth_path)
     with one_at_a_time(rgb_bytes, depth_bytes):
         rgb, depth = decode_pair(rgb_path, depth_path, rgb_bytes, depth_bytes)
-    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) or is_turned(depth_bytes) else None)
+    return Pair(
+        rgb=rgb,
+        depth=depth,
+        note=_ORIENTATION_IGNORED if has_orientation(rgb_bytes) or has_orientation(depth_bytes) else None,
+    )
 
 
 def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: float) -> Pair:
@@ -264,7 +268,12 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
                 f"{depth_path}: depth goes up to {codes.max() * _MM_M:g} m: is --unit {unit_m:g} right?{_likely_unit(depth)}"
             )
         depth = codes.astype(np.uint16)
-    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) else None, num_measured=num_measured)
+    return Pair(
+        rgb=rgb,
+        depth=depth,
+        note=_ORIENTATION_IGNORED if has_orientation(rgb_bytes) else None,
+        num_measured=num_measured,
+    )
 
 
 def _likely_unit(depth: NDArray[Any]) -> str:
