@@ -108,7 +108,7 @@ def test_a_model_of_one_sensor_abstains_without_it(fusion: str, own: str, other:
     chosen = choose_degraded_mode(figures, fusion=fusion)
     assert (getattr(chosen, own), getattr(chosen, other)) == ("abstain", "predict")
     assert getattr(choose_degraded_mode(figures, fusion=fusion, **{own: "abstain"}), own) == "abstain"  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=f"looks at {fusion} alone"):
+    with pytest.raises(UserError, match=f"uses {fusion} only"):
         choose_degraded_mode(figures, fusion=fusion, **{own: "predict"})  # type: ignore[arg-type]
 
 

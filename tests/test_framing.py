@@ -36,7 +36,7 @@ def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: i
     side = max(w, h)
     left, top = x + (w - side) // 2, y + (h - side) // 2
     if left >= 56 or top >= 44 or left + side <= 0 or top + side <= 0:
-        with pytest.raises(UserError, match="no part"):
+        with pytest.raises(UserError, match="does not overlap"):
             fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
         return
     framed = fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
@@ -122,7 +122,7 @@ def test_centre_square_is_inside_and_largest() -> None:
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), {}, "depth is uint8"),
         (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is 6x4 and depth 4x4"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"depth_unit_m": 0.0}, "unit is 0"),
-        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"roi": Roi(0, 0, 0, 0)}, "no part"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"roi": Roi(0, 0, 0, 0)}, "does not overlap"),
     ],
 )
 def test_bad_images_are_refused(rgb: np.ndarray, depth: np.ndarray, options: dict[str, object], word: str) -> None:

@@ -94,7 +94,7 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--corruptions", "--against", "DATA"), 1, "it looks like a data set: edgefuse train"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
         (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
-        (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
+        (("--corruptions", "--only", "take9"), 1, "no sequence matches 'take9'"),
         (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
         (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
         (("--corruptions", "--plot", "FILE/plot.png"), 2, "cannot be written"),

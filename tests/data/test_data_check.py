@@ -115,7 +115,7 @@ def test_near_duplicates_can_be_counted_only_across_people(tmp_path: Path) -> No
     report = check([tmp_path], by=r"^(s\d+)_")[0]
     assert [leak.groups for leak in report.leaks] == [("s1", "s2")]
     assert (report.num_leaking, report.num_groups) == (2, 2)
-    for by, words in (("frame", "was expected"), (r"^(p\d+)_", "finds no group in 5 instance name")):
+    for by, words in (("frame", "was expected"), (r"^(p\d+)_", "finds no group in 5 sequence name")):
         with pytest.raises(UserError, match=words):
             check([tmp_path], by=by)
 
@@ -301,7 +301,7 @@ def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:
         data[:33] + (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
     )
     (warning,) = check([tmp_path])[0].warnings
-    assert warning.startswith("1 pair(s) carry an EXIF orientation") and "0_rgb.png" in warning
+    assert warning.startswith("1 pair(s) have an EXIF orientation") and "0_rgb.png" in warning
 
 
 def test_strict_makes_warnings_and_near_duplicates_errors(tmp_path: Path) -> None:

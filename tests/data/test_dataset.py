@@ -81,7 +81,7 @@ def test_all_bad_images_are_listed_and_can_be_skipped(tmp_path: Path) -> None:
     assert "4 bad" in text and "--skip-bad" in text
     for words in (
         "0_depth.png: depth is 8-bit",
-        "RGB is 10x12, its depth 10x9",
+        "RGB is 10x12, but its depth is 10x9",
         "2_rgb.png: not a readable",
         "with 3 channel",
     ):

@@ -122,7 +122,7 @@ def test_the_folds_of_a_seed_are_the_same_with_every_scikit_learn() -> None:
         (1, "sequence", "2 or more"),
         (2, r"^s\d+_", "has no group"),
         (2, r"^(s\d", "not a regular expression"),
-        (2, r"^(s[12])_", r"no group in 4 instance name\(s\): s3_clip1"),
+        (2, r"^(s[12])_", r"no group in 4 sequence name\(s\): s3_clip1"),
     ],
 )
 def test_folds_that_cannot_be_made_are_refused(num_folds: int, by: str, words: str) -> None:
@@ -138,7 +138,7 @@ def test_a_class_that_a_fold_would_not_train_is_named() -> None:
 
 def test_validation_samples_need_a_group_of_their_own() -> None:
     dataset = dataset_of([(label, sequence, 3) for label in "ab" for sequence in ("t1", "t2")])
-    with pytest.raises(UserError, match=r"leaves one group of each class to train and to take validation samples from"):
+    with pytest.raises(UserError, match=r"has only one group of each class for training and validation"):
         make_folds(dataset, num_folds=2, by="sequence", validation_fraction=0.15)
     for parts in make_folds(dataset, num_folds=2, by="frame", validation_fraction=0.15).splits:
         assert len(parts.validation) == 2 and len(parts.train) == 4
@@ -153,7 +153,7 @@ def test_ready_made_splits_may_divide_a_sequence_only_by_frame() -> None:
     leaking = Split(train=(*rest, torn), validation=(), test=tuple(sorted(first - {torn})))
     watched = Split(train=rest, validation=(torn,), test=leaking.test)
     for parts in (leaking, watched):
-        with pytest.raises(UserError, match="fold 1 has frames of 1 instance.* such as s1_clip1"):
+        with pytest.raises(UserError, match="fold 1 has frames of 1 sequence.* such as s1_clip1"):
             folds_of_splits(PEOPLE, [parts], by="trials")
         assert folds_of_splits(PEOPLE, [parts], by="frame").num_leaking == 1
 
@@ -171,9 +171,7 @@ def test_classes_that_folds_do_not_test_are_one_line() -> None:
     )
     folds = make_folds(dataset, num_folds=5, by="sequence")
     (note,) = folds.notes
-    assert note.startswith("3 folds have classes without a pair that is tested: fold ") and note.endswith(
-        "tests no pair of rare"
-    )
+    assert note.startswith("3 folds have classes without a test pair: fold ") and note.endswith("tests no pair of rare")
 
 
 def test_validation_pairs_include_every_class_with_enough_groups() -> None:

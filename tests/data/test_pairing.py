@@ -44,7 +44,7 @@ def test_images_without_a_sequence_folder_are_counted(tmp_path: Path) -> None:
     (tmp_path / "bowl/s0").rmdir()
     (text,) = left_out(tmp_path)
     assert (
-        text.startswith("bowl: 2 images (first a_depth.png) lie directly in the class folder") and "--sequence" in text
+        text.startswith("bowl: 2 images (first a_depth.png) are directly in the class folder") and "--sequence" in text
     )
     with pytest.raises(UserError, match=r"2 bad.*--skip-bad"):
         scan([tmp_path])
@@ -130,7 +130,7 @@ def test_links_are_followed_but_not_in_cycles(tmp_path: Path) -> None:
         (tmp_path / "d/cup/s0" / name).symlink_to(tmp_path / "elsewhere/x")
     assert [problem.count for problem in find_pairs(tmp_path / "d").problems] == [2]  # once, not for each link
     (tmp_path / "d/bowl").symlink_to(tmp_path / "unplugged")
-    with pytest.raises(UserError, match="link.*lead to what is not there, first bowl"):
+    with pytest.raises(UserError, match="broken link.*, first bowl"):
         scan([tmp_path / "d"])
 
 
@@ -383,4 +383,4 @@ def test_a_pipe_or_a_folder_is_not_an_image(tmp_path: Path) -> None:
     (folder / "f2_depth.png").unlink()
     (folder / "f2_depth.png").symlink_to("/dev/zero")
     done = subprocess.run([*CHECK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and done.stdout.count("no regular file") == 2
+    assert done.returncode == 1 and done.stdout.count("not a regular file") == 2

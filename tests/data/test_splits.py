@@ -75,8 +75,8 @@ def test_splits_are_the_same_for_the_same_seed() -> None:
 @pytest.mark.parametrize(
     ("sequences", "options", "word"),
     [
-        ({"cup": ["a", "b"]}, {}, "one class only"),
-        ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no instance matches 'z\\*'"),
+        ({"cup": ["a", "b"]}, {}, "only one class"),
+        ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no sequence matches 'z\\*'"),
         (
             {"cup": ["a"], "ball": ["b"]},
             {"exclude": ["a"], "validation_fraction": 0},

@@ -68,7 +68,7 @@ def test_fields_of_the_wrong_type_are_one_user_error(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"a": {"b": 1.5}}, "a.b = 1.5, a text"),
+        ({"a": {"b": 1.5}}, "a.b = 1.5, a string"),
         ({"a": {}}, "lacks the field a.b"),
         ({}, "lacks the field a"),
         ({"a": []}, r"a = \[\], an object"),

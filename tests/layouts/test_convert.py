@@ -90,7 +90,7 @@ def test_incomplete_and_invalid_pairs_are_all_listed(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "out", layout="pairs", skip_bad=True)
     assert done.num_pairs == 1 and list(loaded(tmp_path / "out")) == ["cup/a/4"]
     text = "\n".join(done.left_out)
-    assert len(done.left_out) == 3 and "8-bit" in text and "RGB is 10x8, its depth 4x4" in text
+    assert len(done.left_out) == 3 and "8-bit" in text and "RGB is 10x8, but its depth is 4x4" in text
 
 
 def test_a_failed_conversion_leaves_the_old_output(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_integers_other_than_uint16_are_refused_with_the_way_to_save_them(kind: 
     [
         (np.ones((3, 3), np.uint16), r"depth is \(3, 3\)"),
         (np.ones(SHAPE, np.float32), "float32, uint16 were expected"),
-        (np.ones(SHAPE, np.int32), "int32, uint16 were expected"),
+        (np.ones(SHAPE, np.int32), "int32, uint16 was expected"),
         (np.array([{}]), "not a readable .npy file"),
     ],
 )
@@ -259,7 +259,7 @@ def test_the_closest_time_is_used_not_the_first() -> None:
     ("options", "message"),
     [
         ({"layout": "kitti"}, "washington, bu3dfe, pairs, npy, tum"),
-        ({"layout": "pairs", "label": "a"}, r"--label make\(s\) no sense with --layout pairs"),
+        ({"layout": "pairs", "label": "a"}, r"--label cannot be used with --layout pairs"),
         ({"layout": "washington", "unit": "mm", "neutral": True}, "--unit and --neutral"),
         ({"layout": "tum"}, "--label is ''"),
         ({"layout": "tum", "label": "../x"}, "plain name"),

@@ -50,7 +50,7 @@ def test_the_description_is_carried_over(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "again/dataset.json").read_text())
     assert describe(tmp_path / "again") == expected and found["camera"] == {"serial": "7"}
     assert found["source"]["trials"] == [["cup_1"]] and found["source"]["source"]["source"]["layout"] == "washington"
-    with pytest.raises(UserError, match=r"--unit is mm, and .*dataset\.json says that one code is 0\.0001 m"):
+    with pytest.raises(UserError, match=r"--unit is mm, but .*dataset\.json has 0\.0001 m per depth code"):
         convert(source, tmp_path / "other", layout="pairs", unit="mm")
     (source / "dataset.json").write_text('{"depth_units": 0.0001}')
     with pytest.raises(UserError, match="would be ignored"):
@@ -135,8 +135,8 @@ def test_a_conversion_finds_the_same_files_as_check(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", layout="pairs")
     for words in (
         "bowl/deeper: 2 images",
-        "a_rgb.jpg and a_rgb.png are both called a_rgb",
-        "in: 1 image (f_rgb.png) lies directly in the root",
+        "a_rgb.jpg and a_rgb.png are both named a_rgb",
+        "in: 1 image (f_rgb.png) is directly in the root",
     ):
         assert words in str(caught.value)
     with pytest.raises(UserError, match="parts of a split"):

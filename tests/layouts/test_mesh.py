@@ -80,7 +80,7 @@ def test_mixed_faces_keep_geometry_and_texture_together(tmp_path: Path) -> None:
         (SQUARE % ("0 1 4 -1", ""), "three or more indices from 0 to 3"),
         (SQUARE % ("0 1 -2 -1", ""), "three or more indices from 0 to 3"),
         (SQUARE % ("0 1 -1", ""), "three or more indices"),
-        (SQUARE % ("", ""), "coordIndex makes no faces"),
+        (SQUARE % ("", ""), "coordIndex has invalid faces"),
         (SQUARE % ("0 1 x -1", ""), "something other than indices"),
         (SQUARE % ("0 1 2 -1", "texCoordIndex [0 1 2 3 -1]"), "different faces than coordIndex"),
         ((SQUARE % ("0 1 2 -1", "")).replace("+10.0", "nan"), "finite"),

@@ -171,7 +171,7 @@ def test_other_trees_are_refused(tmp_path: Path, colour_and_range: Path) -> None
 
 
 def test_more_samples_than_there_are_is_refused(tree: Path) -> None:
-    with pytest.raises(UserError, match="37 samples were asked for, the set has 36"):
+    with pytest.raises(UserError, match="37 samples were requested, but the set has 36"):
         read_washington(tree, num_samples=37)
 
 
