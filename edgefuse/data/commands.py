@@ -75,7 +75,7 @@ def convert(  # long: declares the options of every layout
     from edgefuse.io.text import quoted, say
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
-    with counting("converting", unit="pairs") as on_progress:
+    with counting("converting", unit="pairs") as progress:
         done = bring(
             source,
             out,
@@ -92,7 +92,7 @@ def convert(  # long: declares the options of every layout
             size=size,
             skip_bad=skip_bad,
             strict=strict,
-            on_progress=on_progress,
+            progress=progress,
         )
     for warning in done.warnings:
         say(f"warning: {warning}")
@@ -137,8 +137,8 @@ def check(
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
-    with counting("reading", unit="pairs") as on_progress:
-        report, dataset = run_check(data, by=by, near_m=near, far_m=far, on_progress=on_progress)
+    with counting("reading", unit="pairs") as progress:
+        report, dataset = run_check(data, by=by, near_m=near, far_m=far, progress=progress)
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:

@@ -5,6 +5,7 @@ Owns the start of a worker: every pool uses `begin_worker` as its initializer, o
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ def begin_worker() -> None:
     """Ignore Ctrl-C, because the parent ends its workers, and exit as soon as the parent is gone, even after SIGKILL."""
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("edgefuse").addHandler(logging.NullHandler())  # what it warns of, its parent tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
