@@ -31,7 +31,7 @@ __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "colou
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_FRACTION = 0.01
-"""Warn if at least this fraction of the pixels has the largest code."""
+"""Warn if more than this fraction of the pixels has the largest code."""
 NEAR_M, FAR_M = 0.2, 2.0
 """The default depth range of training."""
 THUMBNAIL = 16

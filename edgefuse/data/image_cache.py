@@ -26,7 +26,7 @@ RESERVED_BYTES = 1 << 30
 """Fraction of the available memory for images, after subtracting what the model, its optimiser, the batches and threads need."""
 
 LARGE_PIXELS = 16_000_000
-"""Pairs with at least this many pixels are decoded one at a time."""
+"""Pairs with more pixels than this are decoded one at a time."""
 _LARGE = Lock()
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ MIN_VALID_FRACTION = 0.01
 """Depth counts as missing if a smaller fraction of the pixels has a measurement."""
 
 MAX_CLASS_CLIPPED = 0.5
-"""Warn of a class if at least this fraction of its measurements is out of range, even if the complete set is in range."""
+"""Warn of a class if more than this fraction of its measurements is out of range, even if the complete set is in range."""
 
 NUM_SAMPLED, NUM_OF_CLASS = 200, 20
 """Number of pairs to check, evenly spread over the classes, and the minimum for each class."""

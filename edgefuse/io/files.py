@@ -180,7 +180,7 @@ def refuse_existing(
         marker: the output is a folder with this file in it. With `force`, only such a folder is replaced, so that a mistyped
             path loses no data.
         contents: other names (fnmatch patterns) in such a folder. A folder with any other name in it is not replaced.
-        is_ours: as an alternative to `marker`, returns whether this command made the existing folder or file.
+        is_ours: returns whether this command made the existing folder or file. If not, it is not replaced.
 
     Raises:
         UserError: the existing one must not be replaced, or nothing can be written there.
