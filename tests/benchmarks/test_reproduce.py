@@ -146,7 +146,9 @@ def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washingto
     assert "at most 1 epoch (early stop after 1 without" in text
     results = [json.loads(path.read_text()) for path in (tmp_path / "every/table4-by-frame/folds").glob("*.json")]
     assert all(result["num_train"] + result["num_test"] < 36 for result in results)  # the rest is watched
-    with pytest.raises(UserError, match="fold 1 leaves one group of each class to train .*or leave early stop off"):
+    with pytest.raises(
+        UserError, match="fold 1 has only one group of each class for training .*or turn early stopping off"
+    ):
         run(tmp_path / "every", samples="all", early_stop=1, by="trials")  # one instance of each class trains
 
 
@@ -229,7 +231,7 @@ def test_what_is_not_the_papers_is_refused(washington_tree: Path, bu3dfe_tree: P
             "washington",
             washington_tree,
             {},
-            "4500 samples were asked for, the set has 36 pairs: give --samples 36 or fewer; .*--quick",
+            "4500 samples were requested, but the set has 36 pairs: give --samples 36 or fewer; .*--quick",
         ),
         ("bu3dfe", bu3dfe_tree, {}, "5 subject.*the paper's 60 were expected; --samples N or"),
     ):
