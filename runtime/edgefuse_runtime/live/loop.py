@@ -111,8 +111,10 @@ def live(  # long: what may be asked for, and its words
 
     Example:
         >>> import edgefuse
-        >>> for result in edgefuse.live("bundles/mugs", camera="realsense"):  # doctest: +SKIP
-        ...     print(result.label, result.latency_ms)
+        >>> for result in edgefuse.live("bundles/mugs", camera="synthetic", num_frames=2):
+        ...     print(result.frame, result.label)
+        1 red_mug
+        2 blue_mug
     """
     from edgefuse_runtime.cameras import open_camera
 
