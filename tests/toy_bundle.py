@@ -73,7 +73,13 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=contract,
-        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width},
+        model={
+            "fusion": fusion,
+            "rgb": "mean",
+            "depth": "mean",
+            "width": gate_width,
+            "batch_size": bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch,
+        },
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),

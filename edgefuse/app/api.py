@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Bundle
@@ -68,13 +68,21 @@ def train(
     return summary.folder
 
 
-def export(run: AnyPath, out: AnyPath, *, precisions: Sequence[str] = ("fp32",), force: bool = False) -> Bundle:
+def export(
+    run: AnyPath,
+    out: AnyPath,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    batch: int | Literal["dynamic"] = 1,
+    force: bool = False,
+) -> Bundle:
     """Export a run to a bundle: ONNX files that give the trained model's answers, and their manifest.
 
     Args:
         run: the folder that `train` made.
         out: the bundle folder to make.
         precisions: some of "fp32", "fp16" and "int8"; FP32 is always made.
+        batch: regions in one run of the engine, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
         force: overwrite a bundle that exists at `out`.
 
     Raises:
@@ -90,7 +98,7 @@ def export(run: AnyPath, out: AnyPath, *, precisions: Sequence[str] = ("fp32",),
         require(package, extra="export")
     from edgefuse_export.onnx.export import export_run
 
-    return export_run(Path(run), Path(out), precisions=precisions, force=force).bundle
+    return export_run(Path(run), Path(out), precisions=precisions, batch=batch, force=force).bundle
 
 
 def open_bundle(bundle: AnyPath) -> Bundle:

@@ -1,18 +1,19 @@
-"""From one RGB-D pair to a prediction: region, crop, sensor states, engine, and what a missing sensor means.
+"""From one RGB-D pair to predictions: regions, crop, sensor states, engine, and what a missing sensor means.
 
-The one path from pixels to a decision: `edgefuse.Classifier` is the class below, and the live loop decides by `predict`. Never
-imports torch.
+The one path from pixels to a prediction: `edgefuse.Classifier` is the class below, the live loop calls `predict`, and evaluation
+and the benchmarks give framed batches to `predict_framed`. Never imports torch.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,15 @@ from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, WHOLE, Framed, Roi
 from edgefuse_runtime.camera import Frame
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
+from edgefuse_runtime.engines.engine import NOT_FINITE, Decision, Engine
 from edgefuse_runtime.regions.region import RegionSource, parse_region
 from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning, shown, states_in
 
 RoiLike = Roi | tuple[int, int, int, int]
 
 NO_REGION = "no object was found to classify"
+MAX_PAIRS_IN_ONE_RUN = 32
+"""Where a file takes any number: the memory that a run needs grows with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +51,10 @@ class Prediction:
         gate: mean of the gate; 0 = all from RGB, 1 = all from depth. None where there is none, or it is not finite.
         sensors: state of each sensor in the region: "ok", or why the model was given nothing of it.
         roi: the region that was classified, in pixels of the image; None where no object was found.
-        frame_ms: milliseconds for finding the region, cropping, resizing, and looking at the sensors.
-        infer_ms: milliseconds in the engine.
-        done_ns: when the answer was there (time.perf_counter_ns).
+        frame_ms: milliseconds for finding this region, cropping, resizing, and looking at the sensors.
+        infer_ms: milliseconds of the engine run that this answer is from. Regions of one run have the same value: it is the time
+            of the whole run, not divided by the number of regions.
+        done_ns: when the run's answers were there (time.perf_counter_ns).
     """
 
     label: str | None
@@ -90,36 +94,94 @@ class Prediction:
         return sensor_warning(self.sensors, is_decided=self.label is not None)
 
 
-def predict(
-    engine: Engine, degraded_mode: DegradedMode, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int
-) -> Prediction:
-    """Classify a framed pair.
+class FramedRegion(NamedTuple):
+    """A region as the model is given it.
+
+    Attributes:
+        framed: what `edgefuse.framing.fit` made of the region; a sensor that is not "ok" as black, or as no measurement.
+        sensors: state of each sensor.
+        roi: the region, in pixels of the image.
+        frame_ms: milliseconds that the work on it took so far.
+    """
+
+    framed: Framed
+    sensors: SensorStates
+    roi: Roi
+    frame_ms: float
+
+    @classmethod
+    def of(cls, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int) -> FramedRegion:
+        """Hide the sensors that are not "ok". `started_ns`: when the work on the region began (time.perf_counter_ns)."""
+        framed = shown(framed, sensors)
+        return cls(framed, sensors, roi, (time.perf_counter_ns() - started_ns) / 1e6)
+
+
+def predict(engine: Engine, degraded_mode: DegradedMode, regions: Sequence[FramedRegion]) -> list[Prediction]:
+    """Classify regions, in their order, in as few engine runs as the engine allows.
 
     Args:
         engine: open.
-        fallback: what is reported while a sensor is missing.
-        framed: what `edgefuse.framing.fit` made of the region `roi`.
-        sensors: a sensor that is not "ok" is shown to the model as black, or as without any measurement.
-        started_ns: when the work on the pair began (time.perf_counter_ns).
+        degraded_mode: what is reported while a sensor is missing.
     """
-    framed = shown(framed, sensors)
-    framed_ns = time.perf_counter_ns()
-    # The engine runs in any case, so that a missing sensor does not change the figures of latency.
-    decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
-    done_ns = time.perf_counter_ns()
-    scores = decision.probabilities[0] if decision.is_finite else None
-    is_trusted = degraded_mode.predicts(rgb_is_available=sensors.rgb == "ok", depth_is_available=sensors.depth == "ok")
-    return Prediction(
-        label=engine.labels[int(scores.argmax())] if scores is not None and is_trusted else None,
-        scores=scores,
-        labels=engine.labels,
-        gate=float(decision.gate.mean()) if decision.is_finite else None,
-        sensors=sensors,
-        roi=roi,
-        frame_ms=(framed_ns - started_ns) / 1e6,
-        infer_ms=(done_ns - framed_ns) / 1e6,
-        done_ns=done_ns,
-    )
+    predictions = []
+    for part in _runs(len(regions), engine.batch_size):
+        some = regions[part]
+        started_ns = time.perf_counter_ns()
+        # Missing sensors do not keep a region from the engine, so that they do not change the figures of latency.
+        rgb, depth = (np.stack([region.framed[i] for region in some]) for i in (0, 1))
+        decision = engine.run(rgb, depth)
+        done_ns = time.perf_counter_ns()
+        for i, region in enumerate(some):
+            one = Decision(probabilities=decision.probabilities[i : i + 1], gate=decision.gate[i : i + 1])
+            scores = one.probabilities[0] if one.is_finite else None
+            rgb_state, depth_state = region.sensors
+            is_trusted = degraded_mode.predicts(
+                rgb_is_available=rgb_state == "ok", depth_is_available=depth_state == "ok"
+            )
+            prediction = Prediction(
+                label=engine.labels[int(scores.argmax())] if scores is not None and is_trusted else None,
+                scores=scores,
+                labels=engine.labels,
+                gate=float(one.gate.mean()) if one.is_finite else None,
+                sensors=region.sensors,
+                roi=region.roi,
+                frame_ms=region.frame_ms,
+                infer_ms=(done_ns - started_ns) / 1e6,
+                done_ns=done_ns,
+            )
+            predictions.append(prediction)
+    return predictions
+
+
+def predict_framed(
+    engine: Engine, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities [n, C] and gate [n, d] of framed pairs, as the model gives them: no sensor is looked at.
+
+    Args:
+        engine: open.
+        rgb, depth: uint8 [n, S, S, 3] and [n, S, S, 2], any n from 1, as the contract says.
+
+    Raises:
+        UserError: an answer has NaN or infinity in it, which would be taken for the first class.
+    """
+    decisions = [engine.run(rgb[part], depth[part]) for part in _runs(len(rgb), engine.batch_size)]
+    probabilities = np.concatenate([decision.probabilities for decision in decisions])
+    gate = np.concatenate([decision.gate for decision in decisions])
+    num_bad = int((~(np.isfinite(probabilities).all(axis=1) & np.isfinite(gate).all(axis=1))).sum())
+    if num_bad:
+        file = engine.description.get("file", "the model")
+        raise UserError(
+            f"{file} answered NaN or infinity for {num_bad} of {len(rgb)} pairs: half precision overflows, or the "
+            f"weights are spoilt; check it with edgefuse check-onnx, or export again with --precision fp32"
+        )
+    return probabilities, gate
+
+
+def _runs(num_pairs: int, batch_size: int | None) -> Iterator[slice]:
+    """Which pairs go into which run of the engine."""
+    step = batch_size if batch_size is not None else MAX_PAIRS_IN_ONE_RUN
+    return (slice(first, first + step) for first in range(0, num_pairs, step))
 
 
 class Classifier:
@@ -153,7 +215,6 @@ class Classifier:
         self._engine: Engine = open_engine(
             self.bundle, file=file, engine=engine, num_threads=num_threads, say=_log.info
         )
-        self._region = _region_of(self.bundle)
         self._is_open = False
 
     @property
@@ -170,6 +231,11 @@ class Classifier:
     def engine(self) -> dict[str, Any]:
         """Which engine and file run, as JSON values; complete while it is open."""
         return self._engine.description
+
+    @property
+    def batch_size(self) -> int | None:
+        """Most regions in one run of the engine; None = any number. See `edgefuse export --batch`."""
+        return self._engine.batch_size
 
     def __enter__(self) -> Classifier:
         self._engine.__enter__()
@@ -203,28 +269,79 @@ class Classifier:
             EdgefuseError: arrays of another type or shape, a region outside the image, or an engine that failed.
             RuntimeError: the classifier is not open: use it inside `with`.
         """
-        if not self._is_open:
-            raise RuntimeError("the classifier is not open: use it inside `with`")
+        self._check_open()
         started_ns = time.perf_counter_ns()
-        region = self._roi(rgb, depth, depth_unit_m, roi)
+        region = self._framed(rgb, depth, depth_unit_m, roi)
         if region is None:
             return self._nothing(started_ns)
-        framed = framing.fit(rgb, depth, size=self.contract.size, roi=region, depth_unit_m=depth_unit_m)
-        sensors = states_in(framed, roi=region, shape=depth.shape)
-        return predict(
-            self._engine, self.bundle.manifest.degraded_mode, framed, sensors, roi=region, started_ns=started_ns
-        )
+        return predict(self._engine, self.bundle.manifest.degraded_mode, [region])[0]
 
     def batch(
         self,
         rgb: NDArray[np.uint8],
         depth: NDArray[np.uint16],
         *,
-        rois: Sequence[RoiLike],
+        rois: Sequence[RoiLike | Literal["whole"] | None],
         depth_unit_m: float = DEPTH_UNIT_M,
     ) -> list[Prediction]:
-        """Classify several regions of one pair, in their order; one engine call for each. Errors are those of a call."""
-        return [self(rgb, depth, depth_unit_m=depth_unit_m, roi=roi) for roi in rois]
+        """Classify several regions of one pair; predictions in the order of `rois`, none for no region.
+
+        A bundle that was exported with `--batch N` or `--batch dynamic` runs them together, up to `batch_size` in one engine
+        run; any other bundle runs one region at a time. All regions are cropped first.
+
+        Args:
+            rois: each as `roi` of a call.
+
+        Raises:
+            EdgefuseError: as a call; what is wrong with a region begins with its number: "rois[2]: ...".
+        """
+        self._check_open()
+        framing.check_pair(rgb, depth, depth_unit_m)
+        regions: list[FramedRegion | Prediction] = []
+        for number, roi in enumerate(rois):
+            started_ns = time.perf_counter_ns()
+            try:
+                region = self._framed(rgb, depth, depth_unit_m, roi)
+            except UserError as error:
+                raise UserError(f"rois[{number}]: {error}") from error
+            regions.append(self._nothing(started_ns) if region is None else region)
+        found = [region for region in regions if isinstance(region, FramedRegion)]
+        predictions = iter(predict(self._engine, self.bundle.manifest.degraded_mode, found))
+        return [next(predictions) if isinstance(region, FramedRegion) else region for region in regions]
+
+    def predict_framed(
+        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities and gate of a framed batch, for evaluation: see `predict_framed` of this module."""
+        self._check_open()
+        return predict_framed(self._engine, rgb, depth)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the classifier is not open: use it inside `with`")
+
+    def _framed(
+        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, roi: RoiLike | str | None
+    ) -> FramedRegion | None:
+        """The region as the model is given it; None where no object is found."""
+        started_ns = time.perf_counter_ns()
+        region = self._roi(rgb, depth, depth_unit_m, roi)
+        if region is None:
+            return None
+        framed = framing.fit(rgb, depth, size=self.contract.size, roi=region, depth_unit_m=depth_unit_m)
+        sensors = states_in(framed, roi=region, shape=depth.shape)
+        return FramedRegion.of(framed, sensors, roi=region, started_ns=started_ns)
+
+    @cached_property
+    def _region(self) -> RegionSource:
+        """Where the model looks when no region is given: as its training data was cropped."""
+        word = self.bundle.manifest.region
+        if word == ANY_CROP:
+            _log.warning(
+                "%s was trained on crops of the object: give roi=(x, y, w, h), or images that are crops",
+                self.bundle.folder,
+            )
+        return parse_region(WHOLE if word in (None, ANY_CROP) else word)
 
     def _roi(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, roi: RoiLike | str | None
@@ -256,15 +373,6 @@ class Classifier:
             infer_ms=0.0,
             done_ns=done_ns,
         )
-
-
-def _region_of(bundle: Bundle) -> RegionSource:
-    word = bundle.manifest.region
-    if word == ANY_CROP:
-        _log.warning(
-            "%s was trained on crops of the object: give roi=(x, y, w, h), or images that are crops", bundle.folder
-        )
-    return parse_region(WHOLE if word in (None, ANY_CROP) else word)
 
 
 def _frame(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, contract: InputContract) -> Frame:

@@ -19,7 +19,7 @@ from edgefuse.bundle import open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
-from edgefuse_runtime.classifier import predict
+from edgefuse_runtime.classifier import FramedRegion, predict
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
@@ -223,7 +223,8 @@ class _Decider:
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
         sensors = self._monitor(frame, framed, roi=region.roi)
-        found = predict(engine, self._degraded_mode, framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        shown = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        (found,) = predict(engine, self._degraded_mode, [shown])
         if sensors.depth == "ok":
             self._clipping.look(framed.depth)
         expected = _expected(region, frame)
