@@ -5,6 +5,7 @@ Owns the order of things; the command line, the demo and the benchmarks call `ru
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 import threading
@@ -94,8 +95,11 @@ def live(  # long: what may be asked for, and its words
 ) -> Iterator[Result]:
     """Yield a result for every frame that a camera gives while the caller keeps up; the newest frame wins otherwise.
 
-    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the caller
-    leaves its loop, and on errors.
+    A camera and a recording in real time keep one frame for the caller, the newest; what it missed is counted in the next result's
+    `dropped`. A folder and the synthetic camera wait for the caller and drop nothing.
+
+    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the generator
+    is closed or forgotten (a `for` loop that is left forgets it), on errors, and when the program ends. Use it in one thread.
 
     Args:
         bundle: the folder that `edgefuse export` made.
@@ -119,6 +123,11 @@ def live(  # long: what may be asked for, and its words
     opened = open_bundle(Path(bundle))
     given = None if roi is None else parse_region(roi)
     with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            # A generator that still waits when the program ends would be closed while the interpreter is taken down, which
+            # ends the process in librealsense ("terminate called without an active exception").
+            atexit.register(stack.close)
+            stack.callback(atexit.unregister, stack.close)
         runner = stack.enter_context(
             open_engine(opened, file=file, engine=engine, num_threads=num_threads, say=_log.info)
         )
