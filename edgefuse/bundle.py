@@ -120,9 +120,8 @@ class Manifest:
     def __post_init__(self) -> None:
         batch = self.model.get("batch_size", 1)
         if batch != DYNAMIC_BATCH and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-            raise UserError(
-                f"its batch size is {printable(repr(batch))[:40]}: a number from 1 or {DYNAMIC_BATCH!r} was expected"
-            )
+            shown = printable(repr(batch))[:40]
+            raise UserError(f"its batch size is {shown}: a number from 1 or {DYNAMIC_BATCH!r} was expected")
         problem = _labels_problem(self.labels)
         if problem:
             raise UserError(f"the labels cannot be told apart: {problem}")

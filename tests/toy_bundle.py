@@ -65,6 +65,7 @@ def make_toy_bundle(
         float_inputs=float_inputs,
     )
     contract = InputContract(size=size, align=align)
+    batch_size = bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch
     metadata = bundle.model_metadata(labels=labels, contract=contract, precision="fp32", temperature=None)
     del metadata["edgefuse.precision"]  # as in files of before; some tests let this one count as another precision's
     onnx.helper.set_model_props(model, metadata)
@@ -73,13 +74,7 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=contract,
-        model={
-            "fusion": fusion,
-            "rgb": "mean",
-            "depth": "mean",
-            "width": gate_width,
-            "batch_size": bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch,
-        },
+        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width, "batch_size": batch_size},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),
