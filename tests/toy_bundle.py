@@ -65,7 +65,6 @@ def make_toy_bundle(
         float_inputs=float_inputs,
     )
     contract = InputContract(size=size, align=align)
-    batch_size = bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch
     metadata = bundle.model_metadata(labels=labels, contract=contract, precision="fp32", temperature=None)
     del metadata["edgefuse.precision"]  # as in files of before; some tests let this one count as another precision's
     onnx.helper.set_model_props(model, metadata)
@@ -74,13 +73,23 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=contract,
-        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width, "batch_size": batch_size},
+        model={
+            "fusion": fusion,
+            "rgb": "mean",
+            "depth": "mean",
+            "width": gate_width,
+            "batch_size": _in_manifest(batch),
+        },
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),
     )
     bundle.write_manifest(folder, manifest)
     return bundle.open_bundle(folder)
+
+
+def _in_manifest(batch: int | str) -> int | str:
+    return bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch
 
 
 def toy_answer(

@@ -36,7 +36,6 @@ def demo(
         require(package, extra=extra)
     from edgefuse.app.demo import DemoSize, run_demo
     from edgefuse.console.progress import TrainingDisplay
-    from edgefuse.io.text import say
     from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
     load_pyrealsense2()
@@ -46,8 +45,7 @@ def demo(
             seed=seed,
             size=DemoSize(num_pairs=pairs, epochs=epochs, num_live_frames=frames),
             force=force,
-            say=say,
-            listener=display,
+            callback=display,
         )
     _print_result(result)
 

@@ -47,7 +47,7 @@ def explain(  # long: each option is a parameter
 
     with (
         open_model(model, num_threads=threads) as opened,
-        counting("corruptions", unit="pairs") as on_progress,
+        counting("corruptions", unit="pairs") as progress,
     ):
         look_into(
             opened.predictor,
@@ -58,7 +58,7 @@ def explain(  # long: each option is a parameter
             title=f"{real_path(model).name}, {len(rgbd.rgb)} pairs, answered by {opened.name}",
             seed=seed,
             pixel_gate=opened.pixel_gate,
-            on_progress=on_progress,
+            progress=progress,
             on_found=show,
         )
     warn_of_training_pairs(opened, rgbd)

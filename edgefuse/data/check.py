@@ -6,7 +6,7 @@ Owns the report and its montage; reads pairs one by one, so that a set larger th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import is_turned, read_bytes
+from edgefuse.progress import Progress, no_progress
 
 __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
@@ -110,7 +111,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
     by: str = BY_SEQUENCE,
     near_m: float = NEAR_M,
     far_m: float = FAR_M,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Report, Dataset]:
     """Read every pair below `roots`; bad ones are listed, the others reported and returned as a data set.
 
@@ -139,7 +140,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
                 facts.append(found)
                 unit_m = dataset.samples[i].depth_unit_m
                 histograms.setdefault(unit_m, np.zeros(MAX_DEPTH_CODE + 1, np.int64))[codes] += counts
-            on_progress(i + 1, len(dataset.samples))
+            progress(i + 1, len(dataset.samples), stage="reading")
     dataset = dataset.subset(good)
     groups = group_names(dataset, by=by)
     leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts], groups)

@@ -70,7 +70,7 @@ def convert(  # long: the options of every layout, declared and passed on
     from edgefuse.io.text import quoted, say
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
-    with counting("converting", unit="pairs") as on_progress:
+    with counting("converting", unit="pairs") as progress:
         done = bring(
             source,
             out,
@@ -87,7 +87,7 @@ def convert(  # long: the options of every layout, declared and passed on
             size=size,
             skip_bad=skip_bad,
             strict=strict,
-            on_progress=on_progress,
+            progress=progress,
         )
     for warning in done.warnings:
         say(f"warning: {warning}")
@@ -132,8 +132,8 @@ def check(
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
-    with counting("reading", unit="pairs") as on_progress:
-        report, dataset = look(data, by=by, near_m=near, far_m=far, on_progress=on_progress)
+    with counting("reading", unit="pairs") as progress:
+        report, dataset = look(data, by=by, near_m=near, far_m=far, progress=progress)
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:

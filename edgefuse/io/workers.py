@@ -5,6 +5,7 @@ Owns how a worker begins; whoever starts a pool gives `begin_worker` as its init
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 def begin_worker() -> None:
     """Leave Ctrl-C to the parent, which ends its workers in order, and end as soon as the parent is gone, also by SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("edgefuse").addHandler(logging.NullHandler())  # what it warns of, its parent tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -7,6 +7,7 @@ depth  float [N, e, S, S]  ->  float [N, c, h, w]     (as `edgefuse.model.encodi
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError, is_out_of_memory
-from edgefuse.io.text import say
 from edgefuse.model.choices import DEPTH_BACKBONES, RGB_BACKBONES
 
 WEIGHTS_IMAGENET = "imagenet"
 WEIGHTS_NONE = "none"
+
+_log = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
@@ -144,7 +146,8 @@ def _with_imagenet_weights(name: str, builder: Any, *, option: str) -> Any:
     enum = models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
     if not cached.is_file():
-        say(f"downloading the ImageNet weights of {name} ({enum.meta['_file_size']:.0f} MB) to {cached}, once")
+        size_mb = enum.meta["_file_size"]
+        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s, once", name, size_mb, cached)
     try:
         return builder(weights=enum)
     except OSError as error:

@@ -29,6 +29,6 @@ def synth(
     from edgefuse.synth.rendered_set import write_dataset
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
-    with counting("rendering", unit="pairs") as on_progress:
-        write_dataset(out, num_pairs=num_pairs, size=size, seed=seed, num_workers=workers, on_progress=on_progress)
+    with counting("rendering", unit="pairs") as progress:
+        write_dataset(out, num_pairs=num_pairs, size=size, seed=seed, num_workers=workers, progress=progress)
     say(f"data set: {out}; next: edgefuse train {quoted(out)} --out RUN")

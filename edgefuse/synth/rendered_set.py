@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, Roi, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.workers import begin_worker
+from edgefuse.progress import Progress, no_progress
 from edgefuse.synth import scenes as synth_scenes
 from edgefuse.synth.render import Box2D, image
 from edgefuse.synth.sensor_models import Degradation, depth_codes, rgb_codes
@@ -109,7 +110,7 @@ def write_dataset(
     seed: int = 0,
     frames_per_sequence: int = 8,
     num_workers: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Render a data set folder; it appears under its name when it is complete, and replaces what stood there.
 
@@ -120,7 +121,7 @@ def write_dataset(
         num_pairs: over all classes; their shares differ by one at most.
         size: side of the square pictures in pixels.
         num_workers: processes; None = one for each processor, at most 8.
-        on_progress: called with the pairs done and `num_pairs`.
+        progress: called with the pairs done and `num_pairs`.
 
     Returns:
         `root`.
@@ -144,8 +145,7 @@ def write_dataset(
         done = 0
         for written in _written(sequences, num_workers=workers):
             done += written
-            if on_progress is not None:
-                on_progress(done, num_pairs)
+            progress(done, num_pairs, stage="rendering")
         write_description(
             folder, align="color", region=ANY_CROP, created_by="edgefuse data synth", labels=list(LABELS), **asked
         )

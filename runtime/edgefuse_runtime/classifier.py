@@ -212,9 +212,7 @@ class Classifier:
             EdgefuseError: no bundle there, a damaged one, or an engine or file that it does not have.
         """
         self.bundle: Bundle = open_bundle(Path(bundle))
-        self._engine: Engine = open_engine(
-            self.bundle, file=file, engine=engine, num_threads=num_threads, say=_log.info
-        )
+        self._engine: Engine = open_engine(self.bundle, file=file, engine=engine, num_threads=num_threads)
         self._is_open = False
 
     @property

@@ -29,7 +29,7 @@ def report(bench_bundle: Path, bench_recording: Path) -> Report:
         camera=str(bench_recording),
         roi="center",
         plan=PLAN,
-        on_progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, **_: seen.append((done, total)),
     )
     assert seen[-1] == (40, 40)
     return found

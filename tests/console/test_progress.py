@@ -37,9 +37,9 @@ def test_the_bar_ends_with_the_training_whatever_ended_it(
         if ends == "error":
             with pytest.raises(UserError, match="the loss is"):
                 config = TrainConfig(size=32, epochs=3, batch_size=16, learning_rate=1e25)
-                train_on_dataset(rgbd, tmp_path / "run", config=config, parts=parts, listener=display)
+                train_on_dataset(rgbd, tmp_path / "run", config=config, parts=parts, callback=display)
         else:
-            done = train_on_dataset(rgbd, tmp_path / "run", config=QUICK, parts=parts, early_stop=2, listener=display)
+            done = train_on_dataset(rgbd, tmp_path / "run", config=QUICK, parts=parts, early_stop=2, callback=display)
             assert len(done.metrics["history"]) < QUICK.epochs
         assert threading.active_count() == before
-    assert "training" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert " of " in sys.stderr.getvalue()  # type: ignore[attr-defined]

@@ -34,7 +34,9 @@ FILES = ("model.onnx", "model.fp16.onnx", "model.int8.onnx")
 
 
 @pytest.fixture(scope="module", params=[3, "dynamic"])
-def summary(request: pytest.FixtureRequest, trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportSummary:
+def summary(
+    request: pytest.FixtureRequest, trained_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ExportSummary:
     out = tmp_path_factory.mktemp("bundles") / "bundle"
     precisions = ("fp32", "fp16", "int8")
     return export_run(trained_run, out, precisions=precisions, num_calibration_frames=20, batch=request.param)
@@ -127,12 +129,16 @@ def test_a_manifest_with_another_batch_is_refused(batch: Any, summary: ExportSum
 
 
 def test_the_command_and_the_function_take_it(trained_run: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(build_app("export"), ["export", str(trained_run), "--out", str(tmp_path / "two"), "--batch", "2"])
+    done = CliRunner().invoke(
+        build_app("export"), ["export", str(trained_run), "--out", str(tmp_path / "two"), "--batch", "2"]
+    )
     assert done.exit_code == 0, done.output
     assert open_bundle(tmp_path / "two").manifest.batch_size == 2
     assert edgefuse.export(trained_run, tmp_path / "any", batch="dynamic").manifest.batch_size is None
     for bad in ("0", "1025", "many", "2.5", "²"):
-        done = CliRunner().invoke(build_app("export"), ["export", str(trained_run), "--out", str(tmp_path / "no"), "--batch", bad])
+        done = CliRunner().invoke(
+            build_app("export"), ["export", str(trained_run), "--out", str(tmp_path / "no"), "--batch", bad]
+        )
         assert done.exit_code == 2 and "or dynamic" in done.output, done.output
 
 

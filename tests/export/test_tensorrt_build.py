@@ -142,7 +142,6 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
             timing_cache=tmp_path / "timing.cache",
             journal=journal,
             logger=new_logger(fake.module, journal),
-            on_progress=lambda _done, _total: None,
         )
     assert fake.builds[0]["held_in_float"] == held
 
@@ -244,12 +243,12 @@ def test_a_second_attempt_that_fails_is_the_end(bundle: Bundle, monkeypatch: pyt
 
 
 def test_progress_rises_to_the_end(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     build_engine(
         bundle.folder,
         BuildOptions(),
         open_plan=host_opener(new_fake, bundle),
-        on_progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, **_: seen.append((done, total)),
     )
     percents = [done for done, _ in seen]
     assert percents == sorted(percents) and percents[-1] == 100 and len(set(percents)) >= 4
@@ -257,21 +256,21 @@ def test_progress_rises_to_the_end(new_fake: FakeTensorRT, bundle: Bundle) -> No
 
 
 def test_a_display_that_fails_does_not_end_the_build(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    def broken(done: int, _total: int) -> None:
+    def broken(done: int, _total: int | None, /, *, stage: str = "") -> None:
         if done < 100:
             raise RuntimeError("no terminal")
 
-    summary = build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=broken)
+    summary = build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=broken)
     assert summary.built
 
 
 def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    def interrupt(_done: int, _total: int) -> None:
+    def interrupt(_done: int, _total: int | None, /, *, stage: str = "") -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=interrupt)
+        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
     # TensorRT was asked to stop: nothing was thrown through its frames.
     assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()

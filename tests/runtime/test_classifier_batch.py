@@ -41,9 +41,7 @@ def num_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("batch", "runs"), [(1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2]), (8, [5]), ("N", [5])], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("batch", "runs"), [(1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2]), (8, [5]), ("N", [5])], ids=str)
 @pytest.mark.parametrize("as_text", [True, False])
 def test_a_batch_has_the_answers_of_single_calls(
     tmp_path: Path, batch: int | str, runs: list[int], as_text: bool, num_pairs_of_runs: list[int]

@@ -32,9 +32,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recording(tmp_path_factory.mktemp("live") / "three_seconds.db3", pairs, fps=FPS)
 
 
-def test_a_slow_caller_gets_the_newest_frame_and_the_number_of_those_it_missed(
-    bundle: Bundle, recording: Path
-) -> None:
+def test_a_slow_caller_gets_the_newest_frame_and_the_number_of_those_it_missed(bundle: Bundle, recording: Path) -> None:
     """With a queue each frame would be older than the one before it: 1.5 s after ten of them."""
     results, times_s = [], []
     for result in edgefuse.live(bundle.folder, camera=str(recording), engine="cpu"):

@@ -159,7 +159,7 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
         size=32,
         seed=8,
         num_workers=1,
-        on_progress=lambda done, total: calls.append((done, total)),
+        progress=lambda done, total, *, stage: calls.append((done, total)),
     )
     two = write_dataset(tmp_path / "two", num_pairs=13, frames_per_sequence=2, size=32, seed=8, num_workers=2)
     other = write_dataset(tmp_path / "other", num_pairs=13, frames_per_sequence=2, size=32, seed=9, num_workers=1)
@@ -196,11 +196,11 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
 
 
 def test_a_data_set_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int | None, /, *, stage: str = "") -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "set", num_pairs=6, size=32, num_workers=1, on_progress=stop)
+        write_dataset(tmp_path / "set", num_pairs=6, size=32, num_workers=1, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,10 +302,10 @@ def test_workers_end_with_the_command_and_the_next_one_sweeps(number: signal.Sig
 
 
 def test_a_worker_that_is_killed_is_told_of(tmp_path: Path) -> None:
-    def kill(done: int, total: int) -> None:
+    def kill(done: int, total: int | None, /, *, stage: str = "") -> None:
         for process in multiprocessing.active_children():
             process.kill()
 
     with pytest.raises(UserError, match="fewer --workers"):
-        write_dataset(tmp_path / "set", num_pairs=200, size=32, num_workers=2, on_progress=kill)
+        write_dataset(tmp_path / "set", num_pairs=200, size=32, num_workers=2, progress=kill)
     assert list(tmp_path.iterdir()) == []

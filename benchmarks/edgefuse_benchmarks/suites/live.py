@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError, require
+from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
@@ -114,7 +115,7 @@ def bench_live(
     engine: str = "auto",
     num_threads: int | None = None,
     plan: LivePlan = PLAN,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure the live loop.
 
@@ -123,7 +124,7 @@ def bench_live(
         roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: where the training data was looked at.
         engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
         plan: how long to measure.
-        on_progress: called with (results so far, results at most).
+        progress: called with (results so far, results at most).
 
     Raises:
         UserError: no bundle or camera, or too few frames with a region.
@@ -135,7 +136,7 @@ def bench_live(
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
     with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
         _play_in_turns(
-            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, on_progress=on_progress
+            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, progress=progress
         )
         engine_facts = opened.description
     parity = _check(ways)
@@ -172,15 +173,14 @@ def _play_in_turns(
     roi: str | None,
     trained_on: str | None,
     plan: LivePlan,
-    on_progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> None:
     wanted = plan.num_results * len(ways)
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
             _play(way, engine, camera=camera, roi=roi, trained_on=trained_on, num_frames=plan.frames_of_pass)
-        if on_progress is not None:
-            on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
+        progress(min(sum(len(way.results) for way in ways), wanted), wanted, stage="measuring")
 
 
 def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:

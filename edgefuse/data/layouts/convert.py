@@ -17,6 +17,7 @@ from edgefuse.data.layouts.source import Converted, Source, write_source
 from edgefuse.errors import UserError
 from edgefuse.io.files import real_path
 from edgefuse.io.text import name_problem, printable
+from edgefuse.progress import Progress, no_progress
 
 Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
 
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def convert(
+def convert(  # long: the options of every layout, declared and passed on
     source: Path,
     out: Path,
     *,
@@ -46,7 +47,7 @@ def convert(
     size: int | None = None,
     skip_bad: bool = False,
     strict: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """Read `source` in its layout and write the data set folder `out`, whole or not at all.
 
@@ -82,7 +83,7 @@ def convert(
     found = _READERS[layout](source, given)
     origin = {"layout": layout, "folder": real_path(source).name, **given, **found.origin}
     found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
-    return write_source(found, out, skip_bad=skip_bad, strict=strict, on_progress=on_progress)
+    return write_source(found, out, skip_bad=skip_bad, strict=strict, progress=progress)
 
 
 def _as_described(found: Source, source: Path, origin: dict[str, Any]) -> Source:

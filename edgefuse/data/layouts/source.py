@@ -23,6 +23,7 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import name_problem, printable
+from edgefuse.progress import Progress, no_progress
 
 LEFT_OUT_NAME = "left_out.json"
 """Beside `dataset.json` where bad pairs were left out: what was wrong with each."""
@@ -113,14 +114,14 @@ def write_source(
     *,
     skip_bad: bool = False,
     strict: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Converted:
     """Write a source as a data set folder, which appears when it is complete and not before.
 
     Args:
         skip_bad: leave bad pairs out instead of refusing.
         strict: refuse what would be a warning.
-        on_progress: called with the pairs done and their total.
+        progress: called with the pairs done and their total.
 
     Raises:
         UserError: bad pairs, all of those found are named; nothing to write; two pairs of one name.
@@ -133,7 +134,7 @@ def write_source(
         raise UserError(f"{len(double)} name(s) stand for several pairs, such as {double[0]}: rename them")
     problems, notes = list(source.problems), list(source.notes)
     with folder_replaced(out) as folder:
-        found = _write_all(source.items, folder, stop_at=None if skip_bad else MAX_PROBLEMS, on_progress=on_progress)
+        found = _write_all(source.items, folder, stop_at=None if skip_bad else MAX_PROBLEMS, progress=progress)
         problems += found.problems
         if not skip_bad:
             _refuse(problems)
@@ -205,9 +206,7 @@ def _depth_warnings(found: _Found, *, num_pairs: int, unit_m: float) -> list[str
     return warnings
 
 
-def _write_all(
-    items: tuple[Item, ...], folder: Path, *, stop_at: int | None, on_progress: Callable[[int, int], None]
-) -> _Found:
+def _write_all(items: tuple[Item, ...], folder: Path, *, stop_at: int | None, progress: Progress) -> _Found:
     found = _Found()
     pool = ThreadPoolExecutor()
     try:
@@ -218,7 +217,7 @@ def _write_all(
                 found.problems.append(problem)
                 if stop_at is not None and len(found.problems) >= stop_at:
                     break
-            on_progress(done, len(items))
+            progress(done, len(items), stage="converting")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     found.problems.sort()

@@ -88,7 +88,6 @@ def export(  # long: each option is a parameter
         force=force,
         no_rgb=without_rgb,
         no_depth=without_depth,
-        say=say,
     )
     manifest = summary.bundle.manifest
     _print_summary(summary)

@@ -5,6 +5,7 @@ Nothing of the bundle is touched before TensorRT and a GPU are found, and no pla
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import quoted
+from edgefuse.progress import Progress, no_progress
 from edgefuse_export.compare_outputs import ParityReport
-from edgefuse_export.tensorrt.build_log import Journal
+from edgefuse_export.tensorrt.build_log import BUILDING, Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
 from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
@@ -33,6 +35,8 @@ from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, tensorrt_ve
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
 CANDIDATE_PREFIX = ".candidate-"
+
+_log = logging.getLogger(__name__)
 
 
 class EngineOutputError(UserError):
@@ -117,15 +121,13 @@ def build_engine(
     options: BuildOptions,
     *,
     open_plan: OpenPlan | None = None,
-    say: Callable[[str], None] = lambda _text: None,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> BuildSummary:
     """Give the bundle an engine for this machine's GPU and TensorRT.
 
     Args:
         open_plan: how the new plan is run for the parity check. Default: the TensorRT engine that live uses.
-        say: one line for the user: why it is built, what it falls back to, whom it waits for.
-        on_progress: called with (percent, 100) while TensorRT builds.
+        progress: called with (percent, 100) while TensorRT builds.
 
     Raises:
         UserError: something is missing, the cache cannot be written, the build fails, or the engine was built but runs in
@@ -137,9 +139,8 @@ def build_engine(
     _source(bundle, typing, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
-    with build_lock(
-        bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")
-    ) as lock:
+    waits = f"another process is building in {bundle_folder}: waiting for it to end"
+    with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waits)) as lock:
         bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
         onnx_path = _source(bundle, typing, precision=options.precision)
         key = _key(bundle, trt=trt, gpu=gpu, typing=typing, options=options)
@@ -147,11 +148,11 @@ def build_engine(
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
         reason = found.reason or "--force was given"
-        say(f"building an engine for {gpu.name}: {reason}")
+        _log.info("building an engine for %s: %s", gpu.name, reason)
         if typing.note:
-            say(f"note: {typing.note}")
+            _log.info("note: %s", typing.note)
         job = _Job(bundle=bundle, lock=lock, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
-        record = job.run(samples=samples, open_plan=open_plan, say=say, on_progress=on_progress)
+        record = job.run(samples=samples, open_plan=open_plan, progress=progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
 
@@ -172,8 +173,7 @@ class _Job:
         *,
         samples: Samples,
         open_plan: OpenPlan | None,
-        say: Callable[[str], None],
-        on_progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> PlanRecord:
         folder = self.bundle.folder / ENGINES_FOLDER
         sweep(self.bundle)
@@ -191,8 +191,7 @@ class _Job:
                 timing_cache=folder / _timing_cache_name(self.key),
                 journal=journal,
                 logger=logger,
-                on_progress=on_progress,
-                say=say,
+                progress=progress,
             )
             build_s = time.monotonic() - started_s
             layers = count_layers(self.trt, built.content, logger=logger, shapes=self.key.shapes)
@@ -200,7 +199,7 @@ class _Job:
             candidate = Path(place) / "candidate.plan"
             candidate.write_bytes(built.content)
             parity = self._prove(candidate, samples=samples, open_plan=open_plan)
-            on_progress(100, 100)
+            progress(100, 100, stage=BUILDING)
             details = {
                 "layers": layers,
                 "notes": [*filter(None, [self.typing.note]), *built.notes],

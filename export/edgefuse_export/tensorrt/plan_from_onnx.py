@@ -5,7 +5,8 @@ Written against the bindings of 10.3, 10.16 and 11.4; no TensorRT library was th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
-from edgefuse_export.tensorrt.build_log import Journal, Progress, interrupt_noted
+from edgefuse.progress import Progress, no_progress
+from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_log = logging.getLogger(__name__)
 
 FULLY_TYPED_SINCE = (10, 12)
 """NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
@@ -107,7 +111,7 @@ def new_logger(trt: ModuleType, journal: Journal) -> trt.ILogger:
     return JournalLogger()
 
 
-def _new_monitor(trt: ModuleType, progress: Progress) -> trt.IProgressMonitor:
+def _new_monitor(trt: ModuleType, progress: BuildProgress) -> trt.IProgressMonitor:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -135,8 +139,7 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     timing_cache: Path,
     journal: Journal,
     logger: trt.ILogger,
-    on_progress: Callable[[int, int], None],
-    say: Callable[[str], None] = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan for the GPU that is here.
 
@@ -147,8 +150,7 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
         optimization_level: 0 (quick to build) to 5 (quick to run).
         timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
         journal: what `logger` writes into.
-        on_progress: called with (percent, 100).
-        say: told of each note as it comes.
+        progress: called with (percent, 100).
 
     Raises:
         BuildError: the file does not parse, takes other inputs, or the build fails.
@@ -166,18 +168,18 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     _set_precision(trt, network, config, typing)
     config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
-    progress = Progress(on_progress)
-    config.progress_monitor = monitor = _new_monitor(trt, progress)  # the name keeps it alive  # noqa: F841
+    phases = BuildProgress(progress)
+    config.progress_monitor = monitor = _new_monitor(trt, phases)  # the name keeps it alive  # noqa: F841
     notes: tuple[str, ...] = ()
-    with interrupt_noted(progress):
+    with interrupt_noted(phases):
         plan = builder.build_serialized_network(network, config)
-        if plan is None and not progress.interrupted and journal.names_no_kernel() and _prefer_constraints(trt, config):
+        if plan is None and not phases.interrupted and journal.names_no_kernel() and _prefer_constraints(trt, config):
             notes = (PREFERRED_NOTE,)
             journal.forget()
             journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
-            say(f"note: {PREFERRED_NOTE}")
+            _log.info("note: %s", PREFERRED_NOTE)
             plan = builder.build_serialized_network(network, config)
-    if progress.interrupted:
+    if phases.interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from edgefuse.io.text import some_of, write_line
 from edgefuse_runtime.results import LiveSummary, Result
 
 NO_DECISION = "no decision"
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -245,9 +248,9 @@ def _may_be_replaced(path: Path) -> bool:
 class Outputs:
     """The sinks of a run, without those that failed."""
 
-    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+    def __init__(self, sinks: Sequence[Sink]) -> None:
         self.failed: list[str] = []
-        self._sinks, self._say = list(sinks), say
+        self._sinks = list(sinks)
 
     @property
     def are_all_gone(self) -> bool:
@@ -272,4 +275,4 @@ class Outputs:
                 reason = error.strerror or str(error)
                 self.failed.append(f"{name}: {reason}")
                 if error.errno != errno.EPIPE:  # who reads no more knows it
-                    self._say(f"WARNING {name} cannot be written ({reason}): nothing more is written there")
+                    _log.warning("%s cannot be written (%s): nothing more is written there", name, reason)
