@@ -73,13 +73,7 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=contract,
-        model={
-            "fusion": fusion,
-            "rgb": "mean",
-            "depth": "mean",
-            "width": gate_width,
-            "batch_size": _in_manifest(batch),
-        },
+        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width, "batch_size": _stated(batch)},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),
@@ -88,7 +82,7 @@ def make_toy_bundle(
     return bundle.open_bundle(folder)
 
 
-def _in_manifest(batch: int | str) -> int | str:
+def _stated(batch: int | str) -> int | str:
     return bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch
 
 
