@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fake_tensorrt.bound import Bound, Dims, Setting, check
-from fake_tensorrt.plan import Node, Tensor, nodes_of, tensors_of
+from fake_tensorrt.plan import Node, Tensor, nodes_of, tensors_of, with_input_shape
 
 _KINDS = {
     "Conv": "CONVOLUTION",
@@ -34,8 +34,8 @@ _KINDS = {
 
 
 class ITensor(Bound):
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
+    def __init__(self, tensor: Tensor, network: Any = None) -> None:
+        self._tensor, self._network = tensor, network
 
     @property
     def name(self) -> str:
@@ -44,6 +44,11 @@ class ITensor(Bound):
     @property
     def shape(self) -> Dims:
         return Dims(self._tensor.shape)
+
+    @shape.setter
+    def shape(self, value: Any) -> None:
+        check(self._fake, value, "dims")
+        self._network._onnx_bytes = with_input_shape(self._network._onnx_bytes, self.name, tuple(value))
 
     @property
     def dtype(self) -> Any:
@@ -151,7 +156,7 @@ class INetworkDefinition(Bound):
 
     def _at(self, index: int, *, is_input: bool) -> Any:
         tensors = self._tensors(is_input=is_input)
-        return self._fake.module.ITensor(tensors[index]) if 0 <= index < len(tensors) else None
+        return self._fake.module.ITensor(tensors[index], self) if 0 <= index < len(tensors) else None
 
 
 CLASSES = (ITensor, ILayer, INetworkDefinition)

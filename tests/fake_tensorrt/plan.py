@@ -66,6 +66,21 @@ def tensors_of(onnx_bytes: bytes) -> list[Tensor]:
     ]
 
 
+def with_input_shape(onnx_bytes: bytes, name: str, shape: tuple[int, ...]) -> bytes:
+    """The file with an input's open dimensions fixed, wherever they are named."""
+    import onnx
+
+    model = onnx.load_model_from_string(onnx_bytes)
+    (changed,) = (value for value in model.graph.input if value.name == name)
+    dims = changed.type.tensor_type.shape.dim
+    sizes = {dim.dim_param: size for dim, size in zip(dims, shape, strict=True) if dim.dim_param}
+    for value in (changed, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    return bytes(model.SerializeToString())
+
+
 def _tensor(value: Any, *, is_input: bool) -> Tensor:
     kind = value.type.tensor_type
     shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim)

@@ -180,7 +180,7 @@ from edgefuse_runtime.cameras.playback import Playback
 leave = Playback.__exit__
 def left(self, *error):
     leave(self, *error)
-    os.write(1, b"closed")
+    os.write(1, b"too late" if sys.is_finalizing() else b"closed")
 Playback.__exit__ = left
 results = edgefuse.live(sys.argv[1], camera=sys.argv[2], engine="cpu")
 for result in results:
