@@ -15,8 +15,9 @@ class Progress(Protocol):
         >>> def show(done, total, /, *, stage=""):
         ...     print(f"{stage}: {done} of {total}")
         >>> import edgefuse
-        >>> edgefuse.evaluate("bundles/mugs", "mugs", progress=show)  # doctest: +SKIP
-        scoring: 32 of 200
+        >>> scores = edgefuse.evaluate("bundles/mugs", "mugs", progress=show)
+        scoring: 32 of 36
+        scoring: 36 of 36
     """
 
     def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:

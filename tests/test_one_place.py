@@ -113,7 +113,7 @@ def test_a_call_is_found(source: str, name: str) -> None:
 
 NOT_ENGINES = {"subprocess", "job"}
 RUNS: dict[str, str] = {
-    "runtime/edgefuse_runtime/classifier.py": "the one path from a frame to a prediction",
+    "runtime/edgefuse_runtime/predict.py": "the one path from a frame to a prediction",
     "runtime/edgefuse_runtime/engines/auto_engine.py": "an engine, by another",
     "runtime/edgefuse_runtime/engines/onnxruntime.py": "an engine",
     "runtime/edgefuse_runtime/engines/tensorrt.py": "an engine",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from edgefuse_runtime.sinks.sink import Sink
 
 FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated")
 RESULTS_NAME = "demo.json"
+Metrics = dict[str, dict[str, Any]]
+"""Fusion -> condition -> figures."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class DemoResult:
     folder: Path
     bundle: Path
     recording: Path
-    metrics: dict[str, dict[str, Any]]
+    metrics: Metrics
     live: LiveSummary
     seconds: dict[str, float]
 
@@ -74,14 +76,18 @@ def run_demo(
     size: DemoSize | None = None,
     force: bool = False,
     callback: Callback | None = None,
+    on_trained: Callable[[Metrics], None] = lambda metrics: None,
     sinks: Sequence[Sink] = (),
+    real_time: bool = False,
 ) -> DemoResult:
     """Make everything below `out`.
 
     Args:
         seed: decides the pictures, the split and the training.
         callback: called at each batch and epoch of the trainings.
-        sinks: get the live results.
+        on_trained: is given the figures on held-out instances before the model is exported.
+        sinks: get the live results; opened here.
+        real_time: play the recording at its own pace.
 
     Raises:
         UserError: something stands at `out`, or a step failed.
@@ -98,12 +104,13 @@ def run_demo(
     data = out / "data"
     with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
         metrics = _train_all(data, out / "runs", config=_config(seed, size), callback=callback)
+    on_trained(metrics)
     with steps("export", "export the gated model to ONNX and compare it with the torch model"):
         bundle = export_run(out / "runs" / "gated", out / "bundle").bundle
     with steps("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
         recording, regions = _record(out, seed=seed, size=size)
     with steps("live", f"edgefuse live {bundle.folder} --camera {recording} --roi {regions}"):
-        live = _live(bundle, recording, regions, sinks=sinks)
+        live = _live(bundle, recording, regions, sinks=sinks, real_time=real_time)
     result = DemoResult(
         folder=out, bundle=bundle.folder, recording=recording, metrics=metrics, live=live, seconds=steps.seconds
     )
@@ -143,9 +150,9 @@ def _config(seed: int, size: DemoSize) -> TrainConfig:
     return config if size.epochs is None else replace(config, epochs=size.epochs)
 
 
-def _train_all(data: Path, runs: Path, *, config: TrainConfig, callback: Callback | None) -> dict[str, dict[str, Any]]:
+def _train_all(data: Path, runs: Path, *, config: TrainConfig, callback: Callback | None) -> Metrics:
     rgbd = load(scan([data]))
-    metrics: dict[str, dict[str, Any]] = {}
+    metrics: Metrics = {}
     for fusion in FUSIONS:
         summary = train_on_dataset(rgbd, runs / fusion, config=replace(config, fusion=fusion), callback=callback)
         if summary.interrupted:
@@ -168,12 +175,15 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
     return recording, regions
 
 
-def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink]) -> LiveSummary:
+def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink], real_time: bool) -> LiveSummary:
     with (
+        ExitStack() as stack,
         open_engine(bundle) as engine,
-        open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
+        open_camera(str(recording), align=bundle.manifest.contract.align, real_time=real_time) as camera,
     ):
         region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
+        for sink in sinks:
+            stack.enter_context(sink)
         summary = run_live(
             engine=engine,
             camera=camera,

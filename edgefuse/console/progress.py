@@ -56,7 +56,7 @@ class _Quarters:
 
 
 class _Bars:
-    """A bar with the count and the time left; one for all, or one for each stage, which goes when its count is complete."""
+    """A bar with the count and the time left, which ends when the count is complete; one for all, or one for each stage."""
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -80,7 +80,7 @@ class _Bars:
         if self._bar is not None:
             count = f"{done} {self._unit}" if total is None else f"{done} of {total} {self._unit}"
             self._bar.update(self._task, completed=done, total=total, count=count)
-        if not self._what and done == total:
+        if done == total:  # what follows may print, and take long
             self._close()
             self._stage = ""
 
@@ -120,13 +120,9 @@ class TrainingDisplay:
     def on_train_start(self, num_epochs: int) -> None:
         self._num_epochs = num_epochs
         if is_terminal():
-            self._bar = _new_bar(
-                "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}{task.fields[held]}"
-            )
+            self._bar = _new_bar("{task.fields[figures]}{task.fields[held]}")
             self._bar.start()
-            self._task = self._bar.add_task(
-                f"epoch 1 of {num_epochs}", total=num_epochs, loss=float("nan"), accuracy=0.0, held=""
-            )
+            self._task = self._bar.add_task(f"epoch 1 of {num_epochs}", total=num_epochs, figures="", held="")
 
     def on_batch_end(self, report: StepReport) -> None:
         if self._bar is not None:
@@ -134,8 +130,7 @@ class TrainingDisplay:
                 self._task,
                 description=f"epoch {report.epoch} of {report.num_epochs}",
                 completed=report.num_epochs * report.step / report.num_steps,
-                loss=report.loss,
-                accuracy=report.accuracy,
+                figures=f"loss {report.loss:.3f}  accuracy {report.accuracy:.1%}",
             )
 
     def on_epoch_end(self, result: EpochResult) -> None:

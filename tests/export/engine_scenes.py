@@ -32,7 +32,6 @@ from logs import logged
 from toy_bundle import make_toy_bundle, toy_answer
 
 GPU = Gpu(name="Fake Orin", compute_capability="8.7")
-VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 NUM_SAMPLES = 4
 SIZE = 32
 GATE_WIDTH = 4
@@ -120,7 +119,7 @@ class HostEngine:
 
     def __enter__(self) -> HostEngine:
         trt = self._fake.module
-        self._logger = trt.Logger()
+        self._logger = trt.ILogger()
         self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(self._plan.read_bytes())
         self._context = self._engine.create_execution_context()
         return self

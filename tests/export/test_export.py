@@ -21,8 +21,8 @@ from edgefuse.training.run import open_run, write_weights
 from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
-from edgefuse_runtime.classifier import predict_framed
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.predict import predict_framed
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:
     [
         ({"format": 2}, "install a newer edgefuse"),
         ({"format": 0}, "export the run again"),
-        ({"framing": {"sha256": "0" * 64}}, "another way of cropping"),
+        ({"framing": {"sha256": "0" * 64}}, "another method of cropping"),
         ({"labels": None}, "labels = None, a list was expected"),
         ({"contract": {"size": 32}}, "lacks the field"),
         ({"files": {}}, "has no file 'model.onnx'"),

@@ -28,8 +28,9 @@ from edgefuse_export.onnx.check_precision import inside, module_of
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
 from edgefuse_export.onnx.int8 import int8_from_onnx, measured_ranges
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
-from edgefuse_runtime.classifier import Classifier, predict_framed
+from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.predict import predict_framed
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 NAME = "model.int8.onnx"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgefuse_runtime.classifier import predict_framed
 from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.predict import predict_framed
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples

@@ -17,10 +17,10 @@ from gpu_figures import TOLERANCES, Record
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
 from edgefuse_benchmarks.measure import Plan, Variant, measure
-from edgefuse_runtime.classifier import predict_framed
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.predict import predict_framed
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples

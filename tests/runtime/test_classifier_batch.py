@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import edgefuse
 from edgefuse.degraded_mode import DegradedMode
-from edgefuse_runtime import classifier as classifier_module
+from edgefuse_runtime import predict as predict_module
 from edgefuse_runtime.engines.auto_engine import AutoEngine
 from edgefuse_runtime.engines.engine import Decision
 from toy_bundle import make_toy_bundle
@@ -123,7 +123,7 @@ def test_framed_batches_of_any_length_are_answered(
     depth[..., 1] %= 8
     make_toy_bundle(tmp_path / "fixed", batch=3)
     make_toy_bundle(tmp_path / "dynamic", batch="N")
-    monkeypatch.setattr(classifier_module, "MAX_PAIRS_IN_ONE_RUN", 4)
+    monkeypatch.setattr(predict_module, "MAX_PAIRS_IN_ONE_RUN", 4)
     answers = []
     for name in ("fixed", "dynamic"):
         with edgefuse.Classifier(tmp_path / name, engine="cpu") as classifier:

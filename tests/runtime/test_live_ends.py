@@ -24,9 +24,9 @@ from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.classifier import predict_framed
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.predict import predict_framed
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink
 from edgefuse_runtime.sinks.terminal import TableSink

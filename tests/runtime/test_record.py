@@ -221,7 +221,7 @@ def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: P
 
 
 def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no part of the 64x48 picture"):
+    with pytest.raises(UserError, match="does not overlap the 64x48 image"):
         _record(small_recording, tmp_path / "set", region=Fixed(roi=Roi(100, 0, 10, 10)))
 
 

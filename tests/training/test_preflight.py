@@ -197,7 +197,7 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
                 train([root], tmp_path / "late", config=replace(QUICK, seed=2))
             shutil.copytree(tmp_path / "run", tmp_path / "late")  # by hand, past the lock
 
-    with pytest.raises(UserError, match="written by another process, and is left to it"):
+    with pytest.raises(UserError, match="written by another process and is not replaced"):
         train([root], tmp_path / "late", config=QUICK, callback=Overtaken())
     assert open_run(tmp_path / "late").info["epochs_done"] == 2
     open_run(tmp_path / "late").build_model()

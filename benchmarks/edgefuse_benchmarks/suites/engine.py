@@ -27,8 +27,8 @@ from edgefuse_benchmarks.suites.cold_start import measure_cold_start
 from edgefuse_export.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.classifier import predict_framed
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.predict import predict_framed
 from edgefuse_runtime.regions.region import DefaultRegion
 
 PLAN = Plan(warmup_s=1.0, min_warmup_calls=20, measure_s=20.0, min_rounds=200, max_rounds=2000)

@@ -30,7 +30,7 @@ from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import parse_region
-from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.results import STAGES, LiveSummary, Result
 
 Pace = Literal["back to back", "paced"]
 
@@ -38,9 +38,8 @@ MIN_PASSES = 2
 WARMUP_FRAMES = 5
 TOLERANCE = 1e-4
 WHOLE = "frame to result"
-STAGES = {"read": "read, align, copy", "frame": "region, crop, resize", "infer": "engine"}
-"""Stages of `edgefuse_runtime.results.StageTimes` that add up to the whole, and what they are called."""
-WAIT = "wait for the frame"
+WAIT, *PARTS = STAGES
+"""The stage before the latency, and those that add up to it."""
 ALWAYS_PREDICT = DegradedMode(no_rgb="predict", no_depth="predict")
 """Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
 
@@ -266,17 +265,14 @@ def _by_name(results: Sequence[Result]) -> dict[str, Result]:
 
 
 def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
-    stages = [
-        way.series(name, lambda result, stage=stage: getattr(result.stages, f"{stage}_ms"))  # type: ignore[misc]
-        for stage, name in STAGES.items()
-    ]
+    stages = [way.series(stage, _stage(stage)) for stage in PARTS]
     return Group(
         scope="frame to result",
         name=way.pace,
         series=(
             way.series(WHOLE, lambda result: result.latency_ms),
             *stages,
-            way.series(WAIT, lambda result: result.stages.wait_ms),
+            way.series(WAIT, _stage(WAIT)),
         ),
         ratios=ratios,
         facts={
@@ -289,6 +285,10 @@ def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
             "without_region": [summary.without_region for summary in way.summaries],
         },
     )
+
+
+def _stage(name: str) -> Callable[[Result], float]:
+    return lambda result: result.stages.by_stage()[name]
 
 
 def _age_group(way: _Way) -> Group | None:
@@ -304,7 +304,7 @@ def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
         return ()
     stages: dict[str, Callable[[Result], float]] = {
         WHOLE: lambda result: result.latency_ms,
-        STAGES["infer"]: lambda result: result.stages.infer_ms,
+        "infer": _stage("infer"),
     }
     return tuple(found for name, get in stages.items() if (found := _ratio(ways, name, get)) is not None)
 

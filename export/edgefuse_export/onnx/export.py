@@ -271,6 +271,7 @@ class _Job:
         self.reports[name] = reports
         self.facts[name] = {**facts, "tensorrt": check_file(self.folder / name).to_json()}
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
+        _log.info("%s", _line(self.folder / name, reports[0]))
 
     def _report_of_engine(self, precision: str) -> ParityReport:
         """The file on the engine that live uses, opened through the bundle as live opens it."""
@@ -379,6 +380,12 @@ class _Int8Proof:
 
     report: ParityReport
     live: ParityReport | None
+
+
+def _line(path: Path, report: ParityReport) -> str:
+    """A file that passed: its size, and how many outputs differ from the torch model's."""
+    size_mb, compared = path.stat().st_size / 1e6, report.together
+    return f"{path.name:<15} {size_mb:6.1f} MB  {compared.top1_flips} of {compared.num_samples} outputs changed  pass"
 
 
 _NOT_OPTIMISED = "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from edgefuse.bundle import Bundle, Samples, open_bundle
@@ -30,7 +29,7 @@ from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, tensorrt_version
+from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, version_numbers
 
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
@@ -93,8 +92,8 @@ OpenPlan = Callable[[Path], Engine]
 """A runner for a plan that this process has just built: path -> Engine, used with `with`."""
 
 
-def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
-    """TensorRT and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
+def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
+    """TensorRT's version and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
 
     Args:
         runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
@@ -109,11 +108,11 @@ def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
             "no NVIDIA GPU here: build on the device that is to run the engine; live already works without an engine: "
             f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
         ) from error
-    trt = load_tensorrt()
+    version = load_tensorrt()
     require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
     if runs_here:
         _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load
-    return trt, gpu
+    return version, gpu
 
 
 def build_engine(
@@ -134,8 +133,8 @@ def build_engine(
             another precision or gives other answers; then it is not kept and the manifest stays as it was.
     """
     bundle = open_bundle(bundle_folder)
-    trt, gpu = check_machine(runs_here=open_plan is None)
-    typing = typing_for(version=tensorrt_version(trt), precision=options.precision)
+    version, gpu = check_machine(runs_here=open_plan is None)
+    typing = typing_for(version=version_numbers(version), precision=options.precision)
     _source(bundle, typing, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
@@ -143,7 +142,7 @@ def build_engine(
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waits)) as lock:
         bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
         onnx_path = _source(bundle, typing, precision=options.precision)
-        key = _key(bundle, trt=trt, gpu=gpu, typing=typing, options=options)
+        key = _key(bundle, version=version, gpu=gpu, typing=typing, options=options)
         found = look_up(bundle, key)
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
@@ -151,7 +150,7 @@ def build_engine(
         _log.info("building an engine for %s: %s", gpu.name, reason)
         if typing.note:
             _log.info("note: %s", typing.note)
-        job = _Job(bundle=bundle, lock=lock, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        job = _Job(bundle=bundle, lock=lock, typing=typing, key=key, options=options, onnx_path=onnx_path)
         record = job.run(samples=samples, open_plan=open_plan, progress=progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
@@ -162,7 +161,6 @@ class _Job:
 
     bundle: Bundle
     lock: BuildLock
-    trt: ModuleType
     typing: Typing
     key: PlanKey
     options: BuildOptions
@@ -180,9 +178,8 @@ class _Job:
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            logger = new_logger(self.trt, journal)
+            logger = new_logger(journal)
             built = plan_from_onnx(
-                self.trt,
                 self.onnx_path,
                 typing=self.typing,
                 shapes=self.key.shapes,
@@ -194,7 +191,7 @@ class _Job:
                 progress=progress,
             )
             build_s = time.monotonic() - started_s
-            layers = count_layers(self.trt, built.content, logger=logger, shapes=self.key.shapes)
+            layers = count_layers(built.content, logger=logger, shapes=self.key.shapes)
             check_precision(layers, precision=self.key.precision)
             candidate = Path(place) / "candidate.plan"
             candidate.write_bytes(built.content)
@@ -283,11 +280,11 @@ def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
     return bundle.file(typing.onnx_file)
 
 
-def _key(bundle: Bundle, *, trt: ModuleType, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
+def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
     side, num = bundle.manifest.contract.size, options.batch_size or bundle.manifest.batch_size or 1
     return PlanKey(
         onnx_sha256=bundle.manifest.files[typing.onnx_file].sha256,
-        tensorrt_version=str(trt.__version__),
+        tensorrt_version=version,
         compute_capability=gpu.compute_capability,
         device_name=gpu.name,
         precision=options.precision,

@@ -20,10 +20,10 @@ from edgefuse.bundle import open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
-from edgefuse_runtime.classifier import FramedRegion, predict
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
+from edgefuse_runtime.predict import FramedRegion, predict
 from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
@@ -115,8 +115,10 @@ def live(  # long: what may be asked for, and its words
 
     Example:
         >>> import edgefuse
-        >>> for result in edgefuse.live("bundles/mugs", camera="realsense"):  # doctest: +SKIP
-        ...     print(result.label, result.latency_ms)
+        >>> for result in edgefuse.live("bundles/mugs", camera="synthetic", num_frames=2):
+        ...     print(result.frame, result.label)
+        1 red_mug
+        2 blue_mug
     """
     from edgefuse_runtime.cameras import open_camera
 

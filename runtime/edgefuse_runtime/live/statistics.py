@@ -19,7 +19,7 @@ from edgefuse_runtime.camera import Camera, Counters
 from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
 from edgefuse_runtime.regions.default_region import ChosenRegion
 from edgefuse_runtime.regions.region import RegionSource
-from edgefuse_runtime.results import Ending, LiveSummary, Result, Score
+from edgefuse_runtime.results import STAGES, Ending, LiveSummary, Result, Score
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Statistics:
 
     def _stages(self) -> dict[str, dict[str, float]]:
         stages = {}
-        for name in ("wait_ms", "read_ms", "frame_ms", "infer_ms"):
+        for name in STAGES.values():
             percentiles = _percentiles(self._samples.get(name, ()))
             if percentiles is not None:
                 stages[name] = {"p50": percentiles["p50"], "p99": percentiles["p99"]}

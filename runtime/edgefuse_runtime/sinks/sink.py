@@ -20,7 +20,7 @@ from edgefuse.io.files import refuse_existing
 from edgefuse.io.json_files import dumps, parse_json
 from edgefuse.io.temporaries import take_lock
 from edgefuse.io.text import some_of, write_line
-from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.results import STAGES, LiveSummary, Result
 
 NO_DECISION = "no decision"
 
@@ -83,9 +83,8 @@ def summary_lines(summary: LiveSummary) -> list[str]:
     ]
     if summary.latency_ms is not None:
         figures = "  ".join(f"{name} {value:.2f}" for name, value in summary.latency_ms.items())
-        stages = "  ".join(
-            f"{name.removesuffix('_ms')} {value['p50']:.2f}" for name, value in summary.stages_ms.items()
-        )
+        medians = {stage: summary.stages_ms[name]["p50"] for stage, name in STAGES.items() if name in summary.stages_ms}
+        stages = "  ".join(f"{stage} {median:.2f}" for stage, median in medians.items())
         lines += [f"latency in ms, arrival to result: {figures}", f"stages in ms, p50: {stages}"]
     if summary.age_ms is not None:
         lines.append("frame age in ms: " + "  ".join(f"{name} {value:.2f}" for name, value in summary.age_ms.items()))
