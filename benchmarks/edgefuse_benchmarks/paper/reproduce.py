@@ -29,7 +29,7 @@ from edgefuse.data.layouts.washington import PAPER_NUM_SAMPLES, read_washington
 from edgefuse.errors import UserError
 from edgefuse.io.files import real_path, refuse_existing
 from edgefuse.io.json_files import read_json
-from edgefuse.model.backbones import WEIGHTS_NONE
+from edgefuse.model.choices import WEIGHTS_NONE
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import Listener
 from edgefuse_benchmarks.paper.crossval import CrossValidation, Failure, FoldResult, cross_validate
@@ -123,8 +123,12 @@ class Reproduction:
     report: Path
 
 
-def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int, seed: int) -> TrainConfig:
-    """The paper's training: Adam from 1e-3 to 1e-5, end to end, nothing augmented."""
+def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
+    """The paper's training: at most 400 epochs of Adam from 1e-3 to 1e-5, end to end, nothing augmented.
+
+    Args:
+        changes: fields of `TrainConfig`, such as `epochs=2`; None = as the paper, or as its protocol says here.
+    """
     still = Augmentation(
         rotation_deg=0.0,
         zoom=0.0,
@@ -143,12 +147,12 @@ def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int,
         rgb_dropout=0.0,
         depth_dropout=0.0,
     )
-    return TrainConfig(
-        size=size,
+    config = TrainConfig(
+        size=224,
         near_m=protocol.near_m,
         far_m=protocol.far_m,
-        epochs=epochs,
-        batch_size=batch_size,
+        epochs=400,
+        batch_size=32,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
         pretrained_rate_scale=1.0,
@@ -159,9 +163,9 @@ def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int,
         warm_up=0.0,
         encoding="absolute",
         validation_fraction=0.0,
-        seed=seed,
         augmentation=still,
     )
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
 def reproduce(  # long: one table is one call, and each step of it a few lines
@@ -172,9 +176,9 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     table: int | None = None,
     by: str | None = None,
     variants: Sequence[str] = PAPER_ROWS,
-    epochs: int = 400,
-    size: int = 224,
-    batch_size: int = 32,
+    epochs: int | None = None,
+    size: int | None = None,
+    batch_size: int | None = None,
     weights: Sequence[str] = (),
     seed: int = 0,
     samples: int | Literal["all"] | None = None,
@@ -244,7 +248,8 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         listener=listener,
     )
     command = ["edgefuse", "reproduce", name, str(tree), "--out", str(out), "--table", str(protocol.table)]
-    more = ["--epochs", str(epochs), "--size", str(size), "--batch-size", str(batch_size), "--seed", str(seed)]
+    more = ["--epochs", str(config.epochs), "--size", str(config.size)]
+    more += ["--batch-size", str(config.batch_size), "--seed", str(seed)]
     more += [word for value in weights for word in ("--rgb-weights", str(value))]
     more += [] if tuple(variants) == PAPER_ROWS else ["--variants", ",".join(variants)]
     more += [] if samples is None else ["--samples", str(samples)]
