@@ -89,7 +89,7 @@ def crossval(  # long: each option is a parameter
     """Compare approaches on the same folds: table, bars, and a paired test of gated against naive fusion."""
     from functools import partial
 
-    from edgefuse.errors import UserError, require
+    from edgefuse.errors import require
 
     require("torch", extra="train")
     from edgefuse.console.progress import TrainingDisplay
@@ -99,12 +99,9 @@ def crossval(  # long: each option is a parameter
     from edgefuse_benchmarks.paper.reports import write_report
     from edgefuse_benchmarks.paper.variants import PAPER_ROWS
 
-    try:
-        config = recipe_with_options(
-            epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed, flip=flip
-        )
-    except UserError as error:
-        raise typer.BadParameter(str(error)) from error
+    config = recipe_with_options(
+        epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed, flip=flip
+    )
     config = with_values(config, values or ())
     validation_fraction = 0.0 if early_stop is None else config.validation_fraction
     with TrainingDisplay(brief=True) as display:

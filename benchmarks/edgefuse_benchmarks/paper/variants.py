@@ -78,19 +78,20 @@ def parse_variant(name: str) -> ModelVariant:
     """
     fusion, _, backbones = name.partition("-")
     backbone, plus, second = backbones.partition("+")
-    if fusion not in FUSION_KINDS or not backbone or (plus and fusion in SINGLE_MODALITIES):
-        raise UserError(
-            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, with one of {', '.join(FUSION_KINDS)}, such as "
-            "gated-small or depth-scratch; a fusion of both sensors takes its depth backbone behind +, such as "
-            "spatial-mobilenet_v2+mobilenet_v2"
-        )
-    kind: FusionKind = fusion
-    rgb = None if kind == "depth" else backbone
-    depth = backbone if kind == "depth" else None if kind == "rgb" else second if plus else DEPTH_FROM_SCRATCH
+    if fusion == "depth":
+        rgb, depth = None, backbone
+    else:
+        rgb, depth = backbone, None if fusion == "rgb" else second if plus else DEPTH_FROM_SCRATCH
     try:
+        if fusion not in FUSION_KINDS or (plus and fusion in SINGLE_MODALITIES):
+            raise UserError(f"fusions are {', '.join(FUSION_KINDS)}")
         check_backbones(rgb=rgb, depth=depth)
     except UserError as error:
-        raise UserError(f"the approach {name!r} is not known: {error}") from error
+        raise UserError(
+            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, such as gated-small or depth-scratch; behind + a "
+            f"fusion of both sensors takes its depth backbone, such as spatial-mobilenet_v2+mobilenet_v2: {error}"
+        ) from error
+    kind: FusionKind = fusion
     return ModelVariant(name=name, fusion=kind, rgb=rgb, depth=depth)
 
 
