@@ -1,5 +1,5 @@
-# Two commands matter: `make demo` shows the whole way of the data, `make test` checks the project.
-# Both set up .venv first and share its stamp: nothing is installed again until pyproject.toml changes.
+# `make demo` runs the whole pipeline, `make test` checks the project. Both set up .venv first; nothing is installed again until
+# pyproject.toml changes.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
-# The default may be too old or lack venv: then the next ones are tried. A PYTHON that was given is taken at its word.
+# If the default is too old or lacks venv, the next ones are tried. A PYTHON that was given is used as it is.
 PYTHONS := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.12 python3.11 python3.10)
 PYTEST_ARGS ?=
 
@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := train,export,runtime,realsense,bench
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# An environment that was moved or copied still points to the old folder, and one whose Python is gone is of no use.
+# An environment that was moved or copied still points to the old folder, and one whose Python is gone does not run.
 USABLE := $(shell $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
     && grep -F '$(CURDIR)/$(VENV)' $(BIN)/activate >/dev/null && echo yes)
 ifneq ($(USABLE),yes)
@@ -27,52 +27,52 @@ endif
 
 .PHONY: help setup libusb demo test lint types layers format wheel gpu-report clean distclean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: setup ## set up, then: render data, train, export, record, run live; results in demo/
+demo: setup ## set up, then render data, train, export, record and run live; results in demo/
 	@$(BIN)/edgefuse demo --out demo --force
 
-test: lint types layers ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' chooses tests
+test: lint types layers ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' selects tests
 	@echo "== tests"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-setup: libusb $(STAMP) ## make .venv and install everything that the project needs
+setup: libusb $(STAMP) ## create .venv and install everything (PyTorch: several GB on x86-64)
 
-lint: setup ## ruff: rules and layout
+lint: setup ## ruff: rules and formatting
 	@echo "== lint"
 	$(BIN)/ruff check --quiet .
-	$(BIN)/ruff format --quiet --check . || { echo "layout differs: type 'make format'"; exit 1; }
+	$(BIN)/ruff format --quiet --check . || { echo "formatting differs: run 'make format'"; exit 1; }
 
-types: setup ## mypy, strict
+types: setup ## mypy --strict
 	@echo "== types"
 	$(BIN)/mypy --no-error-summary
 
-layers: setup ## import-linter: nothing flows backwards, and no torch on the device
+layers: setup ## import-linter: imports point downwards, and no PyTorch on the device
 	@echo "== layers"
 	report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
 
-format: setup ## ruff: mend what can be mended, and lay out
+format: setup ## ruff: fix and format
 	@$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: setup ## build a wheel into dist/
+wheel: setup ## build the wheel into dist/, to install on a device
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
-# No setup: what it installs is for CPUs, and a device has its own environment. BUNDLE=PATH tests that bundle's files.
-gpu-report: ## run the tests marked gpu and tensorrt on this machine's GPU; dated JSON into benchmarks/results
+# No setup: that installs packages for CPUs, and a device has an environment of its own. BUNDLE=PATH tests the files of that bundle.
+gpu-report: ## run the tests marked gpu and tensorrt on this GPU; writes a dated JSON file to benchmarks/results
 	@python=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))
 	PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)" \
 	    $$python -m edgefuse_benchmarks.gpu_report --out benchmarks/results
 
-clean: ## remove caches, build/ and dist/; .venv, demo/ and runs/ stay
+clean: ## remove caches, build/ and dist/; keep .venv, demo/ and runs/
 	@rm -rf build dist $(CACHES)
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv too
+distclean: clean ## remove .venv as well
 	@rm -rf $(VENV)
 
-# pyrealsense2's wheel brings librealsense but not the libusb that it links.
+# The wheel of pyrealsense2 contains librealsense but not the libusb that it links.
 libusb:
 	@if PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -F libusb-1.0.so.0 >/dev/null; then exit 0; fi
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -80,7 +80,7 @@ libusb:
 	    report=$$( (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes libusb-1.0-0) 2>&1 ) \
 	        || { echo "$$report"; echo "apt-get could not install libusb-1.0-0"; exit 1; }
 	else
-	    echo "The system library libusb-1.0 is missing; pyrealsense2 does not load without it. Install it, then type make again:"
+	    echo "The system library libusb-1.0 is missing; pyrealsense2 does not load without it. Install it, then run make again:"
 	    echo "    sudo apt-get install libusb-1.0-0     (Fedora: sudo dnf install libusb1)"
 	    exit 1
 	fi
@@ -95,7 +95,7 @@ $(STAMP): pyproject.toml
 	        echo "Python 3.10 or newer with venv is needed: sudo apt-get install python3-venv, or make PYTHON=/path/to/python3"
 	        exit 1
 	    fi
-	    echo "== setup: making $(VENV) with $$($$candidate --version)"
+	    echo "== setup: creating $(VENV) with $$($$candidate --version)"
 	    $$candidate -m venv --clear $(VENV)
 	fi
 	note=; if [ "$$(uname -sm)" = "Linux x86_64" ]; then note=" (PyTorch comes with CUDA here: several GB)"; fi

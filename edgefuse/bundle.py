@@ -1,13 +1,13 @@
-"""A bundle: the folder that a trained model leaves in, and that every other step reads.
+"""A bundle: the folder with an exported model and everything needed to run it.
 
     manifest.json     labels, input contract, framing, model, sha256 and precision of each file, parity, versions
     model.onnx        FP32
-    model.fp16.onnx   strongly typed: layers in half, input decoding and softmax in FP32; where it was asked for
-    model.int8.onnx   symmetric, per channel; where it was asked for
-    samples.npz       16 real frames and the torch model's answers, for the check after every engine build
+    model.fp16.onnx   optional; strongly typed: layers in FP16, input decoding and softmax in FP32
+    model.int8.onnx   optional; symmetric, per channel
+    samples.npz       16 real frames and the torch model's outputs, to check every engine that is built
 
-Owns the manifest's form, what an ONNX file says about itself, and the checks on opening; export writes bundles, runtime and
-benchmarks read them. Whoever opens a file of a bundle takes its path from `Bundle.file`, which checks it against the manifest.
+Owns the manifest's format, the metadata of ONNX files, and the checks on opening. Export writes bundles; runtime and
+benchmarks read them. Get the path of a file in a bundle from `Bundle.file`, which checks it against the manifest.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FORMAT = 1
 MANIFEST_NAME = MARKERS["bundle"]
 MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-"""Precision -> name of its file."""
+"""Precision -> file name."""
 SAMPLES_NAME = "samples.npz"
 CONTENTS = ("model*.onnx", SAMPLES_NAME, "engines", ".lock")
-"""What a bundle holds besides its manifest."""
+"""The files of a bundle other than its manifest."""
 NUM_SAMPLES = 16
 DATA_PRECISION = "data"
-"""What stands as precision of a file that is no model."""
+"""The precision listed for a file that is not a model."""
 
 EXPORT_AGAIN = "export the run again: edgefuse export RUN --out BUNDLE"
 
@@ -56,11 +56,11 @@ _SPEC: Final = {
     "parity": {str: dict},
     "versions": {str: str},
     "training": {"data": Optional({"train_instances": Optional({str: str})})},
-    "engines": Optional(dict),  # other versions' entries: `edgefuse_runtime.engines.engine_cache` leaves them out
+    "engines": Optional(dict),  # `edgefuse_runtime.engines.engine_cache` ignores entries of other versions
     "degraded_mode": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
 }
 _METADATA_OF_ALL = ("edgefuse.labels", "edgefuse.contract", "edgefuse.framing")
-"""What every ONNX file of format 1 says; the other keys came later and are compared where they are."""
+"""Keys that every ONNX file of format 1 has. The other keys were added later and are compared only if present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself.
+    """The contents of `manifest.json`.
 
     Attributes:
         labels: class names in the order of the probabilities.
@@ -96,11 +96,11 @@ class Manifest:
         model: fusion kind, backbones, feature width d.
         files: file name -> FileEntry.
         parity: file name -> figures of the comparison with the torch model, and how the file was made.
-        versions: package -> version that wrote the bundle.
-        training: data digest, held-out instances, metrics, seed.
+        versions: versions of the packages that wrote the bundle.
+        training: data digest, held-out sequences, metrics, seed.
         engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.engine_cache`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
-        degraded_mode: what live reports while a sensor is dead.
+        degraded_mode: what live reports while a sensor is missing.
     """
 
     labels: tuple[str, ...]
@@ -117,20 +117,20 @@ class Manifest:
     def __post_init__(self) -> None:
         problem = _labels_problem(self.labels)
         if problem:
-            raise UserError(f"the labels cannot be told apart: {problem}")
+            raise UserError(f"the labels must be distinct and not empty: {problem}")
         for name in self.files:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
-                raise UserError(f"the file name {printable(name)[:80]!r} does not lie inside the bundle")
+                raise UserError(f"the file name {printable(name)[:80]!r} is not inside the bundle")
 
     @property
     def region(self) -> str | None:
-        """Where the images of the training data were looked at, as `--roi` says it; None in bundles that do not tell."""
+        """Region of the training images, as in `--roi`; None if the bundle does not record it."""
         region = (self.training.get("data") or {}).get("region")
         return region if isinstance(region, str) else None
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as the JSON object that stands in `manifest.json`."""
+        """The manifest as the JSON object written to `manifest.json`."""
         return {
             "format": FORMAT,
             "labels": list(self.labels),
@@ -150,17 +150,17 @@ class Manifest:
         """The inverse of `to_json`.
 
         Args:
-            what: begins the message of every error.
+            what: start of every error message.
 
         Raises:
-            UserError: the format is newer or older, a field is missing or of another kind, or two of them contradict each other.
+            UserError: the format is newer or older, a field is missing or has the wrong type, or two fields contradict each other.
         """
         found = value.get("format")
         if isinstance(found, bool) or found != FORMAT:
             newer = isinstance(found, int) and found > FORMAT
             step = "install a newer edgefuse: pip install --upgrade edgefuse" if newer else EXPORT_AGAIN
             shown = printable(repr(found))[:40]
-            raise UserError(f"{what} has format {shown}, this version of edgefuse reads format {FORMAT}: {step}")
+            raise UserError(f"{what} has format {shown}, but this version of edgefuse reads format {FORMAT}: {step}")
         try:
             value = with_new_names(value, {"fallback": "degraded_mode"})
             check_fields(value, _SPEC, what="it")
@@ -180,9 +180,9 @@ class Manifest:
                 degraded_mode=DegradedMode.from_json(value.get("degraded_mode")),
             )
         except UserError as error:
-            raise UserError(f"{what} was damaged or changed: {error}; {EXPORT_AGAIN}") from error
+            raise UserError(f"{what} is damaged or was changed: {error}; {EXPORT_AGAIN}") from error
         if manifest.framing_sha256 == framing.spec_sha256() and value["framing"] != _framing(manifest.framing_sha256):
-            raise UserError(f"{what} was changed: its framing is not the one of its sha256; {EXPORT_AGAIN}")
+            raise UserError(f"{what} was changed: its framing does not match its sha256; {EXPORT_AGAIN}")
         return manifest
 
 
@@ -194,11 +194,11 @@ def model_metadata(
     temperature: float | None,
     framing_sha256: str | None = None,
 ) -> dict[str, str]:
-    """What an ONNX file says about itself, so that it can be read without its bundle, and not with another one.
+    """Metadata for an ONNX file, so that it can be used without its bundle and cannot be mixed up with another one.
 
     Args:
         precision: "fp32", "fp16" or "int8".
-        temperature: by which the graph divides its logits; None = not known.
+        temperature: divides the logits in the graph; None = unknown.
         framing_sha256: None = this version's.
     """
     return {
@@ -222,12 +222,12 @@ def _labels_problem(labels: tuple[str, ...]) -> str | None:
         return f"label {next(i for i, label in enumerate(labels) if not label.strip())} is empty"
     seen: set[str] = set()
     twice = next((label for label in labels if label in seen or seen.add(label)), None)  # type: ignore[func-returns-value]
-    return None if twice is None else f"{printable(twice)!r} stands there twice"
+    return None if twice is None else f"{printable(twice)!r} occurs twice"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """Real frames of the run's data and what the torch FP32 model says of them.
+    """Real frames of the training data and the torch FP32 model's outputs for them.
 
     Attributes:
         rgb, depth: uint8 [16, S, S, 3] and [16, S, S, 2], the contract's inputs.
@@ -248,12 +248,12 @@ class Bundle:
     manifest: Manifest
 
     def file(self, name: str = MODEL_NAME) -> Path:
-        """Path of a file of the bundle, after checking that its bytes are the ones that the manifest describes.
+        """Path of a file of the bundle, after checking its bytes against the manifest.
 
-        What an ONNX file says about itself is compared with the manifest as well: a label that was changed there changes no digest.
+        The metadata of an ONNX file is also compared with the manifest, because a label changed in the manifest changes no digest.
 
         Raises:
-            UserError: the manifest has no such file, it is missing or lies elsewhere, or it differs from the manifest.
+            UserError: the manifest does not list the file, it is missing or outside the bundle, or it differs from the manifest.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -261,10 +261,10 @@ class Bundle:
         path = self.folder / name
         try:
             if not path.is_file():
-                raise UserError(f"{path} is missing although the manifest lists it: copy the whole bundle again")
+                raise UserError(f"{path} is missing although the manifest lists it: copy the complete bundle again")
             if not real_path(path).is_relative_to(real_path(self.folder)):
                 raise UserError(
-                    f"{path} is a link to {real_path(path)}, outside of the bundle: copy the bundle with what its links "
+                    f"{path} is a link to {real_path(path)}, outside the bundle: copy the bundle with the files that its links "
                     f"point to: cp -rL {self.folder} NEW_BUNDLE"
                 )
             differs = None
@@ -284,10 +284,10 @@ class Bundle:
         return path
 
     def samples(self) -> Samples:
-        """The stored frames and the answers that are expected for them.
+        """The stored frames and the expected outputs.
 
         Raises:
-            UserError: the bundle has none (it is older), or they are damaged or of another model.
+            UserError: the bundle has none (older version), or they are damaged or belong to another model.
         """
         if SAMPLES_NAME not in self.manifest.files:
             raise UserError(
@@ -310,20 +310,20 @@ class Bundle:
                         f"{name} is {array.dtype} {list(array.shape)}: float32 [{num}, {width or 'd'}] was expected"
                     )
         except UserError as error:
-            raise UserError(f"{path} does not fit the manifest: {error}") from error
+            raise UserError(f"{path} does not match the manifest: {error}") from error
         return samples
 
 
 def check_metadata(found: Mapping[str, str], manifest: Manifest, *, precision: str, where: str) -> None:
-    """Refuse an ONNX file and a manifest that say different things: one of them was changed after the export.
+    """Refuse an ONNX file whose metadata differs from the manifest: one of them was changed after the export.
 
     Args:
         found: the metadata of the file.
-        precision: of the file, by the manifest.
+        precision: the file's precision in the manifest.
         where: the file, for the message.
 
     Raises:
-        UserError: they differ, or the file says less than an exported one.
+        UserError: they differ, or the file lacks metadata that every exported file has.
     """
     promises = model_metadata(
         labels=manifest.labels,
@@ -338,19 +338,19 @@ def check_metadata(found: Mapping[str, str], manifest: Manifest, *, precision: s
             if key not in _METADATA_OF_ALL:
                 continue
             raise UserError(
-                f"{where} does not say its {name}, as every file of edgefuse export does: it was changed or replaced; {EXPORT_AGAIN}"
+                f"{where} has no {name} in its metadata, unlike every exported file: it was changed or replaced; {EXPORT_AGAIN}"
             )
         if parse_json(found[key], what=f"{key} in {where}", spec=object) != parse_json(promised, what=key, spec=object):
             raise UserError(
-                f"{where} and the manifest beside it differ in {name}: one of them was changed after the export; {EXPORT_AGAIN}"
+                f"{where} and the manifest next to it differ in {name}: one of them was changed after the export; {EXPORT_AGAIN}"
             )
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Read and check a bundle's manifest; the files are checked when they are asked for.
+    """Read and check a bundle's manifest. Its other files are checked by `Bundle.file`.
 
     Raises:
-        UserError: no bundle there, a newer or older format, or framing that this version does otherwise.
+        UserError: not a bundle, a newer or older format, or framing that this version does not implement.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
@@ -358,17 +358,17 @@ def open_bundle(folder: Path) -> Bundle:
     manifest = Manifest.from_json(read_json(path, what="the bundle's manifest"), what=f"the bundle's manifest ({path})")
     if manifest.framing_sha256 != framing.spec_sha256():
         raise UserError(
-            f"{folder} was made for another way of cropping and resizing (framing {manifest.framing_sha256[:12]}..., "
+            f"{folder} was exported with another method of cropping and resizing (framing {manifest.framing_sha256[:12]}..., "
             f"here {framing.spec_sha256()[:12]}...): export the run again with this version of edgefuse"
         )
     return Bundle(folder=folder, manifest=manifest)
 
 
 def check_file_in_bundle(path: Path) -> None:
-    """Check a file that was named by itself, where a manifest beside it lists it; any other file passes.
+    """Check a model file given by its path against the manifest next to it, if that lists it. Other files pass.
 
     Raises:
-        UserError: as `open_bundle` and `Bundle.file` do.
+        UserError: see `open_bundle` and `Bundle.file`.
     """
     if path.is_file() and (path.parent / MANIFEST_NAME).is_file():
         bundle = open_bundle(path.parent)
@@ -377,11 +377,11 @@ def check_file_in_bundle(path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into `folder`, atomically; nobody else may write it, because it decides which engines are loaded."""
+    """Write `manifest.json` atomically, writable by its owner alone, because it decides which engines are loaded."""
     write_json(folder / MANIFEST_NAME, manifest.to_json(), private=True)
 
 
 def write_samples(folder: Path, samples: Samples) -> FileEntry:
-    """Write `samples.npz` into `folder`, atomically; its entry for the manifest."""
+    """Write `samples.npz` atomically; returns its entry for the manifest."""
     write_arrays(folder / SAMPLES_NAME, **vars(samples))
     return FileEntry.of(folder / SAMPLES_NAME, precision=DATA_PRECISION)

@@ -1,4 +1,4 @@
-"""The input contract: what a model file takes and gives, so that no user has to guess a unit, a range or an order.
+"""The input contract: dtype, shape, unit, range and channel order of a model's inputs and outputs.
 
     rgb    uint8 [N, S, S, 3]   RGB order, 0..255
     depth  uint8 [N, S, S, 2]   little-endian uint16 codes of 1 mm, viewed as bytes; code 0 = no measurement
@@ -7,9 +7,9 @@
     gate           float32 [N, d]   0 = all from RGB, 1 = all from depth
 
 Depth travels as bytes because TensorRT has UINT8 but no UINT16. Inside the graph, in FP32:
-bytes -> code -> metres -> clip to [near, far] -> [0, 1], and a validity mask as second channel.
+bytes -> codes -> metres -> clip to [near, far] -> [0, 1], with a validity mask as second channel.
 
-This module owns the contract's values and their meaning in NumPy; anyone may import it. It needs NumPy alone.
+Owns these values and a NumPy version of the decoding. Imports NumPy only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROBABILITIES_OUTPUT = "probabilities"
 GATE_OUTPUT = "gate"
 
 DEPTH_UNIT_M = 0.001
-"""One depth code of the contract, in metres. Cameras with another unit are converted by `edgefuse.framing`."""
+"""Metres per depth code. `edgefuse.framing` converts the codes of cameras with another unit."""
 
 MAX_DEPTH_CODE = 65535
 
@@ -43,12 +43,18 @@ Align = Literal["color", "depth"]
 
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
-    """What the model's inputs mean.
+    """The meaning of the model's inputs.
 
     Attributes:
         size: S, side of the square model input in pixels.
         near_m, far_m: depth range in metres that maps to [0, 1]; measurements outside are clipped to it.
-        align: whose view both images share: "color" (depth was reprojected) or "depth".
+        align: the common view of both images: "color" (depth aligned to colour) or "depth" (colour aligned to depth).
+
+    Example:
+        >>> import edgefuse
+        >>> contract = edgefuse.InputContract(size=224, far_m=1.5)
+        >>> contract.to_json()["inputs"]["rgb"]
+        {'dtype': 'uint8', 'shape': ['N', 224, 224, 3]}
     """
 
     size: int
@@ -67,7 +73,7 @@ class InputContract:
             raise UserError(f"align is {self.align!r}: 'color' or 'depth' was expected")
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with the constants spelled out, for readers in other languages."""
+        """The contract as a JSON object. It includes the constants, for programs in other languages."""
         return {
             **asdict(self),
             "depth_unit_m": DEPTH_UNIT_M,
@@ -88,18 +94,18 @@ class InputContract:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputContract:
-        """The contract from what `to_json` gave.
+        """The inverse of `to_json`.
 
         Raises:
-            UserError: a field is missing or of another kind, or a constant is not the one this version implements.
+            UserError: a field is missing or has the wrong type, or a constant differs from this version's.
         """
         check_fields(value, {"size": int, "near_m": float, "far_m": float, "align": str}, what="the contract")
         contract = cls(**{field.name: value[field.name] for field in fields(cls)})
-        for name, mine in contract.to_json().items():
-            if value.get(name, mine) != mine:
+        for name, own in contract.to_json().items():
+            if value.get(name, own) != own:
                 raise UserError(
-                    f"the contract has {name} = {printable(repr(value[name]))[:80]}, this version of edgefuse implements "
-                    f"{mine!r}"
+                    f"the contract has {name} = {printable(repr(value[name]))[:80]}, but this version of edgefuse implements "
+                    f"{own!r}"
                 )
         return contract
 
@@ -116,7 +122,7 @@ def codes_from_bytes(depth: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 def decode_depth(depth: NDArray[np.uint8], contract: InputContract) -> NDArray[np.float32]:
-    """What the graph does with depth, in NumPy: bytes [N, S, S, 2] -> float32 [N, 2, S, S] (range in [0, 1], validity 0 or 1)."""
+    """The graph's depth decoding in NumPy: bytes [N, S, S, 2] -> float32 [N, 2, S, S] (depth in [0, 1], validity 0 or 1)."""
     codes = codes_from_bytes(depth)
     valid = (codes > 0).astype(np.float32)
     depth_m = np.clip(codes.astype(np.float32) * np.float32(DEPTH_UNIT_M), contract.near_m, contract.far_m)
@@ -125,24 +131,24 @@ def decode_depth(depth: NDArray[np.uint8], contract: InputContract) -> NDArray[n
 
 
 def decode_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the graph does with RGB, in NumPy: bytes [N, S, S, 3] -> float32 [N, 3, S, S], ImageNet-normalised."""
+    """The graph's RGB decoding in NumPy: bytes [N, S, S, 3] -> float32 [N, 3, S, S], ImageNet-normalised."""
     mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     scaled = (rgb.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 MAX_CLIPPED = 0.05
-"""Share of the measured pixels that may lie outside the depth range before somebody is warned."""
+"""Warn if more than this fraction of the measured pixels is outside the depth range."""
 
 
 class Clipped(NamedTuple):
-    """Shares of the measured pixels, 0 to 1, that the contract's depth range turns into one number each."""
+    """Fractions of the measured pixels, 0 to 1, that are clipped to the near and the far limit."""
 
     nearer: float
     farther: float
 
     def warning(self, *, near_m: float, far_m: float) -> str | None:
-        """One line for the user where more than `MAX_CLIPPED` of the measurements are clipped; else None."""
+        """A one-line warning if more than `MAX_CLIPPED` of the measurements are clipped; else None."""
         parts = [
             f"{fraction:.0%} of the measured depth is {where} {limit:g} m"
             for fraction, where, limit in ((self.nearer, "nearer than", near_m), (self.farther, "beyond", far_m))
@@ -153,13 +159,15 @@ class Clipped(NamedTuple):
         options = " and ".join(
             option for option, fraction in (("--near", self.nearer), ("--far", self.farther)) if fraction > MAX_CLIPPED
         )
-        return (
-            f"{' and '.join(parts)} and becomes one number to the model; where it matters, train with another {options}"
-        )
+        return f"{' and '.join(parts)} and is clipped; if that depth matters, train with another {options}"
 
 
 def clipped(codes: NDArray[np.uint16], *, depth_unit_m: float, near_m: float, far_m: float) -> Clipped:
-    """How much of a depth image, uint16 of any shape in codes of `depth_unit_m` metres (0 = no measurement), is out of range."""
+    """Fractions of a depth image that are out of range.
+
+    Args:
+        codes: uint16 of any shape, in codes of `depth_unit_m` metres, 0 = no measurement.
+    """
     num_measured = int(np.count_nonzero(codes))
     if not num_measured:
         return Clipped(0.0, 0.0)
@@ -169,7 +177,7 @@ def clipped(codes: NDArray[np.uint16], *, depth_unit_m: float, near_m: float, fa
 
 
 def check_batch(rgb: NDArray[np.uint8], depth: NDArray[np.uint8], contract: InputContract) -> None:
-    """Refuse a batch that is not what the contract says.
+    """Check a batch against the contract.
 
     Raises:
         UserError: a dtype, size or channel count differs.
@@ -179,6 +187,6 @@ def check_batch(rgb: NDArray[np.uint8], depth: NDArray[np.uint8], contract: Inpu
         expected = (len(rgb), side, side, channels)
         if array.dtype != np.uint8 or array.shape != expected:
             raise UserError(
-                f"{name} is {array.dtype} {list(array.shape)}, the contract says uint8 {list(expected)}: "
-                f"frame the pictures with edgefuse.framing.fit(rgb, depth, size={side})"
+                f"{name} is {array.dtype} {list(array.shape)}, but the contract requires uint8 {list(expected)}: "
+                f"prepare the images with edgefuse.framing.fit(rgb, depth, size={side})"
             )

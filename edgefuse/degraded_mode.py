@@ -1,4 +1,4 @@
-"""What live reports while a sensor is dead: the label with a warning, or no decision. The bundle's manifest declares it.
+"""The degraded mode: with a sensor missing, live either predicts (with a warning) or abstains, as the bundle's manifest says.
 
 Owns the rule that chooses between the two from held-out accuracies, and the manifest's field. Standard library only.
 """
@@ -14,30 +14,30 @@ from edgefuse.errors import UserError
 
 Action = Literal["predict", "abstain"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-_OLD_WORDS = {"label": "predict", "no_decision": "abstain"}
-"""Of bundles from before 2026-11-25."""
+_OLD_VALUES = {"label": "predict", "no_decision": "abstain"}
+"""Values in bundles from before 2026-11-25."""
 
 KEPT_FRACTION = 0.9
 ABOVE_CHANCE = 0.25
-"""Share of the way from chance to all right that a label needs."""
+"""Required fraction of the way from chance to an accuracy of 1."""
 CHANCE_ERRORS = 2.0
-"""Standard errors of guessing on as many pairs that a label needs above chance."""
+"""Required distance above chance, in standard errors of a random guess on the same number of pairs."""
 RULE = (
-    f"label where the accuracy with that sensor dead is at least {KEPT_FRACTION:g} of the accuracy with both alive, and clearly above "
-    f"chance, which is the share of the most frequent class: by {ABOVE_CHANCE:g} of the way from there to 1, and by {CHANCE_ERRORS:g} "
-    "standard errors of guessing on as many pairs"
+    f"predict if the accuracy without that sensor is at least {KEPT_FRACTION:g} of the accuracy with both, and clearly above "
+    f"chance, which is the fraction of the most frequent class: by {ABOVE_CHANCE:g} of the way from there to 1, and by "
+    f"{CHANCE_ERRORS:g} standard errors of guessing on as many pairs"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DegradedMode:
-    """What is reported with either sensor dead. The default is for bundles that declare nothing: no decision.
+    """What is reported with one sensor missing. The default, for bundles without this field, is to abstain.
 
     Attributes:
-        no_rgb, no_depth: with that sensor dead and the other one alive. With both dead there is never a decision.
-        reason: "no_rgb" and "no_depth" -> why, in words.
-        measured: held-out accuracies 0..1 that the rule looked at ("both", "no_rgb", "no_depth"), "chance", "num_pairs" and
-            "part" ("validation" or "test"); empty where nothing was measured.
+        no_rgb, no_depth: with that sensor missing and the other one available. With both missing, live always abstains.
+        reason: "no_rgb" and "no_depth" -> why, as text.
+        measured: the held-out accuracies 0..1 that the rule used ("both", "no_rgb", "no_depth"), "chance", "num_pairs" and
+            "part" ("validation" or "test"); empty if nothing was measured.
     """
 
     no_rgb: Action = "abstain"
@@ -46,7 +46,7 @@ class DegradedMode:
     measured: dict[str, Any] = field(default_factory=dict)
 
     def predicts(self, *, rgb_is_available: bool, depth_is_available: bool) -> bool:
-        """Whether the model's label is reported."""
+        """Whether to report the model's prediction."""
         if rgb_is_available and depth_is_available:
             return True
         if not rgb_is_available and not depth_is_available:
@@ -54,15 +54,15 @@ class DegradedMode:
         return (self.no_depth if rgb_is_available else self.no_rgb) == "predict"
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's field, with the rule in words for its reader."""
+        """The manifest's field, with the rule as text."""
         return {**asdict(self), "rule": RULE}
 
     @classmethod
     def from_json(cls, value: Any) -> DegradedMode:
-        """The inverse of `to_json`; None, as in bundles from before there was such a field, is the default.
+        """The inverse of `to_json`. None, as in older bundles, gives the default.
 
         Raises:
-            UserError: it is not of this form.
+            UserError: a field is missing or has an unknown value.
         """
         if value is None:
             return cls()
@@ -70,7 +70,7 @@ class DegradedMode:
             known = {name.name: value[name.name] for name in fields(cls)}
             for name in ("no_rgb", "no_depth"):
                 if isinstance(known[name], str):
-                    known[name] = _OLD_WORDS.get(known[name], known[name])
+                    known[name] = _OLD_VALUES.get(known[name], known[name])
             found = cls(**known)
         except (KeyError, TypeError) as error:
             raise UserError(f"the manifest's degraded_mode is incomplete ({error}): export the run again") from error
@@ -86,56 +86,54 @@ class DegradedMode:
 def choose_degraded_mode(
     metrics: Mapping[str, Any], *, fusion: str, no_rgb: Action | None = None, no_depth: Action | None = None
 ) -> DegradedMode:
-    """The fallback of a run.
+    """The degraded mode of a run.
 
-    A sensor's death is answered with "predict" where the accuracy with it dead is at least nine tenths (`KEPT_SHARE`) of the
-    accuracy with both alive and clearly above chance (`least_above_chance`), with "abstain" where it is less or was not
-    measured. It is chosen on the validation pairs, so that the test pairs, which did not choose it, can score it; on the test
-    pairs where there are no others, and `reason` says so. A model that looks at one sensor alone has no decision without it,
-    and does not miss the other one.
+    With a sensor missing, "predict" requires an accuracy of at least nine tenths (`KEPT_FRACTION`) of the accuracy with both
+    sensors and clearly above chance (`least_above_chance`). If it is lower or was not measured, "abstain". The accuracies are
+    those of the validation pairs, so that the test pairs can score the choice; without validation pairs those of the test
+    pairs, and `reason` says so. A model that uses one sensor only abstains without that sensor and ignores the other one.
 
     Args:
         metrics: a run's `metrics.json`.
         fusion: the run's fusion kind.
-        no_rgb, no_depth: decided by the user; None = by the rule.
+        no_rgb, no_depth: set by the user; None = by the rule.
 
     Raises:
-        UserError: "predict" was asked for without the only sensor that the model looks at.
+        UserError: "predict" was requested without the only sensor that the model uses.
     """
     measured = _measured(metrics)
     actions, reason = {}, {}
-    for name, sensor, asked in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
-        if fusion == sensor and asked == "predict":
+    for name, sensor, choice in (("no_rgb", "rgb", no_rgb), ("no_depth", "depth", no_depth)):
+        if fusion == sensor and choice == "predict":
             raise UserError(
-                f"--without-{sensor} predict: the model looks at {sensor} alone, so it cannot tell anything without it; "
-                f"leave the option out"
+                f"--without-{sensor} predict: the model uses {sensor} only and cannot predict without it; leave the option out"
             )
         actions[name], reason[name] = _by_rule(name, sensor=sensor, fusion=fusion, measured=measured)
-        if asked is not None and fusion != sensor:
-            actions[name], reason[name] = asked, "asked for at the export"
+        if choice is not None and fusion != sensor:
+            actions[name], reason[name] = choice, "set at export"
     return DegradedMode(no_rgb=actions["no_rgb"], no_depth=actions["no_depth"], reason=reason, measured=measured)
 
 
 def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]) -> tuple[Action, str]:
     if fusion in ("rgb", "depth"):
-        alone = f"the model looks at {fusion} alone"
+        alone = f"the model uses {fusion} only"
         return ("abstain", alone) if fusion == sensor else ("predict", alone)
     if not measured:
         return "abstain", "no held-out pairs to measure it on"
     if measured["chance"] == 1:
         return (
             "abstain",
-            f"the {measured['num_pairs']} {measured['part']} pairs are of one class, which tells nothing",
+            f"all {measured['num_pairs']} {measured['part']} pairs are of one class, so there is no chance level to compare with",
         )
     needed = (
         KEPT_FRACTION * measured["both"] - 1e-9
-    )  # 0.72 of 0.8 is nine tenths, and less than 0.9 * 0.8 in floating point
+    )  # the tolerance accepts 0.72 of 0.8, which is below 0.9 * 0.8 in floating point
     least = least_above_chance(measured["chance"], num_pairs=measured["num_pairs"])
     action: Action = "predict" if measured[name] >= max(needed, least - 1e-9) else "abstain"
     figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
     reason = f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
     if measured["part"] == "test":
-        reason += " (no validation pairs to choose on: the test figures flatter this choice)"
+        reason += " (chosen on the test pairs, because there are no validation pairs: the test figures are optimistic)"
     if needed <= measured[name] < least - 1e-9:
         chance = f"clearly above the chance of {measured['chance']:.1%}"
         reason += f", less than {least:.1%}, which is {chance}" if least <= 1 else f", too few to be {chance}"
@@ -143,8 +141,7 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
 
 
 def least_above_chance(chance: float, *, num_pairs: int) -> float:
-    """The accuracy from which on a classifier is clearly better than always saying the most frequent class; above 1
-    where there are too few pairs to tell."""
+    """Lowest accuracy that is clearly better than always predicting the most frequent class; above 1 with too few pairs."""
     error = math.sqrt(chance * (1 - chance) / num_pairs)
     return chance + max(ABOVE_CHANCE * (1 - chance), CHANCE_ERRORS * error)
 

@@ -1,4 +1,4 @@
-"""What goes wrong for users: one exception with a message that helps, and one way to ask for an optional package."""
+"""Exceptions for users, and the import of optional packages."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ from types import ModuleType
 
 
 class EdgefuseError(Exception):
-    """Base of every error that edgefuse raises on purpose."""
+    """Base of every error that edgefuse raises on purpose.
+
+    Example:
+        >>> import edgefuse
+        >>> try:
+        ...     edgefuse.open_bundle("bundles/cups")
+        ... except edgefuse.EdgefuseError as error:
+        ...     print(error)
+        bundles/cups is not a bundle: it does not exist; make one with edgefuse export RUN --out BUNDLE
+    """
 
 
 class UserError(EdgefuseError, ValueError):
-    """Something that the user can mend. The message says what was got, what was expected, and what to do next."""
+    """An error that the user can fix. The message says what was got, what was expected, and what to do next."""
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package, or a system library under it, is not installed. The message has the command that installs it."""
+    """An optional package, or a system library that it needs, is not installed. The message has the command that installs it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Did the machine run out of memory? Python, OpenCV and torch each have a way of their own to say so."""
+    """Whether an exception means that memory ran out, in the forms that Python, OpenCV and torch raise."""
     text = str(error)
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+        or type(error).__name__ == "OutOfMemoryError"  # torch, on a GPU
         or (type(error).__module__.startswith("cv2") and "Insufficient memory" in text)
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
@@ -32,20 +41,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
-"""Package as it is imported -> as it is installed, where the two differ."""
+"""Module name -> package name, if they differ."""
 
 
 def require(module: str, *, extra: str, hint: str = "", install: str = "") -> ModuleType:
-    """Import `module`, or say how to install it.
+    """Import `module`, or raise an error with the command that installs it.
 
     Args:
         module: dotted name, such as "onnxruntime".
-        extra: the extra of edgefuse that brings the module.
+        extra: the extra of edgefuse that installs the module.
         hint: one more sentence for the message, such as a system package.
-        install: the command to name instead of the extra's.
+        install: command to show instead of the extra's.
 
     Raises:
-        MissingPackageError: the module cannot be imported; the cause's own words are in the message.
+        MissingPackageError: the module cannot be imported. The message has the original error.
+
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
-"""From a camera frame to the model's input: the one place where pictures are cropped and resized.
+"""From a camera frame to the model's input: the only code that crops and resizes images.
 
-Training, export and live all call `fit`; two implementations of resizing differ by up to 17 of 255 levels on the same
-picture, which is why there must be no second one. Owns crop, resize and the conversion to codes of 1 mm.
+Training, export and live all call `fit`, because two implementations of resizing differ by up to 17 of 255 levels on the
+same image. Owns crop, resize and the conversion to codes of 1 mm.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ SPEC: dict[str, Any] = {
     "rgb": "mean of k x k pixels, then linear (half-pixel centres)",
     "depth": "nearest (half-pixel centres), then rounded to codes of 0.001 m; a measurement never becomes 0",
 }
-"""What `fit` does, in words. Change the revision whenever its output changes for any input."""
+"""What `fit` does, as text. The digest depends on every word. Increase the revision when the output changes for any input."""
 
 
 def spec_sha256() -> str:
-    """Digest of `SPEC`; it travels in a bundle's manifest, and a bundle framed otherwise is refused."""
+    """Digest of `SPEC`, stored in a bundle's manifest. A bundle with another digest is refused."""
     return hashlib.sha256(json.dumps(SPEC, sort_keys=True).encode()).hexdigest()
 
 
 MAX_REGION = 4
-"""How many times as large as the image's larger side a region's square may be: what bounds the memory that cropping takes."""
+"""Largest allowed side of a region, as a multiple of the image's larger side. Bounds the memory for cropping."""
 
 WHOLE, ANY_CROP = "whole", "file"
-"""Words for where a data set's images were looked at, beside `--roi`'s others: "file" stands for crops by no rule that live could follow."""
+"""Values of a data set's region in addition to those of `--roi`. "file" means crops that live cannot reproduce."""
 
 
 def regions_agree(first: str | None, second: str | None) -> bool:
-    """Does a model that learned from regions of one kind get the like from the other? The words are `--roi`'s; None = not known."""
+    """Whether two kinds of region are compatible for training and inference. Values as in `--roi`; None = unknown."""
     if first is None or second is None or first == second:
         return True
     return ANY_CROP in (first, second) and WHOLE not in (first, second)
 
 
 class Roi(NamedTuple):
-    """A region of a picture in pixels; it may reach over the picture's edges."""
+    """A region of an image in pixels. It may extend beyond the image."""
 
     x: int
     y: int
@@ -56,14 +56,14 @@ class Roi(NamedTuple):
 
 
 class Framed(NamedTuple):
-    """One sample as the contract wants it: `rgb` uint8 [S, S, 3] and `depth` uint8 [S, S, 2], both contiguous and owned by the caller."""
+    """One sample as the contract requires: `rgb` uint8 [S, S, 3] and `depth` uint8 [S, S, 2], contiguous, owned by the caller."""
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint8]
 
 
 def centre_square(height: int, width: int) -> Roi:
-    """The largest centred square of a picture."""
+    """The largest centred square of an image."""
     side = min(height, width)
     return Roi((width - side) // 2, (height - side) // 2, side, side)
 
@@ -75,19 +75,19 @@ def square_around(roi: Roi) -> Roi:
 
 
 def square_in(roi: Roi, *, height: int, width: int) -> Roi:
-    """The square around `roi`, of which a part lies in a picture of `height` x `width`.
+    """The square around `roi`. It must overlap the image of `height` x `width`.
 
     Raises:
-        UserError: the region is empty, wholly outside, or more than `MAX_REGION` times as large as the picture.
+        UserError: the region is empty, completely outside, or more than `MAX_REGION` times as large as the image.
     """
     square = square_around(roi)
     where = f"region {','.join(str(value) for value in roi)} (x,y,w,h)"
     outside = square.x >= width or square.y >= height or square.x + square.w <= 0 or square.y + square.h <= 0
     if roi.w <= 0 or roi.h <= 0 or outside:
-        raise UserError(f"{where} has no part of the {width}x{height} picture: give one inside it")
+        raise UserError(f"{where} does not overlap the {width}x{height} image: choose one inside it")
     if square.w > MAX_REGION * max(height, width):
         raise UserError(
-            f"{where} is more than {MAX_REGION} times as large as the {width}x{height} picture: give one inside it"
+            f"{where} is more than {MAX_REGION} times as large as the {width}x{height} image: choose one inside it"
         )
     return square
 
@@ -106,20 +106,20 @@ def fit(
         rgb: uint8 [H, W, 3], RGB order.
         depth: uint16 [H, W], in codes of `depth_unit_m` metres, 0 = no measurement; same view as `rgb`.
         size: S, side of the result in pixels.
-        roi: region to look at; None = the whole picture. A region that is not square is widened to the square around it.
+        roi: region to use; None = the complete image. A region that is not square is extended to the square around it.
         depth_unit_m: the camera's depth unit in metres.
 
     Returns:
         A `Framed` pair; its depth is in codes of 1 mm.
 
     Raises:
-        UserError: pictures of the wrong type or of different sizes, or a region that `square_in` refuses.
+        UserError: images of the wrong type or of different sizes, or a region that `square_in` refuses.
     """
     check_pair(rgb, depth, depth_unit_m)
     height, width = depth.shape
     square = square_in(roi if roi is not None else Roi(0, 0, width, height), height=height, width=width)
-    # Means over whole pixels and then linear cost a fifth of an area resize by a broken factor (which is 1.2 ms of a whole
-    # frame), and leave as little aliasing: what remains to shrink is less than twofold.
+    # Averaging k x k pixels and then resizing linearly takes a fifth of the time of INTER_AREA with a fractional factor (1.2 ms
+    # for a complete frame) and aliases as little, because the remaining factor is below 2.
     factor = max(1, square.w // size)
     side = square.w - square.w % factor
     square = Roi(square.x, square.y, side, side)
@@ -143,10 +143,10 @@ def codes_of_one_mm(codes: NDArray[np.uint16], *, depth_unit_m: float) -> NDArra
 
 
 def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float) -> None:
-    """Refuse what is no aligned RGB-D pair.
+    """Check that two arrays are an aligned RGB-D pair.
 
     Raises:
-        UserError: another dtype, shape or number of channels, different sizes, or a unit that no camera has.
+        UserError: wrong dtype, shape or number of channels, different sizes, or an implausible depth unit.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise UserError(f"RGB is {rgb.dtype} {list(rgb.shape)}: uint8 [H, W, 3] was expected")
@@ -161,7 +161,7 @@ def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: 
 
 
 def crop(image: NDArray[Any], square: Roi) -> NDArray[Any]:
-    """The part of `picture` in `square`; what lies outside the picture is 0. A view where nothing lies outside."""
+    """The part of `image` inside `square`, 0 outside the image. A view if the square is inside the image."""
     height, width = image.shape[:2]
     left, top = max(square.x, 0), max(square.y, 0)
     right, bottom = min(square.x + square.w, width), min(square.y + square.h, height)

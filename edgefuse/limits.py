@@ -1,6 +1,6 @@
-"""Ranges of numbers, declared beside their defaults and checked in one way: NaN, infinity and what is outside are refused.
+"""Numeric limits of dataclass fields, declared next to their defaults. NaN, infinity and values out of range are refused.
 
-Owns `limited`, `one_of` and `check_limits`, for frozen dataclasses that users fill. Standard library only.
+Owns `limited`, `one_of` and `check_limits`, for frozen dataclasses with values from users. Standard library only.
 
 Example:
     >>> @dataclass(frozen=True)
@@ -67,26 +67,26 @@ def limited(
     below: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A dataclass field that holds a finite number from `least` to `most`.
+    """A dataclass field for a finite number from `least` to `most`.
 
     Args:
-        whole: a whole number.
-        above, below: `least`, `most` themselves are outside.
-        optional: None is allowed.
+        whole: integers only.
+        above, below: exclude `least` or `most`.
+        optional: allow None.
     """
     return field(default=default, metadata={_KEY: _Range(least, most, whole, above, below, optional)})
 
 
 def one_of(values: Sequence[object]) -> dict[str, Any]:
-    """The metadata of a dataclass field that holds one of `values`."""
+    """Metadata of a dataclass field that must be one of `values`."""
     return {_KEY: tuple(values)}
 
 
 def check_limits(instance: Any, *, prefix: str = "") -> None:
-    """Compare every field of a dataclass with its limits.
+    """Check every field of a dataclass against its limits.
 
     Raises:
-        UserError: the first field that is outside, after `prefix`, with what was expected.
+        UserError: for the first field out of range; the field's name follows `prefix`.
     """
     for each in fields(instance):
         limits, value, name = each.metadata.get(_KEY), getattr(instance, each.name), prefix + each.name

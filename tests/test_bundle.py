@@ -1,4 +1,4 @@
-"""A bundle is whole and says one thing, or it is one UserError: whatever its manifest and its ONNX file hold."""
+"""Whatever a bundle's manifest and ONNX file contain, opening it gives a consistent bundle or one UserError."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ for folder in map(Path, sys.argv[1:]):
 
 @pytest.mark.slow
 def test_an_onnx_file_with_any_bytes_changed_is_an_engine_or_one_user_error(tmp_path: Path) -> None:
-    """In another process: a hostile model may end it."""
+    """In another process, because a malicious model may crash it."""
     rng = np.random.default_rng(7)
     folders = []
     for number in range(60):
@@ -148,13 +148,13 @@ def replace_model(bundle: Bundle, data: bytes) -> Bundle:
 
 
 @pytest.mark.parametrize("key", ["edgefuse.labels", "edgefuse.contract", "edgefuse.framing"])
-def test_an_onnx_file_that_says_less_than_an_exported_one_is_refused(key: str, tmp_path: Path) -> None:
+def test_an_onnx_file_without_metadata_is_refused(key: str, tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "bundle")
     model = onnx.load(bundle.file())
     kept = [entry for entry in model.metadata_props if entry.key != key]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    with pytest.raises(UserError, match=f"does not say its {key.removeprefix('edgefuse.')}"):
+    with pytest.raises(UserError, match=f"has no {key.removeprefix('edgefuse.')} in its metadata"):
         replace_model(bundle, model.SerializeToString()).file()
 
 
@@ -170,7 +170,7 @@ def test_an_onnx_file_that_says_less_than_an_exported_one_is_refused(key: str, t
         ("edgefuse.precision", '"fp16"', "differ in precision"),
     ],
 )
-def test_what_the_onnx_file_says_is_held_against_the_manifest(key: str, value: str, words: str, tmp_path: Path) -> None:
+def test_metadata_that_contradicts_the_manifest_is_refused(key: str, value: str, words: str, tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "bundle")
     model = onnx.load(bundle.file())
     others = {entry.key: entry.value for entry in model.metadata_props}
@@ -182,16 +182,16 @@ def test_what_the_onnx_file_says_is_held_against_the_manifest(key: str, value: s
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"labels": ["near", "near"]}, "'near' stands there twice"),
+        ({"labels": ["near", "near"]}, "'near' occurs twice"),
         ({"labels": []}, "there are none"),
         ({"labels": ["near", " "]}, "label 1 is empty"),
         ({"labels": ["far", "near"]}, "differ in labels"),
-        ({"labels": ["near", 3]}, r"labels\[1\] = 3, a text was expected"),
+        ({"labels": ["near", 3]}, r"labels\[1\] = 3, a string was expected"),
         ({"contract.far_m": 3.0}, "differ in contract"),
         ({"contract.rgb_mean": [0.0, 0.0, 0.0]}, "rgb_mean"),
         ({"contract.inputs": {}}, "inputs"),
-        ({"contract.size": 32.5}, "size = 32.5, a whole number"),
-        ({"framing.rgb": "nearest"}, "framing is not the one of its sha256"),
+        ({"contract.size": 32.5}, "size = 32.5, an integer"),
+        ({"framing.rgb": "nearest"}, "framing does not match its sha256"),
         ({"files.model.onnx.num_bytes": 3}, "bytes, the manifest says 3"),
         ({"files.model.onnx.num_bytes": -3}, "size is -3 bytes"),
         ({"files.model.onnx.sha256": "0" * 63}, "64 hex digits"),
@@ -227,14 +227,14 @@ def test_samples_of_another_model_are_refused(tmp_path: Path) -> None:
     for name, array in changes.items():
         entry = write_samples(bundle.folder, dataclasses.replace(good, **{name: array}))
         changed = dataclasses.replace(bundle.manifest, files={**bundle.manifest.files, SAMPLES_NAME: entry})
-        with pytest.raises(UserError, match=rf"samples\.npz does not fit the manifest: {name} is"):
+        with pytest.raises(UserError, match=rf"samples\.npz does not match the manifest: {name} is"):
             Bundle(folder=bundle.folder, manifest=changed).samples()
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "", ".", "a/../model.onnx", "a//b", "x\x00"])
 def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str, whole: Bundle) -> None:
     entry = whole.manifest.files[MODEL_NAME]
-    with pytest.raises(UserError, match="does not lie inside the bundle"):
+    with pytest.raises(UserError, match="is not inside the bundle"):
         dataclasses.replace(whole.manifest, files={name: entry})
 
 
@@ -247,11 +247,11 @@ def test_a_link_out_of_the_bundle_is_refused_and_one_inside_is_not(tmp_path: Pat
     (bundle.folder / "else.onnx").rename(tmp_path / "else.onnx")
     path.unlink()
     path.symlink_to("../else.onnx")
-    with pytest.raises(UserError, match=r"outside of the bundle.*cp -rL"):
+    with pytest.raises(UserError, match=r"outside the bundle.*cp -rL"):
         bundle.file()
 
 
-def test_the_bundle_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
+def test_the_bundle_folder_may_be_a_link(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle")
     (tmp_path / "link").symlink_to("bundle")
     assert open_bundle(tmp_path / "link").file().is_file()
@@ -275,12 +275,12 @@ def test_metadata_is_what_onnx_reads(tmp_path: Path) -> None:
     assert read_metadata(bundle.file()) == {entry.key: entry.value for entry in model.metadata_props} != {}
 
 
-def test_a_manifest_comes_back_as_it_was(whole: Bundle) -> None:
+def test_a_manifest_survives_a_round_trip(whole: Bundle) -> None:
     copied = copy.deepcopy(whole.manifest.to_json())
     assert Manifest.from_json(copied) == whole.manifest
 
 
-def test_a_file_named_by_itself_is_held_against_the_manifest_beside_it(tmp_path: Path) -> None:
+def test_a_file_given_by_its_path_is_checked_against_its_manifest(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "bundle")
     path = bundle.file()
     check_file_in_bundle(path)

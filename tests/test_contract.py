@@ -24,14 +24,14 @@ CONTRACT = InputContract(size=16, near_m=0.2, far_m=2.0)
 
 
 @given(hnp.arrays(np.uint16, (2, 5, 3)))
-def test_codes_survive_the_way_through_bytes(codes: np.ndarray) -> None:
+def test_codes_survive_a_round_trip_through_bytes(codes: np.ndarray) -> None:
     depth = bytes_from_codes(codes)
     assert depth.shape == (2, 5, 3, 2) and depth.dtype == np.uint8
     np.testing.assert_array_equal(depth[..., 0] + 256 * depth[..., 1].astype(int), codes)  # low byte first
     np.testing.assert_array_equal(codes_from_bytes(depth), codes)
 
 
-def test_bytes_are_a_view_and_cost_no_copy() -> None:
+def test_bytes_are_a_view_without_a_copy() -> None:
     codes = np.arange(12, dtype=np.uint16).reshape(3, 4)
     assert np.shares_memory(bytes_from_codes(codes), codes)
 
@@ -86,7 +86,7 @@ def test_a_batch_of_another_size_is_refused() -> None:
         check_batch(np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 16, 2), np.uint16), CONTRACT)  # type: ignore[arg-type]
 
 
-def test_the_contract_needs_numpy_alone() -> None:
+def test_the_contract_imports_numpy_only() -> None:
     code = "import sys, edgefuse.contract; print([m for m in ('cv2', 'torch', 'rich', 'typer', 'onnx') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

@@ -36,7 +36,7 @@ def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: i
     side = max(w, h)
     left, top = x + (w - side) // 2, y + (h - side) // 2
     if left >= 56 or top >= 44 or left + side <= 0 or top + side <= 0:
-        with pytest.raises(UserError, match="no part"):
+        with pytest.raises(UserError, match="does not overlap"):
             fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
         return
     framed = fit(rgb, depth, size=size, roi=Roi(x, y, w, h))
@@ -68,18 +68,18 @@ def test_any_region_has_the_right_shape_or_one_error_in_bounded_memory(roi: Roi,
 def test_a_region_as_large_as_allowed_is_framed_and_a_larger_one_is_not() -> None:
     rgb, depth = image(30, 40)
     assert fit(rgb, depth, size=16, roi=Roi(-60, -60, 160, 10)).rgb.any()
-    with pytest.raises(UserError, match=r"region -60,-60,161,10 .* more than 4 times as large as the 40x30 picture"):
+    with pytest.raises(UserError, match=r"region -60,-60,161,10 .* more than 4 times as large as the 40x30 image"):
         fit(rgb, depth, size=16, roi=Roi(-60, -60, 161, 10))
 
 
-def test_regions_agree_where_a_model_sees_the_like() -> None:
+def test_kinds_of_regions_are_compatible_or_not() -> None:
     assert framing.regions_agree("nearest", "nearest") and framing.regions_agree("nearest", None)
     assert framing.regions_agree("file", "10,20,30,40") and framing.regions_agree("nearest", "file")
     assert not framing.regions_agree("nearest", "whole") and not framing.regions_agree("whole", "file")
     assert not framing.regions_agree("0,0,9,9", "center")
 
 
-def test_colour_and_depth_stay_on_one_another() -> None:
+def test_colour_and_depth_stay_aligned() -> None:
     rgb, depth = np.zeros((480, 640, 3), np.uint8), np.full((480, 640), 2000, np.uint16)
     cv2.circle(rgb, (350, 220), 60, (255, 255, 255), -1)
     depth[rgb[..., 0] > 0] = 700
@@ -89,7 +89,7 @@ def test_colour_and_depth_stay_on_one_another() -> None:
     assert (bright ^ near).mean() < 0.01
 
 
-def test_a_region_over_the_edge_is_filled_with_nothing() -> None:
+def test_a_region_over_the_edge_is_filled_with_zeros() -> None:
     rgb, depth = np.full((60, 60, 3), 200, np.uint8), np.full((60, 60), 900, np.uint16)
     framed = fit(rgb, depth, size=40, roi=Roi(-20, 0, 40, 40))
     codes = codes_from_bytes(framed.depth)
@@ -97,7 +97,7 @@ def test_a_region_over_the_edge_is_filled_with_nothing() -> None:
     assert (framed.rgb[:, :20] == 0).all() and (framed.rgb[:, 20:] == 200).all()
 
 
-def test_a_wide_region_is_widened_to_a_square_around_it() -> None:
+def test_a_wide_region_is_extended_to_a_square_around_it() -> None:
     rgb, depth = image(100, 100)
     wide, square = fit(rgb, depth, size=32, roi=Roi(20, 40, 60, 20)), fit(rgb, depth, size=32, roi=Roi(20, 20, 60, 60))
     np.testing.assert_array_equal(wide.rgb, square.rgb)
@@ -122,16 +122,16 @@ def test_centre_square_is_inside_and_largest() -> None:
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), {}, "depth is uint8"),
         (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is 6x4 and depth 4x4"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"depth_unit_m": 0.0}, "unit is 0"),
-        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"roi": Roi(0, 0, 0, 0)}, "no part"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"roi": Roi(0, 0, 0, 0)}, "does not overlap"),
     ],
 )
-def test_bad_pictures_are_refused(rgb: np.ndarray, depth: np.ndarray, options: dict[str, object], word: str) -> None:
+def test_bad_images_are_refused(rgb: np.ndarray, depth: np.ndarray, options: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):
         fit(rgb, depth, size=32, **options)  # type: ignore[arg-type]
 
 
 def test_the_revision_changes_with_the_output() -> None:
-    """Depth is exact on every platform; when this digest changes, `SPEC["revision"]` must change with it."""
+    """Depth is exact on every platform. If this digest changes, `SPEC["revision"]` must change too."""
     ramp = (np.arange(97 * 131, dtype=np.uint32) * 2654435761 % 65536).astype(np.uint16).reshape(97, 131)
     rgb = np.repeat((ramp[..., None] >> 8).astype(np.uint8), 3, axis=2)
     digest = hashlib.sha256()
@@ -142,7 +142,7 @@ def test_the_revision_changes_with_the_output() -> None:
 
 def test_rgb_shrinks_by_area_and_grows_linearly() -> None:
     rgb = np.zeros((64, 64, 3), np.uint8)
-    rgb[::2] = 255  # lines that any point sampling would turn into all or nothing
+    rgb[::2] = 255  # point sampling would make these lines all black or all white
     assert abs(int(fit(rgb, np.ones((64, 64), np.uint16), size=16).rgb.mean()) - 127) <= 1
     step = np.zeros((16, 16, 3), np.uint8)
     step[:, 8:] = 240

@@ -20,8 +20,9 @@ OPTIONAL = (
 )
 """What only an extra brings: imported inside the functions that need it, never with a module of the device."""
 
+IMPORT_LIMIT_S = 0.05
 HELP_LIMIT_S = 0.3
-HELP_TRIES = 5
+TRIES = 5
 
 
 def _modules_below(package: str, *, source_root: Path) -> list[str]:
@@ -61,20 +62,38 @@ def test_edgefuse_alone_loads_next_to_nothing() -> None:
     assert _loaded_with("edgefuse", of=(*OPTIONAL, "numpy", "cv2", "rich", "typer")) == []
 
 
+def test_the_list_of_commands_loads_neither_numpy_nor_opencv() -> None:
+    assert _loaded_with("edgefuse.app.main; edgefuse.app.main.build_app()", of=("numpy", "cv2")) == []
+
+
 def test_the_check_sees_a_loaded_package() -> None:
     assert _loaded_with("edgefuse.framing", of=("cv2", "torch")) == ["cv2"]
 
 
+def test_import_takes_no_time() -> None:
+    """Processor time over that of an interpreter that imports nothing; best of several tries, as for the help."""
+    own_s, bare_s = (min(_cpu_s(sys.executable, "-c", code) for _ in range(TRIES)) for code in ("import edgefuse", "0"))
+    assert own_s - bare_s < IMPORT_LIMIT_S
+
+
 def test_help_answers_at_once() -> None:
     """Best of several tries, in processor time: on a busy machine the time on the wall tells more about the others."""
-    best_s = min(_help_cpu_s() for _ in range(HELP_TRIES))
-    assert best_s < HELP_LIMIT_S
+    assert min(_cpu_s(EDGEFUSE, "--help", prints="live") for _ in range(TRIES)) < HELP_LIMIT_S
 
 
-def _help_cpu_s() -> float:
+def test_the_package_runs_as_a_module() -> None:
+    as_module, as_command = (
+        subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        for command in ([sys.executable, "-m", "edgefuse"], [EDGEFUSE])
+    )
+    assert as_module[:4] == ["Usage:", "python", "-m", "edgefuse"] and "live" in as_module
+    assert as_module[4:] == as_command[2:]
+
+
+def _cpu_s(*command: str | Path, prints: str = "") -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([EDGEFUSE, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert "live" in done.stdout
+    assert prints in done.stdout
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -111,6 +111,53 @@ def test_a_call_is_found(source: str, name: str) -> None:
     assert name in _calls(source)
 
 
+OTHER_CALLBACKS = {"say", "on_progress", "listener"}
+"""Parameters that were there before: messages go through `logging`, progress through `edgefuse.progress`."""
+
+SPEAKS = re.compile(
+    r"edgefuse/console/|edgefuse/app/main\.py|benchmarks/edgefuse_benchmarks/console\.py"
+    r"|.*/(commands|\w+_command)\.py"
+    r"|edgefuse/io/text\.py"
+    r"|benchmarks/edgefuse_benchmarks/(suites/cold_process|suites/precision|gpu_report|paper/seed_summary)\.py"  # scripts
+)
+"""Modules that may print: the console's, and the commands."""
+
+
+def _speaking(path: str, source: str) -> list[str]:
+    """Parameters and calls by which a library module would speak for itself."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg) and node.arg in OTHER_CALLBACKS:
+            found.append(f"{path} has a parameter {node.arg}")
+        elif isinstance(node, ast.Call) and not SPEAKS.match(path):
+            name = ast.unparse(node.func)
+            if name in ("print", "say", "typer.echo", "sys.stdout.write", "sys.stderr.write"):
+                found.append(f"{path} calls {name}")
+    return found
+
+
+def test_the_library_logs_and_reports_progress_in_one_way() -> None:
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+    assert [text for path, source in sources.items() for text in _speaking(path, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("edgefuse/data/check.py", "def f(*, say): say('x')", ["a parameter say", "calls say"]),
+        ("edgefuse/data/check.py", "f = lambda on_progress: print(1)", ["a parameter on_progress", "calls print"]),
+        ("edgefuse/data/commands.py", "say('done')", []),
+    ],
+)
+def test_speaking_is_found(path: str, source: str, found: list[str]) -> None:
+    seen = _speaking(path, source)
+    assert len(seen) == len(found) and all(any(text.endswith(words) for text in seen) for words in found)
+
+
 COMMAND = re.compile(
     r"\b(edgefuse (record|train|evaluate|explain|crossval|reproduce|export|build|check-onnx|live|demo|data [a-z]+)( .*--(out|camera|roi))?|cp|mv|rm|chmod \S+|chown -R \S+) $"
 )

@@ -43,11 +43,11 @@ def core(
     from edgefuse.console.progress import counting
     from edgefuse_benchmarks.suites.core import PLAN, QUICK_PLAN, QUICK_WIDTHS, WIDTHS, bench_core
 
-    with counting("measuring", unit="widths") as on_progress:
+    with counting("measuring", unit="widths") as progress:
         report = bench_core(
             widths=widths or (QUICK_WIDTHS if quick else WIDTHS),
             plan=QUICK_PLAN if quick else PLAN,
-            on_progress=on_progress,
+            progress=progress,
         )
     _finish(report, out=out, as_json=as_json)
 
@@ -92,12 +92,13 @@ def live(
     as_json: AsJson = False,
 ) -> None:
     """Frame to result with its stages: a recording back to back and at its own rate, a camera at its rate."""
+    from edgefuse.console.messages import muted
     from edgefuse.console.progress import counting
     from edgefuse_benchmarks.suites.live import PLAN, QUICK_PLAN, bench_live
 
     parsed_region(roi)
     _check_out(out)
-    with counting("measuring", unit="results") as on_progress:
+    with muted("edgefuse_runtime.live"), counting("measuring", unit="results") as progress:
         report = bench_live(
             bundle,
             camera=camera,
@@ -105,7 +106,7 @@ def live(
             engine=engine,
             num_threads=threads,
             plan=QUICK_PLAN if quick else PLAN,
-            on_progress=on_progress,
+            progress=progress,
         )
     _finish(report, out=out, as_json=as_json)
 
@@ -175,9 +176,11 @@ def learning(
 
     require("torch", extra="train")
     _check_out(out)
+    from edgefuse.console.messages import muted
     from edgefuse_benchmarks.suites.learning import bench_learning, save_learning
 
-    report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs, say=say)
+    with muted("edgefuse.training"):
+        report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs)
     typer.echo(report.to_markdown())
     path = save_learning(report, out)
     say(f"kept: {path} and {path.with_suffix('.json')}")

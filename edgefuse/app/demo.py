@@ -5,9 +5,10 @@ Owns the order of the steps and the summary; every step is the function that its
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from edgefuse.io.files import folder_begun, refuse_existing
 from edgefuse.io.json_files import write_json
 from edgefuse.model.choices import FusionKind
 from edgefuse.synth.rendered_set import stream, write_dataset
+from edgefuse.training.callbacks import Callback
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
-from edgefuse.training.trainer import Listener, train_on_dataset
+from edgefuse.training.trainer import train_on_dataset
 from edgefuse_export.onnx.export import export_run
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
@@ -33,6 +35,10 @@ from edgefuse_runtime.sinks.sink import Sink
 
 FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated")
 RESULTS_NAME = "demo.json"
+Metrics = dict[str, dict[str, Any]]
+"""Fusion -> condition -> figures."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class DemoResult:
     folder: Path
     bundle: Path
     recording: Path
-    metrics: dict[str, dict[str, Any]]
+    metrics: Metrics
     live: LiveSummary
     seconds: dict[str, float]
 
@@ -69,17 +75,19 @@ def run_demo(
     seed: int = 0,
     size: DemoSize | None = None,
     force: bool = False,
-    say: Callable[[str], None] = print,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
+    on_trained: Callable[[Metrics], None] = lambda metrics: None,
     sinks: Sequence[Sink] = (),
+    real_time: bool = False,
 ) -> DemoResult:
     """Make everything below `out`.
 
     Args:
         seed: decides the pictures, the split and the training.
-        say: told of each step as it begins.
-        listener: watches the trainings.
-        sinks: get the live results.
+        callback: called at each batch and epoch of the trainings.
+        on_trained: is given the figures on held-out instances before the model is exported.
+        sinks: get the live results; opened here.
+        real_time: play the recording at its own pace.
 
     Raises:
         UserError: something stands at `out`, or a step failed.
@@ -87,7 +95,7 @@ def run_demo(
     size = size if size is not None else DemoSize()
     refuse_existing(out, force=force, marker=RESULTS_NAME, contents=("data", "runs", "bundle", "live.db3", "live.json"))
     with folder_begun(out) as new:  # what stands there goes when the first step is done
-        steps = _Steps(say, num_steps=5)
+        steps = _Steps(num_steps=5)
         text = f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"
         with steps("data", text):
             write_dataset(new.path / "data", num_pairs=size.num_pairs, seed=seed)
@@ -95,13 +103,14 @@ def run_demo(
         new.keep()
     data = out / "data"
     with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
-        metrics = _train_all(data, out / "runs", config=_config(seed, size), say=say, listener=listener)
+        metrics = _train_all(data, out / "runs", config=_config(seed, size), callback=callback)
+    on_trained(metrics)
     with steps("export", "export the gated model to ONNX and compare it with the torch model"):
         bundle = export_run(out / "runs" / "gated", out / "bundle").bundle
     with steps("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
         recording, regions = _record(out, seed=seed, size=size)
     with steps("live", f"edgefuse live {bundle.folder} --camera {recording} --roi {regions}"):
-        live = _live(bundle, recording, regions, sinks=sinks)
+        live = _live(bundle, recording, regions, sinks=sinks, real_time=real_time)
     result = DemoResult(
         folder=out, bundle=bundle.folder, recording=recording, metrics=metrics, live=live, seconds=steps.seconds
     )
@@ -110,16 +119,15 @@ def run_demo(
 
 
 class _Steps:
-    """Says each step as it begins, and keeps how long it took."""
+    """Logs each step as it begins, and keeps how long it took."""
 
-    def __init__(self, say: Callable[[str], None], *, num_steps: int) -> None:
-        self._say = say
+    def __init__(self, *, num_steps: int) -> None:
         self._num_steps = num_steps
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str, text: str) -> Iterator[None]:
-        self._say(f"[{len(self.seconds) + 1}/{self._num_steps}] {text}")
+        _log.info("[%d/%d] %s", len(self.seconds) + 1, self._num_steps, text)
         begun_s = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - begun_s, 1)
@@ -142,17 +150,15 @@ def _config(seed: int, size: DemoSize) -> TrainConfig:
     return config if size.epochs is None else replace(config, epochs=size.epochs)
 
 
-def _train_all(
-    data: Path, runs: Path, *, config: TrainConfig, say: Callable[[str], None], listener: Listener | None
-) -> dict[str, dict[str, Any]]:
+def _train_all(data: Path, runs: Path, *, config: TrainConfig, callback: Callback | None) -> Metrics:
     rgbd = load(scan([data]))
-    metrics: dict[str, dict[str, Any]] = {}
+    metrics: Metrics = {}
     for fusion in FUSIONS:
-        summary = train_on_dataset(rgbd, runs / fusion, config=replace(config, fusion=fusion), listener=listener)
+        summary = train_on_dataset(rgbd, runs / fusion, config=replace(config, fusion=fusion), callback=callback)
         if summary.interrupted:
             raise KeyboardInterrupt
         metrics[fusion] = summary.metrics["test"]
-        say(f"      {fusion:<6} {metrics[fusion]['both']['accuracy']:.1%} of held-out pairs")
+        _log.info("      %-6s %.1f%% of held-out pairs", fusion, 100 * metrics[fusion]["both"]["accuracy"])
     return metrics
 
 
@@ -169,12 +175,15 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
     return recording, regions
 
 
-def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink]) -> LiveSummary:
+def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink], real_time: bool) -> LiveSummary:
     with (
+        ExitStack() as stack,
         open_engine(bundle) as engine,
-        open_camera(str(recording), align=bundle.manifest.contract.align) as camera,
+        open_camera(str(recording), align=bundle.manifest.contract.align, real_time=real_time) as camera,
     ):
         region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
+        for sink in sinks:
+            stack.enter_context(sink)
         summary = run_live(
             engine=engine,
             camera=camera,

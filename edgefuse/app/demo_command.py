@@ -14,7 +14,7 @@ import typer
 from edgefuse.console.options import MAX_EPOCHS, MAX_FRAMES, MAX_PAIRS, MAX_SEED, Force
 
 if TYPE_CHECKING:
-    from edgefuse.app.demo import DemoResult
+    from edgefuse.app.demo import DemoResult, Metrics
 
 
 def demo(
@@ -36,54 +36,51 @@ def demo(
         require(package, extra=extra)
     from edgefuse.app.demo import DemoSize, run_demo
     from edgefuse.console.progress import TrainingDisplay
-    from edgefuse.io.text import say
+    from edgefuse.io.text import printable, write_line
     from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
+    from edgefuse_runtime.sinks.sink import LinesSink
+    from edgefuse_runtime.sinks.terminal import TableSink
 
     load_pyrealsense2()
+    on_terminal = sys.stdout.isatty()
     with TrainingDisplay(brief=True) as display:
         result = run_demo(
             out,
             seed=seed,
             size=DemoSize(num_pairs=pairs, epochs=epochs, num_live_frames=frames),
             force=force,
-            say=say,
-            listener=display,
+            callback=display,
+            on_trained=_print_accuracies,
+            sinks=(TableSink() if on_terminal else LinesSink(sys.stdout),),
+            real_time=on_terminal,  # to be looked at; elsewhere every frame is decided
         )
-    _print_result(result)
+    folder = printable(str(result.folder))
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items())
+    write_line(
+        f"images: {folder}/data, training curves: {folder}/runs/*/training.png, bundle: {folder}/{result.bundle.name}\n"
+        f"took {sum(result.seconds.values()):.0f} s: {seconds}",
+        sys.stdout,
+    )
+    for command in next_commands(result):
+        write_line(command, sys.stdout)
 
 
-def _print_result(result: DemoResult) -> None:
-    from edgefuse.io.text import new_console, new_table, printable
+def _print_accuracies(metrics: Metrics) -> None:
+    from edgefuse.io.text import new_console, new_table
 
     console = new_console()
     table = new_table(title="accuracy on held-out instances")
     for column in ("model", "both sensors", "RGB dead", "depth dead", "mean gate"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    for fusion, scores in result.metrics.items():
+    for fusion, scores in metrics.items():
         cells = [f"{scores[condition]['accuracy']:.1%}" for condition in ("both", "no_rgb", "no_depth")]
         table.add_row(fusion, *cells, f"{scores['both']['mean_gate']:.2f}")
     console.print(table)
-    accuracies = {fusion: scores["both"]["accuracy"] for fusion, scores in result.metrics.items()}
+    accuracies = {fusion: scores["both"]["accuracy"] for fusion, scores in metrics.items()}
     better = max(("rgb", "depth"), key=accuracies.__getitem__)
     console.print(
         f"gated against the better single sensor ({better}): {100 * (accuracies['gated'] - accuracies[better]):+.1f} points"
     )
-    live = result.live
-    if live.accuracy is not None and live.latency_ms is not None:
-        apart = f" ({live.accuracy.abstained} without a decision, a sensor was dead)" if live.accuracy.abstained else ""
-        console.print(
-            f"live on {printable(str(result.recording))}: {live.accuracy.correct} of {live.accuracy.scored} frames right{apart}, latency from a frame's "
-            f"arrival to its decision: median {live.latency_ms['p50']:.1f} ms, p99 {live.latency_ms['p99']:.1f} ms"
-        )
-    folder = printable(str(result.folder))
-    console.print(
-        f"pictures: {folder}/data, training curves: {folder}/runs/*/training.png, bundle: {folder}/{result.bundle.name}"
-    )
-    console.print(
-        f"took {sum(result.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in result.seconds.items())
-    )
-    for command in next_commands(result):
-        console.print(printable(command), soft_wrap=True)
 
 
 def next_commands(result: DemoResult, *, prefix: Path = Path(sys.prefix)) -> list[str]:

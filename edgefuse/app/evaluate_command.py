@@ -181,14 +181,14 @@ def _score_under_corruptions(
         for one in opened.values():
             refuse_unfit(rgbd, contract=one.contract, labels=one.labels)
         for name, one in opened.items():
-            with counting(name, unit="pairs") as on_progress:
+            with counting(name, unit="pairs") as progress:
                 rows = evaluate_corruptions(
                     one.predictor,
                     rgbd,
                     contract=one.contract,
                     labels=one.labels,
                     seed=seed,
-                    on_progress=on_progress,
+                    progress=progress,
                 )
             warn_of_training_pairs(one, rgbd, name=name)
             rows_by_model[name] = rows

@@ -15,6 +15,8 @@ from edgefuse.io.files import real_path
 if TYPE_CHECKING:
     from edgefuse.evaluation.explain import Explanation
 
+DEFINITIONS = "docs/failing-sensors.md#definitions"
+
 
 def explain(  # long: each option is a parameter
     model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
@@ -47,7 +49,7 @@ def explain(  # long: each option is a parameter
 
     with (
         open_model(model, num_threads=threads) as opened,
-        counting("corruptions", unit="pairs") as on_progress,
+        counting("corruptions", unit="pairs") as progress,
     ):
         look_into(
             opened.predictor,
@@ -58,7 +60,7 @@ def explain(  # long: each option is a parameter
             title=f"{real_path(model).name}, {len(rgbd.rgb)} pairs, answered by {opened.name}",
             seed=seed,
             pixel_gate=opened.pixel_gate,
-            on_progress=on_progress,
+            progress=progress,
             on_found=show,
         )
     warn_of_training_pairs(opened, rgbd)
@@ -84,7 +86,7 @@ def _print_explanation(explanation: Explanation) -> None:
     table.add_row("all", *_cells(found["all"]))
     console = new_console()
     console.print(table)
-    console.print(f"Share of the decision. {found['share_definition']}", style="dim")
+    console.print(f"definitions: {DEFINITIONS}", style="dim", soft_wrap=True)
 
 
 def _cells(group: dict[str, Any]) -> list[str]:

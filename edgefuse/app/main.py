@@ -15,6 +15,7 @@ import typer
 
 from edgefuse.app.old_options import with_present_names
 from edgefuse.app.signals import ended_by_signals, message_of
+from edgefuse.console.messages import messages_shown
 from edgefuse.io.text import prepare_streams, say
 
 EXIT_FAILURE = 1
@@ -116,7 +117,7 @@ def main() -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    with ended_by_signals() as ending:
+    with messages_shown(), ended_by_signals() as ending:
         try:
             build_app(arguments[0] if arguments else None)(args=with_present_names(arguments))
         except SystemExit as done:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from edgefuse.console.messages import muted
 from edgefuse.io.text import new_console, say
+from edgefuse.progress import Progress
 
 if TYPE_CHECKING:
     from edgefuse.training.loop import EpochResult, StepReport
@@ -19,96 +21,141 @@ def is_terminal() -> bool:
 
 
 @contextmanager
-def counting(what: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield `on_progress(done, total)`: a bar on a terminal, a line at every quarter elsewhere."""
-    if not is_terminal():
-        quarters_said = 0
+def counting(what: str = "", *, unit: str) -> Iterator[Progress]:
+    """Yield a `Progress`: a bar on a terminal, a line at every quarter elsewhere.
 
-        def on_progress(done: int, total: int) -> None:
-            nonlocal quarters_said
-            quarter = 4 * done // total if total else 0
-            if quarter > quarters_said:
-                quarters_said = quarter
-                say(f"{what}: {done} of {total} {unit}")
+    Args:
+        what: stands before the count, at once; without it, each stage has a bar of its own while it runs.
+        unit: what is counted, such as "pairs".
+    """
+    shown = _Bars(what, unit) if is_terminal() else _Quarters(what, unit)
+    with shown:
+        yield shown
 
-        yield on_progress
-        return
-    with _new_bar("{task.fields[unit]}") as bar:
-        task = bar.add_task(what, total=None, unit=unit)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+class _Quarters:
+    """A line at every quarter."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._stage = ""
+        self._num_shown = 0
+
+    def __enter__(self) -> _Quarters:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:
+        if stage != self._stage:
+            self._stage, self._num_shown = stage, 0
+        quarter = 4 * done // total if total else 0
+        if quarter > self._num_shown:
+            self._num_shown = quarter
+            say(f"{self._what or stage}: {done} of {total} {self._unit}")
+
+
+class _Bars:
+    """A bar with the count and the time left, which ends when the count is complete; one for all, or one for each stage."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._stage = ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Bars:
+        if self._what:
+            self._open(self._what)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:
+        if not self._what and stage != self._stage:
+            self._close()
+            self._stage = stage
+            self._open(stage)
+        if self._bar is not None:
+            count = f"{done} {self._unit}" if total is None else f"{done} of {total} {self._unit}"
+            self._bar.update(self._task, completed=done, total=total, count=count)
+        if done == total:  # what follows may print, and take long
+            self._close()
+            self._stage = ""
+
+    def _open(self, what: str) -> None:
+        self._bar = _new_bar("{task.fields[count]}")
+        self._bar.start()
+        self._task = self._bar.add_task(what, total=None, count="")
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 class TrainingDisplay:
-    """Shows a training: a bar with epoch, loss, accuracy and time left on a terminal, a line an epoch elsewhere.
+    """A `Callback` that shows a training: a bar with epoch, loss, accuracy and time left on a terminal, a line an epoch elsewhere.
 
     Args:
-        brief: say nothing of what is trained nor of single epochs; the bar stays.
+        brief: show nothing of what is trained nor of single epochs; the bar stays.
     """
 
     def __init__(self, *, brief: bool = False) -> None:
         self._brief = brief
+        self._muted = muted("edgefuse.training") if brief else nullcontext()
+        self._num_epochs = 0
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> TrainingDisplay:
+        self._muted.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._close_bar()
+        self.on_train_end()
+        self._muted.__exit__(None, None, None)
 
-    def told(self, text: str) -> None:
-        """One line; above the bar where there is one."""
-        if not self._brief:
-            say(text)
-
-    def started(self, text: str) -> None:
-        self._close_bar()
-        if not self._brief:
-            say(text)
+    def on_train_start(self, num_epochs: int) -> None:
+        self._num_epochs = num_epochs
         if is_terminal():
-            self._bar = _new_bar(
-                "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}{task.fields[held]}"
-            )
-            self._bar.__enter__()
-            self._task = self._bar.add_task("training", total=None, loss=float("nan"), accuracy=0.0, held="")
+            self._bar = _new_bar("{task.fields[figures]}{task.fields[held]}")
+            self._bar.start()
+            self._task = self._bar.add_task(f"epoch 1 of {num_epochs}", total=num_epochs, figures="", held="")
 
-    def stepped(self, report: StepReport) -> None:
+    def on_batch_end(self, report: StepReport) -> None:
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 description=f"epoch {report.epoch} of {report.num_epochs}",
-                completed=report.step,
-                total=report.num_steps,
-                loss=report.loss,
-                accuracy=report.accuracy,
+                completed=report.num_epochs * report.step / report.num_steps,
+                figures=f"loss {report.loss:.3f}  accuracy {report.accuracy:.1%}",
             )
 
-    def epoch_done(self, result: EpochResult, num_epochs: int) -> None:
+    def on_epoch_end(self, result: EpochResult) -> None:
         held = "" if result.validation_accuracy is None else f"  held-out {result.validation_accuracy:.1%}"
         if self._bar is not None:
             self._bar.update(self._task, held=held)
         elif not self._brief:
             say(
-                f"epoch {result.epoch + 1} of {num_epochs}: loss {result.train_loss:.3f}  accuracy {result.train_accuracy:.1%}{held}"
+                f"epoch {result.epoch + 1} of {self._num_epochs}: loss {result.train_loss:.3f}  "
+                f"accuracy {result.train_accuracy:.1%}{held}"
             )
 
-    def ended(self) -> None:
-        self._close_bar()
-
-    def _close_bar(self) -> None:
+    def on_train_end(self) -> None:
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            self._bar.stop()
             self._bar = None
 
 
 def _new_bar(last_column: str) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(last_column, markup=False),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TextColumn(last_column, markup=False),
+        progress.TimeRemainingColumn(),
     )
-    return Progress(*columns, console=new_console(sys.stderr))
+    return progress.Progress(*columns, console=new_console(sys.stderr))

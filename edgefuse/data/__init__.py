@@ -1,4 +1,4 @@
-"""Labelled RGB-D frames on disk: the folder layout, splits by instance, augmentation, and a built-in rendered set.
+"""Data sets of labelled RGB-D frames: folder layout, checks, splits by sequence, augmentation, and conversion.
 
-Needs NumPy and OpenCV, never torch: the device records with it.
+Needs NumPy and OpenCV but not torch, because the device records with it.
 """

@@ -1,6 +1,6 @@
-"""What training does to a pair before the model sees it, in the pictures' own terms: pixels, light, metres, holes.
+"""Augmentation of RGB-D pairs for training: geometry, light and colour, depth scale, holes, missing sensors.
 
-Every crop goes through `edgefuse.framing.fit`, so that training resizes exactly as live does.
+Every crop uses `edgefuse.framing.fit`, so that training resizes exactly as live does.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from edgefuse.limits import check_limits, limited, one_of
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much to vary; 0 (or False) turns a part off.
+    """Strength of each augmentation; 0 (or False) turns it off.
 
     Attributes:
-        rotation_deg: the picture is turned by up to this angle either way.
-        zoom: the picture is up to this share larger or smaller.
-        shift: it is moved by up to this share of its sides.
-        flip: mirror half of the pairs, which is right where a mirrored picture keeps its label. None = a training mirrors where no
-            class name speaks of a side (`edgefuse.data.mirrored_labels`).
-        brightness, contrast, gamma, saturation: colour jitter of RGB, as shares around 1.
-        white_balance: each colour channel is stronger or weaker by up to this share.
-        grey: share of pairs whose RGB loses its colour.
-        depth_scale: the scene is nearer or farther by this share.
-        blur: largest standard deviation of a blur of RGB, as a share of the side; most pairs get much less.
-        holes: largest share of a depth map that loses its measurement in blobs; most lose much less.
-        misalignment: depth is shifted against RGB by up to this share of the sides.
-        rgb_dropout, depth_dropout: share of pairs whose RGB goes black, or whose depth has no measurement at all.
+        rotation_deg: rotate by up to this angle in either direction.
+        zoom: enlarge or shrink by up to this fraction.
+        shift: translate by up to this fraction of the image's sides.
+        flip: mirror half of the pairs. Right only if a mirrored image has the same label. None = training mirrors unless a class
+            name contains a side such as left (`edgefuse.data.mirrored_labels`).
+        brightness, contrast, gamma, saturation: colour jitter of RGB, as fractions around 1.
+        white_balance: scale each colour channel by up to this fraction.
+        grey: fraction of pairs whose RGB becomes grey.
+        depth_scale: move the scene nearer or farther by up to this fraction.
+        blur: largest standard deviation of a blur of RGB, as a fraction of the side; most pairs get much less.
+        holes: largest fraction of a depth map that loses its measurement in blobs; most lose much less.
+        misalignment: shift depth against RGB by up to this fraction of the sides.
+        rgb_dropout, depth_dropout: fraction of pairs with black RGB, or without any depth measurement.
     """
 
     rotation_deg: float = limited(60.0, 0, 180)
@@ -72,16 +72,16 @@ def augment(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> Framed:
-    """One varied sample from one pair.
+    """Augment one pair.
 
     Args:
         rgb: uint8 [H, W, 3].
         depth: uint16 [H, W] in codes of `depth_unit_m`.
         size: S, side of the result in pixels.
-        rng: source of chance; the same state gives the same sample.
+        rng: random generator; the same state gives the same sample.
 
     Returns:
-        `Framed` pictures of side S, not shared with the arguments.
+        `Framed` images of side S that share no memory with the arguments.
     """
     height, width = depth.shape
     if augmentation.rotation_deg or augmentation.zoom or augmentation.shift:
@@ -105,10 +105,10 @@ def augment(
     codes = scale_depth(codes, factor=1 + augmentation.depth_scale * rng.uniform(-1, 1))
     if augmentation.holes:
         codes = punch_holes(codes, fraction=augmentation.holes * rng.random() ** 4, rng=rng)
-    lost = rng.random()
-    if lost < augmentation.rgb_dropout:
+    dropout = rng.random()
+    if dropout < augmentation.rgb_dropout:
         rgb_SS3 = np.zeros_like(rgb_SS3)
-    elif lost < augmentation.rgb_dropout + augmentation.depth_dropout:
+    elif dropout < augmentation.rgb_dropout + augmentation.depth_dropout:
         codes = np.zeros_like(codes)
     return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
 
@@ -121,9 +121,9 @@ def move(
     scale: float = 1.0,
     shift_xy: NDArray[np.float64] | tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Both pictures turned and scaled about their middle, then shifted by pixels; their size stays.
+    """Rotate and scale both images about their centre, then shift them by pixels. Their size does not change.
 
-    RGB is taken between its pixels and depth by the nearest, so that no depth is invented; the borders are drawn out.
+    RGB is interpolated linearly. Depth uses the nearest pixel, so that no depth is invented. Borders are replicated.
     """
     height, width = depth.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, scale)
@@ -134,7 +134,7 @@ def move(
 
 
 def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Change light and colour of a uint8 [H, W, 3] picture; one table look-up a pixel and channel, then saturation."""
+    """Jitter light and colour of a uint8 [H, W, 3] image: one table look-up per pixel and channel, then saturation."""
     brightness, contrast, gamma, saturation = (
         1 + amount * rng.uniform(-1, 1)
         for amount in (augmentation.brightness, augmentation.contrast, augmentation.gamma, augmentation.saturation)
@@ -153,14 +153,14 @@ def jitter_colour(rgb: NDArray[np.uint8], *, augmentation: Augmentation, rng: np
 
 
 def blur_colour(rgb: NDArray[np.uint8], *, sigma_px: float) -> NDArray[np.uint8]:
-    """A Gaussian blur; below a third of a pixel nothing would change, and the picture is given back."""
+    """A Gaussian blur. Below a third of a pixel it would change nothing, so the image itself is returned."""
     if sigma_px < 1 / 3:
         return rgb
     return np.asarray(cv2.GaussianBlur(np.ascontiguousarray(rgb), (0, 0), sigma_px), np.uint8)
 
 
 def shift_depth(codes: NDArray[np.uint16], right: int, down: int) -> NDArray[np.uint16]:
-    """The depth map moved by whole pixels; what comes in from outside has no measurement."""
+    """The depth map shifted by whole pixels. The uncovered border has no measurement."""
     height, width = codes.shape
     moved = np.zeros_like(codes)
     target = moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
@@ -169,24 +169,24 @@ def shift_depth(codes: NDArray[np.uint16], right: int, down: int) -> NDArray[np.
 
 
 def scale_depth(codes: NDArray[np.uint16], *, factor: float) -> NDArray[np.uint16]:
-    """Move the scene: codes times `factor`; 0 stays 0, and a measurement stays within 1..65535."""
+    """Scale the distance of the scene: codes times `factor`; 0 stays 0, and a measurement stays within 1..65535."""
     scaled: NDArray[np.uint16] = np.clip(np.rint(codes * np.float32(factor)), 1, MAX_DEPTH_CODE).astype(np.uint16)
     scaled[codes == 0] = 0
     return scaled
 
 
 def punch_holes(codes: NDArray[np.uint16], *, fraction: float, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Take the measurement away in blobs that cover about `share` of the picture."""
+    """Remove the measurement in blobs that cover about `fraction` of the image."""
     height, width = codes.shape
     if fraction <= 0:
         return codes
-    # Blobs come from thresholded coarse noise: cheap, and irregular as a depth camera's holes are.
+    # Thresholded coarse noise is cheap and gives irregular blobs like the holes of a depth camera.
     coarse = rng.random((max(2, height // 8), max(2, width // 8)), dtype=np.float32)
     noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.where(noise < np.quantile(noise, fraction), np.uint16(0), codes)
 
 
 def _whole(height: int, width: int) -> Roi:
-    """The square around the picture."""
+    """The square around the image."""
     side = max(height, width)
     return Roi((width - side) // 2, (height - side) // 2, side, side)

@@ -1,12 +1,12 @@
-"""What is in a data set folder, before anything is trained on it: counts, sizes, depth, leaks between instances, bad pairs.
+"""Checks of a data set folder before training: counts, sizes, depth, near-duplicates between sequences, bad pairs.
 
-Owns the report and its montage; reads pairs one by one, so that a set larger than the memory can be checked.
+Owns the report and its montage. Reads pairs one by one, so that a data set larger than the memory can be checked.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,30 +24,31 @@ from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
 from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
-from edgefuse.io.images import is_turned, read_bytes
+from edgefuse.io.images import has_orientation, read_bytes
+from edgefuse.progress import Progress, no_progress
 
 __all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_FRACTION = 0.01
-"""Share of pixels at the largest code from which on the user is warned."""
+"""Warn if more than this fraction of the pixels has the largest code."""
 NEAR_M, FAR_M = 0.2, 2.0
-"""The depth range that trainings have by default."""
+"""The default depth range of training."""
 THUMBNAIL = 16
 SAME_IMAGE = 0.98
-"""Correlation of two grey thumbnails of 16x16, mean and contrast taken out, from which two frames count as the same picture.
+"""Two frames count as near-duplicates from this correlation of their grey 16x16 thumbnails, normalised in mean and contrast.
 
-On 1,200 recorded frames of hands 69 % of the frames have such a twin in their own take, and none has one in another take;
-0.95 gave twins to two of 400 rendered frames of different objects, 0.995 found half as many true ones.
+In 1,200 recorded frames of hands, 69 % of the frames have such a near-duplicate in their own sequence, and none has one in another
+sequence. At 0.95, two of 400 rendered frames of different objects matched; 0.995 found half as many true near-duplicates.
 """
 _FLAT_LEVELS = 2.0
-"""Thumbnails with less contrast have nothing to compare: a dark room looks like every other."""
+"""Thumbnails with less contrast are not compared: all images of a dark scene look the same."""
 _BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """Pairs of each instance of one class."""
+    """Pairs of each sequence of one class."""
 
     label: str
     pairs: int
@@ -56,11 +57,11 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """Two groups of instances with frames that are nearly the same picture.
+    """Two groups of sequences with near-duplicate frames.
 
     Attributes:
-        frames: frames of the two whose closest twin outside their group stands in the other.
-        correlation: of the most similar two, which are named.
+        frames: number of frames in the two groups whose most similar frame outside their group is in the other one.
+        correlation: of the most similar two frames, `first` and `second`.
     """
 
     groups: tuple[str, str]
@@ -72,17 +73,17 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
         sizes: number of pairs by "WxH".
-        valid_depth: mean share of pixels with depth, the lowest of a pair, pairs with none at all, and the mean share of
+        valid_depth: mean fraction of pixels with depth, the lowest of a pair, number of pairs without any, and mean fraction of
             pixels at the largest code, which some recorders write for "too far".
-        depth_m: percentiles of all measured depths in metres, by number; empty where nothing was measured.
-        leaks: the groups with most near-duplicates first.
+        depth_m: percentiles of all measured depths in metres, by number; empty if nothing was measured.
+        leaks: groups with near-duplicates, the most first.
         num_leaking: frames with a near-duplicate in another group.
-        problems: bad pairs, and what belongs to no pair, one sentence for all of a kind in a folder; `num_bad` of them.
-        warnings: what is probably wrong with pairs that can be read, one sentence each.
+        problems: bad pairs and files that belong to no pair, one sentence for each kind and folder; `num_bad` of them.
+        warnings: probable faults of readable pairs, one sentence each.
     """
 
     num_pairs: int
@@ -100,37 +101,37 @@ class Report:
     num_bad: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The report as plain values for JSON."""
         return asdict(self)
 
 
-def check(  # long: what each pair tells is gathered in one pass, and each figure is a call
+def check(  # long: one pass over the pairs collects all figures, then one call for each figure
     roots: Sequence[Path],
     *,
     by: str = BY_SEQUENCE,
     near_m: float = NEAR_M,
     far_m: float = FAR_M,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Report, Dataset]:
-    """Read every pair below `roots`; bad ones are listed, the others reported and returned as a data set.
+    """Read every pair below `roots`. Bad pairs are listed, the others are reported and returned as a data set.
 
     Args:
-        by: what near-duplicates must stand across to count: "sequence", or an expression as for `edgefuse.data.folds`.
-        near_m, far_m: the range of the training to come; measurements outside it are warned of.
+        by: near-duplicates count between these groups: "sequence", or an expression as in `edgefuse.data.folds`.
+        near_m, far_m: depth range of the planned training; measurements outside it give a warning.
 
     Raises:
-        UserError: an expression that does not fit, a root is missing or has no pairs at all, or the roots differ in alignment.
+        UserError: an invalid expression, a root that is missing or has no pairs, or roots that differ in alignment.
     """
     dataset = scan(roots, skip_bad=True)
     if by == BY_FRAME:
-        raise UserError("--by is 'frame': instance, or an expression whose first group names the group, was expected")
-    group_names(dataset, by=by)  # what does not fit is better said before the pairs are read
+        raise UserError("--by is 'frame': sequence, or an expression whose first group names the group, was expected")
+    group_names(dataset, by=by)  # raises for an invalid expression before the pairs are read
     problems = list(dataset.left_out)
     good: list[int] = []
     facts: list[_Facts] = []
     histograms: dict[float, NDArray[np.int64]] = {}
     with ThreadPoolExecutor() as pool:
-        for i, result in enumerate(pool.map(partial(_look, near_m=near_m, far_m=far_m), dataset.samples)):
+        for i, result in enumerate(pool.map(partial(_read_facts, near_m=near_m, far_m=far_m), dataset.samples)):
             if isinstance(result, str):
                 problems.append(result)
             else:
@@ -139,7 +140,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
                 facts.append(found)
                 unit_m = dataset.samples[i].depth_unit_m
                 histograms.setdefault(unit_m, np.zeros(MAX_DEPTH_CODE + 1, np.int64))[codes] += counts
-            on_progress(i + 1, len(dataset.samples))
+            progress(i + 1, len(dataset.samples), stage="reading")
     dataset = dataset.subset(good)
     groups = group_names(dataset, by=by)
     leaks, num_leaking = _leaks(dataset, [fact.thumbnail for fact in facts], groups)
@@ -161,7 +162,7 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
         warnings=(
             *dataset.warnings,
             *same_images(dataset, [fact.pixels for fact in facts]),
-            *_turned(dataset, facts),
+            *_orientation_warnings(dataset, facts),
             *missing_sensors(dataset, every),
             *(_warnings(valid_depth, depth_m) or outside_range(dataset, every, near_m=near_m, far_m=far_m)),
         ),
@@ -170,9 +171,9 @@ def check(  # long: what each pair tells is gathered in one pass, and each figur
 
 
 def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> list[tuple[int, int, float]]:
-    """The frames that look like one of another group: (frame, the most similar one there, their correlation).
+    """Frames that look like a frame of another group: (frame, the most similar one there, their correlation).
 
-    Every thumbnail meets every other, in blocks: 40,000 of them take some 10^12 operations.
+    Compares every thumbnail with every other, in blocks: 40,000 of them take about 10^12 operations.
 
     Args:
         thumbnails: [N, D] grey levels, 0 to 255.
@@ -204,11 +205,13 @@ class _Facts:
     thumbnail: NDArray[np.float32]
     sensed: Sensed
     pixels: bytes
-    is_turned: bool
+    has_orientation: bool
 
 
-def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArray[np.uint16], NDArray[np.int64]] | str:
-    """What a pair is like, its depth codes and how many pixels have each; or why it cannot be used."""
+def _read_facts(
+    sample: Sample, *, near_m: float, far_m: float
+) -> tuple[_Facts, NDArray[np.uint16], NDArray[np.int64]] | str:
+    """Figures of a pair, its depth codes and the number of pixels with each; or why the pair cannot be used."""
     try:
         rgb_bytes, depth_bytes = read_bytes(sample.rgb_path), read_bytes(sample.depth_path)
         with one_at_a_time(rgb_bytes, depth_bytes):
@@ -223,7 +226,7 @@ def _look(sample: Sample, *, near_m: float, far_m: float) -> tuple[_Facts, NDArr
                 thumbnail=thumbnail.astype(np.float32).ravel(),
                 sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
-                is_turned=is_turned(rgb_bytes) or is_turned(depth_bytes),
+                has_orientation=has_orientation(rgb_bytes) or has_orientation(depth_bytes),
             )
     except UserError as error:
         return str(error)
@@ -253,7 +256,7 @@ def _valid(facts: Sequence[_Facts]) -> dict[str, float]:
 
 
 def _percentiles(histograms: Mapping[float, NDArray[np.int64]]) -> dict[str, float]:
-    """Of all measured pixels in metres, from how many pixels have each code, by the code's unit."""
+    """Percentiles of all measured depths in metres, from the number of pixels with each code, by depth unit."""
     units_m = sorted(histograms)
     if not any(histograms[unit_m][1:].any() for unit_m in units_m):
         return {}
@@ -266,12 +269,12 @@ def _percentiles(histograms: Mapping[float, NDArray[np.int64]]) -> dict[str, flo
 
 
 def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) -> tuple[str, ...]:
-    """What is probably wrong with the depth."""
+    """Warnings of probable faults of the depth."""
     found = []
     if valid_depth and valid_depth["at_limit"] > MAX_LIMIT_FRACTION:
         found.append(
             f"{valid_depth['at_limit']:.1%} of the pixels have the largest code {MAX_DEPTH_CODE}: some recorders write it for "
-            "'too far'; make it 0, which is no measurement, or it counts as depth"
+            "'too far'; replace it by 0 (no measurement), or it counts as depth"
         )
     near_m, far_m = PLAUSIBLE_MEDIAN_M
     if depth_m and not near_m <= depth_m["p50"] <= far_m:
@@ -282,20 +285,20 @@ def _warnings(valid_depth: Mapping[str, float], depth_m: Mapping[str, float]) ->
     return tuple(found)
 
 
-def _turned(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
-    paths = [sample.rgb_path for sample, fact in zip(dataset.samples, facts, strict=True) if fact.is_turned]
+def _orientation_warnings(dataset: Dataset, facts: Sequence[_Facts]) -> list[str]:
+    paths = [sample.rgb_path for sample, fact in zip(dataset.samples, facts, strict=True) if fact.has_orientation]
     if not paths:
         return []
     return [
-        f"{len(paths)} pair(s) carry an EXIF orientation, first {paths[0]}: it is ignored, both images are used as they are stored; "
-        "where a viewer shows colour and depth turned alike, save the images upright"
+        f"{len(paths)} pair(s) have an EXIF orientation, first {paths[0]}: it is ignored, and both images are used as stored; "
+        "if a viewer shows colour and depth rotated alike, save the images upright"
     ]
 
 
 def _leaks(
     dataset: Dataset, thumbnails: Sequence[NDArray[np.float32]], groups: Sequence[str]
 ) -> tuple[tuple[Leak, ...], int]:
-    """Leaks, the largest first, and the number of frames in them."""
+    """Leaks, the largest first, and the number of frames with a near-duplicate."""
     if not thumbnails:
         return (), 0
     twins = closest_twins(np.stack(thumbnails), groups)

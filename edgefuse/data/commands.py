@@ -1,4 +1,4 @@
-"""edgefuse data convert, and edgefuse data check."""
+"""The commands edgefuse data convert and edgefuse data check."""
 
 from __future__ import annotations
 
@@ -24,42 +24,47 @@ if TYPE_CHECKING:
     from edgefuse.data.check import Report
 
 
-def convert(  # long: the options of every layout, declared and passed on
-    source: Annotated[Path, typer.Argument(help="The data in its own layout.")],
-    out: Annotated[Path, typer.Argument(help="The data set folder to make.")],
-    layout: Annotated[str, typer.Option(help="washington, bu3dfe, pairs, npy or tum.")],
+def convert(  # long: declares the options of every layout
+    source: Annotated[Path, typer.Argument(help="Data in another layout.")],
+    out: Annotated[Path, typer.Argument(help="Data set folder to write.")],
+    layout: Annotated[str, typer.Option(help="Layout of the source: washington, bu3dfe, pairs, npy or tum.")],
     unit: Annotated[
         str | None,
-        typer.Option(help="Depth unit of pairs, npy, tum: m, cm, mm, um, or metres of one code such as 0.0002."),
+        typer.Option(help="pairs, npy, tum: depth unit: m, cm, mm, um, or metres per depth code such as 0.0002."),
     ] = None,
     sequence_pattern: Annotated[
         str | None,
         typer.Option(
-            help="pairs, npy without sequence folders: regular expression whose first group is the sequence's name."
+            help="pairs, npy without sequence folders: regular expression on the file name; its first group names the sequence."
         ),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="tum: the class of the sequence.")] = None,
+    label: Annotated[str | None, typer.Option(help="tum: class of the sequence.")] = None,
     sequence: Annotated[str | None, typer.Option(help="tum: name of the sequence. Default: the folder's name.")] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_PAIRS, help="washington: this many pairs, evenly over categories; the paper took 4500."
+            min=1, max=MAX_PAIRS, help="washington: number of pairs, evenly over the categories; the paper used 4500."
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="washington: which samples. Default: 0.")
+        int | None, typer.Option(min=0, max=MAX_SEED, help="washington: random seed of --samples. Default: 0.")
     ] = None,
-    masked: Annotated[bool, typer.Option("--masked", help="washington: nothing but the object, by its mask.")] = False,
-    neutral: Annotated[bool, typer.Option("--neutral", help="bu3dfe: with the neutral faces as a class.")] = False,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="washington: set everything outside the object's mask to 0.")
+    ] = False,
+    neutral: Annotated[bool, typer.Option("--neutral", help="bu3dfe: include the neutral faces as a class.")] = False,
     levels: Annotated[
-        list[int] | None, typer.Option("--levels", min=1, max=4, help="bu3dfe: an intensity to take. Repeatable.")
+        list[int] | None,
+        typer.Option("--levels", min=1, max=4, help="bu3dfe: intensity to include. Repeatable. Default: all."),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=32, max=1024, help="bu3dfe: side in pixels. Default: 256.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=32, max=1024, help="bu3dfe: image side in pixels. Default: 256.")
+    ] = None,
     skip_bad: SkipBad = False,
     strict: Strict = False,
     force: Force = False,
 ) -> None:
-    """Bring a data set of another layout into the folder layout."""
+    """Convert a data set of another layout to the folder layout."""
     from edgefuse.console.progress import counting
     from edgefuse.data.dataset import DATASET_NAME
     from edgefuse.data.description import is_made_by_command
@@ -70,7 +75,7 @@ def convert(  # long: the options of every layout, declared and passed on
     from edgefuse.io.text import quoted, say
 
     refuse_existing(out, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
-    with counting("converting", unit="pairs") as on_progress:
+    with counting("converting", unit="pairs") as progress:
         done = bring(
             source,
             out,
@@ -87,7 +92,7 @@ def convert(  # long: the options of every layout, declared and passed on
             size=size,
             skip_bad=skip_bad,
             strict=strict,
-            on_progress=on_progress,
+            progress=progress,
         )
     for warning in done.warnings:
         say(f"warning: {warning}")
@@ -96,19 +101,19 @@ def convert(  # long: the options of every layout, declared and passed on
     for problem in done.left_out[:MAX_LINES]:
         say(f"left out: {problem}")
     if len(done.left_out) > MAX_LINES:
-        say(f"left out: {len(done.left_out) - MAX_LINES} more; {out / LEFT_OUT_NAME} names all")
+        say(f"left out: {len(done.left_out) - MAX_LINES} more; {out / LEFT_OUT_NAME} lists all")
     say(f"data set: {out}, {done.num_pairs} pairs; next: edgefuse data check {quoted(out)}")
 
 
 def check(
     data: DataFolders,
     montage: Annotated[
-        Path | None, typer.Option(help="Write this PNG: a few pairs of each class, RGB above depth.")
+        Path | None, typer.Option(help="Write a PNG with a few pairs of each class, RGB above depth.")
     ] = None,
     by: Annotated[
         str,
         typer.Option(
-            help="Near-duplicates count across: instance, or an expression whose first group names the group: '^(s\\d+)_'."
+            help="Report near-duplicates between: sequence, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "sequence",
     near: NearM = None,
@@ -117,10 +122,10 @@ def check(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report counts, sizes, depth, near-duplicates between instances, and bad pairs; exit code 1 where there are bad ones."""
+    """Report counts, sizes, depth, near-duplicates between sequences, and bad pairs. Exit code 1 if there are bad pairs."""
     from edgefuse.console.progress import counting
     from edgefuse.contract import InputContract
-    from edgefuse.data.check import check as look
+    from edgefuse.data.check import check as run_check
     from edgefuse.data.check import montage as draw
     from edgefuse.data.pairing import MARK
     from edgefuse.errors import UserError
@@ -133,8 +138,8 @@ def check(
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
-    with counting("reading", unit="pairs") as on_progress:
-        report, dataset = look(data, by=by, near_m=contract.near_m, far_m=contract.far_m, on_progress=on_progress)
+    with counting("reading", unit="pairs") as progress:
+        report, dataset = run_check(data, by=by, near_m=contract.near_m, far_m=contract.far_m, progress=progress)
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:
@@ -155,7 +160,7 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     from edgefuse.io.text import new_console, new_table, printable
 
     console = new_console()
-    table = new_table("class", "pairs", "instances", "pairs of an instance")
+    table = new_table("class", "pairs", "sequences", "pairs per sequence")
     for count in report.classes:
         numbers = sorted(count.sequences.values()) or [0]
         table.add_row(count.label, str(count.pairs), str(len(count.sequences)), f"{numbers[0]} to {numbers[-1]}")
@@ -163,7 +168,7 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     units = ", ".join(f"{1000 * unit_m:g} mm" for unit_m in report.depth_unit_m)
     sizes = ", ".join(f"{size} ({number})" for size, number in list(report.sizes.items())[:5])
     lines = [
-        f"{report.num_pairs} pairs, {report.num_groups} groups of instances, one depth code is {units}, aligned to {report.align}"
+        f"{report.num_pairs} pairs, {report.num_groups} groups of sequences, one depth code is {units}, aligned to {report.align}"
     ]
     lines.append(f"sizes: {sizes}{f' and {len(report.sizes) - 5} more' if len(report.sizes) > 5 else ''}")
     if report.valid_depth:
@@ -185,6 +190,6 @@ def _print_report(report: Report, *, most: int = 20) -> None:
     lines.append(f"bad pairs: {report.num_bad}")
     lines += [f"  {problem}" for problem in report.problems[:most]]
     if len(report.problems) > most:
-        lines.append(f"  ... and {len(report.problems) - most} more lines; --json has all")
+        lines.append(f"  ... and {len(report.problems) - most} more lines; --json lists all")
     for line in lines:
         console.print(printable(line), soft_wrap=True)

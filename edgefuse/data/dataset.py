@@ -1,10 +1,10 @@
-"""The folder layout of a data set, read and written.
+"""Read and write data sets in the folder layout.
 
-    root/dataset.json                                   depth unit and alignment; may be absent
-    root/<class>/<instance>/<name>_rgb.png              8-bit colour
-    root/<class>/<instance>/<name>_depth.png            16-bit, 0 = no measurement
+    root/dataset.json                                   depth unit and alignment; optional
+    root/<class>/<sequence>/<name>_rgb.png              8-bit colour
+    root/<class>/<sequence>/<name>_depth.png            16-bit, 0 = no measurement
 
-An instance folder is one take: its frames are nearly the same picture and never stand on both sides of a split.
+A sequence folder is one recording. Its frames are near-duplicates, so a split never puts them on both sides.
 Owns the layout; recording, training and evaluation import it.
 """
 
@@ -48,7 +48,7 @@ __all__ = [
 __all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
 
 PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
-"""Where the median of a set's depth lies when its unit is right: RGB-D cameras measure from about 0.1 to 10 m."""
+"""Plausible median depth of a data set: RGB-D cameras measure from about 0.1 to 10 m. Outside it, the unit is probably wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Sample:
 
     Attributes:
         label: index into the data set's labels.
-        instance: name of the instance folder; equal names under several classes are one group (one take).
+        sequence: name of the sequence folder; equal names under several classes are one group (one recording).
         depth_unit_m: metres of one depth code.
     """
 
@@ -71,15 +71,15 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Samples of one or several roots under one list of labels.
+    """Samples of one or several roots with one list of labels.
 
     Attributes:
-        align: whose view the pairs share.
-        region: where `record` looked; None where a root does not say it, or they differ.
+        align: the common view of the pairs: "color" or "depth".
+        region: the recorded region; None if a root does not state it, or the roots differ.
         pairs_sha256: digest of each sample's bytes; set by `load`, empty after `scan`.
-        digest: sha256 over every pair's label, instance, name and bytes; set by `load`, empty after `scan`.
-        left_out: what was wrong with the pairs that were skipped, one line for all of a kind in a folder; `num_left_out` of them.
-        warnings: what is probably wrong with the others, one sentence each.
+        digest: sha256 over every pair's label, sequence, name and bytes; set by `load`, empty after `scan`.
+        left_out: faults of the skipped pairs, one line for each kind and folder; `num_left_out` of them.
+        warnings: probable faults of the other pairs, one sentence each.
     """
 
     roots: tuple[Path, ...]
@@ -94,11 +94,11 @@ class Dataset:
     region: str | None = None
 
     def groups(self) -> list[str]:
-        """The group of each sample: what a split must not tear apart."""
+        """The group of each sample. A split must not divide a group."""
         return [sample.sequence for sample in self.samples]
 
     def subset(self, indices: Iterable[int]) -> Dataset:
-        """The same data set with only these samples; the labels and the digest of the whole stay."""
+        """The same data set with only these samples. Labels and digest stay those of the complete set."""
         chosen = list(indices)
         return replace(
             self,
@@ -107,17 +107,17 @@ class Dataset:
         )
 
     def left_out_lines(self) -> list[str]:
-        """What to tell the user of the pairs that were left out: their number, then a line for each kind and folder."""
+        """A report of the skipped pairs: their number, then one line for each kind and folder."""
         if not self.left_out:
             return []
         lines = [f"left out {self.num_left_out} bad pair(s), first {self.left_out[0]}"]
         lines += [f"left out: {text}" for text in self.left_out[1:MAX_LINES]]
         if len(self.left_out) > MAX_LINES:
-            lines.append(f"left out: {len(self.left_out) - MAX_LINES} more; edgefuse data check --json names all")
+            lines.append(f"left out: {len(self.left_out) - MAX_LINES} more; edgefuse data check --json lists all")
         return lines
 
     def sequence_digests(self) -> dict[str, str]:
-        """class/instance -> digest of its pictures' bytes, whatever they are called and wherever they lie; after `load`."""
+        """class/sequence -> digest of its images' bytes, independent of names and folders; after `load`."""
         by_sequence: dict[str, list[str]] = {}
         for sample, sha256 in zip(self.samples, self.pairs_sha256, strict=True):
             by_sequence.setdefault(f"{self.labels[sample.label]}/{sample.sequence}", []).append(sha256)
@@ -129,7 +129,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class RgbdDataset:
-    """Decoded pairs, one of each sample of a data set, in its order; those that do not fit into memory are read when asked for.
+    """Decoded pairs, one for each sample of a data set, in its order. Pairs that do not fit into memory are read on access.
 
     rgb[i] is uint8 [H, W, 3] in RGB order, depth[i] uint16 [H, W] in codes of the sample's `depth_unit_m`.
     """
@@ -146,14 +146,14 @@ class RgbdDataset:
 
 
 def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
-    """Find the pairs below `roots`, without reading images.
+    """Find the pairs below `roots` without reading images.
 
     Args:
-        skip_bad: leave out what cannot be used instead of refusing; `Dataset.left_out` names it.
+        skip_bad: skip bad pairs instead of raising; `Dataset.left_out` lists them.
 
     Raises:
-        UserError: a root is missing, has no pairs, is given twice, or holds the parts of a split; anything below the roots looks
-            like an image and belongs to no pair, or cannot be read (all are named); or the roots differ in alignment.
+        UserError: a root is missing, has no pairs, is given twice, or contains the parts of a split; the roots differ in
+            alignment; or a file below them looks like an image but belongs to no pair or cannot be read (all are listed).
     """
     _refuse_overlap(roots)
     trees = [find_pairs(root) for root in roots]
@@ -191,14 +191,14 @@ def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
 
 
 def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = None) -> RgbdDataset:
-    """Read every pair once and check it; keep the images in memory as far as they fit.
+    """Read and check every pair once, and keep as many images in memory as fit.
 
     Args:
-        skip_bad: leave bad pairs out instead of refusing.
-        budget: memory for the images; a share of what is available by default.
+        skip_bad: skip bad pairs instead of raising.
+        budget: memory for the images; by default a fraction of what is available.
 
     Raises:
-        UserError: images that cannot be used; all are named at once.
+        UserError: images that cannot be used; all of them are listed.
         MemoryError: not even one pair fits.
     """
     budget = Budget() if budget is None else budget
@@ -232,15 +232,15 @@ def load(dataset: Dataset, *, skip_bad: bool = False, budget: Budget | None = No
 
 
 _SAME_IMAGES = {
-    "class": "under two classes: one of the labels is wrong, remove that pair",
-    "image": "under two classes, with another depth: one of the labels is wrong, or the depth belongs to another image",
-    "sequence": "in two sequences: a split may train on it and test on it; give the sequences one name, or remove one",
-    "root": "in one sequence of two folders: it counts twice; give each pair once",
+    "class": "in two classes: one of the labels is wrong; remove that pair",
+    "image": "in two classes, with different depth: one of the labels is wrong, or the depth belongs to another image",
+    "sequence": "in two sequences: a split may train and test on it; give the sequences one name, or remove one",
+    "root": "in one sequence of two folders: it counts twice; include each pair once",
 }
 
 
 def same_images(dataset: Dataset, pixels: Sequence[bytes]) -> tuple[str, ...]:
-    """Warnings of samples with the same pixels under two classes, in two sequences, or in two roots.
+    """Warnings of samples with the same pixels in two classes, in two sequences, or in two roots.
 
     Args:
         pixels: `digest_of_pixels` of each sample.
@@ -282,24 +282,24 @@ def read_pair(rgb_path: Path, depth_path: Path) -> tuple[NDArray[np.uint8], NDAr
 
 
 def has_pairs(root: Path) -> bool:
-    """Has `root` any half of a pair yet? Until then it has no depth unit, whatever else lies there."""
+    """Whether `root` has any file of a pair. Without one, the root has no depth unit yet."""
     return any(name.endswith((RGB_SUFFIX, DEPTH_SUFFIX)) for folder in walk(root) for name in folder.files)
 
 
 def decode_pair(
     rgb_path: Path, depth_path: Path, rgb_bytes: bytes, depth_bytes: bytes
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """`read_pair` from the files' bytes."""
+    """`read_pair` for bytes that were read already."""
     rgb, depth = read_rgb(rgb_path, rgb_bytes), read_depth(depth_path, depth_bytes)
     if rgb.shape[:2] != depth.shape:
         raise UserError(
-            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, its depth {depth.shape[1]}x{depth.shape[0]}"
+            f"{rgb_path}: RGB is {rgb.shape[1]}x{rgb.shape[0]}, but its depth is {depth.shape[1]}x{depth.shape[0]}"
         )
     return rgb, depth
 
 
 def write_pair(folder: Path, name: str, rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> None:
-    """Write one pair into an instance folder, each file atomically, depth first so that no RGB picture stands alone."""
+    """Write one pair into a sequence folder, each file atomically, depth first so that there is never RGB without depth."""
     write_image(folder / f"{name}{DEPTH_SUFFIX}", depth)
     write_image(folder / f"{name}{RGB_SUFFIX}", rgb)
 
@@ -313,15 +313,15 @@ class _Pair:
 
 
 def _refuse_overlap(roots: Sequence[Path]) -> None:
-    """Refuse a folder that is given twice, under whatever name, and one inside another."""
+    """Refuse a folder that is given twice, under any name, or is inside another one."""
     real = [real_path(root) for root in roots]
     for number, first in enumerate(real):
         for other, second in zip(roots[number + 1 :], real[number + 1 :], strict=True):
             if first == second:
-                raise UserError(f"{other} is {roots[number]} once more: give each data set once")
+                raise UserError(f"{other} and {roots[number]} are the same folder: give each data set once")
             for inner, outer in ((first, second), (second, first)):
                 if inner.is_relative_to(outer):
-                    raise UserError(f"{inner} lies inside {outer}: give data sets that lie beside each other")
+                    raise UserError(f"{inner} is inside {outer}: give data sets that do not contain each other")
 
 
 def _common_align(roots: Sequence[Path], descriptions: Sequence[Description]) -> Align:
@@ -333,11 +333,11 @@ def _common_align(roots: Sequence[Path], descriptions: Sequence[Description]) ->
 
 
 def _differences(roots: Sequence[Path], descriptions: Sequence[Description], labels: Sequence[str]) -> Iterator[str]:
-    """Warnings of what the roots do not share, and of classes that people take for one."""
+    """Warnings of differences between the roots, and of class names that probably mean the same class."""
     known = {d.region: root for root, d in zip(roots, descriptions, strict=True) if d.region is not None}
     if not all(regions_agree(first, second) for first in known for second in known):
         found = ", ".join(f"{root}: {printable(region)}" for region, root in known.items())
-        yield f"the folders differ in the region that was recorded ({found}), so none is stored: give --roi to live"
+        yield f"the folders differ in the recorded region ({found}), so none is stored: use --roi with edgefuse live"
     yield from alike_names(labels)
 
 
@@ -346,8 +346,8 @@ def _refuse(problems: Sequence[Problem]) -> None:
         count = sum(problem.count for problem in problems)
         shown = "\n  ".join(problem.text for problem in problems[:MAX_LINES])
         if len(problems) > MAX_LINES:
-            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check --json names all"
-        raise UserError(f"{count} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}")
+            shown += f"\n  ... and {len(problems) - MAX_LINES} more lines; edgefuse data check --json lists all"
+        raise UserError(f"{count} bad pair(s), fix them or skip them with --skip-bad:\n  {shown}")
 
 
 def _read_checked(sample: Sample, *, budget: Budget) -> _Pair | str:

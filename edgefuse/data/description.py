@@ -1,4 +1,4 @@
-"""`dataset.json`: what the codes of a data set's depth mean. Owns reading and writing of it; folder, conversions and recording ask here."""
+"""`dataset.json`: the depth unit, alignment and region of a data set. Owns reading and writing it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_UNIT_M, MAX_UNIT_M = 1e-6, 0.1
 _KEYS = ("format", "depth_unit_m", "align", "region")
 _SPEC = {"format": Optional(int), "align": Optional(str), "region": Optional(str)}
 _ALLOWED = re.compile(r"(source\.)+unit")
-"""Written by `convert`: the unit that was asked for, in the user's word; a conversion of a conversion has both."""
+"""Written by `convert`: the unit given by the user. A conversion of a conversion has both."""
 
 _REGION = re.compile(r"whole|center|nearest|file|-?\d{1,5},-?\d{1,5},[1-9]\d{0,4},[1-9]\d{0,4}")
 _MEANT = {
@@ -31,7 +31,7 @@ _MEANT = {
     "region": ("roi", "crop", "cropped", "croproi", "cropbox", "roixywh", "bbox", "regionofinterest"),
     "align": ("registered", "registration", "registeredto", "register", "isregistered"),
 }
-"""Other words for a field, where they stand beside it."""
+"""Common synonyms of a field."""
 
 _UNIT_WORDS = {"unit", "units", "scale", "scales", "scaling", "factor", "divisor", "multiplier", "lsb", "quantization"}
 _UNIT_WORDS |= {
@@ -47,7 +47,7 @@ _UNIT_WORDS |= {
 }
 _OF_DEPTH = re.compile("depth|tiefe|profond|profundi|глубин|深度")
 _DISPARITY = re.compile(r"(?:inverse|disparity)(?:[\W_]*(?:depth|map|image))?", re.IGNORECASE)
-_OTHER_THINGS = frozenset(
+_OTHER_QUANTITIES = frozenset(
     re.findall(
         r"\w+",
         "test tests business temperature time angle angular exposure mass weight force pressure speed price currency processing gpu cpu "
@@ -56,7 +56,7 @@ _OTHER_THINGS = frozenset(
         "noise altitude",
     )
 )
-"""With one of these words a key speaks of another unit, or of another length."""
+"""A key with one of these words means another unit or another length."""
 _UNIT_VALUES = ("um", "mm", "cm", "millimeter", "millimetre", "millimeters", "millimetres")
 _LENGTH_WORDS = {"m", "cm", "mm", "um", "meter", "meters", "metre", "metres"} | {
     f"{prefix}{word}" for prefix in ("milli", "centi", "micro") for word in ("meter", "meters", "metre", "metres")
@@ -66,12 +66,12 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a data set folder says of its pairs.
+    """The pairs' description in `dataset.json`.
 
     Attributes:
-        depth_unit_m: metres of one depth code.
-        align: whose view the pairs share.
-        region: where `record` looked, as `--roi` says it, or "whole"; None where it is not known.
+        depth_unit_m: metres per depth code.
+        align: the common view of the pairs: "color" or "depth".
+        region: the recorded region, as in `--roi`, or "whole"; None if unknown.
     """
 
     depth_unit_m: float = DEPTH_UNIT_M
@@ -80,11 +80,11 @@ class Description:
 
 
 def describe(root: Path) -> Description:
-    """The description of the data set at `root`; the defaults where it has no `dataset.json`.
+    """The description of the data set at `root`; the defaults without a `dataset.json`.
 
     Raises:
-        UserError: `root` is not a folder; the description cannot be understood, or has a key that looks like a unit and is none;
-            or it lies where it goes unheard: under a name in other letters, or in the folder above alone.
+        UserError: `root` is not a folder; the description is invalid, or has a key that looks like a unit but is none; or it
+            would be ignored, because its name differs in case or it is in the folder above only.
     """
     if not root.is_dir():
         raise UserError(
@@ -99,12 +99,12 @@ def describe(root: Path) -> Description:
         raise UserError(f"{root} cannot be read ({error.strerror})") from error
     for name in names:
         if name.lower() == DATASET_NAME:
-            raise UserError(f"{root / name} goes unheard: the name {DATASET_NAME} was expected, rename it")
+            raise UserError(f"{root / name} would be ignored: the name {DATASET_NAME} was expected, rename it")
     above = root.absolute().parent / DATASET_NAME
     if above != path.absolute() and above.is_file() and _quietly_parsed(above) != Description():
         raise UserError(
-            f"{root} has no {DATASET_NAME}, and the one of the folder above goes unheard: cp {quoted(above)} {quoted(root)}/ where it describes "
-            "these pairs too, or write another one"
+            f"{root} has no {DATASET_NAME}, and the one in the folder above would be ignored: cp {quoted(above)} {quoted(root)}/ if it "
+            "describes these pairs too, or write another one"
         )
     return Description()
 
@@ -116,7 +116,7 @@ def read_description(root: Path) -> tuple[float, Align]:
 
 
 def stated(root: Path) -> dict[str, Any]:
-    """The keys that the `dataset.json` at `root` has, as they stand there; empty where there is none. Ask `describe` first."""
+    """All keys of the `dataset.json` at `root`; empty without one. Call `describe` first, which checks the file."""
     path = root / DATASET_NAME
     return _read(path) if path.is_file() else {}
 
@@ -124,7 +124,7 @@ def stated(root: Path) -> dict[str, Any]:
 def write_description(
     root: Path, *, depth_unit_m: float = DEPTH_UNIT_M, align: Align = "color", region: str | None = None, **more: Any
 ) -> None:
-    """Write `dataset.json`; `more` is kept as it is (camera, seed, ...)."""
+    """Write `dataset.json`. `more` is written unchanged (camera, seed, ...)."""
     description: dict[str, Any] = {"format": FORMAT, "depth_unit_m": depth_unit_m, "align": align}
     if region is not None:
         description["region"] = region
@@ -140,7 +140,7 @@ def _parsed(path: Path) -> Description:
     written = found.get("format")
     if written is not None and written != FORMAT:
         raise UserError(
-            f"{path} has the format {written}, this version of edgefuse reads format {FORMAT}: "
+            f"{path} has the format {written}, but this version of edgefuse reads format {FORMAT}: "
             "install a newer edgefuse, or the version that wrote it"
         )
     unit_m = _unit(found.get("depth_unit_m", DEPTH_UNIT_M), path)
@@ -152,12 +152,12 @@ def _parsed(path: Path) -> Description:
         raise UserError(
             f"{path} has the region {printable(region)!r}: whole, center, nearest, file or x,y,w,h (pixels) was expected"
         )
-    _refuse_unheard(found, unit_m=unit_m, align=align, path=path)
+    _refuse_ignored_keys(found, unit_m=unit_m, align=align, path=path)
     return Description(depth_unit_m=unit_m, align=cast("Align", align), region=region)
 
 
 def _quietly_parsed(path: Path) -> Description:
-    """The description of another folder; the defaults where it is none, because then it is none of ours."""
+    """The description of another folder. If it is not valid, it is not a data set's, and the defaults are returned."""
     try:
         return _parsed(path)
     except UserError:
@@ -170,23 +170,23 @@ def _unit(unit: Any, path: Path) -> float:
     is_number = isinstance(unit, int | float) and not isinstance(unit, bool)
     if not is_number or not MIN_UNIT_M <= unit <= MAX_UNIT_M:
         raise UserError(
-            f"{path} has the depth unit {printable(repr(unit))}: metres of one code were expected, such as 0.001, "
+            f"{path} has the depth unit {printable(repr(unit))}: metres per depth code were expected, such as 0.001, "
             "or one of cm, mm, um"
         )
     return float(unit)
 
 
-def _refuse_unheard(found: dict[str, Any], *, unit_m: float, align: str, path: Path) -> None:
-    """Refuse keys that the writer meant for the depth's unit or for another field, and that would go unheard."""
+def _refuse_ignored_keys(found: dict[str, Any], *, unit_m: float, align: str, path: Path) -> None:
+    """Refuse keys that were probably meant as the depth unit or another field, because they would be ignored."""
     for where, key, value in _keys_below(found):
         if where in _KEYS or _ALLOWED.fullmatch(where):
             continue
         if (key == "depth_unit_m" and value == unit_m) or (key == "align" and value == align):
-            continue  # the camera's own words, where they agree
+            continue  # written by the camera, and consistent
         if _looks_like_unit(key, value) or (where == key and _looks_like_step(key, value)):
             raise UserError(
-                f"{path} has {printable(where)!r}, which would go unheard: the depth unit is called 'depth_unit_m', in metres of "
-                "one code, such as 0.001; rename or remove the key"
+                f"{path} has {printable(where)!r}, which would be ignored: the depth unit is called 'depth_unit_m', in metres per "
+                "depth code, such as 0.001; rename or remove the key"
             )
         meant = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8) if where == key else []
         joined = "".join(character for character in key.lower() if character.isalpha())
@@ -197,12 +197,12 @@ def _refuse_unheard(found: dict[str, Any], *, unit_m: float, align: str, path: P
             continue
         if meant:
             raise UserError(
-                f"{path} has {printable(where)!r}, which would go unheard: is {meant[0]!r} meant? Rename it, or make it agree"
+                f"{path} has {printable(where)!r}, which would be ignored: is {meant[0]!r} meant? Rename it, or make the two agree"
             )
 
 
 def _keys_below(value: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Dotted name, key and value of everything in nested objects and lists."""
+    """Dotted name, key and value of every entry of nested objects and lists."""
     if isinstance(value, dict):
         for key, item in value.items():
             where = f"{above}.{key}" if above else key
@@ -214,12 +214,12 @@ def _keys_below(value: Any, above: str = "") -> Iterator[tuple[str, str, Any]]:
 
 
 def _looks_like_unit(key: str, value: Any) -> bool:
-    """Does a key read like a depth, its unit or its scale? An object called "depth" is a camera's stream: its own keys count."""
+    """Whether a key reads like a depth, its unit or its scale. An object called "depth" is a camera's stream: its keys are checked."""
     words = {word.lower() for word in _WORD.findall(key)}
     joined = "".join(character for character in key.lower() if character.isalpha())
     if _OF_DEPTH.search(joined) and not isinstance(value, dict):
         return True
-    if words & _OTHER_THINGS:
+    if words & _OTHER_QUANTITIES:
         return False
     if value in _UNIT_VALUES or (isinstance(value, str) and _DISPARITY.fullmatch(value)):
         return True
@@ -229,25 +229,28 @@ def _looks_like_unit(key: str, value: Any) -> bool:
 
 
 def _looks_like_step(key: str, value: Any) -> bool:
-    """Does a number beside the fields read like the length of one code?"""
+    """Whether a number at the top level reads like the length of one depth code."""
     words = [word.lower() for word in _WORD.findall(key)]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return (
-        is_number and bool(words) and not _OTHER_THINGS & {*words} and (words[-1] in _LENGTH_WORDS or words == ["gain"])
+        is_number
+        and bool(words)
+        and not _OTHER_QUANTITIES & {*words}
+        and (words[-1] in _LENGTH_WORDS or words == ["gain"])
     )
 
 
 def _agrees(value: Any, found: dict[str, Any], field: str) -> bool:
-    """Does another word for a field say what the field says, or nothing?"""
+    """Whether the value of a synonym agrees with the field's value, or is empty."""
     if field == "format":
         return str(value) in ("1", "1.0")
     return field == "region" and (value is None or value is False or value == found.get("region"))
 
 
 def is_made_by_command(root: Path) -> bool:
-    """Was the data set at `root` made as a whole by `data synth` or `data convert`, and does nothing else lie in it?
+    """Whether `data synth` or `data convert` made the complete data set at `root`, and nothing was added.
 
-    One that was recorded, or described by hand, is its owner's.
+    A data set that was recorded, or described by hand, belongs to the user and is not replaced.
     """
     try:
         more = stated(root)

@@ -1,7 +1,6 @@
-"""What a folder looks like, by the names in it: for messages that say what to do with it.
+"""Guess the layout of a folder from the names in it, for error messages with the next command.
 
-Owns the telling names: of the layouts that are not the folder layout, of the parts of a split, of depth in other formats. No
-image is read.
+Owns the characteristic names: of other layouts, of the parts of a split, of depth in other formats. Reads no image.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _TELLING = {
 
 
 def recognised(root: Path) -> str | None:
-    """The layout that the names below `root` speak of; None where they speak of none."""
+    """The layout that the names below `root` indicate, or None."""
     for layout, patterns in _TELLING.items():
         if any(next(root.glob(pattern), None) is not None for pattern in patterns):
             return layout
@@ -30,7 +29,7 @@ def recognised(root: Path) -> str | None:
 
 
 def other_layout(root: Path, *, expected: str | None = None) -> str:
-    """The end of a message on a folder that has no pairs of the `expected` layout (None = the folder layout), or ""."""
+    """End of the error message for a folder without pairs of the `expected` layout (None = the folder layout); may be ""."""
     layout = recognised(root)
     if layout in (None, expected):
         return ""
@@ -43,7 +42,7 @@ def other_layout(root: Path, *, expected: str | None = None) -> str:
 
 
 def _plain(word: str) -> str:
-    """In lower case and without accents."""
+    """The word in lower case and without accents."""
     kept = (
         character
         for character in unicodedata.normalize("NFKD", word.casefold())
@@ -72,13 +71,13 @@ _FILLERS = frozenset(
 _HELD_OUT = re.compile(r"(?:hold|held|left)[\W_]*out")
 _NO_CLASS = re.compile(r"(?:hold|held)[\W_]*out|set|dat(?:a|en|os|i)|donnees|satz|jeu|ensemble|conjunto")
 _TOY = re.compile(r"train[\W_]*sets?")
-"""What is no class even alone, and what may be one: a train set."""
+"""Names that are never classes, and names that may be one, such as "train" in a set of toys."""
 
 
 def split_folders(names: Sequence[str]) -> dict[str, str]:
-    """Names that are the parts of a split -> "train", "validation", "test" or "fold"; empty where they may as well be classes.
+    """Names that are parts of a split -> "train", "validation", "test" or "fold"; empty if they may be classes.
 
-    One such name alone may be a class (a toy train); two kinds of them are not, nor folders that are all folds, nor "test set".
+    One such name alone may be a class (a toy train). Two kinds of them are not, nor folders that are all folds, nor "test set".
     """
     kinds = {name: kind for name in names if (kind := _split_kind(name))}
     parts = {name: kind for name, kind in kinds.items() if kind != "fold"}
@@ -93,15 +92,15 @@ def split_folders(names: Sequence[str]) -> dict[str, str]:
 
 
 def _split_kind(name: str) -> str | None:
-    """The part that a name speaks of with nothing else in it: "Training set", "jeu_d_entrainement", "Testdaten"."""
+    """The part of a split that a name means, if it has no other meaning: "Training set", "jeu_d_entrainement", "Testdaten"."""
     words = re.findall(r"[^\W\d_]+", _HELD_OUT.sub("holdout", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
     words = [_without_filler(word) for word in words]
-    telling = [word for word in words if word not in _FILLERS] or [word for word in words if word == "split"]
-    return _PLAIN_KINDS.get(telling[0]) if len(telling) == 1 else None
+    meaningful = [word for word in words if word not in _FILLERS] or [word for word in words if word == "split"]
+    return _PLAIN_KINDS.get(meaningful[0]) if len(meaningful) == 1 else None
 
 
 def _without_filler(word: str) -> str:
-    """Testdaten -> test, valset -> val; a word that is none of a part stays."""
+    """Testdaten -> test, valset -> val; other words are unchanged."""
     for filler in _FILLERS:
         for rest in (word.removesuffix(filler).removesuffix("s"), word.removesuffix(filler), word.removeprefix(filler)):
             if rest != word and rest in _PLAIN_KINDS:
@@ -110,7 +109,7 @@ def _without_filler(word: str) -> str:
 
 
 def is_made_by_edgefuse(files: Sequence[str]) -> bool:
-    """Is it the folder of a run or a bundle? Those have images of their own."""
+    """Whether the files are those of a run or a bundle, which have images of their own."""
     return "run.json" in files or "manifest.json" in files
 
 
@@ -118,17 +117,17 @@ _AS_PAIRS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def depth_elsewhere(names: Sequence[str], *, root: Path) -> str:
-    """The end of a message on a half whose other half lies there in another format: the step that works; "" without names."""
+    """End of the error message for a file whose partner exists in another format: the command to convert it; "" without names."""
     if not names:
         return ""
     first = printable(min(names))
     suffixes = {Path(name).suffix.lower() for name in names}
     if suffixes & {".jpg", ".jpeg", ".bmp"} and "_depth" in first.lower():
-        return f"; {first} lies there, a format of 8 bits: 16-bit PNG or TIFF was expected"
+        return f"; {first} exists, but its format has 8 bits: 16-bit PNG or TIFF was expected"
     if suffixes <= set(_AS_PAIRS):
-        return f"; {first} lies there: edgefuse data convert {quoted(root)} OUT --layout pairs"
+        return f"; {first} exists: edgefuse data convert {quoted(root)} OUT --layout pairs"
     step = f"edgefuse data convert {quoted(root)} OUT --layout npy"
     if suffixes == {".npy"}:
-        return f"; {first} lies there: {step}"
+        return f"; {first} exists: {step}"
     stem = Path(first).stem
-    return f"; {first} lies there: save its array as {stem}.npy (floats in metres, or uint16 codes), then {step}"
+    return f"; {first} exists: save its array as {stem}.npy (floats in metres, or uint16 codes), then {step}"

@@ -1,6 +1,6 @@
-"""Decoded images, in memory as far as they fit, and read again from their files beyond that.
+"""A cache of decoded images: in memory as far as they fit, read from their files beyond that.
 
-Owns what is kept and what is read again; `edgefuse.data.dataset.load` fills it.
+Owns what is cached; `edgefuse.data.dataset.load` fills it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from edgefuse.io.memory import available_bytes
 
 KEPT_FRACTION = 0.5
 RESERVED_BYTES = 1 << 30
-"""Images may take this share of the available memory beyond what the model, its optimiser, the batches and their threads need."""
+"""Fraction of the available memory for images, after subtracting what the model, its optimiser, the batches and threads need."""
 
 LARGE_PIXELS = 16_000_000
-"""Pixels of a pair from which on it is decoded alone."""
+"""Pairs with more pixels than this are decoded one at a time."""
 _LARGE = Lock()
 
 T = TypeVar("T")
 
 
 class Budget:
-    """Bytes that may still be kept (`left`); threads share it, processes that run side by side each need a part of it."""
+    """Bytes that are still available for images (`left`). Threads may share it; parallel processes need one each."""
 
     def __init__(self, num_bytes: int | None = None) -> None:
-        """Begin with `num_bytes`; by default `KEPT_SHARE` of what is available now beyond `RESERVED_BYTES`."""
+        """Start with `num_bytes`; by default `KEPT_FRACTION` of the memory available now, after subtracting `RESERVED_BYTES`."""
         self.left = int(KEPT_FRACTION * (available_bytes() - RESERVED_BYTES)) if num_bytes is None else num_bytes
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> bool:
-        """Take so many bytes; False, and nothing is taken, where they are not left."""
+        """Reserve `num_bytes`. Returns False, and reserves nothing, if fewer are left."""
         with self._lock:
             if num_bytes > self.left:
                 return False
@@ -50,21 +50,21 @@ class Budget:
 
 
 class OnDisk:
-    """An image that is read when it is asked for, and that must not have changed since its first reading."""
+    """An image that is read on every access. It must not change after the first reading."""
 
     def __init__(self, path: Path, data: bytes, read: Callable[[Path, bytes], NDArray[Any]]) -> None:
         self._path, self._read, self._sha256 = path, read, hashlib.sha256(data).digest()
 
     def __call__(self) -> NDArray[Any]:
-        """Read it.
+        """Read the image.
 
         Raises:
-            UserError: it cannot be read any more, or its bytes are others.
+            UserError: it cannot be read any more, or its bytes changed.
         """
         data = read_bytes(self._path)
         if hashlib.sha256(data).digest() != self._sha256:
             raise UserError(
-                f"{self._path} changed while it was in use: start again, and leave the data as it is meanwhile"
+                f"{self._path} changed while it was in use: start again, and do not change the data meanwhile"
             )
         return self._read(self._path, data)
 
@@ -89,12 +89,12 @@ class Images(Sequence[NDArray[Any]]):
         return image() if isinstance(image, OnDisk) else image
 
     def num_on_disk(self) -> int:
-        """Images that are read from their files each time."""
+        """Number of images that are read from their files on every access."""
         return sum(isinstance(image, OnDisk) for image in self._images)
 
 
 class Subset(Sequence[T]):
-    """Some of the items of a sequence, each fetched when it is asked for."""
+    """Some of the items of a sequence, fetched on access."""
 
     def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
         self._items, self._indices = items, tuple(indices)
@@ -114,18 +114,18 @@ class Subset(Sequence[T]):
 
 @contextmanager
 def one_at_a_time(*data: bytes) -> Iterator[None]:
-    """Let threads decode large images one after the other: together their copies would need more memory than one set of them."""
+    """Let threads decode large images one after the other, because several at the same time may not fit into memory."""
     num_pixels = sum(width * height for width, height in filter(None, map(image_size, data)))
     with _LARGE if num_pixels > LARGE_PIXELS else nullcontext():
         yield
 
 
 def digest_of_pixels(rgb: NDArray[np.uint8], depth: NDArray[np.uint16]) -> bytes:
-    """The same for two pairs of the same pixels, however their files store them; 64 bits besides their size, and quick."""
+    """A fast 64-bit digest plus the size; equal for pairs with the same pixels, regardless of their file formats."""
     checksums = [zlib.crc32(np.ascontiguousarray(image).data) for image in (rgb, depth)]
     return struct.pack(">4Q", *rgb.shape[:2], *checksums)
 
 
 def rgb_part(digest: bytes) -> bytes:
-    """What `digest_of_pixels` says of the RGB image alone."""
+    """The part of `digest_of_pixels` for the RGB image."""
     return digest[:24]

@@ -1,6 +1,6 @@
-"""Pairs of which one file has not arrived in its folder: `record` is moving it in, or was killed between the two.
+"""Pairs with one file still missing, because `record` is moving it in, or was killed before.
 
-Owns how such a pair is passed over, and completed later.
+Owns skipping such pairs, and completing them later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RGB_SUFFIX, DEPTH_SUFFIX = "_rgb.png", "_depth.png"
 
 
 def settled(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """`names` of a folder's files without depth images whose RGB is arriving, or arrived after the folder was listed."""
+    """The file names of a folder without depth images whose RGB is being moved in, or was moved in after the listing."""
     present = set(names)
     alone = {
         rgb: name
@@ -30,7 +30,7 @@ def settled(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def complete(folder: Path) -> int:
-    """Move in the RGB images that a killed recorder left behind, and remove its temporaries; gives the number of images."""
+    """Move in the RGB images that a killed recorder left behind, and remove its temporaries; returns the number of images."""
     num_completed = 0
     for path in left_behind(folder):
         depth = folder / (path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)

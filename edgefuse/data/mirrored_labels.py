@@ -1,6 +1,6 @@
-"""Class names that speak of a side: where mirroring an image would make it another class. Owns the words. Standard library only.
+"""Detect class names that contain a side, so that a mirrored image would belong to another class. Owns the words. Standard library only.
 
-Names are read word by word ("turn_left", "HandL", "glove-R"), so that "bright", "upright" and "leftover" speak of none.
+Names are split into words ("turn_left", "HandL", "glove-R"), so that "bright", "upright" and "leftover" do not count.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _STEMS = re.compile(
     r"|venstre|høyre|højre|hoyre|hojre|vänst[er]|vanster|höger|högra|vasem|vasen|oike(?!u)|αριστερ|δεξ[ιί]"
     r"|(?:ال|لل|بال|[بل])?(?:يسار|يمين|يسرى|يمنى)$"
 )
-"""What a word begins with where a side is in it: compounds of German and Scandinavian, endings of Finnish and Greek; articles of Arabic."""
+"""Beginnings of words with a side: German and Scandinavian compounds, Finnish and Greek endings, Arabic articles."""
 
 _INSIDE = re.compile("왼|(?<!떠)오른(?!다)|ซ้าย|ขวา|ひだり|みぎ|[बद]ा(?:ए|य|ई)(?:ं|ँ|ा[ंँ])")
 _CHARACTERS = "左右←→⇐⇒⟵⟶⬅➡↖↗↘↙↩↪↰↱↲↳↶↷↺↻⟲⟳⮌⮎⤴⤵👈👉☚☛☜☞◀▶◄►⏪⏩"
-"""In scripts without spaces a character, or a few of them, is a word; and arrows."""
+"""In scripts without spaces, one or a few characters are a word; and arrows."""
 
 _NO_SIDES = re.compile(
     r"left[\W_]*overs?(?![^\W\d_])|right[\W_]*(?:angle[ds]?|triangles?)(?![^\W\d_])|copy[\W_]*rights?(?![^\W\d_])"
     r"|(?:vitamin[ae]?|hepatitis|typ|type|grade|group|team|block)[\W_]*[a-km-qs-z][\W\d_]*$",
     re.IGNORECASE,
 )
-"""Of two words, and none of a side."""
+"""Phrases of two words that mean no side."""
 
 _PAIRS = tuple(
     frozenset(pair)
@@ -55,7 +55,7 @@ _PAIRS = tuple(
         "slash/backslash forehand/backhand </> (/) [/] {/} «/»",
     )
 )
-"""Words that speak of a side only beside their partner: abbreviations, compass points, and letters that are each other's image."""
+"""Words that mean a side only together with their partner: abbreviations, compass points, and letters that mirror each other."""
 
 _PARTNERS = (
     ("left", "right"),
@@ -67,19 +67,19 @@ _PARTNERS = (
     ("vänster", "höger"),
     ("лев", "прав"),
 )
-"""Also within a word ("turnleft", "handschuhrechts") where the name with the partner in its place is a class too."""
+"""Also found inside a word ("turnleft", "handschuhrechts") if the name with the partner in its place is a class too."""
 
 _LEFT = re.compile(r"left(?!over|ist)|.*(?<!c)left$")
-"""No other English word than cleft ends in "left", and few begin with it; in "right" many end."""
+"""No other English word than cleft ends in "left", and few begin with it; many end in "right"."""
 
 _SIDE_LETTERS = frozenset("lr")
 _NUMBERED = re.compile(r"[lr][0-9]+(?:[\W_]|$)", re.IGNORECASE)
-"""bolt_L20 beside bolt_L30 speaks of a length."""
+"""bolt_L20 and bolt_L30 mean a length."""
 _SIZES = frozenset({"s", "m", "xl", "xs", "xxl"})
 
 
 def labels_with_sides(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the class names that speak of a side, in their order.
+    """The class names that contain a side, in their order.
 
     "L" and "R" count at the end or the beginning of a longer name ("glove_L"), unless the names are sizes (S, M, L).
     """
@@ -110,7 +110,7 @@ def _with_partner(name: str) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name in lower case: split at what is no letter and no digit, and at capitals; "left1" is "left"."""
+    """The words of a name in lower case, split at everything but letters and digits, and at capitals; "left1" is "left"."""
     composed = unicodedata.normalize("NFKC", name)
     parts = re.findall(r"[^\W_]+", composed) or [composed.strip()]
     words = [word.lower() for part in parts for word in _at_capitals(part)]

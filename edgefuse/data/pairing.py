@@ -1,7 +1,7 @@
-"""The pairs below a data set's root, and everything that could be meant as one and is not seen.
+"""Find the pairs below a data set's root, and every file that is probably meant as one but is not found.
 
-Owns the folder layout: what makes a pair, and the words for halves, images in the wrong place and folders without any. No image
-is read.
+Owns the folder layout: what makes a pair, and the messages for incomplete pairs, misplaced images and folders without any. Reads no
+image.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from edgefuse.data.description import DATASET_NAME
 from edgefuse.data.detect_layout import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
 from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
-from edgefuse.data.tree import HALF, Folder, is_passed_over, walk
+from edgefuse.data.tree import HALF, Folder, is_skipped, walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_mark
 from edgefuse.io.text import name_problem, printable, quoted
 
 MARK = "edgefuse data check"
-"""Of a montage, which may lie in the root."""
+"""Mark of a montage, which may be in the root."""
 MAX_LINES = 20
 """Lines of a list in a message."""
 
@@ -37,9 +37,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is left out or refused: one sentence that begins with its path, and for how many files it stands.
+    """A fault that is skipped or refused: one sentence that begins with the path, and the number of files that it counts for.
 
-    `is_half`: a half of a pair in its right place, so the layout is the right one.
+    `is_half`: a file of a pair in the right place, so the layout is correct.
     """
 
     text: str
@@ -52,8 +52,8 @@ class Tree:
     """The folder layout below a root.
 
     Attributes:
-        problems: what a training lacks: halves of pairs, images in the wrong place, folders that cannot be read or have no pair.
-        warnings: what looks odd beside pairs that are complete, one sentence each.
+        problems: incomplete pairs, misplaced images, folders that cannot be read or have no pair.
+        warnings: oddities next to complete pairs, one sentence each.
     """
 
     root: Path
@@ -63,41 +63,41 @@ class Tree:
 
 
 def find_pairs(root: Path) -> Tree:
-    """The pairs in root/<class>/<sequence>/, and everything else that lies there and looks like an image.
+    """The pairs in root/<class>/<sequence>/, and everything else that looks like an image.
 
     Raises:
-        UserError: the folders are those of a split (train, val, test), not classes.
+        UserError: the folders are the parts of a split (train, val, test), not classes.
     """
     tree = Tree(root=root)
     folders = list(walk(root))
     refuse_split_folders(root, folders)
     for folder in folders:
         if len(folder.parts) == 2:
-            _look_into_sequence(folder, tree)
-    name_misplaced(folders, tree)
-    _name_empty_folders(folders, tree)
-    _name_split_sequences(tree)
+            _pair_sequence(folder, tree)
+    report_misplaced(folders, tree)
+    _report_empty_folders(folders, tree)
+    _report_split_sequences(tree)
     return tree
 
 
-def name_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
-    """Name folders that cannot be read, and images that do not lie in root/<class>/<sequence>/.
+def report_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
+    """Report folders that cannot be read, and images that are not in root/<class>/<sequence>/.
 
     Args:
-        in_classes: they may lie in root/<class>/ itself, too.
+        in_classes: images may also be in root/<class>/ itself.
     """
     too_deep: dict[tuple[str, ...], list[str]] = {}
     for folder in folders:
         if folder.problem is not None:
             tree.problems.append(Problem(f"{folder.path}: {folder.problem}", 1))
         if folder.parts and DATASET_NAME in folder.files and not is_made_by_edgefuse(folder.files):
-            text = f"{folder.path}: its {DATASET_NAME} goes unheard, that of {tree.root} counts for all: remove it, or give "
-            tree.problems.append(Problem(f"{text}{quoted(folder.path)} as a data set of its own", 1))
+            text = f"{folder.path}: its {DATASET_NAME} would be ignored, because that of {tree.root} applies to all: remove it, or use "
+            tree.problems.append(Problem(f"{text}{quoted(folder.path)} as a separate data set", 1))
         if len(folder.parts) > 2:
             images = ["/".join((*folder.parts[2:], name)) for name in folder.images()]
             too_deep.setdefault(folder.parts[:2], []).extend(images)
         elif len(folder.parts) < (1 if in_classes else 2) and not is_made_by_edgefuse(folder.files):
-            _look_above_sequences(folder, tree)
+            _report_outside_sequences(folder, tree)
     for parts, images in too_deep.items():
         if images:
             text = (
@@ -111,7 +111,7 @@ def refuse_split_folders(root: Path, folders: Sequence[Folder]) -> None:
     """Refuse train/, val/ and test/ where classes were expected.
 
     Raises:
-        UserError: the message has the commands that take such a tree.
+        UserError: the message has the commands for such a tree.
     """
     names = split_folders([folder.parts[0] for folder in folders if len(folder.parts) == 1])
     if not names:
@@ -126,18 +126,18 @@ def refuse_split_folders(root: Path, folders: Sequence[Folder]) -> None:
         top = Path("OUT")
         steps = (
             f"edgefuse data convert {quoted(root / next(iter(names)))} {quoted(top / next(iter(names)))} --layout pairs --sequence-pattern '(.+)' and so on "
-            "('(.+)' makes each image a sequence of its own, '(.*)_[0-9]+$' keeps the frames of a take together), then "
+            "('(.+)' makes each image a sequence of its own, '(.*)_[0-9]+$' keeps the frames of a sequence together), then "
         )
     steps += f"edgefuse train {' '.join(quoted(top / name) for name in for_training or for_test)} --out RUN"
     if for_training and for_test:
         steps += f", then edgefuse evaluate RUN {' '.join(quoted(top / name) for name in for_test)}"
     raise UserError(
         f"{root} has the folders {', '.join(printable(name) for name in names)}: they are the parts of a split, not classes. "
-        f"Each is a data set of its own: {steps}"
+        f"Each is a separate data set: {steps}"
     )
 
 
-def _look_into_sequence(folder: Folder, tree: Tree) -> None:
+def _pair_sequence(folder: Folder, tree: Tree) -> None:
     """Pair the files of root/<class>/<sequence>/."""
     rgb, depth = (
         {name.removesuffix(suffix): name for name in folder.files if name.endswith(suffix)}
@@ -157,12 +157,12 @@ def pair_up(
     names: Sequence[str],
     depth_suffix: str = DEPTH_SUFFIX,
 ) -> list[str]:
-    """Names of the complete pairs in a folder, in the order of their RGB files; `tree` gets what is wrong with the rest.
+    """Names of the complete pairs in a folder, in the order of their RGB files. Adds the faults of the other files to `tree`.
 
     Args:
-        rgb, depth: file of each half, by the pair's name.
-        names: class and sequence, which must be names that can be used.
-        depth_suffix: the one that was expected, for messages.
+        rgb, depth: RGB and depth file by the pair's name.
+        names: class and sequence, which must be valid names.
+        depth_suffix: the expected suffix, for messages.
     """
     images = folder.images()
     problem = next((found for name in names if (found := name_problem(name))), None)
@@ -182,46 +182,46 @@ def pair_up(
     alone_depth = sorted(depth.keys() - rgb.keys() - bad.keys())
     for alone, files, missing in ((alone_rgb, rgb, depth_suffix), (alone_depth, depth, RGB_SUFFIX)):
         if alone:
-            tree.problems.append(_half_alone(folder, alone, files, missing, tree.root))
+            tree.problems.append(_incomplete(folder, alone, files, missing, tree.root))
     explained = {*rgb.values(), *depth.values()} | {
         name for name in images if _stem(name) in {*alone_rgb, *alone_depth}
     }
-    _look_at_others(folder, [name for name in images if name not in explained], complete, tree)
+    _report_others(folder, [name for name in images if name not in explained], complete, tree)
     return complete
 
 
 def _stem(name: str) -> str:
-    """The name of the pair that a file is a half of: what stands before _rgb or _depth."""
+    """The name of the pair of a file: the part before _rgb or _depth."""
     return HALF.split(name)[0]
 
 
-def _half_alone(folder: Folder, alone: Sequence[str], files: Mapping[str, str], missing: str, root: Path) -> Problem:
+def _incomplete(folder: Folder, alone: Sequence[str], files: Mapping[str, str], missing: str, root: Path) -> Problem:
     first, kind = alone[0], missing.split(".", maxsplit=1)[0]
-    lies_there = [name for name in folder.images() if name.lower().startswith(f"{first.lower()}{kind}.")]
+    existing = [name for name in folder.images() if name.lower().startswith(f"{first.lower()}{kind}.")]
     what = "no RGB image" if missing == RGB_SUFFIX else f"no {first}{missing}"
     more = f" ({len(alone)} such in this folder)" if len(alone) > 1 else ""
-    hint = depth_elsewhere(lies_there, root=root)
-    return Problem(f"{folder.path / files[first]}: {what} beside it{hint}{more}", len(alone), is_half=True)
+    hint = depth_elsewhere(existing, root=root)
+    return Problem(f"{folder.path / files[first]}: {what} next to it{hint}{more}", len(alone), is_half=True)
 
 
-def _look_at_others(folder: Folder, others: list[str], complete: list[str], tree: Tree) -> None:
-    """Images in a sequence's folder that are called otherwise: a fault, but where they only accompany complete pairs."""
+def _report_others(folder: Folder, others: list[str], complete: list[str], tree: Tree) -> None:
+    """Other images in a sequence folder. A warning if they only accompany complete pairs, else a problem."""
     accompany = [name for name in others if complete and (not HALF.search(name) or _stem(name) in complete)]
     lost = [name for name in others if name not in accompany]
     if accompany:
-        tree.warnings.append(f"{folder.path}: {_counted(accompany)} beside the pairs and not used")
+        tree.warnings.append(f"{folder.path}: {_counted(accompany)} next to the pairs and not used")
     if lost:
         hint = depth_elsewhere([name for name in lost if HALF.search(name)], root=tree.root)
         tree.problems.append(
             Problem(
-                f"{folder.path}: {_counted(lost)} here and belong to no pair, <name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was "
+                f"{folder.path}: {_counted(lost)} here and not in a pair, <name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was "
                 f"expected{hint}",
                 len(lost),
             )
         )
 
 
-def _look_above_sequences(folder: Folder, tree: Tree) -> None:
+def _report_outside_sequences(folder: Folder, tree: Tree) -> None:
     """Images in the root or in a class folder itself."""
     images = [name for name in folder.images() if folder.parts or not has_mark(folder.path / name, MARK)]
     if not images:
@@ -232,7 +232,7 @@ def _look_above_sequences(folder: Folder, tree: Tree) -> None:
     place = "in the class folder" if folder.parts else "in the root"
     hint = ""
     if folder.parts and any(HALF.search(name) for name in images):
-        hint = f": edgefuse data convert {quoted(tree.root)} OUT --layout pairs --sequence-pattern '(.+)' makes a sequence of each image"
+        hint = f": edgefuse data convert {quoted(tree.root)} OUT --layout pairs --sequence-pattern '(.+)' makes each image a sequence"
     tree.problems.append(
         Problem(
             f"{folder.path}: {_counted(images)} directly {place}, {tree.root}/<class>/<sequence>/ was expected{hint}",
@@ -241,16 +241,16 @@ def _look_above_sequences(folder: Folder, tree: Tree) -> None:
     )
 
 
-def _name_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
-    """Class folders without a pair of which nothing was said yet, and sequences without any image."""
+def _report_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
+    """Class folders without a pair that have no problem yet, and sequences without any image."""
     with_pairs = {pair.label for pair in tree.pairs}
-    blamed = [problem.text for problem in tree.problems]
+    reported = [problem.text for problem in tree.problems]
     for folder in folders:
         if len(folder.parts) == 1 and folder.parts[0] not in with_pairs and not is_made_by_edgefuse(folder.files):
-            if not any(text.startswith((f"{folder.path}:", f"{folder.path}/")) for text in blamed):
+            if not any(text.startswith((f"{folder.path}:", f"{folder.path}/")) for text in reported):
                 tree.problems.append(
                     Problem(
-                        f"{folder.path}: no pair in this class folder: fill it, remove it, or begin its name with a dot",
+                        f"{folder.path}: no pair in this class folder: fill it, remove it, or start its name with a dot",
                         1,
                     )
                 )
@@ -260,24 +260,24 @@ def _name_empty_folders(folders: Sequence[Folder], tree: Tree) -> None:
                 tree.warnings.append(f"{folder.path}: no image in this sequence folder")
 
 
-def _name_split_sequences(tree: Tree) -> None:
+def _report_split_sequences(tree: Tree) -> None:
     names = split_folders(sorted({pair.sequence for pair in tree.pairs}))
     if names:
         test = next((name for name, kind in names.items() if kind == "test"), next(iter(names)))
         tree.warnings.append(
-            f"{tree.root}: the sequence folders are called {', '.join(names)}: each counts as one sequence; --exclude {quoted(test)} of "
-            "train holds one out"
+            f"{tree.root}: the sequence folders are called {', '.join(names)}, and each counts as one sequence; edgefuse train "
+            f"--exclude {quoted(test)} holds one out"
         )
 
 
 def _counted(names: Sequence[str]) -> str:
-    """ "6 images lie", with the first of them."""
+    """ "6 images are", with the name of the first."""
     first = printable(min(names))
-    return f"{len(names)} images (first {first}) lie" if len(names) > 1 else f"1 image ({first}) lies"
+    return f"{len(names)} images (first {first}) are" if len(names) > 1 else f"1 image ({first}) is"
 
 
 def no_pairs(tree: Tree) -> str:
-    """The message on a root without any pair: what it looks like, and the step that works."""
+    """The error message for a root without any pair: what it looks like, and the next command."""
     root, folders = tree.root, list(walk(tree.root))
     with_pairs = {folder.parts for folder in folders if _has_pair(folder)}
     expected = f"<class>/<sequence>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
@@ -288,19 +288,19 @@ def no_pairs(tree: Tree) -> str:
     absolute = root.absolute()
     if () in with_pairs:
         return (
-            f"{start}; pairs lie directly in it. Where it is one sequence of a data set, give the folder two above it "
+            f"{start}; pairs are directly in it. If it is one sequence of a data set, give the folder two levels up "
             f"({quoted(absolute.parent.parent)}); else sort them into folders <class>/<sequence>/"
         )
     if any(len(parts) == 1 for parts in with_pairs):
         if _is_data_set(absolute.parent, beside=absolute.name):
             return f"{start}; it looks like one class folder of a data set: give {quoted(absolute.parent)}"
         return (
-            f"{start}; its folders hold pairs directly. Where they are classes: edgefuse data convert {quoted(root)} OUT --layout "
-            f"pairs --sequence-pattern '(.+)'. Where they are the sequences of one class: give {quoted(absolute.parent)}"
+            f"{start}; its folders contain pairs directly. If they are classes: edgefuse data convert {quoted(root)} OUT --layout "
+            f"pairs --sequence-pattern '(.+)'. If they are the sequences of one class: give {quoted(absolute.parent)}"
         )
     tops = sorted({parts[0] for parts in with_pairs if len(parts) == 3})
     if tops and all(len(parts) == 3 for parts in with_pairs):
-        return f"{start}; a level down there are some: give {' '.join(quoted(root / name) for name in tops)}"
+        return f"{start}; there are pairs one level down: give {' '.join(quoted(root / name) for name in tops)}"
     reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
     return start + reasons
 
@@ -313,9 +313,9 @@ def _has_pair(folder: Folder) -> bool:
 
 
 def _is_data_set(root: Path, *, beside: str) -> bool:
-    """Has `root` a class folder besides `beside` with pairs in sequences, and are they no parts of a split?"""
+    """Whether `root` has another class folder than `beside` with pairs in sequences, and its folders are not parts of a split."""
     try:
-        names = [path.name for path in root.iterdir() if path.is_dir() and not is_passed_over(path.name)]
+        names = [path.name for path in root.iterdir() if path.is_dir() and not is_skipped(path.name)]
         others = any(next((root / name).glob(f"*/*{RGB_SUFFIX}"), None) for name in names if name != beside)
     except OSError:
         return False

@@ -1,6 +1,6 @@
-"""What the sensors gave in the pairs of a data set: is there any image, any depth, and is the depth in the model's range?
+"""Whether the sensors delivered data in the pairs of a data set: RGB present, depth present, depth in the model's range.
 
-Owns the tests of single images, which live asks too, and the warnings by class; `data check`, trainings and evaluations say them.
+Owns the tests of single images, also used by live, and the warnings by class in `data check`, training and evaluation.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.io.text import printable, some_of
 
 MAX_BLACK_LEVEL = 8.0
-"""RGB is black where mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor in eight
-stops too little light lies above (`edgefuse.evaluation.corruptions.dark_rgb`: 20 and more)."""
+"""RGB counts as black if mean + 2 standard deviations of each channel are at most this, of 255. The noise of a sensor eight stops
+below good light is above it (`edgefuse.evaluation.corruptions.dark_rgb`: 20 and more)."""
 
 MAX_OVERLAY = 0.02
-"""RGB is black, too, where at most so many of its values lie above that level: a clock or a name that a driver writes on it."""
+"""RGB also counts as black if at most this fraction of its values is above that level: a driver may draw a clock or a name."""
 
 MIN_DEVIATION = 1.0
-"""RGB is one level all over where no channel deviates by more: a driver's grey picture, or white beyond measure."""
+"""RGB counts as uniform if no channel deviates by more: a driver's grey image, or overexposure."""
 
 MIN_VALID_FRACTION = 0.01
-"""Depth is dead where a smaller share of the pixels has a measurement."""
+"""Depth counts as missing if a smaller fraction of the pixels has a measurement."""
 
 MAX_CLASS_CLIPPED = 0.5
-"""Share of a class's measurements outside the range from which on it is named, although the whole set is inside."""
+"""Warn of a class if more than this fraction of its measurements is out of range, even if the complete set is in range."""
 
 NUM_SAMPLED, NUM_OF_CLASS = 200, 20
-"""So many pairs, evenly spread over the classes, tell what a set is like; and at least so many of each class."""
+"""Number of pairs to check, evenly spread over the classes, and the minimum for each class."""
 
 _MODALITIES = ("rgb", "depth")
 _MISSING = {
-    "rgb": "RGB is missing (black, or one level all over)",
-    "depth": "depth is missing (less than 1% measured, or one constant)",
+    "rgb": "RGB is missing (black or uniform)",
+    "depth": "depth is missing (less than 1% measured, or constant)",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensed:
-    """What one pair is like: the sensors ("rgb", "depth") that gave nothing, its measured pixels, and those out of range."""
+    """Findings for one pair: the sensors ("rgb", "depth") without data, its measured pixels, and those out of range."""
 
     missing: frozenset[str]
     num_measured: int
@@ -52,7 +52,7 @@ class Sensed:
 
 
 def rgb_is_missing(rgb: NDArray[np.uint8]) -> bool:
-    """Is an image, uint8 [h, w, 3], black or one level all over?"""
+    """Whether an image, uint8 [h, w, 3], is black or uniform."""
     if np.count_nonzero(rgb > MAX_BLACK_LEVEL) <= MAX_OVERLAY * rgb.size:
         return True
     mean, deviation = cv2.meanStdDev(rgb)
@@ -60,16 +60,16 @@ def rgb_is_missing(rgb: NDArray[np.uint8]) -> bool:
 
 
 def has_next_to_no_depth(codes: NDArray[np.uint16]) -> bool:
-    """Has a depth image, uint16 [h, w] with 0 = no measurement, next to none?"""
+    """Whether a depth image, uint16 [h, w] with 0 = no measurement, has (almost) no measurements."""
     return bool(np.count_nonzero(codes) < MIN_VALID_FRACTION * codes.size)
 
 
 def sensed(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint16], *, depth_unit_m: float, near_m: float, far_m: float
 ) -> Sensed:
-    """What one pair is like: `rgb` uint8 [H, W, 3], `depth` uint16 [H, W] in codes of `depth_unit_m`."""
+    """The findings for one pair: `rgb` uint8 [H, W, 3], `depth` uint16 [H, W] in codes of `depth_unit_m`."""
     num_measured = int(np.count_nonzero(depth))
-    # A constant may fill one pixel alone; what never varies over a picture was not measured.
+    # One measured pixel is constant by nature; a constant over more pixels is not a measurement.
     is_constant = num_measured > 1 and bool(depth.max() == np.where(depth > 0, depth, depth.max()).min())
     missing = {"rgb": rgb_is_missing(rgb), "depth": has_next_to_no_depth(depth) or is_constant}
     return Sensed(
@@ -82,11 +82,11 @@ def sensed(
 def missing_sensors(
     dataset: Dataset, found: Sequence[Sensed], *, modalities: Collection[str] = _MODALITIES
 ) -> list[str]:
-    """One warning for each sensor that gave nothing in most pairs of a class.
+    """One warning for each sensor that is missing in most pairs of a class.
 
     Args:
-        found: of each sample.
-        modalities: those that count: a model of RGB alone needs no depth.
+        found: the findings for each sample.
+        modalities: the sensors to check: a model of RGB only needs no depth.
     """
     warnings = []
     for name in (name for name in _MODALITIES if name in modalities):
@@ -103,8 +103,8 @@ def missing_sensors(
             names = some_of([printable(dataset.labels[label]) for label in most])
             warnings.append(
                 f"{_MISSING[name]} in {sum(map(len, most.values()))} of {sum(int(totals[label]) for label in most)} pairs of "
-                f"{len(most)} of {len(dataset.labels)} classes ({names}), first {path}: a model may take that for the class, or "
-                f"learns nothing from it; record these again, or train with --fusion {'depth' if name == 'rgb' else 'rgb'}"
+                f"{len(most)} of {len(dataset.labels)} classes ({names}), first {path}: a model may learn that instead of the class, or "
+                f"nothing; record these again, or train with --fusion {'depth' if name == 'rgb' else 'rgb'}"
             )
     return warnings
 
@@ -112,11 +112,11 @@ def missing_sensors(
 def outside_range(
     dataset: Dataset, found: Sequence[Sensed], *, near_m: float, far_m: float, of: str | None = None
 ) -> list[str]:
-    """A warning of measurements outside the range: of the whole set, or of the classes that are outside for the most part.
+    """A warning of measurements out of range: in the complete set, or in the classes that are mostly out of range.
 
     Args:
-        found: of each sample.
-        of: what the pairs are called where it is said how many are outside, such as "training pairs".
+        found: the findings for each sample.
+        of: name of the pairs for a message with their number, such as "training pairs".
     """
     whole = _fractions(found).warning(near_m=near_m, far_m=far_m)
     if whole:
@@ -146,10 +146,10 @@ def sensing_warnings(
     of: str = "pairs",
     modalities: Collection[str] = _MODALITIES,
 ) -> list[str]:
-    """The warnings of `missing_sensors` and `outside_range` for some pairs, of which a few of each class are looked at.
+    """The warnings of `missing_sensors` and `outside_range` for a sample of the pairs, a few of each class.
 
     Args:
-        of: what the pairs are called, such as "training pairs".
+        of: name of the pairs, such as "training pairs".
     """
     by_class: dict[int, list[int]] = {}
     for i in indices:

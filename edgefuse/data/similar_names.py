@@ -1,6 +1,6 @@
-"""Class names that people take for one: a space or an underscore, one or several, letters of another script that look the same.
+"""Class names that probably mean the same class: they differ in spaces, underscores, number, or letters of other scripts that look alike.
 
-Owns what counts as alike.
+Owns what counts as similar.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 from edgefuse.io.text import some_of
 
 _LOOK_ALIKES = str.maketrans("авекмнорстухіјѕһԁԛԝαβεηικμνορτυχγζѵɡı", "abekmhopctyxijshdqwabehikmvoptuxyzvgi")
-"""Cyrillic and Greek letters, in lower case, and the Latin ones that they look like."""
+"""Cyrillic and Greek letters in lower case, and the Latin letters that look like them."""
 
 _SEPARATOR = r"(?:[\s_.]|-(?!\d)|(?<=[^\W_])-)+"
 _SEPARATORS = re.compile(rf"(?<=[^\W\d_]){_SEPARATOR}|{_SEPARATOR}(?=[^\W\d_])|^\s+|\s+$")
-"""What may as well be absent beside a letter; between two digits it tells 1_2 from 12, and a minus tells -1 from 1."""
+"""Characters that are optional next to a letter. Between two digits they matter (1_2, 12), and so does a minus (-1, 1)."""
 _ALONE = re.compile("ss$|us$|is$")
-"""Words that end so have no plural in them: glass, cactus, tennis."""
+"""Endings of words that are not plurals: glass, cactus, tennis."""
 
 
 def alike_names(labels: Sequence[str]) -> Iterator[str]:
-    """One warning where class names differ in no more than case, accents' storage, separators, look-alike letters or number."""
+    """One warning for class names that differ only in case, Unicode form, separators, look-alike letters or number."""
     alike: dict[str, list[str]] = {}
     for label in labels:
         alike.setdefault(_skeleton(label), []).append(label)
@@ -30,8 +30,8 @@ def alike_names(labels: Sequence[str]) -> Iterator[str]:
     if twins:
         shown = some_of([" and ".join(ascii(name) for name in names) for names in twins], most=3)
         yield (
-            f"{len(twins)} class(es) have several names: {shown} differ alone in case, in spaces, in number, or in characters that look "
-            "the same; rename them where they are one class"
+            f"{len(twins)} class(es) have several names: {shown} differ only in case, in spaces, in number, or in characters that look "
+            "the same; rename them if they are one class"
         )
 
 

@@ -1,7 +1,7 @@
-"""Splits by instance, never by frame: frames of one take are nearly the same picture.
+"""Splits by sequence, never by frame, because the frames of one sequence are near-duplicates.
 
-Instance folders of one name under several classes are one group (one take of one person or scene).
-Owns which samples stand on which side; training and evaluation import it.
+Sequence folders of one name under several classes are one group (one recording of one person or scene).
+Owns the assignment of samples to the sides; training and evaluation import it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgefuse.io.text import some_of
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Indices into a data set's samples. No group stands on two sides."""
+    """Indices into a data set's samples. No group is on two sides."""
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
@@ -30,17 +30,17 @@ class Split:
 
 
 def matching(dataset: Dataset, patterns: Sequence[str]) -> list[int]:
-    """Indices of the samples whose instance (or class/instance) matches one of the glob `patterns`.
+    """Indices of the samples whose sequence (or class/sequence) matches one of the glob `patterns`.
 
     Raises:
-        UserError: a pattern matches nothing; a few instances are named.
+        UserError: a pattern matches nothing; some sequences are listed.
     """
     names = [(sample.sequence, f"{dataset.labels[sample.label]}/{sample.sequence}") for sample in dataset.samples]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for pair in names for name in pair):
             some = sorted({sequence for sequence, _ in names})[:8]
             raise UserError(
-                f"no instance matches {pattern!r}; there are {', '.join(some)}{' ...' if len(some) == 8 else ''}"
+                f"no sequence matches {pattern!r}; there are {', '.join(some)}{' ...' if len(some) == 8 else ''}"
             )
     return [i for i, pair in enumerate(names) if any(fnmatch(name, pattern) for pattern in patterns for name in pair)]
 
@@ -56,21 +56,21 @@ def split(
     """Divide a data set by group.
 
     Args:
-        exclude: glob patterns of instances that are held out for testing. A group goes as a whole: what matches in
-            one class takes along the instances of the same name in the others, unless the pattern names the class.
-        test_fraction, validation_fraction: share of the samples to hold out besides, 0 to 0.5, by `hold_out`. Where there are
+        exclude: glob patterns of sequences to hold out for testing. A group is held out as a unit: a match in one class
+            includes the sequences of the same name in the other classes, unless the pattern names the class.
+        test_fraction, validation_fraction: fractions of the other samples to hold out, 0 to 0.5, by `hold_out`. If there are
             test pairs and no further group can be held out, the validation part is empty.
 
     Raises:
-        UserError: fewer than two classes, too few groups, or a class with no training sample (named).
+        UserError: fewer than two classes, too few groups, or a class without training samples (named).
     """
     if len(dataset.labels) < 2:
         raise UserError(
-            f"the data has one class only ({', '.join(dataset.labels) or 'none'}): a classifier needs two or more class folders"
+            f"the data has only one class ({', '.join(dataset.labels) or 'none'}): a classifier needs two or more class folders"
         )
     for what, fraction in (("test", test_fraction), ("validation", validation_fraction)):
         if not 0.0 <= fraction <= 0.5:
-            raise UserError(f"the {what} share is {fraction}: 0 to 0.5 was expected")
+            raise UserError(f"the {what} fraction is {fraction}: 0 to 0.5 was expected")
     excluded = set(matching(dataset, exclude)) if exclude else set()
     rest = [i for i in range(len(dataset.samples)) if i not in excluded]
     groups = dataset.groups()
@@ -78,18 +78,18 @@ def split(
     if test_fraction and not test:
         raise UserError(_nothing_to_hold_out(dataset, rest, "test"))
     train, validation = hold_out(dataset, rest, groups, fraction=validation_fraction, seed=seed + 1)
-    lacking = untouched(dataset, train)
+    lacking = labels_without_samples(dataset, train)
     if lacking:
         raise UserError(
-            f"no training sample is left of {some_of(lacking)}: record more instances, hold fewer out, or use --validation-fraction 0"
+            f"no training sample is left of {some_of(lacking)}: record more sequences, hold out fewer, or use --validation-fraction 0"
         )
     if validation_fraction and not validation and not test and not excluded:
         raise UserError(_nothing_to_hold_out(dataset, rest, "validation"))
     return Split(train=tuple(train), validation=tuple(validation), test=tuple(sorted([*excluded, *test])))
 
 
-def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
-    """The classes that have no sample among `indices`."""
+def labels_without_samples(dataset: Dataset, indices: Iterable[int]) -> list[str]:
+    """The classes without a sample among `indices`."""
     present = {dataset.samples[i].label for i in indices}
     return [label for number, label in enumerate(dataset.labels) if number not in present]
 
@@ -97,23 +97,23 @@ def untouched(dataset: Dataset, indices: Iterable[int]) -> list[str]:
 def _nothing_to_hold_out(dataset: Dataset, indices: Sequence[int], what: str) -> str:
     num_groups = len({dataset.samples[i].sequence for i in indices})
     return (
-        f"no {what} samples can be held out: of the {num_groups} group(s) of instances none can be spared, because each is "
-        f"the only one of a class: record another take of each class, or use --{what}-share 0"
+        f"no {what} samples can be held out: each of the {num_groups} group(s) of sequences is the only one of a class: "
+        f"record another sequence of each class, or use --{what}-fraction 0"
     )
 
 
 def hold_out(
     dataset: Dataset, indices: Sequence[int], groups: Sequence[str] | None, *, fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Take about `share` of the samples away, by whole groups; kept and held-out indices.
+    """Hold out about `fraction` of the samples in complete groups; returns remaining and held-out indices.
 
-    A class with two groups or more is on both sides, wherever that leaves every class a group to learn from; a class with
-    one group stays. Apart from that the classes keep their proportions, and the size is the nearest of a half, a third, a
-    quarter and so on: a fold of `StratifiedGroupKFold`, the one that holds most classes, with the smallest groups of the
-    classes that it lacks added, and without the last groups of the classes that it would empty.
+    A class with two or more groups gets both sides, if every class keeps a group to train on. A class with one group stays.
+    The classes keep their proportions otherwise. The size is rounded to a half, a third, a quarter and so on: take the fold of
+    `StratifiedGroupKFold` with the most classes, add the smallest groups of the classes that it lacks, and remove the last
+    groups of the classes that would be left without training samples.
 
     Args:
-        groups: of every sample of the data set; None = each sample is one.
+        groups: the group of every sample of the data set; None = every sample is a group.
     """
     if fraction == 0.0 or not indices:
         return list(indices), []
@@ -121,17 +121,17 @@ def hold_out(
     labels = np.array([dataset.samples[i].label for i in indices])
     names = [str(i) for i in indices] if groups is None else [groups[i] for i in indices]
     numbers = shuffled_groups(names, seed=seed)
-    # scikit-learn wants a class with as many samples as there are folds.
+    # scikit-learn needs a class with at least as many samples as there are folds.
     num_folds = min(max(2, round(1 / fraction)), len(set(names)), int(np.bincount(labels).max()))
     held = np.zeros(len(indices), bool)
     if num_folds > 1:
         folds = model_selection.StratifiedGroupKFold(n_splits=num_folds)
         with warnings.catch_warnings():
-            # A class may have fewer takes than there are folds: then a fold lacks it, and `_mended` adds it.
+            # A class may have fewer groups than there are folds: then a fold lacks it, and `_with_every_class` adds it.
             warnings.simplefilter("ignore", UserWarning)
             candidates = [fold for _, fold in folds.split(np.zeros(len(indices)), labels, numbers)]
         held[max(candidates, key=lambda fold: _num_on_both_sides(labels, fold))] = True
-    held = _mended(labels, numbers, held)
+    held = _with_every_class(labels, numbers, held)
     chosen = np.asarray(indices)
     return chosen[~held].tolist(), chosen[held].tolist()
 
@@ -140,43 +140,45 @@ def _num_on_both_sides(labels: NDArray[np.int64], fold: NDArray[np.int64]) -> in
     return len(np.intersect1d(labels[fold], np.delete(labels, fold)))
 
 
-def _mended(labels: NDArray[np.int64], numbers: NDArray[np.int64], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The held-out samples, bool [n], with whole groups moved so that each class is kept, and held out where it can be."""
-    holds = np.zeros((numbers.max() + 1, labels.max() + 1), bool)  # which group has which class
-    holds[numbers, labels] = True
+def _with_every_class(
+    labels: NDArray[np.int64], numbers: NDArray[np.int64], held: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The held-out samples, bool [n], with complete groups moved so that each class stays, and is held out where possible."""
+    has_class = np.zeros((numbers.max() + 1, labels.max() + 1), bool)  # [group, class]
+    has_class[numbers, labels] = True
     sizes = np.bincount(numbers)
-    out = np.zeros(len(holds), bool)
+    out = np.zeros(len(has_class), bool)
     out[numbers[held]] = True
-    num_kept = holds[~out].sum(axis=0)  # groups of each class
-    num_groups = holds.sum(axis=0)
+    num_kept = has_class[~out].sum(axis=0)  # groups of each class
+    num_groups = has_class.sum(axis=0)
 
     def smallest(among: NDArray[np.bool_], label: np.integer[Any]) -> list[int]:
-        found = np.flatnonzero(among & holds[:, label])
+        found = np.flatnonzero(among & has_class[:, label])
         return [int(group) for group in found[np.argsort(sizes[found], kind="stable")]]
 
     for label in np.flatnonzero((num_kept == 0) & (num_groups > 0)):
-        if num_kept[label] == 0:  # an earlier class may have brought it back
+        if num_kept[label] == 0:  # may have been returned with an earlier class
             group = smallest(out, label)[0]
             out[group] = False
-            num_kept += holds[group]
-    # The rarest first: what it can spare, others often hold too.
+            num_kept += has_class[group]
+    # The rarest class first: its groups often contain other classes too.
     for label in np.argsort(num_groups, kind="stable"):
-        if num_kept[label] < num_groups[label]:  # it is held out already
+        if num_kept[label] < num_groups[label]:  # already held out
             continue
-        spare = (group for group in smallest(~out, label) if (num_kept[holds[group]] > 1).all())
+        spare = (group for group in smallest(~out, label) if (num_kept[has_class[group]] > 1).all())
         group = next(spare, -1)
         if group >= 0:
             out[group] = True
-            num_kept -= holds[group]
+            num_kept -= has_class[group]
     return out[numbers]
 
 
 def shuffled_groups(names: Sequence[str], *, seed: int) -> NDArray[np.int64]:
-    """A number for each sample's group, int64 [n]; `seed` decides which group gets which.
+    """The number of each sample's group, int64 [n]; `seed` decides the order of the groups.
 
-    For `StratifiedGroupKFold` without its own shuffling, which scikit-learn before 1.8 does to the groups' class counts and not
-    to the groups: where all groups are alike, no seed changes a fold there. It divides equal groups in the order of their
-    numbers, and this is the order that scikit-learn 1.8 and newer shuffle them into by the same seed.
+    Replaces the shuffling of `StratifiedGroupKFold`, which before scikit-learn 1.8 shuffles the groups' class counts and not the
+    groups: if all groups are alike, no seed changes a fold. It assigns equal groups in the order of their numbers, which is here
+    the order that scikit-learn 1.8 and newer shuffle them into with the same seed.
     """
     _, positions = np.unique(np.array(names), return_inverse=True)
     order = np.arange(positions.max(initial=-1) + 1)

@@ -1,6 +1,6 @@
-"""What lies below a folder: one walk for check, training, live and the conversions, so that they see the same.
+"""Walk the folders of a data set: one implementation for check, training, live and conversions, so that they find the same files.
 
-Owns which names are passed over, which files look like images, and what is said of folders that cannot be read.
+Owns which names are skipped, which files look like images, and the messages for folders that cannot be read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from edgefuse.data.incomplete_pairs import settled
 from edgefuse.io.text import printable
 
-_PASSED_OVER = {
+_SKIPPED = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
 _IMAGES = {
@@ -23,16 +23,16 @@ _IMAGES = {
 }  # fmt: skip
 HALF = re.compile(r"_(rgb|depth)(\.|$)", re.IGNORECASE)
 _MAX_LEVELS = 12
-"""Folders below each other that are looked into: more is no data set."""
+"""Maximum depth of nested folders. A deeper tree is not a data set."""
 
 
-def is_passed_over(name: str) -> bool:
-    """Is it hidden, or one of the files and folders that systems leave behind (`.DS_Store`, `._f0_rgb.png`, `__MACOSX`)?"""
-    return name.startswith(".") or name.lower() in _PASSED_OVER
+def is_skipped(name: str) -> bool:
+    """Whether a name is hidden, or one that operating systems create (`.DS_Store`, `._f0_rgb.png`, `__MACOSX`)."""
+    return name.startswith(".") or name.lower() in _SKIPPED
 
 
 def looks_like_image(name: str) -> bool:
-    """By its suffix, or because it is called like a half of a pair, whatever its suffix."""
+    """Whether a file looks like an image: by its suffix, or because it is named like a file of a pair."""
     return os.path.splitext(name)[1].lower() in _IMAGES or HALF.search(name) is not None  # noqa: PTH122
 
 
@@ -42,8 +42,8 @@ class Folder:
 
     Attributes:
         parts: names from the root down; empty for the root itself.
-        files: names of the files, sorted; no links to nowhere but those that look like images.
-        problem: why it, or something in it, cannot be seen; None where all of it was.
+        files: sorted file names, without broken links unless they look like images.
+        problem: why it, or something in it, cannot be read; None if all of it was.
     """
 
     path: Path
@@ -56,9 +56,9 @@ class Folder:
 
 
 def walk(root: Path) -> Iterator[Folder]:
-    """Every folder below `root`, itself first, then by name; links are followed, and none that leads back to a folder above it.
+    """Every folder below `root`, itself first, then by name. Links are followed, except to a folder above them.
 
-    A folder that cannot be read comes with its `problem`.
+    A folder that cannot be read has a `problem`.
     """
     yield from _walk(root, (), above=frozenset(), seen_below=set())
 
@@ -71,7 +71,7 @@ def _walk(
         state = path.stat()
         with os.scandir(path) as entries:
             for entry in entries:
-                if is_passed_over(entry.name):
+                if is_skipped(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
@@ -83,13 +83,13 @@ def _walk(
         yield Folder(path=path, parts=parts, problem=f"the folder cannot be read ({error.strerror})")
         return
     key = (state.st_dev, state.st_ino)
-    # Down to the sequences a folder may be linked to from several places; below, once is enough to name what lies there.
+    # Down to the sequences, a folder may be linked from several places. Below, it is visited once.
     if key in above or (len(parts) > 2 and key in seen_below):
         return
     seen_below.add(key)
-    problem = f"{len(lost)} link(s) lead to what is not there, first {printable(min(lost))}" if lost else None
+    problem = f"{len(lost)} broken link(s), first {printable(min(lost))}" if lost else None
     if len(parts) >= _MAX_LEVELS and folders:
-        problem, folders = f"more than {_MAX_LEVELS} folders below each other", []
+        problem, folders = f"more than {_MAX_LEVELS} nested folders", []
     yield Folder(path=path, parts=parts, files=settled(path, sorted(files)), problem=problem)
     for name in sorted(folders):
         yield from _walk(path / name, (*parts, name), above=above | {key}, seen_below=seen_below)
@@ -98,11 +98,11 @@ def _walk(
 def at_level(
     root: Path, level: int, *, is_meant: Callable[[str], bool], expected: str
 ) -> tuple[list[Folder], list[str]]:
-    """Folders so many names below `root`, and what is wrong elsewhere: folders that cannot be read, files in the wrong place.
+    """Folders at a level below `root`, and problems elsewhere: folders that cannot be read, misplaced files.
 
     Args:
-        is_meant: whether a file of this name is one of those that are looked for.
-        expected: the place where they were expected, for the message.
+        is_meant: whether a file of this name is one of the wanted files.
+        expected: the expected place, for messages.
     """
     found, problems = [], []
     for folder in walk(root):
@@ -112,6 +112,6 @@ def at_level(
             found.append(folder)
         elif meant := [name for name in folder.files if is_meant(name)]:
             problems.append(
-                f"{folder.path}: {len(meant)} file(s) lie here, first {printable(meant[0])}; {expected} was expected"
+                f"{folder.path}: {len(meant)} file(s) are here, first {printable(meant[0])}; {expected} was expected"
             )
     return found, problems

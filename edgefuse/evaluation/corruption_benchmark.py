@@ -24,6 +24,7 @@ from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.matplotlib_io import new_figure, save_figure
 from edgefuse.io.text import by_number, markdown_cell, write_text
+from edgefuse.progress import Progress, no_progress
 
 CLEAN = "clean"
 REPORT_JSON = "report.json"
@@ -63,7 +64,7 @@ def evaluate_corruptions(
     corruptions: Sequence[Corruption] = CORRUPTIONS,
     seed: int = 0,
     batch_size: int = 32,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Row, ...]:
     """Score a predictor on pictures as they are, and under every corruption at each of its severities.
 
@@ -72,7 +73,7 @@ def evaluate_corruptions(
     corruptions are left out.
 
     Args:
-        on_progress: is told how many pairs are done, and of how many.
+        progress: called with the pairs done and their number.
 
     Raises:
         UserError: as `edgefuse.evaluation.metrics.evaluate`.
@@ -96,7 +97,7 @@ def evaluate_corruptions(
         labels=labels,
         changes=changes,
         batch_size=batch_size,
-        on_progress=on_progress,
+        progress=progress,
     )
     rows = [Row(corruption=CLEAN, severity=0.0, unit="", scores=score(*found[CLEAN], labels))]
     for corruption, severity in tried:

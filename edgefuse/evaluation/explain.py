@@ -28,6 +28,7 @@ from edgefuse.evaluation.metrics import (
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.matplotlib_io import MAX_NAMED, new_figure, save_figure, shortened
+from edgefuse.progress import Progress, no_progress
 
 EXPLANATION_NAME = "explain.json"
 GATE_PLOT_NAME = "gate.png"
@@ -119,7 +120,7 @@ def explain(  # long: the order of the work, and what each part leaves
     title: str,
     seed: int = 0,
     pixel_gate: PixelGate | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     on_found: Callable[[Explanation], None] = lambda explanation: None,
 ) -> Explanation:
     """Look into a predictor on pictures, and leave `explain.json`, `gate.png` and `examples.png` in the folder `out`.
@@ -144,7 +145,7 @@ def explain(  # long: the order of the work, and what each part leaves
     )
     monitor = None if pixel_gate is None else _KeptArea(predictor, pixel_gate)
     rows = evaluate_corruptions(
-        monitor or predictor, rgbd, contract=contract, labels=labels, seed=seed, on_progress=on_progress
+        monitor or predictor, rgbd, contract=contract, labels=labels, seed=seed, progress=progress
     )
     kept = None if monitor is None else monitor.by_row(len(rows))
     explanation = Explanation(

@@ -5,7 +5,7 @@ Owns the figures; works on any `Predictor` (torch model, ONNX Runtime, ...), and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -17,6 +17,7 @@ from edgefuse.data.dataset import RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.framing import fit
 from edgefuse.io.text import some_of
+from edgefuse.progress import Progress, no_progress
 
 Condition = Literal["both", "no_rgb", "no_depth"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -137,6 +138,7 @@ def evaluate(
     labels: Sequence[str],
     conditions: Sequence[Condition] = CONDITIONS,
     batch_size: int = 32,
+    progress: Progress = no_progress,
 ) -> dict[Condition, Scores]:
     """Score a predictor on pictures, as they are and with one sensor dead.
 
@@ -144,6 +146,7 @@ def evaluate(
         labels: class names in the order of the predictor's probabilities; the pictures' classes must be among them.
         conditions: "both" as they are, "no_rgb" with RGB black, "no_depth" with no depth measurement.
         batch_size: 1 for engines with a fixed batch.
+        progress: called with the pairs done and their number.
 
     Raises:
         UserError: the data has a class that the model does not know, or another alignment than the contract.
@@ -155,6 +158,7 @@ def evaluate(
         labels=labels,
         changes={condition: _CHANGES[condition] for condition in conditions},
         batch_size=batch_size,
+        progress=progress,
     )
     return {condition: score(*found[condition], labels) for condition in conditions}
 
@@ -167,13 +171,13 @@ def answers_under(
     labels: Sequence[str],
     changes: Mapping[str, Change],
     batch_size: int = 32,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Answers]:
     """The predictor's answers on the same pictures under several changes; each pair is framed once.
 
     Args:
         changes: name -> what is done to the framed pairs.
-        on_progress: is told how many pairs are done, and of how many.
+        progress: called with the pairs done and their number.
 
     Raises:
         UserError: as `evaluate`.
@@ -189,7 +193,7 @@ def answers_under(
         for name, change in changes.items():
             found[name].append(predictor(*change(rgb, depth, positions)))
         done = positions.stop
-        on_progress(done, len(rgbd.rgb))
+        progress(done, len(rgbd.rgb), stage="scoring")
     truth = np.concatenate(truths)
     return {
         name: Answers(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth)

@@ -1,16 +1,18 @@
-"""Everything that crosses the program's edge: files, images, JSON and arrays that a user can name, and text for people.
+"""Input and output: files, images, JSON and arrays given by users, and text shown to them.
 
-Each kind has one place, and `tests/test_one_place.py` proves that nothing goes round it:
+Each kind has one module, and `tests/test_one_place.py` checks that no other code bypasses it:
 
-    files         replace a file or folder, whole or not at all
+    files         replace a file or folder atomically
+    new_files     add files and folders without replacing any; locks
+    temporaries   temporary names, and cleaning up after killed commands
     json_files    read and write JSON
-    images        read and write images; image_files looks at them before they are decoded
+    images        read and write images; image_files checks them before they are decoded
     arrays        read and write .npy and .npz
     text_files    read lists and meshes
-    text          names and messages as people see them
-    environment   versions of packages, and the git commit
-    memory        how much of it is left
+    text          names and messages as shown to users
+    environment   package versions and the git commit
+    memory        available memory
     workers       processes that end with the command
-    kinds         what a folder is, and the next command for it
-    onnx_metadata read what an ONNX file says about itself
+    folder_kinds  whether a folder is a run, a bundle or a data set, and the next command for it
+    onnx_metadata read the metadata of an ONNX file
 """

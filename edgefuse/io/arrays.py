@@ -1,6 +1,6 @@
-"""Arrays in .npy and .npz files that anybody may have made: read without pickle, and refused in one way.
+"""Read and write .npy and .npz files from untrusted sources: without pickle, with one kind of error.
 
-Owns reading and writing of NumPy's files.
+Owns reading and writing of NumPy files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
 
 MAX_ARRAY_BYTES = 4 << 30
-"""What a header may claim before anything is allocated for it."""
+"""Largest size that a header may declare, checked before anything is allocated."""
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The array in a .npy file, in memory.
+    """Read the array of a .npy file into memory.
 
     Raises:
         UserError: missing, unreadable, damaged, not a .npy file, pickled, or larger than `MAX_ARRAY_BYTES`.
@@ -36,15 +36,15 @@ def read_array(path: Path) -> NDArray[Any]:
         return np.array(mapped)
     except MemoryError:
         raise
-    except Exception as error:  # NumPy raises many kinds for a damaged file
+    except Exception as error:  # NumPy raises many types for a damaged file
         raise UserError(f"{path} is not a readable .npy file: {_reason(error)}") from error
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """These arrays of an .npz file.
+    """Read the named arrays of an .npz file.
 
     Raises:
-        UserError: missing, unreadable or damaged, an array is not in it, or the arrays are larger than `MAX_ARRAY_BYTES`.
+        UserError: missing, unreadable or damaged, an array is missing, or the arrays are larger than `MAX_ARRAY_BYTES`.
     """
     _refuse_devices(path)
     try:
@@ -56,20 +56,20 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in names}
     except MemoryError:
         raise
-    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for a damaged file
+    except Exception as error:  # NumPy, zipfile and zlib raise many types for a damaged file
         raise UserError(f"{path} is not a readable .npz file with {', '.join(names)}: {_reason(error)}") from error
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write a compressed .npz file, atomically."""
+    """Write a compressed .npz file atomically."""
     with file_replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _refuse_devices(path: Path) -> None:
-    """Refuse pipes and devices, which may never end."""
+    """Refuse pipes and devices, because reading them may never end."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no regular file: a file of NumPy's was expected")
+        raise UserError(f"{path} is not a regular file: a NumPy file was expected")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
-"""What made a result: versions of the installed packages, and the git commit of the source.
+"""The software that produced a result: package versions and the git commit.
 
-Owns these questions and how their answers are worded; everything that writes figures down asks here. Standard library only.
+Owns these queries and the wording of their results. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
     "pyrealsense2": ("pyrealsense2", ("pyrealsense2", "pyrealsense2-beta")),
 }
-"""Package -> its module, and the names of the distributions that bring it: which one is installed is the machine's affair."""
+"""Package -> its module, and the distributions that can provide it. Which one is installed depends on the machine."""
 
 TRAINING_PACKAGES = ("edgefuse", "torch", "torchvision", "numpy", "opencv")
 ENGINE_PACKAGES = ("onnxruntime", "tensorrt", "openvino")
@@ -45,13 +45,13 @@ EXPORT_PACKAGES = (*TRAINING_PACKAGES, "onnx", "onnxscript", "onnxruntime")
 
 
 def versions(packages: Sequence[str], *, only_installed: bool = False) -> dict[str, str]:
-    """Python's version and those of `packages`; nothing is imported for it.
+    """Versions of Python and of `packages`, without importing them.
 
-    A package goes by the name of the distribution that is installed, such as "onnxruntime-gpu" for "onnxruntime".
+    A package is listed under the name of the installed distribution, such as "onnxruntime-gpu" for "onnxruntime".
 
     Args:
         packages: names of distributions, or of the families "opencv", "onnxruntime", "tensorrt" and "pyrealsense2".
-        only_installed: leave out what is not there, in place of saying "not installed".
+        only_installed: omit missing packages instead of listing them as "not installed".
     """
     found = {"python": platform.python_version()}
     for package in packages:
@@ -62,8 +62,9 @@ def versions(packages: Sequence[str], *, only_installed: bool = False) -> dict[s
 
 
 def installed(package: str) -> dict[str, str]:
-    """Name and version of each installed distribution that brings `package`; of its module where none does, as with a build
-    from source; nothing where it is not there.
+    """Name and version of each installed distribution that provides `package`.
+
+    Without a distribution, as after a build from source, name and version of the module; empty if it is not installed.
     """
     module, names = _DISTRIBUTIONS.get(package, (package.replace("-", "_"), (package,)))
     found = {name: value for name in names if (value := _version(name))}
@@ -82,15 +83,15 @@ def _version(distribution: str) -> str | None:
 def _is_importable(module: str) -> bool:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # ValueError: loaded, by other means than Python's own
+    except (ImportError, ValueError):  # ValueError: a loaded module without a spec
         return module in sys.modules
-    return spec is not None and spec.origin is not None  # any folder of that name is a package without origin
+    return spec is not None and spec.origin is not None  # a folder of that name is a namespace package, without origin
 
 
 def git_revision(source: Path = Path(__file__).with_name("__init__.py")) -> str | None:
-    """Git commit of the tree that `source` belongs to, with "-dirty" when tracked files differ; None when git does not track it.
+    """Git commit of the tree that contains `source`, with "-dirty" if tracked files differ; None if git does not track it.
 
-    An installed package may lie inside somebody else's repository, so the file itself is asked for.
+    Git is asked about the file itself, because an installed package may be inside an unrelated repository.
     """
     git = ["git", "-C", str(source.resolve().parent)]
     if output_of([*git, "ls-files", "--error-unmatch", source.name]) is None:
@@ -102,7 +103,7 @@ def git_revision(source: Path = Path(__file__).with_name("__init__.py")) -> str 
 
 
 def git_revision_text(found: str | None) -> str:
-    """The first twelve digits, with "-dirty" where it was; or that there was no commit to tell."""
+    """The first twelve digits of a commit, with "-dirty" if it had changes; `NO_CHECKOUT` without a commit."""
     if found is None:
         return NO_CHECKOUT
     digits, dirty, _ = found.partition("-dirty")
@@ -110,7 +111,7 @@ def git_revision_text(found: str | None) -> str:
 
 
 def output_of(command: Sequence[str]) -> str | None:
-    """What a command prints; None when it is not there, fails, or takes too long."""
+    """Standard output of a command; None if it is not installed, fails, or takes longer than `COMMAND_TIMEOUT_S`."""
     program = shutil.which(command[0])
     if program is None:
         return None

@@ -1,10 +1,10 @@
-"""Files and folders that are whole or not there: written under a temporary name, flushed to the disk, then renamed.
+"""Atomic replacement of files and folders: write under a temporary name, flush to the disk, then rename.
 
-A command that is killed leaves the old file or folder as it was, and a hidden temporary beside it (`edgefuse.io.temporaries`); the
-next command that writes there removes it. A link is followed: what it points to is replaced. New files and folders get the mode
-that the umask says, others keep theirs.
+A killed command leaves the old file or folder unchanged and a hidden temporary next to it (`edgefuse.io.temporaries`). The next
+command that writes there removes the temporary. Links are followed: the target is replaced. New files and folders get their mode
+from the umask, replaced ones keep theirs.
 
-Owns replacing of files and folders, and what may be replaced. Standard library only.
+Owns replacing of files and folders, and the checks whether they may be replaced. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgefuse.io.text import printable
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
-_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # anything else is lost data
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # any other error means lost data
 _NOT_ALLOWED = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -42,13 +42,13 @@ def sha256_of_file(path: Path) -> str:
 
 
 def real_path(path: Path) -> Path:
-    """Where a path leads, through all links; a circle of links leads to itself (`Path.resolve` raises RuntimeError there)."""
+    """The target of a path through all links. A cycle of links resolves to itself (`Path.resolve` raises RuntimeError)."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Give an error of the system the name of what was to be written: a full disk names none."""
+    """Add the target's name to errors that have none, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -59,14 +59,14 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def file_replaced(path: Path, *, durable: bool = True, private: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends without an error, it takes the place of `path`.
+    """Yield a temporary path next to `path`. If the block ends without an error, the temporary replaces `path`.
 
     The temporary name keeps the suffix of `path`, because many writers choose the format by it.
 
     Args:
-        durable: flush to the disk before the rename, so that a power cut leaves the old file or the new one. Not needed, and
-            left out, inside a temporary folder: `folder_replaced` flushes it as a whole.
-        private: a new file is not for group and others to write, whatever the umask.
+        durable: flush to the disk before the rename, so that a power failure leaves either the old or the new file. Skipped
+            inside a temporary folder, because `folder_replaced` flushes the complete folder.
+        private: make a new file writable by its owner only, regardless of the umask.
 
     Raises:
         UserError: `path` is a folder, a device or a pipe.
@@ -86,15 +86,15 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
 
 @contextmanager
 def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
-    """Yield a new temporary folder beside `folder`; when the block ends without an error, it takes the place of `folder`.
+    """Yield a new temporary folder next to `folder`. If the block ends without an error, the temporary replaces `folder`.
 
-    What stood there before stays until the new folder is complete and on the disk; the two change places in one step.
+    The old folder stays until the new one is complete and on the disk; then the two are exchanged in one step.
 
     Args:
-        private: a new folder is not for group and others to write, whatever the umask.
+        private: make a new folder writable by its owner only, regardless of the umask.
 
     Raises:
-        UserError: a file stands at `folder`, another file system is mounted there, or another process is writing it.
+        UserError: `folder` is a file or a mount point, or another process is writing it.
         OSError: it cannot be written, or the disk is full or fails.
     """
     folder = _target(folder, is_folder=True)
@@ -105,10 +105,10 @@ def folder_replaced(folder: Path, *, private: bool = False) -> Iterator[Path]:
 
 
 class NewFolder:
-    """A folder that is of use before it is complete, such as a run after its first epoch.
+    """A folder that is usable before it is complete, such as a run after its first epoch.
 
     Attributes:
-        path: where it is now: a temporary folder until `keep`, its own name from then on.
+        path: its current path: a temporary folder until `keep`, then its own name.
     """
 
     def __init__(self, temporary: Path, folder: Path) -> None:
@@ -121,13 +121,13 @@ class NewFolder:
         return self.path == self._folder
 
     def keep(self) -> None:
-        """Give it its name; what stood there when it was begun goes. Further calls look whether it is still there.
+        """Rename it to its own name, replacing the folder that was there at the start. Later calls check that it still exists.
 
         Raises:
-            UserError: another process put something there meanwhile.
+            UserError: another process has written there since.
         """
         if _identity(self._folder) != self._found:
-            raise UserError(f"{self._folder} was written by another process, and is left to it: choose another name")
+            raise UserError(f"{self._folder} was written by another process and is not replaced: choose another name")
         if not self.is_kept:
             own = _identity(self.path)
             _commit(self.path, self._folder)
@@ -144,9 +144,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
-    """Yield a `NewFolder`: write below its `path`, and call `keep()` as soon as it is of use.
+    """Yield a `NewFolder`: write below its `path`, and call `keep()` as soon as it is usable.
 
-    Until `keep()` what stands at `folder` is not touched, also where the process is killed; without it nothing is left.
+    Until `keep()`, the existing `folder` is unchanged, even if the process is killed. Without `keep()`, nothing is left.
     Arguments and errors: see `folder_replaced`.
     """
     folder = _target(folder, is_folder=True)
@@ -157,7 +157,7 @@ def folder_begun(folder: Path, *, private: bool = False) -> Iterator[NewFolder]:
 
 @contextmanager
 def _only_writer_of(folder: Path) -> Iterator[None]:
-    """Refuse at once, before the work, to write what another process is writing."""
+    """Refuse to write a folder that another process is writing, before any work is done."""
     with claimed(folder.parent, f"{folder.name}, as a whole") as is_ours:
         if not is_ours:
             raise UserError(f"another process is writing {folder}: wait until it has ended, or choose another name")
@@ -172,18 +172,18 @@ def refuse_existing(
     contents: Sequence[str] = (),
     is_ours: Callable[[Path], bool] | None = None,
 ) -> None:
-    """Refuse, before the work, what could not be written after it.
+    """Check before the work that the output can be written.
 
     Args:
-        path: the folder or file to be written. An empty folder does not count as something.
-        force: replace what is there.
-        marker: what is to be written is a folder with this file in it. With `force`, nothing but such a folder is
-            replaced, so that a slip of the pen costs no data.
-        contents: names (patterns of fnmatch) that such a folder has besides: one that holds anything else is not replaced.
-        is_ours: likewise: tells whether what is there was made by this command.
+        path: the folder or file to write. An empty folder counts as missing.
+        force: replace an existing one.
+        marker: the output is a folder with this file in it. With `force`, only such a folder is replaced, so that a mistyped
+            path loses no data.
+        contents: other names (fnmatch patterns) in such a folder. A folder with any other name in it is not replaced.
+        is_ours: returns whether this command made the existing folder or file. If not, it is not replaced.
 
     Raises:
-        UserError: something is there that must not be replaced, or nothing can be written there.
+        UserError: the existing one must not be replaced, or nothing can be written there.
     """
     if real_path(path) in (Path.cwd(), *Path.cwd().parents):
         raise UserError(f"{path} is the current folder or one above it: give the name of a new one")
@@ -201,8 +201,8 @@ def refuse_existing(
         foreign = [name for name in foreign if not _is_of(name, (marker or "", *contents))]
         if foreign:
             raise UserError(
-                f"{path} is not replaced although --force was given: it also holds {printable(foreign[0])}, which this command "
-                "does not write: move it away, or choose another name"
+                f"{path} is not replaced although --force was given: it also contains {printable(foreign[0])}, which this command "
+                "does not write: move it, or choose another name"
             )
         if is_ours is not None and not is_ours(path):
             raise UserError(f"{path} is not replaced although --force was given: this command did not make it")
@@ -214,7 +214,7 @@ def _is_of(name: str, patterns: Sequence[str]) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """See that a file or folder can be made at `path`, by making a hidden one beside it.
+    """Check that a file or folder can be created at `path`, by creating a hidden one next to it.
 
     Raises:
         UserError: it cannot; the message has the system's reason.
@@ -222,20 +222,20 @@ def check_writable(path: Path) -> None:
     above = next(folder for folder in real_path(path).parents if folder.exists())
     try:
         with contextlib.suppress(FileNotFoundError):
-            path.lstat()  # a name that is too long
+            path.lstat()  # raises if the name is too long
         probe = above / temporary_name("", "")
         probe.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # another process took it for left over
+        with contextlib.suppress(FileNotFoundError):  # removed by another process as a leftover
             probe.rmdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {above}: {error.strerror}. Choose another name") from error
 
 
 def _target(path: Path, *, is_folder: bool) -> Path:
-    """Where the file or folder goes, with the folders above it made: `path`, or what it points to.
+    """The path to replace, `path` or the target of its link; creates its parent folders.
 
     Raises:
-        UserError: what is there cannot be replaced by one of this kind.
+        UserError: what exists there cannot be replaced by a file (or folder).
     """
     path = real_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,11 +254,11 @@ def _target(path: Path, *, is_folder: bool) -> Path:
 
 
 def _is_mount(path: Path) -> str:
-    return f"{path} is where another file system is mounted, so it cannot be replaced: give a folder in it, such as {path / 'out'}"
+    return f"{path} is a mount point, so it cannot be replaced: give a folder in it, such as {path / 'out'}"
 
 
 def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
-    """Give it the mode of what it replaces."""
+    """Copy the mode of the file or folder that is replaced."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode) & 0o777
     except FileNotFoundError:
@@ -270,7 +270,7 @@ def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
 
 
 def _commit(temporary: Path, folder: Path) -> None:
-    """Put a complete folder in its place: at once where something stands there, which then has the temporary name and goes."""
+    """Move a complete folder to its place. An existing folder is exchanged with it and then removed as a temporary."""
     flush_below(temporary)
     while True:
         try:
@@ -281,14 +281,14 @@ def _commit(temporary: Path, folder: Path) -> None:
             else:
                 _move_aside(temporary, folder)
             break
-        except OSError as error:  # another process put one there, or took it away, in between
+        except OSError as error:  # another process created or removed one in between
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not temporary.is_dir():
                 raise
     flush(folder.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two paths change places in one step (renameat2, RENAME_EXCHANGE); False where that cannot be done."""
+    """Exchange two paths in one step (renameat2, RENAME_EXCHANGE). Returns False if the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -302,7 +302,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _move_aside(temporary: Path, folder: Path) -> None:
-    """Replace without exchanging, on file systems that cannot: a kill in between leaves the old folder under a name that is seen."""
+    """Replace on file systems that cannot exchange. A kill in between leaves the old folder under a visible name."""
     aside = folder.with_name(f"{folder.name[:60]}.old-{secrets.token_hex(4)}")
     folder.rename(aside)
     try:
@@ -314,14 +314,14 @@ def _move_aside(temporary: Path, folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk.
+    """Flush a file's bytes, or a folder's names, to the disk.
 
     Raises:
-        OSError: they are not there, because the disk is full or fails.
+        OSError: the disk is full or fails.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except PermissionError:  # a folder that may be written and not read
+    except PermissionError:  # a folder with write but no read permission
         return
     try:
         os.fsync(handle)
@@ -333,10 +333,10 @@ def flush(path: Path) -> None:
 
 
 def flush_below(folder: Path) -> None:
-    """Have everything below `folder` on the disk: by one call where the system has it, else file by file.
+    """Flush everything below `folder` to the disk: in one call if the system has it, else file by file.
 
     Raises:
-        OSError: it is not there, because the disk is full or fails.
+        OSError: the disk is full or fails.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,6 +1,6 @@
-"""What a folder is, by the file that edgefuse puts into it: for the message when another kind was expected.
+"""The kind of a folder (run, bundle or data set), by the file that edgefuse puts into it, for error messages.
 
-Owns the names of these files' kinds and the next command for each.
+Owns the names of these files and the next command for each kind.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from edgefuse.io.text import quoted
 
 MARKERS = {"bundle": "manifest.json", "run": "run.json", "data set": "dataset.json"}
-"""Kind of a folder -> the file in it that makes it one."""
+"""Kind of a folder -> the file that identifies it."""
 
 _MAKES = {"bundle": "edgefuse export RUN --out BUNDLE", "run": "edgefuse train DATA --out RUN"}
 _NEXT = {
-    "bundle": "a bundle, which was exported already: edgefuse live {}",
+    "bundle": "a bundle, which is exported already: edgefuse live {}",
     "run": "a run: edgefuse export {} --out BUNDLE",
     "data set": "a data set: edgefuse train {} --out RUN",
 }
@@ -23,12 +23,12 @@ MAX_SEEN = 1000
 
 
 def kind_of(folder: Path) -> str | None:
-    """ "bundle", "run" or "data set"; None where it is none of them."""
+    """ "bundle", "run" or "data set"; None for any other folder."""
     return next((kind for kind, name in MARKERS.items() if (folder / name).is_file()), None)
 
 
 def not_a(wanted: str, path: Path) -> str:
-    """The message that `path` is no folder of this kind, with what it is and the next command.
+    """The message that `path` is not a folder of the wanted kind, with its actual kind and the next command.
 
     Args:
         wanted: "bundle" or "run".
@@ -52,7 +52,7 @@ def not_a(wanted: str, path: Path) -> str:
 
 
 def _below(folder: Path, depth: int = 2) -> Iterator[Path]:
-    """Folders in it and in those, some of them where they are many."""
+    """Folders in `folder` and in its subfolders, a limited number of them."""
     try:
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:MAX_SEEN]
     except OSError:

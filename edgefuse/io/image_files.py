@@ -1,7 +1,7 @@
-"""What an image file says of itself before it is decoded: whether it is whole, its size, its EXIF orientation.
+"""Checks of an image file before it is decoded: whether it is complete, its size, its EXIF orientation.
 
-Decoders differ by version in what they make of half a file, so it is looked at here. Owns the containers of PNG, JPEG, TIFF, BMP
-and WebP; other formats are not taken. Sources: PNG specification (section 5, eXIf), ITU T.81 (annex B), TIFF 6.0, EXIF 2.3,
+Decoders differ by version in how they treat truncated files, so the containers are checked here. Owns the containers of PNG, JPEG,
+TIFF, BMP and WebP; other formats are refused. Sources: PNG specification (section 5, eXIf), ITU T.81 (annex B), TIFF 6.0, EXIF 2.3,
 Microsoft's BITMAPINFOHEADER, RFC 9649.
 """
 
@@ -16,13 +16,13 @@ FORMATS = "PNG, JPEG, TIFF, BMP or WebP"
 
 
 class ImageFile(NamedTuple):
-    """What the bytes of a file say.
+    """The header data of an image file.
 
     Attributes:
-        problem: why it cannot be decoded; None where nothing speaks against it.
-        size: width and height; None where no header says them.
-        orientation: EXIF's, 1 to 8; 1 is upright, and what a file without one has.
-        is_tiff: then OpenCV turns it by its orientation, and of others it does not.
+        problem: why it cannot be decoded; None if no problem was found.
+        size: width and height; None if no header has them.
+        orientation: EXIF orientation, 1 to 8; 1 (upright) if the file has none.
+        is_tiff: OpenCV applies the orientation of TIFF files, and of no others.
     """
 
     problem: str | None
@@ -37,28 +37,28 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 """JPEG markers without a length: TEM, RST0 to RST7, SOI."""
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""JPEG's start-of-frame markers, which hold the size."""
+"""JPEG start-of-frame markers, whose segments have the size."""
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TYPE_CODES = {1: "B", 3: "H", 4: "I"}
 _WIDTH, _HEIGHT, _STRIPS, _STRIP_BYTES, _ORIENTATION, _TILES, _TILE_BYTES = 256, 257, 273, 279, 274, 324, 325
 
 
-def look(data: bytes) -> ImageFile:
-    """Look at a file's bytes, without decoding; damage of any kind is a `problem`, never an exception."""
+def inspect_image(data: bytes) -> ImageFile:
+    """Check a file's bytes without decoding. Any damage is reported as a `problem`, never as an exception."""
     begin = data[:4] + data[8:12] if data.startswith(b"RIFF") else data
     for start, look_at in _LOOKS.items():
         if begin.startswith(start):
             try:
                 return look_at(data)
             except (struct.error, IndexError, OverflowError):
-                return ImageFile(f"it is cut short or damaged, {len(data)} bytes")
+                return ImageFile(f"it is truncated or damaged, {len(data)} bytes")
     begins = f" and begins with {data[:8]!r}" if data else ""
     return ImageFile(f"{FORMATS} was expected; it has {len(data)} bytes{begins}")
 
 
-def _look_at_png(data: bytes) -> ImageFile:
-    """Walk the chunks: each whole and unchanged, by its CRC, up to the end chunk."""
+def _read_png(data: bytes) -> ImageFile:
+    """Walk the chunks up to the end chunk. Each must be complete and match its CRC."""
     size_px = None
     orientation = 1
     view, start = memoryview(data), len(_PNG)
@@ -79,10 +79,10 @@ def _look_at_png(data: bytes) -> ImageFile:
         if kind == b"IEND":
             return ImageFile(None, size_px, orientation)
         start = end
-    return ImageFile(f"the PNG is cut short after {len(data)} bytes", size_px)
+    return ImageFile(f"the PNG is truncated after {len(data)} bytes", size_px)
 
 
-def _look_at_jpeg(data: bytes) -> ImageFile:
+def _read_jpeg(data: bytes) -> ImageFile:
     size_px, orientation, scan = None, 1, None
     for marker, start, end in _jpeg_segments(data):
         if marker in _FRAMES:
@@ -92,9 +92,9 @@ def _look_at_jpeg(data: bytes) -> ImageFile:
             orientation = _orientation(data[start + 6 : end])
         elif marker == _SOS:
             scan = end
-    # An end marker behind the first scan; an EXIF thumbnail before it has one of its own.
+    # Search for the end marker after the first scan, because an EXIF thumbnail has its own.
     if scan is None or data.find(bytes((0xFF, _EOI)), scan) < 0:
-        return ImageFile(f"the JPEG is cut short after {len(data)} bytes", size_px, orientation)
+        return ImageFile(f"the JPEG is truncated after {len(data)} bytes", size_px, orientation)
     return ImageFile(None, size_px, orientation)
 
 
@@ -113,7 +113,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position += 2 + length
 
 
-def _look_at_tiff(data: bytes) -> ImageFile:
+def _read_tiff(data: bytes) -> ImageFile:
     """The first image of a TIFF: its strips or tiles must lie inside the file."""
     tags = _tiff_tags(data)
     order = _TIFF_ORDERS[data[:4]]
@@ -121,20 +121,22 @@ def _look_at_tiff(data: bytes) -> ImageFile:
     (count,) = struct.unpack_from(order + "H", data, directory)
     (further,) = struct.unpack_from(order + "I", data, directory + 2 + 12 * count)
     if further:
-        return ImageFile("the TIFF holds several images, one was expected", is_tiff=True)
+        return ImageFile("the TIFF contains several images, one was expected", is_tiff=True)
     if not tags.get(_WIDTH) or not tags.get(_HEIGHT):
-        return ImageFile(f"the TIFF is cut short or damaged, {len(data)} bytes", is_tiff=True)
+        return ImageFile(f"the TIFF is truncated or damaged, {len(data)} bytes", is_tiff=True)
     size_px = (tags[_WIDTH][0], tags[_HEIGHT][0])
     orientation = (tags.get(_ORIENTATION) or [1])[0]
     starts = tags.get(_STRIPS) or tags.get(_TILES) or []
     lengths = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or []
-    is_whole = bool(starts) and all(start + length <= len(data) for start, length in zip(starts, lengths, strict=False))
-    problem = None if is_whole else f"the TIFF is cut short after {len(data)} bytes"
+    is_complete = bool(starts) and all(
+        start + length <= len(data) for start, length in zip(starts, lengths, strict=False)
+    )
+    problem = None if is_complete else f"the TIFF is truncated after {len(data)} bytes"
     return ImageFile(problem, size_px, orientation, is_tiff=True)
 
 
 def _tiff_tags(data: bytes) -> dict[int, list[int]]:
-    """Whole-number tags of the first directory of a TIFF, which EXIF is too."""
+    """Integer tags of the first directory of a TIFF. EXIF has the same format."""
     order = _TIFF_ORDERS.get(data[:4])
     if order is None:
         return {}
@@ -147,13 +149,13 @@ def _tiff_tags(data: bytes) -> dict[int, list[int]]:
             num_bytes = number * _TYPE_BYTES[kind]
             (place,) = (entry + 8,) if num_bytes <= 4 else struct.unpack_from(order + "I", data, entry + 8)
             if place + num_bytes > len(data):
-                raise struct.error("a tag's values lie outside")
+                raise struct.error("a tag's values are outside the file")
             tags[tag] = list(struct.unpack_from(f"{order}{number}{_TYPE_CODES[kind]}", data, place))
     return tags
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF's orientation; 1 where the block has none or cannot be understood."""
+    """EXIF orientation; 1 if the block has none or is invalid."""
     try:
         found = (_tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION) or [1])[0]
     except struct.error:
@@ -161,9 +163,9 @@ def _orientation(exif: bytes) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def _look_at_bmp(data: bytes) -> ImageFile:
+def _read_bmp(data: bytes) -> ImageFile:
     start, header, width, height = struct.unpack_from("<IIii", data, 10)
-    if header < 40:  # OS/2's, with sizes of 16 bits
+    if header < 40:  # OS/2 format, with 16-bit sizes
         width, height = struct.unpack_from("<HH", data, 18)
         return ImageFile(None, (width, abs(height)))
     (bits, compression) = struct.unpack_from("<HI", data, 28)
@@ -171,11 +173,11 @@ def _look_at_bmp(data: bytes) -> ImageFile:
     num_bytes = (width * bits + 31) // 32 * 4 * abs(height)
     is_packed = compression in (1, 2)
     if width <= 0 or (not is_packed and start + num_bytes > len(data)):
-        return ImageFile(f"the BMP is cut short after {len(data)} bytes", size_px)
+        return ImageFile(f"the BMP is truncated after {len(data)} bytes", size_px)
     return ImageFile(None, size_px)
 
 
-def _look_at_webp(data: bytes) -> ImageFile:
+def _read_webp(data: bytes) -> ImageFile:
     (length,) = struct.unpack_from("<I", data, 4)
     size_px, orientation, start = None, 1, 12
     while start + 8 <= len(data):
@@ -196,15 +198,15 @@ def _look_at_webp(data: bytes) -> ImageFile:
         elif kind == b"EXIF":
             orientation = _orientation(data[body : body + chunk])
         start = body + chunk + chunk % 2
-    problem = None if 8 + length <= len(data) else f"the WebP is cut short after {len(data)} bytes"
+    problem = None if 8 + length <= len(data) else f"the WebP is truncated after {len(data)} bytes"
     return ImageFile(problem, size_px, orientation)
 
 
 _LOOKS: dict[bytes, Callable[[bytes], ImageFile]] = {
-    _PNG: _look_at_png,
-    _JPEG: _look_at_jpeg,
-    b"II*\0": _look_at_tiff,
-    b"MM\0*": _look_at_tiff,
-    b"BM": _look_at_bmp,
-    b"RIFFWEBP": _look_at_webp,
+    _PNG: _read_png,
+    _JPEG: _read_jpeg,
+    b"II*\0": _read_tiff,
+    b"MM\0*": _read_tiff,
+    b"BM": _read_bmp,
+    b"RIFFWEBP": _read_webp,
 }

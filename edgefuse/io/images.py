@@ -1,7 +1,7 @@
-"""Images that anybody may have made: read in one way for every layout, camera and command, and refused in one way.
+"""Read and write images from any source, with the same result and the same errors in every layout, camera and command.
 
-What a file holds is what comes out: EXIF orientation is ignored (depth has none, and the two must stay aligned), no bits are cut
-off, and a file of which a part is missing is refused, whatever the OpenCV version does with it. Owns decoding and encoding.
+Pixels are returned as they are stored: EXIF orientation is ignored (depth has none, and the two must stay aligned), no bits are
+dropped, and a truncated file is refused, whatever the OpenCV version does with it. Owns decoding and encoding.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError, is_out_of_memory
 from edgefuse.io.files import file_replaced
-from edgefuse.io.image_files import look
+from edgefuse.io.image_files import inspect_image
 
 MAX_PIXELS = 100_000_000
-"""100 megapixels: ten times a large camera's image. More is a damaged header, or would not fit into memory."""
+"""100 megapixels: ten times a large camera's image. A larger size means a damaged header or does not fit into memory."""
 MAX_FILE_BYTES = 1 << 30
-"""What `MAX_PIXELS` of any format take, and more."""
+"""More than `MAX_PIXELS` need in any format."""
 _HEADER_BYTES = 4096
 
-# What is wrong with a file is said once, by the errors below. OpenCV 5 and 4 have the function in different places.
+# The errors below report problems, so OpenCV's log is silenced. OpenCV 5 and 4 have the function in different places.
 (cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else getattr(cv2, "setLogLevel"))(0)  # noqa: B009
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file.
+    """Read a file.
 
     Raises:
-        UserError: it cannot be read, is no file (a pipe or device, which may never end), or has more than `MAX_FILE_BYTES`.
+        UserError: unreadable, not a regular file (a pipe or device may never end), or larger than `MAX_FILE_BYTES`.
     """
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE_BYTES:
-            found = f"{state.st_size} bytes" if stat.S_ISREG(state.st_mode) else "no regular file"
+            found = f"{state.st_size} bytes" if stat.S_ISREG(state.st_mode) else "not a regular file"
             raise UserError(f"{path}: cannot be read ({found}; a file of at most {MAX_FILE_BYTES} bytes was expected)")
         return path.read_bytes()
     except OSError as error:
@@ -47,20 +47,20 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_rgb(path: Path, data: bytes | None = None) -> NDArray[np.uint8]:
-    """A colour image: uint8 [H, W, 3] in RGB order, the pixels as they are stored. Grey becomes three equal channels, alpha goes.
+    """Read a colour image: uint8 [H, W, 3] in RGB order, pixels as stored. Grey becomes three equal channels, alpha is dropped.
 
     Args:
-        data: the file's bytes, where they were read already.
+        data: the file's bytes, if already read.
 
     Raises:
-        UserError: unreadable, damaged, cut short, too large, or more than 8 bits a channel.
+        UserError: unreadable, damaged, truncated, too large, or more than 8 bits per channel.
     """
     image = read_image(path, data)
     if image.dtype != np.uint8:
         bits = 8 * image.dtype.itemsize
         raise UserError(
-            f"{path}: RGB has {bits} bits a channel, 8 were expected: scale its full range to 0..255 and save it again "
-            "(which range it uses, such as 10 or 12 bits, the file does not say)"
+            f"{path}: RGB has {bits} bits per channel, 8 were expected: scale its full range to 0..255 and save it again "
+            "(the file does not record the range that it uses, such as 10 or 12 bits)"
         )
     num_channels = 1 if image.ndim == 2 else image.shape[2]
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
@@ -70,10 +70,10 @@ def read_rgb(path: Path, data: bytes | None = None) -> NDArray[np.uint8]:
 
 
 def read_depth(path: Path, data: bytes | None = None) -> NDArray[np.uint16]:
-    """A depth image: uint16 [H, W] in the file's codes, 0 = no measurement.
+    """Read a depth image: uint16 [H, W] in the file's codes, 0 = no measurement.
 
     Raises:
-        UserError: unreadable, damaged, cut short, too large, or not 16-bit with one channel.
+        UserError: unreadable, damaged, truncated, too large, or not 16-bit with one channel.
     """
     image = read_image(path, data)
     if image.ndim == 3 and image.shape[2] == 1:
@@ -91,14 +91,14 @@ def read_depth(path: Path, data: bytes | None = None) -> NDArray[np.uint16]:
 
 
 def read_image(path: Path, data: bytes | None = None) -> NDArray[Any]:
-    """The pixels of an image file as they are stored: [H, W] or [H, W, C] in OpenCV's channel order (BGR), of any dtype.
+    """The pixels of an image file as stored: [H, W] or [H, W, C] in OpenCV's channel order (BGR), of any dtype.
 
     Raises:
-        UserError: unreadable, of another format, damaged, cut short, or larger than `MAX_PIXELS`.
-        MemoryError: it does not fit.
+        UserError: unreadable, of another format, damaged, truncated, or larger than `MAX_PIXELS`.
+        MemoryError: it does not fit into memory.
     """
     data = read_bytes(path) if data is None else data
-    found = look(data)
+    found = inspect_image(data)
     if found.size is not None and found.size[0] * found.size[1] > MAX_PIXELS:
         raise UserError(
             f"{path}: not a readable image ({found.size[0]}x{found.size[1]} pixels, at most {MAX_PIXELS} were expected)"
@@ -107,7 +107,7 @@ def read_image(path: Path, data: bytes | None = None) -> NDArray[Any]:
         raise UserError(f"{path}: not a readable image ({found.problem})")
     if found.is_tiff and found.orientation != 1:
         raise UserError(
-            f"{path}: the TIFF has the orientation {found.orientation}, which would turn it and not its partner: save it upright"
+            f"{path}: the TIFF has the orientation {found.orientation}, which would rotate it but not its partner: save it upright"
         )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -121,25 +121,25 @@ def read_image(path: Path, data: bytes | None = None) -> NDArray[Any]:
     return np.asarray(image)
 
 
-def is_turned(data: bytes) -> bool:
-    """Does the file carry an EXIF orientation, which readers of photographs obey and this one does not?"""
-    return look(data).orientation != 1
+def has_orientation(data: bytes) -> bool:
+    """Whether the file has an EXIF orientation, which photo viewers apply and this reader ignores."""
+    return inspect_image(data).orientation != 1
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as the header says them, without decoding; None where it says nothing."""
-    return look(data[:_HEADER_BYTES]).size or look(data).size
+    """Width and height from the header, without decoding; None if the header does not have them."""
+    return inspect_image(data[:_HEADER_BYTES]).size or inspect_image(data).size
 
 
 def write_image(path: Path, image: NDArray[Any], *, durable: bool = True, mark: str | None = None) -> None:
-    """Write an image, atomically; the suffix chooses the format.
+    """Write an image atomically. The suffix chooses the format.
 
     Args:
         image: uint8 [H, W, 3] in RGB order, or uint8 or uint16 [H, W].
-        mark: for a PNG: a word of ASCII by which `has_mark` knows it again; other programs show it as the file's software.
+        mark: for a PNG: an ASCII word that `has_mark` recognises. It is stored as the PNG's "Software" text.
 
     Raises:
-        UserError: the suffix is no image format's.
+        UserError: not a suffix of an image format.
     """
     stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     try:
@@ -153,7 +153,7 @@ def write_image(path: Path, image: NDArray[Any], *, durable: bool = True, mark: 
 
 
 _AFTER_HEADER = 33
-"""A PNG's signature and its first chunk, IHDR, which are always this long."""
+"""Length of a PNG's signature and its first chunk, IHDR."""
 
 
 def _marked(png: bytes, mark: str) -> bytes:
@@ -163,7 +163,7 @@ def _marked(png: bytes, mark: str) -> bytes:
 
 
 def has_mark(path: Path, mark: str) -> bool:
-    """Is it a PNG that `write_image` wrote with this mark? False also where it cannot be read."""
+    """Whether the file is a PNG that `write_image` wrote with this mark. False if it cannot be read."""
     try:
         with path.open("rb") as file:
             return b"tEXtSoftware\0" + mark.encode("ascii") in file.read(_AFTER_HEADER + 100)

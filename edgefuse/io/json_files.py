@@ -1,4 +1,4 @@
-"""JSON that anybody may have edited: read strictly, checked field by field, written whole.
+"""Read and write JSON that users may have edited: strict parsing, checks of every field, atomic writes.
 
 Owns reading and writing of JSON. Standard library only.
 """
@@ -19,15 +19,15 @@ MAX_JSON_BYTES = 256 << 20
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """JSON text; NaN and infinity, which JSON does not have, become null."""
+    """JSON text. NaN and infinity, which JSON does not have, become null."""
     return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity become null.
+    """Write `value` as indented JSON atomically. NaN and infinity become null.
 
     Args:
-        private: a new file is not for group and others to write, whatever the umask.
+        private: make a new file writable by its owner only, regardless of the umask.
     """
     with file_replaced(path, private=private) as temporary:
         temporary.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -37,12 +37,12 @@ def read_json(path: Path, *, what: str, spec: Any = dict) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
-        what: what the file is to the user, such as "the bundle's manifest".
-        spec: the fields that it must have; see `check_fields`. More fields than these are allowed.
+        what: a description of the file for messages, such as "the bundle's manifest".
+        spec: the required fields; see `check_fields`. Other fields are allowed.
 
     Raises:
-        UserError: the file is missing, cannot be read, is too large, is not JSON (a BOM is allowed; NaN, infinity and a
-            key that stands twice are not), is not an object, or a field is not as `spec` says.
+        UserError: the file is missing, unreadable, too large, not JSON (a BOM is allowed; NaN, infinity and duplicate keys
+            are not), not an object, or a field does not match `spec`.
     """
     try:
         num_bytes = path.stat().st_size
@@ -55,18 +55,18 @@ def read_json(path: Path, *, what: str, spec: Any = dict) -> dict[str, Any]:
         raise UserError(f"{what} is missing: {path}") from None
     except OSError as error:
         raise UserError(f"{what} cannot be read: {path} ({error.strerror})") from error
-    except ValueError as error:  # no file can have this name
+    except ValueError as error:  # a path that is not valid, such as one with a null character
         raise UserError(f"{what} cannot be read: {printable(str(path))} ({error})") from error
     value: dict[str, Any] = parse_json(data, what=f"{what} ({path})", spec=spec)
     return value
 
 
 def parse_json(data: bytes | str, *, what: str, spec: Any = dict) -> Any:
-    """The JSON value in `data`; the rules are those of `read_json`.
+    """Parse JSON by the rules of `read_json`.
 
     Args:
-        what: begins the message of every error.
-        spec: what it must be; an object unless something else is said.
+        what: start of every error message.
+        spec: the required value; an object by default.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
@@ -75,14 +75,14 @@ def parse_json(data: bytes | str, *, what: str, spec: Any = dict) -> Any:
         raise UserError(f"{what} is not valid JSON: {error}") from None
     except RecursionError:
         raise UserError(f"{what} is not valid JSON: it is nested too deeply") from None
-    except ValueError as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
+    except ValueError as error:  # also for bytes that are not UTF-8 and for numbers of thousands of digits
         raise UserError(f"{what} is not valid JSON: {printable(str(error))}") from error
     check_fields(value, spec, what=what)
     return value
 
 
 def with_new_names(value: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`value` with the fields of older versions under their present names; a field that has its new name already is left alone.
+    """`value` with fields of older versions renamed. A field that already has its new name is unchanged.
 
     Example:
         >>> with_new_names({"votes": True, "size": 64}, {"votes": "auxiliary_heads"})
@@ -92,15 +92,15 @@ def with_new_names(value: Mapping[str, Any], names: Mapping[str, str]) -> dict[s
 
 
 class Optional:
-    """In a spec: the field may be missing or null."""
+    """In a spec: a field that may be missing or null."""
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
 
 
 _KINDS = {
-    str: "a text",
-    int: "a whole number",
+    str: "a string",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
     dict: "an object",
@@ -109,22 +109,22 @@ _KINDS = {
 
 
 def check_fields(value: Any, spec: Any, *, what: str, where: str = "") -> None:
-    """Compare a JSON value with a spec.
+    """Check a JSON value against a spec.
 
     Args:
-        spec: `str`, `int`, `float` (finite; whole numbers too), `bool`, `dict` or `list` for a value of that kind; `object`
-            for anything; `[spec]` for a list of such values; `{"name": spec}` for an object with at least these fields;
-            `{str: spec}` for an object whose values are all of this kind; `Optional(spec)` for a field that may be missing or null.
-        what: the file, for the message.
+        spec: `str`, `int`, `float` (finite; integers too), `bool`, `dict` or `list` for a value of that type; `object`
+            for any value; `[spec]` for a list of such values; `{"name": spec}` for an object with at least these fields;
+            `{str: spec}` for an object whose values all match; `Optional(spec)` for a field that may be missing or null.
+        what: a description of the file for messages.
 
     Raises:
-        UserError: the first difference, such as "has framing.sha256 = 1.5, a text was expected".
+        UserError: for the first difference, such as "has framing.sha256 = 1.5, a string was expected".
 
     Example:
         >>> check_fields({"labels": ["mug", 3]}, {"labels": [str]}, what="the run")
         Traceback (most recent call last):
         ...
-        edgefuse.errors.UserError: the run has labels[1] = 3, a text was expected
+        edgefuse.errors.UserError: the run has labels[1] = 3, a string was expected
     """
     if isinstance(spec, Optional):
         if value is not None:
@@ -176,7 +176,7 @@ def _joined(where: str, name: str) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise UserError(f"it holds {name}, a finite number was expected")
+    raise UserError(f"it contains {name}, a finite number was expected")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,12 +184,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"the key {printable(twice)!r} stands twice in one object")
+        raise UserError(f"the key {printable(twice)!r} occurs twice in one object")
     return value
 
 
 def _without_nan(value: Any) -> Any:
-    """A copy with None in place of every float that JSON does not have. NumPy's scalars are not known here: they stay errors."""
+    """A copy with None for every NaN and infinity. NumPy scalars are not converted and raise an error later."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Figures drawn by matplotlib without a display, and written whole or not at all. Training, benchmarks and the demo draw with it."""
+"""Matplotlib figures without a display, written atomically. Used by training, benchmarks and the demo."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from edgefuse.io.files import file_replaced
 from edgefuse.io.text import printable
 
 MAX_NAMED = 40
-"""So many classes are named in a plot; with more, names would not be read, and the image would grow without end."""
+"""Up to this many classes are labelled in a plot. More labels would be unreadable and make the image too large."""
 
 MAX_TEXT = 120
-"""Longer lines of a plot are cut, so that a name does not make the image wider than a screen."""
+"""Longer lines of a plot are shortened, so that long names do not widen the image."""
 
 MAX_SIDE_IN = 60.0
 
 
 def new_figure(*, width_in: float, height_in: float, extra: str = "train") -> Any:
-    """A figure that is drawn without a display and without matplotlib's global state.
+    """A figure without a display and without matplotlib's global state.
 
     Args:
-        extra: the extra of edgefuse that the message names where matplotlib is missing.
+        extra: the extra of edgefuse to name in the error if matplotlib is missing.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -35,11 +35,11 @@ def new_figure(*, width_in: float, height_in: float, extra: str = "train") -> An
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically; texts in it are shown as they are, whatever names hold."""
+    """Write a figure as PNG atomically. Texts in it are not parsed as formulas."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a dollar in a class name is no formula
+        text.set_parse_math(False)  # a dollar in a class name is not a formula
         lines = printable(text.get_text(), keep="\n").split("\n")
         text.set_text("\n".join(shortened(line, most=MAX_TEXT) for line in lines))
     figure.set_size_inches(*(min(float(side), MAX_SIDE_IN) for side in figure.get_size_inches()))
@@ -49,6 +49,6 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def shortened(text: str, *, most: int = 30) -> str:
-    """`text`, or its beginning and end where it has more than `most` characters."""
+    """`text`, or its beginning and end if it is longer than `most` characters."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -1,18 +1,18 @@
-"""How much memory this process may still take. Owns that question; Linux's own figures, standard library only."""
+"""Memory available to this process, from Linux's figures. Standard library only."""
 
 from __future__ import annotations
 
 import resource
 from pathlib import Path
 
-_CGROUPS = (  # limit and use, of version 2 and 1, as containers see them
+_CGROUPS = (  # limit and usage in a container, of cgroup version 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def available_bytes() -> int:
-    """The least of what the machine has left, what the container may take, and what `ulimit -v` leaves of the address space."""
+    """The smallest of: the machine's available memory, the container's remaining limit, and the rest of `ulimit -v`."""
     left = [_machine(), _address_space(), *(_container(*names) for names in _CGROUPS)]
     return max(0, min((number for number in left if number is not None), default=0))
 
@@ -39,5 +39,5 @@ def _address_space() -> int | None:
 def _container(limit: str, used: str) -> int | None:
     try:
         return int(Path(limit).read_text(encoding="ascii")) - int(Path(used).read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such version, or "max"
+    except (OSError, ValueError):  # not this cgroup version, or "max"
         return None

@@ -1,6 +1,6 @@
-"""Files and folders that are added whole to what is there, without replacing anything: a take of a data set, and its pairs.
+"""Add files and folders atomically without replacing any, such as a sequence of a data set and its pairs; and locks.
 
-Owns adding, and names that one process at a time may hold. Standard library only.
+Owns adding, and locks between processes. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _CLAIM_ATTEMPTS, _CLAIM_WAIT_S = 10, 0.01
 
 @contextmanager
 def folder_added(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `folder`; when the block ends without an error, it gets that name. Nothing is replaced.
+    """Yield a new temporary folder next to `folder`. If the block ends without an error, it is renamed to `folder`.
+
+    Nothing is replaced.
 
     Raises:
-        FileExistsError: something is at `folder` by then.
+        FileExistsError: `folder` exists by then.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +45,10 @@ def folder_added(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def files_added(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder inside `folder`; when the block ends without an error, the files in it move into `folder`: all or none.
+    """Yield a temporary folder inside `folder`. If the block ends without an error, its files move into `folder`: all or none.
 
-    They move in the order of their names, one right after the other. A process that is killed just then leaves the rest in the
-    temporary folder, where `left_behind` finds it. Ctrl-C must not come in between: call it in a thread, or with signals held back.
+    They move in the order of their names, one right after the other. A process killed during the move leaves the rest in the
+    temporary folder, where `left_behind` finds them. Ctrl-C must not interrupt the move: call it in a thread, or block signals.
     """
     with temporary_beside(folder / "files", is_folder=True) as temporary:
         yield temporary
@@ -62,7 +64,7 @@ def files_added(folder: Path) -> Iterator[Path]:
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """Files that `files_added` has not moved into `folder` yet, because it is at work or was killed."""
+    """Files that `files_added` has not moved into `folder` yet, because it is running or was killed."""
     with contextlib.suppress(OSError):
         temporaries = [path for path in folder.iterdir() if is_temporary(Path(path.name)) and path.is_dir()]
         return [
@@ -73,10 +75,10 @@ def left_behind(folder: Path) -> list[Path]:
 
 @contextmanager
 def claimed(folder: Path, name: str) -> Iterator[bool]:
-    """Hold a name among all processes while the block runs, whether or not something has it yet; yields whether it could be had.
+    """Lock a name in a folder against other processes, whether or not a file of that name exists; yields False if it is locked.
 
     Args:
-        folder: an existing folder, in which a hidden, locked file stands for the name.
+        folder: an existing folder, in which a hidden, locked file represents the name.
     """
     path = folder / f".claim{MARK}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
     for attempt in range(1, _CLAIM_ATTEMPTS + 1):
@@ -84,7 +86,7 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
         is_ours = take_lock(path, handle)
         if is_ours or attempt == _CLAIM_ATTEMPTS:
             break
-        os.close(handle)  # given up by another process just now, or being looked at by `remove_leftovers`
+        os.close(handle)  # just released by another process, or being checked by `remove_leftovers`
         time.sleep(_CLAIM_WAIT_S)
     try:
         yield is_ours
@@ -96,12 +98,12 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into `folder`, which is made where it is missing, while the block runs.
+    """Be the only process that writes into `folder` while the block runs. Creates a missing folder.
 
-    What `folder_begun` keeps is held likewise until its block ends.
+    `folder_begun` holds the same lock until its block ends.
 
     Raises:
-        UserError: another process writes there.
+        UserError: another process is writing there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -121,9 +123,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds this file, and hold it while the block runs; nothing is held where there are no locks.
+    """Wait for the lock of a file and hold it while the block runs. On file systems without locks, nothing is locked.
 
-    What is replaced by those alone who hold it, is replaced before or after the block.
+    If all writers hold this lock to replace another file, no replacement happens during the block.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -136,9 +138,9 @@ def held(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of an existing file or folder while the block runs; yields whether it could be had at once.
+    """Lock an existing file or folder while the block runs; yields False if another process holds the lock.
 
-    It lasts as long as the process. Where the file system has no locks, it is always had.
+    The lock ends with the process. On file systems without locks, it always succeeds.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

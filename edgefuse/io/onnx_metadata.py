@@ -1,6 +1,6 @@
-"""What an ONNX file says about itself, read without the package onnx, which devices do not have.
+"""Read the metadata of an ONNX file without the onnx package, which devices do not have.
 
-Owns reading of `metadata_props` out of a file that anybody may have made. Standard library only.
+Owns reading of `metadata_props` from untrusted files. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgefuse.errors import UserError
 
-# onnx.proto: ModelProto.metadata_props, and StringStringEntryProto's fields.
+# onnx.proto: field numbers of ModelProto.metadata_props and of StringStringEntryProto.
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 
@@ -19,10 +19,10 @@ _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Key -> value; empty where the file has none. What is no UTF-8 has replacement characters.
+    """Key -> value; empty if the file has no metadata. Invalid UTF-8 is replaced by U+FFFD.
 
     Raises:
-        UserError: unreadable, or not in the form of an ONNX file.
+        UserError: unreadable, or not in ONNX format.
     """
     try:
         data = memoryview(path.read_bytes())
@@ -33,15 +33,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, IndexError) as error:
-        raise UserError(f"{path} is not an ONNX file: it is no protobuf message") from error
+        raise UserError(f"{path} is not an ONNX file: it is not a protobuf message") from error
     return found
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and payload of each field of a message that holds bytes; the others are passed over.
+    """Number and payload of each length-delimited field of a message; other fields are skipped.
 
     Raises:
-        ValueError, IndexError: this is no message.
+        ValueError, IndexError: not a message.
     """
     position = 0
     while position < len(data):
@@ -57,14 +57,14 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         else:
             raise ValueError(f"wire type {kind}")
         if position + size > len(data):
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         if kind == _BYTES:
             yield number, data[position : position + size]
         position += size
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A number, and the place behind it."""
+    """A varint, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]

@@ -1,7 +1,7 @@
-"""Temporary names beside files and folders that are being written, and what killed commands leave behind.
+"""Temporary names for files and folders that are being written, and cleaning up after killed commands.
 
-Temporaries are named `.NAME-edgefuse-` and 16 hex digits, and locked while their writer lives (flock, which the kernel gives up
-with the process), so that nobody removes what another process is writing; where there are no locks, nothing is removed.
+Temporaries are named `.NAME-edgefuse-` plus 16 hex digits. The writer holds a lock on its temporary (flock, which the kernel
+releases when the process ends), so that no other process removes it. On file systems without locks, nothing is removed.
 
 Owns their names, locks and removal; the other modules of `edgefuse.io` use it. Standard library only.
 """
@@ -24,16 +24,16 @@ _TEMPORARY = re.compile(rf"\..*{MARK}[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
 _MAX_STEM_BYTES = 150
 _MAX_SUFFIX_BYTES = 20
 _MAX_ATTEMPTS = 100
-_cleaned: set[Path] = set()  # folders that this process has swept: once is enough, a folder of frames is long
+_cleaned: set[Path] = set()  # folders already cleaned by this process: listing a large folder again would be slow
 
 
 def is_temporary(path: Path) -> bool:
-    """Does `path` lie in, or is it, something that is still being written?"""
+    """Whether `path` is a temporary or inside one."""
     return any(_TEMPORARY.fullmatch(part) for part in path.parts)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove temporaries in `folder` whose writer is gone; their paths. A writer that lives keeps its own."""
+    """Remove temporaries in `folder` whose writer has ended; returns their paths."""
     removed = []
     with contextlib.suppress(OSError):
         for path in [path for path in folder.iterdir() if is_temporary(Path(path.name))]:
@@ -42,7 +42,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
                 try:
                     fcntl.flock(
                         handle, fcntl.LOCK_EX | fcntl.LOCK_NB
-                    )  # raises where it lives, and where there are no locks
+                    )  # raises if the writer is running, or without locks
                     remove(path)
                     removed.append(path)
                 finally:
@@ -52,7 +52,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 @contextmanager
 def temporary_beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """A new, locked temporary beside `path`; removed at the end where it still stands."""
+    """Create a locked temporary next to `path`; removed at the end if it still exists."""
     parent = path.parent
     if parent not in _cleaned:
         _cleaned.add(parent)
@@ -66,7 +66,7 @@ def temporary_beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
 
 
 def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
-    """A new temporary and the handle that holds its lock."""
+    """A new temporary and the handle with its lock."""
     stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
     for _ in range(_MAX_ATTEMPTS):
         temporary = path.with_name(temporary_name(stem, suffix))
@@ -84,18 +84,18 @@ def _new_temporary(path: Path, *, is_folder: bool) -> tuple[Path, int]:
             raise type(error)(error.errno, error.strerror, str(path)) from error
         if take_lock(temporary, handle):
             return temporary, handle
-        # Between its making and its lock another process took it for left over.
+        # Another process removed it as a leftover before it was locked.
         os.close(handle)
     raise OSError(errno.EIO, "no temporary file can be made beside it", str(path))
 
 
 def take_lock(temporary: Path, handle: int) -> bool:
-    """Lock it; is it still there, and nobody else's?"""
+    """Lock a temporary; returns whether it still exists and no other process has the lock."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks, where nobody removes leftovers
+    except OSError:  # a file system without locks, where no process removes leftovers
         return True
     try:
         return os.path.samestat(os.fstat(handle), temporary.stat())

@@ -1,8 +1,8 @@
-"""Names and messages as people see them, whatever is in a name and wherever the text goes.
+"""Names and messages in a form that is safe to show in any terminal, table, plot or file.
 
-A class, file or device name is data: it may hold brackets that rich takes for markup, dollars that matplotlib takes for
-formulas, control characters that a terminal obeys, or bytes that are no UTF-8. Owns how such text is shown; everything that
-prints, draws or names a folder uses it. Standard library only, rich where it is asked for.
+Names of classes, files and devices are data: they may contain brackets that rich parses as markup, dollars that matplotlib parses
+as formulas, terminal control characters, or bytes that are not UTF-8. Owns how such text is shown; all code that prints, draws or
+names a folder uses it. Standard library only; rich is imported on use.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_NAME_BYTES = 200
-"""File systems take 255 bytes; temporary names and suffixes need some of them."""
+"""File systems allow 255 bytes; temporary names and suffixes need the rest."""
 
 _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Control, format (such as right-to-left marks), lone surrogates, line and paragraph separators."""
+"""Control and format characters (such as right-to-left marks), lone surrogates, line and paragraph separators."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""`text` with everything that does not show as itself written as an escape.
+    r"""`text` with every character that is not visible replaced by an escape.
 
-    Bytes that were no UTF-8 in a file name become \xNN, control and format characters \n, \x1b or \u202e. The result can be
+    Bytes of a file name that are not UTF-8 become \xNN, control and format characters \n, \x1b or \u202e. The result can be
     encoded in UTF-8 and never moves a terminal's cursor.
 
     Args:
-        keep: characters to leave as they are, such as a line break in a message of several lines.
+        keep: characters to leave unchanged, such as line breaks in a message of several lines.
 
     Example:
         >>> print(printable("caf\udce9\x1b[2J"))
@@ -54,7 +54,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def quoted(path: Path | str) -> str:
-    """A path in a command that a message gives, as a shell takes it: every `edgefuse ...` that is shown has it so.
+    """A path quoted for the shell. Every `edgefuse ...` command in a message uses it.
 
     Example:
         >>> print(f"edgefuse train {quoted('my mugs')} --out RUN")
@@ -71,47 +71,47 @@ def _escaped(character: str) -> str:
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names as people count: frame_2 before frame_10."""
+    """A sort key that orders numbers in names by value: frame_2 before frame_10."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)]
 
 
 def some_of(names: Sequence[str], *, most: int = 5) -> str:
-    """A few names for a message, and how many more there are."""
+    """The first few names for a message, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def markdown_cell(text: str) -> str:
-    """`text` in a cell of a Markdown table: on one line, and no bar in it ends the cell."""
+    """`text` for a cell of a Markdown table: on one line, with bars escaped."""
     return printable(text).replace("|", "\\|")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text for people, such as a report, as UTF-8; names in it show as `printable` shows them."""
+    """Write a text file such as a report in UTF-8, with names as `printable` shows them."""
     path.write_text(printable(text, keep="\n\t"), encoding="utf-8")
 
 
 def ascii_only(text: str) -> str:
-    """`text` for writers that know ASCII alone, such as OpenCV's `putText`: everything else becomes a question mark."""
+    """`text` for ASCII-only writers such as OpenCV's `putText`: other characters become question marks."""
     return printable(text).encode("ascii", "replace").decode("ascii")
 
 
 def say(text: str) -> None:
-    """One line for the user, on standard error; nowhere where it is closed, or its reader is gone."""
+    """Print one line to standard error. A closed or broken stream is ignored."""
     with contextlib.suppress(OSError):
         write_line(text, sys.stderr)
 
 
 def write_line(text: str, stream: IO[str] | None) -> None:
-    """Print `text` and flush; line breaks in it stay. None is a stream that the parent process closed."""
+    """Print `text` and flush; line breaks are kept. A stream of None was closed by the parent process."""
     if stream is not None:
         print(printable(text, keep="\n\t"), file=stream, flush=True)
 
 
 def new_console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
-    """A rich console for texts with names in them: no markup, no emoji codes, no highlighting.
+    """A rich console for text with names in it: no markup, no emoji codes, no highlighting.
 
-    Style what needs it with `style=` or `rich.text.Text`. Names still go through `printable`, or into a `new_table`.
+    Use `style=` or `rich.text.Text` for styles. Pass names through `printable`, or put them into a `new_table`.
     """
     from rich.console import Console
 
@@ -119,7 +119,7 @@ def new_console(file: IO[str] | None = None, *, width: int | None = None) -> Con
 
 
 def new_table(*headers: str, **options: Any) -> Table:
-    """A `rich.table.Table` whose headers and cells are shown as they are: `printable`, and no markup on `new_console`."""
+    """A `rich.table.Table` that shows headers and cells literally: `printable`, and without markup on `new_console`."""
     from rich.table import Table
 
     class NameTable(Table):
@@ -140,10 +140,10 @@ def _shown(cell: Any) -> Any:
 
 
 def prepare_streams() -> None:
-    """Make standard output and error take any text: what their encoding lacks is written as an escape.
+    """Make standard output and error accept any text: characters that their encoding lacks are escaped.
 
-    Where one was closed before the start (`>&-`, some supervisors), what is written to it is lost, instead of ending the
-    program or landing in the first file that it opens.
+    Output to a stream that was closed before the start (`>&-`, some supervisors) is discarded. Otherwise it would end the
+    program, or go into the first file that the program opens.
     """
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -156,7 +156,7 @@ def prepare_streams() -> None:
 
 
 def _occupy(number: int) -> None:
-    """Open /dev/null under a closed standard descriptor, so that no file gets it: native libraries print to 1 and 2."""
+    """Open /dev/null as a closed standard descriptor, so that no file gets its number: native libraries print to 1 and 2."""
     try:
         os.fstat(number)
     except OSError:
@@ -167,10 +167,10 @@ def _occupy(number: int) -> None:
 
 
 def check_name(name: str, *, what: str) -> str:
-    """A name that becomes a folder: of a class, a sequence, a camera.
+    """Check a name that becomes a folder: of a class, a sequence, a camera.
 
     Raises:
-        UserError: it is empty, hidden, too long, not UTF-8, or holds a slash, a backslash or a character that does not show.
+        UserError: it is empty, hidden, too long, not UTF-8, or contains a slash, a backslash or an invisible character.
     """
     problem = name_problem(name)
     if problem:
@@ -179,7 +179,7 @@ def check_name(name: str, *, what: str) -> str:
 
 
 def name_problem(name: str) -> str | None:
-    """What is wrong with a name that a folder has or is to have; None where nothing is."""
+    """What is wrong with a folder name; None if it is valid."""
     try:
         num_bytes = len(name.encode("utf-8"))
     except UnicodeEncodeError:
@@ -187,8 +187,8 @@ def name_problem(name: str) -> str | None:
     problems = {
         "it is empty": not name.strip(),
         "it begins with a dot, which hides it": name.startswith("."),
-        "it holds a slash or backslash": "/" in name or "\\" in name,
-        "it holds a control character": printable(name) != name,
+        "it contains a slash or backslash": "/" in name or "\\" in name,
+        "it contains a control character": printable(name) != name,
         f"it has {num_bytes} bytes, at most {MAX_NAME_BYTES} were expected": num_bytes > MAX_NAME_BYTES,
     }
     return next((problem for problem, is_so in problems.items() if is_so), None)

@@ -1,4 +1,4 @@
-"""Lists and meshes as text that anybody may have made: read with a limit, and refused in one way. Owns reading of such files."""
+"""Read lists and meshes from text files of any source, with size limits and one kind of error. Owns reading of such files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MAX_LINES = 2_000_000
 
 
 def read_lines(path: Path, *, what: str) -> list[str]:
-    """The lines of a text file, without their ends; what is not UTF-8 becomes U+FFFD.
+    """The lines of a text file without line ends. Invalid UTF-8 becomes U+FFFD.
 
     Args:
-        what: what was expected, for the message.
+        what: a description of the expected file, for messages.
 
     Raises:
-        UserError: missing, unreadable, no regular file, more than `MAX_TEXT_BYTES` or `MAX_LINES`, or binary.
+        UserError: missing, unreadable, not a regular file, more than `MAX_TEXT_BYTES` or `MAX_LINES`, or binary.
     """
     data = read_text_bytes(path, what=what)
     if b"\0" in data:
@@ -30,11 +30,11 @@ def read_lines(path: Path, *, what: str) -> list[str]:
 
 
 def read_text_bytes(path: Path, *, what: str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """The bytes of a text file of at most `max_bytes`; errors as those of `read_lines`."""
+    """The bytes of a text file of at most `max_bytes`. Errors: see `read_lines`."""
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise UserError(f"{path} is no regular file, {what} was expected")
+            raise UserError(f"{path} is not a regular file, {what} was expected")
         if state.st_size > max_bytes:
             raise UserError(f"{path} has {state.st_size} bytes, {what} of at most {max_bytes} was expected")
         return path.read_bytes()

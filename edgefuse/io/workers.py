@@ -1,10 +1,11 @@
 """Worker processes that never outlive the command that started them, however it ends.
 
-Owns how a worker begins; whoever starts a pool gives `begin_worker` as its initializer, or calls it in its own.
+Owns the start of a worker: every pool uses `begin_worker` as its initializer, or calls it in its own.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,8 +13,10 @@ import threading
 
 
 def begin_worker() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers in order, and end as soon as the parent is gone, also by SIGKILL."""
+    """Ignore Ctrl-C, because the parent ends its workers, and exit as soon as the parent is gone, even after SIGKILL."""
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("edgefuse").addHandler(logging.NullHandler())  # what it warns of, its parent tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -7,6 +7,7 @@ depth  float [N, e, S, S]  ->  float [N, c, h, w]     (as `edgefuse.model.encodi
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError, is_out_of_memory, require
-from edgefuse.io.text import say
 from edgefuse.model.choices import (
     DEPTH_FROM_SCRATCH,
     RGB_FROM_SCRATCH,
@@ -31,6 +31,8 @@ MIN_TORCHVISION_SIZE = 32
 
 HEADS = ("avgpool", "classifier", "fc")
 """Where a torchvision network without `features` goes from its feature map to class scores."""
+
+_log = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
@@ -182,7 +184,8 @@ def _with_imagenet_weights(name: str, *, option: str) -> Any:
     enum = models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
     if not cached.is_file():
-        say(f"downloading the ImageNet weights of {name} ({enum.meta['_file_size']:.0f} MB) to {cached}, once")
+        size_mb = enum.meta["_file_size"]
+        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s, once", name, size_mb, cached)
     try:
         return models.get_model(name, weights=enum)
     except OSError as error:

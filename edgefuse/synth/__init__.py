@@ -1,1 +1,1 @@
-"""The built-in data set: scenes, shapes, a ray caster, and models of the sensors."""
+"""The built-in synthetic data set: scenes, shapes, a ray caster, and sensor models."""

@@ -1,6 +1,6 @@
-"""A small ray caster: a solid on a table before a wall, cards that stand there, and photographs on such cards.
+"""A small ray caster: a solid and cards on a table in front of a wall, with photographs on the cards.
 
-Owns geometry and light; it knows neither classes nor sensors. `edgefuse.synth.rendered_set` and its scenes import it.
+Owns geometry and light, independent of classes and sensors. `edgefuse.synth.rendered_set` and its scenes import it.
 
 World: metres, z up, the table is z = 0, the wall is the plane y = wall_y. Camera: x right, y down, z forward (OpenCV).
 N = number of rays. A ray is origin + t * direction; directions have length 1 along the camera's axis, so t is depth.
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from edgefuse.synth.shapes import NEAREST_T, Array, Solid, dot, turned
 
 CARD_BORDER = 0.95
-"""Part of a card's half side that the picture covers; the rest is white paper."""
+"""Fraction of a card's half side that the image covers; the rest is white paper."""
 
 PAPER = 0.85
-"""What white paper reflects."""
+"""Reflectance of white paper."""
 
 
 class Box2D(NamedTuple):
-    """Pixels [left, right) x [top, bottom) of a camera's picture."""
+    """Pixels [left, right) x [top, bottom) of a camera image."""
 
     left: int
     top: int
@@ -38,7 +38,7 @@ class Camera:
 
     Attributes:
         position: [3], metres.
-        rotation: [3, 3], columns = the camera's right, down and forward in the world.
+        rotation: [3, 3], columns = the camera's right, down and forward axes in the world.
         focal_px: both focal lengths.
         centre_px: principal point (x, y).
     """
@@ -49,7 +49,7 @@ class Camera:
     centre_px: tuple[float, float]
 
     def directions(self, pixels: Array) -> Array:
-        """Rays through pixel positions [N, 2] (x, y; pixel centres are whole numbers) -> [N, 3]."""
+        """Rays through pixel positions [N, 2] (x, y; pixel centres are integers) -> [N, 3]."""
         in_camera = np.ones((len(pixels), 3), np.float32)
         in_camera[:, :2] = (pixels - np.array(self.centre_px, np.float32)) / np.float32(self.focal_px)
         return turned(in_camera, self.rotation.T)
@@ -61,7 +61,7 @@ class Camera:
 
 
 def look_at(*, position: Array, target: Array, roll_rad: float) -> Array:
-    """A rotation for `Camera` whose axis goes from `position` to `target`, turned about that axis."""
+    """A rotation for `Camera` whose axis points from `position` to `target`, rolled about that axis."""
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, np.array([0, 0, 1], np.float32))
     right /= np.linalg.norm(right)
@@ -75,8 +75,8 @@ class Texture:
     """Two colours, mixed by smooth noise.
 
     Attributes:
-        grid: [G, G] in 0..1, repeated without end.
-        cells_per_m: noise cells in each direction; unequal ones give grain, as in wood.
+        grid: [G, G] in 0..1, repeated periodically.
+        cells_per_m: noise cells in each direction; different values give a grain, as in wood.
     """
 
     grid: Array
@@ -96,7 +96,7 @@ class Texture:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Photo:
-    """What a camera saw of another world: the square of side 2 * half_px around centre_px of its picture."""
+    """A photograph of another world: the square of side 2 * half_px around centre_px of a camera's image."""
 
     world: World
     camera: Camera
@@ -104,7 +104,7 @@ class Photo:
     half_px: float
 
     def position_on_card(self, points: Array) -> Array:
-        """Where points [M, 3] of the photographed world are on the picture [M, 2]: -1..1 from edge to edge."""
+        """Positions [M, 2] in the photograph of points [M, 3] of the photographed world: -1..1 from edge to edge."""
         return (self.camera.project(points) - self.centre_px) / np.float32(self.half_px)
 
 
@@ -114,8 +114,8 @@ class Card:
 
     Attributes:
         centre, right, down: [3]; the last two are unit vectors in the sheet.
-        half_m: half its side.
-        picture: a print (a `Photo`), or a pattern.
+        half_m: half of its side.
+        image: a `Photo`, or a pattern (`Texture`).
     """
 
     centre: Array
@@ -125,12 +125,12 @@ class Card:
     image: Photo | Texture
 
     def point(self, on_photo: Array) -> Array:
-        """World points [M, 3] of positions [M, 2] on the picture."""
+        """World points [M, 3] of positions [M, 2] in the photograph."""
         on_card = on_photo * np.float32(CARD_BORDER * self.half_m)
         return self.centre + on_card[:, :1] * self.right + on_card[:, 1:] * self.down
 
     def hit(self, origin: Array, direction: Array) -> tuple[Array, Array]:
-        """First hits of rays [N, 3]: t [N] (inf where none) and positions on the picture [N, 2] (beyond 1 is border)."""
+        """First hits of rays [N, 3]: t [N] (inf if none) and positions in the photograph [N, 2] (beyond 1 is the border)."""
         normal = np.cross(self.right, self.down)
         from_centre = origin - self.centre
         t = -dot(from_centre, normal) / dot(direction, normal)
@@ -142,11 +142,11 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
-    """Everything that rays can meet, and the light.
+    """All surfaces and the light.
 
     Attributes:
         light: unit vector [3] towards the lamp.
-        ambient, diffuse: shares of the light from everywhere and from the lamp.
+        ambient, diffuse: fractions of the ambient light and of the lamp's light.
     """
 
     table: Texture
@@ -160,7 +160,7 @@ class World:
 
 
 def image(world: World, camera: Camera, box: Box2D) -> tuple[Array, Array]:
-    """Look at a part of a camera's picture.
+    """Render a part of a camera's image.
 
     Returns:
         radiance [H, W, 3], linear, about 0..1, and depth [H, W] in metres along the camera's axis.
@@ -173,10 +173,10 @@ def image(world: World, camera: Camera, box: Box2D) -> tuple[Array, Array]:
 
 
 class _Seen(NamedTuple):
-    """The surfaces that rays meet first.
+    """The first surfaces hit by rays.
 
-    t [N], unit normals [N, 3] on the ray's side, colours [N, 3], gloss [N], the number of the card whose picture it is
-    (-1 elsewhere) [N], and the place on that picture [N, 2].
+    t [N], unit normals [N, 3] on the ray's side, colours [N, 3], gloss [N], the number of the card whose photograph was hit
+    (-1 elsewhere) [N], and the position in that photograph [N, 2].
     """
 
     t: Array
@@ -220,7 +220,7 @@ def _room(world: World, origin: Array, direction: Array) -> _Seen:
 
 
 def _put_card(seen: _Seen, card: Card, *, number: int, origin: Array, direction: Array) -> None:
-    """Let a card cover what lies behind it."""
+    """Add a card in front of the surfaces behind it."""
     t, on_photo = card.hit(origin, direction)
     rays = np.flatnonzero(t < seen.t)
     normal = np.cross(card.right, card.down)
@@ -234,7 +234,7 @@ def _put_card(seen: _Seen, card: Card, *, number: int, origin: Array, direction:
 
 
 def _put_solid(seen: _Seen, solid: Solid, *, origin: Array, direction: Array) -> None:
-    """Let the solid cover what lies behind it."""
+    """Add the solid in front of the surfaces behind it."""
     asked = np.flatnonzero(solid.may_hit(origin, direction))
     t, normal, albedo = solid.nearest(origin[asked], direction[asked])
     nearer = t < seen.t[asked]
@@ -244,7 +244,7 @@ def _put_solid(seen: _Seen, solid: Solid, *, origin: Array, direction: Array) ->
 
 
 def _light(world: World, seen: _Seen, *, origin: Array, direction: Array) -> Array:
-    """Radiance [N, 3]: Lambert with shadows, and a Blinn-Phong highlight where there is gloss."""
+    """Radiance [N, 3]: Lambert with shadows, and a Blinn-Phong highlight on glossy surfaces."""
     facing = np.maximum(dot(seen.normal, world.light), 0)
     start = origin + seen.t[:, None] * direction + seen.normal * np.float32(1e-3)
     to_lamp = np.broadcast_to(world.light, start.shape)

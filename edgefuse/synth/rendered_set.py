@@ -1,15 +1,15 @@
-"""The built-in set: rendered RGB-D frames of objects and photographs of them, as a data set folder or as a stream.
+"""The built-in data set: rendered RGB-D frames of objects and photographs of them, as a data set folder or as a stream.
 
-Neither sensor alone can tell all classes apart: depth sees a red and a blue mug alike and takes all photographs for
-cards, RGB takes a photograph for the thing. Every frame is a pure function of its seed, label, instance and number.
-Owns seeding, framing and writing; what is drawn is in `synth_scenes`, how it is seen in `render` and `sensors`.
+Neither sensor alone distinguishes all classes: in depth, a red and a blue mug look the same and all photographs are flat cards; in
+RGB, a photograph looks like the object. Every frame is a pure function of its seed, label, sequence and number.
+Owns seeding, framing and writing; `scenes` has the content, `render` the geometry, `sensor_models` the sensors.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, Roi, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.workers import begin_worker
+from edgefuse.progress import Progress, no_progress
 from edgefuse.synth import scenes as synth_scenes
 from edgefuse.synth.render import Box2D, image
 from edgefuse.synth.sensor_models import Degradation, depth_codes, rgb_codes
@@ -33,7 +34,7 @@ LABELS = synth_scenes.LABELS
 
 CAMERA_HEIGHT, CAMERA_WIDTH = 480, 640
 STREAM_FIRST_SEQUENCE = 1_000_000
-"""Instances from here on are the stream's; data sets stay below, so that they never share an object."""
+"""First sequence number of the stream. Data sets use smaller numbers, so that they never share an object with it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +47,7 @@ class SynthFrame:
         label: one of `LABELS`.
         roi_xywh: the square region of the object, or of its photograph, in pixels of this pair.
         distance_m: from the camera to the middle of the object or card.
-        degradation: how much each sensor suffered.
+        degradation: how much each sensor is degraded.
     """
 
     rgb: NDArray[np.uint8]
@@ -77,7 +78,7 @@ def stream(
     width: int = CAMERA_WIDTH,
     frames_per_object: int = 15,
 ) -> Iterator[SynthFrame]:
-    """Whole camera frames for a recording: some of one object, then some of the next, through all labels again and again.
+    """Complete camera frames for a recording: some of one object, then some of the next, cycling through all labels.
 
     The objects are in no data set of the same seed. `framing.fit` on a frame's region gives what `write_dataset` writes.
 
@@ -109,18 +110,18 @@ def write_dataset(
     seed: int = 0,
     frames_per_sequence: int = 8,
     num_workers: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Render a data set folder; it appears under its name when it is complete, and replaces what stood there.
+    """Render a data set folder. It replaces `root` when it is complete.
 
-    The pairs do not depend on `num_workers`. With more than one, the workers are started afresh ("spawn"): a script that
-    calls this at its top level needs `if __name__ == "__main__":`.
+    The pairs do not depend on `num_workers`. Several workers are started with "spawn", so a script that calls this at its top
+    level needs `if __name__ == "__main__":`.
 
     Args:
-        num_pairs: over all classes; their shares differ by one at most.
-        size: side of the square pictures in pixels.
-        num_workers: processes; None = one for each processor, at most 8.
-        on_progress: called with the pairs done and `num_pairs`.
+        num_pairs: over all classes; the classes' numbers differ by one at most.
+        size: side of the square images in pixels.
+        num_workers: number of processes; None = the number of cores, at most 8.
+        progress: called with the pairs done and `num_pairs`.
 
     Returns:
         `root`.
@@ -144,8 +145,7 @@ def write_dataset(
         done = 0
         for written in _written(sequences, num_workers=workers):
             done += written
-            if on_progress is not None:
-                on_progress(done, num_pairs)
+            progress(done, num_pairs, stage="rendering")
         write_description(
             folder, align="color", region=ANY_CROP, created_by="edgefuse data synth", labels=list(LABELS), **asked
         )
@@ -154,7 +154,7 @@ def write_dataset(
 
 @dataclass(frozen=True, kw_only=True)
 class _Sequence:
-    """One instance folder to write."""
+    """One sequence folder to write."""
 
     folder: Path
     seed: int
@@ -164,7 +164,7 @@ class _Sequence:
     num_frames: int
 
     def write(self) -> int:
-        """Render and write the take; returns its number of pairs."""
+        """Render and write the sequence; returns its number of pairs."""
         for number in range(self.num_frames):
             frame = render_frame(seed=self.seed, label=self.label, sequence=self.sequence, frame=number, size=self.size)
             folder = self.folder / self.label / f"{self.label}_{self.sequence:03d}"
@@ -173,7 +173,7 @@ class _Sequence:
 
 
 def _sequences(folder: Path, *, num_pairs: int, size: int, seed: int, frames_per_sequence: int) -> list[_Sequence]:
-    """All instance folders of a data set."""
+    """All sequence folders of a data set."""
     fractions = {label: (num_pairs - place + len(LABELS) - 1) // len(LABELS) for place, label in enumerate(LABELS)}
     return [
         _Sequence(
@@ -190,7 +190,7 @@ def _sequences(folder: Path, *, num_pairs: int, size: int, seed: int, frames_per
 
 
 def _written(sequences: list[_Sequence], *, num_workers: int) -> Iterator[int]:
-    """Write the takes; yields the number of pairs of each, in their order."""
+    """Write the sequences; yields the number of pairs of each, in order."""
     if num_workers == 1:
         for sequence in sequences:
             yield sequence.write()
@@ -203,7 +203,7 @@ def _written(sequences: list[_Sequence], *, num_workers: int) -> Iterator[int]:
             yield from pool.map(_Sequence.write, sequences)
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was ended from outside, perhaps for lack of memory: give fewer --workers"
+                "a worker process was killed, perhaps because memory ran out: use fewer --workers"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -213,7 +213,7 @@ def _written(sequences: list[_Sequence], *, num_workers: int) -> Iterator[int]:
 def _render(
     *, seed: int, label: str, sequence: int, frame: int, height: int, width: int, size: int | None
 ) -> SynthFrame:
-    """One frame: the whole picture, or its region fitted to `size`."""
+    """One frame: the complete image, or its region fitted to `size`."""
     if label not in LABELS:
         raise UserError(f"the label is {label!r}: one of {', '.join(LABELS)} was expected")
     place = LABELS.index(label)
@@ -242,9 +242,9 @@ def _render(
 
 
 def _entropy(seed: int, use: str, *numbers: int) -> list[int]:
-    """What a random generator starts from; distinct for every use and all numbers."""
+    """The seed of a random generator, distinct for every use and all numbers."""
     for number in (seed, *numbers):
-        _refuse_below("seed, instance and frame", number, 0)
+        _refuse_below("seed, sequence and frame", number, 0)
     return [len(numbers), int.from_bytes(use.encode(), "little"), seed, *numbers]
 
 

@@ -1,12 +1,12 @@
-"""What stands on the table: mugs, bottles and photographs of them, where the camera is, and how good the light is.
+"""Random scenes: mugs, bottles and photographs of them on a table, camera poses and lighting.
 
-Owns the built-in set's classes and every distribution that its scenes are drawn from. `edgefuse.synth.rendered_set` imports it.
+Owns the built-in set's classes and all distributions of its scenes. `edgefuse.synth.rendered_set` imports it.
 
-Two rules keep each sensor alone from telling all classes apart:
-- a photograph shows a scene drawn from the very distribution of the real scenes, on a card larger than the region, so
-  that its colours differ from a real scene's in nothing but a slight slant; only depth sees the flat card;
-- shape, size, pose and surroundings are drawn without regard to colour, and a photograph's size without regard to what
-  it shows; only RGB sees the colour, and what is on the card.
+Two rules keep each sensor alone from distinguishing all classes:
+- A photograph shows a scene from the same distribution as the real scenes, on a card larger than the region. Its colours differ
+  from a real scene's only by a slight slant; only depth shows that the card is flat.
+- Shape, size, pose and surroundings are independent of colour, and a photograph's size is independent of its content; only RGB
+  shows the colour, and the content of a card.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LABELS: tuple[str, ...] = tuple(sorted([*OBJECTS, *(name + PHOTO_SUFFIX for name
 HUES_DEG = {"blue_mug": (205, 235), "red_mug": (-10, 10), "bottle": (95, 150)}
 DISTANCE_M = (0.45, 1.2)
 FOCAL_PER_WIDTH = 615 / 640
-"""Focal length of a D435's colour stream, in picture widths."""
+"""Focal length of a D435's colour stream, in image widths."""
 
 CARD_MARGIN = 2.0
-"""Half the card's picture, in halves of the pictured object's box; more than the region's margin and slant can reach."""
+"""Half of the card's photograph, as a multiple of half of the object's box; more than the region's margin and slant need."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,7 @@ class SceneObject:
     Attributes:
         room: the world without the object.
         photographed: the room in the photographs; None for a real object.
-        solid: the object, unturned.
+        solid: the object, without rotation.
     """
 
     room: World
@@ -56,7 +56,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """One frame before the sensors: a world, a camera in it, and the region of the object or of its photograph."""
+    """One frame before the sensor models: a world, a camera in it, and the region of the object or of its photograph."""
 
     world: World
     camera: Camera
@@ -65,7 +65,7 @@ class View:
 
 
 def object_of(rng: np.random.Generator, *, label: str) -> SceneObject:
-    """Draw an instance of one of `LABELS`."""
+    """Draw a random object of the class `label`, one of `LABELS`."""
     name = label.removesuffix(PHOTO_SUFFIX)
     hue = rng.uniform(*HUES_DEG[name]) / 360 % 1
     colour = _linear(hue, rng.uniform(0.65, 0.95), rng.uniform(0.5, 0.9))
@@ -75,7 +75,7 @@ def object_of(rng: np.random.Generator, *, label: str) -> SceneObject:
 
 
 def view_of(rng: np.random.Generator, sequence: SceneObject, *, height: int, width: int) -> View:
-    """Draw one frame's pose, camera and region for a picture of `height` x `width` pixels."""
+    """Draw one frame's pose, camera and region for an image of `height` x `width` pixels."""
     pose = _pose(rng)
     solid = replace(sequence.solid, yaw_rad=rng.uniform(0, 2 * np.pi))
     outline = solid.outline()
@@ -98,7 +98,7 @@ def view_of(rng: np.random.Generator, sequence: SceneObject, *, height: int, wid
 
 
 def degradation_of(rng: np.random.Generator) -> Degradation:
-    """Draw how well the sensors work in one frame: mostly well, often enough not."""
+    """Draw the sensors' degradation in one frame: mostly slight, often severe."""
     light = rng.choice(["well lit", "dim", "nearly dark"], p=[0.65, 0.2, 0.15])
     lowest, highest = {"well lit": (0.5, 1.3), "dim": (0.06, 0.5), "nearly dark": (0.001, 0.01)}[light]
     return Degradation(
@@ -111,7 +111,7 @@ def degradation_of(rng: np.random.Generator) -> Degradation:
 
 
 class _Pose(NamedTuple):
-    """Where a camera is, seen from what it looks at; `offset` is where that lies in its picture, in widths."""
+    """A camera's position relative to its target; `offset` is the target's position in the image, in widths."""
 
     distance_m: float
     azimuth_rad: float
@@ -150,7 +150,7 @@ def _camera(pose: _Pose, *, target: Array, height: int, width: int) -> Camera:
 
 
 def _card(rng: np.random.Generator, image: Photo | Texture, pose: _Pose) -> Card:
-    """A card that stands on the table at the origin and leans back, roughly facing the camera of a pose."""
+    """A card on the table at the origin that leans back and roughly faces the camera of a pose."""
     half_m = rng.uniform(0.12, 0.165)
     return _standing(
         image,
@@ -178,7 +178,7 @@ def _standing(
 
 
 def _region(rng: np.random.Generator, pixels: Array, *, height: int, width: int) -> Roi:
-    """A square with some air around the projected outline, moved into the picture."""
+    """A square with a margin around the projected outline, moved into the image."""
     centre, half = _middle_and_half(pixels)
     side = min(round(2 * half * rng.uniform(1.15, 1.4)), height, width)
     left, top = np.rint(centre + rng.uniform(-0.05, 0.05, 2) * side - side / 2)
@@ -236,7 +236,7 @@ def _band(rng: np.random.Generator, *, low: float, high: float, height: float, t
 
 
 def _room(rng: np.random.Generator) -> World:
-    """A table, a wall and, mostly, a card with a pattern, in colours that know nothing of the classes."""
+    """A table, a wall and, mostly, a card with a pattern, in colours that are independent of the classes."""
     light = rng.uniform([-1, -1.2, 0.7], [1, 0.1, 1.6])
     cards: tuple[Card, ...] = ()
     if rng.random() < 0.6:
@@ -280,7 +280,7 @@ def _texture(
 
 
 def _swayed(rng: np.random.Generator, light: Array) -> Array:
-    """The lamp a little elsewhere."""
+    """The direction of the lamp with a small random change."""
     moved = light + rng.normal(0, 0.15, 3)
     return np.asarray(moved / np.linalg.norm(moved), np.float32)
 

@@ -1,7 +1,7 @@
-"""What a D4xx camera makes of a rendered view: noisy RGB codes, and depth codes with noise and holes.
+"""Models of a D4xx camera: noisy RGB codes, and depth codes with noise and holes, from a rendered view.
 
-Owns the two sensor models; `edgefuse.synth.rendered_set` calls them. Depth is a stereo matcher's: it errs in disparity, in pixels,
-so that its error in metres and its steps grow with the square of the distance (Intel's RMS formula for D400 cameras:
+Owns the two sensor models; `edgefuse.synth.rendered_set` calls them. Depth comes from stereo matching: the error is in disparity, in
+pixels, so that the error in metres and the depth steps grow with the square of the distance (Intel's RMS formula for D400 cameras:
 distance^2 * subpixel / (focal length * baseline), subpixel 0.08 px).
 """
 
@@ -25,22 +25,22 @@ SUBPIXEL = 0.08
 DISPARITY_STEP_PX = 1 / 32
 NEAREST_DEPTH_M = 0.2
 MATCHING_SIGMA_PX = 1.5
-"""Neighbours share most of their matching window, and so their error."""
+"""Correlation length of the error: neighbouring pixels use overlapping matching windows."""
 
 LENS_SIGMA_PX = 0.6
-"""Blur of the lens and of the colour filter's interpolation."""
+"""Blur of the lens and of the demosaicing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """How much each sensor suffers in one frame.
+    """Degradation of each sensor in one frame.
 
     Attributes:
         exposure: factor on the light, 1 = well lit, below 0.01 nearly black.
         warmth: relative red gain, and blue loss, of the light's colour temperature.
         depth_missing: no depth frame at all.
-        blob_fraction: share of the view in holes of random form.
-        speckle_fraction: share of single pixels without depth.
+        blob_fraction: fraction of the view in irregular holes.
+        speckle_fraction: fraction of single pixels without depth.
     """
 
     exposure: float
@@ -68,7 +68,7 @@ def depth_codes(
     """Codes of 1 mm [H, W] of true depth [H, W] in metres; 0 = no measurement.
 
     Args:
-        focal_px: focal length of the view that `depth_m` has, in pixels.
+        focal_px: focal length of the view in pixels.
     """
     if degradation.depth_missing:
         return np.zeros(depth_m.shape, np.uint16)
@@ -85,7 +85,7 @@ def depth_codes(
 
 
 def _shadow(depth_m: Array, *, focal_px: float) -> NDArray[np.bool_]:
-    """Points that the second imager, BASELINE_M to the right, does not see: something to their right covers them there."""
+    """Points that the second imager, BASELINE_M to the right, does not see, because something to their right covers them."""
     column = np.arange(depth_m.shape[1], dtype=np.float32)
     there = column - np.float32(focal_px * BASELINE_M) / depth_m
     leftmost = np.minimum.accumulate(there[:, ::-1], axis=1)[:, ::-1]
@@ -95,14 +95,14 @@ def _shadow(depth_m: Array, *, focal_px: float) -> NDArray[np.bool_]:
 
 
 def _ragged_edge(disparity: Array, *, rng: np.random.Generator, jump_px: float = 1.0) -> NDArray[np.bool_]:
-    """Most pixels at a jump of the disparity: the matching window has two answers there."""
+    """Most pixels at a disparity step, where matching is ambiguous."""
     window = np.ones((3, 3), np.uint8)
     jump = cv2.dilate(disparity, window) - cv2.erode(disparity, window) > jump_px
     return np.asarray(jump & (rng.random(disparity.shape, dtype=np.float32) < 0.7), bool)
 
 
 def _blobs(shape: tuple[int, ...], *, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Holes of random form over about `share` of the view."""
+    """Irregular holes over about `fraction` of the view."""
     if fraction <= 0:
         return np.zeros(shape, bool)
     field = _smooth_field(shape, sigma_px=9.0, rng=rng)
@@ -110,7 +110,7 @@ def _blobs(shape: tuple[int, ...], *, fraction: float, rng: np.random.Generator)
 
 
 def _matching_error(shape: tuple[int, ...], *, rng: np.random.Generator) -> Array:
-    """Error of standard deviation 1, alike in neighbours."""
+    """Error with a standard deviation of 1, correlated between neighbours."""
     white = rng.standard_normal(shape, dtype=np.float32)
     error: Array = (
         np.float32(0.95) * _smooth_field(shape, sigma_px=MATCHING_SIGMA_PX, rng=rng) + np.float32(0.3) * white
@@ -119,7 +119,7 @@ def _matching_error(shape: tuple[int, ...], *, rng: np.random.Generator) -> Arra
 
 
 def _smooth_field(shape: tuple[int, ...], *, sigma_px: float, rng: np.random.Generator) -> Array:
-    """Gaussian noise of standard deviation 1, smoothed over `sigma_px`; the same law in a picture and in a part of it."""
+    """Gaussian noise with a standard deviation of 1, smoothed over `sigma_px`; its distribution is the same at the borders."""
     margin = int(np.ceil(3 * sigma_px))
     white = rng.standard_normal((shape[0] + 2 * margin, shape[1] + 2 * margin), dtype=np.float32)
     smooth = cv2.GaussianBlur(white, (2 * margin + 1, 2 * margin + 1), sigma_px)

@@ -1,7 +1,7 @@
-"""Surfaces that rays can meet in closed form, and solids made of them: the built-in objects' geometry.
+"""Surfaces with closed-form ray intersections, and solids made of them: the geometry of the built-in objects.
 
 Owns hits and normals; `edgefuse.synth.render` casts rays at solids, `edgefuse.synth.scenes` builds them.
-Metres, z up, a solid stands on z = 0. N = number of rays, origin + t * direction.
+Metres, z up, a solid's base is at z = 0. N = number of rays, origin + t * direction.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-"""float32 in fact; what NumPy's stubs promote is not known to be."""
+"""float32 at run time; NumPy's stubs do not preserve it through arithmetic."""
 
 NEAREST_T = 1e-4
-"""A ray's hits before this are its own starting point."""
+"""Smaller t are hits of the surface where the ray starts, and are ignored."""
 
 
 class Shape(Protocol):
-    """A surface in a solid's own coordinates."""
+    """A surface in a solid's coordinates."""
 
     def hit(self, origin: Array, direction: Array) -> tuple[Array, Array]:
-        """First hits of rays [N, 3]: t [N] (inf where none) and normals [N, 3] of any length."""
+        """First hits of rays [N, 3]: t [N] (inf if none) and normals [N, 3] of any length."""
         ...
 
     def outline(self) -> Array:
-        """Points [M, 3] whose hull holds the surface."""
+        """Points [M, 3] whose convex hull contains the surface."""
         ...
 
 
 @dataclass(frozen=True)
 class Frustum:
-    """The side of an upright cone between two heights, open at both ends and seen from both sides."""
+    """The lateral surface of an upright cone between two heights, open at both ends and visible from both sides."""
 
     z0: float
     r0: float
@@ -62,7 +62,7 @@ class Frustum:
 
 @dataclass(frozen=True)
 class Disc:
-    """A level ring: height, inner and outer radius."""
+    """A horizontal ring: height, inner and outer radius."""
 
     z: float
     inner: float
@@ -82,7 +82,7 @@ class Disc:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A rod with round ends, seen from outside."""
+    """A rod with round ends, visible from outside."""
 
     start: tuple[float, float, float]
     end: tuple[float, float, float]
@@ -115,7 +115,7 @@ class Capsule:
 
 
 class Part(NamedTuple):
-    """One surface of a solid with its colour; `banded` parts take the solid's bands."""
+    """One surface of a solid with its colour; `banded` parts show the solid's bands."""
 
     shape: Shape
     rgb: tuple[float, float, float]
@@ -132,7 +132,7 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Solid:
-    """Surfaces that stand on the table, turned about the vertical by `yaw_rad`.
+    """Surfaces on the table, rotated about the vertical by `yaw_rad`.
 
     Attributes:
         gloss: strength of the highlight, 0..1.
@@ -144,12 +144,12 @@ class Solid:
     yaw_rad: float = 0.0
 
     def outline(self) -> Array:
-        """World points [M, 3] whose hull holds the solid."""
+        """World points [M, 3] whose convex hull contains the solid."""
         points = np.concatenate([part.shape.outline() for part in self.parts])
         return turned(points, _turn(self.yaw_rad).T)
 
     def nearest(self, origin: Array, direction: Array) -> tuple[Array, Array, Array]:
-        """First hits of rays [N, 3]: t [N] (inf where none), unit normals towards the ray [N, 3], colours [N, 3]."""
+        """First hits of rays [N, 3]: t [N] (inf if none), unit normals towards the ray [N, 3], colours [N, 3]."""
         turn = _turn(self.yaw_rad)
         origin, direction = turned(origin, turn), turned(direction, turn)
         t = np.full(len(origin), np.inf, np.float32)
@@ -172,7 +172,7 @@ class Solid:
         return t, turned(normal, turn.T), albedo
 
     def may_hit(self, origin: Array, direction: Array) -> NDArray[np.bool_]:
-        """Which rays [N, 3] meet the sphere around the solid: what `nearest` need not be asked about is False."""
+        """Which rays [N, 3] hit the sphere around the solid. The others need no `nearest`."""
         outline = self.outline()
         centre = (outline.min(axis=0) + outline.max(axis=0)) / 2
         radius = np.linalg.norm(outline - centre, axis=1).max() * np.float32(1.02)
@@ -194,20 +194,21 @@ def _turn(yaw_rad: float) -> Array:
 def dot(vectors: Array, others: Array) -> Array:
     """Products [N] of vectors [N, 3] with others [N, 3], or with one [3].
 
-    Not `@`: BLAS would start threads for it, in every worker, and round as their number says.
+    Not `@`: BLAS would start threads in every worker, and its rounding depends on their number.
     """
     product: Array = np.einsum("...j,...j->...", vectors, others)
     return product
 
 
 def turned(vectors: Array, matrix: Array) -> Array:
-    """Vectors [N, 3] times a matrix [3, 3]; without BLAS, as `dot`."""
+    """Vectors [N, 3] times a matrix [3, 3]; without BLAS, see `dot`."""
     product: Array = np.einsum("ij,jk->ik", vectors, matrix)
     return product
 
 
 def _entry(a: Array, b: Array, c: Array) -> Array:
-    """The smaller root of a t^2 + 2 b t + c, inf where there is none."""
+    """The smaller root of a t^2 + 2 b t + c, inf if there is none."""
+
     discriminant = b * b - a * c
     return np.where(discriminant >= 0, (-b - np.sqrt(discriminant)) / a, np.float32(np.inf))
 

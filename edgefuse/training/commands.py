@@ -145,7 +145,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     config = with_values(config, values or ())
     with TrainingDisplay() as display:
         summary = run_training(
-            data, out, config=config, force=force, skip_bad=skip_bad, strict=strict, listener=display
+            data, out, config=config, force=force, skip_bad=skip_bad, strict=strict, callback=display
         )
     if as_json:
         from edgefuse.io.json_files import dumps

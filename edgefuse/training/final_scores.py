@@ -11,7 +11,7 @@ from typing import Any
 
 from edgefuse.contract import InputContract
 from edgefuse.data.dataset import RgbdDataset
-from edgefuse.data.splits import untouched
+from edgefuse.data.splits import labels_without_samples
 from edgefuse.evaluation.calibration import fit_temperature, negative_log_likelihood, rescale
 from edgefuse.evaluation.metrics import Answers, answers_under, as_they_are, evaluate, expected_calibration_error
 from edgefuse.io.text import some_of
@@ -67,7 +67,7 @@ def measure(
     for name, rgbd in held_out.items():
         scores = evaluate(torch_predictor(model), rgbd, contract=contract, labels=labels)
         metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
-        metrics[_LACKING[name]] = untouched(rgbd.dataset, range(len(rgbd.dataset.samples)))
+        metrics[_LACKING[name]] = labels_without_samples(rgbd.dataset, range(len(rgbd.dataset.samples)))
     return metrics
 
 

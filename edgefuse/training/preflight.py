@@ -12,7 +12,7 @@ from edgefuse.data.augmentation import Augmentation
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.data.mirrored_labels import labels_with_sides
 from edgefuse.data.sensor_coverage import sensing_warnings
-from edgefuse.data.splits import Split, untouched
+from edgefuse.data.splits import Split, labels_without_samples
 from edgefuse.io.text import some_of
 from edgefuse.model.choices import SINGLE_MODALITIES
 from edgefuse.training.recipe import TrainConfig
@@ -63,7 +63,7 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
     dataset = rgbd.dataset
     found = list[str]()
     for name, part in (("test", parts.test), ("validation", parts.validation)):
-        lacking = untouched(dataset, part) if part else []
+        lacking = labels_without_samples(dataset, part) if part else []
         if lacking:
             rest = (
                 "the test figures say nothing of"

@@ -119,6 +119,11 @@ def small_rgbd(**changes: Any) -> TrainConfig:
     Raises:
         UserError: a value is out of its range.
         TypeError: there is no such field.
+
+    Example:
+        >>> import edgefuse
+        >>> edgefuse.recipes.small_rgbd(epochs=20).epochs
+        20
     """
     return TrainConfig(**changes)
 
@@ -130,7 +135,8 @@ def mobilenet_rgbd(**changes: Any) -> TrainConfig:
         changes: as for `small_rgbd`; `rgb_weights="mobilenet_v2.pth"` takes the weights from a file.
 
     Example:
-        >>> mobilenet_rgbd(epochs=20).rgb
+        >>> import edgefuse
+        >>> edgefuse.recipes.mobilenet_rgbd(epochs=20).rgb
         'mobilenet_v2'
     """
     backbones: dict[str, Any] = {"rgb": "mobilenet_v2", "depth": "mobilenet_v2", "rgb_weights": WEIGHTS_IMAGENET}
@@ -143,6 +149,11 @@ def demo_rgbd() -> TrainConfig:
 
     One thread: layers this small gain nothing from a second one (7 s against 8 s on two idle cores) and lose much when the
     cores are busy (20 s against 7 s).
+
+    Example:
+        >>> import edgefuse
+        >>> edgefuse.recipes.demo_rgbd().size
+        64
     """
     return TrainConfig(size=64, epochs=24, far_m=1.6, test_fraction=0.25, validation_fraction=0.1, num_threads=1)
 

@@ -5,24 +5,21 @@ Owns the log; a training goes on without it where it cannot be written.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from edgefuse.training.loop import EpochResult
 
 FOLDER_NAME = "tensorboard"
 
+_log = logging.getLogger(__name__)
+
 
 class Board:
-    """The log of one run.
+    """The log of one run; it ends with a warning where it cannot be written."""
 
-    Args:
-        say: is told, once, that the log ends because it cannot be written.
-    """
-
-    def __init__(self, *, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._name = f"events.out.tfevents.{int(time.time())}.edgefuse"
         self._is_open = True
 
@@ -41,9 +38,8 @@ class Board:
             self._append(run / FOLDER_NAME, scalars, step=result.epoch)
         except OSError as error:
             self._is_open = False
-            self._say(
-                f"warning: the TensorBoard log ends here ({error.strerror}: {run / FOLDER_NAME}); the training goes on"
-            )
+            where = run / FOLDER_NAME
+            _log.warning("the TensorBoard log ends here (%s: %s); the training goes on", error.strerror, where)
 
     def _append(self, folder: Path, scalars: dict[str, float], *, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from edgefuse.evaluation.metrics import framed_batches
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
 from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
+from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
+from edgefuse.training.callbacks import Callback, NullCallback
 from edgefuse.training.final_scores import calibrate, measure, plot_metrics
-from edgefuse.training.loop import EpochResult, NotFiniteError, StepReport, best_device, train_epochs
+from edgefuse.training.loop import EpochResult, NotFiniteError, best_device, train_epochs
 from edgefuse.training.plots import loss_in_words
 from edgefuse.training.preflight import fitting_augmentation, opening_line, warnings_before
 from edgefuse.training.recipe import TrainConfig
@@ -29,32 +32,11 @@ from edgefuse.training.tensorboard_log import Board
 
 NUM_STORED_SAMPLES = 16
 
+_log = logging.getLogger(__name__)
+
 
 class NothingLearnedError(UserError):
     """A training was interrupted before its first epoch ended, so there is no model."""
-
-
-class Listener(Protocol):
-    """Who wants to watch a training."""
-
-    def told(self, text: str) -> None:
-        """One line, before the training or during it: what it learns from, or a warning."""
-
-    def started(self, text: str) -> None: ...
-    def stepped(self, report: StepReport) -> None: ...
-    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
-    def ended(self) -> None:
-        """No further epoch comes: the last one was, or early stop, Ctrl-C or an error ended the training."""
-
-
-class Silence:
-    """A listener that says nothing."""
-
-    def told(self, text: str) -> None: ...
-    def started(self, text: str) -> None: ...
-    def stepped(self, report: StepReport) -> None: ...
-    def epoch_done(self, result: EpochResult, num_epochs: int) -> None: ...
-    def ended(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +63,8 @@ def train(
     force: bool = False,
     skip_bad: bool = False,
     strict: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
+    progress: Progress = no_progress,
 ) -> TrainSummary:
     """Train one model and leave a run folder.
 
@@ -91,6 +74,8 @@ def train(
         force: replace a run that stands at `out`.
         skip_bad: leave unreadable pairs out.
         strict: refuse, before the first epoch, what would be a warning.
+        callback: called at each batch and each epoch.
+        progress: called with the epochs done and their number.
 
     Raises:
         UserError: bad data, an existing folder, weights that cannot be had, a loss, gradient or weight that is not finite, or a
@@ -102,7 +87,9 @@ def train(
         out
     ) as place:  # before the data is read, so that a second training of this run is refused at once
         rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-        return train_on_dataset(rgbd, out, config=config, strict=strict, listener=listener, begun=place)
+        return train_on_dataset(
+            rgbd, out, config=config, strict=strict, callback=callback, progress=progress, begun=place
+        )
 
 
 def train_on_dataset(  # long: every part of a training is put together here, and each is a call
@@ -111,7 +98,8 @@ def train_on_dataset(  # long: every part of a training is put together here, an
     *,
     config: TrainConfig,
     strict: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
+    progress: Progress = no_progress,
     parts: Split | None = None,
     early_stop: int | None = None,
     begun: NewFolder | None = None,
@@ -126,7 +114,7 @@ def train_on_dataset(  # long: every part of a training is put together here, an
     Raises:
         UserError: as `train`; or early stop without validation samples.
     """
-    listener = listener if listener is not None else Silence()
+    callback = callback if callback is not None else NullCallback()
     dataset = rgbd.dataset
     if parts is None:
         parts = split(
@@ -138,14 +126,14 @@ def train_on_dataset(  # long: every part of a training is put together here, an
         )
     if early_stop is not None and not parts.validation:
         raise UserError("early stop watches validation samples, and the split holds none out")
-    listener.told(opening_line(dataset, parts, asked_flip=config.augmentation.flip))
+    _log.info("%s", opening_line(dataset, parts, asked_flip=config.augmentation.flip))
     for line in dataset.left_out_lines():
-        listener.told(line)
+        _log.info("%s", line)
     warnings = [*dataset.warnings, *warnings_before(rgbd, parts, config=config)]
     if strict and warnings:
         raise UserError(f"{len(warnings)} warning(s), which --strict makes errors: {'; '.join(warnings)}")
     for text in warnings:
-        listener.told(f"warning: {text}")
+        _log.warning("%s", text)
     config = replace(config, augmentation=fitting_augmentation(config, dataset))
     torch.manual_seed(config.seed)
     if config.num_threads is not None:
@@ -160,9 +148,8 @@ def train_on_dataset(  # long: every part of a training is put together here, an
     }
     train_rgbd = rgbd.subset(parts.train)
     device = best_device()
-    listener.started(
-        f"{config.fusion} of {config.rgb} and {config.depth}, {count_parameters(model) / 1e6:.2f} M parameters, on {device}"
-    )
+    size_m = count_parameters(model) / 1e6
+    _log.info("%s of %s and %s, %.2f M parameters, on %s", config.fusion, config.rgb, config.depth, size_m, device)
     info = {
         "training": config.to_json(),
         "data": _describe_data(dataset, parts),
@@ -184,7 +171,8 @@ def train_on_dataset(  # long: every part of a training is put together here, an
             labels=dataset.labels,
             info=info,
             device=device,
-            listener=listener,
+            callback=callback,
+            progress=progress,
             early_stop=early_stop,
         )
         if not history:
@@ -208,13 +196,15 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
     labels: tuple[str, ...],
     info: dict[str, Any],
     device: torch.device,
-    listener: Listener,
+    callback: Callback,
+    progress: Progress,
     early_stop: int | None,
 ) -> tuple[list[EpochResult], bool]:
     """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
     history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
-    board = Board(say=listener.told)
+    board = Board()
     try:
+        callback.on_train_start(config.epochs)
         for result in train_epochs(
             model,
             train=train_rgbd,
@@ -223,7 +213,7 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
             contract=model_config.contract,
             labels=labels,
             device=device,
-            on_step=listener.stepped,
+            on_step=callback.on_batch_end,
         ):
             accuracy = result.validation_accuracy or 0.0
             if early_stop is None or accuracy > best_accuracy:
@@ -236,7 +226,8 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
                 best_epoch, best_accuracy = result.epoch, accuracy
             history.append(result)
             board.log(result, place.path)
-            listener.epoch_done(result, config.epochs)
+            callback.on_epoch_end(result)
+            progress(result.epoch + 1, config.epochs, stage="training")
             if early_stop is not None and result.epoch - best_epoch >= early_stop:
                 break
     except KeyboardInterrupt:
@@ -247,7 +238,7 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
             raise
         raise (NotFiniteError if isinstance(error, NotFiniteError) else UserError)(message) from error
     finally:
-        listener.ended()
+        callback.on_train_end()
     return history, False
 
 

@@ -51,6 +51,15 @@ class Prediction:
         frame_ms: milliseconds for finding the region, cropping, resizing, and looking at the sensors.
         infer_ms: milliseconds in the engine.
         done_ns: when the answer was there (time.perf_counter_ns).
+
+    Example:
+        >>> import edgefuse
+        >>> with edgefuse.Classifier("bundles/mugs") as classifier:
+        ...     without_depth = classifier(rgb, np.zeros_like(depth))
+        >>> print(without_depth.label, without_depth.sensors.depth)
+        None missing
+        >>> without_depth.warning
+        'depth is missing: no decision'
     """
 
     label: str | None
@@ -129,9 +138,9 @@ class Classifier:
 
     Example:
         >>> import edgefuse
-        >>> with edgefuse.Classifier("bundles/mugs") as classifier:  # doctest: +SKIP
+        >>> with edgefuse.Classifier("bundles/mugs") as classifier:
         ...     prediction = classifier(rgb, depth, depth_unit_m=0.001)
-        ...     print(prediction.label, prediction.probability)
+        ...     print(f"{prediction.label} {prediction.probability:.2f}")
         red_mug 0.97
     """
 
@@ -150,9 +159,7 @@ class Classifier:
             EdgefuseError: no bundle there, a damaged one, or an engine or file that it does not have.
         """
         self.bundle: Bundle = open_bundle(Path(bundle))
-        self._engine: Engine = open_engine(
-            self.bundle, file=file, engine=engine, num_threads=num_threads, say=_log.info
-        )
+        self._engine: Engine = open_engine(self.bundle, file=file, engine=engine, num_threads=num_threads)
         self._region = _region_of(self.bundle)
         self._is_open = False
 
@@ -223,7 +230,15 @@ class Classifier:
         rois: Sequence[RoiLike],
         depth_unit_m: float = DEPTH_UNIT_M,
     ) -> list[Prediction]:
-        """Classify several regions of one pair, in their order; one engine call for each. Errors are those of a call."""
+        """Classify several regions of one pair, in their order; one engine call for each. Errors are those of a call.
+
+        Example:
+            >>> import edgefuse
+            >>> with edgefuse.Classifier("bundles/mugs") as classifier:
+            ...     left, right = classifier.batch(rgb, depth, rois=[(0, 0, 240, 240), (400, 0, 240, 240)])
+            >>> left.label, right.label
+            ('blue_mug', 'red_mug')
+        """
         return [self(rgb, depth, depth_unit_m=depth_unit_m, roi=roi) for roi in rois]
 
     def _roi(

@@ -16,6 +16,10 @@ from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
 
 
+STAGES = {"wait": "wait_ms", "read": "read_ms", "preprocess": "frame_ms", "infer": "infer_ms"}
+"""What a frame goes through, in order, as the live panel, the summary and the benchmark name it -> field of `StageTimes`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
     """Where the time of one frame went, in milliseconds.
@@ -31,6 +35,10 @@ class StageTimes:
     read_ms: float
     frame_ms: float
     infer_ms: float
+
+    def by_stage(self) -> dict[str, float]:
+        """Milliseconds by the names of `STAGES`."""
+        return {stage: getattr(self, field) for stage, field in STAGES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ import pytest
 
 import edgefuse
 from edgefuse.degraded_mode import DegradedMode
+from edgefuse.training.callbacks import NullCallback
+from edgefuse.training.loop import EpochResult, StepReport
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.sensor_health import SensorStates
 from toy_bundle import make_toy_bundle
@@ -123,16 +125,60 @@ def test_recipes_are_changed_by_name() -> None:
         edgefuse.recipes.small_rgbd(dropout=5)
 
 
-def test_the_whole_way_in_python(colour_and_range: Path, tmp_path: Path) -> None:
+class Recorder(NullCallback):
+    """Remembers what a training called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_train_start(self, num_epochs: int) -> None:
+        self.calls.append(f"start {num_epochs}")
+
+    def on_batch_end(self, report: StepReport) -> None:
+        self.calls.append(f"batch {report.step} of {report.num_steps}")
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        self.calls.append(f"epoch {result.epoch}")
+
+    def on_train_end(self) -> None:
+        self.calls.append("end")
+
+
+def test_the_whole_way_in_python(colour_and_range: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: dict[str, list[tuple[int, int | None]]] = {}
+
+    def progress(done: int, total: int | None, /, *, stage: str = "") -> None:
+        seen.setdefault(stage, []).append((done, total))
+
     recipe = edgefuse.recipes.small_rgbd(epochs=1, size=32, batch_size=8, num_threads=1)
-    run = edgefuse.train(colour_and_range, tmp_path / "run", recipe=recipe)
+    callback = Recorder()
+    run = edgefuse.train(colour_and_range, tmp_path / "run", recipe=recipe, callback=callback, progress=progress)
+    num_batches = len(callback.calls) - 3
+    batches = [f"batch {number + 1} of {num_batches}" for number in range(num_batches)]
+    assert num_batches > 1 and callback.calls == ["start 1", *batches, "epoch 0", "end"]
     bundle = edgefuse.export(run, tmp_path / "bundle")
+    edgefuse.evaluate(run, colour_and_range, progress=progress)
+    assert seen == {"training": [(1, 1)], "scoring": [(32, 60), (60, 60)]}
+    assert capfd.readouterr() == ("", "")
     assert edgefuse.open_bundle(str(bundle.folder)).manifest.labels == ("blue_near", "red_far", "red_near")
     of_run, of_bundle = (edgefuse.evaluate(model, colour_and_range, only=["take0"]) for model in (run, bundle.folder))
     assert of_run["both"].accuracy == of_bundle["both"].accuracy and of_run.keys() == {"both", "no_rgb", "no_depth"}
     assert of_bundle["both"].num_samples == 15
     with edgefuse.Classifier(bundle.folder) as classifier:
         assert classifier(*scene()).label in classifier.labels
+
+
+def test_warnings_reach_standard_error_and_nothing_else_does(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np, edgefuse\n"
+        "from edgefuse.synth.rendered_set import write_dataset\n"
+        "data = write_dataset(__import__('pathlib').Path(sys.argv[1]) / 'd', num_pairs=16, size=32, num_workers=1)\n"
+        "sizes = dict(epochs=1, size=32, batch_size=8, num_threads=1)\n"
+        "recipe = edgefuse.recipes.small_rgbd(**sizes, validation_fraction=0, far_m=0.3)\n"
+        "edgefuse.train(data, sys.argv[1] + '/run', recipe=recipe)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and "beyond 0.3 m" in done.stderr and "parameters, on" not in done.stderr
 
 
 def test_python_dash_m() -> None:

@@ -70,7 +70,12 @@ def test_train_says_what_the_temperature_did(colour_and_range: Path, tmp_path: P
 def bundle(run: Path) -> Path:
     result = edgefuse("export", run, "--out", run.parent / "bundle")
     assert result.returncode == 0, result.stderr
-    assert "real samples" in result.stderr and "black RGB" in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("model.onnx")]
+    size_mb = (run.parent / "bundle/model.onnx").stat().st_size / 1e6
+    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" outputs changed  pass")
+    assert "black RGB" not in result.stderr
+    verbose = edgefuse("export", run, "--out", run.parent / "bundle", "--force", "--verbose")
+    assert "real samples" in verbose.stderr and "black RGB" in verbose.stderr
     return run.parent / "bundle"
 
 
@@ -240,7 +245,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
     root = spoil(tmp_path / "set")
     quick = ("--epochs", 1, "--size", 32, "--validation-fraction", 0)
     message = fails("train", root, "--out", tmp_path / "run", *quick)
-    for words in ("3 bad pair(s)", "8-bit", "its depth 32x16", "2_rgb.png", "--skip-bad"):
+    for words in ("3 bad pair(s)", "8-bit", "its depth is 32x16", "2_rgb.png", "--skip-bad"):
         assert words in message
     assert not (tmp_path / "run").exists()
     (root / "ball/t0/4_depth.png").unlink()
@@ -256,7 +261,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["train", "{data}", "--out", "{tmp}/r", "--epochs", "0"], 2, "epochs"),
         (["train", "{data}", "--out", "{tmp}/r", "--fusion", "sum"], 2, "sum"),
         (["train", "{data}", "--out", "{tmp}/r", "--rgb", "alexnet"], 2, "alexnet"),
-        (["train", "{data}", "--out", "{tmp}/r", "--exclude", "nothing*"], 1, "no instance matches"),
+        (["train", "{data}", "--out", "{tmp}/r", "--exclude", "nothing*"], 1, "no sequence matches"),
         (
             ["train", "{data}", "--out", "{tmp}/r", "--rgb", "resnet18", "--rgb-weights", "{tmp}/w.pth"],
             1,
@@ -272,7 +277,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["live", "{toy}", "--camera", "webcam"], 1, "realsense"),
         (["live", "{toy}", "--camera", "{data}", "--roi", "1,2,3"], 2, "--roi"),
         (["live", "{toy}", "--camera", "{data}", "--frames", "0"], 2, "frames"),
-        (["live", "{toy}", "--camera", "{data}", "--roi", "900,900,20,20"], 1, "no part"),
+        (["live", "{toy}", "--camera", "{data}", "--roi", "900,900,20,20"], 1, "does not overlap"),
         (["evaluate", "{toy}", "{data}"], 1, "classes that the model does not know"),
         (["record", "{tmp}/set", "--label", "../up", "--camera", "{data}"], 1, "label"),
         (["record", "{tmp}/set", "--label", "a", "--camera", "{data}", "--align", "up"], 2, "align"),
@@ -280,7 +285,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["data", "check", "{data}", "--montage", "{tmp}/m.txt"], 2, "ends in .png was expected"),
         (["crossval", "{data}", "--out", "{tmp}/c", "--seed", "-1"], 2, "seed"),
         (["crossval", "{data}", "--out", "{tmp}/c", "--folds", "6"], 1, "4 group(s) (take0, take1, take2, take3)"),
-        (["crossval", "{data}", "--out", "{tmp}/c", "--by", "^(s[0-9]+)_"], 1, "finds no group in 4 instance name(s)"),
+        (["crossval", "{data}", "--out", "{tmp}/c", "--by", "^(s[0-9]+)_"], 1, "finds no group in 4 sequence name(s)"),
         (["crossval", "{data}/red_far", "--out", "{tmp}/c"], 1, "has no pairs"),
         (
             ["reproduce", "washington", "{data}", "--out", "{tmp}/w", "--rgb-weights", "none"],

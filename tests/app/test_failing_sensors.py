@@ -12,11 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
+from edgefuse.app.explain_command import DEFINITIONS
 from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.evaluation.corruptions import CORRUPTIONS
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import train
 from toy_bundle import make_toy_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 LABELS = ("blue_near", "red_far", "red_near")
@@ -94,7 +97,7 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--corruptions", "--against", "DATA"), 1, "it looks like a data set: edgefuse train"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
         (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
-        (("--corruptions", "--only", "take9"), 1, "no instance matches 'take9'"),
+        (("--corruptions", "--only", "take9"), 1, "no sequence matches 'take9'"),
         (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
         (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
         (("--corruptions", "--plot", "FILE/plot.png"), 2, "cannot be written"),
@@ -153,7 +156,10 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
     again = edgefuse(*arguments)
     assert again.returncode == 1 and "--force" in again.stderr
     forced = edgefuse(*arguments, "--force")
-    assert forced.returncode == 0 and "depth's share" in forced.stdout and "log-odds" in forced.stdout
+    assert forced.returncode == 0 and "depth's share" in forced.stdout and DEFINITIONS in forced.stdout
+    document, _, section = DEFINITIONS.partition("#")
+    headings = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("## ")]
+    assert section in [line.removeprefix("## ").lower().replace(",", "").replace(" ", "-") for line in headings]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     refused = edgefuse(*arguments[:-1], tmp_path / "mine", "--force")
@@ -196,11 +202,11 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     told = json.loads(asked.stdout)["degraded_mode"]
     assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["degraded_mode"]
     assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("predict", "abstain", "validation")
-    assert "with RGB dead live reports the label and a warning: asked for at the export" in asked.stderr
+    assert "with RGB dead live reports the label and a warning: set at export" in asked.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
-    assert "with RGB dead live reports no decision: the model looks at rgb alone" in by_rule.stderr
-    assert "with depth dead live reports the label and a warning: the model looks at rgb alone" in by_rule.stderr
+    assert "with RGB dead live reports no decision: the model uses rgb only" in by_rule.stderr
+    assert "with depth dead live reports the label and a warning: the model uses rgb only" in by_rule.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     [
         ("gated", "perhaps", 2, "'predict', 'abstain'"),
         ("gated", "abstain", 2, "'predict', 'abstain'"),
-        ("rgb", "predict", 1, "the model looks at rgb alone"),
+        ("rgb", "predict", 1, "the model uses rgb only"),
     ],
 )
 def test_an_impossible_fallback_is_refused_and_nothing_is_written(

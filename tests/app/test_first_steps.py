@@ -27,7 +27,7 @@ def test_a_folder_of_another_kind_is_told_by_what_it_is(tmp_path: Path) -> None:
     for folder, name in ((run, "run.json"), (data, "dataset.json")):
         folder.mkdir(parents=True)
         (folder / name).write_text("{}")
-    with pytest.raises(UserError, match=f"looks like a bundle, which was exported already: edgefuse live {bundle}"):
+    with pytest.raises(UserError, match=f"looks like a bundle, which is exported already: edgefuse live {bundle}"):
         open_run(bundle)
     expected = {
         run: f"it looks like a run: edgefuse export {run} --out BUNDLE",

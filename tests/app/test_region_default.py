@@ -93,7 +93,7 @@ def test_live_says_how_many_frames_a_regions_file_has(folder: Path) -> None:
     regions = folder / "regions.json"
     regions.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [24, 0, 48, 48]} for n in (3, 4, 5)]}))
     _, said, _ = _live(folder, "--camera", folder / "red.db3", "--roi", regions)
-    assert f"WARNING 2 of 4 frames had a region in {regions}; the others were left out" in said
+    assert f"warning: 2 of 4 frames had a region in {regions}; the others were left out" in said
     regions.write_text(json.dumps({"frames": [{"frame": 70, "roi_xywh": [24, 0, 48, 48]}]}))
     done = subprocess.run(
         [*EDGEFUSE, "live", str(folder / "bundle"), "--camera", str(folder / "red.db3"), "--roi", str(regions)],

@@ -36,7 +36,7 @@ def report() -> Report:
     threads_before = torch.get_num_threads()
     torch.set_num_threads(2)
     found = bench_core(
-        widths=WIDTHS, plan=PLAN, flush_bytes=FLUSH_BYTES, on_progress=lambda done, total: seen.append((done, total))
+        widths=WIDTHS, plan=PLAN, flush_bytes=FLUSH_BYTES, progress=lambda done, total, **_: seen.append((done, total))
     )
     assert seen == [(1, 2), (2, 2)]
     assert torch.get_num_threads() == 2

@@ -60,7 +60,7 @@ def core_group(width: int) -> Group:
 
 
 def live_group(pace: str) -> Group:
-    names = ("frame to result", "read, align, copy", "region, crop, resize", "engine", "wait for the frame")
+    names = ("frame to result", "read", "preprocess", "infer", "wait")
     return Group(
         scope="frame to result", name=pace, series=tuple(series(name, around_ns=1e6, shape=(90, 1)) for name in names)
     )

@@ -238,7 +238,7 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     notes = json.loads(ended.stdout)["notes"]
-    assert notes[0].startswith("2 folds have classes without a pair that is tested: fold ")
+    assert notes[0].startswith("2 folds have classes without a test pair: fold ")
     assert notes[0].endswith(" tests no pair of blue_near") and len(notes) == 2
     assert notes[1].startswith("half of the images are mirrored: no class name speaks of a side")
     report = (tmp_path / "out/report.md").read_text()

@@ -84,7 +84,7 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
     # Another table and another protocol use the same converted data, and stand beside the first.
     converted = (tmp_path / "out/data/dataset.json").stat().st_mtime_ns
     fourth = run(variants=["depth-scratch"], table=4, by="sequence")
-    assert fourth.folder.name == "table4-by-instance" and fourth.done.num_leaking == 0
+    assert fourth.folder.name == "table4-by-sequence" and fourth.done.num_leaking == 0
     assert "| 73.87 |" in fourth.report.read_text() and "Leaks" not in fourth.report.read_text()
     trials = run(variants=["depth-scratch"], by="trials").done
     assert trials.num_folds == 10 and trials.num_leaking == 0
@@ -146,7 +146,9 @@ def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washingto
     assert "at most 1 epoch (early stop after 1 without" in text
     results = [json.loads(path.read_text()) for path in (tmp_path / "every/table4-by-frame/folds").glob("*.json")]
     assert all(result["num_train"] + result["num_test"] < 36 for result in results)  # the rest is watched
-    with pytest.raises(UserError, match="fold 1 leaves one group of each class to train .*or leave early stop off"):
+    with pytest.raises(
+        UserError, match="fold 1 has only one group of each class for training .*or turn early stopping off"
+    ):
         run(tmp_path / "every", samples="all", early_stop=1, by="trials")  # one instance of each class trains
 
 
@@ -215,7 +217,7 @@ def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     assert value["num_leaking_folds"] == 0 and [test["baseline"] for test in value["paired_tests"]] == ["naive-small"]
     description = json.loads((tmp_path / "out/data/dataset.json").read_text())["source"]
     assert len(description["subjects"]) == 4 and description["levels"] == [3, 4] and description["pairs"] == 4 * 6
-    with (tmp_path / "out/table1-by-instance/report.csv").open() as file:
+    with (tmp_path / "out/table1-by-sequence/report.csv").open() as file:
         paper = {row["variant"]: row["paper"] for row in csv.DictReader(file)}
     assert paper == {"depth-scratch": "0.8472", "gated-small": "", "naive-small": ""}
 
@@ -229,7 +231,7 @@ def test_what_is_not_the_papers_is_refused(washington_tree: Path, bu3dfe_tree: P
             "washington",
             washington_tree,
             {},
-            "4500 samples were asked for, the set has 36 pairs: give --samples 36 or fewer; .*--quick",
+            "4500 samples were requested, but the set has 36 pairs: give --samples 36 or fewer; .*--quick",
         ),
         ("bu3dfe", bu3dfe_tree, {}, "5 subject.*the paper's 60 were expected; --samples N or"),
     ):

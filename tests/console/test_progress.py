@@ -1,15 +1,17 @@
-"""What a training shows on a terminal, with a stream that says it is one."""
+"""What the command line shows while the library works: bars on a stream that says it is a terminal, lines elsewhere, and messages."""
 
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from edgefuse.console.progress import TrainingDisplay
+from edgefuse.console.messages import messages_shown, muted
+from edgefuse.console.progress import TrainingDisplay, counting
 from edgefuse.data.dataset import load, scan
 from edgefuse.data.folds import make_folds
 from edgefuse.errors import UserError
@@ -37,9 +39,49 @@ def test_the_bar_ends_with_the_training_whatever_ended_it(
         if ends == "error":
             with pytest.raises(UserError, match="the loss is"):
                 config = TrainConfig(size=32, epochs=3, batch_size=16, learning_rate=1e25)
-                train_on_dataset(rgbd, tmp_path / "run", config=config, parts=parts, listener=display)
+                train_on_dataset(rgbd, tmp_path / "run", config=config, parts=parts, callback=display)
         else:
-            done = train_on_dataset(rgbd, tmp_path / "run", config=QUICK, parts=parts, early_stop=2, listener=display)
+            done = train_on_dataset(rgbd, tmp_path / "run", config=QUICK, parts=parts, early_stop=2, callback=display)
             assert len(done.metrics["history"]) < QUICK.epochs
         assert threading.active_count() == before
-    assert "training" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert " of " in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_stage_has_its_count_and_its_bar_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    before = threading.active_count()
+    with messages_shown(), counting(unit="blocks") as progress:
+        assert threading.active_count() == before
+        for number in range(1, 8):
+            progress(number, 41, stage="measuring layers in FP16")
+        logging.getLogger("edgefuse_export.onnx.export").info("a line above the bar")
+        assert threading.active_count() == before + 1
+        (drawing,) = (thread for thread in threading.enumerate() if type(thread).__name__ == "_RefreshThread")
+        progress(41, 41, stage="measuring layers in FP16")
+        drawing.join(5)
+        assert not drawing.is_alive() and threading.active_count() == before
+        progress(1, None, stage="recording")
+    text = terminal.getvalue()
+    assert "41 of 41 blocks" in text and "recording" in text and "1 blocks" in text and "a line above the bar" in text
+
+
+def test_lines_come_at_quarters_and_begin_anew_with_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with counting(unit="blocks") as progress:
+        for stage in ("fp16", "int8"):
+            for number in range(1, 9):
+                progress(number, 8, stage=stage)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{stage}: {number} of 8 blocks" for stage in ("fp16", "int8") for number in (2, 4, 6, 8)]
+
+
+def test_what_the_library_logs_is_shown_by_the_command_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("edgefuse.training.trainer")
+    log.info("before")
+    with messages_shown():
+        log.info("50 %")
+        log.warning("%s is odd", "it")
+        log.debug("detail")
+        with muted("edgefuse.training"):
+            log.warning("of every fold")
+    log.info("after")
+    assert capsys.readouterr() == ("", "50 %\nwarning: it is odd\n")

@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_sample(pair: tuple[np.ndarray, np.ndarray]
     assert (run(pair, 5, **whole)[0] != run(pair, 6, **whole)[0]).any()
 
 
-def test_flip_mirrors_both_pictures_or_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_flip_mirrors_both_images_or_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
     mirrored = 0
     for seed in range(20):
         rgb, codes = run(pair, seed, flip=True)
@@ -77,7 +77,7 @@ def test_flip_mirrors_both_pictures_or_none(pair: tuple[np.ndarray, np.ndarray])
     assert 4 <= mirrored <= 16
 
 
-def test_dropout_kills_one_sensor_at_a_time_as_often_as_it_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_dropout_removes_one_sensor_at_a_time_at_its_rate(pair: tuple[np.ndarray, np.ndarray]) -> None:
     missing = np.array(
         [[not image.any() for image in run(pair, s, rgb_dropout=0.3, depth_dropout=0.2)] for s in range(400)]
     )
@@ -92,7 +92,7 @@ def test_depth_scaling_keeps_holes_and_ratios() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
-def test_holes_cover_the_share_that_was_asked_for(fraction: float) -> None:
+def test_holes_cover_the_requested_fraction(fraction: float) -> None:
     codes = np.full((96, 96), 1000, np.uint16)
     punched = punch_holes(codes, fraction=fraction, rng=np.random.default_rng(0))
     assert abs((punched == 0).mean() - fraction) < 0.01
@@ -106,7 +106,7 @@ def test_colour_jitter_leaves_depth_alone_and_saturation_zero_point(pair: tuple[
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     varied = jitter_colour(grey, augmentation=Augmentation(white_balance=0), rng=np.random.default_rng(3))
     assert np.ptp(varied.astype(int), axis=2).max() <= 1  # grey has no saturation to change
-    assert (np.diff(varied[0, :, 0].astype(int)) >= 0).all()  # and brighter stays brighter
+    assert (np.diff(varied[0, :, 0].astype(int)) >= 0).all()  # and the order of brightness is kept
 
 
 def test_sided_labels_are_not_mirrored() -> None:
@@ -114,7 +114,7 @@ def test_sided_labels_are_not_mirrored() -> None:
     assert labels_with_sides(("turn_Left", "turn_right"))
 
 
-def test_white_balance_colours_grey_and_grey_takes_colour_away() -> None:
+def test_white_balance_colours_grey_and_grey_removes_colour() -> None:
     grey = np.full((8, 8, 3), 100, np.uint8)
     varied = jitter_colour(grey, augmentation=replace(OFF, white_balance=0.2), rng=np.random.default_rng(3))
     spread = np.ptp(varied[0, 0].astype(int))
@@ -131,7 +131,7 @@ def test_moving_keeps_rgb_and_depth_together_and_invents_no_depth() -> None:
     turned_rgb, turned = move(rgb, depth, angle_deg=90)
     assert set(np.unique(turned)) == {400, 900}
     assert ((turned_rgb[..., 0] > 127) == (turned == 400)).mean() > 0.99
-    assert (turned == 400)[14:24, 10:20].all()  # counter-clockwise: right of the top goes to the left of the top
+    assert (turned == 400)[14:24, 10:20].all()  # counter-clockwise: from right of the top to left of the top
     _, shifted = move(rgb, depth, shift_xy=(5, 0))
     assert (shifted == 400)[10:20, 45:55].all()
     _, halved = move(rgb, depth, scale=0.5)
@@ -146,7 +146,7 @@ def test_depth_is_shifted_against_rgb_and_nothing_is_invented() -> None:
     np.testing.assert_array_equal(shift_depth(codes, 0, 0), codes)
 
 
-def test_misalignment_and_blur_touch_one_picture_only(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_misalignment_and_blur_change_one_image_only(pair: tuple[np.ndarray, np.ndarray]) -> None:
     rgb, codes = run(pair)
     moved_rgb, moved_codes = run(pair, misalignment=0.2)
     np.testing.assert_array_equal(moved_rgb, rgb)

@@ -1,4 +1,4 @@
-"""The check finds what was put into a data set on purpose, lists bad pairs without stopping, and its montage shows all classes."""
+"""The check finds planted faults, lists bad pairs without stopping, and its montage shows all classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GESTURES = Path(__file__).resolve().parents[3] / "shared/data/gestures"
 
 
 def scene(seed: int, *, side: int = 48) -> NDArray[np.uint8]:
-    """A picture of large patches; another seed, another scene."""
+    """An image of large patches; another seed gives another scene."""
     patches = np.random.default_rng(seed).integers(30, 200, (6, 6, 3), np.uint8)
     return np.asarray(cv2.resize(patches, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
@@ -84,7 +84,7 @@ def test_bad_pairs_are_listed_without_stopping(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_the_same_scene_in_two_instances_is_found_although_light_and_noise_differ(tmp_path: Path) -> None:
+def test_the_same_scene_in_two_sequences_is_found_in_different_light_and_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in "01":
         write(tmp_path, "cup", "a", name, scene(1), ramp())
@@ -99,7 +99,7 @@ def test_the_same_scene_in_two_instances_is_found_although_light_and_noise_diffe
     assert {leak.first.rsplit("/", 1)[0], leak.second.rsplit("/", 1)[0]} == {"cup/a", "cup/b"}
 
 
-def test_frames_of_one_take_are_no_leak_whatever_their_class(tmp_path: Path) -> None:
+def test_frames_of_one_sequence_are_no_leak_in_any_class(tmp_path: Path) -> None:
     for label in ("cup", "ball"):
         for name in "01":
             write(tmp_path, label, "take1", name, scene(1), ramp())
@@ -107,15 +107,15 @@ def test_frames_of_one_take_are_no_leak_whatever_their_class(tmp_path: Path) -> 
     assert check([tmp_path])[0].leaks == ()
 
 
-def test_near_duplicates_can_be_counted_across_people_alone(tmp_path: Path) -> None:
-    """The same scene in two takes of one person, and another one in takes of two people."""
+def test_near_duplicates_can_be_counted_only_across_people(tmp_path: Path) -> None:
+    """The same scene in two sequences of one person, and another one in sequences of two people."""
     for sequence, seed in (("s1_a", 1), ("s1_b", 1), ("s1_c", 2), ("s2_a", 2), ("s2_b", 3)):
         write(tmp_path, "cup", sequence, "0", scene(seed), ramp())
     assert check([tmp_path])[0].num_leaking == 4
     report = check([tmp_path], by=r"^(s\d+)_")[0]
     assert [leak.groups for leak in report.leaks] == [("s1", "s2")]
     assert (report.num_leaking, report.num_groups) == (2, 2)
-    for by, words in (("frame", "was expected"), (r"^(p\d+)_", "finds no group in 5 instance name")):
+    for by, words in (("frame", "was expected"), (r"^(p\d+)_", "finds no group in 5 sequence name")):
         with pytest.raises(UserError, match=words):
             check([tmp_path], by=by)
 
@@ -140,13 +140,13 @@ def test_depth_that_is_probably_wrong_is_warned_of(
     assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True))
 
 
-def test_dark_pictures_are_no_twins() -> None:
+def test_dark_images_are_no_near_duplicates() -> None:
     dark = np.random.default_rng(0).normal(2, 0.5, (4, THUMBNAIL**2)).astype(np.float32)
     dark[1] = dark[0]
     assert closest_twins(dark, ["a", "b", "c", "d"]) == []
 
 
-def test_twins_are_found_across_blocks() -> None:
+def test_near_duplicates_are_found_across_blocks() -> None:
     thumbnails = np.random.default_rng(0).uniform(0, 255, (2500, 64)).astype(np.float32)
     thumbnails[2400] = thumbnails[3]
     groups = ["a"] * 1200 + ["b"] * 1300
@@ -174,13 +174,13 @@ def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> Non
     assert image.shape == (2 * height, 2 * 42, 3)
     middle = 38 + CAPTION_PX
     middles = {"a": (middle, 20), "b": (middle, 62), "c": (height + middle, 20)}
-    assert image[18 : 18 + CAPTION_PX, :40].max() > 100  # the instance's name
+    assert image[18 : 18 + CAPTION_PX, :40].max() > 100  # the sequence's name
     assert (
         image[18 + CAPTION_PX + 80 : 18 + 2 * CAPTION_PX + 80, :40].max() > 100
     )  # and which depths the colours stand for
     for label, (row, column) in middles.items():
         assert image[row, column].tolist() == list(colours[label])
-        assert image[row, column - 18].tolist() == [0, 0, 0]  # beside the narrow picture
+        assert image[row, column - 18].tolist() == [0, 0, 0]  # next to the narrow image
         assert len(np.unique(image[row + 40, column - 8 : column + 8], axis=0)) > 5  # the ramp's colours
     with pytest.raises(UserError, match="no pair"):
         montage(dataset.subset([]), tmp_path / "m.png")
@@ -207,7 +207,7 @@ def test_commands_convert_and_check(tmp_path: Path) -> None:
     assert "cup" in spoilt.stdout and "depth: p1" in spoilt.stdout and "Traceback" not in spoilt.stderr
 
 
-def test_recorded_takes_have_no_twins_in_other_takes() -> None:
+def test_recorded_sequences_have_no_near_duplicates_in_other_sequences() -> None:
     if not GESTURES.is_dir():
         if os.environ.get("CI"):
             pytest.fail(f"{GESTURES} is absent, and CI must have it")
@@ -228,7 +228,7 @@ def test_depth_outside_the_range_of_the_training_is_warned_of(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["none", "few", "constant", "black", "grey"])
-def test_a_sensor_that_gave_nothing_in_most_pairs_of_a_class_is_warned_of(kind: str, tmp_path: Path) -> None:
+def test_a_sensor_missing_in_most_pairs_of_a_class_is_warned_of(kind: str, tmp_path: Path) -> None:
     rgb, depth = scene(1), ramp()
     if kind in ("black", "grey"):
         rgb = np.full((48, 48, 3), 0 if kind == "black" else 120, np.uint8)
@@ -251,7 +251,7 @@ def test_a_sensor_that_gave_nothing_in_most_pairs_of_a_class_is_warned_of(kind: 
     assert found[0].startswith("RGB is missing" if kind in ("black", "grey") else "depth is missing")
 
 
-def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
+def test_one_class_out_of_range_is_reported_even_if_the_set_is_in_range(tmp_path: Path) -> None:
     for number in range(24):
         write(tmp_path, "cup", f"c{number}", "0", scene(number), ramp())
     write(tmp_path, "ball", "b1", "0", scene(99), ramp() + 1500)
@@ -273,13 +273,13 @@ def test_the_same_pixels_under_two_names_are_warned_of_by_check_and_by_load(tmp_
     write(tmp_path / "b", "ball", "t4", "0", scene(3), ramp())
     other = cv2.imencode(".png", scene(1)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
     assert other != (tmp_path / "a/ball/t/0_rgb.png").read_bytes()
-    (tmp_path / "a/ball/t/0_rgb.png").write_bytes(other)  # the same pixels in other bytes
+    (tmp_path / "a/ball/t/0_rgb.png").write_bytes(other)  # the same pixels in a different file
     for found in (
         check([tmp_path / "a", tmp_path / "b"])[0].warnings,
         load(scan([tmp_path / "a", tmp_path / "b"])).dataset.warnings,
     ):
         assert len(found) == 3 and all(text.startswith("1 pair(s) have the same pixels") for text in found)
-        for text, words in zip(found, ("under two classes", "in two sequences", "of two folders"), strict=True):
+        for text, words in zip(found, ("in two classes", "in two sequences", "of two folders"), strict=True):
             assert words in text
         assert "ball/t/0_rgb.png" in found[0] and "cup/t3/0_rgb.png" in found[1]
 
@@ -289,7 +289,7 @@ def test_one_rgb_image_under_two_classes_with_another_depth_is_warned_of_by_chec
         write(tmp_path, label, "t", f"{seed}{more}", scene(seed), ramp() + more)
     for found in (check([tmp_path])[0].warnings, load(scan([tmp_path])).dataset.warnings):
         (text,) = found
-        assert text.startswith("1 pair(s) have the same RGB image as another") and "with another depth" in text
+        assert text.startswith("1 pair(s) have the same RGB image as another") and "with different depth" in text
 
 
 def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_an_exif_orientation_is_counted(tmp_path: Path) -> None:
         data[:33] + (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
     )
     (warning,) = check([tmp_path])[0].warnings
-    assert warning.startswith("1 pair(s) carry an EXIF orientation") and "0_rgb.png" in warning
+    assert warning.startswith("1 pair(s) have an EXIF orientation") and "0_rgb.png" in warning
 
 
 def test_strict_makes_warnings_and_near_duplicates_errors(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_montage_replaces_nothing_without_force_and_no_data_ever(tmp_path: Pat
     assert edgefuse("data", "check", data, "--montage", tmp_path / "photo.png", "--force").returncode == 0
     assert (tmp_path / "photo.png").read_bytes() != b"mine"
     (data / "own.png").unlink()
-    for force in ((), ("--force",)):  # in the root itself, where it counts as no image of the data
+    for force in ((), ("--force",)):  # also in the root, where it is not an image of the data
         done = edgefuse("data", "check", data, "--montage", data / "montage.png", "--strict", *force)
         assert done.returncode == 0, done.stdout + done.stderr
     assert edgefuse("data", "check", data, "--montage", data / "montage.png").returncode == 2

@@ -17,13 +17,13 @@ def make_pair(root: Path, label: str = "cup", sequence: str = "a", name: str = "
     return root / label / sequence / f"{name}_rgb.png"
 
 
-def test_a_pair_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_pair_survives_a_round_trip(tmp_path: Path) -> None:
     path = make_pair(tmp_path)
     rgb, depth = read_pair(path, path.with_name("0_depth.png"))
     assert rgb[0, 0].tolist() == [250, 20, 30] and depth.dtype == np.uint16 and depth[0, 0] == 1234
 
 
-def test_scan_finds_labels_instances_and_units(colour_and_range: Path) -> None:
+def test_scan_finds_labels_sequences_and_units(colour_and_range: Path) -> None:
     dataset = scan([colour_and_range])
     assert dataset.labels == ("blue_near", "red_far", "red_near")
     assert len(dataset.samples) == 60 and set(dataset.groups()) == {f"take{i}" for i in range(4)}
@@ -56,7 +56,7 @@ def test_roots_of_different_alignment_are_refused(tmp_path: Path) -> None:
         scan([tmp_path / "one", tmp_path / "two"])
 
 
-def test_incomplete_pairs_are_all_named_at_once(tmp_path: Path) -> None:
+def test_all_incomplete_pairs_are_listed(tmp_path: Path) -> None:
     for i in range(3):
         make_pair(tmp_path, name=str(i))
     (tmp_path / "cup/a/0_depth.png").unlink()
@@ -66,7 +66,7 @@ def test_incomplete_pairs_are_all_named_at_once(tmp_path: Path) -> None:
     assert [s.name for s in scan([tmp_path], skip_bad=True).samples] == ["1"]
 
 
-def test_bad_pictures_are_all_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
+def test_all_bad_images_are_listed_and_can_be_skipped(tmp_path: Path) -> None:
     for i in range(5):
         make_pair(tmp_path, name=str(i))
     folder = tmp_path / "cup/a"
@@ -81,7 +81,7 @@ def test_bad_pictures_are_all_named_at_once_and_can_be_skipped(tmp_path: Path) -
     assert "4 bad" in text and "--skip-bad" in text
     for words in (
         "0_depth.png: depth is 8-bit",
-        "RGB is 10x12, its depth 10x9",
+        "RGB is 10x12, but its depth is 10x9",
         "2_rgb.png: not a readable",
         "with 3 channel",
     ):
@@ -91,7 +91,7 @@ def test_bad_pictures_are_all_named_at_once_and_can_be_skipped(tmp_path: Path) -
     assert len(rgbd.dataset.left_out) == 4 and "0_depth.png" in rgbd.dataset.left_out[0]
 
 
-def test_the_digest_knows_bytes_and_place_but_not_the_root(colour_and_range: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_bytes_and_place_but_not_on_the_root(colour_and_range: Path, tmp_path: Path) -> None:
     digest = load(scan([colour_and_range])).dataset.digest
     moved = tmp_path / "elsewhere"
     shutil.copytree(colour_and_range, moved)

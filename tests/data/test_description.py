@@ -23,7 +23,7 @@ def write(root: Path, value: Any) -> Path:
     return root
 
 
-def test_what_was_written_comes_back(tmp_path: Path) -> None:
+def test_a_written_description_survives_a_round_trip(tmp_path: Path) -> None:
     write_description(tmp_path, depth_unit_m=0.0001, align="depth", region="10,20,30,40", camera={"serial": "1"})
     assert describe(tmp_path) == Description(depth_unit_m=0.0001, align="depth", region="10,20,30,40")
 
@@ -86,26 +86,26 @@ def test_other_keys_are_left_alone(tmp_path: Path, found: dict[str, Any]) -> Non
     ],
     ids=str,
 )
-def test_a_key_that_would_go_unheard_is_refused(tmp_path: Path, found: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="would go unheard"):
+def test_a_key_that_would_be_ignored_is_refused(tmp_path: Path, found: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="would be ignored"):
         describe(write(tmp_path, found))
 
 
 @pytest.mark.parametrize("written", [0, 2, 99])
 def test_another_format_is_refused(tmp_path: Path, written: int) -> None:
-    with pytest.raises(UserError, match=f"format {written}, this version of edgefuse reads format 1"):
+    with pytest.raises(UserError, match=f"format {written}, but this version of edgefuse reads format 1"):
         describe(write(tmp_path, {"format": written, "depth_unit_m": 0.0001}))
 
 
 @pytest.mark.parametrize("region", ["centre of it", "", "1,2,3", "1,2,0,4", "1, 2, 3, 4", "roi.json", "auto"])
-def test_a_region_of_no_known_kind_is_refused(tmp_path: Path, region: str) -> None:
+def test_an_unknown_kind_of_region_is_refused(tmp_path: Path, region: str) -> None:
     with pytest.raises(UserError, match="has the region .*whole, center, nearest, file or x,y,w,h"):
         describe(write(tmp_path, {"region": region}))
 
 
 def test_a_description_in_another_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Dataset.JSON").write_text('{"depth_unit_m": 0.0001}')
-    with pytest.raises(UserError, match=r"Dataset\.JSON goes unheard"):
+    with pytest.raises(UserError, match=r"Dataset\.JSON would be ignored"):
         describe(tmp_path)
     (tmp_path / "Dataset.JSON").rename(tmp_path / "dataset.json")
     (tmp_path / "train").mkdir()
@@ -115,7 +115,7 @@ def test_a_description_in_another_place_is_refused(tmp_path: Path) -> None:
     assert describe(tmp_path / "train") == Description()
 
 
-def test_a_link_to_nowhere_is_no_absent_description(tmp_path: Path) -> None:
+def test_a_broken_link_is_not_a_missing_description(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match="missing"):
         describe(tmp_path)
@@ -127,7 +127,7 @@ def test_a_link_to_nowhere_is_no_absent_description(tmp_path: Path) -> None:
     region=st.sampled_from([None, "whole", "center", "nearest", "file", "-1,2,30,4"]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_any_description_comes_back(tmp_path: Path, unit_m: float, align: Any, region: str | None) -> None:
+def test_any_description_survives_a_round_trip(tmp_path: Path, unit_m: float, align: Any, region: str | None) -> None:
     write_description(tmp_path, depth_unit_m=unit_m, align=align, region=region)
     assert describe(tmp_path) == Description(depth_unit_m=unit_m, align=align, region=region)
 

@@ -1,4 +1,4 @@
-"""Folds: nothing stands on both sides, each sample is tested once, and what cannot be divided is refused by name."""
+"""Folds: no group is on both sides, each sample is tested once, and impossible divisions are refused with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgefuse.errors import UserError
 
 
 def dataset_of(sequences: list[tuple[str, str, int]]) -> Dataset:
-    """A data set that exists in memory only, from (label, instance, frames)."""
+    """A data set in memory only, from (label, sequence, frames)."""
     labels = tuple(sorted({label for label, _, _ in sequences}))
     samples = tuple(
         Sample(
@@ -50,7 +50,7 @@ def samples_tested(folds: Folds) -> list[int]:
     shared_names=st.booleans(),
     seed=st.integers(0, 50),
 )
-def test_no_instance_stands_on_two_sides(
+def test_no_sequence_is_on_two_sides(
     frames: list[list[int]], num_folds: int, fraction: float, shared_names: bool, seed: int
 ) -> None:
     sequences = [
@@ -61,9 +61,7 @@ def test_no_instance_stands_on_two_sides(
     dataset = dataset_of(sequences)
     try:
         folds = make_folds(dataset, num_folds=num_folds, by="sequence", seed=seed, validation_fraction=fraction)
-    except (
-        UserError
-    ) as error:  # a class that would not be trained, or too few groups: the refusals have tests of their own
+    except UserError as error:  # an untrained class, or too few groups: other tests check these errors
         assert any(word in str(error) for word in ("no training pair", "use fewer folds"))
         assume(False)
     sequences = dataset.groups()
@@ -88,7 +86,7 @@ def test_an_expression_names_the_person() -> None:
     assert folds.num_leaking == 0 and samples_tested(folds) == list(range(48))
 
 
-def test_folds_by_frame_leak_and_say_so() -> None:
+def test_folds_by_frame_leak_and_report_it() -> None:
     folds = make_folds(PEOPLE, num_folds=3, by="frame")
     assert folds.num_leaking == 3 and samples_tested(folds) == list(range(48))
     for parts in folds.splits:
@@ -102,7 +100,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_the_folds_of_a_seed_are_the_same_with_every_scikit_learn() -> None:
-    """These are the ones of 1.8 and newer; 1.7 alone gave the same folds for every seed where all groups are alike."""
+    """The folds of scikit-learn 1.8 and newer. Version 1.7 gives the same folds for every seed if all groups are alike."""
     tested = [
         sorted({PEOPLE.samples[i].sequence for i in parts.test})
         for parts in make_folds(PEOPLE, num_folds=4, by="sequence", seed=1).splits
@@ -123,8 +121,8 @@ def test_the_folds_of_a_seed_are_the_same_with_every_scikit_learn() -> None:
         (25, "frame", "no class has 25 pairs"),
         (1, "sequence", "2 or more"),
         (2, r"^s\d+_", "has no group"),
-        (2, r"^(s\d", "no regular expression"),
-        (2, r"^(s[12])_", r"no group in 4 instance name\(s\): s3_clip1"),
+        (2, r"^(s\d", "not a regular expression"),
+        (2, r"^(s[12])_", r"no group in 4 sequence name\(s\): s3_clip1"),
     ],
 )
 def test_folds_that_cannot_be_made_are_refused(num_folds: int, by: str, words: str) -> None:
@@ -140,13 +138,13 @@ def test_a_class_that_a_fold_would_not_train_is_named() -> None:
 
 def test_validation_samples_need_a_group_of_their_own() -> None:
     dataset = dataset_of([(label, sequence, 3) for label in "ab" for sequence in ("t1", "t2")])
-    with pytest.raises(UserError, match=r"leaves one group of each class to train and to take validation samples from"):
+    with pytest.raises(UserError, match=r"has only one group of each class for training and validation"):
         make_folds(dataset, num_folds=2, by="sequence", validation_fraction=0.15)
     for parts in make_folds(dataset, num_folds=2, by="frame", validation_fraction=0.15).splits:
         assert len(parts.validation) == 2 and len(parts.train) == 4
 
 
-def test_ready_made_splits_may_not_tear_an_instance_apart_unless_by_frame() -> None:
+def test_ready_made_splits_may_divide_a_sequence_only_by_frame() -> None:
     first = {i for i, sample in enumerate(PEOPLE.samples) if sample.sequence == "s1_clip1"}
     torn = min(first)
     rest = tuple(i for i in range(48) if i not in first)
@@ -155,7 +153,7 @@ def test_ready_made_splits_may_not_tear_an_instance_apart_unless_by_frame() -> N
     leaking = Split(train=(*rest, torn), validation=(), test=tuple(sorted(first - {torn})))
     watched = Split(train=rest, validation=(torn,), test=leaking.test)
     for parts in (leaking, watched):
-        with pytest.raises(UserError, match="fold 1 has frames of 1 instance.* such as s1_clip1"):
+        with pytest.raises(UserError, match="fold 1 has frames of 1 sequence.* such as s1_clip1"):
             folds_of_splits(PEOPLE, [parts], by="trials")
         assert folds_of_splits(PEOPLE, [parts], by="frame").num_leaking == 1
 
@@ -173,12 +171,10 @@ def test_classes_that_folds_do_not_test_are_one_line() -> None:
     )
     folds = make_folds(dataset, num_folds=5, by="sequence")
     (note,) = folds.notes
-    assert note.startswith("3 folds have classes without a pair that is tested: fold ") and note.endswith(
-        "tests no pair of rare"
-    )
+    assert note.startswith("3 folds have classes without a test pair: fold ") and note.endswith("tests no pair of rare")
 
 
-def test_validation_pairs_hold_every_class_that_can_spare_some() -> None:
+def test_validation_pairs_include_every_class_with_enough_groups() -> None:
     dataset = dataset_of(
         [("often", f"o{sequence}", 4) for sequence in range(12)]
         + [("rare", f"r{sequence}", 2) for sequence in range(4)]

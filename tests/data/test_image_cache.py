@@ -1,4 +1,4 @@
-"""Images that do not fit into memory are read again, and nobody sees a difference."""
+"""Images that do not fit into memory are read again, with the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgefuse.io.memory import available_bytes
 
 
 @pytest.mark.parametrize("num_bytes", [0, 40 * 40 * 5 * 7, 1 << 40])
-def test_what_is_kept_makes_no_difference(colour_and_range: Path, num_bytes: int) -> None:
+def test_results_do_not_depend_on_what_is_cached(colour_and_range: Path, num_bytes: int) -> None:
     all_kept = load(scan([colour_and_range]), budget=Budget(1 << 40))
     rgbd = load(scan([colour_and_range]), budget=Budget(num_bytes))
     assert isinstance(rgbd.rgb, Images) and rgbd.rgb.num_on_disk() == max(0, 60 - num_bytes // (40 * 40 * 5))
@@ -56,8 +56,8 @@ def test_a_limit_of_the_address_space_counts() -> None:
         assert available_bytes() > 1 << 20
 
 
-def test_large_images_are_loaded_in_less_memory_than_they_take(tmp_path: Path) -> None:
-    """24 pairs of 4 megapixels take 480 MB decoded; the process gets 1 GB of address space beyond what its imports take."""
+def test_large_images_are_loaded_in_less_memory_than_their_size(tmp_path: Path) -> None:
+    """24 pairs of 4 megapixels take 480 MB decoded; the process may use 1 GB of address space in addition to its imports."""
     rgb, depth = np.zeros((2000, 2000, 3), np.uint8), np.ones((2000, 2000), np.uint16)
     cv2.circle(rgb, (900, 900), 500, (200, 10, 10), -1)
     for number in range(24):

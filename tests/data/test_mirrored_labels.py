@@ -1,4 +1,4 @@
-"""Which class names speak of a side: word by word, in several languages, and with whom they stand."""
+"""Class names that contain a side: word by word, in several languages, and together with the other names."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ from edgefuse.data.mirrored_labels import labels_with_sides
         ("<", ">"),
     ],
 )
-def test_names_that_speak_of_sides(names: tuple[str, ...]) -> None:
+def test_names_with_sides(names: tuple[str, ...]) -> None:
     assert labels_with_sides(names) == names
     assert labels_with_sides(("cup", *names, "ball")) == names
 
@@ -110,11 +110,11 @@ def test_names_that_speak_of_sides(names: tuple[str, ...]) -> None:
         (),
     ],
 )
-def test_names_that_speak_of_none(names: tuple[str, ...]) -> None:
+def test_names_without_sides(names: tuple[str, ...]) -> None:
     assert labels_with_sides(names) == ()
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_any_name_is_read(names: list[str]) -> None:
+def test_any_name_is_accepted(names: list[str]) -> None:
     assert set(labels_with_sides(names)) <= set(names)
     assert "turn_left" in labels_with_sides([*names, "turn_left"])

@@ -1,4 +1,4 @@
-"""`--force` replaces what a command made as a whole, and never what somebody recorded, described or keeps there."""
+"""`--force` replaces complete data sets made by a command, and never anything recorded, described or added by the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgefuse.data.description import is_made_by_command, write_description
 from edgefuse.synth.rendered_set import write_dataset
 
 
-def test_a_data_set_that_a_command_made_is_told_from_an_owners(tmp_path: Path) -> None:
+def test_a_data_set_made_by_a_command_is_distinguished_from_the_users(tmp_path: Path) -> None:
     made = write_dataset(tmp_path / "made", num_pairs=8, size=32, num_workers=1)
     assert is_made_by_command(made)
     (made / "thesis.txt").touch()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefuse.data.dataset import Dataset, Sample
-from edgefuse.data.splits import split, untouched
+from edgefuse.data.splits import labels_without_samples, split
 from edgefuse.errors import UserError
 from edgefuse.io.text import some_of
 
@@ -40,7 +40,7 @@ def dataset_of(sequences: dict[str, list[str]], frames: int = 3) -> Dataset:
     validation_fraction=st.sampled_from([0.0, 0.15, 0.3]),
     seed=st.integers(0, 1000),
 )
-def test_no_group_stands_on_two_sides_and_nothing_is_lost(
+def test_no_group_is_on_two_sides_and_no_sample_is_lost(
     num_classes: int, num_sequences: int, shared: bool, test_fraction: float, validation_fraction: float, seed: int
 ) -> None:
     sequences = {
@@ -55,7 +55,7 @@ def test_no_group_stands_on_two_sides_and_nothing_is_lost(
     assert bool(parts.test) == (test_fraction > 0) and bool(parts.validation) == (validation_fraction > 0)
 
 
-def test_exclude_holds_out_by_instance_or_by_class_and_instance() -> None:
+def test_exclude_holds_out_by_sequence_or_by_class_and_sequence() -> None:
     dataset = dataset_of({"cup": ["s1_a", "s1_b", "s2_a"], "ball": ["s1_a", "s1_b", "s2_a"]})
     groups = dataset.groups()
     by_sequence = split(dataset, exclude=["s1_a"], validation_fraction=0)
@@ -75,15 +75,15 @@ def test_splits_are_the_same_for_the_same_seed() -> None:
 @pytest.mark.parametrize(
     ("sequences", "options", "word"),
     [
-        ({"cup": ["a", "b"]}, {}, "one class only"),
-        ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no instance matches 'z\\*'"),
+        ({"cup": ["a", "b"]}, {}, "only one class"),
+        ({"cup": ["a"], "ball": ["b"]}, {"exclude": ["z*"]}, "no sequence matches 'z\\*'"),
         (
             {"cup": ["a"], "ball": ["b"]},
             {"exclude": ["a"], "validation_fraction": 0},
             "no training sample is left of cup",
         ),
         ({"cup": ["a"], "ball": ["a"]}, {"validation_fraction": 0.2}, "1 group"),
-        ({"cup": ["a"], "ball": ["b"]}, {"test_fraction": 0.6}, "share is 0.6"),
+        ({"cup": ["a"], "ball": ["b"]}, {"test_fraction": 0.6}, "fraction is 0.6"),
     ],
 )
 def test_impossible_splits_are_refused(sequences: dict[str, list[str]], options: dict[str, object], word: str) -> None:
@@ -99,7 +99,7 @@ def test_impossible_splits_are_refused(sequences: dict[str, list[str]], options:
     validation_fraction=st.sampled_from([0.0, 0.15]),
     seed=st.integers(0, 100),
 )
-def test_a_class_that_can_spare_a_group_is_tested_and_validated(
+def test_a_class_with_enough_groups_is_tested_and_validated(
     frames: list[list[int]], shared: bool, test_fraction: float, validation_fraction: float, seed: int
 ) -> None:
     samples = [
@@ -113,39 +113,45 @@ def test_a_class_that_can_spare_a_group_is_tested_and_validated(
     labels = tuple(f"c{c}" for c in range(len(frames)))
     dataset = Dataset(roots=(Path(),), labels=labels, samples=tuple(samples), align="color")
     parts = split(dataset, test_fraction=test_fraction, validation_fraction=validation_fraction, seed=seed)
-    assert untouched(dataset, parts.train) == []
-    if not shared:  # where classes share takes, holding one class's out may take another's
-        assert untouched(dataset, parts.test) == []
-        assert not validation_fraction or untouched(dataset, parts.validation) == []
+    assert labels_without_samples(dataset, parts.train) == []
+    if not shared:  # if classes share sequences, holding out one class's sequence may hold out another's
+        assert labels_without_samples(dataset, parts.test) == []
+        assert not validation_fraction or labels_without_samples(dataset, parts.validation) == []
 
 
-def test_a_rare_class_is_tested_beside_a_frequent_one() -> None:
+def test_a_rare_class_is_tested_as_well_as_a_frequent_one() -> None:
     dataset = dataset_of({"good": [f"g{i}" for i in range(10)], "bad": ["b0", "b1"], "once": ["o0"]})
     for seed in range(10):
         parts = split(dataset, test_fraction=0.25, seed=seed)
-        assert untouched(dataset, parts.test) == ["once"]
-        assert untouched(dataset, parts.validation) == ["bad", "once"]  # its second take is needed to learn from
+        assert labels_without_samples(dataset, parts.test) == ["once"]
+        assert labels_without_samples(dataset, parts.validation) == [
+            "bad",
+            "once",
+        ]  # its second sequence is needed for training
         assert 6 <= len(parts.test) <= 15
 
 
-def test_many_rare_classes_are_all_tested_in_a_share_that_one_fold_could_not_hold() -> None:
+def test_many_rare_classes_are_all_tested_although_one_fold_is_too_small() -> None:
     dataset = dataset_of({f"c{c:02d}": [f"c{c}t{t}" for t in range(3)] for c in range(30)}, frames=1)
     parts = split(dataset, test_fraction=0.1, validation_fraction=0.1)
     assert (
-        untouched(dataset, parts.test) == untouched(dataset, parts.validation) == untouched(dataset, parts.train) == []
+        labels_without_samples(dataset, parts.test)
+        == labels_without_samples(dataset, parts.validation)
+        == labels_without_samples(dataset, parts.train)
+        == []
     )
 
 
-def test_sets_of_single_images_are_split_where_they_can_be() -> None:
-    """Fewer samples of a class than 1 / share, which scikit-learn refuses."""
+def test_sets_of_single_images_are_split_if_possible() -> None:
+    """Fewer samples of a class than 1 / fraction, which scikit-learn refuses."""
     dataset = dataset_of({"a": [f"a{i}" for i in range(5)], "b": [f"b{i}" for i in range(5)]}, frames=1)
     assert len(split(dataset).validation) == 2
     two = dataset_of({"a": ["a0", "a1"], "b": ["b0", "b1"]}, frames=1)
     parts = split(two, test_fraction=0.25)
     assert len(parts.test) == 2 and parts.validation == ()
-    with pytest.raises(UserError, match="each is the only one of a class: record another take"):
+    with pytest.raises(UserError, match="is the only one of a class: record another sequence"):
         split(dataset_of({"a": ["a0"], "b": ["b0"]}, frames=1), test_fraction=0.25)
 
 
-def test_names_are_counted_and_not_listed_without_end() -> None:
+def test_long_lists_of_names_are_shortened() -> None:
     assert some_of(["a", "b"]) == "a, b" and some_of([f"c{i}" for i in range(300)]).endswith("c4 and 295 more")

@@ -15,6 +15,7 @@ from engine_scenes import GPU, host_opener
 
 import edgefuse_export.tensorrt.build as tensorrt_module
 from edgefuse.bundle import open_bundle
+from edgefuse.console.messages import messages_shown
 from edgefuse_export.tensorrt.build import BuildOptions, build_engine
 from fake_tensorrt import FakeTensorRT
 
@@ -33,12 +34,10 @@ def main(folder: Path, precision: str, build_s: float, flag: Path | None) -> Non
     print("ready", file=sys.stderr, flush=True)
     while flag is not None and not flag.exists():
         time.sleep(0.02)
-    summary = build_engine(
-        folder,
-        BuildOptions(precision=precision),
-        open_plan=host_opener(fake, open_bundle(folder)),
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )
+    with messages_shown():
+        summary = build_engine(
+            folder, BuildOptions(precision=precision), open_plan=host_opener(fake, open_bundle(folder))
+        )
     print(json.dumps({"built": summary.built, "name": summary.record.name, "num_builds": len(fake.builds)}))
 
 

@@ -28,10 +28,10 @@ from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, build_eng
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Decision
 from fake_tensorrt import FakeTensorRT
+from logs import logged
 from toy_bundle import make_toy_bundle, toy_answer
 
 GPU = Gpu(name="Fake Orin", compute_capability="8.7")
-VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 NUM_SAMPLES = 4
 SIZE = 32
 GATE_WIDTH = 4
@@ -115,7 +115,7 @@ class HostEngine:
 
     def __enter__(self) -> HostEngine:
         trt = self._fake.module
-        self._logger = trt.Logger()
+        self._logger = trt.ILogger()
         self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(self._plan.read_bytes())
         self._context = self._engine.create_execution_context()
         return self
@@ -153,8 +153,11 @@ def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) 
 
 def build(fake: FakeTensorRT, bundle: Bundle, *, said: list[str] | None = None, **options: Any) -> BuildSummary:
     """Build with these options; what it says goes into `said`."""
-    say = (lambda _text: None) if said is None else said.append
-    return build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle), say=say)
+    with logged() as lines:
+        summary = build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle))
+    if said is not None:
+        said += lines
+    return summary
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:

@@ -162,7 +162,7 @@ def test_a_plan_is_named_before_or_after_the_bundle_is_replaced_never_meanwhile(
         with held(bundle.folder / "manifest.json"):  # as an export does while it replaces the bundle
             thread.start()
             thread.join(0.5)
-            assert thread.is_available()
+            assert thread.is_alive()
             exported_again(bundle)
         thread.join(30)
     assert "exported again" in said[0] and plan_records(open_bundle(bundle.folder)) == ()

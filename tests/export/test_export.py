@@ -280,7 +280,7 @@ def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:
     [
         ({"format": 2}, "install a newer edgefuse"),
         ({"format": 0}, "export the run again"),
-        ({"framing": {"sha256": "0" * 64}}, "another way of cropping"),
+        ({"framing": {"sha256": "0" * 64}}, "another method of cropping"),
         ({"labels": None}, "labels = None, a list was expected"),
         ({"contract": {"size": 32}}, "lacks the field"),
         ({"files": {}}, "has no file 'model.onnx'"),

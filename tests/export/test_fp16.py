@@ -25,6 +25,7 @@ from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
 from edgefuse_export.onnx.fp16 import Fp16Model, fold_batchnorm, fp16_from_model, inside
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_session
+from logs import logged
 
 
 def half_of(model: FusionClassifier, *keep: str) -> Fp16Model:
@@ -185,8 +186,8 @@ def test_a_model_that_overflows_is_refused_and_can_be_kept(trained_run: Path, tm
     info = json.loads((run / "run.json").read_text())
     info["data"]["roots"] = [str(tmp_path / "gone")]
     (run / "run.json").write_text(json.dumps(info))
-    said: list[str] = []
-    summary = export_run(run, tmp_path / "b", precisions=("fp16",), keep_fp32=options, say=said.append)
+    with logged() as said:
+        summary = export_run(run, tmp_path / "b", precisions=("fp16",), keep_fp32=options)
     manifest = summary.bundle.manifest
     entry = manifest.parity["model.fp16.onnx"]
     assert all(inside(name, entry["fp32_modules"]) for name in ("decode", "encode", *options))

@@ -21,6 +21,7 @@ from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.fp16 import fp32_modules
 from edgefuse_export.onnx.layer_sensitivity import MAX_LAYERS, Kept, blocks_of, keep_until_it_holds, measure_drift
+from logs import logged
 
 LIMITS = Tolerance(probability=0.1, gate=0.1)
 
@@ -120,8 +121,13 @@ def test_fp16_keeps_the_block_in_which_it_drifts(trained_run: Path, tmp_path: Pa
     model = open_run(run).build_model()
     spoilt(model)
     write_weights(run, model)
-    said: list[str] = []
-    summary = export_run(run, tmp_path / "b", precisions=("fp16",), say=said.append)
+    seen: list[tuple[int, int | None, str]] = []
+    with logged() as said:
+        summary = export_run(
+            run, tmp_path / "b", precisions=("fp16",), progress=lambda *count, stage="": seen.append((*count, stage))
+        )
+    num_blocks = len(summary.bundle.manifest.parity["model.fp16.onnx"]["drift"])
+    assert seen == [(number + 1, num_blocks, "measuring layers in FP16") for number in range(num_blocks)]
     entry = summary.bundle.manifest.parity["model.fp16.onnx"]
     assert set(entry["kept_by_drift"]) == set(SPOILT) <= set(entry["fp32_modules"])
     assert all(entry["drift"][name] > 1 for name in SPOILT)
@@ -130,13 +136,13 @@ def test_fp16_keeps_the_block_in_which_it_drifts(trained_run: Path, tmp_path: Pa
 
 def test_int8_keeps_what_drifts_most_and_says_so(trained_run: Path, tmp_path: Path) -> None:
     """Limits under which the file as made fails, whatever it is off by, and a few blocks in FP32 pass."""
-    said: list[str] = []
     as_made = export_run(trained_run, tmp_path / "a", precisions=("int8",), num_calibration_frames=20)
     off = as_made.reports["model.int8.onnx"][0].together.max_probability_difference
     strict = {**TOLERANCES, "int8": Tolerance(probability=0.7 * off, gate=1.0)}
-    summary = export_run(
-        trained_run, tmp_path / "b", precisions=("int8",), num_calibration_frames=20, tolerances=strict, say=said.append
-    )
+    with logged() as said:
+        summary = export_run(
+            trained_run, tmp_path / "b", precisions=("int8",), num_calibration_frames=20, tolerances=strict
+        )
     entry = summary.bundle.manifest.parity["model.int8.onnx"]
     kept = entry["kept_by_drift"]
     assert kept == list(entry["drift"])[: len(kept)] and kept and set(kept) <= set(entry["fp32_modules"])

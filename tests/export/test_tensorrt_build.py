@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_scenes import GPU, VERSIONS, HostEngine, build, host_opener, installed, make_engine_bundle
+from engine_scenes import GPU, HostEngine, build, host_opener, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineOutputError, build_engine
@@ -19,7 +19,7 @@ from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.engine_cache import plan_records, read_plan, select_plan
-from fake_tensorrt import FakeTensorRT
+from fake_tensorrt import VERSIONS, FakeTensorRT
 
 
 @pytest.fixture(params=VERSIONS)
@@ -78,7 +78,7 @@ def test_the_runner_finds_what_was_built(new_fake: FakeTensorRT, bundle: Bundle)
         compute_capability=GPU.compute_capability,
         device_name=GPU.name,
     )
-    logger = new_fake.module.Logger()
+    logger = new_fake.module.ILogger()
     engine = new_fake.module.Runtime(logger).deserialize_cuda_engine(read_plan(built.bundle, record))
     assert engine is not None and record.batch_size == 1
 
@@ -133,7 +133,6 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
     fake = installed("10.3.0", monkeypatch)
     with Journal(tmp_path / "log") as journal:
         plan_from_onnx(
-            fake.module,
             tmp_path / "decoding.onnx",
             typing=typing_for(version=(10, 3), precision="fp16"),
             shapes={"depth": (1, 4, 4, 2)},
@@ -141,8 +140,7 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
             optimization_level=0,
             timing_cache=tmp_path / "timing.cache",
             journal=journal,
-            logger=new_logger(fake.module, journal),
-            on_progress=lambda _done, _total: None,
+            logger=new_logger(journal),
         )
     assert fake.builds[0]["held_in_float"] == held
 
@@ -244,12 +242,12 @@ def test_a_second_attempt_that_fails_is_the_end(bundle: Bundle, monkeypatch: pyt
 
 
 def test_progress_rises_to_the_end(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     build_engine(
         bundle.folder,
         BuildOptions(),
         open_plan=host_opener(new_fake, bundle),
-        on_progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total, **_: seen.append((done, total)),
     )
     percents = [done for done, _ in seen]
     assert percents == sorted(percents) and percents[-1] == 100 and len(set(percents)) >= 4
@@ -257,21 +255,21 @@ def test_progress_rises_to_the_end(new_fake: FakeTensorRT, bundle: Bundle) -> No
 
 
 def test_a_display_that_fails_does_not_end_the_build(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    def broken(done: int, _total: int) -> None:
+    def broken(done: int, _total: int | None, /, *, stage: str = "") -> None:
         if done < 100:
             raise RuntimeError("no terminal")
 
-    summary = build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=broken)
+    summary = build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=broken)
     assert summary.built
 
 
 def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    def interrupt(_done: int, _total: int) -> None:
+    def interrupt(_done: int, _total: int | None, /, *, stage: str = "") -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), on_progress=interrupt)
+        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
     # TensorRT was asked to stop: nothing was thrown through its frames.
     assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()

@@ -6,17 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from engine_scenes import VERSIONS, build, everything_in, installed, make_engine_bundle
+from engine_scenes import build, everything_in, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine_cache import plan_records, read_plan
 from fake_tensorrt import FakeTensorRT
-
-
-@pytest.fixture(params=VERSIONS)
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    return installed(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def tensorrt() -> str:
     from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
 
     try:
-        return str(load_tensorrt().__version__)
+        return load_tensorrt()
     except MissingPackageError as error:
         pytest.skip(str(error))
 

@@ -17,6 +17,7 @@ from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import GpuMemory
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
+from logs import logged
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples
@@ -51,8 +52,7 @@ def test_the_answers_are_the_stored_ones(
 
 
 def test_auto_takes_it(built: Bundle) -> None:
-    said: list[str] = []
-    with open_engine(built, say=said.append) as engine:
+    with logged() as said, open_engine(built) as engine:
         assert engine.description["engine"] == "tensorrt"
     assert said == ["engine: tensorrt"]
 

@@ -1,4 +1,4 @@
-"""The commit that made a result: the tree's own, marked when it differs, and none where git does not track it."""
+"""The commit that produced a result: that of the source tree, marked if files differ, None if git does not track it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_the_commit_is_that_of_the_tree_the_file_belongs_to(tmp_path: Path) -> N
     git("add", "mine.py")
     git("commit", "--quiet", "--no-verify", "--message", "one")
     assert git_revision(mine) == git("rev-parse", "HEAD")
-    assert git_revision(installed) is None  # somebody else's repository around it says nothing
+    assert git_revision(installed) is None  # an unrelated repository around it does not count
     mine.write_text("2\n")
     assert git_revision(mine) == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_words_are_short_and_keep_the_mark() -> None:
+def test_the_text_is_short_and_keeps_the_mark() -> None:
     assert git_revision_text("0123456789abcdef0123") == "0123456789ab"
     assert git_revision_text("0123456789abcdef0123-dirty") == "0123456789ab-dirty"
     assert git_revision_text(None) == "not a checkout"

@@ -1,4 +1,4 @@
-"""Every accepted format is whole or refused, whatever the OpenCV version makes of it; nothing turns one half of a pair."""
+"""Every accepted format is complete or refused, in every OpenCV version, and no image of a pair is rotated alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefuse.errors import UserError
-from edgefuse.io.image_files import look
-from edgefuse.io.images import has_mark, image_size, is_turned, read_depth, read_image, read_rgb, write_image
+from edgefuse.io.image_files import inspect_image
+from edgefuse.io.images import has_mark, has_orientation, image_size, read_depth, read_image, read_rgb, write_image
 
 RGB = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
 DEPTH = np.random.default_rng(0).integers(0, 65535, (24, 32), np.uint16)
@@ -28,7 +28,7 @@ def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
 
 
 def tiff(image: np.ndarray, *, orientation: int) -> bytes:
-    """A TIFF of one uncompressed strip behind its directory (TIFF 6.0, section 8), so that half a file still has its tags."""
+    """A TIFF with one uncompressed strip after its directory (TIFF 6.0, section 8), so that a truncated file still has its tags."""
     height, width = image.shape
     tags = {
         256: width,
@@ -61,22 +61,22 @@ def tiff(image: np.ndarray, *, orientation: int) -> bytes:
     ],
     ids=lambda data: f"{data[:2].hex()} {len(data)}",
 )
-def test_any_part_that_is_missing_is_noticed_and_trailing_bytes_are_not(data: bytes) -> None:
+def test_any_truncation_is_noticed_and_trailing_bytes_are_ignored(data: bytes) -> None:
     path = Path("x")
     assert image_size(data) == (32, 24) and read_image(path, data).shape[:2] == (24, 32)
     assert np.array_equal(read_image(path, data + b"\0 trailing"), read_image(path, data))
     for end in {*range(0, len(data) - 4, max(1, len(data) // 50)), len(data) - 4}:
         with pytest.raises(UserError, match="not a readable image"):
             read_image(path, data[:end])
-        assert look(data[:end]).problem is not None  # whatever the decoder does
+        assert inspect_image(data[:end]).problem is not None  # independent of the decoder
 
 
 @given(
     st.binary(max_size=200),
     st.sampled_from([b"", b"II*\0", b"MM\0*", b"BM", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe1", b"P5\n9 9\n255\n"]),
 )
-def test_any_bytes_are_looked_at_without_an_exception(data: bytes, start: bytes) -> None:
-    found = look(start + data)
+def test_any_bytes_are_checked_without_an_exception(data: bytes, start: bytes) -> None:
+    found = inspect_image(start + data)
     assert found.problem is None or "\n" not in found.problem
     assert found.orientation >= 1 or found.is_tiff
 
@@ -87,7 +87,7 @@ def test_other_formats_are_refused_by_name(image: bytes) -> None:
         read_rgb(Path("x.png"), image)
 
 
-def test_a_size_that_no_memory_holds_is_refused_in_every_format() -> None:
+def test_a_size_too_large_for_memory_is_refused_in_every_format() -> None:
     for data, place, size in (
         (encoded(".bmp", RGB), 18, struct.pack("<ii", 60000, 60000)),
         (encoded(".tif", DEPTH), None, b""),
@@ -104,8 +104,8 @@ def test_a_size_that_no_memory_holds_is_refused_in_every_format() -> None:
             read_image(Path("x"), changed)
 
 
-def test_a_tiff_that_would_be_turned_or_has_several_images_is_refused(tmp_path: Path) -> None:
-    """OpenCV obeys the orientation of a TIFF whatever is asked of it."""
+def test_a_tiff_with_an_orientation_or_several_images_is_refused(tmp_path: Path) -> None:
+    """OpenCV always applies the orientation of a TIFF."""
     assert np.array_equal(read_depth(tmp_path / "x.tif", tiff(DEPTH, orientation=1)), DEPTH)
     turned = tiff(DEPTH, orientation=3)
     assert np.array_equal(cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_UNCHANGED), DEPTH[::-1, ::-1])
@@ -121,11 +121,16 @@ def test_an_orientation_is_found_in_every_format_that_has_one() -> None:
     in_jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(EXIF) + 8) + b"Exif\0\0" + EXIF + jpeg[2:]
     chunk = b"EXIF" + struct.pack("<I", len(EXIF)) + EXIF
     in_webp = webp[:4] + struct.pack("<I", len(webp) - 8 + len(chunk)) + webp[8:] + chunk
-    assert is_turned(in_jpeg) and is_turned(in_webp) and not is_turned(jpeg) and not is_turned(webp)
+    assert (
+        has_orientation(in_jpeg)
+        and has_orientation(in_webp)
+        and not has_orientation(jpeg)
+        and not has_orientation(webp)
+    )
     assert np.array_equal(read_rgb(Path("x"), in_jpeg), read_rgb(Path("x"), jpeg))
 
 
-def test_what_does_not_fit_into_memory_is_no_damaged_image(tmp_path: Path) -> None:
+def test_an_image_that_does_not_fit_into_memory_is_not_reported_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     write_image(path, np.zeros((9000, 9000, 3), np.uint8))
     code = (
@@ -139,7 +144,7 @@ def test_what_does_not_fit_into_memory_is_no_damaged_image(tmp_path: Path) -> No
     assert "MemoryError" in done.stderr and "9000x9000 pixels do not fit" in done.stderr, done.stderr
 
 
-def test_a_mark_is_found_again_and_changes_no_pixel(tmp_path: Path) -> None:
+def test_a_mark_is_recognised_and_changes_no_pixel(tmp_path: Path) -> None:
     write_image(tmp_path / "x.png", RGB, mark="edgefuse test")
     assert has_mark(tmp_path / "x.png", "edgefuse test") and not has_mark(tmp_path / "x.png", "edgefuse other")
     assert np.array_equal(read_rgb(tmp_path / "x.png"), RGB) and not has_mark(tmp_path / "absent.png", "x")

@@ -1,4 +1,4 @@
-"""What crosses the program's edge: JSON, arrays, images, names, streams, and files of killed commands."""
+"""Input and output: JSON, arrays, images, names, streams, and files of killed commands."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_any_bytes_are_json_or_one_user_error(data: bytes) -> None:
 
 
 @given(JSON)
-def test_what_is_written_is_strict_json(value: Any) -> None:
+def test_written_json_is_strict(value: Any) -> None:
     assert parse_json(dumps({"value": value}), what="x").keys() == {"value"}
 
 
 @given(JSON)
-def test_fields_that_are_otherwise_are_one_user_error(value: Any) -> None:
+def test_fields_of_the_wrong_type_are_one_user_error(value: Any) -> None:
     spec = {"labels": [str], "size": int, "scale": float, "files": {str: {"sha256": str}}, "more": Optional(dict)}
     try:
         check_fields(value, spec, what="the manifest")
@@ -68,7 +68,7 @@ def test_fields_that_are_otherwise_are_one_user_error(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"a": {"b": 1.5}}, "a.b = 1.5, a text"),
+        ({"a": {"b": 1.5}}, "a.b = 1.5, a string"),
         ({"a": {}}, "lacks the field a.b"),
         ({}, "lacks the field a"),
         ({"a": []}, r"a = \[\], an object"),
@@ -82,7 +82,7 @@ def test_the_field_that_is_wrong_is_named(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("value", "kind"), [(True, int), (True, float), (1.0, int), (float("nan"), float), (10**400, float)]
 )
-def test_numbers_that_are_none_are_refused(value: Any, kind: type) -> None:
+def test_values_that_are_not_numbers_are_refused(value: Any, kind: type) -> None:
     with pytest.raises(UserError):
         check_fields({"n": value}, {"n": kind}, what="it")
 
@@ -102,7 +102,7 @@ def test_any_name_is_shown_on_one_line_of_utf_8(name: str) -> None:
 
 
 @given(ANY_TEXT)
-def test_a_name_is_a_folder_or_has_a_problem(name: str) -> None:
+def test_a_name_can_be_a_folder_or_has_a_problem(name: str) -> None:
     if name_problem(name) is None:
         assert Path("root", name).name == name
         os.fsencode(name)
@@ -135,7 +135,7 @@ DEPTH = np.random.default_rng(0).integers(0, 65535, (24, 32), np.uint16)
 
 
 @pytest.mark.parametrize("data", [_png(RGB), _png(DEPTH), _jpeg(RGB)])
-def test_an_image_of_which_a_part_is_missing_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_truncated_image_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     assert image_size(data) == (32, 24)
     assert read_image(path, data).shape[:2] == (24, 32)
@@ -164,7 +164,7 @@ def test_any_bytes_are_an_image_or_one_user_error(data: bytes, start: bytes) -> 
 
 
 def test_exif_orientation_is_ignored_in_every_format(tmp_path: Path) -> None:
-    """Depth has no such tag: turning RGB alone would tear the pair apart."""
+    """Depth has no such tag: rotating RGB alone would misalign the pair."""
     exif = (
         b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x03\x00\x00\x00\x00\x00\x00"
     )
@@ -176,8 +176,8 @@ def test_exif_orientation_is_ignored_in_every_format(tmp_path: Path) -> None:
     assert np.array_equal(read_rgb(tmp_path, turned), read_rgb(tmp_path, plain))
 
 
-def test_no_bits_are_cut_off(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="16 bits a channel, 8 were expected"):
+def test_no_bits_are_dropped(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="16 bits per channel, 8 were expected"):
         read_rgb(tmp_path / "x.png", _png(RGB.astype(np.uint16) * 16))
     with pytest.raises(UserError, match="8-bit with 3 channel"):
         read_depth(tmp_path / "x.png", _png(RGB))
@@ -185,7 +185,7 @@ def test_no_bits_are_cut_off(tmp_path: Path) -> None:
         read_depth(tmp_path / "x.tif", cv2.imencode(".tif", DEPTH.astype(np.float32))[1].tobytes())
 
 
-def test_images_come_back_as_they_were_also_under_strange_names(tmp_path: Path) -> None:
+def test_images_survive_a_round_trip_under_any_name(tmp_path: Path) -> None:
     for name in ("x.png", "caf\udce9.png", "ü.png", "a$b [c].png"):
         write_image(tmp_path / name, RGB)
         assert np.array_equal(read_rgb(tmp_path / name), RGB)
@@ -195,14 +195,14 @@ def test_images_come_back_as_they_were_also_under_strange_names(tmp_path: Path) 
         write_image(tmp_path / "x.nothing", RGB)
 
 
-def test_a_header_that_claims_too_much_is_refused_before_memory_is_asked_for() -> None:
+def test_a_header_with_too_large_a_size_is_refused_before_allocation() -> None:
     data = bytearray(_png(DEPTH))
     data[16:24] = (60000).to_bytes(4, "big") * 2
     with pytest.raises(UserError, match="60000x60000"):
         read_depth(Path("x.png"), bytes(data))
 
 
-def test_arrays_are_whole_or_one_user_error(tmp_path: Path) -> None:
+def test_arrays_are_complete_or_one_user_error(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     write_arrays(path, rgb=RGB)
     assert np.array_equal(read_arrays(path, ("rgb",))["rgb"], RGB)
@@ -240,7 +240,7 @@ with getattr(files, sys.argv[1])(Path(sys.argv[2])) as place:
 
 
 @pytest.mark.parametrize("writer", [file_replaced, folder_replaced, folder_begun])
-def test_a_killed_writer_leaves_the_old_and_the_next_one_tidies_up(writer: Any, tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_one_and_the_next_one_cleans_up(writer: Any, tmp_path: Path) -> None:
     target = tmp_path / "out"
     if writer is file_replaced:
         target.write_text("old")
@@ -249,8 +249,8 @@ def test_a_killed_writer_leaves_the_old_and_the_next_one_tidies_up(writer: Any, 
         (target / "old").touch()
     process = subprocess.Popen([sys.executable, "-c", WRITER, writer.__name__, str(target)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"in\n"
-    assert remove_leftovers(tmp_path) == []  # it lives
-    num_hidden = 1 if writer is file_replaced else 2  # a folder's name is held besides
+    assert remove_leftovers(tmp_path) == []  # its writer is running
+    num_hidden = 1 if writer is file_replaced else 2  # folder_replaced also locks the folder's name
     assert len(list(tmp_path.iterdir())) == 1 + num_hidden
     process.kill()
     process.wait()
@@ -260,8 +260,8 @@ def test_a_killed_writer_leaves_the_old_and_the_next_one_tidies_up(writer: Any, 
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None:
-    """A reader that looks all the time never finds the name free."""
+def test_a_folder_replaces_another_in_one_step(tmp_path: Path) -> None:
+    """A reader that checks all the time always finds a folder of that name."""
     target = tmp_path / "out"
     target.mkdir()
     code = "import os, sys\nwhile True:\n    if not os.path.isdir(sys.argv[1]): sys.exit(9)"
@@ -277,7 +277,7 @@ def test_a_folder_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None
         reader.wait()
 
 
-def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         check_writable(Path("/sys/edgefuse-test"))
     (tmp_path / "file").write_text("x")
@@ -292,7 +292,7 @@ def _run(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
 
 
-def test_closed_streams_and_ascii_terminals_end_nothing() -> None:
+def test_closed_streams_and_ascii_terminals_are_no_error() -> None:
     code = "from edgefuse.io.text import prepare_streams, say, write_line\nimport sys\nprepare_streams()\nsay('café')\nwrite_line('café', sys.stdout)\n"
     done = _run(code, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and done.stdout == done.stderr == "caf\\xe9\n"
@@ -320,7 +320,7 @@ cli.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_command_with_its_clean_up(number: signal.Signals) -> None:
+def test_a_command_ended_by_a_signal_cleans_up(number: signal.Signals) -> None:
     process = subprocess.Popen([sys.executable, "-c", ENDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in\n"
     process.send_signal(number)

@@ -1,4 +1,4 @@
-"""BU-3DFE: faces of exactly the tree's form, made here, become RGB-D pairs that share one view."""
+"""BU-3DFE: synthetic faces in the tree's exact format become RGB-D pairs in one view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgefuse.errors import UserError
 
 
 def write_face(root: Path, stem: str = "F0001_AN01WH", *, n: int = 12, scale: float = 1.0, quads: bool = False) -> Path:
-    """A dome of 160 x 200 mm with a nose, triangles of a grid, and a picture that is red to the right, green below."""
+    """A dome of 160 x 200 mm with a nose, triangles of a grid, and an image that is red to the right, green below."""
     folder = root / stem[:5]
     folder.mkdir(parents=True, exist_ok=True)
     x, y = np.meshgrid(np.linspace(-80, 80, n) + 5, np.linspace(-100, 100, n))
@@ -74,7 +74,7 @@ def test_colour_and_depth_share_one_view(tmp_path: Path) -> None:
     assert (np.diff(pair.rgb[inner][..., 1].astype(int), axis=0) >= 0).all()
 
 
-def test_nearer_is_smaller_and_in_the_unit_that_is_recorded(tmp_path: Path) -> None:
+def test_nearer_is_smaller_and_in_the_recorded_unit(tmp_path: Path) -> None:
     depth_m = read_face(write_face(tmp_path, n=41), size_px=96).depth * DEPTH_UNIT_M
     nose = np.unravel_index(np.where(depth_m > 0, depth_m, 9).argmin(), depth_m.shape)
     assert abs(nose[0] - 47.5) <= 2 and abs(nose[1] - (47.5 - 5 / 2.5)) <= 2
@@ -117,7 +117,7 @@ def test_neutral_faces_and_levels_are_chosen(tree: Path) -> None:
         read_bu3dfe(tree, levels=[3])
 
 
-def test_quads_are_drawn_with_a_note(tmp_path: Path) -> None:
+def test_quads_are_rendered_with_a_note(tmp_path: Path) -> None:
     write_face(tmp_path / "in", quads=True)
     done = convert(tmp_path / "in", tmp_path / "out", layout="bu3dfe", size=32)
     assert any("cut into triangles" in note for note in done.notes)
@@ -126,7 +126,7 @@ def test_quads_are_drawn_with_a_note(tmp_path: Path) -> None:
     assert (quads.depth == triangles.depth).all() and quads.note and not triangles.note
 
 
-def test_faces_without_texture_are_all_named_and_can_be_left_out(tree: Path, tmp_path: Path) -> None:
+def test_faces_without_texture_are_all_listed_and_can_be_skipped(tree: Path, tmp_path: Path) -> None:
     (tree / "F0001/F0001_AN01WH_F2D.bmp").unlink()
     bare = tree / "M0044/M0044_HA02WH_F3D.wrl"
     bare.write_text(bare.read_text().replace("TextureCoordinate", "Normal"))

@@ -1,4 +1,4 @@
-"""Pairs, NumPy depth and TUM sequences become data set folders; what does not fit is named; nothing is half written."""
+"""Pairs, NumPy depth and TUM sequences become data set folders; faults are reported, and nothing is written in part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_depth(path: Path, value: int = 1234) -> None:
 
 
 def loaded(out: Path) -> dict[str, tuple[Any, Any, float]]:
-    """Of a data set: RGB, depth and unit by "label/instance/name"; it must pass scan and load."""
+    """RGB, depth and unit of a data set by "label/sequence/name"; it must pass scan and load."""
     images = load(scan([out]))
     return {
         f"{images.dataset.labels[s.label]}/{s.sequence}/{s.name}": (rgb, depth, s.depth_unit_m)
@@ -39,7 +39,7 @@ def loaded(out: Path) -> dict[str, tuple[Any, Any, float]]:
     }
 
 
-def test_pairs_of_instances_keep_their_codes_and_get_their_unit(tmp_path: Path) -> None:
+def test_pairs_in_sequences_keep_their_codes_and_get_their_unit(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_rgb(source / "cup/blue/1_rgb.png")
     write_depth(source / "cup/blue/1_depth.png", 4321)
@@ -58,7 +58,7 @@ def test_pairs_of_instances_keep_their_codes_and_get_their_unit(tmp_path: Path) 
     }
 
 
-def test_pairs_without_instances_are_one_take_of_a_class_or_named_by_an_expression(tmp_path: Path) -> None:
+def test_pairs_without_sequences_are_one_sequence_per_class_or_named_by_an_expression(tmp_path: Path) -> None:
     source = tmp_path / "in"
     for label in ("cup", "ball"):
         for name in ("a_1", "a_2", "b_1"):
@@ -77,7 +77,7 @@ def test_pairs_without_instances_are_one_take_of_a_class_or_named_by_an_expressi
             convert(source, tmp_path / "none", layout="pairs", sequence_pattern=bad)
 
 
-def test_incomplete_and_unfit_pairs_are_all_named(tmp_path: Path) -> None:
+def test_incomplete_and_invalid_pairs_are_all_listed(tmp_path: Path) -> None:
     source = tmp_path / "in"
     for name in "1234":
         write_rgb(source / f"cup/a/{name}_rgb.png")
@@ -90,10 +90,10 @@ def test_incomplete_and_unfit_pairs_are_all_named(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "out", layout="pairs", skip_bad=True)
     assert done.num_pairs == 1 and list(loaded(tmp_path / "out")) == ["cup/a/4"]
     text = "\n".join(done.left_out)
-    assert len(done.left_out) == 3 and "8-bit" in text and "RGB is 10x8, its depth 4x4" in text
+    assert len(done.left_out) == 3 and "8-bit" in text and "RGB is 10x8, but its depth is 4x4" in text
 
 
-def test_a_failed_conversion_leaves_what_stood_there(tmp_path: Path) -> None:
+def test_a_failed_conversion_leaves_the_old_output(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_rgb(source / "cup/a/1_rgb.png")
     write_depth(source / "cup/a/1_depth.png")
@@ -131,7 +131,7 @@ def test_float_arrays_become_codes_of_a_millimetre(tmp_path: Path) -> None:
     assert (loaded(tmp_path / "out")["cup/a/1"][1] == codes).all()
 
 
-def test_whole_numbers_keep_their_codes(tmp_path: Path) -> None:
+def test_integers_keep_their_codes(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_rgb(source / "cup/a/1_rgb.png")
     np.save(source / "cup/a/1_depth.npy", np.full(SHAPE, 30_000, np.uint16))
@@ -146,7 +146,7 @@ def test_whole_numbers_keep_their_codes(tmp_path: Path) -> None:
     ("metres_of_one", "words"),
     [(0.01, "centimetres, --unit cm"), (0.001, "millimetres, --unit mm"), (1e-6, "micrometres, --unit um")],
 )
-def test_floats_of_another_unit_are_refused_with_the_unit_that_fits(
+def test_floats_of_another_unit_are_refused_with_the_likely_unit(
     metres_of_one: float, words: str, tmp_path: Path
 ) -> None:
     write_rgb(tmp_path / "in/cup/a/1_rgb.png")
@@ -158,12 +158,10 @@ def test_floats_of_another_unit_are_refused_with_the_unit_that_fits(
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.int64, np.bool_])
-def test_whole_numbers_other_than_uint16_are_refused_with_how_to_save_them(kind: type, tmp_path: Path) -> None:
+def test_integers_other_than_uint16_are_refused_with_the_way_to_save_them(kind: type, tmp_path: Path) -> None:
     write_rgb(tmp_path / "in/cup/a/1_rgb.png")
     np.save(tmp_path / "in/cup/a/1_depth.npy", np.ones(SHAPE, kind))
-    with pytest.raises(
-        UserError, match=r"uint16 were expected: other integers are not taken, save them with .*astype\(np\.uint16\)"
-    ):
+    with pytest.raises(UserError, match=r"uint16 was expected: save it with .*astype\(np\.uint16\)"):
         convert(tmp_path / "in", tmp_path / "out", layout="npy")
 
 
@@ -172,11 +170,11 @@ def test_whole_numbers_other_than_uint16_are_refused_with_how_to_save_them(kind:
     [
         (np.ones((3, 3), np.uint16), r"depth is \(3, 3\)"),
         (np.ones(SHAPE, np.float32), "float32, uint16 were expected"),
-        (np.ones(SHAPE, np.int32), "int32, uint16 were expected"),
+        (np.ones(SHAPE, np.int32), "int32, uint16 was expected"),
         (np.array([{}]), "not a readable .npy file"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(tmp_path: Path, array: Any, message: str) -> None:
+def test_invalid_arrays_are_reported(tmp_path: Path, array: Any, message: str) -> None:
     source = tmp_path / "in"
     for name, depth in (("1", np.ones(SHAPE, np.uint16)), ("2", array)):
         write_rgb(source / f"cup/a/{name}_rgb.png")
@@ -213,7 +211,7 @@ def test_tum_frames_are_paired_by_time(sequence: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["rgb first", "depth first"])
-def test_tum_associations_are_taken_as_they_are(sequence: Path, tmp_path: Path, order: str) -> None:
+def test_tum_associations_are_used_unchanged(sequence: Path, tmp_path: Path, order: str) -> None:
     rgb, depth = "1.0 rgb/3.png", "1.5 depth/2.png"
     lines = [f"{rgb} {depth}"] if order == "rgb first" else [f"{depth} {rgb}"]
     (sequence / "associations.txt").write_text("\n".join(lines))
@@ -223,7 +221,7 @@ def test_tum_associations_are_taken_as_they_are(sequence: Path, tmp_path: Path, 
     assert found["desk/take1/1.0"][2] == 0.001
 
 
-def test_tum_lists_that_do_not_fit_are_named(sequence: Path, tmp_path: Path) -> None:
+def test_invalid_tum_lists_are_reported(sequence: Path, tmp_path: Path) -> None:
     (sequence / "depth/1.png").unlink()
     with pytest.raises(UserError, match=r"no depth/1\.png"):
         convert(sequence, tmp_path / "out", layout="tum", label="desk")
@@ -242,7 +240,7 @@ times = st.lists(st.integers(0, 300).map(lambda number: number / 1000), max_size
 
 
 @given(first=times, second=times)
-def test_times_are_paired_once_within_the_limit_and_none_that_fits_is_left(
+def test_times_are_paired_once_within_the_limit_and_as_many_as_possible(
     first: list[float], second: list[float]
 ) -> None:
     pairs = nearest_times(first, second)
@@ -253,7 +251,7 @@ def test_times_are_paired_once_within_the_limit_and_none_that_fits_is_left(
     assert all(abs(first[i] - second[j]) > 0.02 - 1e-9 for i in free_first for j in free_second)
 
 
-def test_the_closest_time_is_taken_not_the_first() -> None:
+def test_the_closest_time_is_used_not_the_first() -> None:
     assert nearest_times([0.0, 0.02], [0.019, 0.5]) == [(1, 0)]
 
 
@@ -261,7 +259,7 @@ def test_the_closest_time_is_taken_not_the_first() -> None:
     ("options", "message"),
     [
         ({"layout": "kitti"}, "washington, bu3dfe, pairs, npy, tum"),
-        ({"layout": "pairs", "label": "a"}, r"--label make\(s\) no sense with --layout pairs"),
+        ({"layout": "pairs", "label": "a"}, r"--label cannot be used with --layout pairs"),
         ({"layout": "washington", "unit": "mm", "neutral": True}, "--unit and --neutral"),
         ({"layout": "tum"}, "--label is ''"),
         ({"layout": "tum", "label": "../x"}, "plain name"),

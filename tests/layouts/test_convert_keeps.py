@@ -1,4 +1,4 @@
-"""What a conversion keeps, what it loses, and what it says of both; and that no file of a source ends it but in words."""
+"""What a conversion keeps, and the warnings of what it loses; any file of a source gives a result or an error message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONVERT = (sys.executable, "-c", "from edgefuse.app.main import main; main()", "
 
 
 def source_of(root: Path, *depths: Any, suffix: str = ".npy") -> Path:
-    """A set with these depth arrays, in class cup, one sequence each."""
+    """A data set with these depth arrays, in class cup, one sequence each."""
     for number, depth in enumerate(depths):
         folder = root / "cup" / f"s{number}"
         folder.mkdir(parents=True)
@@ -50,15 +50,15 @@ def test_the_description_is_carried_over(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "again/dataset.json").read_text())
     assert describe(tmp_path / "again") == expected and found["camera"] == {"serial": "7"}
     assert found["source"]["trials"] == [["cup_1"]] and found["source"]["source"]["source"]["layout"] == "washington"
-    with pytest.raises(UserError, match=r"--unit is mm, and .*dataset\.json says that one code is 0\.0001 m"):
+    with pytest.raises(UserError, match=r"--unit is mm, but .*dataset\.json has 0\.0001 m per depth code"):
         convert(source, tmp_path / "other", layout="pairs", unit="mm")
     (source / "dataset.json").write_text('{"depth_units": 0.0001}')
-    with pytest.raises(UserError, match="go unheard"):
+    with pytest.raises(UserError, match="would be ignored"):
         convert(source, tmp_path / "other", layout="pairs")
     assert not (tmp_path / "other").exists()
 
 
-def test_arrays_and_sequences_obey_a_description_too(tmp_path: Path) -> None:
+def test_a_description_applies_to_arrays_and_sequences_too(tmp_path: Path) -> None:
     source = source_of(tmp_path / "npy", np.full(SHAPE, 5000, np.uint16))
     write_description(source, depth_unit_m=0.0001, align="depth")
     convert(source, tmp_path / "a", layout="npy")
@@ -91,7 +91,7 @@ def test_arrays_and_sequences_obey_a_description_too(tmp_path: Path) -> None:
         ([np.full(SHAPE, 1.5, ">f8")], None, []),
     ],
 )
-def test_a_conversion_says_what_it_lost(tmp_path: Path, depths: list[Any], unit: str | None, words: list[str]) -> None:
+def test_a_conversion_reports_its_losses(tmp_path: Path, depths: list[Any], unit: str | None, words: list[str]) -> None:
     source = source_of(tmp_path / "in", *depths)
     done = convert(source, tmp_path / "out", layout="npy", unit=unit)
     assert len(done.warnings) == len(words) and all(
@@ -112,7 +112,7 @@ def test_the_command_prints_warnings_and_strict_is_its_exit_code(tmp_path: Path)
     assert done.returncode == 1 and "which --strict makes errors" in done.stderr
 
 
-def test_a_damaged_first_array_does_not_decide_for_the_others(tmp_path: Path) -> None:
+def test_a_damaged_first_array_does_not_decide_the_kind_of_the_others(tmp_path: Path) -> None:
     source = source_of(tmp_path / "in", np.ones(SHAPE, np.uint16), np.full(SHAPE, 1.5))
     (source / "cup/s0/0_depth.npy").write_bytes(b"\x93NUMPY\x01\x00")
     with pytest.raises(UserError, match="1 bad"):
@@ -121,7 +121,7 @@ def test_a_damaged_first_array_does_not_decide_for_the_others(tmp_path: Path) ->
     assert done.num_pairs == 1 and "0_depth.npy" in done.left_out[0]
 
 
-def test_a_conversion_sees_what_check_sees(tmp_path: Path) -> None:
+def test_a_conversion_finds_the_same_files_as_check(tmp_path: Path) -> None:
     source = source_of(tmp_path / "in", np.full(SHAPE, 900, np.uint16), suffix=".png")
     for path in ("cup/s0/._0_rgb.png", "__MACOSX/s/0_rgb.png", ".DS_Store"):
         (source / path).parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,8 @@ def test_a_conversion_sees_what_check_sees(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", layout="pairs")
     for words in (
         "bowl/deeper: 2 images",
-        "a_rgb.jpg and a_rgb.png are both called a_rgb",
-        "in: 1 image (f_rgb.png) lies directly in the root",
+        "a_rgb.jpg and a_rgb.png are both named a_rgb",
+        "in: 1 image (f_rgb.png) is directly in the root",
     ):
         assert words in str(caught.value)
     with pytest.raises(UserError, match="parts of a split"):
@@ -176,7 +176,7 @@ def test_any_bytes_in_a_list_or_mesh_are_one_user_error(tmp_path: Path, data: by
 
 
 @pytest.mark.parametrize("trials", ["abc", 5, [[1]], [5], [["a"], None], {"a": 1}])
-def test_trials_that_were_edited_are_refused(tmp_path: Path, trials: Any) -> None:
+def test_edited_trials_are_refused(tmp_path: Path, trials: Any) -> None:
     for sequence in ("a", "b"):
         write_pair(tmp_path / "cup" / sequence, "0", np.zeros((*SHAPE, 3), np.uint8), np.ones(SHAPE, np.uint16))
     write_description(tmp_path, source={"trials": trials})
@@ -184,8 +184,8 @@ def test_trials_that_were_edited_are_refused(tmp_path: Path, trials: Any) -> Non
         trial_splits(scan([tmp_path]))
 
 
-def test_names_that_cannot_be_folders_are_named(tmp_path: Path) -> None:
+def test_names_that_cannot_be_folders_are_reported(tmp_path: Path) -> None:
     source = source_of(tmp_path / "in", np.full(SHAPE, 900, np.uint16), suffix=".png")
     (source / "cup/s0").rename(source / "cup/a\nb")
-    with pytest.raises(UserError, match=r"cannot be used: it holds a control character"):
+    with pytest.raises(UserError, match=r"cannot be used: it contains a control character"):
         convert(source, tmp_path / "out", layout="pairs")

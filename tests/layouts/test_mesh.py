@@ -1,4 +1,4 @@
-"""The VRML parser takes what the format allows, and the z-buffer agrees with one written pixel by pixel."""
+"""The VRML parser accepts what the format allows, and the z-buffer agrees with one computed pixel by pixel."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_mixed_faces_keep_geometry_and_texture_together(tmp_path: Path) -> None:
         (SQUARE % ("0 1 4 -1", ""), "three or more indices from 0 to 3"),
         (SQUARE % ("0 1 -2 -1", ""), "three or more indices from 0 to 3"),
         (SQUARE % ("0 1 -1", ""), "three or more indices"),
-        (SQUARE % ("", ""), "coordIndex makes no faces"),
-        (SQUARE % ("0 1 x -1", ""), "no index"),
-        (SQUARE % ("0 1 2 -1", "texCoordIndex [0 1 2 3 -1]"), "other faces than coordIndex"),
+        (SQUARE % ("", ""), "coordIndex has invalid faces"),
+        (SQUARE % ("0 1 x -1", ""), "something other than indices"),
+        (SQUARE % ("0 1 2 -1", "texCoordIndex [0 1 2 3 -1]"), "different faces than coordIndex"),
         ((SQUARE % ("0 1 2 -1", "")).replace("+10.0", "nan"), "finite"),
         ((SQUARE % ("0 1 2 -1", "")).replace("+10.0", "ten"), "not all numbers"),
         ((SQUARE % ("0 1 2 -1", "")).replace("+10.0", ""), "11 numbers as points"),
@@ -90,13 +90,13 @@ def test_mixed_faces_keep_geometry_and_texture_together(tmp_path: Path) -> None:
         ((SQUARE % ("0 1 2 -1", "")) * 2, "2 meshes"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_meshes_are_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_vrml(written(tmp_path / "bad.wrl", text))
     assert "bad.wrl" in str(caught.value)
 
 
-def test_parsing_takes_time_in_proportion_even_without_an_end(tmp_path: Path) -> None:
+def test_parsing_takes_linear_time_even_if_truncated(tmp_path: Path) -> None:
     path = written(tmp_path / "long.wrl", "#VRML V2.0 utf8\nCoordinate { point [ " + "1.5 2.5 3.5, " * 400_000)
     start_s = time.process_time()
     with pytest.raises(UserError):
@@ -122,11 +122,11 @@ def test_a_fine_texture_is_averaged_not_skipped(tmp_path: Path) -> None:
     view = render(mesh, noise, side_px=20, side_mm=200, centre_mm=(0, 0))
     assert (
         np.abs(view.rgb[5:15, 5:15].astype(int) - 128).max() < 15
-    )  # the mean of 40 x 40 texels; one would be anything
+    )  # the mean of 40 x 40 texels; a single one could have any value
 
 
 def by_hand(points: NDArray[np.float64], triangles: NDArray[np.int64], side: int) -> NDArray[np.float64]:
-    """Pixel by pixel: the highest z of all triangles over its middle; the view is `side` mm and pixels, around 0."""
+    """Pixel by pixel: the highest z of all triangles over its centre; the view is `side` mm and pixels, around 0."""
     height = np.full((side, side), np.nan)
     for row in range(side):
         for column in range(side):
@@ -156,7 +156,7 @@ def test_the_nearest_surface_wins_for_any_triangles(soup: list[tuple[tuple[float
     assert ((seen.rgb == 128).all(2) == np.isfinite(seen.height_mm)).all()
 
 
-def test_drawing_in_parts_gives_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_in_parts_gives_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     points = rng.uniform(-16, 16, (300, 3))
     mesh = flat_mesh(points, np.arange(300).reshape(-1, 3))

@@ -1,4 +1,4 @@
-"""The Washington set: trees of exactly its form, made here; sampling, official trials, and what may be missing."""
+"""The Washington data set: synthetic trees in its exact format; sampling, official trials, and optional files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 9, 11
 
 
 def write_tree(root: Path, *, num_sequences: int = 2, num_frames: int = 3) -> Path:
-    """`num_frames` frames of two videos for each instance; the depth's centre tells instance, video and frame."""
+    """`num_frames` frames of two videos of each instance; the depth's centre encodes instance, video and frame."""
     rng = np.random.default_rng(3)
     for category in CATEGORIES:
         for n in range(1, num_sequences + 1):
@@ -44,7 +44,7 @@ def write_tree(root: Path, *, num_sequences: int = 2, num_frames: int = 3) -> Pa
 
 
 def write_trials(path: Path, *, num_sequences: int = 2) -> None:
-    """The official file's form: a heading, the names, two empty lines."""
+    """The official file's format: a heading, the names, two empty lines."""
     blocks = []
     for trial in range(1, 11):
         names = [f"{category}_{1 + (trial + i) % num_sequences}" for i, category in enumerate(CATEGORIES)]
@@ -59,7 +59,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_pair_arrives_with_its_numbers(tree: Path, tmp_path: Path) -> None:
+def test_every_pair_is_converted_with_its_values(tree: Path, tmp_path: Path) -> None:
     done = convert(tree, tmp_path / "out", layout="washington")
     images = load(scan([tmp_path / "out"]))
     assert done.num_pairs == 36 == len(images.dataset.samples) and images.dataset.labels == CATEGORIES
@@ -71,7 +71,7 @@ def test_every_pair_arrives_with_its_numbers(tree: Path, tmp_path: Path) -> None
         assert (rgb[..., ::-1] == cv2.imread(f"{source}_crop.png")).all()
 
 
-def test_the_description_tells_the_origin_and_no_path(tree: Path, tmp_path: Path) -> None:
+def test_the_description_has_the_origin_and_no_path(tree: Path, tmp_path: Path) -> None:
     convert(tree, tmp_path / "out", layout="washington", samples=9, seed=5)
     description = json.loads((tmp_path / "out/dataset.json").read_text())
     origin = description["source"]
@@ -81,7 +81,7 @@ def test_the_description_tells_the_origin_and_no_path(tree: Path, tmp_path: Path
     assert len(crops) == 9 and all(place[0] == 200 + int(name.split("_")[-3]) for name, place in crops.items())
 
 
-def test_masks_and_places_may_be_missing(tree: Path, tmp_path: Path) -> None:
+def test_masks_and_positions_are_optional(tree: Path, tmp_path: Path) -> None:
     for path in [*tree.glob("*/*/*_maskcrop.png"), *tree.glob("*/*/*_loc.txt")]:
         path.unlink()
     done = convert(tree, tmp_path / "out", layout="washington")
@@ -90,7 +90,7 @@ def test_masks_and_places_may_be_missing(tree: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out/crops.json").exists()
 
 
-def test_missing_masks_are_named_where_they_are_wanted(tree: Path, tmp_path: Path) -> None:
+def test_missing_masks_are_reported_with_masked(tree: Path, tmp_path: Path) -> None:
     (tree / "apple/apple_2/apple_2_4_6_maskcrop.png").unlink()
     with pytest.raises(UserError, match=r"apple_2_4_6: no apple_2_4_6_maskcrop\.png, or leave out --masked"):
         convert(tree, tmp_path / "out", layout="washington", masked=True)
@@ -103,7 +103,7 @@ def test_missing_masks_are_named_where_they_are_wanted(tree: Path, tmp_path: Pat
     assert all((depth[outside] == 0).all() and (depth[~outside] > 0).all() for depth in images.depth)
 
 
-def test_bad_files_are_all_named_and_nothing_is_written(tree: Path, tmp_path: Path) -> None:
+def test_bad_files_are_all_listed_and_nothing_is_written(tree: Path, tmp_path: Path) -> None:
     (tree / "apple/apple_1/apple_1_1_1_depthcrop.png").unlink()
     (tree / "apple/apple_1/apple_1_1_6_loc.txt").write_text("12;7")
     (tree / "apple/apple_1/banana_1_1_6_crop.png").write_bytes(b"")
@@ -114,14 +114,14 @@ def test_bad_files_are_all_named_and_nothing_is_written(tree: Path, tmp_path: Pa
     assert "banana_1_1_6_crop.png: a name such as apple/apple_1/" in text and not (tmp_path / "out").exists()
 
 
-def test_an_8_bit_depth_picture_is_named(tree: Path, tmp_path: Path) -> None:
+def test_an_8_bit_depth_image_is_reported(tree: Path, tmp_path: Path) -> None:
     bad = tree / "food_bag/food_bag_1/food_bag_1_1_1_depthcrop.png"
     cv2.imwrite(str(bad), np.ones((HEIGHT, WIDTH), np.uint8))
     with pytest.raises(UserError, match=r"food_bag_1_1_1_depthcrop\.png: depth is 8-bit"):
         convert(tree, tmp_path / "out", layout="washington")
 
 
-def test_the_official_trials_become_splits_that_tear_no_instance(tree: Path, tmp_path: Path) -> None:
+def test_the_official_trials_become_splits_by_sequence(tree: Path, tmp_path: Path) -> None:
     convert(tree, tmp_path / "out", layout="washington")
     dataset = scan([tmp_path / "out"])
     splits = trial_splits(dataset)
@@ -133,14 +133,14 @@ def test_the_official_trials_become_splits_that_tear_no_instance(tree: Path, tmp
         assert sorted(split.train + split.test) == list(range(36))
 
 
-def test_trials_are_found_beside_the_tree_too(tmp_path: Path) -> None:
+def test_trials_next_to_the_tree_are_found_too(tmp_path: Path) -> None:
     write_tree(tmp_path / "rgbd-dataset")
     write_trials(tmp_path / "testinstance_ids.txt")
     assert len(read_washington(tmp_path).origin["trials"]) == 10
     assert len(read_washington(tmp_path / "rgbd-dataset").origin["trials"]) == 10
 
 
-def test_without_trials_the_splits_say_what_is_missing(tree: Path, tmp_path: Path) -> None:
+def test_without_trials_the_error_says_what_is_missing(tree: Path, tmp_path: Path) -> None:
     (tree / "testinstance_ids.txt").unlink()
     done = convert(tree, tmp_path / "out", layout="washington")
     assert any("testinstance_ids.txt" in note for note in done.notes)
@@ -165,13 +165,13 @@ def test_other_lists_of_trials_are_refused(tmp_path: Path, text: str, message: s
 
 
 def test_other_trees_are_refused(tmp_path: Path, colour_and_range: Path) -> None:
-    for root, message in ((tmp_path / "absent", "not a folder"), (colour_and_range, "evaluation form")):
+    for root, message in ((tmp_path / "absent", "not a folder"), (colour_and_range, "evaluation set")):
         with pytest.raises(UserError, match=message):
             read_washington(root)
 
 
 def test_more_samples_than_there_are_is_refused(tree: Path) -> None:
-    with pytest.raises(UserError, match="37 samples were asked for, the set has 36"):
+    with pytest.raises(UserError, match="37 samples were requested, but the set has 36"):
         read_washington(tree, num_samples=37)
 
 
@@ -193,7 +193,8 @@ def test_samples_are_even_repeatable_and_drawn_once(sizes: list[list[int]], data
         parents = {key[level]: key[0] if level else "" for key in keys}
         for parent in set(parents.values()):
             parts = [name for name in room if parents[name] == parent]
-            # Even: what a part has less than another, it did not have.
+            # Even: a part with fewer than another has no more.
+
             most = max(taken[name] for name in parts)
             assert all(taken[name] == room[name] or taken[name] >= most - 1 for name in parts)
 

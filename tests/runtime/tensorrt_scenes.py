@@ -44,7 +44,7 @@ def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16
 def plan_bytes(fake: FakeTensorRT, onnx_file: Path) -> bytes:
     """A plan of an ONNX file, as TensorRT is asked for one."""
     trt = fake.module
-    logger = trt.Logger()
+    logger = trt.ILogger()
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     assert trt.OnnxParser(network, logger).parse_from_file(str(onnx_file))

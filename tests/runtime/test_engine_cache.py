@@ -219,7 +219,7 @@ def test_a_manifest_that_names_something_outside_of_the_bundle_is_refused(stored
     manifest["engines"] = {name: manifest["engines"][record.name]}
     manifest["files"][name] = manifest["files"][record.name]
     (stored.folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="does not lie inside the bundle"):
+    with pytest.raises(UserError, match="is not inside the bundle"):
         open_bundle(stored.folder)
 
 

@@ -21,6 +21,7 @@ from edgefuse_runtime.engines.engine_cache import PlanError, plan_records
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
+from logs import logged
 from toy_bundle import make_toy_bundle, toy_answer
 
 
@@ -45,13 +46,12 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_takes_a_plan_that_fits(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake)
-    said: list[str] = []
     candidates = {
         "tensorrt": engine_on(planned, HostMemory(fake=fake)),
         "cpu": OnnxRuntimeEngine(planned),
     }
     rgb, depth = framing_of("far")
-    with AutoEngine(planned, candidates=candidates, say=said.append) as engine:
+    with logged() as said, AutoEngine(planned, candidates=candidates) as engine:
         assert engine.description["engine"] == "tensorrt" and engine.description["passed_over"] == {}
         np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
         assert {tensor.name for tensor in engine.inputs} == {"rgb", "depth"}
@@ -61,9 +61,8 @@ def test_auto_takes_a_plan_that_fits(tmp_path: Path, fake: FakeTensorRT) -> None
 def test_auto_passes_over_a_plan_of_another_gpu_and_says_so(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake)
     fake.device, memory = "Another GPU", HostMemory(fake=fake)
-    said: list[str] = []
     candidates = {"tensorrt": engine_on(planned, memory), "cpu": OnnxRuntimeEngine(planned)}
-    with AutoEngine(planned, candidates=candidates, say=said.append) as engine:
+    with logged() as said, AutoEngine(planned, candidates=candidates) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert "edgefuse build" in engine.description["passed_over"]["tensorrt"]
     (line,) = said
@@ -73,8 +72,7 @@ def test_auto_passes_over_a_plan_of_another_gpu_and_says_so(tmp_path: Path, fake
 def test_auto_without_a_gpu_runs_on_the_cpu_and_says_why(
     bundle: Bundle, without_tensorrt: None, without_cuda: None
 ) -> None:
-    said: list[str] = []
-    with open_engine(bundle, say=said.append) as engine:
+    with logged() as said, open_engine(bundle) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert list(engine.description["passed_over"]) == ["tensorrt", "cuda"]
     assert said == [

@@ -30,6 +30,7 @@ from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink
 from edgefuse_runtime.sinks.terminal import TableSink
+from logs import logged
 
 LIVE = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "live"]
 
@@ -55,10 +56,9 @@ class Keep(LinesSink):
 def _live(
     bundle: Bundle, camera: str | Camera, *sinks: Sink, num_frames: int | None = None
 ) -> tuple[LiveSummary, list[str]]:
-    said: list[str] = []
     source = open_camera(camera) if isinstance(camera, str) else camera
-    with open_engine(bundle) as engine, source:
-        summary = run_live(engine=engine, camera=source, sinks=sinks, num_frames=num_frames, say=said.append)
+    with open_engine(bundle) as engine, source, logged() as said:
+        summary = run_live(engine=engine, camera=source, sinks=sinks, num_frames=num_frames)
     return summary, said
 
 

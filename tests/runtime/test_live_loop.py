@@ -231,7 +231,7 @@ def test_another_alignment_is_refused(tmp_path: Path, small_recording: Path) -> 
 
 
 def test_a_region_outside_the_picture_is_refused(bundle: Bundle, small_recording: Path) -> None:
-    with pytest.raises(UserError, match="no part of the 64x48 picture"):
+    with pytest.raises(UserError, match="does not overlap the 64x48 image"):
         _live(bundle, str(small_recording), region=parse_region("900,900,10,10"))
 
 

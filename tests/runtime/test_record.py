@@ -19,6 +19,7 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.recording.record import record
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.regions.region import Fixed, parse_region
+from logs import logged
 
 
 def _record(source: Path, root: Path, *, align: Any = "color", label: str = "cup", **options: Any) -> Path:
@@ -34,10 +35,12 @@ def _pairs(sequence: Path) -> list[Pair]:
 
 
 def test_a_take_holds_the_cameras_frames(small_recording: Path, tmp_path: Path) -> None:
-    seen: list[int] = []
-    sequence = _record(small_recording, tmp_path / "set", sequence="first", on_progress=seen.append)
+    seen: list[tuple[int, int | None]] = []
+    sequence = _record(
+        small_recording, tmp_path / "set", sequence="first", progress=lambda *count, stage: seen.append(count)
+    )
     assert sequence == tmp_path / "set" / "cup" / "first"
-    assert seen == list(range(1, 31))
+    assert seen == sorted(seen) and seen[0] == (1, None) and seen[-1] == (30, None)
     for index, (rgb, depth) in enumerate(_pairs(sequence)):
         drawn = draw_pair(labels_of(30)[index], brightness=index)
         assert np.array_equal(rgb, drawn[0]) and np.array_equal(depth, drawn[1])
@@ -117,7 +120,7 @@ def test_a_folder_without_a_description_has_the_default_one(small_recording: Pat
     "options",
     [
         *({"label": name} for name in ("a/b", "", ".hidden", " ", "a\x1b[2J", "caf\udce9", "x" * 201)),
-        *({"instance": name} for name in ("../x", "a\nb", "\udcff")),
+        *({"sequence": name} for name in ("../x", "a\nb", "\udcff")),
         *({"every": 0}, {"num_frames": 0}),
     ],
 )
@@ -145,18 +148,16 @@ class Failing:
 def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
     replaces: bool, small_recording: Path, tmp_path: Path
 ) -> None:
-    root, said = tmp_path / "set", list[str]()
+    root = tmp_path / "set"
     if replaces:
         _record(small_recording, root, sequence="a", num_frames=6)
-    with open_camera(str(small_recording)) as camera, pytest.raises(UserError, match="unplugged"):
-        record(
-            camera=Failing(camera, UserError("unplugged")),
-            root=root,
-            label="cup",
-            sequence="a",
-            force=replaces,
-            say=said.append,
-        )
+    with (
+        logged() as said,
+        open_camera(str(small_recording)) as camera,
+        pytest.raises(UserError, match="unplugged"),
+    ):
+        unplugged = Failing(camera, UserError("unplugged"))
+        record(camera=unplugged, root=root, label="cup", sequence="a", force=replaces)
     assert said == ([] if replaces else [f"2 pairs are kept in {root / 'cup/a'}"])
     assert len(_pairs(root / "cup" / "a")) == (6 if replaces else 2)
 
@@ -220,7 +221,7 @@ def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: P
 
 
 def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no part of the 64x48 picture"):
+    with pytest.raises(UserError, match="does not overlap the 64x48 image"):
         _record(small_recording, tmp_path / "set", region=Fixed(roi=Roi(100, 0, 10, 10)))
 
 
@@ -289,10 +290,8 @@ def test_a_recording_that_found_nothing_decides_nothing_for_the_next(small_recor
 def test_frames_of_another_class_or_without_a_region_are_told(small_recording: Path, tmp_path: Path) -> None:
     entries = [{"frame": n, "roi_xywh": [0, 0, 8, 8], "label": "cup" if n < 4 else "jar"} for n in range(1, 11)]
     (tmp_path / "r.json").write_text(json.dumps({"frames": entries}))
-    said: list[str] = []
-    sequence = _record(
-        small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")), say=said.append
-    )
+    with logged() as said:
+        sequence = _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
     assert len(_pairs(sequence)) == 10
     assert said == [
         f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out",
@@ -314,9 +313,9 @@ def test_frames_of_another_class_or_without_a_region_are_told(small_recording: P
 def test_labels_that_people_take_for_others_are_warned_of(
     existing: str, label: str, words: str, small_recording: Path, tmp_path: Path
 ) -> None:
-    said: list[str] = []
     _record(small_recording, tmp_path, label=existing, sequence="a", num_frames=1)
-    _record(small_recording, tmp_path, label=label, sequence="b", num_frames=1, say=said.append)
+    with logged() as said:
+        _record(small_recording, tmp_path, label=label, sequence="b", num_frames=1)
     assert len(said) == bool(words) and all(words in text for text in said)
     scan([tmp_path])
 

@@ -133,7 +133,11 @@ def test_a_file_that_fits_has_no_note(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("box", "message"),
-    [([640, 0, 9, 9], "no part of the 640x480"), ([0, 0, 2561, 9], "4 times"), ([9, 1000, 9, 9], "no part")],
+    [
+        ([640, 0, 9, 9], "does not overlap the 640x480"),
+        ([0, 0, 2561, 9], "4 times"),
+        ([9, 1000, 9, 9], "does not overlap"),
+    ],
 )
 def test_all_regions_of_a_recording_are_checked_with_its_first_frame(
     box: list[int], message: str, tmp_path: Path

@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from edgefuse.errors import MissingPackageError
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_tensorrt, tensorrt_version
+from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_tensorrt, version_numbers
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
@@ -139,8 +138,8 @@ def test_versions_before_10_3_are_refused(
 ) -> None:
     installed(tmp_path, f"__version__ = {version!r}", monkeypatch)
     if fits:
-        trt = load_tensorrt(root=tmp_path)
-        assert isinstance(trt, ModuleType) and tensorrt_version(trt)[:2] == tuple(map(int, version.split(".")[:2]))
+        assert load_tensorrt(root=tmp_path) == version
+        assert version_numbers(version)[:2] == tuple(map(int, version.split(".")[:2]))
     else:
         with pytest.raises(MissingPackageError, match=rf"TensorRT {version} is installed, 10\.3 or newer is needed"):
             load_tensorrt(root=tmp_path)

@@ -17,11 +17,15 @@ from edgefuse_runtime.recording.write_db3 import write_recording
 
 
 def test_a_recording_has_its_unit_rate_and_pace(tmp_path: Path) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, int | None]] = []
     path = write_recording(
-        tmp_path / "a.db3", (draw_pair("far") for _ in range(13)), depth_unit_m=0.0001, fps=60, on_progress=seen.append
+        tmp_path / "a.db3",
+        (draw_pair("far") for _ in range(13)),
+        depth_unit_m=0.0001,
+        fps=60,
+        progress=lambda *count, stage: seen.append(count),
     )
-    assert seen == list(range(1, 14))
+    assert seen == [(number, None) for number in range(1, 14)]
     with open_camera(str(path)) as camera:
         played = list(frames(camera))
         description = camera.description

@@ -1,4 +1,4 @@
-"""The ray caster against geometry that can be written down."""
+"""The ray caster compared with geometry in closed form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rays(count: int = 4000, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def marched(distance, origin: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """t of the first change of sign of `distance`(points) along each ray, inf where there is none."""
+    """t of the first change of sign of `distance`(points) along each ray, inf if there is none."""
     steps = np.linspace(0, 1, 2001)
     t = np.full(len(origin), np.inf)
     for i, (start, way) in enumerate(zip(origin.astype(float), direction.astype(float), strict=True)):
@@ -69,14 +69,14 @@ def test_hits_are_where_marching_along_the_ray_finds_them(shape: Shape, distance
     expected = marched(distance, origin, direction)
     both = np.isfinite(t) & np.isfinite(expected)
     assert both.sum() > 50
-    assert np.mean(np.isfinite(t) != np.isfinite(expected)) < 0.01  # rays that only touch
+    assert np.mean(np.isfinite(t) != np.isfinite(expected)) < 0.01  # tangent rays
     apart = np.abs(t[both] - expected[both])
     assert np.median(apart) < 1e-3
     assert np.mean(apart > 2e-3) < 0.01
     step = 1e-4 * normal / np.linalg.norm(normal, axis=1, keepdims=True)
     point = (origin + np.where(both, t, 0)[:, None] * direction).astype(float)
     across = np.abs(distance(point + step) - distance(point - step))[both]
-    assert np.nanmedian(across) > 1.7e-4  # the normal is the way out: 2 * 1e-4 where the distance is exact
+    assert np.nanmedian(across) > 1.7e-4  # along the normal, twice 1e-4 if the distance is exact
 
 
 def solid() -> Solid:
@@ -88,7 +88,7 @@ def solid() -> Solid:
     return Solid(parts=parts, bands=(), gloss=0.3, yaw_rad=0.7)
 
 
-def test_no_ray_that_hits_a_solid_is_left_unasked() -> None:
+def test_may_hit_includes_every_ray_that_hits_a_solid() -> None:
     origin, direction = rays()
     with np.errstate(divide="ignore", invalid="ignore"):
         t, normal, _ = solid().nearest(origin, direction)
@@ -137,14 +137,14 @@ def test_depth_of_the_table_is_its_distance_along_the_axis() -> None:
     assert on_table.any()
 
 
-def test_a_part_of_a_picture_is_that_part_of_the_whole() -> None:
+def test_a_part_of_an_image_equals_that_part_of_the_complete_one() -> None:
     radiance, depth_m = image(world(), camera(), BOX)
     part, part_m = image(world(), camera(), Box2D(10, 20, 50, 45))
     np.testing.assert_allclose(part, radiance[20:45, 10:50], atol=1e-6)
     np.testing.assert_allclose(part_m, depth_m[20:45, 10:50], atol=1e-6)
 
 
-def test_the_solid_stands_out_in_depth_and_casts_a_shadow() -> None:
+def test_the_solid_is_visible_in_depth_and_casts_a_shadow() -> None:
     radiance, depth_m = image(world(), camera(), BOX)
     empty, empty_m = image(world(with_solid=False), camera(), BOX)
     nearer = depth_m < empty_m - 1e-4
@@ -170,4 +170,4 @@ def test_a_photograph_held_before_its_camera_looks_like_the_scene_and_is_flat() 
     inside = slice(int(SIZE / 2 - half_px) + 2, int(SIZE / 2 + half_px) - 2)
     np.testing.assert_allclose(seen_m[inside, inside], away_m, atol=1e-5)
     assert scene_m[inside, inside].std() > 0.02
-    assert np.mean(np.abs(seen - scene)[inside, inside] > 0.01) < 0.02  # a ray may fall on the other side of an edge
+    assert np.mean(np.abs(seen - scene)[inside, inside] > 0.01) < 0.02  # rays on the other side of an edge

@@ -1,4 +1,4 @@
-"""The built-in set is repeatable, and neither sensor alone tells its classes apart."""
+"""The built-in data set is repeatable, and neither sensor alone distinguishes its classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMES_PER_LABEL = 14
 
 @pytest.fixture(scope="module")
 def frames() -> list[SynthFrame]:
-    """A frame each of some objects of every class."""
+    """One frame of several objects of every class."""
     return [render_frame(seed=5, label=label, sequence=i, frame=0) for label in LABELS for i in range(FRAMES_PER_LABEL)]
 
 
@@ -45,7 +45,7 @@ def bytes_below(root: Path) -> dict[str, bytes]:
 
 
 def plane_residual_mm(frame: SynthFrame) -> float:
-    """Median distance of the measurements to the best inverse-depth plane (a plane of space is linear in 1/z)."""
+    """Median distance of the measurements to the best inverse-depth plane (a plane in space is linear in 1/z)."""
     y, x = np.nonzero(frame.depth)
     inverse = 1000 / frame.depth[y, x].astype(float)
     design = np.stack([x, y, np.ones_like(x)], axis=1)
@@ -54,7 +54,7 @@ def plane_residual_mm(frame: SynthFrame) -> float:
 
 
 def neighbour_accuracy(features: np.ndarray, answers: np.ndarray) -> float:
-    """Share of samples whose nearest other sample has the same answer."""
+    """Fraction of samples whose nearest other sample has the same label."""
     distance = np.linalg.norm(features[:, None] - features[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     return float(np.mean(answers[distance.argmin(axis=1)] == answers))
@@ -82,14 +82,14 @@ def test_every_argument_changes_the_frame(change: dict[str, object]) -> None:
     assert one.distance_m != other.distance_m
 
 
-def test_instances_of_one_number_share_nothing_between_labels() -> None:
+def test_sequences_of_one_number_share_nothing_between_labels() -> None:
     red, blue = (
         object_of(np.random.default_rng([1, LABELS.index(label)]), label=label) for label in ("red_mug", "blue_mug")
     )
     assert red.solid.outline().max() != blue.solid.outline().max()
 
 
-def test_photographs_are_flat_and_things_are_not(frames: list[SynthFrame]) -> None:
+def test_photographs_are_flat_and_objects_are_not(frames: list[SynthFrame]) -> None:
     measured = [frame for frame in frames if usable_depth(frame)]
     flat = [plane_residual_mm(frame) for frame in measured if frame.label.endswith(PHOTO_SUFFIX)]
     solid = [plane_residual_mm(frame) for frame in measured if not frame.label.endswith(PHOTO_SUFFIX)]
@@ -98,7 +98,7 @@ def test_photographs_are_flat_and_things_are_not(frames: list[SynthFrame]) -> No
     assert min(solid) > max(flat)
 
 
-def test_colour_does_not_tell_a_photograph_from_the_thing(frames: list[SynthFrame]) -> None:
+def test_colour_does_not_distinguish_a_photograph_from_the_object(frames: list[SynthFrame]) -> None:
     lit = [frame for frame in frames if well_lit(frame)]
     small = np.array([fit(f.rgb, f.depth, size=16).rgb.ravel().astype(float) for f in lit])
     is_photo = np.array([frame.label.endswith(PHOTO_SUFFIX) for frame in lit])
@@ -107,7 +107,7 @@ def test_colour_does_not_tell_a_photograph_from_the_thing(frames: list[SynthFram
     assert abs(brightness[is_photo].mean() - brightness[~is_photo].mean()) < 0.75 * brightness.std()
 
 
-def test_colour_tells_what_is_shown(frames: list[SynthFrame]) -> None:
+def test_colour_distinguishes_the_objects_shown(frames: list[SynthFrame]) -> None:
     lit = [frame for frame in frames if well_lit(frame)]
     middle = np.array([frame.rgb[54:90, 54:74].reshape(-1, 3).mean(axis=0) for frame in lit])
     strongest = np.where(
@@ -117,8 +117,8 @@ def test_colour_tells_what_is_shown(frames: list[SynthFrame]) -> None:
     assert np.mean(right) > 0.85
 
 
-def test_depth_tells_neither_the_colour_nor_what_a_photograph_shows() -> None:
-    """What depth could know, size and slant and distance of the region, has one distribution over all that it must not tell."""
+def test_depth_reveals_neither_the_colour_nor_the_content_of_a_photograph() -> None:
+    """Cues in depth (size, slant and distance of the region) have the same distribution in all classes to confuse."""
     for group in (("red_mug", "blue_mug"), tuple(label for label in LABELS if label.endswith(PHOTO_SUFFIX))):
         known = {label: [] for label in group}
         for label in group:
@@ -140,7 +140,7 @@ def test_informativeness_varies_from_frame_to_frame() -> None:
     assert 0.1 < np.mean([degradation.blob_fraction > 0.05 for degradation in drawn]) < 0.6
 
 
-def test_dark_and_missing_frames_are_what_they_say(frames: list[SynthFrame]) -> None:
+def test_dark_and_missing_frames_match_their_degradation(frames: list[SynthFrame]) -> None:
     for frame in frames:
         assert (frame.depth.max() == 0) == frame.degradation.depth_missing
         if frame.degradation.exposure < 0.005:
@@ -159,7 +159,7 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
         size=32,
         seed=8,
         num_workers=1,
-        on_progress=lambda done, total: calls.append((done, total)),
+        progress=lambda done, total, *, stage: calls.append((done, total)),
     )
     two = write_dataset(tmp_path / "two", num_pairs=13, frames_per_sequence=2, size=32, seed=8, num_workers=2)
     other = write_dataset(tmp_path / "other", num_pairs=13, frames_per_sequence=2, size=32, seed=9, num_workers=1)
@@ -195,17 +195,17 @@ def test_a_data_set_is_the_same_from_one_worker_and_from_two(tmp_path: Path) -> 
     np.testing.assert_array_equal(rgbd.depth[3], rendered.depth)
 
 
-def test_a_data_set_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+def test_an_interrupted_data_set_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int | None, /, *, stage: str = "") -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "set", num_pairs=6, size=32, num_workers=1, on_progress=stop)
+        write_dataset(tmp_path / "set", num_pairs=6, size=32, num_workers=1, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_streams_regions_look_like_the_data_sets_frames() -> None:
-    """A whole frame, cropped by its region, is the region rendered alone, but for the sensors' noise."""
+def test_the_streams_regions_match_the_data_sets_frames() -> None:
+    """A complete frame, cropped to its region, equals the region rendered alone, except for the sensors' noise."""
     shown = list(stream(seed=5, num_frames=7, frames_per_object=1))
     assert {frame.label for frame in shown[:6]} == set(LABELS)
     assert all(frame.sequence >= STREAM_FIRST_SEQUENCE for frame in shown)
@@ -260,7 +260,7 @@ SYNTH = (
 
 
 def session_of(leader: int) -> list[int]:
-    """The processes that live in the session of `leader`, which may be gone."""
+    """The running processes in the session of `leader`, which may have ended."""
     found = []
     for process in (path.name for path in Path("/proc").iterdir() if path.name.isdigit()):
         with contextlib.suppress(OSError):
@@ -281,7 +281,7 @@ def until(holds: Callable[[], object], *, timeout_s: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_command_and_the_next_one_sweeps(number: signal.Signals, tmp_path: Path) -> None:
+def test_workers_end_with_the_command_and_the_next_one_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     arguments = (str(tmp_path / "out"), "--pairs", "2000", "--size", "32", "--workers", "2")
     command = subprocess.Popen(
         [sys.executable, "-c", SYNTH, *arguments], start_new_session=True, stderr=subprocess.DEVNULL
@@ -301,11 +301,11 @@ def test_workers_end_with_the_command_and_the_next_one_sweeps(number: signal.Sig
     assert list(tmp_path.iterdir()) == [tmp_path / "next"]
 
 
-def test_a_worker_that_is_killed_is_told_of(tmp_path: Path) -> None:
-    def kill(done: int, total: int) -> None:
+def test_a_killed_worker_is_reported(tmp_path: Path) -> None:
+    def kill(done: int, total: int | None, /, *, stage: str = "") -> None:
         for process in multiprocessing.active_children():
             process.kill()
 
     with pytest.raises(UserError, match="fewer --workers"):
-        write_dataset(tmp_path / "set", num_pairs=200, size=32, num_workers=2, on_progress=kill)
+        write_dataset(tmp_path / "set", num_pairs=200, size=32, num_workers=2, progress=kill)
     assert list(tmp_path.iterdir()) == []

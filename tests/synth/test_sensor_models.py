@@ -47,7 +47,7 @@ def test_neighbours_share_their_error() -> None:
     assert abs(far) < 0.1
 
 
-def test_what_stands_in_front_leaves_a_shadow_to_its_left() -> None:
+def test_an_object_in_front_casts_a_depth_shadow_to_its_left() -> None:
     depth_m = np.full((100, 300), 1.0, np.float32)
     depth_m[30:70, 150:200] = 0.5
     hole = depth_codes(depth_m, focal_px=FOCAL_PX, degradation=CLEAN, rng=np.random.default_rng(0)) == 0
@@ -60,7 +60,7 @@ def test_what_stands_in_front_leaves_a_shadow_to_its_left() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
-def test_blobs_take_about_their_share(fraction: float) -> None:
+def test_blobs_cover_about_their_fraction(fraction: float) -> None:
     holes = [plane_codes(1.0, degradation=replace(CLEAN, blob_fraction=fraction), seed=i) == 0 for i in range(20)]
     assert np.mean(holes) == pytest.approx(fraction, abs=0.05)
 

@@ -13,27 +13,25 @@ import torch
 
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import build_rgb_backbone
+from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.loop import EpochResult, StepReport
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
-from edgefuse.training.trainer import Silence, train
+from edgefuse.training.trainer import train
+from logs import logged
 
 QUICK = TrainConfig(
     size=32, epochs=2, batch_size=16, num_features=16, num_hidden=16, fusion="rgb", num_threads=1, test_fraction=0.25
 )
 
 
-class After(Silence):
-    """Does something when an epoch has ended; remembers what is told."""
+class After(NullCallback):
+    """Does something when an epoch has ended."""
 
     def __init__(self, epoch: int, action: Callable[[], object]) -> None:
         self._epoch, self._action = epoch, action
-        self.lines = list[str]()
 
-    def told(self, text: str) -> None:
-        self.lines.append(text)
-
-    def epoch_done(self, result: EpochResult, num_epochs: int) -> None:
+    def on_epoch_end(self, result: EpochResult) -> None:
         if result.epoch + 1 == self._epoch:
             self._action()
 
@@ -50,7 +48,7 @@ def test_a_full_disk_keeps_the_last_epoch_and_names_the_file(
     small_files: Callable[[], None], colour_and_range: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        train([colour_and_range], tmp_path / "run", config=QUICK, listener=After(1, small_files))
+        train([colour_and_range], tmp_path / "run", config=QUICK, callback=After(1, small_files))
     text = str(caught.value)
     assert f"{tmp_path / 'run/model.safetensors'} cannot be written (" in text and "File too large" in text
     assert text.endswith(f"{tmp_path / 'run'} holds the weights of epoch 1")
@@ -77,7 +75,7 @@ def test_figures_that_cannot_be_written_are_not_lost(
 ) -> None:
     run = tmp_path / "run"
     summary = train(
-        [colour_and_range], run, config=QUICK, listener=After(2, lambda: (run / name / "x").mkdir(parents=True))
+        [colour_and_range], run, config=QUICK, callback=After(2, lambda: (run / name / "x").mkdir(parents=True))
     )
     assert words in summary.not_written and 0 <= summary.metrics["test"]["both"]["accuracy"] <= 1
     stored = open_run(run)
@@ -95,10 +93,10 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(colour_and_range
         (run / "tensorboard").rmdir()
         (run / "tensorboard").touch()
 
-    listener = After(1, block)
-    train([colour_and_range], run, config=replace(QUICK, epochs=3), listener=listener)
-    told = [line for line in listener.lines if "TensorBoard" in line]
-    assert len(told) == 1 and "the training goes on" in told[0]
+    with logged() as lines:
+        train([colour_and_range], run, config=replace(QUICK, epochs=3), callback=After(1, block))
+    (line,) = [line for line in lines if "TensorBoard" in line]
+    assert line.startswith("warning: ") and line.endswith("the training goes on")
     assert open_run(run).info["epochs_done"] == 3
 
 
@@ -114,15 +112,15 @@ def test_the_log_is_one_that_tensorboard_reads(colour_and_range: Path, tmp_path:
 
 
 def test_memory_that_runs_out_is_told_with_what_is_kept(colour_and_range: Path, tmp_path: Path) -> None:
-    class Greedy(Silence):
-        def stepped(self, report: StepReport) -> None:
+    class Greedy(NullCallback):
+        def on_batch_end(self, report: StepReport) -> None:
             if report.epoch == 2:
                 torch.empty(1 << 60)
 
     with pytest.raises(
         UserError, match=r"not enough memory .*run holds the weights of epoch 1; try a smaller --batch-size than 16"
     ):
-        train([colour_and_range], tmp_path / "run", config=QUICK, listener=Greedy())
+        train([colour_and_range], tmp_path / "run", config=QUICK, callback=Greedy())
 
 
 @pytest.mark.parametrize("content", ["list", "numbers", "nan", "garbage", "empty", "pickle", "cut"])

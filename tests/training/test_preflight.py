@@ -13,24 +13,15 @@ import pytest
 from edgefuse.data.dataset import load, scan, write_description, write_pair
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
+from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.commands import calibration_line, summary_lines
 from edgefuse.training.preflight import mirroring, sensing_notes, warnings_before
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.run import open_run
-from edgefuse.training.trainer import Silence, train
+from edgefuse.training.trainer import train
+from logs import logged
 
 QUICK = TrainConfig(size=32, epochs=1, batch_size=8, num_features=16, num_hidden=16, fusion="rgb", num_threads=1)
-
-
-class Told(Silence):
-    def __init__(self) -> None:
-        self.lines = list[str]()
-
-    def told(self, text: str) -> None:
-        self.lines.append(text)
-
-    def started(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def make_data(root: Path, sequences: dict[str, int], *, depth_codes: int = 900, unit_m: float = 0.001) -> Path:
@@ -47,9 +38,9 @@ def make_data(root: Path, sequences: dict[str, int], *, depth_codes: int = 900, 
 
 
 def opening(root: Path, out: Path, **changes: object) -> list[str]:
-    told = Told()
-    train([root], out, config=replace(QUICK, **changes), listener=told)  # type: ignore[arg-type]
-    return told.lines
+    with logged() as lines:
+        train([root], out, config=replace(QUICK, **changes))  # type: ignore[arg-type]
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -80,9 +71,9 @@ def test_what_was_asked_for_wins_with_a_warning(asked: bool | None, stored: bool
 
 def test_classes_without_test_or_validation_pairs_are_named_everywhere(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"often": 6, "once": 1, "twice": 2})
-    told = Told()
-    summary = train([root], tmp_path / "run", config=replace(QUICK, test_fraction=0.25), listener=told)
-    warnings = [line for line in told.lines if line.startswith("warning: ")]
+    with logged() as lines:
+        summary = train([root], tmp_path / "run", config=replace(QUICK, test_fraction=0.25))
+    warnings = [line for line in lines if line.startswith("warning: ")]
     assert warnings[0].startswith("warning: no test pair of once (1 of 3 classes)")
     assert warnings[1].startswith("warning: no validation pair of once, twice (2 of 3 classes)") and len(warnings) == 2
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -191,23 +182,23 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"a": 3, "b": 3})
     refused = list[str]()
 
-    class Second(Silence):
-        def epoch_done(self, *_: object) -> None:
+    class Second(NullCallback):
+        def on_epoch_end(self, *_: object) -> None:
             with pytest.raises(UserError, match="another process is writing .*run: wait") as caught:
                 train([root], tmp_path / "run", config=replace(QUICK, seed=2), force=True)
             refused.append(str(caught.value))
 
-    train([root], tmp_path / "run", config=replace(QUICK, epochs=2), listener=Second())
+    train([root], tmp_path / "run", config=replace(QUICK, epochs=2), callback=Second())
     assert len(refused) == 2 and open_run(tmp_path / "run").info["epochs_done"] == 2
 
-    class Overtaken(Silence):
-        def started(self, text: str) -> None:
+    class Overtaken(NullCallback):
+        def on_train_start(self, num_epochs: int) -> None:
             with pytest.raises(UserError, match="another process is writing .*late: wait"):
                 train([root], tmp_path / "late", config=replace(QUICK, seed=2))
             shutil.copytree(tmp_path / "run", tmp_path / "late")  # by hand, past the lock
 
-    with pytest.raises(UserError, match="written by another process, and is left to it"):
-        train([root], tmp_path / "late", config=QUICK, listener=Overtaken())
+    with pytest.raises(UserError, match="written by another process and is not replaced"):
+        train([root], tmp_path / "late", config=QUICK, callback=Overtaken())
     assert open_run(tmp_path / "late").info["epochs_done"] == 2
     open_run(tmp_path / "late").build_model()
 
@@ -215,11 +206,11 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
 def test_a_run_that_another_process_replaced_is_not_written_into(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"a": 3, "b": 3})
 
-    class Replaced(Silence):
-        def epoch_done(self, *_: object) -> None:
+    class Replaced(NullCallback):
+        def on_epoch_end(self, *_: object) -> None:
             shutil.rmtree(tmp_path / "run")
             (tmp_path / "run").mkdir()
 
     with pytest.raises(UserError, match="another process"):
-        train([root], tmp_path / "run", config=replace(QUICK, epochs=2), listener=Replaced())
+        train([root], tmp_path / "run", config=replace(QUICK, epochs=2), callback=Replaced())
     assert list((tmp_path / "run").iterdir()) == []

@@ -18,6 +18,7 @@ from edgefuse.evaluation.calibration import rescale
 from edgefuse.evaluation.metrics import evaluate
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.training.batches import AugmentedDataset, build_loader
+from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.loop import (
     EpochResult,
     StepReport,
@@ -28,7 +29,7 @@ from edgefuse.training.loop import (
 )
 from edgefuse.training.recipe import TrainConfig, with_values
 from edgefuse.training.run import open_run, write_weights
-from edgefuse.training.trainer import Silence, train
+from edgefuse.training.trainer import train
 
 QUICK = TrainConfig(
     fusion="gated",
@@ -100,12 +101,12 @@ def test_the_same_seed_gives_the_same_weights(colour_and_range: Path, tmp_path: 
 
 
 def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path: Path) -> None:
-    class Impatient(Silence):
-        def stepped(self, report: StepReport) -> None:
+    class Impatient(NullCallback):
+        def on_batch_end(self, report: StepReport) -> None:
             if report.step == report.num_steps // 2 + 2:
                 raise KeyboardInterrupt
 
-    summary = train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=Impatient())
+    summary = train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), callback=Impatient())
     assert summary.interrupted
     run = open_run(tmp_path / "run")
     assert run.info["epochs_done"] == run.info["epoch_kept"] == 2 and len(summary.metrics["history"]) == 2
@@ -113,25 +114,25 @@ def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path:
 
 
 def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(colour_and_range: Path, tmp_path: Path) -> None:
-    class VeryImpatient(Silence):
-        def stepped(self, report: StepReport) -> None:
+    class VeryImpatient(NullCallback):
+        def on_batch_end(self, report: StepReport) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(UserError, match="before the first epoch"):
-        train([colour_and_range], tmp_path / "run", config=QUICK, listener=VeryImpatient())
+        train([colour_and_range], tmp_path / "run", config=QUICK, callback=VeryImpatient())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_forced_training_that_ends_early_leaves_the_old_run(
     colour_and_range: Path, trained: Path, tmp_path: Path
 ) -> None:
-    class VeryImpatient(Silence):
-        def stepped(self, report: StepReport) -> None:
+    class VeryImpatient(NullCallback):
+        def on_batch_end(self, report: StepReport) -> None:
             raise KeyboardInterrupt
 
     shutil.copytree(trained, tmp_path / "run")
     with pytest.raises(UserError, match="before the first epoch"):
-        train([colour_and_range], tmp_path / "run", config=QUICK, force=True, listener=VeryImpatient())
+        train([colour_and_range], tmp_path / "run", config=QUICK, force=True, callback=VeryImpatient())
     assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
@@ -148,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_a
         train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
 
 
-class Poison(Silence):
+class Poison(NullCallback):
     """Spoils the weights when epoch 2 has ended, so that the first loss of epoch 3 is no number."""
 
     def __init__(self, run: Path) -> None:
@@ -157,14 +158,14 @@ class Poison(Silence):
         self.good = b""
         self.num_steps = 0
 
-    def stepped(self, report: StepReport) -> None:
+    def on_batch_end(self, report: StepReport) -> None:
         self.num_steps = report.num_steps
 
     def forward_begins(self, module: torch.nn.Module, inputs: object) -> None:
         if isinstance(module, FusionClassifier):
             self._model = module
 
-    def epoch_done(self, result: EpochResult, num_epochs: int) -> None:
+    def on_epoch_end(self, result: EpochResult) -> None:
         if result.epoch == 1:
             assert self._model is not None
             self.good = (self._run / "model.safetensors").read_bytes()
@@ -181,7 +182,7 @@ def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_i
         with pytest.raises(
             UserError, match=r"the loss is nan in batch 1 of \d+ in epoch 3 \(first pairs .+/take\d/frame_\d, "
         ) as caught:
-            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), listener=poison)
+            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=4), callback=poison)
     finally:
         hook.remove()
     assert f"batch 1 of {poison.num_steps // 4} in epoch 3" in str(caught.value)
@@ -192,7 +193,7 @@ def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_i
     assert all(bool(torch.isfinite(value).all()) for value in run.build_model().state_dict().values())
 
 
-class PoisonAtStep(Silence):
+class PoisonAtStep(NullCallback):
     """Spoils one number of the model in a forward pass of training, where it changes no loss before the step."""
 
     def __init__(self, *, forward: int, spoil: Callable[[FusionClassifier], None]) -> None:
@@ -235,7 +236,7 @@ def test_what_is_spoilt_in_the_last_batch_of_an_epoch_is_not_kept(
     hook = torch.nn.modules.module.register_module_forward_pre_hook(poison.forward_begins)
     try:
         with pytest.raises(UserError, match=words) as caught:
-            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=epochs), listener=poison)
+            train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=epochs), callback=poison)
     finally:
         hook.remove()
     assert f"{tmp_path / 'run'} holds the weights of epoch 1;" in str(caught.value)

@@ -119,7 +119,7 @@ def crossval(  # long: each option is a parameter
             skip_bad=skip_bad,
             force=force,
             on_done=fold_line(),
-            listener=display,
+            callback=display,
         )
     command = ["edgefuse", *sys.argv[1:]]
     leak_free = f"the same with --by {BY_SEQUENCE} and another --out"

@@ -31,10 +31,11 @@ from edgefuse.io.files import refuse_existing, sha256_of_file
 from edgefuse.io.json_files import Optional, check_fields, read_json, with_new_names, write_json
 from edgefuse.io.new_files import only_writer
 from edgefuse.io.workers import begin_worker
+from edgefuse.training.callbacks import Callback
 from edgefuse.training.loop import best_device
 from edgefuse.training.preflight import mirroring, sensing_notes
 from edgefuse.training.recipe import OLD_NAMES, TrainConfig
-from edgefuse.training.trainer import Listener, NothingLearnedError, train_on_dataset
+from edgefuse.training.trainer import NothingLearnedError, train_on_dataset
 from edgefuse_benchmarks.paper.variants import ModelVariant, checked_variants, variant_config
 
 PLAN_NAME = "crossval.json"
@@ -143,7 +144,7 @@ def cross_validate(  # long: the order of the work, one step a line
     skip_bad: bool = False,
     force: bool = False,
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> CrossValidation:
     """Train every approach on every fold; what is finished in `out` is kept, what failed is tried again.
 
@@ -156,7 +157,7 @@ def cross_validate(  # long: the order of the work, one step a line
         num_jobs: worker processes.
         force: throw results of other settings away instead of refusing.
         on_done: is told of each training that ended now: result, how many are done, and of how many.
-        listener: watches single epochs where num_jobs is 1.
+        callback: called at each batch and epoch where num_jobs is 1.
 
     Raises:
         UserError: what `checked_variants` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
@@ -187,7 +188,7 @@ def cross_validate(  # long: the order of the work, one step a line
         shutil.rmtree(out / "runs", ignore_errors=True)
         ended: Iterator[tuple[_Task, FoldResult | Failure]]
         if num_jobs == 1 or len(waiting) < 2:
-            ended = ((task, _train_fold(task, rgbd, listener)) for task in waiting)
+            ended = ((task, _train_fold(task, rgbd, callback)) for task in waiting)
         else:
             ended = _side_by_side(waiting, roots, num_jobs=min(num_jobs, len(waiting)), skip_bad=skip_bad)
         for done, (task, result) in enumerate(ended, start=len(finished) + 1):
@@ -313,7 +314,7 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
     return finished
 
 
-def _train_fold(task: _Task, rgbd: RgbdDataset, listener: Listener | None = None) -> FoldResult | Failure:
+def _train_fold(task: _Task, rgbd: RgbdDataset, callback: Callback | None = None) -> FoldResult | Failure:
     """One training and its file. What goes wrong is returned; Ctrl-C is raised."""
     run = task.out / "runs" / task.name
     start_s = time.monotonic()
@@ -321,7 +322,7 @@ def _train_fold(task: _Task, rgbd: RgbdDataset, listener: Listener | None = None
         if rgbd.dataset.digest != task.digest:
             raise UserError("the data changed while the folds were trained")
         summary = train_on_dataset(
-            rgbd, run, config=task.config, listener=listener, parts=task.parts, early_stop=task.early_stop
+            rgbd, run, config=task.config, callback=callback, parts=task.parts, early_stop=task.early_stop
         )
     except NothingLearnedError:
         raise KeyboardInterrupt from None

@@ -9,9 +9,9 @@ Source: Oyedotun, Aouada, Ottersten, "Learning to Fuse Latent Representations fo
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,14 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import real_path, refuse_existing
 from edgefuse.io.json_files import read_json
 from edgefuse.model.choices import WEIGHTS_NONE
+from edgefuse.progress import Progress, no_progress
+from edgefuse.training.callbacks import Callback
 from edgefuse.training.recipe import TrainConfig
-from edgefuse.training.trainer import Listener
 from edgefuse_benchmarks.paper.crossval import CrossValidation, Failure, FoldResult, cross_validate
 from edgefuse_benchmarks.paper.reports import write_report
 from edgefuse_benchmarks.paper.variants import PAPER_ROWS, checked_variants, paper_accuracy
+
+_log = logging.getLogger(__name__)
 
 PaperBy = Literal["frame", "sequence", "trials"]
 NUM_NAMED_LEFT_OUT = 5
@@ -187,11 +190,10 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     quick: bool = False,
     skip_bad: bool = False,
     force: bool = False,
-    say: Callable[[str], None] = lambda text: None,
-    converting: Callable[[], AbstractContextManager[Callable[[int, int], None]]] = lambda: nullcontext(_unwatched),
+    progress: Progress = no_progress,
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
     on_found: Callable[[CrossValidation], None] = lambda done: None,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> Reproduction:
     """Make one of the paper's tables from a data set's tree; given again, it goes on where it stopped.
 
@@ -202,9 +204,9 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         samples: pairs of washington or subjects of bu3dfe to take; the paper's number by default.
         early_stop: as in `cross_validate`, on 15 % of the training side; off as in the paper by default.
         quick: a few pairs, two folds, no pretrained weights: shows that everything runs, and says nothing of the method.
-        say: is told of notes.
+        progress: called with the pairs converted and their number.
         on_found: is given the results before the report is written.
-        converting: opened while the tree is converted; what it yields is told how many pairs are done, and of how many.
+        callback: called at each batch and epoch where num_jobs is 1.
 
     Raises:
         UserError: an unknown set or table, a tree that is not of its form, data in `out` that was converted from something
@@ -223,8 +225,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         data,
         skip_bad=skip_bad,
         force=force,
-        say=say,
-        converting=converting,
+        progress=progress,
     )
     folder = out / f"table{protocol.table}-by-{by}"
     num_folds = QUICK_NUM_FOLDS if quick else protocol.num_folds
@@ -245,7 +246,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         num_jobs=num_jobs,
         force=force,
         on_done=on_done,
-        listener=listener,
+        callback=callback,
     )
     command = ["edgefuse", "reproduce", name, str(tree), "--out", str(out), "--table", str(protocol.table)]
     more = ["--epochs", str(config.epochs), "--size", str(config.size)]
@@ -272,9 +273,6 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         remarks=remarks,
     )
     return Reproduction(folder=folder, done=done, report=report)
-
-
-def _unwatched(done: int, total: int) -> None: ...
 
 
 def _protocol(name: str, table: int | None) -> Protocol:
@@ -342,8 +340,7 @@ def _convert(
     *,
     skip_bad: bool,
     force: bool,
-    say: Callable[[str], None],
-    converting: Callable[[], AbstractContextManager[Callable[[int, int], None]]],
+    progress: Progress,
 ) -> None:
     """Bring the pairs into the folder layout, unless they are there.
 
@@ -362,14 +359,11 @@ def _convert(
                 "or add --force to convert again"
             )
     refuse_existing(data, force=force, marker=DATASET_NAME, is_ours=is_made_by_command)
-    with converting() as on_progress:
-        done = write_source(source, data, skip_bad=skip_bad, on_progress=on_progress)
-    for text in (
-        *(f"warning: {text}" for text in done.warnings),
-        *done.notes,
-        *(f"left out: {problem}" for problem in done.left_out),
-    ):
-        say(f"note: {text}")
+    done = write_source(source, data, skip_bad=skip_bad, progress=progress)
+    for warning in done.warnings:
+        _log.warning("%s", warning)
+    for text in (*done.notes, *(f"left out: {problem}" for problem in done.left_out)):
+        _log.info("note: %s", text)
 
 
 def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -63,12 +63,11 @@ def reproduce(  # long: each option is a parameter
 
     require("torch", extra="train")
     from edgefuse.console.progress import TrainingDisplay, counting
-    from edgefuse.io.text import say
     from edgefuse_benchmarks.paper.commands import finish, fold_line, show_results
     from edgefuse_benchmarks.paper.reproduce import reproduce as make_table
     from edgefuse_benchmarks.paper.variants import PAPER_ROWS
 
-    with TrainingDisplay(brief=True) as display:
+    with TrainingDisplay(brief=True) as display, counting(unit="pairs") as progress:
         made = make_table(
             dataset,
             tree,
@@ -87,11 +86,10 @@ def reproduce(  # long: each option is a parameter
             quick=quick,
             skip_bad=skip_bad,
             force=force,
-            say=say,
-            converting=partial(counting, "converting", unit="pairs"),
+            progress=progress,
             on_done=fold_line(),
             on_found=partial(show_results, as_json=as_json),
-            listener=display,
+            callback=display,
         )
     finish(made.done, made.report, made.folder)
 

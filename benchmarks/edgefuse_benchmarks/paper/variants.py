@@ -78,10 +78,8 @@ def parse_variant(name: str) -> ModelVariant:
     """
     fusion, _, backbones = name.partition("-")
     backbone, plus, second = backbones.partition("+")
-    if fusion == "depth":
-        rgb, depth = None, backbone
-    else:
-        rgb, depth = backbone, None if fusion == "rgb" else second if plus else DEPTH_FROM_SCRATCH
+    rgb = None if fusion == "depth" else backbone
+    depth = {"depth": backbone, "rgb": None}.get(fusion, second if plus else DEPTH_FROM_SCRATCH)
     try:
         if fusion not in FUSION_KINDS or (plus and fusion in SINGLE_MODALITIES):
             raise UserError(f"fusions are {', '.join(FUSION_KINDS)}")

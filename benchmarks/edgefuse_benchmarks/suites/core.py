@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefuse.errors import UserError, require
+from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report
@@ -64,7 +65,7 @@ def bench_core(
     plan: Plan = PLAN,
     seed: int = 0,
     flush_bytes: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure the core at each feature width.
 
@@ -73,7 +74,7 @@ def bench_core(
         plan: how long to measure each width.
         seed: of weights and features.
         flush_bytes: read before each flushed call; None = twice the largest cache, within 32 and 128 MiB.
-        on_progress: called with (widths done, widths in all).
+        progress: called with (widths done, widths in all).
 
     Raises:
         UserError: a width outside 1..16384.
@@ -90,8 +91,7 @@ def bench_core(
         group, compared = _bench_width(width, plan=plan, threads=threads, seed=seed, flush_bytes=flush_bytes)
         groups.append(group)
         parity += compared
-        if on_progress is not None:
-            on_progress(done + 1, len(widths))
+        progress(done + 1, len(widths), stage="measuring")
     return Report(
         benchmark="core",
         machine=described,

@@ -5,7 +5,8 @@ Owns the protocol and its table. Every figure is on instances that were not trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +21,15 @@ from edgefuse.io.files import file_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import write_text
 from edgefuse.model.choices import FusionKind
+from edgefuse.progress import Progress, no_progress
 from edgefuse.synth.rendered_set import write_dataset
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.trainer import train_on_dataset
 from edgefuse_benchmarks import machine
 
 FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated", "joint", "spatial")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +100,20 @@ def bench_learning(
     num_pairs: int = 1000,
     epochs: int | None = None,
     fusions: Sequence[FusionKind] = FUSIONS,
-    say: Callable[[str], None] = print,
+    progress: Progress = no_progress,
 ) -> LearningReport:
     """Train every fusion on every seed's pictures, with the demo's recipe.
 
     Args:
         fusions: rgb, depth and gated must be among them.
         epochs: None = what the recipe says.
-        say: told of each model as it is done.
+        progress: called with the trainings done and their number.
     """
     assert {"rgb", "depth", "gated"} <= set(fusions)
     hardware = machine.describe()
     recipe = demo_rgbd() if epochs is None else replace(demo_rgbd(), epochs=epochs)
     accuracy: dict[str, dict[Condition, list[float]]] = {f: {c: [] for c in CONDITIONS} for f in fusions}
+    done = 0
     for seed in seeds:
         with TemporaryDirectory() as folder:
             rgbd = load(scan([write_dataset(Path(folder) / "data", num_pairs=num_pairs, seed=seed)]))
@@ -117,7 +122,9 @@ def bench_learning(
                 scores = train_on_dataset(rgbd, Path(folder) / "run", config=config).metrics["test"]
                 for condition in CONDITIONS:
                     accuracy[fusion][condition].append(scores[condition]["accuracy"])
-                say(f"seed {seed}, {fusion}: {scores['both']['accuracy']:.3f}")
+                _log.info("seed %d, %s: %.3f", seed, fusion, scores["both"]["accuracy"])
+                done += 1
+                progress(done, len(seeds) * len(fusions), stage="training")
     return LearningReport(seeds=tuple(seeds), num_pairs=num_pairs, config=recipe, accuracy=accuracy, hardware=hardware)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError, require
+from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
@@ -29,7 +30,7 @@ from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import parse_region
-from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.results import STAGES, LiveSummary, Result
 
 Pace = Literal["back to back", "paced"]
 
@@ -37,9 +38,8 @@ MIN_PASSES = 2
 WARMUP_FRAMES = 5
 TOLERANCE = 1e-4
 WHOLE = "frame to result"
-STAGES = {"read": "read, align, copy", "frame": "region, crop, resize", "infer": "engine"}
-"""Stages of `edgefuse_runtime.results.StageTimes` that add up to the whole, and what they are called."""
-WAIT = "wait for the frame"
+WAIT, *PARTS = STAGES
+"""The stage before the latency, and those that add up to it."""
 ALWAYS_PREDICT = DegradedMode(no_rgb="predict", no_depth="predict")
 """Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
 
@@ -114,7 +114,7 @@ def bench_live(
     engine: str = "auto",
     num_threads: int | None = None,
     plan: LivePlan = PLAN,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure the live loop.
 
@@ -123,7 +123,7 @@ def bench_live(
         roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: where the training data was looked at.
         engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
         plan: how long to measure.
-        on_progress: called with (results so far, results at most).
+        progress: called with (results so far, results at most).
 
     Raises:
         UserError: no bundle or camera, or too few frames with a region.
@@ -135,7 +135,7 @@ def bench_live(
     ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
     with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
         _play_in_turns(
-            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, on_progress=on_progress
+            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, progress=progress
         )
         engine_facts = opened.description
     parity = _check(ways)
@@ -172,15 +172,14 @@ def _play_in_turns(
     roi: str | None,
     trained_on: str | None,
     plan: LivePlan,
-    on_progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> None:
     wanted = plan.num_results * len(ways)
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
             _play(way, engine, camera=camera, roi=roi, trained_on=trained_on, num_frames=plan.frames_of_pass)
-        if on_progress is not None:
-            on_progress(min(sum(len(way.results) for way in ways), wanted), wanted)
+        progress(min(sum(len(way.results) for way in ways), wanted), wanted, stage="measuring")
 
 
 def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
@@ -266,17 +265,14 @@ def _by_name(results: Sequence[Result]) -> dict[str, Result]:
 
 
 def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
-    stages = [
-        way.series(name, lambda result, stage=stage: getattr(result.stages, f"{stage}_ms"))  # type: ignore[misc]
-        for stage, name in STAGES.items()
-    ]
+    stages = [way.series(stage, _stage(stage)) for stage in PARTS]
     return Group(
         scope="frame to result",
         name=way.pace,
         series=(
             way.series(WHOLE, lambda result: result.latency_ms),
             *stages,
-            way.series(WAIT, lambda result: result.stages.wait_ms),
+            way.series(WAIT, _stage(WAIT)),
         ),
         ratios=ratios,
         facts={
@@ -289,6 +285,10 @@ def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
             "without_region": [summary.without_region for summary in way.summaries],
         },
     )
+
+
+def _stage(name: str) -> Callable[[Result], float]:
+    return lambda result: result.stages.by_stage()[name]
 
 
 def _age_group(way: _Way) -> Group | None:
@@ -304,7 +304,7 @@ def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
         return ()
     stages: dict[str, Callable[[Result], float]] = {
         WHOLE: lambda result: result.latency_ms,
-        STAGES["infer"]: lambda result: result.stages.infer_ms,
+        "infer": _stage("infer"),
     }
     return tuple(found for name, get in stages.items() if (found := _ratio(ways, name, get)) is not None)
 

@@ -8,8 +8,9 @@ All answer the same pairs, so differences are counted pair by pair. Owns the pro
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,15 +19,18 @@ from typing import Any
 import numpy as np
 
 from edgefuse.bundle import MODEL_NAMES, Bundle, open_bundle
+from edgefuse.console.messages import messages_shown
 from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.data.splits import matching
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Answers, Predictor, answers_under, as_they_are
 from edgefuse.io.environment import git_revision_text
 from edgefuse.io.files import file_replaced
-from edgefuse.io.text import write_text
+from edgefuse.io.text import say, write_text
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import bundle_facts, save_json
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = 1
 GOALS_POINTS = {"fp16": 0.2, "int8": 1.0}
@@ -98,7 +102,7 @@ def compare(
     )
 
 
-def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset, *, say: Callable[[str], None]) -> list[Row]:
+def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> list[Row]:
     """Answer all pairs with each precision of the bundle; FP32 comes first.
 
     Raises:
@@ -116,7 +120,7 @@ def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset, *, say: Callabl
                 name, predictor = _half(run_folder, bundle, rgbd)
             else:
                 name, predictor = _session(bundle, MODEL_NAMES[precision], stack)
-            say(f"{precision}: {name}")
+            _log.info("%s: %s", precision, name)
             changes = {"both": as_they_are}
             found = answers_under(predictor, rgbd, contract=manifest.contract, labels=manifest.labels, changes=changes)
             answers[precision] = found["both"]
@@ -201,7 +205,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.only:
         dataset = dataset.subset(matching(dataset, options.only))
     rgbd = load(dataset)
-    rows = measure(options.run, bundle, rgbd, say=lambda text: print(text, file=sys.stderr))
+    with messages_shown():
+        rows = measure(options.run, bundle, rgbd)
     data = bundle.manifest.training.get("data") or {}
     seen = set((data.get("train_instances") or {}).values())
     trained_on = sorted(name for name, digest in rgbd.dataset.sequence_digests().items() if digest in seen)
@@ -223,7 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     with file_replaced(path.with_suffix(".md")) as temporary:
         write_text(temporary, text)
     print(text)
-    print(f"result: {path}", file=sys.stderr)
+    say(f"result: {path}")
 
 
 if __name__ == "__main__":

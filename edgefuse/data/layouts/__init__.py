@@ -1,1 +1,1 @@
-"""Data sets in other layouts, read and converted to the folder layout."""
+"""Readers of other layouts, and the conversion to the folder layout."""

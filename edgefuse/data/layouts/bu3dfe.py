@@ -1,10 +1,10 @@
-"""The BU-3DFE tree: faces of 100 people as textured meshes, read and drawn as RGB-D pairs.
+"""Read BU-3DFE: textured face meshes of 100 people, rendered as RGB-D pairs.
 
     F0001/F0001_AN01WH_F3D.wrl      subject F0001-F0058 or M0001-M0044, expression, level 01-04, ethnicity; VRML 2.0, mm
-    F0001/F0001_AN01WH_F2D.bmp      the picture of the same face, as described, taken from both sides: the mesh's texture
+    F0001/F0001_AN01WH_F2D.bmp      image of the same face from both sides: the mesh's texture
 
-The picture is not taken from the mesh's front, so RGB and depth are both drawn from the mesh, in one view: orthographic, from
-the front, 1 px = `VIEW_MM` / size. Class = expression, instance (and group) = subject. Owns the tree's names and the view.
+The image does not show the mesh from the front, so RGB and depth are both rendered from the mesh, in one view: orthographic, from
+the front, 1 px = `VIEW_MM` / size. Class = expression, sequence (and group) = subject. Owns the tree's names and the view.
 Source: Yin et al., "A 3D facial expression database for facial behavior research", 2006, and the file names in public readers.
 """
 
@@ -40,11 +40,11 @@ LEVELS = (1, 2, 3, 4)
 NUM_SUBJECTS = 100
 
 DEPTH_UNIT_M = 1e-4
-"""The relief of a face is told apart in tenths of a millimetre; whole ones would make steps of it."""
+"""0.1 mm, because whole millimetres would turn the relief of a face into steps."""
 CAMERA_MM = 600.0
-"""The virtual camera's plane stands this far in front of the mesh's median point, so that nearer is smaller and 0 is free."""
+"""Distance from the virtual camera to the mesh's median point: nearer is a smaller code, and code 0 is free."""
 VIEW_MM = 240.0
-"""Side of the view. The same for all faces, so that sizes compare; a larger mesh gets a larger view, 5 % over its extent."""
+"""Side of the view, the same for all faces, so that sizes are comparable. A larger mesh gets a view 5 % larger than its extent."""
 SIZE_PX = 256
 
 _MODEL = re.compile(r"([FM]\d{4})_([A-Z]{2})(\d{2})([A-Z]{2})_F3D\.wrl", re.IGNORECASE)
@@ -52,18 +52,18 @@ _EXTENT_MM = (30.0, 1000.0)
 
 
 def read_bu3dfe(root: Path, *, neutral: bool = False, levels: Sequence[int] = LEVELS, size_px: int = SIZE_PX) -> Source:
-    """Find the faces below `root`; meshes are read and drawn one by one later.
+    """Find the faces below `root`. The meshes are read and rendered later, one by one.
 
     Args:
-        neutral: take the neutral faces (NE00) as a seventh class.
-        levels: intensities of the six expressions to take, 1 (low) to 4 (highest).
+        neutral: include the neutral faces (NE00) as a seventh class.
+        levels: intensities of the six expressions to include, 1 (low) to 4 (highest).
         size_px: side of the pairs.
 
     Raises:
-        UserError: no such tree, or no face of the kinds asked for.
+        UserError: not such a tree, or no face of the requested kinds.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give the folder that has F0001 ... M0044 in it")
+        raise UserError(f"{root} is not a folder: give the folder with F0001 ... M0044 in it")
     if not levels or not set(levels) <= set(LEVELS):
         raise UserError(f"the levels are {', '.join(map(str, levels)) or 'none'}: some of 1, 2, 3, 4 were expected")
     folders, problems = at_level(root, 1, is_meant=_is_model, expected="<subject>/")
@@ -107,17 +107,17 @@ def _is_model(name: str) -> bool:
 
 
 def read_face(path: Path, *, size_px: int = SIZE_PX) -> Pair:
-    """Draw one F3D file: RGB and depth [size_px, size_px] in one view, depth in codes of `DEPTH_UNIT_M`.
+    """Render one F3D file: RGB and depth [size_px, size_px] in one view, depth in codes of `DEPTH_UNIT_M`.
 
     Raises:
-        UserError: the mesh or its picture cannot be used.
+        UserError: the mesh or its image cannot be used.
     """
     mesh = read_vrml(path)
     low, high = mesh.points_mm.min(0), mesh.points_mm.max(0)
     extent_mm = float((high - low)[:2].max())
     if extent_mm < _EXTENT_MM[0] or float((high - low).max()) > _EXTENT_MM[1]:
         extents = " x ".join(f"{value:g}" for value in high - low)
-        raise UserError(f"{path}: the mesh is {extents} large, a face in millimetres was expected")
+        raise UserError(f"{path}: the mesh has a size of {extents}, a face in millimetres was expected")
     view = render(
         mesh,
         _read_texture(path, mesh),
@@ -128,7 +128,7 @@ def read_face(path: Path, *, size_px: int = SIZE_PX) -> Pair:
     distance_mm = CAMERA_MM + np.median(mesh.points_mm[:, 2]) - view.height_mm
     if not np.isfinite(distance_mm).any() or np.nanmin(distance_mm) <= 0:
         raise UserError(
-            f"{path}: the mesh reaches behind the camera, {CAMERA_MM:g} mm before its median point, or shows nothing"
+            f"{path}: the mesh extends behind the camera, {CAMERA_MM:g} mm in front of its median point, or is not visible"
         )
     codes = np.rint(np.nan_to_num(distance_mm) * 1e-3 / DEPTH_UNIT_M)
     note = "faces with four or more corners were cut into triangles" if mesh.num_split else None
@@ -136,16 +136,16 @@ def read_face(path: Path, *, size_px: int = SIZE_PX) -> Pair:
 
 
 def _read_texture(path: Path, mesh: Mesh) -> NDArray[np.uint8]:
-    """The picture beside the mesh, uint8 [H, W, 3] in RGB order: the F2D file, else the one that the mesh names."""
+    """The texture image next to the mesh, uint8 [H, W, 3] in RGB order: the F2D file, else the file named in the mesh."""
     stem = path.name[: -len("_F3D.wrl")]
     wanted = [f"{stem}_F2D.bmp", f"{stem}_F2D.BMP", *_base_names(mesh)]
     for name in wanted:
-        if os.path.isfile(path.parent / name):  # noqa: PTH113  (also of names that no file can have)
+        if os.path.isfile(path.parent / name):  # noqa: PTH113  (accepts invalid names too)
             return read_rgb(path.parent / name)
     names = " or ".join(dict.fromkeys([wanted[0], *_base_names(mesh)]))
-    raise UserError(f"{path}: its texture is missing: {printable(names)} was expected beside it")
+    raise UserError(f"{path}: its texture is missing: {printable(names)} was expected next to it")
 
 
 def _base_names(mesh: Mesh) -> list[str]:
-    """A file name may come with the folders of the machine where it was made; only the name counts."""
+    """The texture's file name without folders, which are those of the machine where the mesh was made."""
     return [re.split(r"[/\\]", mesh.texture_name)[-1]] if mesh.texture_name else []

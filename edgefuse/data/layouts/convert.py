@@ -1,6 +1,6 @@
-"""From another layout to a data set folder: which reader reads which layout, and with which options.
+"""Convert another layout to a data set folder.
 
-Owns the list of layouts; the command line calls `convert`.
+Owns the list of layouts, with the reader and the options of each; the command line calls `convert`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from edgefuse.data.layouts.source import Converted, Source, write_source
 from edgefuse.errors import UserError
 from edgefuse.io.files import real_path
 from edgefuse.io.text import name_problem, printable
+from edgefuse.progress import Progress, no_progress
 
 Layout = Literal["washington", "bu3dfe", "pairs", "npy", "tum"]
 
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def convert(
+def convert(  # long: the options of every layout, declared and passed on
     source: Path,
     out: Path,
     *,
@@ -46,18 +47,18 @@ def convert(
     size: int | None = None,
     skip_bad: bool = False,
     strict: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Converted:
-    """Read `source` in its layout and write the data set folder `out`, whole or not at all.
+    """Read `source` in its layout and write the data set folder `out` atomically.
 
-    An option that the layout does not know is refused. A `dataset.json` of the source is carried over. Options are those of `read_washington`, `read_bu3dfe`, `read_pairs`,
-    `read_npy` and `read_tum`; `unit` is one of m, cm, mm, um or the metres of one depth code.
+    Options are those of `read_washington`, `read_bu3dfe`, `read_pairs`, `read_npy` and `read_tum`; an option of another layout
+    is refused. `unit` is m, cm, mm, um or metres per depth code. A `dataset.json` of the source is carried over.
 
     Raises:
-        UserError: an unknown layout or option, a source that is not of its layout, or bad pairs (all are named).
+        UserError: an unknown layout or option, a source in another layout, or bad pairs (all are listed).
     """
     if layout not in get_args(Layout):
-        raise UserError(f"the layout {layout!r} is not known: one of {', '.join(get_args(Layout))} was expected")
+        raise UserError(f"unknown layout {layout!r}: one of {', '.join(get_args(Layout))} was expected")
     options: dict[str, Any] = {
         "unit": unit,
         "sequence_pattern": sequence_pattern,
@@ -76,17 +77,17 @@ def convert(
     foreign = [f"--{name.replace('_', '-')}" for name in given if name not in _OPTIONS[layout]]
     if foreign:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _OPTIONS[layout])
-        raise UserError(f"{' and '.join(foreign)} make(s) no sense with --layout {layout}, which has {known}")
+        raise UserError(f"{' and '.join(foreign)} cannot be used with --layout {layout}, which has {known}")
     if real_path(out) == real_path(source) or real_path(source).is_relative_to(real_path(out)):
         raise UserError(f"the output {out} would replace the source {source}: choose another name")
     found = _READERS[layout](source, given)
     origin = {"layout": layout, "folder": real_path(source).name, **given, **found.origin}
     found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
-    return write_source(found, out, skip_bad=skip_bad, strict=strict, on_progress=on_progress)
+    return write_source(found, out, skip_bad=skip_bad, strict=strict, progress=progress)
 
 
 def _as_described(found: Source, source: Path, origin: dict[str, Any]) -> Source:
-    """Carry over what the source's own `dataset.json` says besides the unit; `origin` gets where that came from."""
+    """Carry over the fields of the source's `dataset.json` except the unit. Adds its `source` to `origin`."""
     description, known = describe(source), stated(source)
     before = known.pop("source", None)
     if before is not None:
@@ -98,7 +99,7 @@ def _as_described(found: Source, source: Path, origin: dict[str, Any]) -> Source
 
 
 def unit_in_metres(text: str) -> float:
-    """Metres of one depth code: "mm", "cm", "m", "um", or a number such as 0.0002.
+    """Metres per depth code: "mm", "cm", "m", "um", or a number such as 0.0002.
 
     Raises:
         UserError: neither.
@@ -109,7 +110,7 @@ def unit_in_metres(text: str) -> float:
         unit_m = float("nan")
     if not 1e-6 <= unit_m <= 1.0:
         raise UserError(
-            f"the depth unit is {text!r}: one of {', '.join(UNITS_M)}, or metres of one code such as 0.0002, was expected"
+            f"the depth unit is {text!r}: one of {', '.join(UNITS_M)}, or metres per depth code such as 0.0002, was expected"
         )
     return unit_m
 
@@ -146,34 +147,34 @@ def _read_tum(source: Path, given: dict[str, Any]) -> Source:
         problem = name_problem(name)
         if problem:
             raise UserError(
-                f"{option} is {printable(name)!r}: {problem}; the class of a sequence was expected, a plain name such as --label mug"
+                f"{option} is {printable(name)!r}: {problem}; a plain name for the sequence's class was expected, such as --label mug"
             )
     unit_m = _code_unit(_unit(source, given), default_m=layouts.TUM_UNIT_M)
     return layouts.read_tum(source, label=label, sequence=given.get("sequence"), unit_m=unit_m)
 
 
 def _unit(source: Path, given: dict[str, Any]) -> float | None:
-    """Metres of one code: `--unit`, or what the source's own `dataset.json` says; None where neither says it.
+    """Metres per depth code: `--unit`, or from the source's `dataset.json`; None without both.
 
     Raises:
         UserError: they contradict each other.
     """
-    asked_m = unit_in_metres(given["unit"]) if "unit" in given else None
+    option_m = unit_in_metres(given["unit"]) if "unit" in given else None
     if not source.is_dir():
-        return asked_m
+        return option_m
     description = describe(source)
     if "depth_unit_m" not in stated(source):
-        return asked_m
-    if asked_m is not None and abs(asked_m - description.depth_unit_m) > 1e-6 * asked_m:
+        return option_m
+    if option_m is not None and abs(option_m - description.depth_unit_m) > 1e-6 * option_m:
         raise UserError(
-            f"--unit is {given['unit']}, and {source / DATASET_NAME} says that one code is {description.depth_unit_m:g} m: leave "
+            f"--unit is {given['unit']}, but {source / DATASET_NAME} has {description.depth_unit_m:g} m per depth code: leave "
             "--unit out, or correct the file"
         )
     return description.depth_unit_m
 
 
 def _code_unit(unit_m: float | None, *, default_m: float) -> float:
-    """The unit of 16-bit codes, which a data set records: at most 0.1 m."""
+    """The unit of 16-bit codes, at most 0.1 m, which `dataset.json` records."""
     unit_m = default_m if unit_m is None else unit_m
     if unit_m > 0.1:
         raise UserError(

@@ -1,7 +1,7 @@
-"""A textured VRML 2.0 mesh, read from a file and drawn straight from the front with a z-buffer.
+"""Read a textured VRML 2.0 mesh, and render it from the front with a z-buffer.
 
-Owns the parser of one IndexedFaceSet and the orthographic renderer; `edgefuse.data.layouts.bu3dfe` calls them. Coordinates are taken
-as they stand: x to the right, y up, z towards the viewer, in millimetres. Transform nodes are not applied.
+Owns the parser of one IndexedFaceSet and the orthographic renderer; `edgefuse.data.layouts.bu3dfe` calls them. Coordinates are used
+unchanged: x to the right, y up, z towards the viewer, in millimetres. Transform nodes are not applied.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Indices = NDArray[np.int64]
 
 MAX_MESH_BYTES = 256 << 20
 MAX_CANDIDATES = 300_000
-"""Pixels tested at once: bounds the memory, whatever the triangles' sizes."""
+"""Pixels tested in one step. Bounds the memory for triangles of any size."""
 
 _EDGE = 1e-9
-"""Pixels on an edge belong to the triangles on both sides, in spite of rounding: no holes along edges."""
+"""Tolerance for rounding: pixels on an edge belong to the triangles on both sides, so that edges have no holes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,10 +35,10 @@ class Mesh:
     Attributes:
         points_mm: [V, 3].
         triangles: [T, 3], indices into `points_mm`.
-        texcoords: [U, 2], s to the right, t up, both 0 to 1 over the picture.
+        texcoords: [U, 2], s to the right, t up, both 0 to 1 over the image.
         texture_triangles: [T, 3], indices into `texcoords`.
-        texture_name: the picture that the file names, or None.
-        num_split: faces with more than three corners, which were cut into triangles.
+        texture_name: image file named in the mesh file, or None.
+        num_split: number of faces with more than three corners, which were split into triangles.
     """
 
     points_mm: Floats
@@ -51,11 +51,11 @@ class Mesh:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What an orthographic camera sees.
+    """An orthographic view.
 
     Attributes:
-        rgb: uint8 [S, S, 3], 0 where the mesh is not.
-        height_mm: float64 [S, S], the nearest surface's z, NaN where the mesh is not.
+        rgb: uint8 [S, S, 3], 0 outside the mesh.
+        height_mm: float64 [S, S], z of the nearest surface, NaN outside the mesh.
         mm_per_px: side of a pixel.
     """
 
@@ -65,10 +65,10 @@ class View:
 
 
 def read_vrml(path: Path) -> Mesh:
-    """Read the one IndexedFaceSet of a VRML 2.0 file. Faces with four and more corners are cut into fans of triangles.
+    """Read the IndexedFaceSet of a VRML 2.0 file. Faces with four or more corners are split into fans of triangles.
 
     Raises:
-        UserError: not VRML 2.0, no mesh or several, no texture coordinates, numbers or indices that make no sense.
+        UserError: not VRML 2.0, no mesh or several, no texture coordinates, or invalid numbers or indices.
     """
     data = read_text_bytes(path, what="a VRML 2.0 file", max_bytes=MAX_MESH_BYTES)
     if not data.startswith(b"#VRML V2.0"):
@@ -84,20 +84,20 @@ def read_vrml(path: Path) -> Mesh:
     texture_corners = _block(data, rb"\btexCoordIndex\s*\[", path=path)
     if texcoords is None or not texcoords.split():
         raise UserError(
-            f"{path}: the mesh has no texture coordinates (TextureCoordinate {{ point [...] }}), so its picture cannot be laid "
-            "over it: take the textured F3D files, not the raw ones"
+            f"{path}: the mesh has no texture coordinates (TextureCoordinate {{ point [...] }}), so its image cannot be mapped "
+            "onto it: use the textured F3D files, not the raw ones"
         )
     points_mm = _vectors(points, width=3, what="points", path=path)
     st = _vectors(texcoords, width=2, what="texture coordinates", path=path)
     triangles, lengths = _triangles(corners, num_points=len(points_mm), what="coordIndex", path=path)
     if texture_corners is None or not texture_corners.split():
-        texture_corners = corners  # VRML 2.0, 6.23: without texCoordIndex, coordIndex serves
+        texture_corners = corners  # VRML 2.0, 6.23: without texCoordIndex, coordIndex is used
     texture_triangles, texture_lengths = _triangles(
         texture_corners, num_points=len(st), what="texCoordIndex", path=path
     )
     if not np.array_equal(lengths, texture_lengths):
         raise UserError(
-            f"{path}: texCoordIndex has other faces than coordIndex: the same number of corners in each was expected"
+            f"{path}: texCoordIndex has different faces than coordIndex: the same number of corners in each was expected"
         )
     url = re.search(rb'\bImageTexture\s*\{[^}]*?\burl\s*\[?\s*"([^"]*)"', data)
     return Mesh(
@@ -113,16 +113,16 @@ def read_vrml(path: Path) -> Mesh:
 def render(
     mesh: Mesh, texture: NDArray[np.uint8], *, side_px: int, side_mm: float, centre_mm: tuple[float, float]
 ) -> View:
-    """Draw a mesh from the front, without light: colours are the texture's.
+    """Render a mesh from the front, unlit: colours are the texture's.
 
     Args:
         texture: uint8 [H, W, 3].
-        side_px, side_mm: the square view in pixels and in the mesh's plane.
-        centre_mm: x and y of the view's middle.
+        side_px, side_mm: side of the square view in pixels and in millimetres.
+        centre_mm: x and y of the view's centre.
     """
     mm_per_px = side_mm / side_px
     xyz = mesh.points_mm[mesh.triangles]
-    # Pixel (row, column) has its middle at (row + 0.5, column + 0.5); rows go down, y goes up.
+    # Pixel (row, column) has its centre at (row + 0.5, column + 0.5); rows go down, y goes up.
     columns = (xyz[..., 0] - centre_mm[0]) / mm_per_px + side_px / 2 - 0.5
     rows = (centre_mm[1] - xyz[..., 1]) / mm_per_px + side_px / 2 - 0.5
     winner, weights, height_mm = _rasterise(rows, columns, xyz[..., 2], side_px=side_px)
@@ -137,7 +137,8 @@ def render(
 def _rasterise(rows: Floats, columns: Floats, z: Floats, *, side_px: int) -> tuple[Indices, Floats, Floats]:
     """Nearest triangle of each pixel [S, S] (-1 = none), the weights of its corners [S, S, 3], and its z [S, S].
 
-    rows, columns, z: corners of the triangles [T, 3], in pixels; greater z is nearer.
+    Args:
+        rows, columns, z: corners of the triangles [T, 3], in pixels; larger z is nearer.
     """
     top, left = (np.clip(np.ceil(v.min(1)), 0, side_px).astype(np.int64) for v in (rows, columns))
     bottom, right = (np.clip(np.floor(v.max(1)), -1, side_px - 1).astype(np.int64) for v in (rows, columns))
@@ -145,7 +146,7 @@ def _rasterise(rows: Floats, columns: Floats, z: Floats, *, side_px: int) -> tup
     edge1 = np.stack([rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]])
     edge2 = np.stack([rows[:, 2] - rows[:, 0], columns[:, 2] - columns[:, 0]])
     area = edge1[0] * edge2[1] - edge1[1] * edge2[0]
-    boxes = np.where(np.abs(area) > 1e-12, heights * widths, 0)  # seen from the edge, a triangle covers nothing
+    boxes = np.where(np.abs(area) > 1e-12, heights * widths, 0)  # a triangle seen edge-on covers nothing
     winner = np.full(side_px * side_px, -1, np.int64)
     weights = np.zeros((side_px * side_px, 3))
     nearest = np.full(side_px * side_px, np.nan)
@@ -161,8 +162,8 @@ def _rasterise(rows: Floats, columns: Floats, z: Floats, *, side_px: int) -> tup
         triangle, corner_weights = triangle[inside], corner_weights[inside]
         pixel = (row * side_px + column)[inside]
         height = (corner_weights * z[triangle]).sum(1)
-        in_front = ~(height <= nearest[pixel])  # NaN, nothing there yet, compares as False
-        # Of equal indices in one assignment the last wins: far to near.
+        in_front = ~(height <= nearest[pixel])  # True also for NaN, an empty pixel
+        # In an assignment with repeated indices the last one wins, so sort from far to near.
         order = np.flatnonzero(in_front)[np.argsort(height[in_front], kind="stable")]
         winner[pixel[order]], weights[pixel[order]] = triangle[order], corner_weights[order]
         nearest[pixel[order]] = height[order]
@@ -171,7 +172,7 @@ def _rasterise(rows: Floats, columns: Floats, z: Floats, *, side_px: int) -> tup
 
 
 def _chunks(boxes: Indices) -> list[Indices]:
-    """Indices of the triangles with a box, cut so that each part has about `MAX_CANDIDATES` pixels."""
+    """Indices of the triangles with a box, split into parts of about `MAX_CANDIDATES` pixels."""
     drawn = np.flatnonzero(boxes)
     if not len(drawn):
         return []
@@ -180,7 +181,7 @@ def _chunks(boxes: Indices) -> list[Indices]:
 
 
 def _shrunk(texture: NDArray[np.uint8], mesh: Mesh, *, mm_per_px: float) -> NDArray[np.uint8]:
-    """The texture at about the view's resolution: a finer one would be sampled with gaps."""
+    """The texture reduced to about the view's resolution. Sampling a finer one would skip texels."""
     height, width = texture.shape[:2]
     texels = _area(mesh.texcoords[mesh.texture_triangles]) * height * width
     pixels = _area(mesh.points_mm[mesh.triangles][..., :2]) / mm_per_px**2
@@ -198,7 +199,7 @@ def _area(corners: Floats) -> float:
 
 
 def _sampled(texture: NDArray[np.uint8], st: Floats) -> NDArray[np.uint8]:
-    """Colours [N, 3] at texture coordinates [N, 2], linearly between the four nearest texels; t goes up."""
+    """Colours [N, 3] at texture coordinates [N, 2], interpolated between the four nearest texels; t goes up."""
     height, width = texture.shape[:2]
     x = np.clip(st[:, 0] * width - 0.5, 0, width - 1)
     y = np.clip((1 - st[:, 1]) * height - 0.5, 0, height - 1)
@@ -211,7 +212,7 @@ def _sampled(texture: NDArray[np.uint8], st: Floats) -> NDArray[np.uint8]:
 
 
 def _block(data: bytes, opening: bytes, *, path: Path) -> bytes | None:
-    """What stands between `opening`, which ends in "[", and the next "]"; None where there is none."""
+    """The text between `opening`, which ends in "[", and the next "]"; None if it does not occur."""
     found = list(re.finditer(opening, data))
     if not found:
         return None
@@ -229,16 +230,16 @@ def _vectors(text: bytes, *, width: int, what: str, path: Path) -> Floats:
     except ValueError as error:
         raise UserError(f"{path}: the {what} are not all numbers ({error})") from error
     if not len(values) or len(values) % width or not np.isfinite(values).all():
-        raise UserError(f"{path}: {len(values)} numbers as {what}, finite ones in groups of {width} were expected")
+        raise UserError(f"{path}: {len(values)} numbers as {what}, finite numbers in groups of {width} were expected")
     return values.reshape(-1, width)
 
 
 def _triangles(text: bytes, *, num_points: int, what: str, path: Path) -> tuple[Indices, Indices]:
-    """Triangles [T, 3] of faces that end in -1, grouped by their number of corners, and the corners of each face [F]."""
+    """Triangles [T, 3] of faces that end in -1, grouped by their number of corners; and the number of corners of each face [F]."""
     try:
         values = np.array([int(token) for token in text.split()], np.int64)
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{path}: {what} has something that is no index ({error})") from error
+        raise UserError(f"{path}: {what} contains something other than indices ({error})") from error
     if len(values) and values[-1] != -1:
         values = np.append(values, -1)  # the last -1 may be left out
     ends = np.flatnonzero(values == -1)
@@ -247,7 +248,7 @@ def _triangles(text: bytes, *, num_points: int, what: str, path: Path) -> tuple[
     indices = values[values != -1]
     if not len(ends) or lengths.min() < 3 or indices.min() < 0 or indices.max() >= num_points:
         raise UserError(
-            f"{path}: {what} makes no faces: three or more indices from 0 to {num_points - 1} before each -1 were expected"
+            f"{path}: {what} has invalid faces: three or more indices from 0 to {num_points - 1} before each -1 were expected"
         )
     fans = []
     for length in np.unique(lengths):

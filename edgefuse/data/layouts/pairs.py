@@ -1,6 +1,6 @@
-"""Layouts that other programs write: folders of pairs, depth as NumPy arrays, and TUM's lists of timestamps.
+"""Read layouts of other programs: folders of pairs, depth as NumPy arrays, and TUM's lists of timestamps.
 
-Owns how their files find one another and what their depth means. Each reader returns a `Source`; pictures are read later.
+Owns how files are paired and what their depth means. Each reader returns a `Source`; images are read later.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, UNITS_M, decode_pair
 from edgefuse.data.detect_layout import is_made_by_edgefuse
 from edgefuse.data.image_cache import one_at_a_time
 from edgefuse.data.layouts.source import Item, Pair, Source
-from edgefuse.data.pairing import MAX_LINES, Problem, Tree, name_misplaced, pair_up, refuse_split_folders
+from edgefuse.data.pairing import MAX_LINES, Problem, Tree, pair_up, refuse_split_folders, report_misplaced
 from edgefuse.data.tree import Folder, walk
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_array
 from edgefuse.io.files import real_path
-from edgefuse.io.images import is_turned, read_bytes, read_rgb
+from edgefuse.io.images import has_orientation, read_bytes, read_rgb
 from edgefuse.io.text import printable
 from edgefuse.io.text_files import read_lines
 
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TUM_UNIT_M = 1 / 5000
-"""Source: the file formats' page of the TUM RGB-D benchmark: 5000 codes are one metre, 0 is no measurement."""
+"""Source: file formats of the TUM RGB-D benchmark: 5000 codes are one metre, 0 is no measurement."""
 MAX_TIME_DIFFERENCE_S = 0.02
 
 _MM_M = 0.001
 _TIME = re.compile(r"-?\d{1,20}(\.\d{0,20})?")
-_TURNED = "the EXIF orientation was ignored: RGB and depth are as they are stored"
+_ORIENTATION_IGNORED = "the EXIF orientation was ignored: RGB and depth are written as stored"
 _MAX_CODE = 65535
 _UNIT_NAMES = {"m": "metres", "cm": "centimetres", "mm": "millimetres", "um": "micrometres"}
 
 
 def read_pairs(root: Path, *, unit_m: float = _MM_M, sequence_pattern: str | None = None) -> Source:
-    """A folder of `<name>_rgb` and `<name>_depth` pictures in <class>/<instance>/, or in <class>/ alone; see `_find`.
+    """A folder of `<name>_rgb` and `<name>_depth` images in <class>/<sequence>/, or directly in <class>/; see `_find`.
 
     Args:
-        unit_m: metres of one depth code.
-        take: expression whose first group, found in a file's name, is its instance where there are no instance folders.
+        unit_m: metres per depth code.
+        sequence_pattern: for images directly in <class>/: expression whose first group, searched in the file name, is the sequence.
     """
     found, seen, notes = _find(root, depth_suffixes=(".png", ".tif", ".tiff"), pattern=sequence_pattern)
     items = [
@@ -58,16 +58,16 @@ def read_pairs(root: Path, *, unit_m: float = _MM_M, sequence_pattern: str | Non
 
 
 def read_npy(root: Path, *, unit_m: float | None = None, sequence_pattern: str | None = None) -> Source:
-    """The same with depth as `<name>_depth.npy`: uint16 codes of `unit_m` (1 mm by default), or floats in `unit_m` (1 m).
+    """Like `read_pairs`, with depth as `<name>_depth.npy`: uint16 codes of `unit_m` (default 1 mm), or floats in `unit_m` (1 m).
 
-    Floats become codes of 1 mm; what is not finite or not above 0 becomes 0. The set has one kind: the first file's.
+    Floats are converted to codes of 1 mm; values that are not finite or not above 0 become 0. All arrays must have the first one's kind.
     """
     found, seen, notes = _find(root, depth_suffixes=(".npy",), pattern=sequence_pattern)
-    is_float = _holds_floats(depth for *_, depth in found)
+    is_float = _has_floats(depth for *_, depth in found)
     given_m = unit_m if unit_m is not None else (1.0 if is_float else _MM_M)
     if not is_float and given_m > 0.1:
         raise UserError(
-            f"the depth unit is {given_m:g} m: the arrays have whole numbers, codes of at most 0.1 m were expected"
+            f"the depth unit is {given_m:g} m: the arrays are integers, for which codes of at most 0.1 m were expected"
         )
     items = [
         Item(
@@ -89,8 +89,8 @@ def _source(items: list[Item], unit_m: float, seen: Tree, notes: list[str]) -> S
     )
 
 
-def _holds_floats(depth_paths: Iterable[Path]) -> bool:
-    """The kind of a set of arrays: that of the first which can be read."""
+def _has_floats(depth_paths: Iterable[Path]) -> bool:
+    """Whether the first readable array has floats."""
     for path in depth_paths:
         with contextlib.suppress(UserError):
             return bool(np.issubdtype(read_array(path).dtype, np.floating))
@@ -102,10 +102,10 @@ def read_tum(root: Path, *, label: str, sequence: str | None = None, unit_m: flo
 
     Args:
         label: the class of all frames.
-        instance: the folder's name by default.
+        sequence: the folder's name by default.
 
     Raises:
-        UserError: lists that are missing or cannot be understood, or no two frames within 20 ms.
+        UserError: lists that are missing or invalid, or no two frames within 20 ms.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: a TUM sequence with rgb.txt and depth.txt was expected")
@@ -137,7 +137,7 @@ def read_tum(root: Path, *, label: str, sequence: str | None = None, unit_m: flo
 def nearest_times(
     first_s: Sequence[float], second_s: Sequence[float], *, limit_s: float = MAX_TIME_DIFFERENCE_S
 ) -> list[tuple[int, int]]:
-    """Pair two lists of times, the closest first, each time once: indices into both, in the order of the first list."""
+    """Pair two lists of times, the closest first, each time once. Returns indices into both, in the order of the first list."""
     second = np.array(second_s, np.float64)
     order = np.argsort(second, kind="stable")
     candidates = []
@@ -159,12 +159,12 @@ _Found = tuple[str, str, str, Path, Path]
 
 
 def _find(root: Path, *, depth_suffixes: tuple[str, ...], pattern: str | None) -> tuple[list[_Found], Tree, list[str]]:
-    """Label, instance, name, RGB file and depth file of each pair; what else lies there; notes.
+    """The pairs (class, sequence, name, RGB file and depth file), the tree with its problems, and notes.
 
     Raises:
-        UserError: no pairs, folders of a split, or an expression that does not work.
+        UserError: no pairs, folders of a split, or an invalid expression.
     """
-    expected = f"<class>/<instance>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
+    expected = f"<class>/<sequence>/<name>_rgb.png with <name>_depth{depth_suffixes[0]} was expected"
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: {expected}")
     expression = _compiled(pattern)
@@ -186,21 +186,21 @@ def _find(root: Path, *, depth_suffixes: tuple[str, ...], pattern: str | None) -
             if in_class and expression is not None:
                 match = expression.search(name)
                 if match is None or not match.group(1):
-                    text = f"{folder.path / rgb[name]}: --sequence-pattern {pattern} finds no sequence in the name"
+                    text = f"{folder.path / rgb[name]}: --sequence-pattern {pattern} does not match the name"
                     tree.problems.append(Problem(text, 1, is_half=True))
                     continue
                 sequence = match.group(1)
             direct |= in_class and expression is None
             found.append((folder.parts[0], sequence, name, folder.path / rgb[name], folder.path / depth[name]))
-    name_misplaced(folders, tree, in_classes=True)
+    report_misplaced(folders, tree, in_classes=True)
     if not found and not any(problem.is_half for problem in tree.problems):
         reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
         raise UserError(f"{root} has no pairs: {expected}{reasons}")
     notes = []
     if direct:
         notes.append(
-            "without sequence folders each class is one sequence, which cannot be split: --sequence-pattern REGEX names the sequence "
-            "by its first group, such as --sequence-pattern '(.*)_[0-9]+$', or --sequence-pattern '(.+)' where each image is one of its own"
+            "without sequence folders each class is one sequence, which cannot be split: use --sequence-pattern REGEX, whose first group "
+            "names the sequence, such as '(.*)_[0-9]+$', or '(.+)' to make each image a sequence"
         )
     return found, tree, notes
 
@@ -214,13 +214,13 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         raise UserError(f"--sequence-pattern {pattern!r} is not a regular expression ({error})") from error
     if expression.groups < 1:
         raise UserError(
-            f"--sequence-pattern {pattern!r} has no group: put the part that names the sequence into brackets"
+            f"--sequence-pattern {pattern!r} has no group: put the part that names the sequence in parentheses"
         )
     return expression
 
 
 def _by_name(folder: Folder, ending: str, suffixes: tuple[str, ...], tree: Tree) -> dict[str, str]:
-    """File by the name of its pair; of two with one name neither is taken."""
+    """File by the name of its pair. Two files with one name are a problem, and neither is used."""
     by_name: dict[str, list[str]] = {}
     for file in folder.files:
         stem, suffix = os.path.splitext(file)  # noqa: PTH122
@@ -228,7 +228,7 @@ def _by_name(folder: Folder, ending: str, suffixes: tuple[str, ...], tree: Tree)
             by_name.setdefault(stem[: -len(ending)], []).append(file)
     for name, files in by_name.items():
         if len(files) > 1:
-            text = f"{folder.path}: {' and '.join(files)} are both called {name}{ending}: remove one"
+            text = f"{folder.path}: {' and '.join(files)} are both named {name}{ending}: remove one"
             tree.problems.append(Problem(text, len(files)))
     return {name: files[0] for name, files in by_name.items() if len(files) == 1}
 
@@ -237,7 +237,11 @@ def _read_pair(rgb_path: Path, depth_path: Path) -> Pair:
     rgb_bytes, depth_bytes = read_bytes(rgb_path), read_bytes(depth_path)
     with one_at_a_time(rgb_bytes, depth_bytes):
         rgb, depth = decode_pair(rgb_path, depth_path, rgb_bytes, depth_bytes)
-    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) or is_turned(depth_bytes) else None)
+    return Pair(
+        rgb=rgb,
+        depth=depth,
+        note=_ORIENTATION_IGNORED if has_orientation(rgb_bytes) or has_orientation(depth_bytes) else None,
+    )
 
 
 def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: float) -> Pair:
@@ -245,10 +249,10 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
     rgb, depth = read_rgb(rgb_path, rgb_bytes), read_array(depth_path)
     depth = depth.astype(depth.dtype.newbyteorder("="), copy=False)
     if depth.shape != rgb.shape[:2]:
-        raise UserError(f"{depth_path}: depth is {depth.shape}, its RGB {rgb.shape[:2]}")
+        raise UserError(f"{depth_path}: depth is {depth.shape}, but its RGB is {rgb.shape[:2]}")
     if depth.dtype.kind in "iub" and depth.dtype != np.uint16:
         raise UserError(
-            f"{depth_path}: depth is {depth.dtype}, uint16 were expected: other integers are not taken, save them with "
+            f"{depth_path}: depth is {depth.dtype}, uint16 was expected: save it with "
             "np.save(path, np.clip(depth, 0, 65535).astype(np.uint16)), codes with 0 = no measurement, or as floats in metres"
         )
     if np.issubdtype(depth.dtype, np.floating) != is_float or (not is_float and depth.dtype != np.uint16):
@@ -261,27 +265,32 @@ def _read_npy_pair(rgb_path: Path, depth_path: Path, *, is_float: bool, unit_m: 
         codes = np.where(np.isfinite(depth) & (depth > 0), np.rint(depth.astype(np.float64) * (unit_m / _MM_M)), 0)
         if codes.max(initial=0) > _MAX_CODE:
             raise UserError(
-                f"{depth_path}: depth reaches {codes.max() * _MM_M:g} m: does --unit {unit_m:g} fit?{_likely_unit(depth)}"
+                f"{depth_path}: depth goes up to {codes.max() * _MM_M:g} m: is --unit {unit_m:g} right?{_likely_unit(depth)}"
             )
         depth = codes.astype(np.uint16)
-    return Pair(rgb=rgb, depth=depth, note=_TURNED if is_turned(rgb_bytes) else None, num_measured=num_measured)
+    return Pair(
+        rgb=rgb,
+        depth=depth,
+        note=_ORIENTATION_IGNORED if has_orientation(rgb_bytes) else None,
+        num_measured=num_measured,
+    )
 
 
 def _likely_unit(depth: NDArray[Any]) -> str:
-    """A question on the unit that puts the median of an array of floats where a camera measures; "" where none does."""
+    """A question about the unit that makes the median of an array of floats plausible for a camera; "" if there is none."""
     median = float(np.median(depth[np.isfinite(depth) & (depth > 0)]))
     near_m, far_m = PLAUSIBLE_MEDIAN_M
     likely = [name for name, unit_m in UNITS_M.items() if near_m <= median * unit_m <= far_m]
-    # Of two that fit, the one whose median is closest to 1 m, which is where such cameras look.
+    # Of two possible units, choose the one whose median is closest to 1 m, the usual distance.
     best = min(likely, key=lambda name: abs(math.log(median * UNITS_M[name])), default=None)
     return "" if best is None else f" The median is {median:g}: are these {_UNIT_NAMES[best]}, --unit {best}?"
 
 
 def _rows(path: Path, *, width: int) -> list[list[str]]:
-    """Words of each line that is no comment; the first is a time.
+    """The words of each line that is not a comment; the first is a time.
 
     Raises:
-        UserError: the file is missing or no list, or a line has other words.
+        UserError: the file is missing or not such a list.
     """
     rows = []
     what = f"a list of {'time file ' * (width // 2)}a line (rgb.txt and depth.txt, or associations.txt)"
@@ -298,7 +307,7 @@ def _rows(path: Path, *, width: int) -> list[list[str]]:
 
 
 def _in_order(first_time: str, first: str, second_time: str, second: str) -> tuple[str, str, str]:
-    """RGB time, RGB file, depth file of an association, which some programs write the other way round."""
+    """RGB time, RGB file and depth file of an association. Some programs write the depth first."""
     if "depth" in first and "depth" not in second:
         return second_time, second, first
     return first_time, first, second

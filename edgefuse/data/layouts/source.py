@@ -1,6 +1,6 @@
-"""What a data set in another layout gives, and how it becomes a data set folder.
+"""The interface between the readers of other layouts and the folder layout.
 
-Owns the seam between the readers of layouts and the folder layout: a reader returns a `Source`, `write_source` writes it.
+A reader returns a `Source`; `write_source` writes it as a data set folder.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import name_problem, printable
+from edgefuse.progress import Progress, no_progress
 
 LEFT_OUT_NAME = "left_out.json"
-"""Beside `dataset.json` where bad pairs were left out: what was wrong with each."""
+"""Written next to `dataset.json` if bad pairs were left out, with the fault of each."""
 MAX_LOST = 0.05
-"""Share of measurements, or of pairs, that a conversion may lose before the user is warned."""
+"""Warn if a conversion loses more than this fraction of the measurements, or of the pairs."""
 MAX_PROBLEMS = 20
-"""Bad pairs after which a conversion that refuses them gives up: more would be the same fault again."""
+"""A conversion without --skip-bad stops after this many bad pairs, which probably have the same fault."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """One decoded pair: `rgb` uint8 [H, W, 3] in RGB order, `depth` uint16 [H, W] with 0 = none.
+    """One decoded pair: `rgb` uint8 [H, W, 3] in RGB order, `depth` uint16 [H, W] with 0 = no measurement.
 
     Attributes:
-        note: tells of a repair.
-        num_measured: measurements that the source had; None where the depth here has all of them.
+        note: describes a repair.
+        num_measured: number of measurements in the source; None if `depth` has all of them.
     """
 
     rgb: NDArray[np.uint8]
@@ -49,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One pair to convert; `read` raises `UserError` where the pair cannot be used, and looks at `files`."""
+    """One pair to convert. `read` reads `files`, and raises `UserError` if the pair cannot be used."""
 
     label: str
     sequence: str
@@ -63,13 +64,13 @@ class Source:
     """A data set in another layout.
 
     Attributes:
-        depth_unit_m: metres of one depth code of the pairs.
-        problems: pairs that are incomplete, one sentence each.
-        notes, warnings: what the user should know although it is no fault, and what is probably one.
+        depth_unit_m: metres per depth code of the pairs.
+        problems: incomplete pairs, one sentence each.
+        notes, warnings: remarks that are no fault, and probable faults.
         align, region: see `edgefuse.data.description.Description`.
-        carried: further keys of a `dataset.json` that the source had.
-        origin: what `dataset.json` says of where the data came from; no absolute paths.
-        more_files: JSON files beside `dataset.json`, by name.
+        carried: further keys of the source's `dataset.json`.
+        origin: value of `source` in `dataset.json`; no absolute paths.
+        more_files: JSON files to write next to `dataset.json`, by name.
     """
 
     items: tuple[Item, ...]
@@ -84,9 +85,9 @@ class Source:
     more_files: Mapping[str, Any] = field(default_factory=dict)
 
     def files_sha256(self) -> str:
-        """Digest of which pairs there are and of their files' names, sizes and times, without reading them.
+        """Digest of the pairs and of their files' names, sizes and times, without reading them.
 
-        Another place of the same tree gives the same digest, and a copy that kept no times another one.
+        The digest does not depend on the tree's location. It changes if a copy did not preserve the times.
         """
         digest = hashlib.sha256(f"{len(self.problems)} problems\n".encode())
         for item in sorted(self.items, key=lambda item: (item.label, item.sequence, item.name)):
@@ -99,7 +100,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What became of a source: pairs written, pairs left out, notes, and warnings, one sentence each."""
+    """The result of a conversion: pairs written, pairs left out, notes and warnings, one sentence each."""
 
     num_pairs: int
     left_out: tuple[str, ...]
@@ -113,27 +114,27 @@ def write_source(
     *,
     skip_bad: bool = False,
     strict: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Converted:
-    """Write a source as a data set folder, which appears when it is complete and not before.
+    """Write a source as a data set folder, atomically.
 
     Args:
-        skip_bad: leave bad pairs out instead of refusing.
-        strict: refuse what would be a warning.
-        on_progress: called with the pairs done and their total.
+        skip_bad: skip bad pairs instead of raising.
+        strict: raise for warnings.
+        progress: called with the pairs done and their total.
 
     Raises:
-        UserError: bad pairs, all of those found are named; nothing to write; two pairs of one name.
+        UserError: bad pairs (all that were found are listed), no pairs, or two pairs of one name.
     """
     if not skip_bad:
         _refuse(source.problems)
     names = Counter((item.label, item.sequence, item.name) for item in source.items)
     double = ["/".join(name) for name, count in names.items() if count > 1]
     if double:
-        raise UserError(f"{len(double)} name(s) stand for several pairs, such as {double[0]}: rename them")
+        raise UserError(f"{len(double)} name(s) occur for several pairs, such as {double[0]}: rename them")
     problems, notes = list(source.problems), list(source.notes)
     with folder_replaced(out) as folder:
-        found = _write_all(source.items, folder, stop_at=None if skip_bad else MAX_PROBLEMS, on_progress=on_progress)
+        found = _write_all(source.items, folder, stop_at=None if skip_bad else MAX_PROBLEMS, progress=progress)
         problems += found.problems
         if not skip_bad:
             _refuse(problems)
@@ -158,7 +159,7 @@ def write_source(
 
 @dataclass(kw_only=True)
 class _Found:
-    """What the pairs held so far; threads add to it."""
+    """Figures of the pairs so far; several threads add to it."""
 
     problems: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -181,13 +182,13 @@ class _Found:
 
 
 def _depth_warnings(found: _Found, *, num_pairs: int, unit_m: float) -> list[str]:
-    """What a conversion lost of the depth, or what its unit makes of it."""
+    """Warnings of depth that the conversion lost, and of an implausible unit."""
     if not found.num_kept:
-        return [f"no pair has any depth ({num_pairs} pairs): is the source's depth really there, and is --unit right?"]
+        return [f"no pair has any depth ({num_pairs} pairs): does the source have depth, and is --unit right?"]
     warnings = []
     lost = 1 - found.num_kept / max(found.num_measured, found.num_kept)
     if lost > MAX_LOST:
-        warnings.append(f"{lost:.0%} of the measurements became 0 (below half a code, or negative): does --unit fit?")
+        warnings.append(f"{lost:.0%} of the measurements became 0 (below half a code, or negative): is --unit right?")
     if found.num_without > MAX_LOST * num_pairs:
         warnings.append(f"{found.num_without} of {num_pairs} pairs have no depth at all")
     at_limit = float(found.pixels_by_code[MAX_DEPTH_CODE] / found.num_kept)
@@ -200,14 +201,12 @@ def _depth_warnings(found: _Found, *, num_pairs: int, unit_m: float) -> list[str
     near_m, far_m = PLAUSIBLE_MEDIAN_M
     if not near_m <= median_m <= far_m:
         warnings.append(
-            f"half of the depth is below {median_m:g} m, {near_m:g} to {far_m:g} m was expected: does --unit fit?"
+            f"half of the depth is below {median_m:g} m, {near_m:g} to {far_m:g} m was expected: is --unit right?"
         )
     return warnings
 
 
-def _write_all(
-    items: tuple[Item, ...], folder: Path, *, stop_at: int | None, on_progress: Callable[[int, int], None]
-) -> _Found:
+def _write_all(items: tuple[Item, ...], folder: Path, *, stop_at: int | None, progress: Progress) -> _Found:
     found = _Found()
     pool = ThreadPoolExecutor()
     try:
@@ -218,7 +217,7 @@ def _write_all(
                 found.problems.append(problem)
                 if stop_at is not None and len(found.problems) >= stop_at:
                     break
-            on_progress(done, len(items))
+            progress(done, len(items), stage="converting")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     found.problems.sort()
@@ -226,7 +225,7 @@ def _write_all(
 
 
 def _write_one(item: Item, folder: Path, found: _Found) -> str | None:
-    """Write one pair, or say why it cannot be used."""
+    """Write one pair; returns the reason if it cannot be used."""
     for what, name in (("class", item.label), ("sequence", item.sequence), ("pair", item.name)):
         problem = name_problem(name)
         if problem:
@@ -251,5 +250,5 @@ def _refuse(problems: tuple[str, ...] | list[str]) -> None:
         shown = "\n  ".join(problems[:MAX_PROBLEMS])
         more = f"\n  ... and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
         raise UserError(
-            f"nothing was written: {len(problems)} bad pair(s), mend them or leave them out with --skip-bad:\n  {shown}{more}"
+            f"nothing was written: {len(problems)} bad pair(s), fix them or skip them with --skip-bad:\n  {shown}{more}"
         )

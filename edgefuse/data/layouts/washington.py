@@ -1,13 +1,13 @@
-"""The Washington RGB-D Object Dataset in its evaluation form: cropped pairs, every fifth frame of each video.
+"""Read the evaluation set of the Washington RGB-D Object Dataset: cropped pairs, every fifth frame of each video.
 
     <category>/<category>_<n>/<category>_<n>_<video>_<frame>_crop.png         colour
                                                            ..._depthcrop.png  16-bit, mm, 0 = none
-                                                           ..._maskcrop.png   0 = not the object; may be absent
-                                                           ..._loc.txt        "x, y": the crop's corner in the full frame
+                                                           ..._maskcrop.png   0 = not the object; optional
+                                                           ..._loc.txt        "x, y": corner of the crop in the full frame
     testinstance_ids.txt                                   ten blocks "****** trial 1 ******" and the instances to test on
 
-Owns the tree's names, the official trials and the sampling. Instance = `<category>_<n>`.
-Source: Lai et al., "A large-scale hierarchical multi-view RGB-D object dataset", 2011; the trials' form from public readers of it.
+Owns the tree's names, the official trials and the sampling. Sequence = `<category>_<n>`, which the paper calls an instance.
+Source: Lai et al., "A large-scale hierarchical multi-view RGB-D object dataset", 2011; format of the trials from public readers.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ PAPER_NUM_SAMPLES = 4500
 DEPTH_UNIT_M = 0.001
 TRIALS_NAME = "testinstance_ids.txt"
 CROPS_NAME = "crops.json"
-"""Corner [x, y] of each pair in its full frame, by "<class>/<instance>/<name>"; what classifies does not need it."""
+"""Corner [x, y] of each pair in its full frame, by "<class>/<sequence>/<name>". Training does not use it."""
 
 _RGB, _DEPTH, _MASK, _LOC = "_crop.png", "_depthcrop.png", "_maskcrop.png", "_loc.txt"
 _TRIAL = re.compile(r"\*+\s*trial\s+(\d+)\s*\*+", re.IGNORECASE)
 
 
 def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0, masked: bool = False) -> Source:
-    """Find the pairs below `root` (or its folder `rgbd-dataset...`), without reading pictures.
+    """Find the pairs below `root` (or its folder `rgbd-dataset...`) without reading images.
 
-    Missing masks are no fault unless `masked`; missing `_loc.txt` files never are: the conversion does without, and says so.
+    Missing masks are a fault only with `masked`. Missing `_loc.txt` files are never one; a note reports them.
 
     Args:
-        num_samples: take this many pairs, as `sample_evenly` chooses them; all by default.
-        masked: make RGB and depth 0 outside the object.
+        num_samples: choose this many pairs with `sample_evenly`; all by default.
+        masked: set RGB and depth to 0 outside the object.
 
     Raises:
-        UserError: no such tree, fewer pairs than asked for, or trials that cannot be understood.
+        UserError: not such a tree, fewer pairs than requested, or invalid trials.
     """
     top = _top(root)
     folders, problems = at_level(
@@ -66,7 +66,7 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
     if not items and not problems:
         raise UserError(
             f"{root} has no pairs: apple/apple_1/apple_1_1_1_crop.png with apple_1_1_1_depthcrop.png and so on were expected, "
-            f"the evaluation form of the set{other_layout(root, expected='washington')}"
+            f"the evaluation set{other_layout(root, expected='washington')}"
         )
     if num_samples is not None:
         keys = [(item.label, item.sequence) for item in items]
@@ -75,15 +75,15 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
     notes = []
     num_categories = len({item.label for item in items})
     if num_categories != NUM_CATEGORIES:
-        notes.append(f"{num_categories} categories, of {NUM_CATEGORIES} in the whole set")
+        notes.append(f"{num_categories} categories, of {NUM_CATEGORIES} in the complete set")
     if without_loc:
         notes.append(
-            f"{len(without_loc)} pair(s) have no {_LOC}, such as {without_loc[0]}: {CROPS_NAME} lacks their places, nothing else does"
+            f"{len(without_loc)} pair(s) have no {_LOC}, such as {without_loc[0]}: only {CROPS_NAME} lacks their positions"
         )
     trials_path = next((path for path in (top / TRIALS_NAME, top.parent / TRIALS_NAME) if path.is_file()), None)
     trials = read_trials(trials_path) if trials_path else ()
     if not trials:
-        notes.append(f"no {TRIALS_NAME} in or beside the tree: the official trials are not known")
+        notes.append(f"no {TRIALS_NAME} in the tree or next to it: without the official trials")
     return Source(
         items=tuple(items),
         depth_unit_m=DEPTH_UNIT_M,
@@ -95,21 +95,21 @@ def read_washington(root: Path, *, num_samples: int | None = None, seed: int = 0
 
 
 def sample_evenly(keys: Sequence[tuple[str, str]], *, num_samples: int, seed: int) -> list[int]:
-    """Choose pairs evenly: over the categories, in each over its instances, in each at random; ascending indices.
+    """Choose pairs evenly over the categories, in each over its instances, in each at random; returns ascending indices.
 
-    The paper took 4,500 samples that "span the different 51 categories" and does not state how: this is one way to. A
-    category (or instance) with too few gives all it has, and the others share the rest. The same seed, the same choice.
+    The paper used 4,500 samples that "span the different 51 categories" and does not state how; this is one way to do it. A
+    category (or instance) with too few pairs contributes all of them, and the others the rest. The same seed gives the same choice.
 
     Args:
         keys: category and instance of each pair, in an order that does not depend on the machine.
 
     Raises:
-        UserError: there are not as many.
+        UserError: fewer than `num_samples` pairs.
     """
     if not 1 <= num_samples <= len(keys):
         raise UserError(
-            f"{num_samples} samples were asked for, the set has {len(keys)} pairs: give --samples {len(keys)} or fewer; "
-            "edgefuse reproduce also takes --samples all, and --quick takes a few"
+            f"{num_samples} samples were requested, but the set has {len(keys)} pairs: give --samples {len(keys)} or fewer; "
+            "edgefuse reproduce also has --samples all, and --quick for a few"
         )
     rng = np.random.default_rng(seed)
     members: dict[str, dict[str, list[int]]] = {}
@@ -129,10 +129,10 @@ def sample_evenly(keys: Sequence[tuple[str, str]], *, num_samples: int, seed: in
 
 
 def read_trials(path: Path) -> tuple[tuple[str, ...], ...]:
-    """The official trials: of each, the instances to test on, in the order of their numbers.
+    """The official trials: the instances to test on, in the order of the trials' numbers.
 
     Raises:
-        UserError: not of the form "****** trial 1 ******", then one instance a line.
+        UserError: not of the form "****** trial 1 ******", then one instance per line.
     """
     trials: dict[int, list[str]] = {}
     names: list[str] | None = None
@@ -155,10 +155,10 @@ def read_trials(path: Path) -> tuple[tuple[str, ...], ...]:
 
 
 def trial_splits(dataset: Dataset) -> tuple[Split, ...]:
-    """The official trials of a converted set as splits: a trial's instances are tested on, all others train.
+    """The official trials of a converted set as splits: test on a trial's instances, train on all others.
 
     Raises:
-        UserError: the set was not converted with its trials, or a trial finds nothing to test on.
+        UserError: the set was converted without trials, or a trial has nothing to test on.
     """
     trials: list[list[str]] = []
     for root in dataset.roots:
@@ -178,19 +178,19 @@ def trial_splits(dataset: Dataset) -> tuple[Split, ...]:
         test = tuple(i for i, sample in enumerate(dataset.samples) if sample.sequence in tested)
         train = tuple(i for i, sample in enumerate(dataset.samples) if sample.sequence not in tested)
         if not test or not train:
-            raise UserError(f"trial {number} leaves {len(train)} pairs to train and {len(test)} to test on")
+            raise UserError(f"trial {number} has {len(train)} training pairs and {len(test)} test pairs")
         splits.append(Split(train=train, validation=(), test=test))
     return tuple(splits)
 
 
 def _top(root: Path) -> Path:
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give the folder that has apple, ball, banana ... in it")
+        raise UserError(f"{root} is not a folder: give the folder with apple, ball, banana ... in it")
     return next((path for path in sorted(root.glob("rgbd-dataset*")) if path.is_dir()), root)
 
 
 def _read_sequence(folder: Path, names: set[str], *, masked: bool) -> tuple[list[Item], list[str]]:
-    """The pairs of one instance folder, and what is wrong with the others."""
+    """The complete pairs of one sequence folder, and the problems of the others."""
     stems = {name.removesuffix(suffix) for suffix in (_RGB, _DEPTH) for name in names if name.endswith(suffix)}
     items, problems = [], []
     for stem in sorted(stems, key=_natural):
@@ -226,7 +226,7 @@ def _read(folder: Path, stem: str, *, masked: bool) -> Pair:
 
 
 def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]], list[str], list[str]]:
-    """Places of the crops, pairs without one, and files that cannot be understood."""
+    """Positions of the crops, pairs without one, and problems of invalid files."""
     crops: dict[str, list[int]] = {}
     missing, problems = [], []
     for item in items:
@@ -235,14 +235,14 @@ def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]],
             text = "\n".join(read_lines(path, what="'x, y' in whole pixels"))
         except UserError as error:
             if os.path.lexists(path):
-                problems.append(f"{error}; remove the file to do without")
+                problems.append(f"{error}; remove the file to convert without it")
             else:
                 missing.append(item.name)
             continue
         place = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
         if place is None:
             problems.append(
-                f"{path}: has {printable(text[:40])!r}, 'x, y' in whole pixels was expected; remove the file to do without"
+                f"{path}: has {printable(text[:40])!r}, 'x, y' in whole pixels was expected; remove the file to convert without it"
             )
         else:
             crops[f"{item.label}/{item.sequence}/{item.name}"] = [int(place.group(1)), int(place.group(2))]
@@ -250,7 +250,7 @@ def _read_crops(top: Path, items: Sequence[Item]) -> tuple[dict[str, list[int]],
 
 
 def _even_fractions(sizes: Sequence[int], *, total: int, rng: np.random.Generator) -> list[int]:
-    """`total` over parts that can give `sizes` at most: as equal as they allow, what remains to parts drawn by lot."""
+    """Divide `total` over parts of at most `sizes`, as equally as possible; the remainder goes to parts drawn at random."""
     fractions = np.zeros(len(sizes), np.int64)
     room = np.array(sizes, np.int64)
     while (left := total - int(fractions.sum())) > 0:
@@ -264,5 +264,5 @@ def _even_fractions(sizes: Sequence[int], *, total: int, rng: np.random.Generato
 
 
 def _natural(text: str) -> list[str | int]:
-    """Sorts apple_1_2_10 after apple_1_2_9."""
+    """A sort key that orders apple_1_2_10 after apple_1_2_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

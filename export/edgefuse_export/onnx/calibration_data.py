@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import framed_batches
 from edgefuse.training.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +106,19 @@ def open_data(run: Run) -> RunData:
         held_out=tuple(i for i, yes in enumerate(trained_on) if not yes),
         contract=run.model_config.contract,
     )
+
+
+def data_for(run: Run, precisions: Sequence[str]) -> RunData | None:
+    """The run's data where it is of use: INT8 needs it, FP16 gets more frames to be compared on."""
+    if not {"fp16", "int8"}.intersection(precisions):
+        return None
+    try:
+        return open_data(run)
+    except UserError as error:
+        if "int8" in precisions:
+            raise UserError(
+                f"INT8 is calibrated on frames of the training data, never on random ones: {error}; "
+                f"or export without int8: --precision fp32,fp16"
+            ) from error
+        _log.info("compared on the run's own samples alone: %s", error)
+        return None

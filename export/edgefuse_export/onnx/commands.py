@@ -48,6 +48,9 @@ def export(  # long: each option is a parameter
         Action | None,
         typer.Option(help="What live reports while depth is dead. Default: by the run's held-out accuracy without it."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print the comparison with the torch model for each kind of input.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,22 +70,25 @@ def export(  # long: each option is a parameter
         precisions = (*precisions, "fp16")
     if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
         raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
+    from edgefuse.console.progress import counting
     from edgefuse.io.text import quoted, say
     from edgefuse_export.onnx.export import export_run
 
-    summary = export_run(
-        run,
-        out,
-        precisions=precisions,
-        keep_fp32=tuple(keep_fp32 or ()),
-        num_calibration_frames=calibration_frames,
-        force=force,
-        no_rgb=without_rgb,
-        no_depth=without_depth,
-        say=say,
-    )
+    with counting(unit="blocks") as progress:
+        summary = export_run(
+            run,
+            out,
+            precisions=precisions,
+            keep_fp32=tuple(keep_fp32 or ()),
+            num_calibration_frames=calibration_frames,
+            force=force,
+            no_rgb=without_rgb,
+            no_depth=without_depth,
+            progress=progress,
+        )
     manifest = summary.bundle.manifest
-    _print_summary(summary)
+    if verbose:
+        _print_comparisons(summary)
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
         answer = "the label and a warning" if getattr(manifest.degraded_mode, name) == "predict" else "no decision"
         say(f"with {sensor} dead live reports {answer}: {manifest.degraded_mode.reason[name]}")
@@ -106,7 +112,7 @@ def _precisions(text: str) -> tuple[str, ...]:
     return found
 
 
-def _print_summary(summary: ExportSummary) -> None:
+def _print_comparisons(summary: ExportSummary) -> None:
     """The parity tables, on standard error like all that is no result to be piped."""
     from edgefuse.io.text import new_console
     from edgefuse_export.onnx.activation_statistics import in_words

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,12 @@ from edgefuse.io.environment import EXPORT_PACKAGES, versions
 from edgefuse.io.files import folder_replaced, refuse_existing
 from edgefuse.io.new_files import held
 from edgefuse.model.classifier import FusionClassifier
+from edgefuse.progress import Progress, no_progress
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
 from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
-from edgefuse_export.onnx.calibration_data import Frames, RunData, open_data
+from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
@@ -55,6 +58,7 @@ NUM_MORE_FRAMES = 48
 """Frames for parity besides the run's 16, where its data is still there. Half takes 13 times as long as FP32 on a CPU."""
 
 TORCH_FP32 = "torch fp32 on the CPU"
+_log = logging.getLogger(__name__)
 _OF_THE_RUN = ("data", "training", "epochs_done", "epoch_kept", "calibration")
 
 
@@ -81,7 +85,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
     no_rgb: Action | None = None,
     no_depth: Action | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = no_progress,
 ) -> ExportSummary:
     """Export a run to a bundle.
 
@@ -94,7 +98,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
         force: replace a bundle that stands at `out`.
         tolerances: precision -> largest differences from the torch model that pass.
         no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_degraded_mode`.
-        say: told of each step as it begins.
+        progress: called with the blocks measured and their number, where a file needs a search for the layers to keep in FP32.
 
     Raises:
         UserError: no run, an existing folder, a label asked for without the model's only sensor, a pattern that matches
@@ -121,20 +125,20 @@ def export_run(  # long: what may be asked for, and the order of the proof
             tolerances=tolerances,
             keep_fp32=tuple(keep_fp32),
             degraded_mode=degraded_mode,
-            say=say,
+            progress=progress,
         )
-        data = _data(run, precisions, say)
+        data = data_for(run, precisions)
         if data is not None:
             job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
         job.write_samples()
         job.write_fp32()
         if "fp16" in precisions:
-            say("FP16: layers in half, compared with torch in half on the CPU, which rounds as a GPU does")
+            _log.info("FP16: layers in half, compared with torch in half on the CPU, which rounds as a GPU does")
             job.write_fp16()
         if "int8" in precisions:
             assert data is not None
             frames = data.training_frames(num_calibration_frames)
-            say(f"INT8: ranges from {len(frames.rgb)} frames of the training data")
+            _log.info("INT8: ranges from %d frames of the training data", len(frames.rgb))
             job.write_int8(frames)
         job.write_manifest()
         if (
@@ -142,22 +146,6 @@ def export_run(  # long: what may be asked for, and the order of the proof
         ).is_file():  # a build that ends now writes into this bundle or is told that it was replaced
             held_until_it_is_replaced.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
-
-
-def _data(run: Run, precisions: Sequence[str], say: Callable[[str], None]) -> RunData | None:
-    """The run's data where it is of use: INT8 needs it, FP16 gets more frames to be compared on."""
-    if not {"fp16", "int8"}.intersection(precisions):
-        return None
-    try:
-        return open_data(run)
-    except UserError as error:
-        if "int8" in precisions:
-            raise UserError(
-                f"INT8 is calibrated on frames of the training data, never on random ones: {error}; "
-                f"or export without int8: --precision fp32,fp16"
-            ) from error
-        say(f"compared on the run's own samples alone: {error}")
-        return None
 
 
 @dataclass(kw_only=True)
@@ -171,7 +159,7 @@ class _Job:
     tolerances: Mapping[str, Tolerance]
     keep_fp32: tuple[str, ...]
     degraded_mode: DegradedMode
-    say: Callable[[str], None]
+    progress: Progress
     files: dict[str, FileEntry] = field(default_factory=dict)
     reports: dict[str, tuple[ParityReport, ...]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -285,6 +273,7 @@ class _Job:
         self.reports[name] = reports
         self.facts[name] = {**facts, "tensorrt": check_file(self.folder / name).to_json()}
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
+        _log.info("%s", _line(self.folder / name, reports[0]))
 
     def _report_of_engine(self, precision: str) -> ParityReport:
         """The file on the engine that live uses, opened through the bundle as live opens it."""
@@ -334,7 +323,8 @@ class _Job:
     def _drift(
         self, precision: str, blocks: Sequence[str], *, frames: Frames, alone: Callable[[str], Predictor]
     ) -> dict[str, float]:
-        self.say(f"{precision.upper()} drifts too far: measuring which of {len(blocks)} blocks move the answers")
+        name = precision.upper()
+        _log.info("%s drifts too far: measuring which of %d blocks move the answers", name, len(blocks))
         return measure_drift(
             blocks,
             frames=frames,
@@ -342,6 +332,7 @@ class _Job:
             tolerance=self.tolerances[precision],
             reference=torch_predictor(self.model),
             alone=alone,
+            progress=partial(self.progress, stage=f"measuring layers in {name}"),
         )
 
     def _quantised_blocks(self, outside: Sequence[str]) -> tuple[str, ...]:
@@ -351,7 +342,8 @@ class _Job:
 
     def _say_kept(self, what: str, kept: Kept[Any]) -> None:
         if kept.blocks:
-            self.say(f"{what} keeps {len(kept.blocks)} of {len(kept.drift)} blocks in FP32: {kept.in_words()}")
+            counts = (len(kept.blocks), len(kept.drift))
+            _log.info("%s keeps %d of %d blocks in FP32: %s", what, *counts, kept.in_words())
 
     def _advice(self, precision: str, kept: Kept[Any]) -> str:
         """Which blocks to keep, and what else there is to try."""
@@ -389,6 +381,12 @@ class _Int8Proof:
 
     report: ParityReport
     live: ParityReport | None
+
+
+def _line(path: Path, report: ParityReport) -> str:
+    """A file that passed: its size, and how many outputs differ from the torch model's."""
+    size_mb, compared = path.stat().st_size / 1e6, report.together
+    return f"{path.name:<15} {size_mb:6.1f} MB  {compared.top1_flips} of {compared.num_samples} outputs changed  pass"
 
 
 _NOT_OPTIMISED = "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"

@@ -16,6 +16,7 @@ from torch import nn
 
 from edgefuse.contract import InputContract
 from edgefuse.evaluation.metrics import Predictor
+from edgefuse.progress import Progress, no_progress
 from edgefuse_export.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
@@ -98,6 +99,7 @@ def measure_drift(
     tolerance: Tolerance,
     reference: Predictor,
     alone: Callable[[str], Predictor],
+    progress: Progress = no_progress,
 ) -> dict[str, float]:
     """How much of the tolerance one block at a time uses up, when it alone is in the lower precision.
 
@@ -105,6 +107,7 @@ def measure_drift(
         frames: real ones; up to `NUM_FRAMES` of them are taken, spread over all, and the edge cases besides.
         reference: the FP32 model.
         alone: block -> the model with that block alone in the lower precision.
+        progress: called with the blocks measured and their number.
 
     Returns:
         Block -> the largest of its differences, each as a share of what is allowed; largest first. What is not finite
@@ -115,7 +118,7 @@ def measure_drift(
     pairs += list(edge_cases(some.rgb[:1], some.depth[:1], contract=contract).values())
     expected = [reference(*pair) for pair in pairs]
     drift = {}
-    for block in blocks:
+    for number, block in enumerate(blocks, start=1):
         predictor = alone(block)
         found = joined([predictor(*pair) for pair in pairs])
         case = compare_outputs(block, expected=joined(expected), found=found, draw_margin=tolerance.draw_margin)
@@ -123,6 +126,7 @@ def measure_drift(
         if tolerance.p99_probability is not None:
             fractions.append(case.p99_probability_difference / tolerance.p99_probability)
         drift[block] = math.inf if case.num_not_finite else max(fractions)
+        progress(number, len(blocks))
     return dict(sorted(drift.items(), key=lambda item: -item[1]))
 
 

@@ -5,21 +5,22 @@ Nothing of the bundle is touched before TensorRT and a GPU are found, and no pla
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import quoted
+from edgefuse.progress import Progress, no_progress
 from edgefuse_export.compare_outputs import ParityReport
-from edgefuse_export.tensorrt.build_log import Journal
+from edgefuse_export.tensorrt.build_log import BUILDING, Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
 from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
@@ -28,11 +29,13 @@ from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, tensorrt_version
+from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, version_numbers
 
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
 CANDIDATE_PREFIX = ".candidate-"
+
+_log = logging.getLogger(__name__)
 
 
 class EngineOutputError(UserError):
@@ -89,8 +92,8 @@ OpenPlan = Callable[[Path], Engine]
 """A runner for a plan that this process has just built: path -> Engine, used with `with`."""
 
 
-def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
-    """TensorRT and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
+def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
+    """TensorRT's version and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
 
     Args:
         runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
@@ -105,11 +108,11 @@ def check_machine(*, runs_here: bool = True) -> tuple[ModuleType, Gpu]:
             "no NVIDIA GPU here: build on the device that is to run the engine; live already works without an engine: "
             f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
         ) from error
-    trt = load_tensorrt()
+    version = load_tensorrt()
     require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
     if runs_here:
         _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load
-    return trt, gpu
+    return version, gpu
 
 
 def build_engine(
@@ -117,41 +120,38 @@ def build_engine(
     options: BuildOptions,
     *,
     open_plan: OpenPlan | None = None,
-    say: Callable[[str], None] = lambda _text: None,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> BuildSummary:
     """Give the bundle an engine for this machine's GPU and TensorRT.
 
     Args:
         open_plan: how the new plan is run for the parity check. Default: the TensorRT engine that live uses.
-        say: one line for the user: why it is built, what it falls back to, whom it waits for.
-        on_progress: called with (percent, 100) while TensorRT builds.
+        progress: called with (percent, 100) while TensorRT builds.
 
     Raises:
         UserError: something is missing, the cache cannot be written, the build fails, or the engine was built but runs in
             another precision or gives other answers; then it is not kept and the manifest stays as it was.
     """
     bundle = open_bundle(bundle_folder)
-    trt, gpu = check_machine(runs_here=open_plan is None)
-    typing = typing_for(version=tensorrt_version(trt), precision=options.precision)
+    version, gpu = check_machine(runs_here=open_plan is None)
+    typing = typing_for(version=version_numbers(version), precision=options.precision)
     _source(bundle, typing, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
-    with build_lock(
-        bundle_folder, on_wait=lambda: say(f"another process is building in {bundle_folder}: waiting for it to end")
-    ) as lock:
+    waits = f"another process is building in {bundle_folder}: waiting for it to end"
+    with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waits)) as lock:
         bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
         onnx_path = _source(bundle, typing, precision=options.precision)
-        key = _key(bundle, trt=trt, gpu=gpu, typing=typing, options=options)
+        key = _key(bundle, version=version, gpu=gpu, typing=typing, options=options)
         found = look_up(bundle, key)
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
         reason = found.reason or "--force was given"
-        say(f"building an engine for {gpu.name}: {reason}")
+        _log.info("building an engine for %s: %s", gpu.name, reason)
         if typing.note:
-            say(f"note: {typing.note}")
-        job = _Job(bundle=bundle, lock=lock, trt=trt, typing=typing, key=key, options=options, onnx_path=onnx_path)
-        record = job.run(samples=samples, open_plan=open_plan, say=say, on_progress=on_progress)
+            _log.info("note: %s", typing.note)
+        job = _Job(bundle=bundle, lock=lock, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        record = job.run(samples=samples, open_plan=open_plan, progress=progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
 
@@ -161,7 +161,6 @@ class _Job:
 
     bundle: Bundle
     lock: BuildLock
-    trt: ModuleType
     typing: Typing
     key: PlanKey
     options: BuildOptions
@@ -172,17 +171,15 @@ class _Job:
         *,
         samples: Samples,
         open_plan: OpenPlan | None,
-        say: Callable[[str], None],
-        on_progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> PlanRecord:
         folder = self.bundle.folder / ENGINES_FOLDER
         sweep(self.bundle)
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            logger = new_logger(self.trt, journal)
+            logger = new_logger(journal)
             built = plan_from_onnx(
-                self.trt,
                 self.onnx_path,
                 typing=self.typing,
                 shapes=self.key.shapes,
@@ -191,16 +188,15 @@ class _Job:
                 timing_cache=folder / _timing_cache_name(self.key),
                 journal=journal,
                 logger=logger,
-                on_progress=on_progress,
-                say=say,
+                progress=progress,
             )
             build_s = time.monotonic() - started_s
-            layers = count_layers(self.trt, built.content, logger=logger, shapes=self.key.shapes)
+            layers = count_layers(built.content, logger=logger, shapes=self.key.shapes)
             check_precision(layers, precision=self.key.precision)
             candidate = Path(place) / "candidate.plan"
             candidate.write_bytes(built.content)
             parity = self._prove(candidate, samples=samples, open_plan=open_plan)
-            on_progress(100, 100)
+            progress(100, 100, stage=BUILDING)
             details = {
                 "layers": layers,
                 "notes": [*filter(None, [self.typing.note]), *built.notes],
@@ -284,11 +280,11 @@ def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
     return bundle.file(typing.onnx_file)
 
 
-def _key(bundle: Bundle, *, trt: ModuleType, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
+def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
     side, num = bundle.manifest.contract.size, options.batch_size
     return PlanKey(
         onnx_sha256=bundle.manifest.files[typing.onnx_file].sha256,
-        tensorrt_version=str(trt.__version__),
+        tensorrt_version=version,
         compute_capability=gpu.compute_capability,
         device_name=gpu.name,
         precision=options.precision,

@@ -10,12 +10,16 @@ import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from edgefuse.progress import Progress, no_progress
+
 KEPT_ERRORS = 5
+BUILDING = "building"
+"""The stage that `progress` is called with."""
 
 # Words of TensorRT's own messages (TensorRT #477, #948; DeepStream-Yolo #366). A tactic that was left out for "insufficient
 # memory on requested size" is a warning about the workspace: others are tried.
@@ -85,18 +89,18 @@ class Journal:
         return self._short_workspace or self._no_kernel
 
 
-class Progress:
+class BuildProgress:
     """Nested phases as one percentage that never falls. See IProgressMonitor in TensorRT's Python API.
 
     Args:
-        on_progress: called with (percent, 100), from any thread, one call at a time.
+        progress: called with (percent, 100), from any thread, one call at a time.
 
     Attributes:
         interrupted: the user wants the build to end; the next `step` says so to TensorRT.
     """
 
-    def __init__(self, on_progress: Callable[[int, int], None]) -> None:
-        self._on_progress = on_progress
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._lock = threading.Lock()
         self._parents: dict[str, str | None] = {}
         self._sizes: dict[str, int] = {}
@@ -129,9 +133,9 @@ class Progress:
             return
         self._shown = percent
         try:
-            self._on_progress(percent, 100)
+            self._progress(percent, 100, stage=BUILDING)
         except Exception:  # a display that fails must not end a build of minutes
-            self._on_progress = lambda _done, _total: None
+            self._progress = no_progress
 
     def _fraction(self, phase: str) -> float:
         """Steps done, and of the step in hand the part that its own phases have done."""
@@ -140,7 +144,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def interrupt_noted(progress: Progress) -> Iterator[None]:
+def interrupt_noted(progress: BuildProgress) -> Iterator[None]:
     """Let Ctrl-C end the build at its next step: an exception must not pass through TensorRT's frames."""
 
     def note(_signal: int, _frame: Any) -> None:

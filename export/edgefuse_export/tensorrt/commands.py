@@ -71,8 +71,8 @@ def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSum
     from edgefuse_export.tensorrt.build import BuildOptions, build_engine
 
     options = BuildOptions() if options is None else options
-    with counting(f"building {options.precision}", unit="%") as on_progress:
-        summary = build_engine(bundle, options, say=say, on_progress=on_progress)
+    with counting(f"building {options.precision}", unit="%") as progress:
+        summary = build_engine(bundle, options, progress=progress)
     details = summary.record.details
     layers = ", ".join(f"{number} {kind}" for kind, number in details["layers"].items())
     if not summary.built:

@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
@@ -41,13 +40,10 @@ class PrecisionError(UserError):
     """The engine does not run in the precision that was asked for."""
 
 
-def count_layers(
-    trt: ModuleType, plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, int]:
+def count_layers(plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """How many layers of a plan compute in which precision.
 
     Args:
-        trt: TensorRT.
         plan: built by this process, with detailed profiling verbosity.
         shapes: input name -> shape; the inspector tells no formats of dynamic dimensions without them.
 
@@ -58,6 +54,8 @@ def count_layers(
     Raises:
         PrecisionError: TensorRT does not open the plan that it built, or has no memory to run it.
     """
+    import tensorrt as trt
+
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise PrecisionError(

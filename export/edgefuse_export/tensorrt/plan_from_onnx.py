@@ -5,19 +5,22 @@ Written against the bindings of 10.3, 10.16 and 11.4; no TensorRT library was th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
-from edgefuse_export.tensorrt.build_log import Journal, Progress, interrupt_noted
+from edgefuse.progress import Progress, no_progress
+from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_log = logging.getLogger(__name__)
 
 FULLY_TYPED_SINCE = (10, 12)
 """NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
@@ -94,24 +97,21 @@ def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
     )
 
 
-def new_logger(trt: ModuleType, journal: Journal) -> trt.ILogger:
+def new_logger(journal: Journal) -> trt.ILogger:
     """A logger that writes everything but VERBOSE into the journal. Keep it as long as what was made with it."""
+    import tensorrt as trt
 
-    class JournalLogger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:  # type: ignore[name-defined]
+    class JournalLogger(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             journal.write(severity.name, msg)
 
     return JournalLogger()
 
 
-def _new_monitor(trt: ModuleType, progress: Progress) -> trt.IProgressMonitor:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+def _new_monitor(progress: BuildProgress) -> trt.IProgressMonitor:
+    import tensorrt as trt
 
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             progress.start(phase_name, parent_phase, num_steps)
 
@@ -125,7 +125,6 @@ def _new_monitor(trt: ModuleType, progress: Progress) -> trt.IProgressMonitor:
 
 
 def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wants it
-    trt: ModuleType,
     onnx_path: Path,
     *,
     typing: Typing,
@@ -135,26 +134,25 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     timing_cache: Path,
     journal: Journal,
     logger: trt.ILogger,
-    on_progress: Callable[[int, int], None],
-    say: Callable[[str], None] = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan for the GPU that is here.
 
     Args:
-        trt: TensorRT, 10.3 or newer.
         shapes: input name -> shape, batch first; the plan takes these alone.
         workspace_mib: most scratch memory of one layer.
         optimization_level: 0 (quick to build) to 5 (quick to run).
         timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
         journal: what `logger` writes into.
-        on_progress: called with (percent, 100).
-        say: told of each note as it comes.
+        progress: called with (percent, 100).
 
     Raises:
         BuildError: the file does not parse, takes other inputs, or the build fails.
         KeyboardInterrupt: Ctrl-C was pressed while TensorRT built.
     """
-    builder = _start(trt, logger, journal)
+    import tensorrt as trt
+
+    builder = _start(logger, journal)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typing.strongly_typed else 0
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
@@ -163,21 +161,21 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
-    _set_precision(trt, network, config, typing)
+    _set_precision(network, config, typing)
     config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
-    progress = Progress(on_progress)
-    config.progress_monitor = monitor = _new_monitor(trt, progress)  # the name keeps it alive  # noqa: F841
+    phases = BuildProgress(progress)
+    config.progress_monitor = monitor = _new_monitor(phases)  # the name keeps it alive  # noqa: F841
     notes: tuple[str, ...] = ()
-    with interrupt_noted(progress):
+    with interrupt_noted(phases):
         plan = builder.build_serialized_network(network, config)
-        if plan is None and not progress.interrupted and journal.names_no_kernel() and _prefer_constraints(trt, config):
+        if plan is None and not phases.interrupted and journal.names_no_kernel() and _prefer_constraints(config):
             notes = (PREFERRED_NOTE,)
             journal.forget()
             journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
-            say(f"note: {PREFERRED_NOTE}")
+            _log.info("note: %s", PREFERRED_NOTE)
             plan = builder.build_serialized_network(network, config)
-    if progress.interrupted:
+    if phases.interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))
@@ -185,7 +183,9 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     return BuiltPlan(content=bytes(plan), notes=notes)
 
 
-def _start(trt: ModuleType, logger: trt.ILogger, journal: Journal) -> trt.Builder:
+def _start(logger: trt.ILogger, journal: Journal) -> trt.Builder:
+    import tensorrt as trt
+
     try:
         return trt.Builder(logger)
     except TypeError as error:  # how pybind11 tells of a null pointer
@@ -195,29 +195,28 @@ def _start(trt: ModuleType, logger: trt.ILogger, journal: Journal) -> trt.Builde
         ) from error
 
 
-def _set_precision(
-    trt: ModuleType, network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing
-) -> None:
+def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing) -> None:
     """FP32 is FP32, and the flags of a weakly typed network; TensorRT 11 has neither those flags nor such networks."""
+    import tensorrt as trt
+
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
     config.clear_flag(trt.BuilderFlag.TF32)  # it keeps ten bits of the mantissa
     if typing.strongly_typed or typing.flag is None:
         return
     if typing.flag == "INT8":
-        int8 = getattr(trt.BuilderFlag, "INT8", None)
-        config.set_flag(int8)
+        config.set_flag(trt.BuilderFlag.__members__["INT8"])
         return
-    fp16 = getattr(trt.BuilderFlag, "FP16", None)
-    config.set_flag(fp16)
-    obey = getattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS", None)
-    config.set_flag(obey)
-    _hold_in_float(trt, network)
+    config.set_flag(trt.BuilderFlag.__members__["FP16"])
+    config.set_flag(trt.BuilderFlag.__members__["OBEY_PRECISION_CONSTRAINTS"])
+    _hold_in_float(network)
 
 
-def _prefer_constraints(trt: ModuleType, config: trt.IBuilderConfig) -> bool:
+def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
     """Turn the precisions that must be kept into wishes; False where none must be, as in strongly typed networks."""
-    obey = getattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS", None)
-    prefer = getattr(trt.BuilderFlag, "PREFER_PRECISION_CONSTRAINTS", None)
+    import tensorrt as trt
+
+    obey = trt.BuilderFlag.__members__.get("OBEY_PRECISION_CONSTRAINTS")
+    prefer = trt.BuilderFlag.__members__.get("PREFER_PRECISION_CONSTRAINTS")
     if obey is None or prefer is None or not config.get_flag(obey):
         return False
     config.clear_flag(obey)
@@ -225,14 +224,14 @@ def _prefer_constraints(trt: ModuleType, config: trt.IBuilderConfig) -> bool:
     return True
 
 
-def _hold_in_float(trt: ModuleType, network: trt.INetworkDefinition) -> None:
+def _hold_in_float(network: trt.INetworkDefinition) -> None:
     """Hold decoding of the inputs and softmax in FP32: in half, depth loses 8 mm and code 65535 becomes infinite.
 
     Decoding is what is computed from inputs and constants alone, before any layer with weights. Its constants are held too:
     a millimetre is no number of half precision.
     """
-    if not hasattr(trt.ILayer, "precision"):
-        return
+    import tensorrt as trt
+
     learned = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     kinds = {network.get_input(index).name: "decoded" for index in range(network.num_inputs)}  # of tensors
     needed = set()
@@ -254,14 +253,16 @@ def _hold_in_float(trt: ModuleType, network: trt.INetworkDefinition) -> None:
         if decodes:  # constants may pass through layers of their own
             needed.update(tensor.name for tensor in _inputs_of(layer))
         if decodes or layer.type == trt.LayerType.SOFTMAX:
-            _hold_layer(trt, layer)
+            _hold_layer(layer)
 
 
-def _hold_layer(trt: ModuleType, layer: trt.ILayer) -> None:
+def _hold_layer(layer: trt.ILayer) -> None:
+    import tensorrt as trt
+
     outputs = range(layer.num_outputs)
     if any(layer.get_output(number).dtype != trt.DataType.FLOAT for number in outputs):
         return  # comparisons and integers have no such choice
-    if hasattr(trt.ILayer, "precision"):
+    if hasattr(layer, "precision") and hasattr(layer, "set_output_type"):  # not in TensorRT 11
         layer.precision = trt.DataType.FLOAT
         for number in outputs:
             layer.set_output_type(number, trt.DataType.FLOAT)

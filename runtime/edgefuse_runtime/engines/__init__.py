@@ -5,8 +5,6 @@ Owns the words of `--engine` and which file each takes; the live loop, evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from edgefuse.bundle import MODEL_NAME, Bundle
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Engine
@@ -21,9 +19,8 @@ def open_engine(
     file: str | None = None,
     engine: str = "auto",
     num_threads: int | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Engine:
-    """The engine that runs a bundle. Nothing is loaded before `with`.
+    """The engine that runs a bundle. Nothing is loaded before `with`, which logs what "auto" chose and why.
 
     Args:
         file: name of an ONNX file of the bundle; None = the best for the engine: FP16 on a GPU where the bundle has it,
@@ -31,7 +28,6 @@ def open_engine(
         engine: "tensorrt", "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that one or an error. "auto": the first of them
             that opens here, in this order.
         num_threads: on the CPU; see `OnnxRuntimeEngine`.
-        say: told in one line which engine it is, and why not the ones before it.
 
     Raises:
         UserError: an unknown engine or file, or a number of threads out of range.
@@ -50,7 +46,7 @@ def open_engine(
         return _engine(bundle, word, file=file, num_threads=num_threads)
 
     words = WORDS[1:] if engine == "auto" else (engine,)
-    return AutoEngine(bundle, candidates={word: open_one(word) for word in words}, say=say)
+    return AutoEngine(bundle, candidates={word: open_one(word) for word in words})
 
 
 def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | None) -> Engine:

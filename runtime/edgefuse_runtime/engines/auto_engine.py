@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,22 +15,20 @@ from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.engine import Decision, Engine, Tensor
 
+_log = logging.getLogger(__name__)
+
 
 class AutoEngine:
     """One of several engines, decided in `with`. See `Engine` for the protocol."""
 
-    def __init__(
-        self, bundle: Bundle, *, candidates: Mapping[str, Engine], say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, candidates: Mapping[str, Engine]) -> None:
         """Name what may be opened; `with` opens the first that can be.
 
         Args:
             candidates: word -> engine, best first. The last one's error is the user's; the others' are reasons.
-            say: told the decision in one line.
         """
         self._bundle = bundle
         self._candidates = candidates
-        self._say = say
         self._engine: Engine | None = None
         self._description: dict[str, Any] = {}
 
@@ -86,9 +85,9 @@ class AutoEngine:
         engine = self._candidates[word].__enter__()
         self._engine = engine
         self._description = {**engine.description, "passed_over": dict(passed_over)}
-        if self._say is not None:
-            reasons = "; ".join(f"{other}: {_first_sentence(reason)}" for other, reason in passed_over.items())
-            self._say(f"engine: {word}" + (f" ({reasons})" if reasons else ""))
+        reasons = "; ".join(f"{other}: {_first_sentence(reason)}" for other, reason in passed_over.items())
+        is_chosen = len(self._candidates) > 1
+        _log.log(logging.INFO if is_chosen else logging.DEBUG, "engine: %s%s", word, f" ({reasons})" if reasons else "")
 
 
 def _first_sentence(reason: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,10 +102,10 @@ class TensorRTEngine:
 
     def __enter__(self) -> TensorRTEngine:
         started_s = time.perf_counter()
-        trt = load_tensorrt()
+        version = load_tensorrt()
         memory = self._open_memory()
         gpu = memory.properties
-        record, plan = self._find_plan(str(trt.__version__), gpu.compute_capability, gpu.name)
+        record, plan = self._find_plan(version, gpu.compute_capability, gpu.name)
         where = f"{self._bundle.folder}/{record.name}" if record is not None else "the plan that was just built"
         self._description["precision"] = precision = record.key.precision if record is not None else self._precision
         again = build_command(self._bundle, precision or PREFERRED_PRECISIONS[0])
@@ -113,12 +113,12 @@ class TensorRTEngine:
             stack.enter_context(memory)
             loaded = _Loaded(memory, where=where, again=again, mapped=gpu.integrated)
             stack.callback(loaded.close)
-            loaded.open(trt, plan)
+            loaded.open(plan)
             loaded.check(self.contract, batch_size=self._batch_size, num_labels=len(self.labels))
             loaded.prepare()
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
-            "provider": f"TensorRT {trt.__version__}",
+            "provider": f"TensorRT {version}",
             "file": record.onnx_file if record is not None else None,
             "plan": record.name if record is not None else None,
             "device": gpu.name,
@@ -198,10 +198,12 @@ class _Loaded:
         self.outputs: tuple[Tensor, ...] = ()
         self.launch = "CUDA graph"
 
-    def open(self, trt: ModuleType, plan: bytes) -> None:
+    def open(self, plan: bytes) -> None:
         """Deserialise the plan, make its context, and give every tensor its address, once."""
+        import tensorrt as trt
+
         with self._memory.active():
-            self._logger = _logger(trt, self._errors)
+            self._logger = _logger(self._errors)
             try:
                 self._runtime = trt.Runtime(self._logger)
             except TypeError as error:  # what pybind11 makes of a null pointer
@@ -217,8 +219,8 @@ class _Loaded:
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise GpuOutOfMemoryError(f"{self._where} gets no memory on the GPU{self._said()}: {MEMORY_HINT}")
-            self.inputs = _tensors(trt, self._engine, trt.TensorIOMode.INPUT)
-            self.outputs = _tensors(trt, self._engine, trt.TensorIOMode.OUTPUT)
+            self.inputs = _tensors(self._engine, trt.TensorIOMode.INPUT)
+            self.outputs = _tensors(self._engine, trt.TensorIOMode.OUTPUT)
 
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs are not what the manifest promises."""
@@ -337,8 +339,10 @@ def _check_same(plain: Decision, replayed: Decision) -> None:
             raise CaptureError("the graph's answer differs from the plain one")
 
 
-def _tensors(trt: ModuleType, engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
+def _tensors(engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
     """The plan's inputs or outputs; a type that the contract does not know keeps TensorRT's name."""
+    import tensorrt as trt
+
     dtypes = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
     found = []
     for index in range(engine.num_io_tensors):
@@ -350,14 +354,12 @@ def _tensors(trt: ModuleType, engine: trt.ICudaEngine, mode: trt.TensorIOMode) -
     return tuple(found)
 
 
-def _logger(trt: ModuleType, errors: deque[str]) -> trt.ILogger:
+def _logger(errors: deque[str]) -> trt.ILogger:
     """A logger that keeps the last errors: TensorRT answers None or False, and says why to the logger alone."""
+    import tensorrt as trt
 
-    class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:  # type: ignore[name-defined]
+    class _Logger(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             if severity in {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}:
                 errors.append(msg)
 

@@ -6,7 +6,6 @@ import importlib
 import platform
 import re
 from pathlib import Path
-from types import ModuleType
 
 from edgefuse.errors import MissingPackageError
 
@@ -16,11 +15,14 @@ FIRST_L4T_OF_CUDA_13 = 38
 """JetPack 7 is L4T R38 with CUDA 13; JetPack 6 is R36 with CUDA 12."""
 
 
-def load_tensorrt(*, root: Path = Path("/")) -> ModuleType:
-    """Import TensorRT's bindings.
+def load_tensorrt(*, root: Path = Path("/")) -> str:
+    """Check that `import tensorrt` works. Afterwards each function imports it itself, so that mypy can check what it uses.
 
     Args:
         root: where the system's files stand.
+
+    Returns:
+        The version, such as "10.3.0".
 
     Raises:
         MissingPackageError: the bindings are missing, libnvinfer is missing beside them, or they are too old.
@@ -41,17 +43,17 @@ def load_tensorrt(*, root: Path = Path("/")) -> ModuleType:
         raise MissingPackageError(
             f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is something else. {_install(root)}"
         )
-    version = tensorrt_version(trt)
-    if version < OLDEST:
+    version = str(trt.__version__)
+    if version_numbers(version) < OLDEST:
         raise MissingPackageError(
-            f"TensorRT {trt.__version__} is installed, {'.'.join(map(str, OLDEST))} or newer is needed. {_install(root)}"
+            f"TensorRT {version} is installed, {'.'.join(map(str, OLDEST))} or newer is needed. {_install(root)}"
         )
-    return trt
+    return version
 
 
-def tensorrt_version(trt: ModuleType) -> tuple[int, ...]:
-    """The installed version's numbers, such as (10, 3, 0)."""
-    return tuple(int(number) for number in re.findall(r"\d+", str(trt.__version__)))
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Turn "10.3.0" into (10, 3, 0)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def is_jetson(root: Path = Path("/")) -> bool:

@@ -68,7 +68,7 @@ def live(  # long: each option is a parameter
     if jsonl is not None:
         sinks.append(JsonlSink(jsonl, force=force))
     with ExitStack() as stack:
-        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads, say=say))
+        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
         region = choose_region(given, trained_on=opened.manifest.region, camera=source)
         for note in region.notes:
@@ -82,7 +82,6 @@ def live(  # long: each option is a parameter
             degraded_mode=opened.manifest.degraded_mode,
             sinks=sinks,
             num_frames=frames,
-            say=say,
         )
     if summary.failed_sinks:
         raise typer.Exit(1)

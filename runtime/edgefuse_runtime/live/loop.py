@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,12 +43,13 @@ def run_live(
     sinks: Sequence[Sink] = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
-    say: Callable[[str], None] = lambda _line: None,
 ) -> LiveSummary:
     """Decide about the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
     A sink that fails is given nothing more and the run goes on, as long as another one is left. May be called in any thread;
     Ctrl-C reaches the main thread alone, and a second one is ignored while the summary is written.
+
+    Warnings are logged, each once, when they are first known.
 
     Args:
         engine, camera, sinks: opened by the caller, who also closes them.
@@ -56,7 +57,6 @@ def run_live(
         fallback: what to report while a sensor is dead, from the bundle's manifest; None = no decision.
         num_frames: frames to read.
         stop: set it from another thread or a signal handler to end the run.
-        say: takes a warning, each once, when it is first known.
 
     Returns:
         The summary; sinks have it too.
@@ -65,9 +65,9 @@ def run_live(
         UserError: the camera is aligned otherwise than the engine's contract says, or failed; the sinks have the summary.
     """
     _check_align(engine, camera)
-    statistics = Statistics(engine, camera.counters, say, region=region)
+    statistics = Statistics(engine, camera.counters, region=region)
     decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
-    outputs = Outputs(sinks, say)
+    outputs = Outputs(sinks)
     ended, failure = _decide_all(
         frames(camera, num_frames=num_frames, stop=stop), decide=decide, statistics=statistics, outputs=outputs
     )
@@ -111,17 +111,17 @@ def live(  # long: what may be asked for, and its words
 
     Example:
         >>> import edgefuse
-        >>> for result in edgefuse.live("bundles/mugs", camera="realsense"):  # doctest: +SKIP
-        ...     print(result.label, result.latency_ms)
+        >>> for result in edgefuse.live("bundles/mugs", camera="synthetic", num_frames=2):
+        ...     print(result.frame, result.label)
+        1 red_mug
+        2 blue_mug
     """
     from edgefuse_runtime.cameras import open_camera
 
     opened = open_bundle(Path(bundle))
     given = None if roi is None else parse_region(roi)
     with ExitStack() as stack:
-        runner = stack.enter_context(
-            open_engine(opened, file=file, engine=engine, num_threads=num_threads, say=_log.info)
-        )
+        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=num_threads))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
         region = choose_region(given, trained_on=opened.manifest.region, camera=source)
         for note in region.notes:

@@ -5,9 +5,10 @@ Owns the collecting, in bounded memory; the live loop adds each result.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -18,7 +19,9 @@ from edgefuse_runtime.camera import Camera, Counters
 from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
 from edgefuse_runtime.regions.default_region import ChosenRegion
 from edgefuse_runtime.regions.region import RegionSource
-from edgefuse_runtime.results import Ending, LiveSummary, Result, Score
+from edgefuse_runtime.results import STAGES, Ending, LiveSummary, Result, Score
+
+_log = logging.getLogger(__name__)
 
 MAX_SAMPLES = 100_000
 """Timings kept for the percentiles, newest first: about an hour at 30 frames a second, however long the run."""
@@ -59,16 +62,14 @@ class Clipping:
 
 
 class Statistics:
-    """What the summary needs from each result, in bounded memory; warnings are said when they are first known."""
+    """What the summary needs from each result, in bounded memory; warnings are logged when they are first known."""
 
-    def __init__(
-        self, engine: Engine, counters: Counters, say: Callable[[str], None], *, region: RegionSource | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, counters: Counters, *, region: RegionSource | None = None) -> None:
         self._region = region if isinstance(region, ChosenRegion) else None
         self.processed = 0
         self.without_region = 0
         self.clipping = Clipping(engine.contract)
-        self._engine, self._say = engine, say
+        self._engine = engine
         self._before = replace(counters)
         self._started_ns = time.perf_counter_ns()
         self._gate_sum = 0.0
@@ -76,7 +77,7 @@ class Statistics:
         self._score = Score()
         self._without_decision = self._not_finite = 0
         self._sensors: Counter[str] = Counter()
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def num_seen(self) -> int:
@@ -94,15 +95,15 @@ class Statistics:
         self._not_finite += not result.is_finite
         self._score.add(result)
         if not result.is_finite:
-            self._say_once("finite", f"{NOT_FINITE} but NaN or infinity for frame {result.name}: no decision there")
+            self._warn_once("finite", f"{NOT_FINITE} but NaN or infinity for frame {result.name}: no decision there")
         if self.clipping.num_looks == MIN_LOOKS:
-            self._say_once("clipped", self.clipping.warning())
+            self._warn_once("clipped", self.clipping.warning())
 
-    def _say_once(self, what: str, line: str | None) -> None:
-        if what not in self._said:
-            self._said.add(what)
+    def _warn_once(self, what: str, line: str | None) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
             if line is not None:
-                self._say(f"WARNING {line}")
+                _log.warning("%s", line)
 
     def summary(
         self,
@@ -116,10 +117,10 @@ class Statistics:
         elapsed_s = (time.perf_counter_ns() - self._started_ns) / 1e9
         counters, before = camera.counters, self._before
         skew = _skew_warning(counters.skewed - before.skewed, counters.delivered - before.delivered)
-        self._say_once("clipped", self.clipping.warning())
-        self._say_once("skewed", skew)
+        self._warn_once("clipped", self.clipping.warning())
+        self._warn_once("skewed", skew)
         left_out = None if self._region is None else self._region.note()
-        self._say_once("regions", left_out)
+        self._warn_once("regions", left_out)
         found = self.clipping.mean()
         num_finite = self.processed - self._not_finite
         return LiveSummary(
@@ -162,7 +163,7 @@ class Statistics:
 
     def _stages(self) -> dict[str, dict[str, float]]:
         stages = {}
-        for name in ("wait_ms", "read_ms", "frame_ms", "infer_ms"):
+        for name in STAGES.values():
             percentiles = _percentiles(self._samples.get(name, ()))
             if percentiles is not None:
                 stages[name] = {"p50": percentiles["p50"], "p99": percentiles["p99"]}

@@ -33,7 +33,6 @@ def record(  # long: each option is a parameter
 
     Takes are what splits keep together: record several of each class, each with another object, place or light.
     """
-    from contextlib import ExitStack
     from typing import cast
 
     from edgefuse.console.progress import counting
@@ -50,13 +49,10 @@ def record(  # long: each option is a parameter
     if align not in ("color", "depth"):
         raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
     region = parsed_region(roi) if roi is not None else None
-    lines: list[str] = []
     with (
-        ExitStack() as stack,
         open_camera(camera, align=cast("Align", align)) as source,
-        counting("recording", unit="pairs") as on_progress,
+        counting("recording", unit="pairs") as progress,
     ):
-        stack.callback(lambda: say("\n".join(lines)) if lines else None)  # after the bar, also where an error ends it
         folder = record_sequence(
             camera=source,
             root=Path(out),
@@ -66,7 +62,6 @@ def record(  # long: each option is a parameter
             region=region,
             every=every,
             force=force,
-            on_progress=lambda done: on_progress(done, frames or 0),
-            say=lines.append,
+            progress=progress,
         )
     say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN")

@@ -5,10 +5,11 @@ Owns what is recorded and when it is refused; how a take grows on the disk is `e
 
 from __future__ import annotations
 
+import logging
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from edgefuse.errors import UserError
 from edgefuse.framing import WHOLE, crop, regions_agree, square_in
 from edgefuse.io.new_files import locked
 from edgefuse.io.text import check_name, printable
+from edgefuse.progress import Progress, no_progress
 from edgefuse_runtime.camera import Camera, Frame, frames
 from edgefuse_runtime.recording.sequence_writer import Pair, SequenceWriter, open_sequence
 from edgefuse_runtime.regions.region import FromFile, RegionSource, word_of
 
 DESCRIPTION_TIMEOUT_S = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 def record(  # long: each option is a parameter
@@ -36,8 +40,7 @@ def record(  # long: each option is a parameter
     region: RegionSource | None = None,
     every: int = 1,
     force: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write frames of an open camera to `root/label/instance/`.
 
@@ -52,8 +55,7 @@ def record(  # long: each option is a parameter
         region: store the square around this region alone, at the camera's resolution; frames without one are left out.
         every: keep each N-th frame.
         force: replace a take of this name; the old one stays until the new one is complete.
-        on_progress: called with the number of pairs written so far.
-        say: told of what looks wrong, and of what was kept when an error ends the recording.
+        progress: called with the pairs written so far and `num_frames`.
 
     Returns:
         The take's folder.
@@ -67,18 +69,18 @@ def record(  # long: each option is a parameter
         raise UserError(f"every {every}, frames {num_frames}: 1 or more was expected")
     check_name(label, what="label")
     check_name(sequence if sequence is not None else label, what="take")
-    _check_label(root, label, say)
+    _check_label(root, label)
     job = _Job(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
     with open_sequence(root, label, sequence, force=force) as writer:
-        failure = job.run(writer, on_progress)
+        failure = job.run(writer, progress)
         if writer.num_written:
             for text in job.warnings():
-                say(f"warning: {text}")
+                _log.warning("%s", text)
         if writer.replaces and (failure is not None or writer.num_written < (num_frames or 0)):
             raise _keep_old_sequence(writer, num_frames, failure)  # inside: it has not been replaced yet
         if failure is not None:
             if writer.num_written:
-                say(f"{writer.num_written} pairs are kept in {writer.folder}")
+                _log.info("%d pairs are kept in %s", writer.num_written, writer.folder)
             raise failure
     return writer.folder
 
@@ -109,14 +111,15 @@ class _Job:
     num_frames: int | None
     other_labels: Counter[str] = field(default_factory=Counter)
 
-    def run(self, sequence: SequenceWriter, on_progress: Callable[[int], None] | None) -> Exception | None:
+    def run(self, sequence: SequenceWriter, progress: Progress) -> Exception | None:
         """Write pairs into `take`. The error that ends it, also where there was no pair, is returned: pairs are kept."""
         failure: Exception | None = None
         try:
             for number, (frame, pair) in enumerate(self._pairs(), start=1):
                 described = self._described(frame) if number == 1 else nullcontext()
                 with described:
-                    sequence.add(pair, on_progress)
+                    sequence.add(pair)
+                    progress(sequence.num_written, self.num_frames, stage="recording")
                 if number == self.num_frames:
                     break
         except KeyboardInterrupt:
@@ -124,7 +127,8 @@ class _Job:
         except Exception as error:
             failure = error
         try:
-            sequence.finish(on_progress)
+            sequence.finish()
+            progress(sequence.num_written, self.num_frames, stage="recording")
         except Exception as error:
             failure = failure or error
         if failure is None and not sequence.num_written:
@@ -229,7 +233,7 @@ def _only_writer(root: Path) -> Iterator[None]:
         yield
 
 
-def _check_label(root: Path, label: str, say: Callable[[str], None]) -> None:
+def _check_label(root: Path, label: str) -> None:
     """Refuse a class that would make the folder look like a split; warn of one that people take for another."""
     others = [path.name for path in root.iterdir() if path.is_dir() and path.name[:1] != "."] if root.is_dir() else []
     reason = f"the label {label!r} is the name of a part of a split"
@@ -238,10 +242,10 @@ def _check_label(root: Path, label: str, say: Callable[[str], None]) -> None:
             f"{reason}, so {root} would be taken for one, not for classes: choose another name, such as {label}_1"
         )
     if label in split_folders(["train", "val", label]):
-        say(f"warning: {reason}: with another of them beside it, {root} is refused")
+        _log.warning("%s: with another of them beside it, %s is refused", reason, root)
     alike = [name for name in others if name != label and _folded(name) == _folded(label)]
     if alike and label not in others:
-        say(f"warning: the label {label!r} is a class of its own beside {alike[0]!r}: is it the same thing?")
+        _log.warning("the label %r is a class of its own beside %r: is it the same thing?", label, alike[0])
 
 
 def _folded(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +25,6 @@ from edgefuse.io.new_files import claimed, files_added, folder_added
 from edgefuse.io.temporaries import is_temporary
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint16]]
-Progress = Callable[[int], None] | None
 
 NUM_WRITERS = 2
 MAX_WAITING = 8
@@ -50,7 +49,7 @@ class SequenceWriter:
         self._waiting: deque[Future[None]] = deque()
         self._num_added = 0
 
-    def add(self, pair: Pair, on_progress: Progress) -> None:
+    def add(self, pair: Pair) -> None:
         """Have a pair written; waits where too many are waiting.
 
         Raises:
@@ -60,13 +59,13 @@ class SequenceWriter:
         name = f"frame_{self._num_added:06d}"
         if self._num_added == 1:  # alone: it makes the take's folder
             self._write(name, pair)
-            self._count(on_progress)
+            self.num_written += 1
             return
         self._waiting.append(self._pool.submit(self._write, name, pair))
         while len(self._waiting) > MAX_WAITING or (self._waiting and self._waiting[0].done()):
-            self._write_oldest(on_progress)
+            self._write_oldest()
 
-    def finish(self, on_progress: Progress) -> None:
+    def finish(self) -> None:
         """Wait until what was added is on the disk.
 
         Raises:
@@ -75,7 +74,7 @@ class SequenceWriter:
         failure: Exception | None = None
         while self._waiting:
             try:
-                self._write_oldest(on_progress)
+                self._write_oldest()
             except Exception as error:
                 failure = failure or error
         if self.num_written:
@@ -83,15 +82,10 @@ class SequenceWriter:
         if failure is not None:
             raise failure
 
-    def _write_oldest(self, on_progress: Progress) -> None:
+    def _write_oldest(self) -> None:
         self._waiting[0].exception()  # Ctrl-C while waiting leaves it in the queue
         self._waiting.popleft().result()
-        self._count(on_progress)
-
-    def _count(self, on_progress: Progress) -> None:
         self.num_written += 1
-        if on_progress is not None:
-            on_progress(self.num_written)
 
     def _write(self, name: str, pair: Pair) -> None:
         if self._aside is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced, refuse_existing
+from edgefuse.progress import Progress, no_progress
 from edgefuse_runtime.camera import frames as frames_of
 from edgefuse_runtime.cameras.playback import Playback
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
@@ -32,7 +33,7 @@ def write_recording(
     fps: int = 30,
     focal_px: float = 600.0,
     force: bool = False,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Record aligned pairs as a .db3 file whose two streams share one view.
 
@@ -45,7 +46,7 @@ def write_recording(
         depth_unit_m: metres of one depth code.
         focal_px: focal length of both streams in pixels; the principal point is the centre.
         force: replace a file of this name.
-        on_progress: called with the number of pairs written so far.
+        progress: called with the pairs written so far; their number is not known.
 
     Returns:
         `path`.
@@ -67,7 +68,7 @@ def write_recording(
     with file_replaced(path) as temporary:
         camera = SoftwareCamera(width=width, height=height, fps=fps, depth_unit_m=depth_unit_m, focal_px=focal_px)
         with recorder(temporary, camera):
-            num_written = _send(camera, itertools.chain([first], stream), fps=fps, on_progress=on_progress)
+            num_written = _send(camera, itertools.chain([first], stream), fps=fps, progress=progress)
         with Playback(temporary) as playback:
             num_found = sum(1 for _ in frames_of(playback))
         if num_found != num_written:
@@ -95,7 +96,7 @@ def recorder(path: Path, camera: SoftwareCamera) -> Iterator[None]:
         del sensor, sensors, device
 
 
-def _send(camera: SoftwareCamera, pairs: Iterable[Pair], *, fps: int, on_progress: Callable[[int], None] | None) -> int:
+def _send(camera: SoftwareCamera, pairs: Iterable[Pair], *, fps: int, progress: Progress) -> int:
     """Send `pairs` at their own pace; gives their number."""
     number = 0
     start_s = time.monotonic()
@@ -104,8 +105,7 @@ def _send(camera: SoftwareCamera, pairs: Iterable[Pair], *, fps: int, on_progres
         time.sleep(max(0.0, start_s + (number - 1) / fps - time.monotonic()))
         camera.send_depth(depth, number=number)
         camera.send_color(rgb, number=number)
-        if on_progress is not None:
-            on_progress(number)
+        progress(number, None, stage="recording")
     return number
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgefuse.errors import UserError
-from edgefuse_runtime.regions.region import RegionSource, parse_region
+
+if TYPE_CHECKING:
+    from edgefuse_runtime.regions.region import RegionSource
 
 RegionSpec = Annotated[
     str | None,
@@ -25,6 +27,8 @@ def parsed_region(roi: str | None) -> RegionSource:
     Raises:
         typer.BadParameter: it is none of the forms.
     """
+    from edgefuse_runtime.regions.region import parse_region  # here: it loads OpenCV, which --help does not need
+
     try:
         return parse_region(roi)
     except UserError as error:

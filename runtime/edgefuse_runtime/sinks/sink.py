@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -19,9 +20,11 @@ from edgefuse.io.files import refuse_existing
 from edgefuse.io.json_files import dumps, parse_json
 from edgefuse.io.temporaries import take_lock
 from edgefuse.io.text import some_of, write_line
-from edgefuse_runtime.results import LiveSummary, Result
+from edgefuse_runtime.results import STAGES, LiveSummary, Result
 
 NO_DECISION = "no decision"
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -80,9 +83,8 @@ def summary_lines(summary: LiveSummary) -> list[str]:
     ]
     if summary.latency_ms is not None:
         figures = "  ".join(f"{name} {value:.2f}" for name, value in summary.latency_ms.items())
-        stages = "  ".join(
-            f"{name.removesuffix('_ms')} {value['p50']:.2f}" for name, value in summary.stages_ms.items()
-        )
+        medians = {stage: summary.stages_ms[name]["p50"] for stage, name in STAGES.items() if name in summary.stages_ms}
+        stages = "  ".join(f"{stage} {median:.2f}" for stage, median in medians.items())
         lines += [f"latency in ms, arrival to result: {figures}", f"stages in ms, p50: {stages}"]
     if summary.age_ms is not None:
         lines.append("frame age in ms: " + "  ".join(f"{name} {value:.2f}" for name, value in summary.age_ms.items()))
@@ -245,9 +247,9 @@ def _may_be_replaced(path: Path) -> bool:
 class Outputs:
     """The sinks of a run, without those that failed."""
 
-    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+    def __init__(self, sinks: Sequence[Sink]) -> None:
         self.failed: list[str] = []
-        self._sinks, self._say = list(sinks), say
+        self._sinks = list(sinks)
 
     @property
     def are_all_gone(self) -> bool:
@@ -272,4 +274,4 @@ class Outputs:
                 reason = error.strerror or str(error)
                 self.failed.append(f"{name}: {reason}")
                 if error.errno != errno.EPIPE:  # who reads no more knows it
-                    self._say(f"WARNING {name} cannot be written ({reason}): nothing more is written there")
+                    _log.warning("%s cannot be written (%s): nothing more is written there", name, reason)

@@ -137,12 +137,11 @@ def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
     from rich.text import Text
 
     p50, p99 = np.percentile(latencies_ms, [50, 99])
-    stages = result.stages
+    wait, *parts = (f"{stage} {value:.2f}" for stage, value in result.stages.by_stage().items())
     age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
     return Text(
         f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}{age}\n"
-        f"of it   read {stages.read_ms:.2f}   frame {stages.frame_ms:.2f}   infer {stages.infer_ms:.2f}   "
-        f"(waited {stages.wait_ms:.2f})"
+        f"of it  {'  '.join(parts)}   (before it: {wait})"
     )
 
 

@@ -1,0 +1,34 @@
+"""How long functions report progress: one protocol, which any callable of this form follows.
+
+Messages are not progress: they go through `logging`, to the logger of their module.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called as work is done, from any thread, one call at a time.
+
+    Example:
+        >>> def show(done, total, /, *, stage=""):
+        ...     print(f"{stage}: {done} of {total}")
+        >>> import edgefuse
+        >>> scores = edgefuse.evaluate("bundles/mugs", "mugs", progress=show)
+        scoring: 32 of 36
+        scoring: 36 of 36
+    """
+
+    def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:
+        """Take how far it is.
+
+        Args:
+            done: steps done so far.
+            total: steps in all; None = not known, as of a recording that ends with Ctrl-C.
+            stage: what is being done, such as "rendering"; the count starts again with each stage.
+        """
+
+
+def no_progress(done: int, total: int | None, /, *, stage: str = "") -> None:
+    """The default: shows nothing."""

@@ -1,0 +1,17 @@
+"""Publish each live result as JSON: python examples/mqtt_publisher.py BUNDLE CAMERA HOST PORT TOPIC"""
+
+import json
+import sys
+
+import paho.mqtt.client as mqtt
+
+import edgefuse
+
+bundle, camera, host, port, topic = sys.argv[1:]
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)  # a broker with accounts: client.username_pw_set(name, password)
+client.connect(host, int(port))
+client.loop_start()  # a thread that sends, and connects again when the connection is lost
+for result in edgefuse.live(bundle, camera=camera):
+    client.publish(topic, json.dumps(result.to_json()))  # QoS 0: while there is no connection, results are dropped
+client.disconnect()  # after what is queued
+client.loop_stop()
