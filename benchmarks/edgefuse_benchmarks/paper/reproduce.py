@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -132,24 +132,7 @@ def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
     Args:
         changes: fields of `TrainConfig`, such as `epochs=2`; None = as the paper, or as its protocol says here.
     """
-    still = Augmentation(
-        rotation_deg=0.0,
-        zoom=0.0,
-        shift=0.0,
-        flip=False,
-        brightness=0.0,
-        contrast=0.0,
-        gamma=0.0,
-        saturation=0.0,
-        white_balance=0.0,
-        grey=0.0,
-        blur=0.0,
-        depth_scale=0.0,
-        holes=0.0,
-        misalignment=0.0,
-        rgb_dropout=0.0,
-        depth_dropout=0.0,
-    )
+    still: dict[str, Any] = {field.name: 0.0 for field in fields(Augmentation)} | {"flip": False}
     config = TrainConfig(
         size=224,
         near_m=protocol.near_m,
@@ -166,7 +149,7 @@ def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
         warm_up=0.0,
         encoding="absolute",
         validation_fraction=0.0,
-        augmentation=still,
+        augmentation=Augmentation(**still),
     )
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
