@@ -43,3 +43,9 @@ def check_backbones(*, rgb: str | None = None, depth: str | None = None) -> None
                 f"{field} is {name!r}: one of {', '.join((own, *COMMON_BACKBONES))}, or any torchvision classification network "
                 f"with a spatial feature map, such as efficientnet_b0, was expected; {error}"
             ) from error
+
+
+def model_in_words(*, fusion: str, rgb: str, depth: str) -> str:
+    """A model for the heading of a plot, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
+    alone = {"rgb": f"RGB only ({rgb})", "depth": f"depth only ({depth})"}
+    return alone.get(fusion, f"{fusion} fusion of {rgb} (RGB) and {depth} (depth)")

@@ -280,8 +280,13 @@ def _static_profile(
     shapes: Mapping[str, tuple[int, ...]],
     onnx_path: Path,
 ) -> trt.IOptimizationProfile:
-    """Smallest, usual and largest shape are one: what TensorRT runs fastest."""
+    """Smallest, usual and largest shape are one: what TensorRT runs fastest. A batch that the file leaves open is fixed first."""
     profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        wanted = shapes.get(tensor.name)
+        if wanted is not None and tuple(tensor.shape) == (-1, *wanted[1:]):
+            tensor.shape = wanted  # else the plan itself would have -1 there, whatever the profile says
     found = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
