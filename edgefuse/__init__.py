@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from edgefuse.contract import InputContract
     from edgefuse.errors import EdgefuseError
     from edgefuse.training import recipe as recipes
-    from edgefuse_runtime.classifier import Classifier, Prediction
+    from edgefuse_runtime.classifier import Classifier
     from edgefuse_runtime.live.loop import live
+    from edgefuse_runtime.predict import Prediction
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,7 @@ _HOMES = {
     "Classifier": ("edgefuse_runtime.classifier", "Classifier"),
     "EdgefuseError": ("edgefuse.errors", "EdgefuseError"),
     "InputContract": ("edgefuse.contract", "InputContract"),
-    "Prediction": ("edgefuse_runtime.classifier", "Prediction"),
+    "Prediction": ("edgefuse_runtime.predict", "Prediction"),
     "evaluate": ("edgefuse.app.api", "evaluate"),
     "export": ("edgefuse.app.api", "export"),
     "live": ("edgefuse_runtime.live.loop", "live"),

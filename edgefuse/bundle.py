@@ -44,6 +44,9 @@ NUM_SAMPLES = 16
 DATA_PRECISION = "data"
 """The precision listed for a file that is not a model."""
 
+DYNAMIC_BATCH = "dynamic"
+"""What `model.batch_size` of a manifest says where one run takes any number of pairs."""
+
 EXPORT_AGAIN = "export the run again: edgefuse export RUN --out BUNDLE"
 
 _SPEC: Final = {
@@ -93,7 +96,7 @@ class Manifest:
     Attributes:
         labels: class names in the order of the probabilities.
         contract: what the inputs mean.
-        model: fusion kind, backbones, feature width d.
+        model: fusion kind, backbones, feature width d, `batch_size` (a number, or "dynamic").
         files: file name -> FileEntry.
         parity: file name -> figures of the comparison with the torch model, and how the file was made.
         versions: versions of the packages that wrote the bundle.
@@ -115,6 +118,10 @@ class Manifest:
     degraded_mode: DegradedMode = field(default_factory=DegradedMode)
 
     def __post_init__(self) -> None:
+        batch = self.model.get("batch_size", 1)
+        if batch != DYNAMIC_BATCH and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+            shown = printable(repr(batch))[:40]
+            raise UserError(f"its batch size is {shown}: a number from 1 or {DYNAMIC_BATCH!r} was expected")
         problem = _labels_problem(self.labels)
         if problem:
             raise UserError(f"the labels must be distinct and not empty: {problem}")
@@ -122,6 +129,12 @@ class Manifest:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
                 raise UserError(f"the file name {printable(name)[:80]!r} is not inside the bundle")
+
+    @property
+    def batch_size(self) -> int | None:
+        """N of the inputs of its ONNX files; None = any number. Older bundles do not say it and take 1."""
+        found = self.model.get("batch_size", 1)
+        return None if found == DYNAMIC_BATCH else int(found)
 
     @property
     def region(self) -> str | None:

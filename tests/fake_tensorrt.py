@@ -274,7 +274,8 @@ class Builder(NeedsDriver):
         if not faults.no_fp16_layer and (network.strongly_typed or "FP16" in flags):
             replaced = {} if network.strongly_typed else {"FLOAT": "HALF"}
         layers = _layers(network, replaced=replaced, held=held)
-        return b"fake-plan\n" + json.dumps({"Layers": layers, "Level": level}).encode() + b"\n" + network.onnx_bytes
+        described = {"Layers": layers, "Level": level, "Batch": network.tensors[0].shape[0]}
+        return b"fake-plan\n" + json.dumps(described).encode() + b"\n" + network.onnx_bytes
 
 
 def _report(monitor: Any) -> bool:
@@ -325,6 +326,8 @@ class ICudaEngine(Made):
     def __init__(self, plan: bytes, logger: Any) -> None:
         _, layers, self.onnx_bytes = plan.split(b"\n", maxsplit=2)
         tensors, _ = _read(self.onnx_bytes, self.fake.module, weak=False)
+        for tensor in tensors:
+            tensor.shape = (json.loads(layers)["Batch"], *tensor.shape[1:])  # as the network's input was given it
         self.logger, self.tensors = logger, {tensor.name: tensor for tensor in tensors}
         self.num_io_tensors, self.get_tensor_name = len(self.tensors), list(self.tensors).__getitem__
         self._inspector = SimpleNamespace(get_engine_information=lambda _format: layers.decode())

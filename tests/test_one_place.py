@@ -111,6 +111,47 @@ def test_a_call_is_found(source: str, name: str) -> None:
     assert name in _calls(source)
 
 
+NOT_ENGINES = {"subprocess", "job"}
+RUNS: dict[str, str] = {
+    "runtime/edgefuse_runtime/predict.py": "the one path from a frame to a prediction",
+    "runtime/edgefuse_runtime/engines/auto_engine.py": "an engine, by another",
+    "runtime/edgefuse_runtime/engines/onnxruntime.py": "an engine",
+    "runtime/edgefuse_runtime/engines/tensorrt.py": "an engine",
+    "export/edgefuse_export/tensorrt/verify_engine.py": "each place of a new engine's batch",
+    "export/edgefuse_export/ort_reference.py": "a session without the optimiser, to compare with",
+    "export/edgefuse_export/onnx/activation_statistics.py": "a session that shows every tensor",
+    "benchmarks/edgefuse_benchmarks/suites/engine.py": "the time of the engine alone",
+    "benchmarks/edgefuse_benchmarks/suites/core_variants.py": "files of the fusion core, which are no bundles",
+}
+"""Where the `run` of an engine or of an ONNX Runtime session is used, and why it may be."""
+
+
+def _runs(source: str) -> set[str]:
+    """Every `run` that is called on something, or an engine's that is handed on; not those of processes and jobs."""
+    nodes = list(ast.walk(ast.parse(source)))
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    runs = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "run"]
+    found = {ast.unparse(node) for node in runs if node in called or "engine" in ast.unparse(node.value)}
+    return found - {f"{name}.run" for name in NOT_ENGINES}
+
+
+def test_the_classifier_is_the_one_path_from_a_frame_to_a_prediction() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if _runs(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(RUNS)
+
+
+def test_a_run_is_found_whatever_it_is_called_on() -> None:
+    source = (
+        "subprocess.run(a); it.run(a, b); time(my_engine.run); self._opened.engine.run(**c); self.run.folder; run(b)"
+    )
+    assert _runs(source) == {"it.run", "my_engine.run", "self._opened.engine.run"}
+
+
 OTHER_CALLBACKS = {"say", "on_progress", "listener"}
 """Parameters that were there before: messages go through `logging`, progress through `edgefuse.progress`."""
 

@@ -73,13 +73,17 @@ def make_toy_bundle(
     manifest = bundle.Manifest(
         labels=labels,
         contract=contract,
-        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width},
+        model={"fusion": fusion, "rgb": "mean", "depth": "mean", "width": gate_width, "batch_size": _stated(batch)},
         files={bundle.MODEL_NAME: bundle.FileEntry.of(path, precision="fp32")},
         versions={"onnx": onnx.__version__},
         degraded_mode=degraded_mode if degraded_mode is not None else DegradedMode(),
     )
     bundle.write_manifest(folder, manifest)
     return bundle.open_bundle(folder)
+
+
+def _stated(batch: int | str) -> int | str:
+    return bundle.DYNAMIC_BATCH if isinstance(batch, str) else batch
 
 
 def toy_answer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgefuse.progress import Progress, no_progress
 
@@ -79,6 +79,7 @@ def export(
     out: AnyPath,
     *,
     precisions: Sequence[str] = ("fp32",),
+    batch: int | Literal["dynamic"] = 1,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
@@ -88,6 +89,7 @@ def export(
         run: the folder that `train` made.
         out: the bundle folder to make.
         precisions: some of "fp32", "fp16" and "int8"; FP32 is always made.
+        batch: regions in one run of the engine, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
         force: overwrite a bundle that exists at `out`.
         progress: called while an FP16 or INT8 file needs a search for layers to keep in FP32: blocks done, blocks in all.
 
@@ -106,7 +108,7 @@ def export(
         require(package, extra="export")
     from edgefuse_export.onnx.export import export_run
 
-    return export_run(Path(run), Path(out), precisions=precisions, force=force, progress=progress).bundle
+    return export_run(Path(run), Path(out), precisions=precisions, batch=batch, force=force, progress=progress).bundle
 
 
 def open_bundle(bundle: AnyPath) -> Bundle:

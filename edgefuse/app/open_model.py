@@ -42,19 +42,17 @@ def open_model(
     from edgefuse.errors import UserError, require
 
     if not (model / "run.json").is_file():
-        from edgefuse.bundle import MODEL_NAME, open_bundle
-        from edgefuse_runtime.engines import open_engine
-        from edgefuse_runtime.engines.predictor import engine_predictor
+        from edgefuse.bundle import MODEL_NAME
+        from edgefuse_runtime.classifier import Classifier
 
-        bundle = open_bundle(model)
         file = file if engine == "tensorrt" else file or MODEL_NAME
-        with open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner:
-            manifest = bundle.manifest
+        with Classifier(model, file=file, engine=engine, num_threads=num_threads) as classifier:
+            manifest = classifier.bundle.manifest
             yield OpenModel(
-                name_of(runner.description),
-                engine_predictor(runner),
-                runner.contract,
-                runner.labels,
+                name_of(classifier.engine),
+                classifier.predict_framed,
+                classifier.contract,
+                classifier.labels,
                 manifest.training,
                 str(manifest.model.get("fusion", "")),
             )

@@ -1,6 +1,6 @@
 """Checks of a data set folder before training: counts, sizes, depth, near-duplicates between sequences, bad pairs.
 
-Owns the report and its montage. Reads pairs one by one, so that a data set larger than the memory can be checked.
+Owns the report. Reads pairs one by one, so that a data set larger than the memory can be checked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_SEQUENCE, group_names
 from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
-from edgefuse.data.montage import CAPTION_PX, coloured, montage
 from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_orientation, read_bytes
 from edgefuse.progress import Progress, no_progress
-
-__all__ = ["CAPTION_PX", "THUMBNAIL", "Report", "check", "closest_twins", "coloured", "montage"]
 
 PERCENTILES = (1, 5, 50, 95, 99)
 MAX_LIMIT_FRACTION = 0.01
@@ -170,6 +167,13 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
     return report, dataset
 
 
+def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """An image's grey levels on a grid of `THUMBNAIL` squared, [D], as `closest_twins` compares them."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).ravel()
+
+
 def closest_twins(thumbnails: NDArray[np.float32], groups: Sequence[str]) -> list[tuple[int, int, float]]:
     """Frames that look like a frame of another group: (frame, the most similar one there, their correlation).
 
@@ -217,13 +221,11 @@ def _read_facts(
         with one_at_a_time(rgb_bytes, depth_bytes):
             rgb, depth = decode_pair(sample.rgb_path, sample.depth_path, rgb_bytes, depth_bytes)
             codes, counts = np.unique(depth, return_counts=True)
-            grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-            thumbnail = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
             facts = _Facts(
                 size=f"{rgb.shape[1]}x{rgb.shape[0]}",
                 valid_fraction=float((depth > 0).mean()),
                 limit_fraction=float((depth == MAX_DEPTH_CODE).mean()),
-                thumbnail=thumbnail.astype(np.float32).ravel(),
+                thumbnail=thumbnail(rgb),
                 sensed=sensed(rgb, depth, depth_unit_m=sample.depth_unit_m, near_m=near_m, far_m=far_m),
                 pixels=digest_of_pixels(rgb, depth),
                 has_orientation=has_orientation(rgb_bytes) or has_orientation(depth_bytes),

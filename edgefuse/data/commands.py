@@ -126,7 +126,7 @@ def check(
     from edgefuse.console.progress import counting
     from edgefuse.contract import InputContract
     from edgefuse.data.check import check as run_check
-    from edgefuse.data.check import montage as draw
+    from edgefuse.data.montage import montage as draw
     from edgefuse.data.pairing import MARK
     from edgefuse.errors import UserError
     from edgefuse.io.json_files import dumps

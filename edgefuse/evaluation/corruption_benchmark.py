@@ -22,7 +22,7 @@ from edgefuse.evaluation.metrics import Change, Predictor, Scores, answers_under
 from edgefuse.framing import Framed, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
-from edgefuse.io.matplotlib_io import new_figure, save_figure
+from edgefuse.io.matplotlib_io import COLOURS, draw_chance, label_lines, new_figure, save_figure, shortened
 from edgefuse.io.text import by_number, markdown_cell, write_text
 from edgefuse.progress import Progress, no_progress
 
@@ -162,40 +162,77 @@ def _stale_frames(
     return framed
 
 
+MAX_PANELS = 5
+_AXES = {
+    "dark_rgb": "RGB darker by (stops)",
+    "overexposed_rgb": "RGB overexposed by (stops)",
+    "blur_rgb": "RGB blurred: sigma (pixels)",
+    "warm_light": "warm light: colour temperature (K)",
+    "cold_light": "cold light: colour temperature (K)",
+    "frozen_rgb": "RGB late by (frames)",
+    "depth_holes": "depth missing: fraction of the image",
+    "depth_edge_holes": "depth missing along edges: width (pixels)",
+    "depth_noise": "depth noise of a camera at (m)",
+    "depth_shift": "depth shifted against RGB by (pixels)",
+    "frozen_depth": "depth late by (frames)",
+}
+"""What the severity of a corruption counts, for an axis."""
+_TICKS = {
+    CLEAN: "clean",
+    "no_rgb": "no RGB",
+    "no_depth": "no depth",
+    "foreign_rgb": "RGB of another\nsequence",
+    "foreign_depth": "depth of another\nsequence",
+}
+
+
 def plot_corruptions(rows_by_model: Mapping[str, Sequence[Row]], path: Path, *, title: str) -> None:
-    """Accuracy against severity, one panel for each corruption and one for those without degrees; a line for each model.
+    """Accuracy of up to five models: bars where a stream is missing or wrong, and lines over the severity.
+
+    There is a panel for each of the corruptions that cost most accuracy, at most `MAX_PANELS` with the bars.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    names = list(dict.fromkeys(row.corruption for rows in rows_by_model.values() for row in rows[1:]))
-    graded = [n for n in names if sum(row.corruption == n for row in next(iter(rows_by_model.values()))) > 1]
-    ungraded = [n for n in names if n not in graded]
-    num_panels = len(graded) + bool(ungraded)
-    num_columns = min(4, num_panels)
-    num_rows = -(-num_panels // num_columns)
-    figure = new_figure(width_in=3.4 * num_columns, height_in=2.7 * num_rows + 0.6)
-    panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
-    for panel in panels[num_panels:]:
-        panel.set_visible(False)
+    shown = dict(list(rows_by_model.items())[: len(COLOURS)])
+    rows = next(iter(shown.values()))
+    num_classes = len(rows[0].scores.confusion)
+    ungraded = [row.corruption for row in rows[1:] if not row.unit]
+    graded = sorted({row.corruption for row in rows if row.unit}, key=lambda name: (-_cost(shown, name), name))
+    lines = graded[: MAX_PANELS - bool(ungraded)]
+    cells = ["bars"] * (2 * bool(ungraded)) + lines
+    cells += ["."] * (-len(cells) % 3)
+    figure = new_figure(width_in=11, height_in=0.6 + len(cells))
+    panels = figure.subplot_mosaic([cells[i : i + 3] for i in range(0, len(cells), 3)])
+    for panel in panels.values():
+        panel.set(ylim=(0, 105), ylabel="accuracy, %")
+        panel.grid(alpha=0.3, axis="y")
+        draw_chance(panel, num_classes)
     if ungraded:
-        _plot_bars(panels[0], rows_by_model, ungraded)
-    for panel, name in zip(panels[bool(ungraded) :], graded, strict=False):
-        for model, rows in rows_by_model.items():
-            mine = [row for row in rows if row.corruption in (CLEAN, name)]
-            panel.plot(
-                [f"{r.severity:g}" if r.unit else CLEAN for r in mine], _percent(mine), marker="o", ms=3, label=model
-            )
-        panel.set(title=name.replace("_", " "), xlabel=next(r.unit for r in mine if r.corruption == name))
-    for panel in panels[:num_panels]:
-        panel.set_ylim(0, 103)
-        panel.grid(alpha=0.3)
-    for panel in panels[:num_panels:num_columns]:
-        panel.set_ylabel("accuracy, %")
-    handles, model_names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, model_names, loc="outside lower center", ncols=min(6, len(model_names)))
-    figure.suptitle(title)
+        _plot_bars(panels["bars"], shown, ungraded)
+    for name in lines:
+        for (model, of_model), colour in zip(shown.items(), COLOURS, strict=False):
+            mine = [row for row in of_model if row.corruption in (CLEAN, name)]
+            ticks = [f"{row.severity:g}" if row.unit else CLEAN for row in mine]
+            panels[name].plot(ticks, _percent(mine), marker="o", markersize=4, color=colour, label=model)
+        panels[name].set_xlabel(_AXES.get(name, f"{name.replace('_', ' ')} ({mine[-1].unit})"))
+        label_lines(panels[name], fontsize=8)
+    left_out = [f"{len(rows_by_model) - len(shown)} more models"] if len(shown) < len(rows_by_model) else []
+    left_out += [f"{len(graded) - len(lines)} corruptions that cost less"] if len(lines) < len(graded) else []
+    figure.suptitle(title + (f"\n(not shown: {', '.join(left_out)})" if left_out else ""))
     save_figure(figure, path)
+
+
+def _cost(rows_by_model: Mapping[str, Sequence[Row]], name: str) -> float:
+    """Points of accuracy that a corruption costs at its worst severity, mean over the models."""
+    return float(
+        np.mean(
+            [
+                rows[0].scores.accuracy - min(row.scores.accuracy for row in rows if row.corruption == name)
+                for rows in rows_by_model.values()
+            ]
+        )
+    )
 
 
 def write_failures(
@@ -252,15 +289,26 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 
 def _plot_bars(panel: Any, rows_by_model: Mapping[str, Sequence[Row]], names: Sequence[str]) -> None:
-    """Accuracy clean and under corruptions that have one severity."""
-    width = 0.8 / len(rows_by_model)
-    shown = (CLEAN, *names)
-    for number, (model, rows) in enumerate(rows_by_model.items()):
-        percent = [_percent([row for row in rows if row.corruption == name])[0] for name in shown]
-        centres = np.arange(len(shown)) + (number - (len(rows_by_model) - 1) / 2) * width
-        panel.bar(centres, percent, width=width, label=model)
-    panel.set_xticks(range(len(shown)), [name.replace("_", "\n") for name in shown], fontsize=8)
-    panel.set_title("one stream dead, or from another take", fontsize=10)
+    """Accuracy clean and under corruptions that have one severity; each model's name is on its first bar."""
+    width = 0.84 / len(rows_by_model)
+    ticks = (CLEAN, *names)
+    for number, ((model, rows), colour) in enumerate(zip(rows_by_model.items(), COLOURS, strict=False)):
+        percent = _percent([row for name in ticks for row in rows if row.corruption == name])
+        centres = np.arange(len(ticks)) + (number - (len(rows_by_model) - 1) / 2) * width
+        panel.bar(centres, percent, width=0.94 * width, color=colour)
+        inside = percent[0] > 50
+        panel.text(
+            centres[0],
+            2 if inside else percent[0] + 2,
+            shortened(model, most=18),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            color="white" if inside else colour,
+            fontsize=8,
+        )
+    panel.set_xticks(range(len(ticks)), [_TICKS.get(name, name.replace("_", " ")) for name in ticks], fontsize=9)
+    panel.set_xlim(left=-0.95)
 
 
 def _percent(rows: Sequence[Row]) -> list[float]:

@@ -5,8 +5,10 @@ Owns the definitions and the pictures; works on any `Predictor`, looking only at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import DEPTH_UNIT_M, IMAGENET_MEAN, InputContract, codes_from_bytes
+from edgefuse.data.check import closest_twins, thumbnail
 from edgefuse.data.dataset import RgbdDataset
 from edgefuse.evaluation.corruption_benchmark import Row, evaluate_corruptions
 from edgefuse.evaluation.metrics import (
@@ -27,7 +30,7 @@ from edgefuse.evaluation.metrics import (
 )
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
-from edgefuse.io.matplotlib_io import MAX_NAMED, new_figure, save_figure, shortened
+from edgefuse.io.matplotlib_io import COLOURS, GREY, MAX_NAMED, new_figure, save_figure, shortened
 from edgefuse.progress import Progress, no_progress
 
 EXPLANATION_NAME = "explain.json"
@@ -209,59 +212,87 @@ def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
-    """Mean gate, depth's share and the kept area by class; mean gate and kept area by corruption. Every bar has its value.
+    """The gate, the kept area and depth's contribution by class; below, what the corruptions change of the first two.
 
     Of more than `MAX_NAMED` classes the ones with most pairs are shown.
     """
     found = explanation.to_json()
     by_pairs = sorted(found["by_class"].items(), key=lambda item: -item[1]["num_pairs"])[:MAX_NAMED]
-    by_name = dict(item for item in found["by_class"].items() if item in by_pairs)
-    classes, corruptions = list(by_name.values()), found["by_corruption"]
-    some = "" if len(by_name) == len(found["by_class"]) else f" ({len(by_name)} of {len(found['by_class'])} classes)"
-    names = [row.name for row in explanation.rows]
-    has_kept = explanation.kept is not None
-    height_in = max(3.5, (0.28 if has_kept else 0.2) * len(corruptions) + 1, 0.5 * len(classes) + 1)
-    figure = new_figure(width_in=11, height_in=height_in)
-    by_class, by_corruption = figure.subplots(1, 2)
-    measures = {"mean_gate": "mean gate", "depth_contribution": "depth's share of the decision"}
-    kept = {"mean_kept_area": "RGB kept by the pixel gate"} if has_kept else {}
-    _bars(
-        by_class,
-        [shortened(name) for name in by_name],
-        {words: [c[key] for c in classes] for key, words in (measures | kept).items()},
+    classes = {"all pairs": found["all"], **{k: v for k, v in found["by_class"].items() if (k, v) in by_pairs}}
+    conditions = changed_conditions(explanation)
+    measures = [key for key in _AXES if key != "mean_kept_area" or explanation.kept is not None]
+    has_changes = len(conditions) > 1
+    heights = [len(classes) + 1, len(conditions) + 1][: 1 + has_changes]
+    figure = new_figure(width_in=1 + 3.3 * len(measures), height_in=1.8 * len(heights) + 0.24 * sum(heights))
+    panels = figure.subplots(
+        len(heights), len(measures), sharex=True, sharey="row", squeeze=False, height_ratios=heights
     )
-    by_class.set(xlabel="0 = RGB, 1 = depth", title=f"by class, both sensors alive{some}")
-    shown = {"mean_gate": measures["mean_gate"], **kept}
-    _bars(by_corruption, names, {words: [row[key] for row in corruptions] for key, words in shown.items()})
-    by_corruption.axvline(corruptions[0]["mean_gate"], color="tab:blue", linewidth=0.8, linestyle="--")
-    by_corruption.tick_params(axis="y", labelsize=7)
-    by_corruption.set(xlabel="gate: 0 = RGB, 1 = depth", title="by corruption (dashed: clean)")
-    figure.legend(*by_class.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    for row, groups in zip(panels, (classes, conditions), strict=False):
+        for panel, key in zip(row, measures, strict=True):
+            if key in next(iter(groups.values())):
+                _dots(panel, {name: group[key] for name, group in groups.items()})
+                panel.set_xlabel(_AXES[key])
+                panel.tick_params(labelbottom=True)
+            else:
+                panel.axis("off")
+    panels[0, 0].set_title("by class, both sensors available", loc="left")
+    if has_changes:
+        panels[1, 0].set_title(f"corruptions that move the gate by {MIN_CHANGE:g} or more", loc="left")
+    else:
+        title += f"\n(no corruption moves the gate by {MIN_CHANGE:g} or more)"
     figure.suptitle(title)
     save_figure(figure, path)
 
 
-_BAR_COLOURS = {
-    "mean gate": "tab:blue",
-    "depth's share of the decision": "tab:orange",
-    "RGB kept by the pixel gate": "tab:green",
+MIN_CHANGE = 0.02
+_AXES = {
+    "mean_gate": "mean gate\n0 = RGB only, 1 = depth only",
+    "mean_kept_area": "RGB kept by the spatial gate\n0 = nothing, 1 = the whole image",
+    "depth_contribution": "contribution of depth\n0 = RGB decided, 1 = depth decided",
 }
 
 
-def _bars(axes: Any, names: list[str], values_by_label: dict[str, list[float | None]]) -> None:
-    """Groups of horizontal bars from 0 to 1 with their values, so that small changes show; "none" where there is no value."""
-    height = 0.8 / len(values_by_label)
-    for number, (label, values) in enumerate(values_by_label.items()):
-        places = np.arange(len(names)) + (number - (len(values_by_label) - 1) / 2) * height
-        bars = axes.barh(
-            places, [value or 0.0 for value in values], height=height, label=label, color=_BAR_COLOURS[label]
+def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
+    """The clean condition, then of each corruption that changes a mean by `MIN_CHANGE` the severity that changes it most."""
+    measures = {"mean_gate": [row.scores.mean_gate for row in explanation.rows]}
+    if explanation.kept_by_row is not None:
+        measures["mean_kept_area"] = list(explanation.kept_by_row)
+    values = np.array(list(measures.values()))
+    change = np.abs(values - values[:, :1]).max(axis=0)
+    strongest: dict[str, int] = {}
+    for number in np.argsort(-change, kind="stable"):
+        if change[number] >= MIN_CHANGE:
+            strongest.setdefault(explanation.rows[number].corruption, int(number))
+    return {
+        explanation.rows[number].name: {key: float(of_key[number]) for key, of_key in measures.items()}
+        for number in (0, *strongest.values())
+    }
+
+
+def _dots(panel: Any, values: dict[str, float | None]) -> None:
+    """A dot for each name from 0 to 1 with its value, and its distance from the first one; "none" where there is no value."""
+    reference = next(iter(values.values()))
+    for row, value in enumerate(values.values()):
+        if value is not None:
+            colour = GREY if row == 0 else COLOURS[0]
+            panel.plot([value if reference is None else reference, value], [row, row], color=colour, alpha=0.5)
+            panel.plot(value, row, "o", color=colour)
+        text, place = ("none", 0.0) if value is None else (f"{value:.2f}", value)
+        side = -1 if value is not None and reference is not None and value < reference else 1
+        panel.annotate(
+            text,
+            (place, row),
+            xytext=(6 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=8,
         )
-        texts = ["none" if value is None else f"{value:.3f}" for value in values]
-        axes.bar_label(bars, texts, padding=2, fontsize=6)
-    axes.set_yticks(np.arange(len(names)), names)
-    axes.set_xlim(0, 1.1)
-    axes.invert_yaxis()
-    axes.grid(alpha=0.3, axis="x")
+    if reference is not None:
+        panel.axvline(reference, color=GREY, linestyle="--", linewidth=0.8)
+    panel.set_yticks(range(len(values)), [shortened(name, most=40) for name in values])
+    panel.set(xlim=(-0.16, 1.16), ylim=(len(values) - 0.4, -0.6), xticks=(0, 0.25, 0.5, 0.75, 1))
+    panel.grid(alpha=0.3, axis="x")
 
 
 def plot_examples(
@@ -274,7 +305,7 @@ def plot_examples(
     pixel_gate: PixelGate | None = None,
 ) -> None:
     """A grid of up to `MAX_EXAMPLES` pairs as the model sees them: RGB, what the pixel gate leaves of it, coloured depth."""
-    chosen = choose_examples(explanation.answers, count=MAX_EXAMPLES)
+    chosen = choose_examples(explanation.answers, rgbd, count=MAX_EXAMPLES)
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=len(chosen)))
     left = None if pixel_gate is None else left_of_rgb(rgb, pixel_gate(depth))
     num_columns = min(6, len(chosen))
@@ -289,7 +320,8 @@ def plot_examples(
         axes[top, column].set_title(_caption(explanation, position), fontsize=8, color=_colour(explanation, position))
         if left is not None and explanation.kept is not None:
             axes[top + 1, column].imshow(left[number])
-            axes[top + 1, column].set_title(f"RGB as gated, {explanation.kept[position]:.0%} kept", fontsize=7)
+            axes[top + 1, column].set_title(f"RGB after the gate, {explanation.kept[position]:.0%} kept", fontsize=7)
+        axes[top + height - 1, column].set_title("depth", fontsize=7)
         depth_m = np.float32(DEPTH_UNIT_M) * codes_from_bytes(depth[number])
         shown = axes[top + height - 1, column].imshow(
             np.ma.masked_equal(depth_m, 0), cmap=_depth_colours(), vmin=contract.near_m, vmax=contract.far_m
@@ -305,17 +337,41 @@ def left_of_rgb(rgb: NDArray[np.uint8], kept: NDArray[np.float32]) -> NDArray[np
     return np.asarray(np.rint(mean + (rgb - mean) * kept[..., None]).clip(0, 255), np.uint8)
 
 
-def choose_examples(answers: Answers, *, count: int) -> list[int]:
-    """Positions of up to `count` pairs: up to half of them wrong answers, surest first; then right ones of every class in turn."""
+def choose_examples(answers: Answers, rgbd: RgbdDataset, *, count: int) -> list[int]:
+    """Positions of up to `count` pairs: right answers of every class in turn, then wrong ones, surest first, up to half of all.
+
+    Pairs of sequences that are not shown yet come first, and nearly equal images are left out.
+    """
     answered, confidence = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
-    surest = np.argsort(-confidence, kind="stable")
-    wrong = [int(i) for i in surest if answered[i] != answers.truth[i]][: count // 2]
-    by_class = [[int(i) for i in surest if answered[i] == c == answers.truth[i]] for c in np.unique(answers.truth)]
-    # Evenly spaced ranks: sure ones and doubtful ones, and not many frames of one take.
-    right: list[int] = []
-    for turn in (0.0, 0.5, 1.0, 0.25, 0.75):
-        right.extend(c[round(turn * (len(c) - 1))] for c in by_class if c)
-    return [*dict.fromkeys(right)][: count - len(wrong)] + wrong
+    is_right = answered == answers.truth
+    surest = [int(i) for i in np.argsort(-confidence, kind="stable") if not is_right[i]]
+    wrong = _different(_new_sequences_first(surest, rgbd), rgbd, count=count // 2)
+    shuffled = np.random.default_rng(0).permutation(len(is_right))
+    by_class = [[int(i) for i in shuffled if is_right[i] and answered[i] == c] for c in np.unique(answers.truth)]
+    turns = zip_longest(*(_new_sequences_first(of_class, rgbd, shown=wrong) for of_class in by_class))
+    right = [i for turn in turns for i in turn if i is not None]
+    return [*_different(right, rgbd, count=count, shown=wrong), *wrong]
+
+
+def _new_sequences_first(positions: list[int], rgbd: RgbdDataset, shown: Sequence[int] = ()) -> list[int]:
+    """The positions in an order in which the n-th pair of a sequence, counting those shown, stands before any (n + 1)-th one."""
+    samples, seen, rank = rgbd.dataset.samples, Counter[tuple[int, str]](), dict[int, int]()
+    for position in (*shown, *positions):
+        sequence = (samples[position].label, samples[position].sequence)
+        rank[position] = seen[sequence]
+        seen[sequence] += 1
+    return sorted(positions, key=rank.__getitem__)
+
+
+def _different(positions: list[int], rgbd: RgbdDataset, *, count: int, shown: Sequence[int] = ()) -> list[int]:
+    """The first positions whose images differ from each other and from those shown, so that they are `count` together."""
+    chosen = list(shown)
+    for position in positions:
+        if len(chosen) < count:
+            thumbnails = np.stack([thumbnail(rgbd.rgb[i]) for i in (*chosen, position)])
+            if not closest_twins(thumbnails, [str(i) for i in range(len(thumbnails))]):
+                chosen.append(position)
+    return chosen[len(shown) :]
 
 
 def _caption(explanation: Explanation, position: int) -> str:
@@ -325,8 +381,8 @@ def _caption(explanation: Explanation, position: int) -> str:
     verdict = shortened(explanation.labels[answered])
     if answered != truth:
         verdict = f"predicted {verdict},\ntrue {shortened(explanation.labels[truth])}"
-    share_text = "no share" if np.isnan(fraction) else f"depth's share {fraction:.0%}"
-    return f"{verdict}\n{probabilities[answered]:.1%}\ngate {gate.mean():.2f}, {share_text}"
+    share_text = "depth: none" if np.isnan(fraction) else f"depth contributes {fraction:.0%}"
+    return f"{verdict}\nprobability {probabilities[answered]:.0%}\ngate {gate.mean():.2f}, {share_text}"
 
 
 def _colour(explanation: Explanation, position: int) -> str:

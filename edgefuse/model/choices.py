@@ -16,3 +16,9 @@ DEPTH_ENCODINGS: tuple[DepthEncoding, ...] = get_args(DepthEncoding)
 TORCHVISION_BACKBONES: tuple[str, ...] = get_args(TorchvisionBackbone)
 RGB_BACKBONES: tuple[str, ...] = get_args(RgbBackbone)
 DEPTH_BACKBONES: tuple[str, ...] = get_args(DepthBackbone)
+
+
+def model_in_words(*, fusion: str, rgb: str, depth: str) -> str:
+    """A model for the heading of a plot, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
+    alone = {"rgb": f"RGB only ({rgb})", "depth": f"depth only ({depth})"}
+    return alone.get(fusion, f"{fusion} fusion of {rgb} (RGB) and {depth} (depth)")

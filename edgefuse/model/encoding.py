@@ -88,8 +88,8 @@ class RelativeDepth(nn.Module):
         fraction = functional.avg_pool2d(valid, self.block)
         if self.revision == 1:
             mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=0.5)
-            return torch.where(fraction > 0.5, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
+            return torch.where(fraction > 0.5, mean_m, FAR).amin((2, 3), keepdim=True)
         best = fraction.amax((2, 3), keepdim=True)
         least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
         mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=1e-6)
-        return torch.where(fraction > least, mean_m, torch.full_like(mean_m, FAR)).amin((2, 3), keepdim=True)
+        return torch.where(fraction > least, mean_m, FAR).amin((2, 3), keepdim=True)

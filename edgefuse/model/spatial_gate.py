@@ -58,7 +58,8 @@ class SpatialGate(nn.Module):
         layer = functional.max_pool2d(layer, 2 * self.widening + 1, stride=1, padding=self.widening)
         layer = functional.avg_pool2d(functional.pad(layer, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         fraction = valid.mean((2, 3), keepdim=True)
-        available = torch.clamp(AVAILABLE_GAIN * fraction, 0, 1).expand_as(valid)
+        # Spread over the image by a sum: expand would compute its shape in INT64 in a file with a dynamic batch.
+        available = torch.clamp(AVAILABLE_GAIN * fraction, 0, 1) + 0 * valid
         doubt = torch.clamp((TRUSTED_FRACTION - fraction) / (TRUSTED_FRACTION - DOUBTED_FRACTION), 0, 1)
         layer = torch.maximum(layer, doubt * (1 - valid))
         return torch.sigmoid(self.W(torch.cat([nearness, layer, available], dim=1)))

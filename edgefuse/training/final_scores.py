@@ -90,11 +90,11 @@ def plot_metrics(
     loss: str,
 ) -> None:
     """Draw `training.png`, and `confusion.png` of the test pairs, or of the validation pairs where there are no others."""
-    plot_training(history, out / "training.png", title=title, loss=loss)
+    plot_training(history, out / "training.png", title=title, loss=loss, num_classes=len(labels))
     for part in ("test", "validation"):
         if part in metrics:
             scores = metrics[part]["both"]
-            counted = f"{part}: {scores['accuracy']:.1%} of {scores['num_samples']} pairs"
+            counted = f"{part}: {scores['accuracy']:.1%} of {scores['num_samples']} pairs correct"
             words = counted + classes_without_pairs(metrics, part)
-            plot_confusion(scores["confusion"], labels, out / "confusion.png", title=words)
+            plot_confusion(scores["confusion"], labels, out / "confusion.png", title=f"{title}\n{words}")
             break

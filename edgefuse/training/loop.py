@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.contract import InputContract
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.errors import UserError
-from edgefuse.evaluation.metrics import Predictor, evaluate
+from edgefuse.evaluation.metrics import Predictor, framed_batches
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
 from edgefuse.training.batches import AugmentedDataset, Batch, build_loader
@@ -39,6 +40,7 @@ class EpochResult:
     epoch: int
     train_loss: float
     train_accuracy: float
+    validation_loss: float | None
     validation_accuracy: float | None
     learning_rate: float
 
@@ -75,7 +77,6 @@ def train_epochs(
     validation: RgbdDataset | None,
     config: TrainConfig,
     contract: InputContract,
-    labels: tuple[str, ...],
     device: torch.device,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> Iterator[EpochResult]:
@@ -89,7 +90,7 @@ def train_epochs(
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
     optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    criterion = partial(_loss, config=config)
     with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
             samples.start_epoch(epoch)
@@ -99,12 +100,9 @@ def train_epochs(
                 where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
                 rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
                 optimizer.zero_grad(set_to_none=True)
-                logits, _, *auxiliary_heads = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
-                loss = criterion(logits, truth) + config.aux_loss_weight * sum(
-                    criterion(vote, truth) for vote in auxiliary_heads
-                )
+                loss, logits = criterion(model, rgb, depth, truth)
                 losses.append(_finite(loss, "the loss", where))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 _finite(_gradient_norm(model), "the gradients' norm", where)
                 optimizer.step()
                 schedule.step()
@@ -113,11 +111,13 @@ def train_epochs(
                 on_step(report.update(losses[-1], right / len(truth), epoch=epoch + 1))
             model.eval()
             refuse_not_finite(model, where)
+            validation_loss, validation_accuracy = _validate(model, validation, contract=contract, criterion=criterion)
             yield EpochResult(
                 epoch=epoch,
                 train_loss=float(np.mean(losses)),
                 train_accuracy=num_right / num_seen,
-                validation_accuracy=_accuracy(model, validation, contract=contract, labels=labels),
+                validation_loss=validation_loss,
+                validation_accuracy=validation_accuracy,
                 learning_rate=float(schedule.get_last_lr()[0]),
             )
 
@@ -235,10 +235,29 @@ def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
     return [e.backbone for e in extractors if e is not None and e.backbone.pretrained]
 
 
-def _accuracy(
-    model: FusionClassifier, rgbd: RgbdDataset | None, *, contract: InputContract, labels: tuple[str, ...]
-) -> float | None:
+def _loss(
+    model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
+    """What is minimised, and the logits [N, C]: the fused answer's cross-entropy and, weighted, those of the auxiliary heads."""
+    logits, _, *alone = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
+    criterion = partial(functional.cross_entropy, target=truth, label_smoothing=config.label_smoothing)
+    return criterion(logits) + config.aux_loss_weight * sum(criterion(one) for one in alone), logits
+
+
+@torch.inference_mode()
+def _validate(
+    model: FusionClassifier,
+    rgbd: RgbdDataset | None,
+    *,
+    contract: InputContract,
+    criterion: Callable[[FusionClassifier, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[float, float] | tuple[None, None]:
+    """Loss and accuracy of the validation pairs, by one forward pass in eval mode."""
     if rgbd is None:
-        return None
-    scores = evaluate(torch_predictor(model), rgbd, contract=contract, labels=labels, conditions=("both",))
-    return scores["both"].accuracy
+        return None, None
+    device, sums = next(model.parameters()).device, np.zeros(2)
+    for batch in framed_batches(rgbd, contract=contract, batch_size=32):
+        rgb, depth, truth = (torch.from_numpy(array).to(device) for array in batch)
+        loss, logits = criterion(model, rgb, depth, truth)
+        sums += len(truth) * loss.item(), int((logits.argmax(dim=1) == truth).sum())
+    return tuple((sums / len(rgbd.rgb)).tolist())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefuse.io.matplotlib_io import MAX_NAMED, new_figure, save_figure, shortened
+from edgefuse.io.matplotlib_io import COLOURS, MAX_NAMED, draw_chance, label_lines, new_figure, save_figure, shortened
 from edgefuse.training.loop import EpochResult
 
 if TYPE_CHECKING:
@@ -14,59 +14,71 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def plot_training(history: Sequence[EpochResult], path: Path, *, title: str, loss: str = "cross-entropy") -> None:
-    """Loss and accuracy over the epochs.
+def plot_training(history: Sequence[EpochResult], path: Path, *, title: str, loss: str, num_classes: int) -> None:
+    """Loss and accuracy over the epochs, in training and on validation pairs.
 
     Args:
         loss: what is minimised, in words; see `loss_in_words`.
     """
-    figure = new_figure(width_in=8, height_in=3.4)
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(width_in=10, height_in=3.6)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     epochs = [result.epoch + 1 for result in history]
-    loss_axes.plot(epochs, [result.train_loss for result in history], color="tab:red")
-    loss_axes.set(xlabel="epoch", ylabel=loss, title="training loss", ylim=(0, None))
-    accuracy_axes.plot(epochs, [result.train_accuracy for result in history], label="training (augmented)")
-    if history and history[0].validation_accuracy is not None:
-        accuracy_axes.plot(epochs, [result.validation_accuracy for result in history], label="held-out instances")
-    accuracy_axes.set(xlabel="epoch", ylabel="accuracy", title="accuracy", ylim=(0, 1.02))
-    accuracy_axes.legend(loc="lower right")
-    for axes in (loss_axes, accuracy_axes):
+    for axes, name, scale in ((loss_axes, "loss", 1), (accuracy_axes, "accuracy", 100)):
+        for part, label, colour in (
+            ("train", "training\n(augmented)", COLOURS[0]),
+            ("validation", "validation", COLOURS[1]),
+        ):
+            values = [getattr(result, f"{part}_{name}") for result in history]
+            if None not in values:
+                axes.plot(epochs, [scale * value for value in values], marker=".", color=colour, label=label)
+        axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
+    accuracy_axes.set(ylabel="accuracy, %", ylim=(0, 102))
+    loss_axes.set(ylabel=loss)
+    draw_chance(accuracy_axes, num_classes)
+    label_lines(loss_axes)
+    label_lines(accuracy_axes)
     figure.suptitle(title)
     save_figure(figure, path)
 
 
-def loss_in_words(*, aux_loss_weight: float, has_auxiliary_heads: bool, label_smoothing: float) -> str:
-    """What the training loss is made of."""
-    smooth = f", labels smoothed by {label_smoothing:g}" if label_smoothing else ""
-    if not has_auxiliary_heads:
-        return f"cross-entropy{smooth}"
-    weight = "" if aux_loss_weight == 1 else f"{aux_loss_weight:g} x "
-    return f"sum of 3 cross-entropies{smooth}:\nfused + {weight}(RGB alone + depth alone)"
+def loss_in_words(*, has_auxiliary_heads: bool, label_smoothing: float) -> str:
+    """What the training loss is made of, short enough for an axis."""
+    words = "cross-entropy" + (", 3 heads" if has_auxiliary_heads else "")
+    return f"{words}\n(label smoothing {label_smoothing:g})" if label_smoothing else words
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path, *, title: str) -> None:
-    """Confusion matrix [C][C] of counts, rows = truth, columns = prediction; colours are shares of the row.
+    """Confusion matrix [C][C] of counts, rows = true, columns = predicted; each cell has its percentage of the row.
 
-    With more than `MAX_NAMED` classes the image keeps its size: no counts and no names, but those of the most frequent mistakes.
+    Up to 20 classes have counts in the cells as well; with more than `MAX_NAMED` there are no numbers and no names, but those of the
+    most frequent mistakes.
     """
     import numpy as np
 
     counts = np.array(confusion)
-    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    has_names = len(labels) <= MAX_NAMED
-    side_in = max(4.0, 0.5 * len(labels) + 2) if has_names else 10.0
+    totals = counts.sum(axis=1, keepdims=True)
+    percent = 100 * counts / np.maximum(totals, 1)
+    has_names, has_counts = len(labels) <= MAX_NAMED, len(labels) <= 20
+    side_in = max(3.0, (0.55 if has_counts else 0.28) * len(labels)) + 2 if has_names else 10.0
     figure = new_figure(width_in=side_in, height_in=side_in)
     axes = figure.subplots()
-    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set_title(title, fontsize=11)
     if has_names:
         names = [shortened(label) for label in labels]
-        axes.set_xticks(range(len(labels)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), names)
+        axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(labels)), [f"{name} ({n})" for name, n in zip(names, totals[:, 0], strict=True)])
+        unit = "% of the row, and pairs" if has_counts else "% of the row"
+        axes.set(xlabel=f"predicted class (in the cells: {unit})", ylabel="true class (pairs)")
         for row, column in np.argwhere(counts):
-            colour = "white" if fractions[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+            share = f"{percent[row, column]:.0f}"
+            text = f"{share}%\n{counts[row, column]}" if has_counts else share
+            colour = "white" if percent[row, column] > 50 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9 if has_counts else 7)
     else:
         axes.set(xlabel=f"predicted class, by number\n{_mistakes(counts, labels)}", ylabel="true class, by number")
     save_figure(figure, path)

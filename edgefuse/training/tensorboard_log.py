@@ -32,8 +32,8 @@ class Board:
             "accuracy/train": result.train_accuracy,
             "learning_rate": result.learning_rate,
         }
-        if result.validation_accuracy is not None:
-            scalars["accuracy/validation"] = result.validation_accuracy
+        if result.validation_loss is not None and result.validation_accuracy is not None:
+            scalars |= {"loss/validation": result.validation_loss, "accuracy/validation": result.validation_accuracy}
         try:
             self._append(run / FOLDER_NAME, scalars, step=result.epoch)
         except OSError as error:

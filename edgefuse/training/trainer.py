@@ -19,6 +19,7 @@ from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation.metrics import framed_batches
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
 from edgefuse.io.files import NewFolder, folder_begun, refuse_existing
+from edgefuse.model.choices import model_in_words
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
@@ -211,7 +212,6 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
             validation=validation,
             config=config,
             contract=model_config.contract,
-            labels=labels,
             device=device,
             on_step=callback.on_batch_end,
         ):
@@ -344,11 +344,11 @@ def _finish(
             f"{error}; {out} holds the weights of epoch {run.info['epoch_kept']}, without figures and temperature",
         )
     try:
-        title = f"{run.model_config.fusion}, {len(history)} epochs"
+        made_of = run.model_config
+        words = model_in_words(fusion=made_of.fusion, rgb=made_of.rgb, depth=made_of.depth)
+        title = f"{words}; run {out.name}"
         loss = loss_in_words(
-            aux_loss_weight=config.aux_loss_weight,
-            has_auxiliary_heads=model.core.auxiliary_heads is not None,
-            label_smoothing=config.label_smoothing,
+            has_auxiliary_heads=model.core.auxiliary_heads is not None, label_smoothing=config.label_smoothing
         )
         plot_metrics(metrics, history, out, labels=labels, title=title, loss=loss)
     except (OSError, UserError, MemoryError) as error:

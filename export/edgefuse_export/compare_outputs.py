@@ -14,6 +14,10 @@ from edgefuse.contract import MAX_DEPTH_CODE, InputContract, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor
 
+REAL_SAMPLES = "real samples"
+NUM_OF_DYNAMIC = 4
+"""Pairs in a batch, where a file that takes any number is compared."""
+
 DRAW_MARGIN = 0.05
 """Two classes whose probabilities are nearer than this are a draw: on the next frame of the same scene either may win."""
 
@@ -178,22 +182,30 @@ def check_parity(
     depth: NDArray[np.uint8],
     contract: InputContract,
     tolerance: Tolerance,
+    batch_size: int = 1,
     further: Mapping[str, tuple[Answers, Answers]] | None = None,
 ) -> ParityReport:
     """Compare two predictors on real samples, one at a time, and on the edge cases.
 
     Args:
         rgb, depth: framed real samples, uint8 [n, S, S, 3] and [n, S, S, 2].
+        batch_size: where it is more than 1, the candidate's answers in batches of so many, the first of them shorter where it does not divide, must be
+            those of the reference to the same pairs alone.
         further: name -> answers (expected, found) that are there already; these cases come first.
     """
     if len(rgb) == 0:
         raise UserError("there are no samples to compare on: train again, the run stores some")
-    inputs = {"real samples": [(rgb[i : i + 1], depth[i : i + 1]) for i in range(len(rgb))]}
+    inputs = {REAL_SAMPLES: [(rgb[i : i + 1], depth[i : i + 1]) for i in range(len(rgb))]}
     for name, pair in edge_cases(rgb[:1], depth[:1], contract=contract).items():
         inputs[name] = [pair]
     answers = dict(further or {})
     for name, pairs in inputs.items():
         answers[name] = joined([reference(*pair) for pair in pairs]), joined([candidate(*pair) for pair in pairs])
+    if batch_size > 1:
+        expected, _ = answers[REAL_SAMPLES]
+        ends = (*range(len(rgb) % batch_size or batch_size, len(rgb), batch_size), len(rgb))
+        found = joined([candidate(rgb[a:b], depth[a:b]) for a, b in zip((0, *ends), ends, strict=False)])
+        answers[f"batches of {batch_size}"] = expected, found
     return report_of(answers, reference=reference_name, candidate=candidate_name, tolerance=tolerance)
 
 

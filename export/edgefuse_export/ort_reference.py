@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse.evaluation.metrics import Predictor
+from edgefuse_runtime.engines.engine import padded
 
 
 def reference_session(model: Path | bytes) -> Any:
@@ -34,12 +35,20 @@ def reference_session(model: Path | bytes) -> Any:
         raise UserError(f"{what} does not load in ONNX Runtime {ort.__version__}, not optimised: {error}") from error
 
 
+def fixed_batch_of(session: Any) -> int | None:
+    """N of a session's inputs; None where the file leaves it open."""
+    found = session.get_inputs()[0].shape[0]
+    return found if isinstance(found, int) else None
+
+
 def reference_predictor(model: Path | bytes) -> Predictor:
-    """The same as a predictor for batches that the file takes."""
+    """The same as a predictor for batches that the file takes, or shorter ones."""
     session = reference_session(model)
+    batch_size = fixed_batch_of(session)
 
     def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], {RGB_INPUT: rgb, DEPTH_INPUT: depth})
-        return probabilities, gate
+        inputs = {RGB_INPUT: padded(rgb, batch_size), DEPTH_INPUT: padded(depth, batch_size)}
+        probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], inputs)
+        return probabilities[: len(rgb)], gate[: len(rgb)]
 
     return answer

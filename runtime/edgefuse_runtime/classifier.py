@@ -1,7 +1,7 @@
-"""From one RGB-D pair to a prediction: region, crop, sensor states, engine, and what a missing sensor means.
+"""From one RGB-D pair to predictions: regions, crop, sensor states, engine, and what a missing sensor means.
 
-The one path from pixels to a decision: `edgefuse.Classifier` is the class below, and the live loop decides by `predict`. Never
-imports torch.
+The one path from pixels to a prediction, as `edgefuse.Classifier`: it finds and crops the regions, `edgefuse_runtime.predict` runs
+the engine. Never imports torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,115 +20,18 @@ from numpy.typing import NDArray
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import DEPTH_UNIT_M, InputContract
-from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
-from edgefuse.framing import ANY_CROP, WHOLE, Framed, Roi
+from edgefuse.framing import ANY_CROP, WHOLE, Roi
 from edgefuse_runtime.camera import Frame
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
+from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.predict import FramedRegion, Prediction, predict, predict_framed
 from edgefuse_runtime.regions.region import RegionSource, parse_region
-from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning, shown, states_in
+from edgefuse_runtime.sensor_health import ALL_OK, states_in
 
 RoiLike = Roi | tuple[int, int, int, int]
 
-NO_REGION = "no object was found to classify"
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """The answer for one region of one RGB-D pair.
-
-    Attributes:
-        label: the most likely class. None = no decision; `warning` says why.
-        scores: float32 [C], the model's probabilities in the order of `labels`; None where they are not finite, or nothing
-            was classified.
-        labels: class names in the order of the model's outputs.
-        gate: mean of the gate; 0 = all from RGB, 1 = all from depth. None where there is none, or it is not finite.
-        sensors: state of each sensor in the region: "ok", or why the model was given nothing of it.
-        roi: the region that was classified, in pixels of the image; None where no object was found.
-        frame_ms: milliseconds for finding the region, cropping, resizing, and looking at the sensors.
-        infer_ms: milliseconds in the engine.
-        done_ns: when the answer was there (time.perf_counter_ns).
-
-    Example:
-        >>> import edgefuse
-        >>> with edgefuse.Classifier("bundles/mugs") as classifier:
-        ...     without_depth = classifier(rgb, np.zeros_like(depth))
-        >>> print(without_depth.label, without_depth.sensors.depth)
-        None missing
-        >>> without_depth.warning
-        'depth is missing: no decision'
-    """
-
-    label: str | None
-    scores: NDArray[np.float32] | None = field(repr=False)
-    labels: tuple[str, ...] = field(repr=False)
-    gate: float | None
-    sensors: SensorStates
-    roi: Roi | None
-    frame_ms: float
-    infer_ms: float
-    done_ns: int = field(repr=False)
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of `label`, 0 to 1; None without a decision."""
-        return None if self.label is None or self.scores is None else float(self.scores.max())
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Class name -> probability, the most likely first; empty where there is no finite answer."""
-        return dict(self.top(len(self.labels)))
-
-    def top(self, num_classes: int) -> tuple[tuple[str, float], ...]:
-        """The most likely classes with their probabilities, best first; none where there is no finite answer."""
-        if self.scores is None:
-            return ()
-        order = np.argsort(-self.scores, kind="stable")[:num_classes]
-        return tuple((self.labels[i], float(self.scores[i])) for i in order)
-
-    @property
-    def warning(self) -> str:
-        """What is wrong with the sensors or the answer, and what that means; empty where nothing is."""
-        if self.roi is None:
-            return f"{NO_REGION}: no decision"
-        if self.scores is None:
-            return f"{NOT_FINITE}: no decision"
-        return sensor_warning(self.sensors, is_decided=self.label is not None)
-
-
-def predict(
-    engine: Engine, degraded_mode: DegradedMode, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int
-) -> Prediction:
-    """Classify a framed pair.
-
-    Args:
-        engine: open.
-        fallback: what is reported while a sensor is missing.
-        framed: what `edgefuse.framing.fit` made of the region `roi`.
-        sensors: a sensor that is not "ok" is shown to the model as black, or as without any measurement.
-        started_ns: when the work on the pair began (time.perf_counter_ns).
-    """
-    framed = shown(framed, sensors)
-    framed_ns = time.perf_counter_ns()
-    # The engine runs in any case, so that a missing sensor does not change the figures of latency.
-    decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
-    done_ns = time.perf_counter_ns()
-    scores = decision.probabilities[0] if decision.is_finite else None
-    is_trusted = degraded_mode.predicts(rgb_is_available=sensors.rgb == "ok", depth_is_available=sensors.depth == "ok")
-    return Prediction(
-        label=engine.labels[int(scores.argmax())] if scores is not None and is_trusted else None,
-        scores=scores,
-        labels=engine.labels,
-        gate=float(decision.gate.mean()) if decision.is_finite else None,
-        sensors=sensors,
-        roi=roi,
-        frame_ms=(framed_ns - started_ns) / 1e6,
-        infer_ms=(done_ns - framed_ns) / 1e6,
-        done_ns=done_ns,
-    )
 
 
 class Classifier:
@@ -160,7 +63,6 @@ class Classifier:
         """
         self.bundle: Bundle = open_bundle(Path(bundle))
         self._engine: Engine = open_engine(self.bundle, file=file, engine=engine, num_threads=num_threads)
-        self._region = _region_of(self.bundle)
         self._is_open = False
 
     @property
@@ -177,6 +79,11 @@ class Classifier:
     def engine(self) -> dict[str, Any]:
         """Which engine and file run, as JSON values; complete while it is open."""
         return self._engine.description
+
+    @property
+    def batch_size(self) -> int | None:
+        """Most regions in one run of the engine; None = any number. See `edgefuse export --batch`."""
+        return self._engine.batch_size
 
     def __enter__(self) -> Classifier:
         self._engine.__enter__()
@@ -210,27 +117,31 @@ class Classifier:
             EdgefuseError: arrays of another type or shape, a region outside the image, or an engine that failed.
             RuntimeError: the classifier is not open: use it inside `with`.
         """
-        if not self._is_open:
-            raise RuntimeError("the classifier is not open: use it inside `with`")
+        self._check_open()
         started_ns = time.perf_counter_ns()
-        region = self._roi(rgb, depth, depth_unit_m, roi)
+        region = self._framed(rgb, depth, depth_unit_m, roi)
         if region is None:
             return self._nothing(started_ns)
-        framed = framing.fit(rgb, depth, size=self.contract.size, roi=region, depth_unit_m=depth_unit_m)
-        sensors = states_in(framed, roi=region, shape=depth.shape)
-        return predict(
-            self._engine, self.bundle.manifest.degraded_mode, framed, sensors, roi=region, started_ns=started_ns
-        )
+        return predict(self._engine, self.bundle.manifest.degraded_mode, [region])[0]
 
     def batch(
         self,
         rgb: NDArray[np.uint8],
         depth: NDArray[np.uint16],
         *,
-        rois: Sequence[RoiLike],
+        rois: Sequence[RoiLike | Literal["whole"] | None],
         depth_unit_m: float = DEPTH_UNIT_M,
     ) -> list[Prediction]:
-        """Classify several regions of one pair, in their order; one engine call for each. Errors are those of a call.
+        """Classify several regions of one pair; predictions in the order of `rois`, none for no region.
+
+        A bundle that was exported with `--batch N` or `--batch dynamic` runs them together, up to `batch_size` in one engine
+        run; any other bundle runs one region at a time. All regions are cropped first.
+
+        Args:
+            rois: each as `roi` of a call.
+
+        Raises:
+            EdgefuseError: as a call; what is wrong with a region begins with its number: "rois[2]: ...".
 
         Example:
             >>> import edgefuse
@@ -239,7 +150,53 @@ class Classifier:
             >>> left.label, right.label
             ('blue_mug', 'red_mug')
         """
-        return [self(rgb, depth, depth_unit_m=depth_unit_m, roi=roi) for roi in rois]
+        self._check_open()
+        framing.check_pair(rgb, depth, depth_unit_m)
+        regions: list[FramedRegion | Prediction] = []
+        for number, roi in enumerate(rois):
+            started_ns = time.perf_counter_ns()
+            try:
+                region = self._framed(rgb, depth, depth_unit_m, roi)
+            except UserError as error:
+                raise UserError(f"rois[{number}]: {error}") from error
+            regions.append(self._nothing(started_ns) if region is None else region)
+        found = [region for region in regions if isinstance(region, FramedRegion)]
+        predictions = iter(predict(self._engine, self.bundle.manifest.degraded_mode, found))
+        return [next(predictions) if isinstance(region, FramedRegion) else region for region in regions]
+
+    def predict_framed(
+        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities and gate of a framed batch, for evaluation: see `predict_framed` of this module."""
+        self._check_open()
+        return predict_framed(self._engine, rgb, depth)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the classifier is not open: use it inside `with`")
+
+    def _framed(
+        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, roi: RoiLike | str | None
+    ) -> FramedRegion | None:
+        """The region as the model is given it; None where no object is found."""
+        started_ns = time.perf_counter_ns()
+        region = self._roi(rgb, depth, depth_unit_m, roi)
+        if region is None:
+            return None
+        framed = framing.fit(rgb, depth, size=self.contract.size, roi=region, depth_unit_m=depth_unit_m)
+        sensors = states_in(framed, roi=region, shape=depth.shape)
+        return FramedRegion.of(framed, sensors, roi=region, started_ns=started_ns)
+
+    @cached_property
+    def _region(self) -> RegionSource:
+        """Where the model looks when no region is given: as its training data was cropped."""
+        word = self.bundle.manifest.region
+        if word == ANY_CROP:
+            _log.warning(
+                "%s was trained on crops of the object: give roi=(x, y, w, h), or images that are crops",
+                self.bundle.folder,
+            )
+        return parse_region(WHOLE if word in (None, ANY_CROP) else word)
 
     def _roi(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, roi: RoiLike | str | None
@@ -271,15 +228,6 @@ class Classifier:
             infer_ms=0.0,
             done_ns=done_ns,
         )
-
-
-def _region_of(bundle: Bundle) -> RegionSource:
-    word = bundle.manifest.region
-    if word == ANY_CROP:
-        _log.warning(
-            "%s was trained on crops of the object: give roi=(x, y, w, h), or images that are crops", bundle.folder
-        )
-    return parse_region(WHOLE if word in (None, ANY_CROP) else word)
 
 
 def _frame(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, contract: InputContract) -> Frame:

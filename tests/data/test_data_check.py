@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefuse.data.check import CAPTION_PX, THUMBNAIL, check, closest_twins, coloured, montage
+from edgefuse.contract import MAX_DEPTH_CODE
+from edgefuse.data.check import THUMBNAIL, check, closest_twins
 from edgefuse.data.dataset import load, scan, write_description, write_pair
+from edgefuse.data.montage import CAPTION_PX, HEAD_PX, coloured, depth_limits, montage
 from edgefuse.errors import UserError
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
@@ -163,6 +165,32 @@ def test_depth_is_coloured_near_red_far_blue_missing_black() -> None:
     assert (coloured(np.zeros((3, 3), np.uint16)) == 0).all()
 
 
+def test_far_outliers_take_no_colours_from_what_is_near() -> None:
+    """A hand at 0.6 to 0.75 m before a background of noise up to the largest code."""
+    depth = np.random.default_rng(0).integers(20_000, 65_000, (40, 40)).astype(np.uint16)
+    depth[:10] = MAX_DEPTH_CODE
+    depth[20:, :20] = np.linspace(600, 750, 20)
+    near, far = depth_limits(depth) or (0, 0)
+    assert 600 <= near < 620 and far < MAX_DEPTH_CODE
+    hand = coloured(depth)[20:, :20].reshape(-1, 3).astype(int)
+    background = coloured(depth)[10:20].reshape(-1, 3).astype(int)
+    assert np.ptp(hand, axis=0).max() > 100 > np.ptp(background, axis=0).max()
+
+
+def test_the_montage_cuts_no_names(tmp_path: Path) -> None:
+    for label in ("ball", "instant_noodles"):
+        write(tmp_path / label, label, f"{label}_number_12", "0", scene(1), ramp())
+    images = []
+    for label in ("ball", "instant_noodles"):
+        _, dataset = check([tmp_path / label])
+        montage(dataset, tmp_path / "m.png", side_px=40)
+        image = cv2.imread(str(tmp_path / "m.png"))
+        right_edge = np.flatnonzero(image[: HEAD_PX + CAPTION_PX].any((0, 2))).max()
+        images.append((image.shape[1], right_edge))
+    (narrow, _), (wide, _) = images
+    assert wide > narrow + 40 and all(edge < width - 4 for width, edge in images)
+
+
 def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> None:
     colours = {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250)}
     for label, colour in colours.items():
@@ -170,14 +198,12 @@ def test_the_montage_has_every_class_with_rgb_above_depth(tmp_path: Path) -> Non
     _, dataset = check([tmp_path / "data"])
     montage(dataset, tmp_path / "m.png", side_px=40, per_class=2, columns=2)
     image = cv2.imread(str(tmp_path / "m.png"))[..., ::-1]
-    height = 18 + 4 * (40 + CAPTION_PX) + 2
-    assert image.shape == (2 * height, 2 * 42, 3)
-    middle = 38 + CAPTION_PX
-    middles = {"a": (middle, 20), "b": (middle, 62), "c": (height + middle, 20)}
-    assert image[18 : 18 + CAPTION_PX, :40].max() > 100  # the sequence's name
-    assert (
-        image[18 + CAPTION_PX + 80 : 18 + 2 * CAPTION_PX + 80, :40].max() > 100
-    )  # and which depths the colours stand for
+    height, width = HEAD_PX + 4 * (40 + CAPTION_PX) + 6, image.shape[1] // 2
+    assert image.shape[0] == 2 * height
+    top = HEAD_PX + CAPTION_PX
+    middles = {"a": (top + 20, 20), "b": (top + 20, width + 20), "c": (height + top + 20, 20)}
+    assert image[HEAD_PX:top, :40].max() > 100  # the sequence's name
+    assert image[top + 80 : top + 80 + CAPTION_PX, :40].max() > 100  # and which depths the colours stand for
     for label, (row, column) in middles.items():
         assert image[row, column].tolist() == list(colours[label])
         assert image[row, column - 18].tolist() == [0, 0, 0]  # next to the narrow image

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edgefuse.contract import InputContract, codes_from_bytes
 from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.errors import UserError
+from edgefuse.evaluation import corruption_benchmark
 from edgefuse.evaluation.corruption_benchmark import CLEAN, Row, evaluate_corruptions, plot_corruptions
 from edgefuse.evaluation.corruptions import CORRUPTIONS
 
@@ -128,13 +130,29 @@ def test_unknown_classes_are_refused(rgbd: RgbdDataset) -> None:
         evaluate_corruptions(reader, rgbd, contract=CONTRACT, labels=("blue_near", "red_far"))
 
 
-def test_the_plot_is_a_picture(rows: tuple[Row, ...], tmp_path: Path) -> None:
-    plot_corruptions({"reader": rows, "other": rows}, tmp_path / "plot.png", title="t")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    graded = tuple(row for row in rows if row.corruption in (CLEAN, "blur_rgb"))
-    plot_corruptions({"reader": graded}, tmp_path / "one.png", title="t")
-    ungraded = tuple(row for row in rows if row.corruption in (CLEAN, "no_rgb"))
-    plot_corruptions({"reader": ungraded}, tmp_path / "dead.png", title="t")
+def test_the_plot_has_five_models_five_panels_and_chance(
+    rows: tuple[Row, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    models = {f"model{number}": rows for number in range(7)}
+    with monkeypatch.context() as patch:
+        patch.setattr(corruption_benchmark, "save_figure", lambda figure, path: figures.append(figure))
+        plot_corruptions(models, tmp_path / "plot.png", title="t")
+    bars, *panels = figures[0].axes
+    assert len(panels) == 4 and "2 more models" in figures[0].get_suptitle()
+    cost = {
+        name: max(accuracy(rows, CLEAN)) - min(accuracy(rows, name))
+        for name in {row.corruption for row in rows if row.unit}
+    }
+    dearest = sorted(cost, key=lambda name: (-cost[name], name))[:4]
+    assert [panel.get_xlabel() for panel in panels] == [corruption_benchmark._AXES[name] for name in dearest]
+    for panel in (bars, *panels):
+        assert {text.get_text() for text in panel.texts} == {"chance", *list(models)[:5]}
+        assert any(np.allclose(line.get_ydata(), 100 / 3) for line in panel.get_lines())
+    for shown in ((CLEAN, "blur_rgb"), (CLEAN, "no_rgb"), (CLEAN, "no_rgb", "blur_rgb")):
+        some = tuple(row for row in rows if row.corruption in shown)
+        plot_corruptions({"reader": some}, tmp_path / "some.png", title="t")
+        assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_frames_are_late_by_the_numbers_in_their_names(rgbd: RgbdDataset) -> None:

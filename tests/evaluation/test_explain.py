@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,18 @@ import numpy as np
 import pytest
 
 from edgefuse.contract import InputContract, codes_from_bytes
-from edgefuse.data.dataset import load, scan
-from edgefuse.evaluation.explain import _bars, choose_examples, depth_contributions, explain, left_of_rgb
-from edgefuse.evaluation.metrics import Answers
+from edgefuse.data.dataset import load, scan, write_pair
+from edgefuse.evaluation.corruption_benchmark import Row
+from edgefuse.evaluation.explain import (
+    Explanation,
+    _dots,
+    changed_conditions,
+    choose_examples,
+    depth_contributions,
+    explain,
+    left_of_rgb,
+)
+from edgefuse.evaluation.metrics import Answers, Scores
 from edgefuse.io.matplotlib_io import new_figure
 
 LABELS = ("blue_near", "red_far", "red_near")
@@ -39,16 +49,37 @@ def test_certain_answers_have_finite_shares() -> None:
     assert depth_contributions(certainty(1.0), certainty(0.0), certainty(0.0))[0] == pytest.approx(0.5)
 
 
-def test_examples_show_what_went_wrong_and_every_class() -> None:
-    truth = np.repeat([0, 1, 2], 10)
-    probabilities = np.full((30, 3), 0.1, np.float32)
-    probabilities[np.arange(30), truth] = np.linspace(0.5, 0.8, 30)
-    probabilities[[3, 14]] = [0.05, 0.05, 0.9]  # two answers of the third class that are wrong
-    chosen = choose_examples(Answers(probabilities, np.zeros((30, 1), np.float32), truth), count=12)
-    assert len(chosen) == len(set(chosen)) == 12 and {3, 14} <= set(chosen)
-    assert {int(truth[i]) for i in chosen if i not in {3, 14}} == {0, 1, 2}
-    everything_wrong = np.roll(probabilities, 10, axis=0)[:, ::-1].copy()
-    assert choose_examples(Answers(everything_wrong, np.zeros((30, 1), np.float32), truth), count=12)
+def test_examples_come_from_every_class_and_sequence_and_are_no_twins(tmp_path: Path) -> None:
+    """Three classes of four sequences with five frames; the frames of a sequence but for its last are equal."""
+    rng = np.random.default_rng(0)
+    for label in "abc":
+        for sequence in range(4):
+            image, other = rng.integers(0, 256, (2, 24, 24, 3), np.uint8)
+            for frame in range(5):
+                rgb = other if frame == 4 else image
+                write_pair(tmp_path / label / f"s{sequence}", str(frame), rgb, np.full((24, 24), 900, np.uint16))
+    rgbd = load(scan([tmp_path]))
+    samples = rgbd.dataset.samples
+    truth = np.array([sample.label for sample in samples])
+    probabilities = np.full((60, 3), 0.1, np.float32)
+    probabilities[np.arange(60), truth] = np.linspace(0.5, 0.8, 60)
+    gate = np.zeros((60, 1), np.float32)
+
+    def sequences(chosen: list[int]) -> set[tuple[int, str]]:
+        return {(samples[i].label, samples[i].sequence) for i in chosen}
+
+    right = choose_examples(Answers(probabilities, gate, truth), rgbd, count=12)
+    assert len(right) == 12 and len(sequences(right)) == 12
+    everything = choose_examples(Answers(probabilities, gate, truth), rgbd, count=60)
+    assert len(everything) == 24 and len(sequences(everything)) == 12  # two of each sequence differ
+
+    probabilities[[3, 34]] = [[0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]  # two wrong answers
+    some_wrong = choose_examples(Answers(probabilities, gate, truth), rgbd, count=12)
+    assert some_wrong[-2:] == [3, 34] and np.bincount(truth[some_wrong[:-2]]).tolist() == [4, 3, 3]
+    assert len(sequences(some_wrong)) == 11  # the first class has four sequences, and one is shown as wrong
+    everything_wrong = np.roll(probabilities, 1, axis=1)
+    wrong = choose_examples(Answers(everything_wrong, gate, truth), rgbd, count=12)
+    assert set(wrong[:-6]) == {3, 34} and len(sequences(wrong[-6:])) == 6
 
 
 def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path: Path) -> None:
@@ -110,8 +141,33 @@ def test_what_the_pixel_gate_leaves_out_has_the_mean_colour() -> None:
     assert left[1, 0].tolist() == [162, 158, 152]
 
 
-def test_bars_tell_no_value_from_0() -> None:
-    figure = new_figure(width_in=3, height_in=3)
-    axes = figure.subplots()
-    _bars(axes, ["a", "b", "c"], {"mean gate": [0.0, None, 0.512]})
-    assert [text.get_text() for text in axes.texts] == ["0.000", "none", "0.512"]
+def test_the_gate_plot_tells_no_value_from_0() -> None:
+    axes = new_figure(width_in=3, height_in=3).subplots()
+    _dots(axes, {"all": 0.25, "a": 0.0, "b": None})
+    assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "none"]
+    _dots(axes, {"all": None, "a": None})
+
+
+def test_only_conditions_that_change_the_gate_are_shown() -> None:
+    def row(corruption: str, severity: float, mean_gate: float) -> Row:
+        scores = Scores(
+            num_samples=1, accuracy=1, recall={}, expected_calibration_error=0, mean_gate=mean_gate, confusion=[[1]]
+        )
+        return Row(corruption=corruption, severity=severity, unit="pixels", scores=scores)
+
+    rows = (
+        row("clean", 0, 0.5),
+        row("blur", 1, 0.4),
+        row("blur", 2, 0.45),
+        row("holes", 1, 0.51),
+        row("shift", 1, 0.8),
+    )
+    answers = Answers(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros(1, np.int64))
+    found = Explanation(labels=("a",), answers=answers, depth_contribution=np.zeros(1), rows=rows)
+    assert changed_conditions(found) == {
+        "clean, 0 pixels": {"mean_gate": 0.5},
+        "shift, 1 pixels": {"mean_gate": 0.8},
+        "blur, 1 pixels": {"mean_gate": 0.4},
+    }
+    kept = replace(found, kept=np.ones(1), kept_by_row=(1.0, 1.0, 1.0, 0.7, 1.0))
+    assert changed_conditions(kept)["holes, 1 pixels"] == {"mean_gate": 0.51, "mean_kept_area": 0.7}

@@ -110,6 +110,10 @@ class HostEngine:
         return self._contract
 
     @property
+    def batch_size(self) -> int | None:
+        return None
+
+    @property
     def description(self) -> dict[str, Any]:
         return {"engine": "stand-in"}
 

@@ -22,7 +22,7 @@ from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_par
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.predict import predict_framed
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp
     with torch.inference_mode():
         logits, _ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
     with open_engine(summary.bundle) as engine:
-        found, _ = engine_predictor(engine)(rgb, depth)
+        found, _ = predict_framed(engine, rgb, depth)
     np.testing.assert_allclose(found, torch.softmax(logits / temperature, dim=1).numpy(), atol=1e-4)
     np.testing.assert_array_equal(found.argmax(axis=1), logits.numpy().argmax(axis=1))
 
@@ -210,7 +210,7 @@ def test_a_bundle_replaces_another_only_when_forced(run: Path, bundle_folder: Pa
 def test_an_exported_bundle_runs(bundle_folder: Path, run: Path) -> None:
     rgb, depth = open_run(run).samples()
     with open_engine(open_bundle(bundle_folder)) as engine:
-        probabilities, gate = engine_predictor(engine)(rgb, depth)
+        probabilities, gate = predict_framed(engine, rgb, depth)
     expected = torch_predictor(open_run(run).build_model())(rgb, depth)
     np.testing.assert_allclose(probabilities, expected[0], atol=1e-4)
     np.testing.assert_allclose(gate, expected[1], atol=1e-4)

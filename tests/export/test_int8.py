@@ -14,12 +14,12 @@ import onnx
 import onnxruntime
 import pytest
 from export_runs import CONTRACT, LABELS, copy_run, new_model, samples
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError
-from edgefuse.evaluation.metrics import Predictor
 from edgefuse.training.run import open_run
 from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
@@ -28,9 +28,9 @@ from edgefuse_export.onnx.check_precision import inside, module_of
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
 from edgefuse_export.onnx.int8 import int8_from_onnx, measured_ranges
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
+from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.predict import predict_framed
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
 NAME = "model.int8.onnx"
@@ -107,13 +107,16 @@ def test_the_session_that_live_runs_is_proved_too(
     )
     assert entry["file"]["cases"][0]["max_probability_difference"] > 0
 
-    def saturating(engine: Engine) -> Predictor:
+    class Saturating(Classifier):
         """What quick 8-bit kernels do without VNNI: other answers from a file that is right."""
-        predictor = engine_predictor(engine)
-        off = engine.description["precision"] == "int8"
-        return lambda rgb, depth: (np.roll(predictor(rgb, depth)[0], int(off), axis=1), predictor(rgb, depth)[1])
 
-    monkeypatch.setattr(edgefuse_export.onnx.export, "engine_predictor", saturating)
+        def predict_framed(
+            self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
+        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            probabilities, gate = super().predict_framed(rgb, depth)
+            return np.roll(probabilities, int(self.engine["precision"] == "int8"), axis=1), gate
+
+    monkeypatch.setattr(edgefuse_export.onnx.export, "Classifier", Saturating)
     with pytest.raises(ParityError, match=r"all together: answers that flip(.|\n)*Not optimised, the same file passes"):
         export_run(trained_run, tmp_path / "b", precisions=("int8",), num_calibration_frames=8)
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +145,7 @@ def test_it_answers_as_the_fp32_file_does_on_the_engine_of_live(bundle: Bundle) 
     """On CPUs without VNNI ONNX Runtime's quick kernels saturate, and this fails by far more than the limit."""
     samples = bundle.samples()
     with open_engine(open_bundle(bundle.folder), file=NAME) as engine:
-        found, _ = engine_predictor(engine)(samples.rgb, samples.depth)
+        found, _ = predict_framed(engine, samples.rgb, samples.depth)
         assert engine.description["precision"] == "int8"
     assert np.abs(found - samples.probabilities).max() <= INT8_TOLERANCE.probability
 

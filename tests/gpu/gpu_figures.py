@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.predict import predict_framed
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples
@@ -21,7 +21,7 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}
 
 def check_engine(engine: Engine, samples: Samples, *, precision: str, record: Record) -> None:
     """Compare with the answers that torch gave at export, and record by how much they differ."""
-    probabilities, gate = engine_predictor(engine)(samples.rgb, samples.depth)
+    probabilities, gate = predict_framed(engine, samples.rgb, samples.depth)
     off = float(np.abs(probabilities - samples.probabilities).max())
     gate_off = float(np.abs(gate - samples.gate).max())
     answered = np.take_along_axis(samples.probabilities, probabilities.argmax(1)[:, np.newaxis], axis=1)[:, 0]

@@ -20,7 +20,7 @@ from edgefuse_benchmarks.measure import Plan, Variant, measure
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.predict import predict_framed
 
 if TYPE_CHECKING:
     from edgefuse.bundle import Samples
@@ -57,7 +57,7 @@ def _calls(engine: Engine, samples: Samples) -> Callable[[], object]:
 
 def _differences(engines: dict[str, Engine], samples: Samples) -> list[str]:
     off = {
-        word: float(np.abs(engine_predictor(engine)(samples.rgb, samples.depth)[0] - samples.probabilities).max())
+        word: float(np.abs(predict_framed(engine, samples.rgb, samples.depth)[0] - samples.probabilities).max())
         for word, engine in engines.items()
     }
     return [f"{word} is {value:.2g} off" for word, value in off.items() if value > TOLERANCES["fp16"]]

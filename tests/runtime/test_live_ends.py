@@ -25,8 +25,8 @@ from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.predictor import engine_predictor
 from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.predict import predict_framed
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink
 from edgefuse_runtime.sinks.terminal import TableSink
@@ -95,7 +95,7 @@ def test_the_table_shows_an_answer_that_is_no_number(spoilt: Bundle, near_far_fo
 def test_batches_of_answers_that_are_no_numbers_are_refused(spoilt: Bundle) -> None:
     rgb, depth = np.ones((3, 32, 32, 3), np.uint8), np.ones((3, 32, 32, 2), np.uint8)
     with open_engine(spoilt) as engine, pytest.raises(UserError, match="NaN or infinity for 3 of 3 pairs"):
-        engine_predictor(engine)(rgb, depth)
+        predict_framed(engine, rgb, depth)
 
 
 def test_the_command_fails_where_no_answer_was_a_number(spoilt: Bundle, near_far_folder: Path) -> None:

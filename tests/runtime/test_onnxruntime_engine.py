@@ -15,7 +15,7 @@ import pytest
 from runtime_scenes import draw_pair
 
 from edgefuse import framing
-from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, write_manifest
+from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import onnxruntime as engine_module
 from edgefuse_runtime.engines import open_engine
@@ -62,10 +62,36 @@ def test_the_description_says_what_really_runs(bundle: Bundle) -> None:
         engine.run(np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8))
 
 
-def test_a_dynamic_batch_is_accepted(tmp_path: Path) -> None:
-    with open_engine(make_toy_bundle(tmp_path / "dynamic", batch="N")) as engine:
-        rgb, depth = np.zeros((3, 32, 32, 3), np.uint8), np.zeros((3, 32, 32, 2), np.uint8)
-        assert engine.run(rgb, depth).probabilities.shape == (3, 2)
+@pytest.mark.parametrize(("batch", "batch_size"), [(1, 1), (3, 3), ("N", None)])
+def test_a_batch_is_run_up_to_what_the_file_takes(tmp_path: Path, batch: int | str, batch_size: int | None) -> None:
+    rng = np.random.default_rng(0)
+    rgb, depth = (rng.integers(0, 256, (5, 32, 32, channels), np.uint8) for channels in (3, 2))
+    depth[..., 1] %= 8
+    with open_engine(make_toy_bundle(tmp_path / "toy", batch=batch)) as engine:
+        assert engine.batch_size == batch_size
+        for num_pairs in range(1, (batch_size or 5) + 1):
+            decision = engine.run(rgb[:num_pairs], depth[:num_pairs])
+            assert decision.probabilities.shape == (num_pairs, 2) and decision.gate.shape == (num_pairs, 4)
+            for i in range(num_pairs):
+                np.testing.assert_allclose(decision.probabilities[i], toy_answer(rgb[i], depth[i])[0], atol=1e-5)
+        with pytest.raises(UserError, match="0 pairs were given in one run"):
+            engine.run(rgb[:0], depth[:0])
+        if batch_size is not None:
+            with pytest.raises(UserError, match=f"{batch_size + 1} pairs were given in one run, .*--batch N"):
+                engine.run(rgb[: batch_size + 1], depth[: batch_size + 1])
+
+
+def test_a_file_of_another_batch_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "toy", batch=3)
+    model = {**bundle.manifest.model, "batch_size": 2}
+    write_manifest(bundle.folder, dataclasses.replace(bundle.manifest, model=model))
+    with (
+        pytest.raises(
+            UserError, match=r"takes tensor\(uint8\) \[3, 32, 32, 3\] as rgb.*\[2, 32, 32, 3\].*export again"
+        ),
+        open_engine(open_bundle(bundle.folder)),
+    ):
+        pass
 
 
 def test_inputs_off_the_contract_are_refused(bundle: Bundle) -> None:
@@ -258,17 +284,16 @@ def test_bound_buffers_give_the_answers_of_plain_runs(bundle: Bundle) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(bundle.file()), providers=["CPUExecutionProvider"])
-    binding = Binding(onnxruntime, session, device="cpu", contract=bundle.manifest.contract)
+    empty = [np.zeros((1, 32, 32, channels), np.uint8) for channels in (3, 2)]
+    binding = Binding(onnxruntime, session, device="cpu", rgb=empty[0], depth=empty[1])
     decisions = []
     for label in ("near", "far", "near"):
         framed = framing.fit(*draw_pair(label), size=32)
         decisions.append((framed, binding.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])))
-    for framed, decision in decisions:
+    for framed, (found, found_gate) in decisions:
         probabilities, gate = toy_answer(framed.rgb, framed.depth)
-        np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
-        np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
-    with pytest.raises(UserError, match="2 pairs were given"):
-        binding.run(np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 2), np.uint8))
+        np.testing.assert_allclose(found[0], probabilities, atol=1e-5)
+        np.testing.assert_allclose(found_gate, gate, atol=1e-5)
 
 
 def test_the_tensors_are_the_files(bundle: Bundle) -> None:

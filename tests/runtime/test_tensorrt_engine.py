@@ -145,7 +145,7 @@ def test_run_outside_of_with_and_off_the_contract(planned: Bundle, memory: HostM
     rgb, depth = framed("near")
     with engine:
         with pytest.raises(
-            UserError, match="2 pairs were given, the engine was built for 1 at a time: .*edgefuse build .* --batch 2"
+            UserError, match="2 pairs were given in one run, 1 was expected: .*export again with --batch N"
         ):
             engine.run(np.repeat(rgb, 2, axis=0), np.repeat(depth, 2, axis=0))
         with pytest.raises(UserError, match=r"depth is uint16"):
@@ -156,10 +156,12 @@ def test_a_plan_of_this_process_needs_no_cache(tmp_path: Path, fake: FakeTensorR
     toy = make_toy_bundle(tmp_path / "toy", batch=3)
     plan = plan_bytes(fake, toy.folder / "model.onnx")
     rgb, depth = (np.concatenate(arrays) for arrays in zip(*map(framed, ("near", "far", "near")), strict=True))
-    with engine_on(toy, memory, precision="fp32", plan=plan, batch_size=3) as engine:
-        decision = engine.run(rgb, depth)
+    with engine_on(toy, memory, precision="fp32", plan=plan) as engine:
+        assert engine.batch_size == 3
+        decision, two = engine.run(rgb, depth), engine.run(rgb[1:], depth[1:])
     for i in range(3):
         np.testing.assert_allclose(decision.probabilities[i], toy_answer(rgb[i], depth[i])[0], atol=1e-5)
+    np.testing.assert_allclose(two.probabilities, decision.probabilities[1:], atol=1e-6)
 
 
 def test_capture_that_fails_leaves_plain_launches(

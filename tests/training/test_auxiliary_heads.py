@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from edgefuse.data.dataset import load, scan
@@ -54,6 +55,18 @@ def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: 
 def test_a_run_from_before_votes_is_read_as_it_was(colour_and_range: Path, tmp_path: Path) -> None:
     train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion="spatial", aux_loss_weight=0.0, epochs=1))
     run_json = json.loads((tmp_path / "run/run.json").read_text())
-    del run_json["model"]["votes"], run_json["model"]["feature_dropout"], run_json["files"], run_json["sha256"]
+    del run_json["model"]["auxiliary_heads"], run_json["model"]["feature_dropout"], run_json["files"], run_json["sha256"]
     (tmp_path / "run/run.json").write_text(json.dumps(run_json))
     assert open_run(tmp_path / "run").build_model().core.head is not None
+
+
+def test_validation_loss_and_accuracy_are_those_of_the_finished_model(colour_and_range: Path, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=2, validation_fraction=0.25, aux_loss_weight=0.0, label_smoothing=0.0)
+    metrics = train([colour_and_range], tmp_path / "run", config=config).metrics
+    last = metrics["history"][-1]
+    uncalibrated = metrics["calibration"]["validation"]["before"]
+    assert last["validation_loss"] == pytest.approx(uncalibrated["negative_log_likelihood"], rel=1e-4)
+    assert last["validation_accuracy"] == metrics["validation"]["both"]["accuracy"]
+    other = replace(config, aux_loss_weight=2.0, label_smoothing=0.1)
+    with_heads = train([colour_and_range], tmp_path / "heads", config=other).metrics
+    assert with_heads["history"][0]["validation_loss"] > 3  # five cross-entropies of three classes

@@ -17,7 +17,7 @@ import numpy as np
 from edgefuse.errors import require
 from edgefuse.io.environment import TRAINING_PACKAGES, versions
 from edgefuse.io.files import file_replaced
-from edgefuse.io.matplotlib_io import new_figure, save_figure
+from edgefuse.io.matplotlib_io import COLOURS, GREY, new_figure, save_figure
 from edgefuse.io.text import write_text
 from edgefuse.model.choices import SINGLE_MODALITIES
 from edgefuse_benchmarks.paper.crossval import CrossValidation, FoldResult, fold_seed
@@ -257,37 +257,33 @@ def _write_csv(done: CrossValidation, path: Path, *, paper: Mapping[str, float])
             writer.writerow([name, paper.get(name, ""), mean, "" if spread is None else spread, *values])
 
 
-_COLOURS = {"one sensor, or naive fusion": "tab:blue", "gated fusion": "tab:orange"}
-
-
 def _is_plain(name: str) -> bool:
     return parse_variant(name).fusion in (*SINGLE_MODALITIES, NAIVE)
 
 
 def _plot(done: CrossValidation, path: Path, *, paper: Mapping[str, float], title: str) -> None:
-    """Bars with the standard deviation over folds; the paper's figures as diamonds."""
+    """Bars with the standard deviation over folds, and the paper's figures as diamonds."""
     names = list(done.results)
-    found = [mean_and_spread(done.results[name]) or (0.0, None) for name in names]
-    kinds = ["one sensor, or naive fusion" if _is_plain(name) else "gated fusion" for name in names]
-    figure = new_figure(width_in=max(5.0, 1.0 * len(names) + 2), height_in=4)
+    figure = new_figure(width_in=8, height_in=1.6 + 0.42 * len(names))
     axes = figure.subplots()
-    places = np.arange(len(names))
-    axes.bar(
-        places,
-        [100 * mean for mean, _ in found],
-        yerr=[100 * (spread or 0.0) for _, spread in found],
-        capsize=4,
-        color=[_COLOURS[kind] for kind in kinds],
-    )
-    for kind in dict.fromkeys(kinds):
-        axes.scatter([], [], marker="s", color=_COLOURS[kind], label=kind)  # an empty bar has no colour of its own
+    kinds = {"gated fusion": COLOURS[0], "naive fusion or one sensor": COLOURS[1]}
+    for kind, colour in kinds.items():
+        rows = [i for i, name in enumerate(names) if _is_plain(name) == (kind != "gated fusion")]
+        found = [mean_and_spread(done.results[names[i]]) for i in rows]
+        means, spreads = [100 * f[0] if f else 0.0 for f in found], [100 * (f[1] or 0.0) if f else 0.0 for f in found]
+        if rows:
+            axes.barh(rows, means, xerr=spreads, height=0.6, capsize=3, color=colour, label=kind)
+        for row, mean, one in zip(rows, means, found, strict=True):
+            axes.text(1, row, f"{mean:.1f}" if one else "none", color="white" if one else GREY, va="center", fontsize=9)
     known = [i for i, name in enumerate(names) if name in paper]
     if known:
-        axes.plot(known, [100 * paper[names[i]] for i in known], "kD", label="paper")
-    axes.set_xticks(places, names, rotation=35, ha="right")
-    axes.set(ylabel="test accuracy, %", ylim=(0, 105), title=title)
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(  # inside it would hide low bars
-        loc="outside lower right", fontsize=8, ncols=3, title="mean ± standard deviation over folds", title_fontsize=8
+        axes.plot([100 * paper[names[i]] for i in known], known, "D", color="black", label="paper")
+    axes.axvline(100 / len(done.data["labels"]), color=GREY, linestyle=":", label="chance")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(
+        xlim=(0, 103), ylim=(len(names) - 0.4, -0.6), xlabel="test accuracy, % (mean ± standard deviation over folds)"
     )
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower right", fontsize=9, ncols=4, frameon=False)
+    figure.suptitle(title)
     save_figure(figure, path)

@@ -19,17 +19,16 @@ def main(arguments: Sequence[str]) -> None:
     start_ns = time.perf_counter_ns()
     import onnxruntime  # noqa: F401  (opening an engine would load it, and its loading is no part of opening)
 
-    from edgefuse.bundle import open_bundle
     from edgefuse.io.arrays import read_arrays
-    from edgefuse_runtime.engines import open_engine
+    from edgefuse_runtime.classifier import Classifier
 
     imported_ns = time.perf_counter_ns()
-    with open_engine(open_bundle(Path(arguments[0])), engine="cpu") as engine:
+    with Classifier(arguments[0], engine="cpu") as classifier:
         opened_ns = time.perf_counter_ns()
         arrays = read_arrays(Path(arguments[1]), ("rgb", "depth"))
         rgb, depth = arrays["rgb"], arrays["depth"]
         loaded_ns = time.perf_counter_ns()
-        engine.run(rgb, depth)
+        classifier.predict_framed(rgb, depth)
         decided_ns = time.perf_counter_ns()
     stages = (imported_ns - start_ns, opened_ns - imported_ns, decided_ns - loaded_ns)
     print(json.dumps(dict(zip(STAGES, stages, strict=True))))

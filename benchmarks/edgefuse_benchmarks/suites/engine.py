@@ -28,7 +28,7 @@ from edgefuse_export.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.predict import predict_framed
 from edgefuse_runtime.regions.region import DefaultRegion
 
 PLAN = Plan(warmup_s=1.0, min_warmup_calls=20, measure_s=20.0, min_rounds=200, max_rounds=2000)
@@ -143,7 +143,7 @@ def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:
 def _add_engine(rivals: _Rivals, stack: ExitStack, bundle: Bundle, pairs: _Pairs, *, num_threads: int) -> None:
     engine = stack.enter_context(open_engine(bundle, engine="cpu", num_threads=num_threads))
     name = f"{engine.description['engine']}, {_threads(num_threads)}"
-    rivals.predictors[name] = engine_predictor(engine)
+    rivals.predictors[name] = partial(predict_framed, engine)
     rivals.variants.append(Variant(name=name, call=pairs.calls(engine.run)))
 
 

@@ -130,11 +130,10 @@ def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> list[Row]:
 
 
 def _session(bundle: Bundle, file: str, stack: ExitStack) -> tuple[str, Predictor]:
-    from edgefuse_runtime.engines import open_engine
-    from edgefuse_runtime.engines.predictor import engine_predictor
+    from edgefuse_runtime.classifier import Classifier
 
-    engine = stack.enter_context(open_engine(bundle, file=file, engine="cpu"))
-    return f"{file} in ONNX Runtime on the CPU, optimised", engine_predictor(engine)
+    classifier = stack.enter_context(Classifier(bundle.folder, file=file, engine="cpu"))
+    return f"{file} in ONNX Runtime on the CPU, optimised", classifier.predict_framed
 
 
 def _half(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Predictor]:

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import require
 from edgefuse_export.onnx.check_precision import module_of
-from edgefuse_export.ort_reference import reference_session
+from edgefuse_export.ort_reference import fixed_batch_of, reference_session
+from edgefuse_runtime.engines.engine import padded
 
 ITSELF = "the classifier itself"
 
@@ -129,7 +130,7 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
 class OnnxActivationObserver:
     """An ONNX file on an `reference_session` that looks at every tensor of its graph.
 
-    It is an `edgefuse.evaluation.metrics.Predictor` for batches of one.
+    It is an `edgefuse.evaluation.metrics.Predictor` for batches that the file takes, or shorter ones.
 
     Attributes:
         activations: by tensor and module, in words.
@@ -149,6 +150,7 @@ class OnnxActivationObserver:
             if value.type.tensor_type.elem_type in floats and value.name in hidden
         )
         self._session = reference_session(model.SerializeToString())
+        self._batch_size = fixed_batch_of(self._session)
         self._names = [value.name for value in self._session.get_outputs()]
         self.activations = Activations()
         self.largest: dict[str, float] = {}
@@ -156,13 +158,12 @@ class OnnxActivationObserver:
     def __call__(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = dict(
-            zip(self._names, self._session.run(self._names, {RGB_INPUT: rgb, DEPTH_INPUT: depth}), strict=True)
-        )
+        inputs = {RGB_INPUT: padded(rgb, self._batch_size), DEPTH_INPUT: padded(depth, self._batch_size)}
+        values = dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         for name, value in values.items():
             finite = np.isfinite(value)
             largest = float(np.abs(value[finite]).max()) if finite.any() else 0.0
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
             where = f"{name} in {self._modules[name]}"
             self.activations.saw(where, largest=largest, num_not_finite=int((~finite).sum()))
-        return values[PROBABILITIES_OUTPUT], values[GATE_OUTPUT]
+        return values[PROBABILITIES_OUTPUT][: len(rgb)], values[GATE_OUTPUT][: len(rgb)]

@@ -14,6 +14,7 @@ from edgefuse.degraded_mode import Action
 if TYPE_CHECKING:
     from edgefuse_export.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
+    from edgefuse_export.onnx.torch_to_onnx import Batch
 
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -40,6 +41,13 @@ def export(  # long: each option is a parameter
     calibration_frames: Annotated[
         int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
     ] = 128,
+    batch: Annotated[
+        str,
+        typer.Option(
+            metavar="N|dynamic",
+            help="Pairs in one run of the files: a fixed number, or dynamic for any number. For several regions of a frame.",
+        ),
+    ] = "1",
     without_rgb: Annotated[
         Action | None,
         typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
@@ -81,6 +89,7 @@ def export(  # long: each option is a parameter
             precisions=precisions,
             keep_fp32=tuple(keep_fp32 or ()),
             num_calibration_frames=calibration_frames,
+            batch=_batch(batch),
             force=force,
             no_rgb=without_rgb,
             no_depth=without_depth,
@@ -110,6 +119,16 @@ def _precisions(text: str) -> tuple[str, ...]:
             f"got {text!r}: some of {','.join(MODEL_PRECISIONS)} were expected", param_hint="--precision"
         )
     return found
+
+
+def _batch(text: str) -> Batch:
+    from edgefuse_export.onnx.torch_to_onnx import MAX_BATCH
+
+    if text == "dynamic":
+        return "dynamic"
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= MAX_BATCH):
+        raise typer.BadParameter(f"got {text!r}: 1 to {MAX_BATCH}, or dynamic, was expected", param_hint="--batch")
+    return int(text)
 
 
 def _print_comparisons(summary: ExportSummary) -> None:

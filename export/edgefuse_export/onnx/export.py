@@ -39,18 +39,17 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity
+from edgefuse_export.compare_outputs import NUM_OF_DYNAMIC, TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
 from edgefuse_export.onnx.layer_sensitivity import Kept, blocks_of, keep_until_it_holds, measure_drift
-from edgefuse_export.onnx.torch_to_onnx import BATCH_SIZE, OPSET, onnx_from_model, save_model
+from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.lint import check_file
-from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.predictor import engine_predictor
+from edgefuse_runtime.classifier import Classifier
 
 PRECISIONS = tuple(MODEL_NAMES)
 NUM_CALIBRATION_FRAMES = 128
@@ -81,6 +80,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
     precisions: Sequence[str] = ("fp32",),
     keep_fp32: Sequence[str] = (),
     num_calibration_frames: int = NUM_CALIBRATION_FRAMES,
+    batch: Batch = 1,
     force: bool = False,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
     no_rgb: Action | None = None,
@@ -95,6 +95,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
         precisions: some of `PRECISIONS`; the FP32 file is always made, the others stand on it.
         keep_fp32: modules that stay in FP32 in the FP16 and INT8 files, as glob patterns on their names.
         num_calibration_frames: of the training data, for INT8.
+        batch: pairs in one run of the files: a fixed number, or "dynamic" for any number.
         force: replace a bundle that stands at `out`.
         tolerances: precision -> largest differences from the torch model that pass.
         no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_degraded_mode`.
@@ -124,6 +125,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
             frames=Frames(rgb=rgb, depth=depth),
             tolerances=tolerances,
             keep_fp32=tuple(keep_fp32),
+            batch=batch,
             degraded_mode=degraded_mode,
             progress=progress,
         )
@@ -141,9 +143,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
             _log.info("INT8: ranges from %d frames of the training data", len(frames.rgb))
             job.write_int8(frames)
         job.write_manifest()
-        if (
-            out / MANIFEST_NAME
-        ).is_file():  # a build that ends now writes into this bundle or is told that it was replaced
+        if (out / MANIFEST_NAME).is_file():  # a build that ends now writes into this bundle or finds it replaced
             held_until_it_is_replaced.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
 
@@ -158,6 +158,7 @@ class _Job:
     frames: Frames
     tolerances: Mapping[str, Tolerance]
     keep_fp32: tuple[str, ...]
+    batch: Batch
     degraded_mode: DegradedMode
     progress: Progress
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -173,9 +174,7 @@ class _Job:
         self.files[SAMPLES_NAME] = write_samples(self.folder, samples)
 
     def write_fp32(self) -> None:
-        onnx_from_model(
-            self.model, self.folder / MODEL_NAME, contract=self.run.model_config.contract, labels=self.run.labels
-        )
+        self._write_onnx("fp32", self.model)
         self._add("fp32", self._report_of_engine("fp32"))
 
     def write_fp16(self) -> None:
@@ -198,13 +197,7 @@ class _Job:
             hint=lambda: self._advice("fp16", kept) if report.is_finite else self._overflows(kept.proof),
         )
         self._say_kept("FP16", kept)
-        onnx_from_model(
-            half.model,
-            self.folder / MODEL_NAMES["fp16"],
-            contract=self.run.model_config.contract,
-            labels=self.run.labels,
-            fp32_modules=half.fp32_modules,
-        )
+        self._write_onnx("fp16", half.model, fp32_modules=half.fp32_modules)
         facts = {"fp32_modules": list(half.fp32_modules), **kept.to_json()}
         self._add("fp16", report, self._report_of_engine("fp16"), **facts)
 
@@ -256,7 +249,7 @@ class _Job:
         manifest = Manifest(
             labels=self.run.labels,
             contract=config.contract,
-            model={**model, "batch_size": BATCH_SIZE, "opset": OPSET},
+            model={**model, "batch_size": self.batch, "opset": OPSET},
             files=self.files,
             parity=parity,
             versions=versions(EXPORT_PACKAGES),
@@ -264,6 +257,11 @@ class _Job:
             degraded_mode=self.degraded_mode,
         )
         write_manifest(self.folder, manifest)
+
+    def _write_onnx(self, precision: str, model: FusionClassifier, **more: Any) -> None:
+        contract, labels = self.run.model_config.contract, self.run.labels
+        path = self.folder / MODEL_NAMES[precision]
+        onnx_from_model(model, path, contract=contract, labels=labels, batch=self.batch, **more)
 
     def _add(self, precision: str, *reports: ParityReport, **facts: Any) -> None:
         """Keep a file that was proved."""
@@ -280,10 +278,11 @@ class _Job:
         name = MODEL_NAMES[precision]
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
         self.write_manifest()
-        with open_engine(open_bundle(self.folder), file=name, engine="cpu") as engine:
-            return self._report(precision, engine_predictor(engine), f"{name} in ONNX Runtime on the CPU")
+        with Classifier(self.folder, file=name, engine="cpu") as classifier:
+            what, num = f"{name} in ONNX Runtime on the CPU", classifier.batch_size or NUM_OF_DYNAMIC
+            return self._report(precision, classifier.predict_framed, what, batch_size=num)
 
-    def _report(self, precision: str, candidate: Predictor, name: str) -> ParityReport:
+    def _report(self, precision: str, candidate: Predictor, name: str, *, batch_size: int = 1) -> ParityReport:
         return check_parity(
             reference=torch_predictor(self.model),
             candidate=candidate,
@@ -293,6 +292,7 @@ class _Job:
             depth=self.frames.depth,
             contract=self.run.model_config.contract,
             tolerance=self.tolerances[precision],
+            batch_size=batch_size,
         )
 
     def _refuse(self, precision: str, report: ParityReport, *, hint: Callable[[], str] = lambda: "") -> None:
@@ -303,8 +303,7 @@ class _Job:
         raise ParityError(
             f"{report.candidate} does not give the model's answers, so no bundle was written:\n  "
             + "\n  ".join(shown)
-            + "\n"
-            + (hint() or _NEXT_STEP[precision])
+            + f"\n{hint() or _NEXT_STEP[precision]}"
         )
 
     def _half(self, keep_fp32: Sequence[str]) -> Fp16Model:

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from edgefuse.bundle import model_metadata
+from edgefuse.bundle import DYNAMIC_BATCH, model_metadata
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
 from edgefuse.errors import UserError, require
 from edgefuse.io.environment import versions
@@ -25,7 +25,8 @@ from edgefuse_export.tensorrt.lint import refuse_unready
 OPSET = 18
 """What torch's exporter writes without converting, and old enough for every definition to be known to JetPack 6's TensorRT:
 opset 20 redefines ReduceMin, for one, and the last parser list before TensorRT 10.3 ends at 19."""
-BATCH_SIZE = 1
+MAX_BATCH = 1024
+Batch = int | Literal["dynamic"]
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 
 
@@ -33,11 +34,12 @@ class OnnxClassifier(nn.Module):
     """What is exported: the model with its temperature, its softmax in FP32 and the outputs that the contract names.
 
     Args:
-        constant_gate: the fusion has no gate and reports a constant. The graph then adds zero times a probability to it, so
-            that a node makes the output from the inputs: TensorRT may refuse an output that is an initializer.
+        constant_gate: float32 [1, d], where the fusion has no gate and reports a constant. The graph then adds zero times a
+            probability to it, so that a node makes the output from the inputs: TensorRT may refuse an output that is an
+            initializer.
     """
 
-    def __init__(self, model: FusionClassifier, *, constant_gate: bool = False) -> None:
+    def __init__(self, model: FusionClassifier, *, constant_gate: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         self.constant_gate = constant_gate
@@ -46,8 +48,8 @@ class OnnxClassifier(nn.Module):
         """uint8 [N, S, S, 3] and [N, S, S, 2] -> probabilities float32 [N, C], gate float32 [N, d]."""
         logits, gate = self.model(rgb, depth)
         probabilities = self.model.probabilities(logits)
-        if self.constant_gate:
-            return probabilities, gate.float() + 0.0 * probabilities[:, :1]
+        if self.constant_gate is not None:
+            return probabilities, self.constant_gate + 0.0 * probabilities[:, :1]
         return probabilities, gate.float()
 
 
@@ -57,14 +59,14 @@ def onnx_from_model(
     *,
     contract: InputContract,
     labels: tuple[str, ...],
-    batch_size: int = BATCH_SIZE,
+    batch: Batch = 1,
     fp32_modules: Sequence[str] | None = None,
 ) -> Path:
     """Write an ONNX file in the precision of the model, atomically.
 
     Args:
         model: in eval mode, on the CPU.
-        batch_size: N, fixed in the file: static shapes are what TensorRT runs fastest.
+        batch: N, fixed in the file, which is what TensorRT runs fastest; "dynamic" leaves the axis open under the name "N".
         fp32_modules: for a model in half, the modules that are not: every tensor's type is then checked.
 
     Returns:
@@ -74,13 +76,14 @@ def onnx_from_model(
         UserError: a tensor of the wrong type.
         NotReadyError: TensorRT would refuse the file.
     """
-    side = contract.size
-    example = (
-        torch.zeros(batch_size, side, side, 3, dtype=torch.uint8),
-        torch.zeros(batch_size, side, side, 2, dtype=torch.uint8),
-    )
-    wrapper = OnnxClassifier(model, constant_gate=_gate_is_constant(model, example)).eval()
-    proto = proto_from_module(wrapper, example, input_names=(RGB_INPUT, DEPTH_INPUT))
+    if batch != DYNAMIC_BATCH and not (type(batch) is int and 1 <= batch <= MAX_BATCH):
+        raise UserError(f"the batch is {batch!r}: 1 to {MAX_BATCH} or {DYNAMIC_BATCH!r} was expected")
+    # torch takes an axis of 1 for one that is always 1.
+    side, num_pairs = contract.size, 2 if isinstance(batch, str) else batch
+    example = tuple(torch.zeros(num_pairs, side, side, channels, dtype=torch.uint8) for channels in (3, 2))
+    wrapper = OnnxClassifier(model, constant_gate=_constant_gate(model, example)).eval()
+    inputs = (RGB_INPUT, DEPTH_INPUT)
+    proto = proto_from_module(wrapper, example, input_names=inputs, dynamic_batch=batch == DYNAMIC_BATCH)
     if fp32_modules is not None:
         check_types(proto, fp32_modules=fp32_modules)
     metadata = model_metadata(
@@ -112,18 +115,21 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
     return path
 
 
-def _gate_is_constant(model: FusionClassifier, example: tuple[Tensor, ...]) -> bool:
-    """Does the gate depend on nothing that was learned? Then no gradient reaches the model from it."""
+def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
+    """The gate, float32 [1, d], where it depends on nothing that was learned: then no gradient reaches the model from it."""
     with torch.enable_grad():
         _, gate = model(*example)
-    return not gate.requires_grad
+    return None if gate.requires_grad else gate[:1].detach().float()
 
 
-def proto_from_module(module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str]) -> Any:
+def proto_from_module(
+    module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str], dynamic_batch: bool = False
+) -> Any:
     """Export a module that gives probabilities and gate; the `onnx.ModelProto` holds its weights.
 
     Args:
         example: inputs of the shapes that the file will have.
+        dynamic_batch: leave the first axis of every input and output open, as "N"; the example must then have 2 or more there.
 
     Raises:
         UserError: torch's exporter and the packages that it needs do not fit together.
@@ -137,6 +143,7 @@ def proto_from_module(module: nn.Module, example: tuple[Tensor, ...], *, input_n
                 input_names=list(input_names),
                 output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
                 opset_version=OPSET,
+                dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in example) if dynamic_batch else None,
                 dynamo=True,
                 external_data=False,
                 verbose=False,

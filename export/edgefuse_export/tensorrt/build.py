@@ -50,20 +50,20 @@ class BuildOptions:
         precision: "fp16", "int8" or "fp32".
         workspace_mib: most scratch memory of one layer.
         optimization_level: 0 (quick to build) to 5 (quick to run); 3 is TensorRT's own default.
-        batch_size: N of the engine's inputs.
+        batch_size: N of the engine's inputs; None = the bundle's, and 1 where the bundle takes any number.
         force: build even if the cache has the engine.
     """
 
     precision: str = "fp16"
     workspace_mib: int = 1024
     optimization_level: int = 3
-    batch_size: int = 1
+    batch_size: int | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r} is unknown: one of {', '.join(PRECISIONS)} was expected")
-        if self.workspace_mib < 1 or self.batch_size < 1:
+        if self.workspace_mib < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise UserError(
                 f"a workspace of {self.workspace_mib} MiB and a batch of {self.batch_size} were asked for: 1 or more was expected"
             )
@@ -222,7 +222,7 @@ class _Job:
                     engine,
                     samples=samples,
                     precision=self.key.precision,
-                    batch_size=self.options.batch_size,
+                    batch_size=self.key.batch_size,
                     name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
                 )
         except UserError as error:
@@ -252,7 +252,7 @@ class _Job:
             self.bundle,
             precision=self.key.precision,
             plan=candidate.read_bytes(),
-            batch_size=self.options.batch_size,
+            batch_size=self.key.batch_size,
         )
 
     def _versions(self, *, build_s: float) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
 
 
 def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
-    side, num = bundle.manifest.contract.size, options.batch_size
+    side, num = bundle.manifest.contract.size, options.batch_size or bundle.manifest.batch_size or 1
     return PlanKey(
         onnx_sha256=bundle.manifest.files[typing.onnx_file].sha256,
         tensorrt_version=version,

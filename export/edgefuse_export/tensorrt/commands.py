@@ -26,7 +26,12 @@ def build(
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="0: quick to build. 5: quick to run, if it finds something.")
     ] = 3,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Pairs in one run. live takes one.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Pairs in one run. Default: as the bundle was exported, 1 where its batch is dynamic."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle has the engine already.")] = False,
     as_json: AsJson = False,
 ) -> None:

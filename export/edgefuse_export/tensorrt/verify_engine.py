@@ -17,9 +17,8 @@ from edgefuse.bundle import MODEL_NAME, MODEL_NAMES, Bundle, Samples
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.ort_reference import reference_predictor
-from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.engines.predictor import engine_predictor
 
 ENGINE_TOLERANCES = {**TOLERANCES, "fp32": Tolerance(probability=1e-3, gate=1e-3)}
 """From FP32 on the CPU. FP32 on a GPU has other kernels, such as Winograd's, besides other orders of sums."""
@@ -59,10 +58,10 @@ def verify_engine(
         )
 
     stored = (samples.probabilities, samples.gate), found
-    with open_engine(bundle, file=MODEL_NAME, engine="cpu") as reference:
+    with Classifier(bundle.folder, file=MODEL_NAME, engine="cpu") as reference:
         what = f"{MODEL_NAME} in ONNX Runtime on the CPU"
         tolerance = ENGINE_TOLERANCES[precision]
-        report = report_against(engine_predictor(reference), what, tolerance, further={"stored outputs": stored})
+        report = report_against(reference.predict_framed, what, tolerance, further={"stored outputs": stored})
     if precision not in FILE_TOLERANCES:
         return report
     file = MODEL_NAMES[precision]

@@ -49,6 +49,10 @@ class AutoEngine:
         return self._engine.outputs if self._engine is not None else ()
 
     @property
+    def batch_size(self) -> int | None:
+        return self._engine.batch_size if self._engine is not None else self._bundle.manifest.batch_size
+
+    @property
     def description(self) -> dict[str, Any]:
         """The engine's own, and `passed_over`: word -> reason."""
         return self._description

@@ -1,4 +1,4 @@
-"""What an engine is: a bundle's model, ready to decide about one framed pair. The seam between the live loop and its backends."""
+"""What an engine is: a bundle's model, ready to run on a batch of framed pairs. The seam between the classifier and its backends."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import InputContract
+from edgefuse.errors import UserError
 
 NOT_FINITE = "the model's answer is not a finite number"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A model's answer for one pair. The arrays belong to the caller.
+    """A model's answers for n pairs. The arrays belong to the caller.
 
     Attributes:
-        probabilities: float32 [1, C], in the order of the engine's labels.
-        gate: float32 [1, d]; 0 = all from RGB, 1 = all from depth.
+        probabilities: float32 [n, C], in the order of the engine's labels.
+        gate: float32 [n, d]; 0 = all from RGB, 1 = all from depth.
     """
 
     probabilities: NDArray[np.float32]
@@ -72,18 +73,24 @@ class Engine(Protocol):
     def description(self) -> dict[str, Any]:
         """Engine, file, provider, precision, time to start and more, as JSON values; complete while it is open."""
 
+    @property
+    def batch_size(self) -> int | None:
+        """Most pairs in one `run`; None = any number. Complete while it is open."""
+
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """Decide about one pair.
+        """Run the model on n pairs, 1 <= n <= `batch_size`.
+
+        Where the file has a fixed batch, a shorter one is filled up with its last pair, and costs as much as a full one.
 
         Args:
-            rgb: uint8 [1, S, S, 3], RGB order. The caller's; not kept after the call.
-            depth: uint8 [1, S, S, 2], the contract's bytes. The caller's; not kept after the call.
+            rgb: uint8 [n, S, S, 3], RGB order. The caller's; not kept after the call.
+            depth: uint8 [n, S, S, 2], the contract's bytes. The caller's; not kept after the call.
 
         Returns:
-            New arrays, the caller's. Buffers on the device, and those that it copies from, are the engine's.
+            New arrays of n rows, the caller's. Buffers on the device, and those that it copies from, are the engine's.
 
         Raises:
-            UserError: an input is not what the contract says, or the device failed.
+            UserError: an input is not what the contract says, too many pairs or none, or the device failed.
             RuntimeError: it is not open, or another thread opened it.
         """
 
@@ -92,3 +99,22 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_num_pairs(num_pairs: int, batch_size: int | None) -> None:
+    """Refuse a batch that an engine does not take in one run.
+
+    Raises:
+        UserError: no pair, or more than `batch_size` of them.
+    """
+    if num_pairs < 1 or (batch_size is not None and num_pairs > batch_size):
+        most = "1 or more were" if batch_size is None else "1 was" if batch_size == 1 else f"1 to {batch_size} were"
+        raise UserError(
+            f"{num_pairs} pairs were given in one run, {most} expected: give fewer, or export again with --batch N"
+        )
+
+
+def padded(batch: NDArray[np.uint8], batch_size: int | None) -> NDArray[np.uint8]:
+    """A batch of one or more, filled up to `batch_size` with its last pair: no statistics see an image that nobody gave."""
+    missing = 0 if batch_size is None else batch_size - len(batch)
+    return batch if missing <= 0 else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])

@@ -190,7 +190,7 @@ def select_plan(
     tensorrt_version: str,
     compute_capability: str,
     device_name: str,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
 ) -> PlanRecord:
     """The plan to run here: for this bundle's file, version, GPU, precision and batch, whatever its builder options.
 
@@ -198,6 +198,7 @@ def select_plan(
 
     Args:
         precision: None = the first of `PREFERRED_PRECISIONS` of which one fits.
+        batch_size: None = the largest of which one fits.
 
     Raises:
         PlanError: there is none; says in what the nearest one differs, and the command that builds one.
@@ -206,7 +207,7 @@ def select_plan(
     nearest_precision = precision or PREFERRED_PRECISIONS[0]
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
     newest_first = [one for one in reversed(plan_records(bundle)) if one.key.precision in wanted]
-    for record in sorted(newest_first, key=lambda one: wanted.index(one.key.precision)):
+    for record in sorted(newest_first, key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,
@@ -214,7 +215,7 @@ def select_plan(
             tensorrt_version=tensorrt_version,
             compute_capability=compute_capability,
             device_name=device_name,
-            shapes={name: (batch_size, *shape[1:]) for name, shape in record.key.shapes.items()},
+            shapes={name: (batch_size or shape[0], *shape[1:]) for name, shape in record.key.shapes.items()},
         )
         changes = here.changes_since(record.key)
         if not changes:

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.bundle import MODEL_NAME, Bundle
+from edgefuse.bundle import MODEL_NAME, Bundle, Manifest
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
 from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse.io.environment import installed
-from edgefuse_runtime.engines.engine import Decision, Tensor
+from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
 Device = Literal["cpu", "cuda"]
@@ -81,6 +81,11 @@ class OnnxRuntimeEngine:
         return () if self._session is None else tuple(_tensor(value) for value in self._session.get_outputs())
 
     @property
+    def batch_size(self) -> int | None:
+        """The file's own; on CUDA a file that takes any number runs one pair at a time, because the buffers have one size."""
+        return self._bundle.manifest.batch_size if self._session is None else _batch_size(self._session, self._device)
+
+    @property
     def description(self) -> dict[str, Any]:
         return self._description
 
@@ -110,19 +115,23 @@ class OnnxRuntimeEngine:
         self._session = None
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """See `Engine.run`. On CUDA one pair at a time: the buffers have one size."""
+        """See `Engine.run`."""
         if self._session is None:
             raise RuntimeError("run outside of `with`")
         check_batch(rgb, depth, self.contract)
+        num_pairs, batch_size = len(rgb), self.batch_size
+        check_num_pairs(num_pairs, batch_size)
         if self._binding is not None and threading.get_ident() != self._owner:
             raise RuntimeError(
                 "an engine on CUDA belongs to the thread that opened it, because its buffers do; open one in each thread"
             )
+        rgb, depth = padded(rgb, batch_size), padded(depth, batch_size)
         with self._explained():
             if self._binding is not None:
-                return self._binding.run(rgb, depth)
-            probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
-            return Decision(probabilities=probabilities, gate=gate)
+                probabilities, gate = self._binding.run(rgb, depth)
+            else:
+                probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
+        return Decision(probabilities=probabilities[:num_pairs], gate=gate[:num_pairs])
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -158,21 +167,19 @@ class OnnxRuntimeEngine:
             ort, path, provider=provider, provider_options=provider_options, num_threads=self._num_threads
         )
         _check_provider(session, provider, where=where)
-        _check_session(session, self.contract, num_labels=len(self.labels), where=where)
-        side = self.contract.size
-        rgb, depth = np.zeros((1, side, side, 3), np.uint8), np.zeros((1, side, side, 2), np.uint8)
+        _check_session(session, self._bundle.manifest, where=where)
+        side, num_pairs = self.contract.size, _batch_size(session, self._device) or 1
+        rgb, depth = (np.zeros((num_pairs, side, side, channels), np.uint8) for channels in (3, 2))
         try:
             with self._explained():
-                binding = (
-                    Binding(ort, session, device="cuda", contract=self.contract) if self._device == "cuda" else None
-                )
+                binding = Binding(ort, session, device="cuda", rgb=rgb, depth=depth) if self._device == "cuda" else None
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
                 answer = self.run(rgb, depth)
-            if answer.probabilities.shape != (1, len(self.labels)) or len(answer.gate) != 1:
+            if answer.probabilities.shape != (num_pairs, len(self.labels)) or len(answer.gate) != num_pairs:
                 raise UserError(
-                    f"{where} answers one pair with {list(answer.probabilities.shape)} probabilities, its manifest has "
-                    f"{len(self.labels)} labels: export again: edgefuse export RUN --out BUNDLE"
+                    f"{where} answers {num_pairs} pair(s) with {list(answer.probabilities.shape)} probabilities, its manifest "
+                    f"has {len(self.labels)} labels: export again: edgefuse export RUN --out BUNDLE"
                 )
         except UserError:
             self._session = self._binding = None
@@ -185,17 +192,19 @@ class Binding:
     It owns the places; the answers are copied out of them.
     """
 
-    def __init__(self, ort: ModuleType, session: Any, *, device: Device, contract: InputContract) -> None:
+    def __init__(
+        self, ort: ModuleType, session: Any, *, device: Device, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
+    ) -> None:
+        """Make places for batches of the shapes of `rgb` and `depth`."""
         self._session = session
         self._binding = session.io_binding()
-        side = contract.size
         self._inputs = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, side, side, channels), np.uint8), device, 0)
-            for name, channels in ((RGB_INPUT, 3), (DEPTH_INPUT, 2))
+            name: ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+            for name, array in ((RGB_INPUT, rgb), (DEPTH_INPUT, depth))
         }
         shapes = {value.name: value.shape for value in session.get_outputs()}
         self._outputs = {
-            name: ort.OrtValue.ortvalue_from_shape_and_type([1, *shapes[name][1:]], np.float32, device, 0)
+            name: ort.OrtValue.ortvalue_from_shape_and_type([len(rgb), *shapes[name][1:]], np.float32, device, 0)
             for name in OUTPUTS
         }
         for name, value in self._inputs.items():
@@ -203,15 +212,13 @@ class Binding:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """One decision about one pair."""
-        if len(rgb) != 1:
-            raise UserError(f"{len(rgb)} pairs were given, this engine takes 1 at a time: give them one by one")
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities and gate of a full batch."""
         for name, array in ((RGB_INPUT, rgb), (DEPTH_INPUT, depth)):
             self._inputs[name].update_inplace(np.ascontiguousarray(array))
         self._session.run_with_iobinding(self._binding)
         probabilities, gate = (np.array(self._outputs[name].numpy()) for name in OUTPUTS)
-        return Decision(probabilities=probabilities, gate=gate)
+        return probabilities, gate
 
 
 def load_onnxruntime(device: Device) -> ModuleType:
@@ -313,9 +320,14 @@ def _tensor(value: Any) -> Tensor:
     return Tensor(name=value.name, dtype=dtype, shape=tuple(value.shape))
 
 
-def _check_session(session: Any, contract: InputContract, *, num_labels: int, where: str) -> None:
+def _batch_size(session: Any, device: Device) -> int | None:
+    found = session.get_inputs()[0].shape[0]
+    return found if isinstance(found, int) else 1 if device == "cuda" else None
+
+
+def _check_session(session: Any, manifest: Manifest, *, where: str) -> None:
     """Refuse a file whose inputs or outputs are not what the manifest promises."""
-    side = contract.size
+    side, batch_size, num_labels = manifest.contract.size, manifest.batch_size, len(manifest.labels)
     expected = {RGB_INPUT: [side, side, 3], DEPTH_INPUT: [side, side, 2]}
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
@@ -323,11 +335,13 @@ def _check_session(session: Any, contract: InputContract, *, num_labels: int, wh
         value = inputs.get(name)
         found = "nothing" if value is None else f"{value.type} {value.shape}"
         batch_fits = (
-            value is not None and len(value.shape) == 4 and (value.shape[0] == 1 or isinstance(value.shape[0], str))
+            value is not None
+            and len(value.shape) == 4
+            and (value.shape[0] == batch_size or isinstance(value.shape[0], str))
         )
         if value is None or value.type != "tensor(uint8)" or not batch_fits or list(value.shape[1:]) != tail:
             raise UserError(
-                f"{where} takes {found} as {name}, its manifest promises tensor(uint8) {[1, *tail]}: "
+                f"{where} takes {found} as {name}, its manifest promises tensor(uint8) {[batch_size or 'N', *tail]}: "
                 f"export again: edgefuse export RUN --out BUNDLE"
             )
     missing = {PROBABILITIES_OUTPUT, GATE_OUTPUT} - set(outputs)

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
-from edgefuse.errors import UserError
-from edgefuse_runtime.engines.engine import Decision, Tensor
+from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.engine_cache import (
     PREFERRED_PRECISIONS,
     PlanError,
@@ -59,7 +58,7 @@ class TensorRTEngine:
         *,
         precision: str | None = None,
         plan: bytes | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         open_memory: Callable[[], GpuMemory] = open_gpu_memory,
     ) -> None:
         """Name the plan; `with` finds, checks and loads it.
@@ -67,13 +66,13 @@ class TensorRTEngine:
         Args:
             precision: of the plan to take from the bundle's cache; None = the best of those that fit here.
             plan: a plan that this very process has built, instead of one from the cache. It is not checked: a plan is code.
-            batch_size: N of the plan's inputs.
+            batch_size: N of the plan's inputs; None = the bundle's, and the largest in its cache where the bundle takes any number.
             open_memory: what gives GPU memory.
         """
         self._bundle = bundle
         self._precision = precision
         self._given_plan = plan
-        self._batch_size = batch_size
+        self._batch_size = batch_size if batch_size is not None else bundle.manifest.batch_size
         self._open_memory = open_memory
         self._loaded: _Loaded | None = None
         self._stack = ExitStack()
@@ -97,6 +96,11 @@ class TensorRTEngine:
         return self._loaded.outputs if self._loaded is not None else ()
 
     @property
+    def batch_size(self) -> int | None:
+        """N of the loaded plan; before, of the one to look for."""
+        return self._loaded.batch_size if self._loaded is not None else self._batch_size
+
+    @property
     def description(self) -> dict[str, Any]:
         return self._description
 
@@ -114,7 +118,8 @@ class TensorRTEngine:
             loaded = _Loaded(memory, where=where, again=again, mapped=gpu.integrated)
             stack.callback(loaded.close)
             loaded.open(plan)
-            loaded.check(self.contract, batch_size=self._batch_size, num_labels=len(self.labels))
+            batch_size = record.batch_size if record is not None else self._batch_size or 1
+            loaded.check(self.contract, batch_size=batch_size, num_labels=len(self.labels))
             loaded.prepare()
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
@@ -138,20 +143,16 @@ class TensorRTEngine:
         self._stack.close()
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """See `Engine.run`; N is the plan's batch size."""
+        """See `Engine.run`."""
         if self._loaded is None:
             raise RuntimeError("run outside of `with`")
         self._check_owner()
         check_batch(rgb, depth, self.contract)
-        if len(rgb) != self._batch_size:
-            raise UserError(
-                f"{len(rgb)} pairs were given, the engine was built for {self._batch_size} at a time: give {self._batch_size}, "
-                f"or build another engine: {build_command(self._bundle, str(self._description['precision']))} "
-                f"--batch {len(rgb)}"
-            )
-        decision = self._loaded.run(rgb, depth)
+        batch_size = self._loaded.batch_size
+        check_num_pairs(len(rgb), batch_size)
+        decision = self._loaded.run(padded(rgb, batch_size), padded(depth, batch_size))
         self._description["launch"] = self._loaded.launch
-        return decision
+        return Decision(probabilities=decision.probabilities[: len(rgb)], gate=decision.gate[: len(rgb)])
 
     def _find_plan(self, version: str, compute_capability: str, device_name: str) -> tuple[PlanRecord | None, bytes]:
         if self._given_plan is not None:
@@ -197,6 +198,7 @@ class _Loaded:
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
         self.launch = "CUDA graph"
+        self.batch_size = 1
 
     def open(self, plan: bytes) -> None:
         """Deserialise the plan, make its context, and give every tensor its address, once."""
@@ -225,6 +227,7 @@ class _Loaded:
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs are not what the manifest promises."""
         n, side = batch_size, contract.size
+        self.batch_size = n
         sequences = {
             Tensor(name=RGB_INPUT, dtype="uint8", shape=(n, side, side, 3)),
             Tensor(name=DEPTH_INPUT, dtype="uint8", shape=(n, side, side, 2)),

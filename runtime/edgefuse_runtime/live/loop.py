@@ -5,6 +5,7 @@ Owns the order of things; the command line, the demo and the benchmarks call `ru
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 import threading
@@ -19,10 +20,10 @@ from edgefuse.bundle import open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
-from edgefuse_runtime.classifier import predict
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
+from edgefuse_runtime.predict import FramedRegion, predict
 from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
@@ -94,8 +95,11 @@ def live(  # long: what may be asked for, and its words
 ) -> Iterator[Result]:
     """Yield a result for every frame that a camera gives while the caller keeps up; the newest frame wins otherwise.
 
-    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the caller
-    leaves its loop, and on errors.
+    A camera and a recording in real time keep one frame for the caller, the newest; what it missed is counted in the next result's
+    `dropped`. A folder and the synthetic camera wait for the caller and drop nothing.
+
+    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the generator
+    is closed or forgotten (a `for` loop that is left forgets it), on errors, and when the program ends. Use it in one thread.
 
     Args:
         bundle: the folder that `edgefuse export` made.
@@ -121,6 +125,11 @@ def live(  # long: what may be asked for, and its words
     opened = open_bundle(Path(bundle))
     given = None if roi is None else parse_region(roi)
     with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            # A generator that still waits when the program ends would be closed while the interpreter is taken down, which
+            # ends the process in librealsense ("terminate called without an active exception").
+            atexit.register(stack.close)
+            stack.callback(atexit.unregister, stack.close)
         runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=num_threads))
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
         region = choose_region(given, trained_on=opened.manifest.region, camera=source)
@@ -223,7 +232,8 @@ class _Decider:
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
         sensors = self._monitor(frame, framed, roi=region.roi)
-        found = predict(engine, self._degraded_mode, framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        shown = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        (found,) = predict(engine, self._degraded_mode, [shown])
         if sensors.depth == "ok":
             self._clipping.look(framed.depth)
         expected = _expected(region, frame)

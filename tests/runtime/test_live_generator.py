@@ -1,0 +1,201 @@
+"""`edgefuse.live`: the newest frame for a caller that is slow, every frame where that was asked for, and nothing left open."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+from runtime_scenes import draw_pair
+
+import edgefuse
+from edgefuse.bundle import Bundle
+from edgefuse_runtime.cameras.playback import Playback
+from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edgefuse_runtime.recording.write_db3 import write_recording
+
+FPS, SECONDS, SLOW_S = 30, 3, 0.2
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = [draw_pair("near", brightness=number % 50) for number in range(FPS * SECONDS)]
+    return write_recording(tmp_path_factory.mktemp("live") / "three_seconds.db3", pairs, fps=FPS)
+
+
+def test_a_slow_caller_gets_the_newest_frame_and_the_number_of_those_it_missed(bundle: Bundle, recording: Path) -> None:
+    """With a queue each frame would be older than the one before it: 1.5 s after ten of them."""
+    results, times_s = [], []
+    for result in edgefuse.live(bundle.folder, camera=str(recording), engine="cpu"):
+        results.append(result)
+        times_s.append(time.monotonic())
+        time.sleep(SLOW_S)
+    assert 5 <= len(results) <= SECONDS / SLOW_S + 2
+    first = results[1]  # before it, playing had only begun
+    for result, time_s in zip(results[1:], times_s[1:], strict=True):
+        behind_s = (time_s - times_s[1]) - (result.frame - first.frame) / FPS
+        assert behind_s < 3 * SLOW_S, (result.frame, behind_s)
+    last = results[-1]
+    assert last.dropped > 3 * len(results)
+    assert last.frame - results[0].frame == len(results) - 1 + last.dropped - results[0].dropped + last.stale
+
+
+@pytest.mark.parametrize("source", ["recording", "folder", "synthetic"])
+def test_every_frame_comes_where_nothing_has_to_be_missed(
+    bundle: Bundle, small_recording: Path, near_far_folder: Path, source: str
+) -> None:
+    camera, num_frames = {
+        "recording": (str(small_recording), 30),
+        "folder": (str(near_far_folder), 8),
+        "synthetic": ("synthetic", 3),
+    }[source]
+    real_time = source != "recording"  # the others wait for the caller in any case
+    numbers = []
+    for result in edgefuse.live(str(bundle.folder), camera=camera, real_time=real_time, num_frames=num_frames):
+        numbers.append(result.frame)
+        assert result.dropped == 0
+        time.sleep(0.05)
+    assert numbers == list(range(numbers[0], numbers[0] + num_frames))
+
+
+@pytest.fixture
+def open_things(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cameras and engines that are open."""
+    now: list[str] = []
+
+    def watched(kind: type[Any]) -> None:
+        enter, leave = kind.__enter__, kind.__exit__
+
+        def entered(self: Any) -> Any:
+            now.append(kind.__name__)
+            return enter(self)
+
+        def left(
+            self: Any, of: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None:
+            leave(self, of, error, trace)
+            now.remove(kind.__name__)
+
+        monkeypatch.setattr(kind, "__enter__", entered)
+        monkeypatch.setattr(kind, "__exit__", left)
+
+    watched(Playback)
+    watched(OnnxRuntimeEngine)
+    return now
+
+
+def live(bundle: Bundle, recording: Path) -> Iterator[Any]:
+    return edgefuse.live(bundle.folder, camera=str(recording), engine="cpu")
+
+
+BOTH = ["OnnxRuntimeEngine", "Playback"]
+
+
+def test_nothing_is_open_before_the_first_result_and_after_the_last(
+    bundle: Bundle, small_recording: Path, open_things: list[str]
+) -> None:
+    before = threading.active_count()
+    results = live(bundle, small_recording)
+    assert open_things == []
+    next(results)
+    assert sorted(open_things) == BOTH
+    assert list(results)
+    assert open_things == [] and threading.active_count() == before
+
+
+def test_a_loop_that_is_left_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+    before = threading.active_count()
+    for _ in live(bundle, recording):
+        assert sorted(open_things) == BOTH
+        break
+    assert open_things == []
+    with pytest.raises(ZeroDivisionError):
+        for result in live(bundle, recording):
+            assert result.index // 0
+    assert open_things == []
+    results = live(bundle, recording)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert open_things == [] and threading.active_count() == before
+
+
+def test_ctrl_c_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+    """Once while the generator waits for a frame, and once in the caller's own code."""
+    results = live(bundle, recording)
+    next(results)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in results:
+            pass
+    assert open_things == []
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        for _ in live(bundle, recording):
+            timer.start()
+            time.sleep(10)
+    assert open_things == []
+
+
+def test_a_generator_that_is_forgotten_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+    class Holder:
+        results: Iterator[Any]
+        itself: Holder
+
+    holder = Holder()
+    holder.results, holder.itself = live(bundle, recording), holder  # a cycle: only the garbage collector ends it
+    next(holder.results)
+    assert sorted(open_things) == BOTH
+    del holder
+    gc.collect()
+    assert open_things == []
+
+
+def test_an_engine_that_fails_closes_the_camera(
+    bundle: Bundle, recording: Path, open_things: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise edgefuse.EdgefuseError("the device is gone")
+
+    results = live(bundle, recording)
+    next(results)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", fail)
+    with pytest.raises(edgefuse.EdgefuseError, match="the device is gone"):
+        next(results)
+    assert open_things == []
+
+
+PROGRAM = """
+import os, sys, edgefuse
+from edgefuse_runtime.cameras.playback import Playback
+leave = Playback.__exit__
+def left(self, *error):
+    leave(self, *error)
+    os.write(1, b"too late" if sys.is_finalizing() else b"closed")
+Playback.__exit__ = left
+results = edgefuse.live(sys.argv[1], camera=sys.argv[2], engine="cpu")
+for result in results:
+    if sys.argv[3] == "interrupt":
+        os.kill(os.getpid(), 2)
+    break
+"""
+
+
+@pytest.mark.parametrize(("how", "returncode"), [("end", 0), ("interrupt", -signal.SIGINT)])
+def test_a_program_that_ends_while_its_generator_waits(
+    bundle: Bundle, recording: Path, how: str, returncode: int
+) -> None:
+    """Closed by the interpreter as it is taken down, librealsense ended the process with SIGABRT, about once in three times."""
+    for _ in range(3):
+        command = [sys.executable, "-c", PROGRAM, str(bundle.folder), str(recording), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (returncode, "closed"), done.stderr
