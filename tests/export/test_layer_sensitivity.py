@@ -109,7 +109,7 @@ def test_no_more_blocks_than_needed_stay_in_fp32_and_nothing_is_measured_needles
         return select_fp32_blocks(prove, passes=lambda kept: enough <= set(kept), measure=lambda: sensitivity)
 
     assert choose({"a", "b"}).blocks == ("a", "b") and tried == [(), ("a", "b")]  # one alone was not worth a try
-    assert choose({"c"}).blocks == ("a", "b", "c") and choose({"c"}).proof == ("a", "b", "c")
+    assert choose({"c"}).blocks == ("a", "b", "c") and choose({"c"}).evaluation == ("a", "b", "c")
     sensitivity = {"a": 3.0, **dict.fromkeys("bcdefgh", 0.1)}
     assert choose({"b"}).blocks == ("a", "b") and tried == [(), ("a",), ("a", "b")]  # no more than it takes
     sensitivity = {"a": 3.0, "b": 2.0, "c": 0.1, "d": 0.1, "e": 0.0, "f": 0.0}

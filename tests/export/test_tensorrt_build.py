@@ -53,7 +53,7 @@ def test_a_build_stores_an_engine_whose_outputs_were_compared(fake: FakeTensorRT
     assert record.details["layers"]["half"] >= 1
     cases = {case["name"]: case for case in manifest["parity"][record.name]["cases"]}
     assert cases["stored outputs"]["num_samples"] == cases["real samples"]["num_samples"] == 4
-    assert "both sensors dead" in cases and cases["stored outputs"]["max_probability_difference"] < 0.02
+    assert "both sensors missing" in cases and cases["stored outputs"]["max_probability_difference"] < 0.02
     assert record.details["versions"]["tensorrt"] == fake.version
     beside = json.loads((bundle.folder / record.name).with_suffix(".json").read_text())
     assert beside == json.loads(json.dumps(record.to_json()))

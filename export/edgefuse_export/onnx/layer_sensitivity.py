@@ -30,21 +30,21 @@ MAX_FP32_FRACTION = 1 / 2
 NUM_FRAMES = 16
 """Real frames that sensitivity is measured on, in addition to the edge cases."""
 
-Proof = TypeVar("Proof")
+Evaluation = TypeVar("Evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fp32Selection(Generic[Proof]):
+class Fp32Selection(Generic[Evaluation]):
     """The blocks that stay in FP32, and the comparison of the model that has them.
 
     Attributes:
-        proof: what `prove` returned for the model with `blocks` in FP32.
-        passes: the proof passes.
+        evaluation: what `evaluate` returned for the model with `blocks` in FP32.
+        passes: the evaluation passes.
         blocks: the blocks that the search keeps in FP32, the most sensitive first; without those that the user named.
         sensitivity: block -> fraction of the tolerance that it uses up alone, largest first; empty if no search was needed.
     """
 
-    proof: Proof
+    evaluation: Evaluation
     passes: bool
     blocks: tuple[str, ...] = ()
     sensitivity: Mapping[str, float]
@@ -63,7 +63,7 @@ class Fp32Selection(Generic[Proof]):
         return ", ".join(f"{name} ({self.sensitivity[name]:.0%} of the tolerance)" for name in self.blocks)
 
     def next_step(self, requested: Sequence[str]) -> str:
-        """The options to try next if the proof fails: `requested`, and the more sensitive half of the blocks."""
+        """The options to try next if the evaluation fails: `requested`, and the more sensitive half of the blocks."""
         if not self.sensitivity:
             return ""
         most = list(self.sensitivity)[: max(len(self.blocks) + 1, len(self.sensitivity) // 2)]
@@ -123,7 +123,7 @@ def measure_sensitivity(
     for number, block in enumerate(blocks, start=1):
         predictor = alone(block)
         found = joined([predictor(*pair) for pair in pairs])
-        case = compare_outputs(block, expected=joined(expected), found=found, draw_margin=tolerance.draw_margin)
+        case = compare_outputs(block, expected=joined(expected), found=found, near_tie_margin=tolerance.draw_margin)
         fractions = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
         if tolerance.p99_probability is not None:
             fractions.append(case.p99_probability_difference / tolerance.p99_probability)
@@ -133,34 +133,36 @@ def measure_sensitivity(
 
 
 def select_fp32_blocks(
-    prove: Callable[[tuple[str, ...]], Proof],
+    evaluate: Callable[[tuple[str, ...]], Evaluation],
     *,
-    passes: Callable[[Proof], bool],
+    passes: Callable[[Evaluation], bool],
     measure: Callable[[], dict[str, float]],
-    can_improve: Callable[[Proof], bool] = lambda proof: True,
-) -> Fp32Selection[Proof]:
+    can_improve: Callable[[Evaluation], bool] = lambda evaluation: True,
+) -> Fp32Selection[Evaluation]:
     """Keep more and more blocks in FP32 until the model passes.
 
     The second attempt keeps as many blocks as it takes for the others, as independent errors, to be within the tolerance.
 
     Args:
-        prove: blocks in FP32 -> the proof.
-        passes: whether a proof passes.
-        measure: the sensitivity of each block, largest first; not called if the first proof passes.
-        can_improve: whether FP32 blocks could make a failed proof pass.
+        evaluate: blocks in FP32 -> the evaluation.
+        passes: whether an evaluation passes.
+        measure: the sensitivity of each block, largest first; not called if the first evaluation passes.
+        can_improve: whether FP32 blocks could make a failed evaluation pass.
 
     Returns:
-        The first proof that passes; else the last one, with up to `MAX_FP32_FRACTION` of the blocks in FP32.
+        The first evaluation that passes; else the last one, with up to `MAX_FP32_FRACTION` of the blocks in FP32.
     """
-    proof = prove(())
-    if passes(proof) or not can_improve(proof):
-        return Fp32Selection(proof=proof, passes=passes(proof), sensitivity={})
+    evaluation = evaluate(())
+    if passes(evaluation) or not can_improve(evaluation):
+        return Fp32Selection(evaluation=evaluation, passes=passes(evaluation), sensitivity={})
     sensitivity = measure()
     ranked = tuple(sensitivity)[: max(1, int(len(sensitivity) * MAX_FP32_FRACTION))]
     left = [math.hypot(*list(sensitivity.values())[count:]) for count in range(len(ranked) + 1)]
     count = next((count for count in range(1, len(ranked)) if left[count] <= 1), len(ranked))
     while True:
-        proof = prove(ranked[:count])
-        if passes(proof) or count == len(ranked):
-            return Fp32Selection(proof=proof, passes=passes(proof), blocks=ranked[:count], sensitivity=sensitivity)
+        evaluation = evaluate(ranked[:count])
+        if passes(evaluation) or count == len(ranked):
+            return Fp32Selection(
+                evaluation=evaluation, passes=passes(evaluation), blocks=ranked[:count], sensitivity=sensitivity
+            )
         count = min(max(count + 1, count * 5 // 4), len(ranked))
