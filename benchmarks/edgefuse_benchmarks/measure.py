@@ -51,7 +51,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long to measure: at least as long, and at least as many calls or rounds, as given.
+    """How long to measure. Both minimums apply: the time, and the number of calls or rounds.
 
     Attributes:
         warmup_s, min_warmup_calls: of each variant, before the first round.

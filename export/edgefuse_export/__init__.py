@@ -1,1 +1,1 @@
-"""Export of a trained run to a bundle of ONNX files whose outputs were compared with the PyTorch model, and TensorRT engines."""
+"""Export of a trained run to ONNX files in a bundle, compared with the PyTorch model, and to TensorRT engines."""

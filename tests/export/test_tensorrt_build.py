@@ -190,7 +190,7 @@ def test_every_position_of_a_batch_is_compared(new_fake: FakeTensorRT, tmp_path:
 
 
 def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    with pytest.raises(BuildError, match=r"takes \[1, 32, 32, 3\] as rgb, .*\[4, 32, 32, 3\].*--batch 1"):
+    with pytest.raises(BuildError, match=r"rgb is \[1, 32, 32, 3\], but \[4, 32, 32, 3\].*--batch 1"):
         build(new_fake, bundle, batch_size=4)
 
 

@@ -332,7 +332,7 @@ def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str
     if not has_ages:
         notes.append("no frame age: the source has no timestamps on this machine's clock")
     if len(ways) == 1:
-        notes.append(f"{ways[0].pace} only: recordings alone can be played at both paces")
+        notes.append(f"{ways[0].pace} only, because the source is not a recording")
     if _is_camera(ways):
         notes.append("a camera never repeats a frame: the results of the passes were not compared")
     if not bundle.manifest.parity:

@@ -141,7 +141,7 @@ def select_fp32_blocks(
 ) -> Fp32Selection[Evaluation]:
     """Keep more and more blocks in FP32 until the model passes.
 
-    The second attempt keeps as many blocks as it takes for the others, as independent errors, to be within the tolerance.
+    The second attempt keeps enough blocks for the others, as independent errors, to be within the tolerance.
 
     Args:
         evaluate: blocks in FP32 -> the evaluation.

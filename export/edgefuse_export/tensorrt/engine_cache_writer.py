@@ -56,7 +56,7 @@ def check_cache(bundle: Bundle) -> None:
     try:
         if not folder.is_dir():
             folder.mkdir(mode=0o755, exist_ok=True)  # another process may create it first
-            folder.chmod(0o755)  # whatever the umask is: loading refuses a folder that the group can write
+            folder.chmod(0o755)  # independent of the umask: loading refuses a folder that the group can write
         check_private(folder)
         for place in (bundle.folder, folder):
             with tempfile.TemporaryFile(dir=place):

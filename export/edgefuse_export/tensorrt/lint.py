@@ -86,7 +86,7 @@ def check_file(path: Path) -> Readiness:
         raise UserError(f"{path} {what}")
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors share no base class
+    except Exception as error:  # protobuf's errors have no common base class
         raise UserError(f"{path} is not an ONNX file ({error})") from error
     if not model.graph.node:
         raise UserError(f"{path} is not an ONNX file, or an empty one: it has no operators")

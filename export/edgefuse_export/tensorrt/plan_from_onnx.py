@@ -286,19 +286,21 @@ def _static_profile(
         tensor = network.get_input(index)
         wanted = shapes.get(tensor.name)
         if wanted is not None and tuple(tensor.shape) == (-1, *wanted[1:]):
-            tensor.shape = wanted  # otherwise the plan has -1 there, whatever the profile has
+            tensor.shape = wanted  # otherwise the plan has -1 there despite the profile
     found = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         found[tensor.name] = tuple(tensor.shape)
     for name, shape in shapes.items():
-        taken = found.get(name, ())
-        if len(taken) != len(shape) or any(has not in {-1, size} for has, size in zip(taken, shape, strict=True)):
+        actual = found.get(name, ())
+        if len(actual) != len(shape) or any(one not in {-1, size} for one, size in zip(actual, shape, strict=True)):
             fixed = (
-                f"; its batch is fixed to {taken[0]}: build with --batch {taken[0]}" if taken[1:] == shape[1:] else ""
+                f"; its batch is fixed to {actual[0]}: build with --batch {actual[0]}"
+                if actual[1:] == shape[1:]
+                else ""
             )
             raise BuildError(
-                f"{onnx_path} takes {list(taken) or 'nothing'} as {name}, the engine would take {list(shape)}"
+                f"{onnx_path}: the shape of {name} is {list(actual) or 'missing'}, but {list(shape)} was expected"
                 f"{fixed or ': export again: edgefuse export RUN --out BUNDLE'}"
             )
         profile.set_shape(name, shape, shape, shape)
