@@ -310,7 +310,7 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(root / "cup")
     (root / "ball/t0/2_rgb.png").unlink()
     (root / "ball/t0/2_depth.png").unlink()
-    assert "one class only (ball)" in fails("train", root, "--out", tmp_path / "run")
+    assert "only one class (ball)" in fails("train", root, "--out", tmp_path / "run")
 
 
 def test_a_bundle_of_a_newer_format_or_with_a_flipped_byte_is_refused(tmp_path: Path, colour_and_range: Path) -> None:

@@ -213,11 +213,11 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     ("fusion", "option", "code", "words"),
     [
         ("gated", "perhaps", 2, "'predict', 'abstain'"),
-        ("gated", "abstain", 2, "'predict', 'abstain'"),
+        ("gated", "no_decision", 2, "'predict', 'abstain'"),
         ("rgb", "predict", 1, "the model uses rgb only"),
     ],
 )
-def test_an_impossible_fallback_is_refused_and_nothing_is_written(
+def test_an_impossible_degraded_mode_is_refused_and_nothing_is_written(
     fusion: str, option: str, code: int, words: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     result = edgefuse("export", runs[fusion], "--out", tmp_path / "bundle", "--without-rgb", option)

@@ -263,7 +263,7 @@ def test_names_define_the_model() -> None:
     both = parse_variant("spatial-resnet18+mobilenet_v2")
     assert (both.rgb, both.depth, both.pretrained_names()) == ("resnet18", "mobilenet_v2", ["resnet18", "mobilenet_v2"])
     for name in ("rgb-small+scratch", "depth-scratch+scratch", "gated-small+", "gated-small+lenet"):
-        with pytest.raises(UserError, match="after \\+, the depth backbone of a fusion of both sensors was expected"):
+        with pytest.raises(UserError, match=r"for a fusion of both sensors, <fusion>-<backbone>\+<depth backbone>"):
             parse_variant(name)
 
 
