@@ -37,8 +37,9 @@ def build(
 ) -> None:
     """Build a TensorRT engine of a bundle for the GPU and the TensorRT version of this machine.
 
-    The engine is stored in BUNDLE/engines, and built again only if something that it depends on has changed. An engine that does
-    not run in the requested precision, or whose outputs differ from those of the bundle, is discarded.
+    The engine is stored in BUNDLE/engines, and built again only if something
+    that it depends on has changed. An engine is discarded if it does not run
+    in the requested precision, or if its outputs differ from the bundle's.
     """
     from edgefuse_export.tensorrt.build import PRECISIONS, BuildOptions
 
@@ -103,8 +104,9 @@ def lint_onnx(
 ) -> None:
     """Check offline whether TensorRT's ONNX parser supports a file: operators, types, shapes, uint8 inputs, outputs.
 
-    The check uses the parser's operator lists and builds nothing; a file of a bundle is also compared with its manifest. Exit code 1
-    if any file has problems.
+    The check uses the parser's operator lists and builds nothing; a file of
+    a bundle is also compared with its manifest. Exit code 1 if any file has
+    problems.
     """
     from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
