@@ -8,7 +8,7 @@ import paho.mqtt.client as mqtt
 import edgefuse
 
 bundle, camera, host, port, topic = sys.argv[1:]
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)  # if the broker needs a login: client.username_pw_set(name, password)
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)  # with a login: client.username_pw_set(name, password)
 client.connect(host, int(port))
 client.loop_start()  # a thread that sends, and reconnects if the connection is lost
 for result in edgefuse.live(bundle, camera=camera):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
-from edgefuse.errors import UserError, is_out_of_memory
-from edgefuse.model.choices import DEPTH_BACKBONES, RGB_BACKBONES
+from edgefuse.errors import UserError, is_out_of_memory, require
+from edgefuse.model.choices import (
+    DEPTH_FROM_SCRATCH,
+    RGB_FROM_SCRATCH,
+    WEIGHTS_IMAGENET,
+    WEIGHTS_NONE,
+    check_backbones,
+)
 
-WEIGHTS_IMAGENET = "imagenet"
-WEIGHTS_NONE = "none"
+MIN_TORCHVISION_SIZE = 32
+"""Side of the smallest input in pixels: five halvings leave one pixel of it."""
+
+HEADS = ("avgpool", "classifier", "fc")
+"""Where a torchvision network without `features` goes from its feature map to class scores."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,38 +84,40 @@ def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     """An RGB backbone.
 
     Args:
-        name: one of `RGB_BACKBONES`.
+        name: "small", or a torchvision classification network with a spatial feature map, such as "resnet18".
         weights: "imagenet" (torchvision downloads them), "none", or a state dict file of the torchvision model.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
     """
-    if name == "small":
+    check_backbones(rgb=name)
+    if name == RGB_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
             raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave --rgb-weights out")
         return Backbone(_small_cnn(stem=_conv(3, 16, stride=2), widths=(16, 32, 64, 128)), num_channels=128)
-    return _torchvision_backbone(name, weights=weights, known=RGB_BACKBONES, option="--rgb-weights")
+    return _torchvision_backbone(name, weights=weights, option="--rgb-weights")
 
 
 def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels: int = 2) -> Backbone:
     """A depth backbone: "scratch", or a torchvision one that sees depth drawn as a picture.
 
     Args:
-        name: one of `DEPTH_BACKBONES`.
+        name: "scratch", or a torchvision network as in `build_rgb_backbone`.
         weights: as in `build_rgb_backbone`.
         num_channels: e, of the depth encoding.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
     """
-    if name == "scratch":
+    check_backbones(depth=name)
+    if name == DEPTH_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
             raise UserError(
                 f"the backbone 'scratch' has no pretrained weights, got {weights}: leave --depth-weights out"
             )
         stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
-    backbone = _torchvision_backbone(name, weights=weights, known=DEPTH_BACKBONES, option="--depth-weights")
+    backbone = _torchvision_backbone(name, weights=weights, option="--depth-weights")
     backbone.features = nn.Sequential(DepthAsImage(), backbone.features)
     return backbone
 
@@ -123,23 +136,48 @@ def _small_cnn(*, stem: nn.Module, widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _torchvision_backbone(name: str, *, weights: str, known: tuple[str, ...], option: str) -> Backbone:
-    if name not in known:
-        raise UserError(f"backbone is {name!r}: one of {', '.join(known)} was expected")
+def _torchvision_backbone(name: str, *, weights: str, option: str) -> Backbone:
     from torchvision import models
 
-    builder: Any = getattr(models, name)
     if weights == WEIGHTS_IMAGENET:
-        network = _with_imagenet_weights(name, builder, option=option)
+        network = _with_imagenet_weights(name, option=option)
     else:
-        network = builder(weights=None)
+        network = models.get_model(name, weights=None)
         if weights != WEIGHTS_NONE:
             _load_state(network, Path(weights), name=name)
-    features, num_channels = _without_head(network)
-    return Backbone(features, num_channels=num_channels, pretrained=weights != WEIGHTS_NONE)
+    features = _without_head(network)
+    return Backbone(features, num_channels=num_feature_channels(name), pretrained=weights != WEIGHTS_NONE)
 
 
-def _with_imagenet_weights(name: str, builder: Any, *, option: str) -> Any:
+@cache
+def num_feature_channels(name: str) -> int:
+    """The width of a torchvision network's feature map, seen on PyTorch's meta device, which computes shapes alone.
+
+    Raises:
+        UserError: torchvision has no classification network of that name, or the network has no such map: transformers, those
+            whose training needs auxiliary outputs, and AlexNet, which needs larger inputs.
+    """
+    models = require("torchvision.models", extra="train")
+    if name not in models.list_models(module=models):
+        raise UserError(f"torchvision has no classification network {name!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some networks announce changes of their first weights
+        try:
+            with torch.device("meta"):
+                network = models.get_model(name, weights=None)
+        except (RuntimeError, NotImplementedError):  # RegNet computes its widths with tensors
+            network = models.get_model(name, weights=None).to("meta")
+    image = torch.zeros(1, 3, MIN_TORCHVISION_SIZE, MIN_TORCHVISION_SIZE, device="meta")
+    try:
+        shape = tuple(_without_head(network).eval()(image).shape)
+    except Exception:  # each kind of network fails in its own way
+        shape = ()
+    if len(shape) != 4 or shape[2] != shape[3]:  # Swin has its channels last
+        raise UserError(f"{name} has none for images of {MIN_TORCHVISION_SIZE} pixels")
+    return int(shape[1])
+
+
+def _with_imagenet_weights(name: str, *, option: str) -> Any:
     """The network with torchvision's weights; a download is announced."""
     from torchvision import models
 
@@ -149,7 +187,7 @@ def _with_imagenet_weights(name: str, builder: Any, *, option: str) -> Any:
         size_mb = enum.meta["_file_size"]
         _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s, once", name, size_mb, cached)
     try:
-        return builder(weights=enum)
+        return models.get_model(name, weights=enum)
     except OSError as error:
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
@@ -171,15 +209,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0][:200] or type(error).__name__
 
 
-def _without_head(network: Any) -> tuple[nn.Module, int]:
-    """The part of a torchvision classifier before pooling, and its number of output channels."""
-    if hasattr(network, "features"):
-        features: nn.Module = network.features
-        channels = [m.out_channels for m in features.modules() if isinstance(m, nn.Conv2d)]
-        return features, channels[-1]
-    stages = [network.conv1, network.bn1, network.relu, network.maxpool]
-    stages += [network.layer1, network.layer2, network.layer3, network.layer4]
-    return nn.Sequential(*stages), network.fc.in_features
+def _without_head(network: Any) -> nn.Sequential:
+    """The part of a torchvision classifier before pooling; its parts are the stages that can be frozen."""
+    from torchvision.models import DenseNet
+
+    children = getattr(network, "features", network).named_children()
+    parts = [part for _, part in itertools.takewhile(lambda child: child[0] not in HEADS, children)]
+    if len(parts) <= 2:  # MNASNet and RegNet: one child holds nearly everything
+        parts = [inner for part in parts for inner in (part if isinstance(part, nn.Sequential) else [part])]
+    if isinstance(network, DenseNet):
+        parts.append(nn.ReLU())  # its forward has it behind `features`
+    return nn.Sequential(*parts)
 
 
 def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
@@ -203,8 +243,7 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
         state = state["state_dict"]
     state = {key: value for key, value in state.items() if _is_plain(value)} if isinstance(state, dict) else {}
     own = network.state_dict()
-    is_head = ("classifier.", "fc.")
-    wanted = {key for key in own if not key.startswith(is_head)}
+    wanted = {key for key in own if not key.startswith(tuple(f"{head}." for head in HEADS))}
     fitting = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
     lacking = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
     if lacking:
@@ -218,4 +257,5 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
             f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): give another state dict of "
             f"torchvision's {name}"
         )
-    network.load_state_dict(fitting, strict=False)
+    own.update(fitting)  # in place: MNASNet asks for the version that its own state dict carries
+    network.load_state_dict(own)

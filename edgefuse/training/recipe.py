@@ -11,17 +11,17 @@ from edgefuse.data.augmentation import Augmentation
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
-from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE
 from edgefuse.model.choices import (
-    DEPTH_BACKBONES,
     DEPTH_ENCODINGS,
+    DEPTH_FROM_SCRATCH,
     FUSION_KINDS,
-    RGB_BACKBONES,
-    TORCHVISION_BACKBONES,
-    DepthBackbone,
+    RGB_FROM_SCRATCH,
+    WEIGHTS_IMAGENET,
+    WEIGHTS_NONE,
     DepthEncoding,
     FusionKind,
-    RgbBackbone,
+    check_backbones,
+    is_torchvision,
 )
 
 OLD_NAMES = {
@@ -57,8 +57,8 @@ class TrainConfig:
     """
 
     fusion: FusionKind = field(default="spatial", metadata=one_of(FUSION_KINDS))
-    rgb: RgbBackbone = field(default="small", metadata=one_of(RGB_BACKBONES))
-    depth: DepthBackbone = field(default="scratch", metadata=one_of(DEPTH_BACKBONES))
+    rgb: str = RGB_FROM_SCRATCH
+    depth: str = DEPTH_FROM_SCRATCH
     rgb_weights: str = WEIGHTS_NONE
     depth_weights: str = WEIGHTS_NONE
     encoding: DepthEncoding = field(default="relative", metadata=one_of(DEPTH_ENCODINGS))
@@ -89,6 +89,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        check_backbones(rgb=self.rgb, depth=self.depth)
         InputContract(size=self.size, near_m=self.near_m, far_m=self.far_m)
         if self.final_learning_rate > self.learning_rate:
             raise UserError(
@@ -157,6 +158,42 @@ def demo_rgbd() -> TrainConfig:
     return TrainConfig(size=64, epochs=24, far_m=1.6, test_fraction=0.25, validation_fraction=0.1, num_threads=1)
 
 
+RECIPES: dict[str, Callable[..., TrainConfig]] = {"small_rgbd": small_rgbd, "mobilenet_rgbd": mobilenet_rgbd}
+"""What `--recipe` takes."""
+
+
+def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig:
+    """A recipe with the options of a command line.
+
+    Args:
+        name: one of `RECIPES`.
+        options: fields of `TrainConfig`, and `flip` of its augmentation; None = the recipe's. An RGB backbone brings the depth
+            backbone of the same name ("scratch" beside "small") and, as a depth backbone does, its ImageNet weights, where nothing
+            else is given.
+
+    Raises:
+        UserError: there is no such recipe, or a value is out of its range.
+    """
+    if name not in RECIPES:
+        raise UserError(f"the recipe is {name!r}: one of {', '.join(RECIPES)} was expected")
+    recipe = RECIPES[name]()
+    changes = {option: value for option, value in options.items() if value is not None}
+    flip = changes.pop("flip", recipe.augmentation.flip)
+    if "rgb" in changes:
+        changes.setdefault("depth", changes["rgb"] if is_torchvision(changes["rgb"]) else DEPTH_FROM_SCRATCH)
+        changes.setdefault("rgb_weights", default_weights(changes["rgb"]))
+    if changes.keys() & {"rgb_weights", "depth"}:
+        rgb, depth = changes.get("rgb", recipe.rgb), changes.get("depth", recipe.depth)
+        same = changes.get("rgb_weights", recipe.rgb_weights)
+        changes.setdefault("depth_weights", same if depth == rgb else default_weights(depth))
+    return replace(recipe, **changes, augmentation=replace(recipe.augmentation, flip=flip))
+
+
+def default_weights(backbone: str) -> str:
+    """The weights that a backbone starts from when none are named."""
+    return WEIGHTS_IMAGENET if is_torchvision(backbone) else WEIGHTS_NONE
+
+
 def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
     """The recipe with some of its numbers replaced.
 
@@ -205,13 +242,3 @@ def _parsed(value: str, kind: str, *, text: str) -> bool | float | str | None:
         return read(value)
     except (KeyError, ValueError) as error:
         raise UserError(f"--set {text}: {expected}{', or auto,' if 'None' in others else ''} was expected") from error
-
-
-def default_weights(backbone: str) -> str:
-    """The weights that a backbone starts from when none are named."""
-    return WEIGHTS_IMAGENET if backbone in TORCHVISION_BACKBONES else WEIGHTS_NONE
-
-
-def default_depth(rgb: RgbBackbone) -> DepthBackbone:
-    """The depth backbone that goes with an RGB backbone: the same, on depth drawn as a picture; "scratch" beside "small"."""
-    return "scratch" if rgb == "small" else rgb

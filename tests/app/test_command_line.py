@@ -72,7 +72,7 @@ def bundle(run: Path) -> Path:
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("model.onnx")]
     size_mb = (run.parent / "bundle/model.onnx").stat().st_size / 1e6
-    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" outputs changed  pass")
+    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" predictions changed  pass")
     assert "black RGB" not in result.stderr
     verbose = edgefuse("export", run, "--out", run.parent / "bundle", "--force", "--verbose")
     assert "real samples" in verbose.stderr and "black RGB" in verbose.stderr
@@ -310,7 +310,7 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(root / "cup")
     (root / "ball/t0/2_rgb.png").unlink()
     (root / "ball/t0/2_depth.png").unlink()
-    assert "one class only (ball)" in fails("train", root, "--out", tmp_path / "run")
+    assert "only one class (ball)" in fails("train", root, "--out", tmp_path / "run")
 
 
 def test_a_bundle_of_a_newer_format_or_with_a_flipped_byte_is_refused(tmp_path: Path, colour_and_range: Path) -> None:

@@ -202,22 +202,22 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
     told = json.loads(asked.stdout)["degraded_mode"]
     assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["degraded_mode"]
     assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("predict", "abstain", "validation")
-    assert "with RGB dead live reports the label and a warning: set at export" in asked.stderr
+    assert "without RGB live predicts, with a warning: set at export" in asked.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
-    assert "with RGB dead live reports no decision: the model uses rgb only" in by_rule.stderr
-    assert "with depth dead live reports the label and a warning: the model uses rgb only" in by_rule.stderr
+    assert "without RGB live abstains: the model uses rgb only" in by_rule.stderr
+    assert "without depth live predicts, with a warning: the model uses rgb only" in by_rule.stderr
 
 
 @pytest.mark.parametrize(
     ("fusion", "option", "code", "words"),
     [
         ("gated", "perhaps", 2, "'predict', 'abstain'"),
-        ("gated", "abstain", 2, "'predict', 'abstain'"),
+        ("gated", "no_decision", 2, "'predict', 'abstain'"),
         ("rgb", "predict", 1, "the model uses rgb only"),
     ],
 )
-def test_an_impossible_fallback_is_refused_and_nothing_is_written(
+def test_an_impossible_degraded_mode_is_refused_and_nothing_is_written(
     fusion: str, option: str, code: int, words: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     result = edgefuse("export", runs[fusion], "--out", tmp_path / "bundle", "--without-rgb", option)

@@ -70,7 +70,7 @@ def test_another_region_than_the_models_is_used_with_a_warning(
 
 def test_a_model_of_crops_gets_a_warning_unless_the_camera_has_regions() -> None:
     chosen = _choose(None, "file", kind="recording")
-    assert chosen.find == DefaultRegion() and "give --roi nearest" in chosen.notes[0]
+    assert chosen.find == DefaultRegion() and "use --roi nearest" in chosen.notes[0]
     for trained_on in (None, "file"):
         known = _choose(None, trained_on, kind="synthetic")
         assert known.notes == () and known.to_json() == {"roi": "known by the camera", "from": "camera"}

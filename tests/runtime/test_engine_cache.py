@@ -259,7 +259,7 @@ def test_a_pipe_instead_of_a_plan_is_refused_without_blocking(stored: Bundle) ->
     path = stored.folder / record.name
     path.unlink()
     os.mkfifo(path, 0o644)
-    with pytest.raises(PlanError, match="no regular file"):
+    with pytest.raises(PlanError, match="not a regular file"):
         read_plan(stored, record)
 
 

@@ -162,7 +162,7 @@ def test_a_stalled_stream_in_a_recording_is_not_paired_with_its_old_image(tmp_pa
 @pytest.mark.parametrize("content", [b"", b"not a recording" * 500])
 def test_a_broken_file_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} does not play"):
+    with pytest.raises(UserError, match=rf"cannot play .*{name}"):
         _play(tmp_path / name)
 
 

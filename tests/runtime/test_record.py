@@ -282,7 +282,7 @@ def test_a_first_pair_that_cannot_be_written_leaves_no_description(
 def test_a_recording_without_pairs_does_not_restrict_the_next(small_recording: Path, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"frames": [{"frame": 900, "roi_xywh": [0, 0, 8, 8]}]}))
     with pytest.raises(
-        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*numbered 1 to 30"
+        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*frames are 1 to 30"
     ):
         _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
     assert not (tmp_path / "set").exists()

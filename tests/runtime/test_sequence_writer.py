@@ -215,8 +215,8 @@ def test_default_names_of_one_second_differ(tmp_path: Path) -> None:
         open_sequence(tmp_path, "cup", None, force=False) as second,
     ):
         for sequence in (first, second):
-            sequence.add(pair, None)
-            sequence.finish(None)
+            sequence.add(pair)
+            sequence.finish()
     assert first.folder != second.folder and len(scan([tmp_path]).samples) == 2
 
 
@@ -275,8 +275,8 @@ def test_force_replaces_only_sequences(foreign: str, tmp_path: Path) -> None:
         (sequence / "below").rmdir()
     with open_sequence(tmp_path, "cup", "a", force=True) as again:
         for _ in range(3):
-            again.add(draw_pair("far"), None)
-        again.finish(None)
+            again.add(draw_pair("far"))
+        again.finish()
         assert len(list(sequence.iterdir())) == 2  # the old one, until the new one is complete
     assert len(list(sequence.iterdir())) == 6
 

@@ -22,7 +22,6 @@ from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.loop import (
     EpochResult,
     StepReport,
-    cosine,
     parameter_groups,
     prepare,
     set_training,
@@ -290,11 +289,6 @@ def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> N
         return next(iter(build_loader(samples, batch_size=4, seed=3))).rgb
 
     assert torch.equal(first_batch(0), first_batch(0)) and not torch.equal(first_batch(0), first_batch(1))
-
-
-def test_the_learning_rate_falls_from_1e_3_to_1e_5() -> None:
-    rates = [1e-3 * cosine(step / 100, end=1e-2) for step in range(101)]
-    assert rates[0] == 1e-3 and rates[-1] == pytest.approx(1e-5) and all(np.diff(rates) < 0)
 
 
 def test_pretrained_backbones_learn_slowly_with_frozen_statistics(tmp_path: Path) -> None:
