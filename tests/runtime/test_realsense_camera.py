@@ -182,7 +182,9 @@ def test_the_first_profile_that_the_camera_supports_is_used() -> None:
     with _camera(source, profiles=(missing, Profile(64, 48, 64, 48, 60), PROFILE)) as camera:
         assert camera.description["depth"] == {"width": 64, "height": 48, "fps": 30, "format": "z16"}
     with (
-        pytest.raises(UserError, match=r"none of these profiles: depth 640x480.*It supports Color 64x48 rgb8 30/s, Depth"),
+        pytest.raises(
+            UserError, match=r"none of these profiles: depth 640x480.*It supports Color 64x48 rgb8 30/s, Depth"
+        ),
         _camera(source, profiles=(missing,)),
     ):
         pass

@@ -254,6 +254,6 @@ def _explained(cuda: ModuleType, *, requested: str = "") -> Iterator[None]:
         yield
     except cuda.MemoryError as error:
         what = f" for {requested}" if requested else ""
-        raise GpuOutOfMemoryError(f"the GPU has not enough memory{what} ({error}): {MEMORY_HINT}") from error
+        raise GpuOutOfMemoryError(f"the GPU does not have enough memory{what} ({error}): {MEMORY_HINT}") from error
     except cuda.Error as error:
         raise GpuError(f"the GPU failed ({error}): {NO_DEVICE_HINT}") from error

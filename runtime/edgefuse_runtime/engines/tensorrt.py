@@ -221,7 +221,7 @@ class _Loaded:
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise GpuOutOfMemoryError(
-                    f"the GPU has not enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
+                    f"the GPU does not have enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
                 )
             self.inputs = _tensors(self._engine, trt.TensorIOMode.INPUT)
             self.outputs = _tensors(self._engine, trt.TensorIOMode.OUTPUT)
