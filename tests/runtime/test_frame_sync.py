@@ -128,8 +128,8 @@ def test_streams_with_a_constant_offset_are_pairs(offset_ms: float) -> None:
 
 
 @pytest.mark.parametrize("constant", [0, 1])
-def test_constant_timestamps_of_one_stream_are_ignored(still: int) -> None:
-    framesets = [tuple(Shot(i, 0.0 if stream == still else i * 33.3) for stream in (0, 1)) for i in range(40)]
+def test_constant_timestamps_of_one_stream_are_ignored(constant: int) -> None:
+    framesets = [tuple(Shot(i, 0.0 if stream == constant else i * 33.3) for stream in (0, 1)) for i in range(40)]
     assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40  # type: ignore[arg-type]
 
 
@@ -163,7 +163,7 @@ def test_a_late_image_that_is_repeated_never_becomes_new() -> None:
 def _streams(draw: st.DrawFn) -> list[Frameset]:
     """Framesets of a camera with the pairs (n, n), of which either image may be repeated, dropped, or late.
 
-    Numbers increase, wrap around, stay constant, or restart in both streams; times are correct, or constant unless numbers are.
+    Numbers increase, wrap around, stay constant, or restart in both streams. Times are correct, or constant if numbers increase.
     """
     numbering = draw(st.sampled_from(["count", "wrap", "constant", "restart"]))
     timed = numbering in ("constant", "restart") or draw(st.booleans())

@@ -73,7 +73,7 @@ def record(  # long: each option is a parameter
     _check_label(root, label)
     recording = _Recording(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
     with open_sequence(root, label, sequence, force=force) as writer:
-        failure = recording.run(writer, progress)
+        failure = recording.write_to(writer, progress)
         if writer.num_written:
             for text in recording.warnings():
                 _log.warning("%s", text)
@@ -112,8 +112,8 @@ class _Recording:
     num_frames: int | None
     other_labels: Counter[str] = field(default_factory=Counter)
 
-    def run(self, sequence: SequenceWriter, progress: Progress) -> Exception | None:
-        """Write pairs to `sequence`. Returns the error that ended it, so that the caller can keep the pairs; none is an error."""
+    def write_to(self, sequence: SequenceWriter, progress: Progress) -> Exception | None:
+        """Write pairs to `sequence`. Returns its error instead of raising it, so that the pairs are kept; also without any pair."""
         failure: Exception | None = None
         try:
             for number, (frame, pair) in enumerate(self._pairs(), start=1):
