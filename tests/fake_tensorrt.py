@@ -92,7 +92,7 @@ class FakeTensorRT:
         classes = {base.__name__: type(base.__name__, (base,), {"fake": self}) for base in CLASSES}
         classes["ILogger"].Severity = enums["Severity"]
         self.module: Any = ModuleType("tensorrt")
-        self.module.__dict__.update(enums, **classes, __version__=version)
+        self.module.__dict__.update(enums, **classes, Dims=tuple, __version__=version)
 
     def log(self, logger: Any, text: str, *, severity: str = "ERROR") -> None:
         logger.log(self.module.ILogger.Severity[severity], text)

@@ -281,12 +281,14 @@ def _static_profile(
     onnx_path: Path,
 ) -> trt.IOptimizationProfile:
     """A profile whose minimum, optimum and maximum shapes are equal, which TensorRT runs fastest. Fixes a dynamic batch first."""
+    import tensorrt as trt
+
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         wanted = shapes.get(tensor.name)
         if wanted is not None and tuple(tensor.shape) == (-1, *wanted[1:]):
-            tensor.shape = wanted  # otherwise the plan has -1 there despite the profile
+            tensor.shape = trt.Dims(list(wanted))  # otherwise the plan has -1 there despite the profile
     found = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
