@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse_export.tensorrt.build_log import KEPT_ERRORS, Journal, Progress
+from edgefuse_export.tensorrt.build_log import KEPT_ERRORS, BuildProgress, Journal
 
 
 def test_nested_phases_are_one_percentage() -> None:
     seen: list[int] = []
-    progress = Progress(lambda percent, _total: seen.append(percent))
+    progress = BuildProgress(lambda percent, _total, *, stage: seen.append(percent))
     progress.start("all", None, 4)
     assert progress.step("all", 0)
     progress.start("tactics", "all", 2)
@@ -23,7 +23,7 @@ def test_nested_phases_are_one_percentage() -> None:
 
 def test_a_percentage_never_decreases() -> None:
     seen: list[int] = []
-    progress = Progress(lambda percent, _total: seen.append(percent))
+    progress = BuildProgress(lambda percent, _total, *, stage: seen.append(percent))
     for root in ("first", "second"):
         progress.start(root, None, 2)
         for step in range(2):
@@ -34,7 +34,7 @@ def test_a_percentage_never_decreases() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, -1])
 def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
-    progress = Progress(lambda _percent, _total: None)
+    progress = BuildProgress(lambda _percent, _total, *, stage: None)
     progress.start("empty", "unknown", num_steps)
     assert progress.step("empty", 0)
     progress.finish("empty")
@@ -42,7 +42,7 @@ def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
 
 
 def test_an_interrupt_ends_the_next_step() -> None:
-    progress = Progress(lambda _percent, _total: None)
+    progress = BuildProgress(lambda _percent, _total, *, stage: None)
     progress.start("all", None, 3)
     assert progress.step("all", 0)
     progress.interrupted = True
@@ -82,7 +82,7 @@ def test_lack_of_memory_is_recognised_in_the_log(
 ) -> None:
     with Journal(tmp_path / "log") as journal:
         journal.write(severity, text)
-    assert (journal.names_short_gpu_memory(), journal.names_short_workspace()) == (gpu, workspace)
+    assert (journal.lacked_gpu_memory(), journal.lacked_workspace()) == (gpu, workspace)
 
 
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
@@ -106,7 +106,7 @@ def test_the_error_counts_and_not_the_warning_before_it(
     with Journal(tmp_path / "log") as journal:
         for severity, text in lines:
             journal.write(severity, text)
-    found = (journal.names_short_gpu_memory(), journal.names_short_workspace(), journal.names_no_kernel())
+    found = (journal.lacked_gpu_memory(), journal.lacked_workspace(), journal.lacked_kernel())
     assert found == (gpu, workspace, no_kernel)
     journal.reset_errors()
     assert journal.last_errors() == "" and not journal.lacked_workspace() and not journal.lacked_kernel()
