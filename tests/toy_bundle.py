@@ -47,11 +47,11 @@ def make_toy_bundle(
     """Write the bundle into `folder` and open it.
 
     Args:
-        graph_size: side of the pictures that the ONNX file takes; another than `size` breaks the contract on purpose.
-        graph_labels: how many probabilities the file gives; another number than `labels` has breaks the contract likewise.
+        graph_size: input size of the ONNX file; a value other than `size` violates the contract on purpose.
+        graph_labels: number of probabilities of the file; a value other than the number of `labels` violates it too.
         batch: first dimension of the inputs; a name makes it dynamic.
-        fallback: what live reports while a sensor is dead; None = the default, no decision.
-        float_inputs: let the file take float32 pictures, which breaks the contract on purpose.
+        degraded_mode: whether live predicts or abstains if a sensor is missing; None = the default, abstain.
+        float_inputs: give the file float32 inputs, which violates the contract on purpose.
     """
     import onnx
 

@@ -114,8 +114,10 @@ def describe_jetson() -> dict[str, str] | None:
 
 def os_name() -> str:
     """Such as "Ubuntu 24.04.1 LTS"."""
-    name = _field(_read(Path("/etc/os-release")), "PRETTY_NAME", separator="=")
-    return name.strip('"') if name else platform.system()
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
 
 
 def load_average() -> float | None:
@@ -143,8 +145,8 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _field(text: str | None, name: str, *, separator: str = ":") -> str | None:
-    match = re.search(rf"^{re.escape(name)}\s*{separator}\s*(.+)$", text or "", re.MULTILINE)
+def _field(text: str | None, name: str) -> str | None:
+    match = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text or "", re.MULTILINE)
     return match[1].strip() if match else None
 
 

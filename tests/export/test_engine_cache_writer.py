@@ -347,7 +347,7 @@ def test_a_file_in_place_of_the_folder_is_reported(bundle: Bundle) -> None:
 
 def test_a_folder_that_others_can_write_is_refused_before_the_build(bundle: Bundle) -> None:
     bundle.folder.chmod(0o775)
-    with pytest.raises(PlanError, match=r"can be written by others \(mode 775\).*chmod go-w"):
+    with pytest.raises(PlanError, match=r"is writable by others \(mode 775\).*chmod go-w"):
         check_cache(bundle)
     assert not (bundle.folder / "engines").exists()
 
