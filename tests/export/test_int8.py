@@ -258,6 +258,7 @@ def test_the_command_writes_all_precisions_and_prints_their_tables(trained_run: 
         "fp32,fp16,int8",
         "--calibration-frames",
         8,
+        "--verbose",
         "--json",
     )
     assert result.returncode == 0, result.stderr
