@@ -157,7 +157,7 @@ def _table(report: ParityReport) -> Any:
         title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
     )
     table.add_column("input", no_wrap=True)
-    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-ties", "|dgate|"):
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-\nties", "|dgate|"):
         table.add_column(heading, justify="right", no_wrap=True)
     for case in (*report.cases, report.together):
         table.add_row(
