@@ -227,7 +227,7 @@ def test_protocols_that_the_paper_does_not_have_are_refused(
 ) -> None:
     for name, tree, options, words in (
         ("washington", washington_tree, {"table": 1}, "washington has no table 1: 3 or 4"),
-        ("bu3dfe", bu3dfe_tree, {"by": "trials"}, "for washington trials"),
+        ("bu3dfe", bu3dfe_tree, {"by": "trials"}, "sequence, or, for washington, trials was expected"),
         ("imagenet", bu3dfe_tree, {}, "washington or bu3dfe was expected|bu3dfe or washington was expected"),
         (
             "washington",
@@ -235,7 +235,7 @@ def test_protocols_that_the_paper_does_not_have_are_refused(
             {},
             "4500 samples were requested, but the set has 36 pairs: give --samples 36 or fewer; .*--quick",
         ),
-        ("bu3dfe", bu3dfe_tree, {}, "5 subject.*the paper's 60 were expected; --samples N or"),
+        ("bu3dfe", bu3dfe_tree, {}, "5 subject.*60 were expected as in the paper; use fewer with --samples N or"),
     ):
         with pytest.raises(UserError, match=words):
             reproduce(name, tree, tmp_path / "out", weights=["none"], **options)  # type: ignore[arg-type]

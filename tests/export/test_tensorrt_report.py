@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgefuse.progress import no_progress
 from edgefuse_export.tensorrt.build_log import KEPT_ERRORS, BuildProgress, Journal
 
 
 def test_nested_phases_are_one_percentage() -> None:
     seen: list[int] = []
-    progress = BuildProgress(lambda percent, _total, /, *, stage="": seen.append(percent))
+    progress = BuildProgress(lambda percent, _total, *, stage: seen.append(percent))
     progress.start("all", None, 4)
     assert progress.step("all", 0)
     progress.start("tactics", "all", 2)
@@ -24,7 +23,7 @@ def test_nested_phases_are_one_percentage() -> None:
 
 def test_a_percentage_never_decreases() -> None:
     seen: list[int] = []
-    progress = BuildProgress(lambda percent, _total, /, *, stage="": seen.append(percent))
+    progress = BuildProgress(lambda percent, _total, *, stage: seen.append(percent))
     for root in ("first", "second"):
         progress.start(root, None, 2)
         for step in range(2):
@@ -35,7 +34,7 @@ def test_a_percentage_never_decreases() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, -1])
 def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
-    progress = BuildProgress(no_progress)
+    progress = BuildProgress(lambda _percent, _total, *, stage: None)
     progress.start("empty", "unknown", num_steps)
     assert progress.step("empty", 0)
     progress.finish("empty")
@@ -43,7 +42,7 @@ def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
 
 
 def test_an_interrupt_ends_the_next_step() -> None:
-    progress = BuildProgress(no_progress)
+    progress = BuildProgress(lambda _percent, _total, *, stage: None)
     progress.start("all", None, 3)
     assert progress.step("all", 0)
     progress.interrupted = True
