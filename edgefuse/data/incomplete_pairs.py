@@ -5,6 +5,7 @@ Owns skipping such pairs, and completing them later.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def complete(folder: Path) -> int:
     num_completed = 0
     for path in left_behind(folder):
         depth = folder / (path.name.removesuffix(RGB_SUFFIX) + DEPTH_SUFFIX)
-        with locked(path.parent) as is_free:
+        # A running recorder may have removed its temporary folder in the meantime.
+        with contextlib.suppress(FileNotFoundError), locked(path.parent) as is_free:
             if is_free and path.name.endswith(RGB_SUFFIX) and depth.exists() and not (folder / path.name).exists():
                 path.replace(folder / path.name)
                 num_completed += 1

@@ -9,7 +9,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ import pytest
 from runtime_scenes import draw_pair
 
 from edgefuse.data.dataset import DATASET_NAME, load, scan, write_pair
-from edgefuse.data.incomplete_pairs import complete, settled
+from edgefuse.data.incomplete_pairs import RGB_SUFFIX, complete, settled
 from edgefuse.errors import UserError
-from edgefuse.io.new_files import left_behind
+from edgefuse.io.new_files import files_added, left_behind
 from edgefuse_runtime.recording.sequence_writer import open_sequence
 
 EDGEFUSE = (sys.executable, "-c", "from edgefuse.app.main import main; main()")
@@ -77,6 +79,24 @@ def test_an_incomplete_pair_is_skipped_and_completed_by_the_next_recording(tmp_p
     assert complete(sequence) == 1 and complete(sequence) == 0
     assert [sample.name for sample in load(scan([tmp_path])).dataset.samples] == ["frame_000001", "frame_000002"]
     assert sorted(path.name[-9:] for path in sequence.iterdir()) == ["1_rgb.png", "2_rgb.png", "depth.png", "depth.png"]
+
+
+def test_a_recording_may_start_while_another_one_writes(tmp_path: Path) -> None:
+    """A temporary folder may disappear between the listing and its lock."""
+    done = threading.Event()
+
+    def start_others() -> None:
+        while not done.is_set():
+            complete(tmp_path)
+
+    with ThreadPoolExecutor() as pool:
+        others = pool.submit(start_others)
+        for number in range(400):
+            with files_added(tmp_path) as temporary:
+                (temporary / f"{number:03}{RGB_SUFFIX}").touch()
+        done.set()
+        others.result()
+    assert len(list(tmp_path.glob(f"*{RGB_SUFFIX}"))) == 400
 
 
 def test_a_depth_image_without_colour_for_another_reason_is_refused(tmp_path: Path) -> None:
