@@ -1,4 +1,4 @@
-"""`edgefuse evaluate --engine`: the engine that was asked for answers, or none."""
+"""`edgefuse evaluate --engine`: the requested engine is used, or none."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_an_engine_that_is_missing_is_an_error_and_not_replaced(toy: Path, data:
 def test_a_run_is_for_torch(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()
     with (
-        pytest.raises(UserError, match=r"is a run, which torch answers for: .*leave --engine cuda out"),
+        pytest.raises(UserError, match=r"is a run, which runs in PyTorch: .*leave out --engine cuda"),
         open_model(tmp_path, num_threads=None, engine="cuda"),
     ):
         pass

@@ -19,7 +19,7 @@ from edgefuse.evaluation.explain import (
     choose_examples,
     depth_contributions,
     explain,
-    left_of_rgb,
+    masked_rgb,
 )
 from edgefuse.evaluation.metrics import Answers, Scores
 from edgefuse.io.matplotlib_io import new_figure
@@ -136,7 +136,7 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
 def test_what_the_pixel_gate_leaves_out_has_the_mean_colour() -> None:
     rgb = np.full((1, 2, 2, 3), 200, np.uint8)
     kept = np.array([[[1.0, 0.0], [0.5, 1.0]]], np.float32)
-    left = left_of_rgb(rgb, kept)[0]
+    left = masked_rgb(rgb, kept)[0]
     assert left[0, 0].tolist() == [200, 200, 200] and left[0, 1].tolist() == [124, 116, 104]
     assert left[1, 0].tolist() == [162, 158, 152]
 

@@ -55,7 +55,7 @@ def test_layers_are_in_half_and_decoding_and_softmax_are_not(fusion: str, tmp_pa
     encoding = "relative" if fusion == "spatial" else "absolute"
     graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
-    islands = ("decode", "encode", "look")
+    islands = ("decode", "encode", "spatial_gate")
     assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(islands))
     others = {module: kinds for module, kinds in found.items() if module and not module.startswith(islands)}
     assert len(others) > 10 and all(kinds == {"FLOAT16"} for kinds in others.values())

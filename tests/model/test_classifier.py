@@ -104,7 +104,7 @@ def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot look at 16 pixels"),
+        ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot process 16 x 16 pixels"),
         ({"fusion": "sum"}, "fusion is 'sum'"),
         ({"num_classes": 1}, "1 class"),
         ({"num_features": -1}, "num_features is -1: a whole number with 1 <= num_features"),

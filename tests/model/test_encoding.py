@@ -135,8 +135,8 @@ def test_a_run_from_before_keeps_its_estimate_and_a_new_one_has_the_present_one(
     assert ModelConfig.from_json(written) == config and config.encoding_revision == 2
     del written["encoding_revision"]
     old = build_classifier(ModelConfig.from_json(written))
-    assert isinstance(old.encode, RelativeDepth) and old.look is not None
-    assert old.encode.revision == old.look.encoding.revision == 1
+    assert isinstance(old.encode, RelativeDepth) and old.spatial_gate is not None
+    assert old.encode.revision == old.spatial_gate.encoding.revision == 1
 
 
 def test_the_gate_starts_on_the_near_layer_and_reaches_over_its_edges() -> None:
@@ -177,8 +177,8 @@ def test_the_gate_learns() -> None:
     rgb = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 4))
     model(rgb, depth)[0].square().sum().backward()
-    assert model.look is not None
-    assert model.look.W.weight.grad is not None and model.look.W.weight.grad.abs().sum() > 0
+    assert model.spatial_gate is not None
+    assert model.spatial_gate.W.weight.grad is not None and model.spatial_gate.W.weight.grad.abs().sum() > 0
 
 
 def test_background_colour_does_not_reach_a_spatial_model() -> None:
@@ -189,8 +189,8 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
     rgb[1, :8] = 255
     depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 2))
     decoded_rgb, decoded_depth = model.decode(rgb, depth)
-    assert model.look is not None
-    looked = model.look(decoded_rgb, decoded_depth)
+    assert model.spatial_gate is not None
+    looked = model.spatial_gate(decoded_rgb, decoded_depth)
     plain_change = (decoded_rgb[1] - decoded_rgb[0]).abs().max()
     assert (looked[1] - looked[0]).abs().max() < 0.03 * plain_change
 

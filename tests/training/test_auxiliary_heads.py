@@ -55,7 +55,12 @@ def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: 
 def test_a_run_from_before_votes_is_read_as_it_was(colour_and_range: Path, tmp_path: Path) -> None:
     train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion="spatial", aux_loss_weight=0.0, epochs=1))
     run_json = json.loads((tmp_path / "run/run.json").read_text())
-    del run_json["model"]["auxiliary_heads"], run_json["model"]["feature_dropout"], run_json["files"], run_json["sha256"]
+    del (
+        run_json["model"]["auxiliary_heads"],
+        run_json["model"]["feature_dropout"],
+        run_json["files"],
+        run_json["sha256"],
+    )
     (tmp_path / "run/run.json").write_text(json.dumps(run_json))
     assert open_run(tmp_path / "run").build_model().core.head is not None
 

@@ -49,12 +49,12 @@ def opening(root: Path, out: Path, **changes: object) -> list[str]:
         (
             ("cup", "bright"),
             None,
-            "half of the images are mirrored: no class name speaks of a side (--no-flip turns it off)",
+            "half of the images are mirrored: no class name contains a side (--no-flip turns it off)",
         ),
-        (("glove_L", "glove_R"), None, "images are not mirrored: glove_L, glove_R speak of sides (--flip mirrors"),
-        (("cup", "turn_left"), None, "images are not mirrored: turn_left speaks of a side"),
-        (("glove_L", "glove_R"), True, "images are mirrored, as asked for"),
-        (("cup", "ball"), False, "images are not mirrored, as asked for"),
+        (("glove_L", "glove_R"), None, "images are not mirrored: glove_L, glove_R contain a side (--flip mirrors"),
+        (("cup", "turn_left"), None, "images are not mirrored: turn_left contains a side"),
+        (("glove_L", "glove_R"), True, "images are mirrored, as requested"),
+        (("cup", "ball"), False, "images are not mirrored, as requested"),
     ],
 )
 def test_mirroring_is_always_told_with_its_reason(labels: tuple[str, ...], asked: bool | None, words: str) -> None:
@@ -66,7 +66,7 @@ def test_what_was_asked_for_wins_with_a_warning(asked: bool | None, stored: bool
     root = make_data(tmp_path / "d", {"glove_L": 3, "glove_R": 3})
     lines = opening(root, tmp_path / "run", augmentation=replace(QUICK.augmentation, flip=asked))
     assert "mirrored" in lines[0] and open_run(tmp_path / "run").info["training"]["augmentation"]["flip"] is stored
-    assert sum("although glove_L, glove_R speak of a side" in line for line in lines) == warned
+    assert sum("although glove_L, glove_R contain a side" in line for line in lines) == warned
 
 
 def test_classes_without_test_or_validation_pairs_are_named_everywhere(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_without_a_validation_part_it_is_said(tmp_path: Path) -> None:
     rgbd = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
     parts = Split(train=(0, 1, 4, 5), validation=(), test=(2, 3, 6, 7))
     (warning,) = warnings_before(rgbd, parts, config=QUICK)
-    assert warning.startswith("no validation pairs: each class needs its last sequence")
+    assert warning.startswith("no validation pairs: each class needs its only sequence")
     assert warnings_before(rgbd, parts, config=replace(QUICK, validation_fraction=0.0)) == []
 
 

@@ -100,10 +100,10 @@ def test_any_damage_is_one_error_with_the_name(
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "labels in another order": (lambda run: run["labels"].reverse(), "was changed after the training"),
-    "another range": (lambda run: run["model"]["contract"].update(far_m=4.0), "was changed after the training"),
-    "another temperature": (lambda run: run["model"].update(temperature=2.0), "was changed after the training"),
-    "no digests": (lambda run: run.update(files={}), "was changed after the training"),
+    "labels in another order": (lambda run: run["labels"].reverse(), "was modified after the training"),
+    "another range": (lambda run: run["model"]["contract"].update(far_m=4.0), "was modified after the training"),
+    "another temperature": (lambda run: run["model"].update(temperature=2.0), "was modified after the training"),
+    "no digests": (lambda run: run.update(files={}), "was modified after the training"),
     "negative width": (lambda run: run["model"].update(num_features=-1), "num_features is -1"),
     "width of a billion": (lambda run: run["model"].update(num_hidden=10**9), "num_hidden is 1000000000"),
     "width as text": (lambda run: run["model"].update(num_features="8"), "model.num_features = '8'"),

@@ -146,7 +146,7 @@ def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, 
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"in batch \d+ of 6 in epoch 1 .*no epoch was finished, nothing is kept"):
+    with pytest.raises(UserError, match=r"in batch \d+ of 6 in epoch 1 .*no epoch was finished, nothing was saved"):
         train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
 
 
@@ -224,9 +224,9 @@ def spoil_gradient(model: FusionClassifier) -> None:
     [
         (
             spoil_statistics,
-            r"running_var holds numbers that are not finite after batch 6 of 6 in epoch 2 \(first pairs",
+            r"running_var contains values that are not finite after batch 6 of 6 in epoch 2 \(first pairs",
         ),
-        (spoil_gradient, r"the gradients' norm is nan in batch 6 of 6 in epoch 2 \(first pairs"),
+        (spoil_gradient, r"the gradient norm is nan in batch 6 of 6 in epoch 2 \(first pairs"),
     ],
 )
 @pytest.mark.parametrize("epochs", [2, 3])  # epoch 2 is the last one, or not
