@@ -37,7 +37,7 @@ def test_the_demo_ends_with_the_live_panel_and_the_next_command(tmp_path: Path) 
 
 
 def _read(screen: int) -> bytes:
-    """What is shown next; nothing where the terminal's other side is closed."""
+    """The next output; empty when the other end of the terminal is closed."""
     try:
         return os.read(screen, 65_536)
     except OSError:
