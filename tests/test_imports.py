@@ -41,7 +41,7 @@ def _loaded_with(module: str, *, of: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        *("edgefuse.contract", "edgefuse.framing", "edgefuse.bundle"),
+        *("edgefuse.contract", "edgefuse.framing", "edgefuse.bundle", "edgefuse.training.recipe"),
         *_modules_below("edgefuse.data", source_root=ROOT),
         *_modules_below("edgefuse.evaluation", source_root=ROOT),
         *_modules_below("edgefuse.synth", source_root=ROOT),

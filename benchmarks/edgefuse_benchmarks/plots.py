@@ -101,9 +101,9 @@ def _draw_engine(figure: Any, report: Report) -> None:
         samples_ms, summary = one.samples_ns / 1e6, one.summary()
         scatter = row + rng.uniform(-0.3, 0.1, len(samples_ms))
         calls.plot(samples_ms, scatter, ".", markersize=3, alpha=0.5, color=COLOURS[row % len(COLOURS)])
-        for value_ns, name in ((summary.p50_ns, "median"), (summary.p99_ns, "p99")):
+        for value_ns, name, side in ((summary.p50_ns, "median", "right"), (summary.p99_ns, "p99", "left")):
             calls.plot([value_ns / 1e6] * 2, [row - 0.35, row + 0.2], color="black")
-            calls.text(value_ns / 1e6, row + 0.36, f"{name} {value_ns / 1e6:.3g} ms", ha="center", fontsize=8)
+            calls.text(value_ns / 1e6, row + 0.36, f"{name} {value_ns / 1e6:.3g} ms", ha=side, fontsize=8)
     calls.set_yticks(range(len(group.series)), _names(group))
     calls.set(
         xlabel="time of a call, ms",
@@ -111,7 +111,7 @@ def _draw_engine(figure: Any, report: Report) -> None:
         xscale="log",
         ylim=(len(group.series) - 0.4, -0.6),
     )
-    calls.margins(x=0.15)
+    calls.margins(x=0.25)
     _plain_numbers(calls.xaxis)
     calls.grid(alpha=0.3, axis="x", which="both")
     starts = next((group for group in report.groups if group.scope == "cold start"), None)

@@ -62,11 +62,16 @@ NumThreads = Annotated[
     int | None,
     typer.Option(help="CPU threads of the engine. Default: the number of cores.", min=1, max=MAX_THREADS),
 ]
+# None = as in the recipe.
+Epochs = Annotated[int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Training epochs.")]
+BatchSize = Annotated[int | None, typer.Option(min=2, max=MAX_BATCH, help="Pairs per training step.")]
+Size = Annotated[int | None, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")]
 NearM = Annotated[
-    float, typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Near limit of the depth range, in metres.")
+    float | None,
+    typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Near limit of the depth range, in metres."),
 ]
 FarM = Annotated[
-    float, typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Far limit of the depth range, in metres.")
+    float | None, typer.Option(min=0, max=MAX_DEPTH_M, callback=finite, help="Far limit of the depth range, in metres.")
 ]
 EngineWord = Annotated[
     str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -116,8 +116,8 @@ def check(
             help="Report near-duplicates between: sequence, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "sequence",
-    near: NearM = 0.2,
-    far: FarM = 2.0,
+    near: NearM = None,
+    far: FarM = None,
     strict: Strict = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -133,12 +133,13 @@ def check(
     from edgefuse.io.text import say
 
     try:
-        InputContract(size=128, near_m=near, far_m=far)
+        given: dict[str, Any] = {"near_m": near, "far_m": far}
+        contract = InputContract(size=128, **{name: value for name, value in given.items() if value is not None})
     except UserError as error:
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
     with counting("reading", unit="pairs") as progress:
-        report, dataset = run_check(data, by=by, near_m=near, far_m=far, progress=progress)
+        report, dataset = run_check(data, by=by, near_m=contract.near_m, far_m=contract.far_m, progress=progress)
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:

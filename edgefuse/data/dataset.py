@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import Align
-from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, read_description, write_description
+from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, write_description
 from edgefuse.data.image_cache import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time, rgb_part
 from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
 from edgefuse.data.pairing import MAX_LINES, Problem, find_pairs, no_pairs
@@ -45,7 +45,7 @@ __all__ = [
     "RgbdDataset",
     "Sample",
 ]
-__all__ += ["describe", "has_pairs", "load", "read_description", "read_pair", "scan", "write_description", "write_pair"]
+__all__ += ["describe", "has_pairs", "load", "read_pair", "scan", "write_description", "write_pair"]
 
 PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
 """Plausible median depth of a data set: RGB-D cameras measure from about 0.1 to 10 m. Outside it, the unit is probably wrong."""

@@ -109,12 +109,6 @@ def describe(root: Path) -> Description:
     return Description()
 
 
-def read_description(root: Path) -> tuple[float, Align]:
-    """Depth unit in metres and alignment of `describe`."""
-    description = describe(root)
-    return description.depth_unit_m, description.align
-
-
 def stated(root: Path) -> dict[str, Any]:
     """All keys of the `dataset.json` at `root`; empty without one. Call `describe` first, which checks the file."""
     path = root / DATASET_NAME

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that matches the confidence of a model to its accuracy. Owns the fit; needs NumPy alone.
+"""Temperature scaling: one number that matches the confidence of a model to its accuracy. Owns the fit, which needs SciPy.
 
 The logits are divided by the temperature before the softmax, so the order of the classes and every prediction stay the same.
 Source: Guo et al., "On Calibration of Modern Neural Networks", section 4.2.
@@ -7,10 +7,11 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", section 4.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgefuse.errors import require
 
 PRIOR_SIGMA = 0.5
 COLDEST, HOTTEST = 0.1, 10.0
@@ -58,21 +59,6 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
         likelihood_loss = float((log_sum - scaled[np.arange(num_samples), truth]).sum())
         return likelihood_loss + 0.5 * (log_temperature / PRIOR_SIGMA) ** 2
 
-    return math.exp(_golden_section(loss, math.log(COLDEST), math.log(HOTTEST)))
-
-
-def _golden_section(function: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-4) -> float:
-    """Where `function` is least between `low` and `high`. The likelihood's loss is convex in 1 / T."""
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > tolerance:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
+    optimize = require("scipy.optimize", extra="train")
+    bounds = (math.log(COLDEST), math.log(HOTTEST))
+    return math.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x)

@@ -1,13 +1,15 @@
-"""Backbones: from a decoded picture to a feature map. Owns their names, their widths and their pretrained weights.
+"""Backbones: from a decoded image to a feature map. Owns their construction, widths and pretrained weights.
 
 RGB    float [N, 3, S, S]  ->  float [N, c, h, w]
-depth  float [N, e, S, S]  ->  float [N, c, h, w]     (as `edgefuse.model.encoding` gives it)
+depth  float [N, e, S, S]  ->  float [N, c, h, w]     (encoded by `edgefuse.model.encoding`)
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
-from edgefuse.errors import UserError, is_out_of_memory
-from edgefuse.model.choices import DEPTH_BACKBONES, RGB_BACKBONES
+from edgefuse.errors import UserError, is_out_of_memory, require
+from edgefuse.model.choices import (
+    DEPTH_FROM_SCRATCH,
+    RGB_FROM_SCRATCH,
+    WEIGHTS_IMAGENET,
+    WEIGHTS_NONE,
+    check_backbones,
+)
 
-WEIGHTS_IMAGENET = "imagenet"
-WEIGHTS_NONE = "none"
+MIN_TORCHVISION_SIZE = 32
+"""Smallest input side in pixels: a downsampling by 32 leaves one pixel."""
+
+HEADS = ("avgpool", "classifier", "fc")
+"""Names of the modules of torchvision networks that follow the feature map."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +39,7 @@ class Backbone(nn.Module):
     """A feature extractor; `num_channels` is the width c of its feature map.
 
     Attributes:
-        pretrained: it carries weights learned elsewhere, so it wants a smaller learning rate and frozen statistics.
+        pretrained: whether it has pretrained weights, and so needs a smaller learning rate and frozen statistics.
     """
 
     def __init__(self, features: nn.Module, *, num_channels: int, pretrained: bool = False) -> None:
@@ -42,15 +53,15 @@ class Backbone(nn.Module):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The layers and blocks in the order they are passed through, without the drawing of depth before them."""
+        """The layers and blocks in the order of execution, without `DepthAsImage`."""
         parts = list(self.features.children())
         return list(parts[1].children()) if isinstance(parts[0], DepthAsImage) else parts
 
 
 class DepthAsImage(nn.Module):
-    """Draw depth as a picture for a backbone made for RGB.
+    """Convert depth to an RGB image for a backbone that expects one.
 
-    Two channels: the range in grey, as the paper does for its comparison. Four: nearness in red, slopes in green and blue.
+    Two channels: range as grey, as in the comparison of the paper. Four: nearness as red, slopes as green and blue.
     """
 
     mean: Tensor
@@ -73,38 +84,40 @@ def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     """An RGB backbone.
 
     Args:
-        name: one of `RGB_BACKBONES`.
+        name: "small", or a torchvision classification network with a spatial feature map, such as "resnet18".
         weights: "imagenet" (torchvision downloads them), "none", or a state dict file of the torchvision model.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
     """
-    if name == "small":
+    check_backbones(rgb=name)
+    if name == RGB_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
-            raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave --rgb-weights out")
+            raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave out --rgb-weights")
         return Backbone(_small_cnn(stem=_conv(3, 16, stride=2), widths=(16, 32, 64, 128)), num_channels=128)
-    return _torchvision_backbone(name, weights=weights, known=RGB_BACKBONES, option="--rgb-weights")
+    return _torchvision_backbone(name, weights=weights, option="--rgb-weights")
 
 
 def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels: int = 2) -> Backbone:
-    """A depth backbone: "scratch", or a torchvision one that sees depth drawn as a picture.
+    """A depth backbone: "scratch", or a torchvision one on depth as an image.
 
     Args:
-        name: one of `DEPTH_BACKBONES`.
+        name: "scratch", or a torchvision network as in `build_rgb_backbone`.
         weights: as in `build_rgb_backbone`.
-        num_channels: e, of the depth encoding.
+        num_channels: e, number of channels of the depth encoding.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
     """
-    if name == "scratch":
+    check_backbones(depth=name)
+    if name == DEPTH_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
             raise UserError(
-                f"the backbone 'scratch' has no pretrained weights, got {weights}: leave --depth-weights out"
+                f"the backbone 'scratch' has no pretrained weights, got {weights}: leave out --depth-weights"
             )
         stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
-    backbone = _torchvision_backbone(name, weights=weights, known=DEPTH_BACKBONES, option="--depth-weights")
+    backbone = _torchvision_backbone(name, weights=weights, option="--depth-weights")
     backbone.features = nn.Sequential(DepthAsImage(), backbone.features)
     return backbone
 
@@ -116,50 +129,75 @@ def _conv(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential:
 
 
 def _small_cnn(*, stem: nn.Module, widths: tuple[int, ...]) -> nn.Sequential:
-    """A plain network that two CPU cores train in a minute: after the stem, each stage halves the picture."""
+    """A small network that two CPU cores train in a minute; after the stem, each stage halves the resolution."""
     layers: list[nn.Module] = [stem]
     for num_in, num_out in itertools.pairwise(widths):
         layers += [_conv(num_in, num_out, stride=2), _conv(num_out, num_out)]
     return nn.Sequential(*layers)
 
 
-def _torchvision_backbone(name: str, *, weights: str, known: tuple[str, ...], option: str) -> Backbone:
-    if name not in known:
-        raise UserError(f"backbone is {name!r}: one of {', '.join(known)} was expected")
+def _torchvision_backbone(name: str, *, weights: str, option: str) -> Backbone:
     from torchvision import models
 
-    builder: Any = getattr(models, name)
     if weights == WEIGHTS_IMAGENET:
-        network = _with_imagenet_weights(name, builder, option=option)
+        network = _with_imagenet_weights(name, option=option)
     else:
-        network = builder(weights=None)
+        network = models.get_model(name, weights=None)
         if weights != WEIGHTS_NONE:
             _load_state(network, Path(weights), name=name)
-    features, num_channels = _without_head(network)
-    return Backbone(features, num_channels=num_channels, pretrained=weights != WEIGHTS_NONE)
+    features = _without_head(network)
+    return Backbone(features, num_channels=num_feature_channels(name), pretrained=weights != WEIGHTS_NONE)
 
 
-def _with_imagenet_weights(name: str, builder: Any, *, option: str) -> Any:
-    """The network with torchvision's weights; a download is announced."""
+@cache
+def num_feature_channels(name: str) -> int:
+    """The number of channels of a torchvision feature map, from a forward pass on the meta device, which only computes shapes.
+
+    Raises:
+        UserError: torchvision has no classification network of that name, or the network has no spatial feature map: transformers,
+            networks with auxiliary outputs in training, and AlexNet, which needs larger inputs.
+    """
+    models = require("torchvision.models", extra="train")
+    if name not in models.list_models(module=models):
+        raise UserError(f"torchvision has no classification network {name!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some networks warn about a changed initialisation
+        try:
+            with torch.device("meta"):
+                network = models.get_model(name, weights=None)
+        except (RuntimeError, NotImplementedError):  # RegNet computes its widths with tensors
+            network = models.get_model(name, weights=None).to("meta")
+    image = torch.zeros(1, 3, MIN_TORCHVISION_SIZE, MIN_TORCHVISION_SIZE, device="meta")
+    try:
+        shape = tuple(_without_head(network).eval()(image).shape)
+    except Exception:  # the exception depends on the network
+        shape = ()
+    if len(shape) != 4 or shape[2] != shape[3]:  # Swin has its channels last
+        raise UserError(f"{name} has none for inputs of {MIN_TORCHVISION_SIZE} x {MIN_TORCHVISION_SIZE} pixels")
+    return int(shape[1])
+
+
+def _with_imagenet_weights(name: str, *, option: str) -> Any:
+    """The network with the weights of torchvision; a download is logged."""
     from torchvision import models
 
     enum = models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
     if not cached.is_file():
         size_mb = enum.meta["_file_size"]
-        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s, once", name, size_mb, cached)
+        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s (only once)", name, size_mb, cached)
     try:
-        return builder(weights=enum)
+        return models.get_model(name, weights=enum)
     except OSError as error:
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
-            f"machine and give the file with {option} FILE, or train without them with {option} none"
+            f"the ImageNet weights of {name} could not be downloaded ({error}): download {enum.url} on another "
+            f"machine and use {option} FILE, or train without them with {option} none"
         ) from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many exceptions for a damaged file
         if is_out_of_memory(error):
             raise
         raise UserError(
-            f"the ImageNet weights of {name} cannot be read ({_first_line(error)}): remove {cached}, and they are downloaded again"
+            f"the ImageNet weights of {name} cannot be read ({_first_line(error)}): delete {cached} to download them again"
         ) from error
 
 
@@ -171,19 +209,21 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0][:200] or type(error).__name__
 
 
-def _without_head(network: Any) -> tuple[nn.Module, int]:
-    """The part of a torchvision classifier before pooling, and its number of output channels."""
-    if hasattr(network, "features"):
-        features: nn.Module = network.features
-        channels = [m.out_channels for m in features.modules() if isinstance(m, nn.Conv2d)]
-        return features, channels[-1]
-    stages = [network.conv1, network.bn1, network.relu, network.maxpool]
-    stages += [network.layer1, network.layer2, network.layer3, network.layer4]
-    return nn.Sequential(*stages), network.fc.in_features
+def _without_head(network: Any) -> nn.Sequential:
+    """A torchvision classifier up to its pooling; the children are the stages that can be frozen."""
+    from torchvision.models import DenseNet
+
+    children = getattr(network, "features", network).named_children()
+    parts = [part for _, part in itertools.takewhile(lambda child: child[0] not in HEADS, children)]
+    if len(parts) <= 2:  # MNASNet and RegNet: one child contains almost all layers
+        parts = [inner for part in parts for inner in (part if isinstance(part, nn.Sequential) else [part])]
+    if isinstance(network, DenseNet):
+        parts.append(nn.ReLU())  # applied after `features` in its forward()
+    return nn.Sequential(*parts)
 
 
 def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
-    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the classifier's own layers may differ."""
+    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the layers of `HEADS` may differ."""
     if not path.is_file():
         raise UserError(f"the weights file {path} does not exist: give a state dict of torchvision's {name}")
     try:
@@ -193,7 +233,7 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for a bad file
+    except Exception as error:  # torch and safetensors raise many exceptions for a bad file
         if is_out_of_memory(error):
             raise
         raise UserError(
@@ -203,19 +243,19 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
         state = state["state_dict"]
     state = {key: value for key, value in state.items() if _is_plain(value)} if isinstance(state, dict) else {}
     own = network.state_dict()
-    is_head = ("classifier.", "fc.")
-    wanted = {key for key in own if not key.startswith(is_head)}
+    wanted = {key for key in own if not key.startswith(tuple(f"{head}." for head in HEADS))}
     fitting = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
-    lacking = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
-    if lacking:
+    missing = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
+    if missing:
         raise UserError(
-            f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, "
-            f"first {lacking[0]}: give a state dict of torchvision's {name}"
+            f"{path} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another shape, "
+            f"first {missing[0]}: give a state dict of torchvision's {name}"
         )
-    spoilt = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
-    if spoilt:
+    not_finite = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
+    if not_finite:
         raise UserError(
-            f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): give another state dict of "
+            f"{path} contains values that are not finite ({not_finite[0]}; {len(not_finite)} tensor(s)): give another state dict of "
             f"torchvision's {name}"
         )
-    network.load_state_dict(fitting, strict=False)
+    own.update(fitting)  # updated in place, because MNASNet checks the version in its state dict
+    network.load_state_dict(own)

@@ -1,24 +1,51 @@
-"""The names that a user chooses models by. Free of torch, so that the command line can list them at once."""
+"""Names of fusions, encodings and backbones. Does not import torch, so that --help is fast."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+from edgefuse.errors import UserError
+
 FusionKind = Literal["gated", "naive", "rgb", "depth", "joint", "spatial"]
 DepthEncoding = Literal["absolute", "relative"]
-TorchvisionBackbone = Literal["resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
-RgbBackbone = Literal["small", "resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
-DepthBackbone = Literal["scratch", "resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small"]
 
 FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
 SINGLE_MODALITIES: tuple[FusionKind, ...] = ("rgb", "depth")
 DEPTH_ENCODINGS: tuple[DepthEncoding, ...] = get_args(DepthEncoding)
-TORCHVISION_BACKBONES: tuple[str, ...] = get_args(TorchvisionBackbone)
-RGB_BACKBONES: tuple[str, ...] = get_args(RgbBackbone)
-DEPTH_BACKBONES: tuple[str, ...] = get_args(DepthBackbone)
+COMMON_BACKBONES = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small")
+"""The torchvision networks that messages list; `edgefuse.model.backbones` accepts more."""
+RGB_FROM_SCRATCH = "small"
+DEPTH_FROM_SCRATCH = "scratch"
+WEIGHTS_IMAGENET = "imagenet"
+WEIGHTS_NONE = "none"
+
+
+def is_torchvision(backbone: str) -> bool:
+    """Whether it is a torchvision network, which has ImageNet weights, and not one of the two small ones of edgefuse."""
+    return backbone not in (RGB_FROM_SCRATCH, DEPTH_FROM_SCRATCH)
+
+
+def check_backbones(*, rgb: str | None = None, depth: str | None = None) -> None:
+    """Refuse unknown backbones. PyTorch is imported only for names outside of `COMMON_BACKBONES`.
+
+    Raises:
+        UserError: neither the backbone of edgefuse for that modality nor a torchvision network with a spatial feature map.
+    """
+    for field, name, own in (("rgb", rgb, RGB_FROM_SCRATCH), ("depth", depth, DEPTH_FROM_SCRATCH)):
+        if name is None or name in (own, *COMMON_BACKBONES):
+            continue
+        from edgefuse.model.backbones import num_feature_channels
+
+        try:
+            num_feature_channels(name)
+        except UserError as error:
+            raise UserError(
+                f"{field} is {name!r}: one of {', '.join((own, *COMMON_BACKBONES))}, or any torchvision classification network "
+                f"with a spatial feature map, such as efficientnet_b0, was expected; {error}"
+            ) from error
 
 
 def model_in_words(*, fusion: str, rgb: str, depth: str) -> str:
-    """A model for the heading of a plot, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
+    """A model as text, for titles of plots, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
     alone = {"rgb": f"RGB only ({rgb})", "depth": f"depth only ({depth})"}
     return alone.get(fusion, f"{fusion} fusion of {rgb} (RGB) and {depth} (depth)")

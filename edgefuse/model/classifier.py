@@ -14,26 +14,22 @@ from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
-from edgefuse.model.backbones import WEIGHTS_NONE, Backbone, build_depth_backbone, build_rgb_backbone
+from edgefuse.model.backbones import MIN_TORCHVISION_SIZE, Backbone, build_depth_backbone, build_rgb_backbone
 from edgefuse.model.choices import (
-    DEPTH_BACKBONES,
     DEPTH_ENCODINGS,
+    DEPTH_FROM_SCRATCH,
     FUSION_KINDS,
-    RGB_BACKBONES,
-    TORCHVISION_BACKBONES,
-    DepthBackbone,
+    RGB_FROM_SCRATCH,
+    WEIGHTS_NONE,
     DepthEncoding,
     FusionKind,
-    RgbBackbone,
+    check_backbones,
+    is_torchvision,
 )
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.spatial_gate import SpatialGate
-
-MIN_TORCHVISION_SIZE = 32
-"""Five halvings leave one pixel of it."""
-
 
 OLD_NAMES = {"votes": "auxiliary_heads", "reach_m": "depth_window_m"}
 """Fields of runs from before 2026-11-25, and their present names."""
@@ -63,8 +59,8 @@ class ModelConfig:
     contract: InputContract
     num_classes: int
     fusion: FusionKind = field(default="gated", metadata=one_of(FUSION_KINDS))
-    rgb: RgbBackbone = field(default="small", metadata=one_of(RGB_BACKBONES))
-    depth: DepthBackbone = field(default="scratch", metadata=one_of(DEPTH_BACKBONES))
+    rgb: str = RGB_FROM_SCRATCH
+    depth: str = DEPTH_FROM_SCRATCH
     # These defaults are those of runs from before the field existed.
     encoding: DepthEncoding = field(default="absolute", metadata=one_of(DEPTH_ENCODINGS))
     depth_window_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
@@ -78,8 +74,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        used = (self.rgb if self.fusion != "depth" else "", self.depth if self.fusion != "rgb" else "")
-        deep = [name for name in used if name in TORCHVISION_BACKBONES]
+        check_backbones(rgb=self.rgb, depth=self.depth)
+        used = [*([self.rgb] if self.fusion != "depth" else []), *([self.depth] if self.fusion != "rgb" else [])]
+        deep = [name for name in used if is_torchvision(name)]
         if deep and self.contract.size < MIN_TORCHVISION_SIZE:
             raise UserError(
                 f"{deep[0]} cannot process {self.contract.size} x {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"

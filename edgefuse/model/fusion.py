@@ -10,21 +10,11 @@ Every fusion maps (F_A, F_B) to (F_O, G). Fusions without a gate return a consta
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
-
-
-class Fusion(Protocol):
-    """(F_A, F_B) -> (F_O, G); `num_outputs` is the width of F_O."""
-
-    num_outputs: int
-
-    def __call__(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class GatedFusion(nn.Module):

@@ -8,78 +8,104 @@ from typing import Annotated, Any
 import typer
 
 from edgefuse.console.options import (
-    MAX_BATCH,
-    MAX_EPOCHS,
     MAX_SEED,
     MAX_THREADS,
     AsJson,
+    BatchSize,
     DataFolders,
+    Epochs,
     FarM,
     Flip,
     Force,
     NearM,
     SetValues,
+    Size,
     SkipBad,
     Strict,
     finite,
 )
-from edgefuse.model.choices import DepthBackbone, DepthEncoding, FusionKind, RgbBackbone
+from edgefuse.model.choices import COMMON_BACKBONES, DEPTH_FROM_SCRATCH, RGB_FROM_SCRATCH, DepthEncoding, FusionKind
 
 
 def train(  # long: each option is a parameter, and each parameter a line of the recipe
     data: DataFolders,
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
-    fusion: Annotated[
-        FusionKind,
+    out: Annotated[Path, typer.Option(help="Output run folder.")],
+    recipe: Annotated[
+        str,
         typer.Option(
-            help="gated is the paper's; spatial: depth also says where RGB looks; joint: its gate sees RGB too; naive: no gate."
+            help="small_rgbd: from scratch, on any machine; mobilenet_rgbd: MobileNetV2 with ImageNet weights, for real images. "
+            "The options below change it."
         ),
-    ] = "spatial",
-    rgb: Annotated[RgbBackbone, typer.Option(help="RGB backbone; small is trained from scratch.")] = "small",
-    depth: Annotated[
-        DepthBackbone | None,
+    ] = "small_rgbd",
+    fusion: Annotated[
+        FusionKind | None,
         typer.Option(
-            help="Depth backbone; all but scratch see depth drawn as a picture. Default: as --rgb, scratch beside small."
+            help="gated: as in the paper; spatial: depth also masks the RGB image; joint: the gate uses RGB too; naive: no gate."
+        ),
+    ] = None,
+    rgb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"RGB backbone: {RGB_FROM_SCRATCH}, {', '.join(COMMON_BACKBONES)}, or any torchvision classification network with a "
+            f"spatial feature map; {RGB_FROM_SCRATCH} is trained from scratch.",
+        ),
+    ] = None,
+    depth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Depth backbone: {DEPTH_FROM_SCRATCH}, or a torchvision network on depth as an image. Default with --rgb: the same, "
+            f"or {DEPTH_FROM_SCRATCH} for {RGB_FROM_SCRATCH}.",
         ),
     ] = None,
     encoding: Annotated[
-        DepthEncoding,
+        DepthEncoding | None,
         typer.Option(
-            help="relative: depth behind the nearest surface; absolute: distance to the camera, where classes differ by it."
+            help="relative: depth behind the nearest surface; absolute: distance to the camera, for classes that differ in it."
         ),
-    ] = "relative",
+    ] = None,
     rgb_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a state dict FILE. Default: imagenet where the backbone has it."),
+        typer.Option(help="imagenet, none, or a state dict FILE. Default with --rgb: imagenet if available."),
     ] = None,
     depth_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a state dict FILE. Default: as --rgb-weights for the same backbone."),
+        typer.Option(
+            help="imagenet, none, or a state dict FILE. Default: as --rgb-weights, if the backbone is the same."
+        ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    near: NearM = 0.2,
-    far: FarM = 2.0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    size: Size = None,
+    near: NearM = None,
+    far: FarM = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Decides the splits, the first weights and the augmentation.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="Random seed of splits, initial weights and augmentation."),
+    ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
+        typer.Option(help="Sequences held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
     validation_fraction: Annotated[
-        float, typer.Option(min=0, max=0.5, callback=finite, help="Share held out by instance to watch training with.")
-    ] = 0.15,
-    test_fraction: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
+            min=0, max=0.5, callback=finite, help="Fraction of the pairs held out by sequence for validation."
         ),
-    ] = 0.0,
+    ] = None,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.5,
+            callback=finite,
+            help="Fraction of the pairs held out by sequence for testing, in addition to --exclude.",
+        ),
+    ] = None,
     flip: Flip = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: the number of cores.")
     ] = None,
     values: SetValues = None,
     force: Force = False,
@@ -87,50 +113,42 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a classifier from labelled RGB-D pairs, split by instance, and leave a run folder.
+    """Train a classifier on labelled RGB-D pairs, split by sequence, and write a run folder.
 
-    Ctrl-C leaves a usable run with the last finished epoch.
+    The recipe has all settings; options change it, then --set.
+    After Ctrl-C, the run has the last finished epoch and can be exported.
     """
-    from dataclasses import replace
-
-    from edgefuse.contract import InputContract
     from edgefuse.errors import UserError, require
 
     require("torch", extra="train")
     from edgefuse.console.progress import TrainingDisplay
     from edgefuse.io.text import quoted, say
-    from edgefuse.training.recipe import default_depth, default_weights, small_rgbd, with_values
+    from edgefuse.training.recipe import recipe_with_options, with_values
     from edgefuse.training.trainer import train as run_training
 
     try:
-        InputContract(size=size, near_m=near, far_m=far)
+        config = recipe_with_options(
+            recipe,
+            fusion=fusion,
+            rgb=rgb,
+            depth=depth,
+            encoding=encoding,
+            rgb_weights=rgb_weights,
+            depth_weights=depth_weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            size=size,
+            near_m=near,
+            far_m=far,
+            seed=seed,
+            num_threads=threads,
+            exclude=None if exclude is None else tuple(exclude),
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            flip=flip,
+        )
     except UserError as error:
-        raise typer.BadParameter(str(error), param_hint="--near, --far") from error
-    recipe = small_rgbd()
-    rgb_weights = rgb_weights if rgb_weights is not None else default_weights(rgb)
-    depth = depth if depth is not None else default_depth(rgb)
-    if depth_weights is None:
-        depth_weights = rgb_weights if depth == rgb else default_weights(depth)
-    config = replace(
-        recipe,
-        fusion=fusion,
-        rgb=rgb,
-        depth=depth,
-        encoding=encoding,
-        rgb_weights=rgb_weights,
-        depth_weights=depth_weights,
-        epochs=epochs,
-        batch_size=batch_size,
-        size=size,
-        near_m=near,
-        far_m=far,
-        seed=seed,
-        num_threads=threads,
-        exclude=tuple(exclude or ()),
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        augmentation=replace(recipe.augmentation, flip=flip),
-    )
+        raise typer.BadParameter(str(error)) from error
     config = with_values(config, values or ())
     with TrainingDisplay() as display:
         summary = run_training(
@@ -146,14 +164,14 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         say(f"error: {summary.not_written}")
         raise typer.Exit(1)
     if summary.interrupted:
-        say(f"stopped early: {out} holds the last finished epoch and can be exported")
+        say(f"stopped early: {out} has the last finished epoch and can be exported")
         raise typer.Exit(130)
     plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
     say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:
-    """The accuracies on each held-out part with the classes that it lacks, and what calibration did."""
+    """The accuracy on each held-out part with the classes missing in it, and the effect of calibration."""
     from edgefuse.training.final_scores import classes_without_pairs
 
     lines = []
@@ -170,7 +188,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def calibration_line(calibration: dict[str, Any]) -> str:
-    """The temperature, what it was fitted on, and what it did to the test pairs, or to the same pairs where there are no others."""
+    """The temperature and its effect on the test pairs, or on the validation pairs if there are no test pairs."""
     if not calibration["fitted_on_validation_pairs"]:
         return ""
     part = "test" if "test" in calibration else "validation"
@@ -179,5 +197,5 @@ def calibration_line(calibration: dict[str, Any]) -> str:
         f"{words} {before[name]:.3f} -> {after[name]:.3f}"
         for words, name in (("ECE", "expected_calibration_error"), ("NLL", "negative_log_likelihood"))
     )
-    where = "test" if part == "test" else "on the same data, which flatters it:"
+    where = "test" if part == "test" else "on the same data (optimistic):"
     return f"Calibrated on validation data (T = {calibration['temperature']:.3f}): {where} {changes}"

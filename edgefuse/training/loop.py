@@ -89,7 +89,7 @@ def train_epochs(
     samples = AugmentedDataset(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
-    optimizer, schedule = _annealed_adam(model, config, num_steps=report.num_steps)
+    optimizer, schedule = annealed_adam(model, config, num_steps=report.num_steps)
     criterion = partial(_loss, config=config)
     with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
@@ -119,15 +119,20 @@ def train_epochs(
             )
 
 
-def _annealed_adam(
+def annealed_adam(
     model: FusionClassifier, config: TrainConfig, *, num_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam and its schedule, stepped after each batch: linear warm-up times cosine.
+
+    LambdaLR scales the learning rate of each parameter group; CosineAnnealingLR has one final rate for all groups.
+    """
     optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
     end = config.final_learning_rate / config.learning_rate
     num_warm = max(1, round(config.warm_up * num_steps))
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / num_warm) * cosine(step / num_steps, end=end)
+        cosine = end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        return min(1.0, (step + 1) / num_warm) * cosine
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
@@ -163,11 +168,6 @@ def _where(batch: Batch, dataset: Dataset, *, number: int, num_batches: int, epo
     samples = [dataset.samples[i] for i in batch.indices[:NUM_NAMED_PAIRS].tolist()]
     names = ", ".join(f"{dataset.labels[sample.label]}/{sample.sequence}/{sample.name}" for sample in samples)
     return f"batch {number} of {num_batches} in epoch {epoch + 1} (first pairs {names})"
-
-
-def cosine(progress: float, *, end: float) -> float:
-    """From 1 at progress 0 to `end` at progress 1."""
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: float) -> None:

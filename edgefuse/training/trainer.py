@@ -46,7 +46,7 @@ class TrainSummary:
 
     Attributes:
         metrics: contents of `metrics.json`: metrics by held-out part ("validation", "test") and condition.
-        interrupted: stopped by Ctrl-C; the run holds the last finished epoch.
+        interrupted: stopped by Ctrl-C; the run has the last finished epoch.
         not_written: error of writing files after the last epoch, such as a plot on a full disk; `metrics` is complete.
     """
 

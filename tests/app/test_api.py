@@ -144,7 +144,9 @@ class Recorder(NullCallback):
         self.calls.append("end")
 
 
-def test_train_export_evaluate_and_classify_in_python(colour_and_range: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_train_export_evaluate_and_classify_in_python(
+    colour_and_range: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     seen: dict[str, list[tuple[int, int | None]]] = {}
 
     def progress(done: int, total: int | None, /, *, stage: str = "") -> None:

@@ -243,7 +243,7 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
     assert notes[1].startswith("half of the images are mirrored: no class name contains a side")
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"note: {note}" in ended.stderr and f"- Note: {note}." in report for note in notes)
-    assert report.startswith("# data, 4 folds by instance\n") and "inputs of 32 px, 1 epoch of batches" in report
+    assert report.startswith("# data, 4 folds by sequence\n") and "inputs of 32 px, 1 epoch of batches" in report
 
 
 def test_names_say_what_is_built() -> None:

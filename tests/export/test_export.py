@@ -21,6 +21,7 @@ from edgefuse.training.run import open_run, write_weights
 from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
+from edgefuse_export.ort_reference import reference_session
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.predict import predict_framed
 
@@ -59,6 +60,18 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
     graph = onnx.load(str(path)).graph
     assert not {o.name for o in graph.output} & {i.name for i in graph.initializer}  # a node makes each, gate too
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "shufflenet_v2_x0_5"])
+def test_any_torchvision_backbone_keeps_its_answers_and_passes_tensorrts_list(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", rgb=name, depth=name, encoding="relative")
+    model = build_classifier(config).eval()
+    path = onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
+    rgb, depth = samples(1)
+    found = reference_session(path).run(None, {"rgb": rgb, "depth": depth})
+    for a, b in zip(torch_predictor(model)(rgb, depth), found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bundle_folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from edgefuse.contract import InputContract, bytes_from_codes, decode_depth, decode_rgb
 from edgefuse.errors import UserError
 from edgefuse.model.backbones import build_depth_backbone, build_rgb_backbone
-from edgefuse.model.choices import DEPTH_BACKBONES, FUSION_KINDS, RGB_BACKBONES
+from edgefuse.model.choices import COMMON_BACKBONES, FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier, predict
 from edgefuse.model.decode import InputDecoder
 
@@ -48,18 +48,50 @@ def test_a_single_modality_ignores_the_other_and_has_no_weights_for_it() -> None
         assert (model.depth_features is None) == (fusion == "rgb")
 
 
-@pytest.mark.parametrize("name", RGB_BACKBONES)
+OTHER_BACKBONES = (
+    *("convnext_tiny", "densenet121", "efficientnet_b0", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"),
+    *("squeezenet1_1", "vgg11_bn"),
+)
+"""One of each other family."""
+
+
+@pytest.mark.parametrize("name", ["small", *COMMON_BACKBONES])
 def test_rgb_backbones_report_their_width(name: str) -> None:
     backbone = build_rgb_backbone(name).eval()
     features = backbone(torch.randn(1, 3, 64, 64))
     assert features.ndim == 4 and features.shape[:2] == (1, backbone.num_channels) and not backbone.pretrained
 
 
-@pytest.mark.parametrize("name", DEPTH_BACKBONES)
+@pytest.mark.parametrize("name", ["scratch", *COMMON_BACKBONES, "efficientnet_b0"])
 def test_depth_backbones_accept_range_and_validity(name: str) -> None:
     backbone = build_depth_backbone(name).eval()
     features = backbone(torch.rand(1, 2, 64, 64))
     assert features.ndim == 4 and features.shape[:2] == (1, backbone.num_channels)
+
+
+@pytest.mark.parametrize("name", OTHER_BACKBONES)
+def test_a_backbone_is_the_complete_network_before_pooling(name: str, tmp_path: Path) -> None:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    network = get_model(name).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    backbone = build_rgb_backbone(name, weights=str(tmp_path / "w.pth")).eval()
+    image = torch.randn(1, 3, 32, 32)
+    features = backbone(image)
+    head = network.classifier if hasattr(network, "classifier") else network.fc
+    pooled = features if name.startswith(("squeezenet", "convnext")) else features.mean((2, 3))
+    if name.startswith("vgg"):
+        pooled = network.avgpool(features).flatten(1)
+    expected = network(image)
+    torch.testing.assert_close(head(pooled).reshape(expected.shape), expected)
+    assert features.shape[1] == backbone.num_channels and len(backbone.stages) >= 5 and backbone.pretrained
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "inception_v3", "maxvit_t", "swin_t", "vit_b_32", "resnet19"])
+def test_a_network_without_a_feature_map_is_refused_with_those_that_have_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"depth is '{name}': one of scratch, resnet18, .*efficientnet_b0.*; .*{name}"):
+        ModelConfig(contract=CONTRACT, num_classes=3, depth=name)
 
 
 def test_weights_come_from_a_file_with_any_head(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_full_disk_keeps_the_last_epoch_and_names_the_file(
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=After(1, small_files))
     text = str(caught.value)
     assert f"{tmp_path / 'run/model.safetensors'} cannot be written (" in text and "File too large" in text
-    assert text.endswith(f"{tmp_path / 'run'} holds the weights of epoch 1")
+    assert text.endswith(f"{tmp_path / 'run'} has the weights of epoch 1")
     run = open_run(tmp_path / "run")
     assert run.info["epoch_kept"] == 1 and run.build_model() is not None
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
@@ -119,7 +119,7 @@ def test_out_of_memory_is_reported_with_what_was_saved(colour_and_range: Path, t
                 torch.empty(1 << 60)
 
     with pytest.raises(
-        UserError, match=r"not enough memory .*run holds the weights of epoch 1; try a smaller --batch-size than 16"
+        UserError, match=r"not enough memory .*run has the weights of epoch 1; try a smaller --batch-size than 16"
     ):
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=Greedy())
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgefuse.contract import InputContract
 from edgefuse.model.backbones import Backbone, build_rgb_backbone
-from edgefuse.model.choices import TORCHVISION_BACKBONES
+from edgefuse.model.choices import COMMON_BACKBONES
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.loop import prepare, set_training
@@ -26,7 +26,9 @@ def with_random_statistics(backbone: Backbone) -> Backbone:
     return backbone
 
 
-@pytest.mark.parametrize("name", TORCHVISION_BACKBONES)
+@pytest.mark.parametrize(
+    "name", [*COMMON_BACKBONES, "efficientnet_b0", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"]
+)
 def test_outputs_and_input_gradients_are_equal_and_every_batchnorm_is_folded(name: str) -> None:
     torch.manual_seed(0)
     backbone = with_random_statistics(build_rgb_backbone(name)).eval().requires_grad_(False).double()

@@ -54,7 +54,9 @@ def texts(axes: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("num_epochs", [1, 3, 40])
-def test_the_training_plot_has_integer_epochs_both_losses_and_chance(num_epochs: int, drawn: list[Any], tmp_path: Path) -> None:
+def test_the_training_plot_has_integer_epochs_both_losses_and_chance(
+    num_epochs: int, drawn: list[Any], tmp_path: Path
+) -> None:
     history = [
         EpochResult(
             epoch=epoch,

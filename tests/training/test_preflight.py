@@ -62,7 +62,9 @@ def test_mirroring_is_always_reported_with_its_reason(labels: tuple[str, ...], a
 
 
 @pytest.mark.parametrize(("asked", "stored", "warned"), [(None, False, 0), (True, True, 1), (False, False, 0)])
-def test_the_option_overrides_the_class_names_with_a_warning(asked: bool | None, stored: bool, warned: int, tmp_path: Path) -> None:
+def test_the_option_overrides_the_class_names_with_a_warning(
+    asked: bool | None, stored: bool, warned: int, tmp_path: Path
+) -> None:
     root = make_data(tmp_path / "d", {"glove_L": 3, "glove_R": 3})
     lines = opening(root, tmp_path / "run", augmentation=replace(QUICK.augmentation, flip=asked))
     assert "mirrored" in lines[0] and open_run(tmp_path / "run").info["training"]["augmentation"]["flip"] is stored
@@ -173,7 +175,7 @@ def test_the_calibration_line_names_the_data() -> None:
     assert calibration_line({**fitted, "test": figures}) == (
         "Calibrated on validation data (T = 0.647): test ECE 0.181 -> 0.124, NLL 0.900 -> 0.800"
     )
-    assert "on the same data, which flatters it: ECE 0.181 -> 0.124" in calibration_line(fitted)
+    assert "on the same data (optimistic): ECE 0.181 -> 0.124" in calibration_line(fitted)
     assert calibration_line({"temperature": 1.0, "fitted_on_validation_pairs": 0, "test": figures}) == ""
 
 

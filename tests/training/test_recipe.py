@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgefuse.data.augmentation import Augmentation
 from edgefuse.errors import UserError
-from edgefuse.training.recipe import TrainConfig, small_rgbd, with_values
+from edgefuse.training.recipe import TrainConfig, mobilenet_rgbd, recipe_with_options, small_rgbd, with_values
 
 NUMBERS = [f.name for f in fields(TrainConfig) if f.type in ("float", "int", "int | None")]
 AUGMENTATION_NUMBERS = [f"augmentation.{f.name}" for f in fields(Augmentation) if f.type == "float"]
@@ -84,9 +85,36 @@ def test_values_in_range_are_accepted(dropout: float, epochs: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, small_rgbd()),
+        ({"name": "mobilenet_rgbd"}, mobilenet_rgbd()),
+        ({"epochs": 3, "near_m": None, "flip": True}, small_rgbd(epochs=3, augmentation=Augmentation(flip=True))),
+        ({"rgb": "mobilenet_v2"}, mobilenet_rgbd()),
+        ({"rgb": "mobilenet_v2", "rgb_weights": "none"}, mobilenet_rgbd(rgb_weights="none")),
+        ({"rgb": "resnet18", "depth": "scratch"}, small_rgbd(rgb="resnet18", rgb_weights="imagenet")),
+        ({"depth": "resnet18"}, small_rgbd(depth="resnet18", depth_weights="imagenet")),
+        ({"name": "mobilenet_rgbd", "rgb_weights": "w.pth"}, mobilenet_rgbd(rgb_weights="w.pth")),
+        ({"name": "mobilenet_rgbd", "depth": "scratch"}, mobilenet_rgbd(depth="scratch", depth_weights="none")),
+        ({"name": "mobilenet_rgbd", "rgb": "small"}, small_rgbd()),
+    ],
+)
+def test_options_change_the_recipe_and_nothing_else(options: dict[str, Any], expected: TrainConfig) -> None:
+    assert recipe_with_options(**options) == expected
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match="'big': one of small_rgbd, mobilenet_rgbd"):
+        recipe_with_options("big")
+
+
+@pytest.mark.parametrize(
     ("command", "options"),
     [
         ("train", ["--near", "nan"]),
+        ("train", ["--recipe", "big"]),
+        ("train", ["--rgb", "vit_b_32"]),
+        ("crossval", ["--variants", "gated-vit_b_32"]),
         ("train", ["--far", "inf"]),
         ("train", ["--validation-fraction", "nan"]),
         ("train", ["--test-fraction", "nan"]),

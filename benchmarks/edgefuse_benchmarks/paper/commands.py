@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefuse.console.options import (
-    MAX_BATCH,
     MAX_EPOCHS,
     MAX_SEED,
     MAX_WORKERS,
     AsJson,
+    BatchSize,
     DataFolders,
+    Epochs,
     FarM,
     Flip,
     Force,
     NearM,
     SetValues,
+    Size,
     SkipBad,
 )
 from edgefuse.io.files import real_path
@@ -62,16 +64,16 @@ def crossval(  # long: each option is a parameter
             help="sequence; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "sequence",
-    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")] = 40,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    epochs: Epochs = None,
+    size: Size = None,
+    batch_size: BatchSize = None,
     flip: Flip = None,
-    near: NearM = 0.2,
-    far: FarM = 2.0,
+    near: NearM = None,
+    far: FarM = None,
     rgb_weights: Weights = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
-    ] = 0,
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
+    ] = None,
     jobs: Jobs = 1,
     early_stop: Annotated[
         int | None,
@@ -85,7 +87,6 @@ def crossval(  # long: each option is a parameter
     as_json: AsJson = False,
 ) -> None:
     """Compare approaches on the same folds: table, bars, and a paired test of gated against naive fusion."""
-    from dataclasses import replace
     from functools import partial
 
     from edgefuse.errors import require
@@ -93,30 +94,24 @@ def crossval(  # long: each option is a parameter
     require("torch", extra="train")
     from edgefuse.console.progress import TrainingDisplay
     from edgefuse.data.folds import BY_SEQUENCE, make_folds
-    from edgefuse.training.recipe import small_rgbd, with_values
+    from edgefuse.training.recipe import recipe_with_options, with_values
     from edgefuse_benchmarks.paper.crossval import cross_validate
     from edgefuse_benchmarks.paper.reports import write_report
     from edgefuse_benchmarks.paper.variants import PAPER_ROWS
 
-    recipe = small_rgbd()
-    config = replace(
-        recipe,
-        epochs=epochs,
-        size=size,
-        batch_size=batch_size,
-        near_m=near,
-        far_m=far,
-        seed=seed,
-        augmentation=replace(recipe.augmentation, flip=flip),
+    config = recipe_with_options(
+        epochs=epochs, size=size, batch_size=batch_size, near_m=near, far_m=far, seed=seed, flip=flip
     )
     config = with_values(config, values or ())
-    validation_fraction = 0.0 if early_stop is None else recipe.validation_fraction
+    validation_fraction = 0.0 if early_stop is None else config.validation_fraction
     with TrainingDisplay(brief=True) as display:
         done = cross_validate(
             data,
             out,
             variants=PAPER_ROWS if variants == "paper" else [name.strip() for name in variants.split(",")],
-            folds_of=partial(make_folds, num_folds=folds, by=by, seed=seed, validation_fraction=validation_fraction),
+            folds_of=partial(
+                make_folds, num_folds=folds, by=by, seed=config.seed, validation_fraction=validation_fraction
+            ),
             config=config,
             weights=rgb_weights or (),
             early_stop=early_stop,

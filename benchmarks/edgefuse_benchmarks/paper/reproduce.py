@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,7 +29,7 @@ from edgefuse.data.layouts.washington import PAPER_NUM_SAMPLES, read_washington
 from edgefuse.errors import UserError
 from edgefuse.io.files import real_path, refuse_existing
 from edgefuse.io.json_files import read_json
-from edgefuse.model.backbones import WEIGHTS_NONE
+from edgefuse.model.choices import WEIGHTS_NONE
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training.callbacks import Callback
 from edgefuse.training.recipe import TrainConfig
@@ -126,32 +126,19 @@ class Reproduction:
     report: Path
 
 
-def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int, seed: int) -> TrainConfig:
-    """The paper's training: Adam from 1e-3 to 1e-5, end to end, nothing augmented."""
-    still = Augmentation(
-        rotation_deg=0.0,
-        zoom=0.0,
-        shift=0.0,
-        flip=False,
-        brightness=0.0,
-        contrast=0.0,
-        gamma=0.0,
-        saturation=0.0,
-        white_balance=0.0,
-        grey=0.0,
-        blur=0.0,
-        depth_scale=0.0,
-        holes=0.0,
-        misalignment=0.0,
-        rgb_dropout=0.0,
-        depth_dropout=0.0,
-    )
-    return TrainConfig(
-        size=size,
+def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
+    """The paper's training: at most 400 epochs of Adam from 1e-3 to 1e-5, end to end, nothing augmented.
+
+    Args:
+        changes: fields of `TrainConfig`, such as `epochs=2`; None = as the paper, or as its protocol says here.
+    """
+    still: dict[str, Any] = {field.name: 0.0 for field in fields(Augmentation)} | {"flip": False}
+    config = TrainConfig(
+        size=224,
         near_m=protocol.near_m,
         far_m=protocol.far_m,
-        epochs=epochs,
-        batch_size=batch_size,
+        epochs=400,
+        batch_size=32,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
         pretrained_rate_scale=1.0,
@@ -162,9 +149,9 @@ def paper_config(protocol: Protocol, *, epochs: int, size: int, batch_size: int,
         warm_up=0.0,
         encoding="absolute",
         validation_fraction=0.0,
-        seed=seed,
-        augmentation=still,
+        augmentation=Augmentation(**still),
     )
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
 def reproduce(  # long: one table is one call, and each step of it a few lines
@@ -175,9 +162,9 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     table: int | None = None,
     by: str | None = None,
     variants: Sequence[str] = PAPER_ROWS,
-    epochs: int = 400,
-    size: int = 224,
-    batch_size: int = 32,
+    epochs: int | None = None,
+    size: int | None = None,
+    batch_size: int | None = None,
     weights: Sequence[str] = (),
     seed: int = 0,
     samples: int | Literal["all"] | None = None,
@@ -245,7 +232,8 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
         callback=callback,
     )
     command = ["edgefuse", "reproduce", name, str(tree), "--out", str(out), "--table", str(protocol.table)]
-    more = ["--epochs", str(epochs), "--size", str(size), "--batch-size", str(batch_size), "--seed", str(seed)]
+    more = ["--epochs", str(config.epochs), "--size", str(config.size)]
+    more += ["--batch-size", str(config.batch_size), "--seed", str(seed)]
     more += [word for value in weights for word in ("--rgb-weights", str(value))]
     more += [] if tuple(variants) == PAPER_ROWS else ["--variants", ",".join(variants)]
     more += [] if samples is None else ["--samples", str(samples)]

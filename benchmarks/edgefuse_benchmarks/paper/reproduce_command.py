@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgefuse.console.options import MAX_BATCH, MAX_EPOCHS, MAX_SEED, AsJson, Force, SkipBad
+from edgefuse.console.options import MAX_EPOCHS, MAX_SEED, AsJson, BatchSize, Epochs, Force, Size, SkipBad
 from edgefuse_benchmarks.paper.commands import Jobs, Weights
 
 
@@ -25,9 +25,9 @@ def reproduce(  # long: each option is a parameter
         ),
     ] = None,
     variants: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
-    epochs: Annotated[int, typer.Option(min=1, max=MAX_EPOCHS, help="The paper: at most 400.")] = 400,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=2, max=MAX_BATCH)] = 32,
+    epochs: Epochs = None,
+    size: Size = None,
+    batch_size: BatchSize = None,
     rgb_weights: Weights = None,
     seed: Annotated[
         int,

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
-from edgefuse.model.backbones import WEIGHTS_IMAGENET, WEIGHTS_NONE, build_rgb_backbone
+from edgefuse.model.backbones import build_rgb_backbone
 from edgefuse.model.choices import (
-    DEPTH_BACKBONES,
+    DEPTH_FROM_SCRATCH,
     FUSION_KINDS,
-    RGB_BACKBONES,
+    RGB_FROM_SCRATCH,
     SINGLE_MODALITIES,
-    TORCHVISION_BACKBONES,
-    DepthBackbone,
+    WEIGHTS_IMAGENET,
+    WEIGHTS_NONE,
     FusionKind,
-    RgbBackbone,
+    check_backbones,
+    is_torchvision,
 )
 from edgefuse.training.recipe import TrainConfig, default_weights
 from edgefuse.training.trainer import model_config_of
@@ -57,8 +57,8 @@ class ModelVariant:
 
     name: str
     fusion: FusionKind
-    rgb: RgbBackbone | None
-    depth: DepthBackbone | None
+    rgb: str | None
+    depth: str | None
 
     @property
     def baseline(self) -> str:
@@ -67,7 +67,7 @@ class ModelVariant:
 
     def pretrained_names(self) -> list[str]:
         """The torchvision backbones that it uses."""
-        return [name for name in (self.rgb, self.depth) if name in TORCHVISION_BACKBONES and name is not None]
+        return [name for name in (self.rgb, self.depth) if name is not None and is_torchvision(name)]
 
 
 def parse_variant(name: str) -> ModelVariant:
@@ -78,22 +78,19 @@ def parse_variant(name: str) -> ModelVariant:
     """
     fusion, _, backbones = name.partition("-")
     backbone, plus, second = backbones.partition("+")
-    known = DEPTH_BACKBONES if fusion == "depth" else RGB_BACKBONES
-    if fusion not in FUSION_KINDS or backbone not in known:
+    rgb = None if fusion == "depth" else backbone
+    depth = {"depth": backbone, "rgb": None}.get(fusion, second if plus else DEPTH_FROM_SCRATCH)
+    try:
+        if fusion not in FUSION_KINDS or (plus and fusion in SINGLE_MODALITIES):
+            raise UserError(f"fusions are {', '.join(FUSION_KINDS)}")
+        check_backbones(rgb=rgb, depth=depth)
+    except UserError as error:
         raise UserError(
-            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, with one of {', '.join(FUSION_KINDS)} "
-            f"and one of {', '.join(known)}, such as gated-small or depth-scratch"
-        )
-    if plus and (fusion in SINGLE_MODALITIES or second not in DEPTH_BACKBONES):
-        raise UserError(
-            f"the approach {name!r} is not known: behind + a fusion of both sensors takes its depth backbone, "
-            f"one of {', '.join(DEPTH_BACKBONES)}, such as spatial-mobilenet_v2+mobilenet_v2"
-        )
+            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, such as gated-small or depth-scratch; behind + a "
+            f"fusion of both sensors takes its depth backbone, such as spatial-mobilenet_v2+mobilenet_v2: {error}"
+        ) from error
     kind: FusionKind = fusion
-    if kind == "depth":
-        return ModelVariant(name=name, fusion=kind, rgb=None, depth=cast("DepthBackbone", backbone))
-    depth: DepthBackbone | None = None if kind == "rgb" else cast("DepthBackbone", second or "scratch")
-    return ModelVariant(name=name, fusion=kind, rgb=cast("RgbBackbone", backbone), depth=depth)
+    return ModelVariant(name=name, fusion=kind, rgb=rgb, depth=depth)
 
 
 def paper_accuracy(table: int) -> dict[str, float]:
@@ -107,8 +104,8 @@ def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping
     Args:
         weights: backbone -> "imagenet", "none" or a file, as `choose_weights` gives it.
     """
-    rgb = variant.rgb or "small"
-    depth = variant.depth or "scratch"
+    rgb = variant.rgb or RGB_FROM_SCRATCH
+    depth = variant.depth or DEPTH_FROM_SCRATCH
     return replace(
         base,
         fusion=variant.fusion,

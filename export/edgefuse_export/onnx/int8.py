@@ -38,22 +38,16 @@ def measured_ranges(path: Path, *, frames: Frames) -> dict[str, float]:
     Raises:
         UserError: no frames.
     """
-    onnx = require("onnx", extra="export")
     if not len(frames.rgb):
         raise UserError("there are no frames to calibrate on: INT8 needs some of the run's training data")
     observer = OnnxActivationObserver(path)
     for i in range(len(frames.rgb)):
         observer(frames.rgb[i : i + 1], frames.depth[i : i + 1])
     ranges = dict(observer.largest)
-    takers: dict[str, list[Any]] = {}
-    graph = onnx.load(str(path)).graph
-    for node in graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    for node in graph.node:
-        behind = takers.get(node.output[0], [])
-        if node.op_type in OPERATORS and len(behind) == 1 and behind[0].op_type in ACTIVATIONS:
-            ranges[node.output[0]] = ranges[behind[0].output[0]]
+    for node in require("onnx_ir", extra="export").load(path).graph:
+        behind = [use.node for use in node.outputs[0].uses()] if node.op_type in OPERATORS else []
+        if len(behind) == 1 and behind[0].op_type in ACTIVATIONS:
+            ranges[node.outputs[0].name] = ranges[behind[0].outputs[0].name]
     return ranges
 
 
