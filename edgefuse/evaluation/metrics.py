@@ -245,6 +245,6 @@ def class_numbers(data_labels: Sequence[str], model_labels: Sequence[str]) -> ND
     unknown = [label for label in data_labels if label not in model_labels]
     if unknown:
         raise UserError(
-            f"the data has classes that the model does not know: {some_of(unknown)}; it knows {some_of(model_labels)}"
+            f"the data has classes that the model does not know: {some_of(unknown)}; its classes are {some_of(model_labels)}"
         )
     return np.array([list(model_labels).index(label) for label in data_labels])

@@ -96,7 +96,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(colour_and_range
     with logged() as lines:
         train([colour_and_range], run, config=replace(QUICK, epochs=3), callback=After(1, block))
     (line,) = [line for line in lines if "TensorBoard" in line]
-    assert line.startswith("warning: ") and line.endswith("the training goes on")
+    assert line.startswith("warning: ") and line.endswith("the training continues without it")
     assert open_run(run).info["epochs_done"] == 3
 
 

@@ -94,7 +94,7 @@ def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.M
         tmp_path / "run",
         config=replace(QUICK, test_fraction=0.25),
     )
-    assert titles[0].startswith("test: ") and titles[0].endswith("no pair of once")
+    assert titles[0].startswith("RGB only (small); run run\ntest: ") and titles[0].endswith("no pair of once")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_ctrl_c_in_the_first_epoch_reports_that_there_is_no_model(colour_and_ran
         def on_batch_end(self, report: StepReport) -> None:
             raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="before the first epoch"):
+    with pytest.raises(UserError, match="before the end of the first epoch"):
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=VeryImpatient())
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_a_forced_training_that_ends_early_leaves_the_old_run(
             raise KeyboardInterrupt
 
     shutil.copytree(trained, tmp_path / "run")
-    with pytest.raises(UserError, match="before the first epoch"):
+    with pytest.raises(UserError, match="before the end of the first epoch"):
         train([colour_and_range], tmp_path / "run", config=QUICK, force=True, callback=VeryImpatient())
     assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
