@@ -25,7 +25,7 @@ async def lifespan(app):
         yield {"classifier": classifier}
 
 
-# async: so it runs in the thread that opened the engine. Starlette runs a plain `def` in a thread of a pool.
+# async, so that it runs in the thread that opened the engine. Starlette runs a plain `def` in a thread pool.
 async def classify(request):
     async with request.form() as form:
         rgb, depth = form.get("rgb"), form.get("depth")
@@ -33,8 +33,8 @@ async def classify(request):
             raise edgefuse.EdgefuseError("two files were expected, in the form fields rgb and depth")
         pair = read_rgb(Path("rgb"), await rgb.read()), read_depth(Path("depth"), await depth.read())
     found = request.state.classifier(*pair, depth_unit_m=0.001)
-    answer = {"label": found.label, "probability": found.probability, "gate": found.gate, "warning": found.warning}
-    return JSONResponse({**answer, "sensors": found.sensors._asdict()})
+    body = {"label": found.label, "probability": found.probability, "gate": found.gate, "warning": found.warning}
+    return JSONResponse({**body, "sensors": found.sensors._asdict()})
 
 
 async def refuse(request, error):

@@ -1,4 +1,4 @@
-"""React to each decision of a live camera or a recording: python examples/live_loop.py BUNDLE realsense"""
+"""Handle each result of a live camera or a recording: python examples/live_loop.py BUNDLE realsense"""
 
 import sys
 

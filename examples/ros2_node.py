@@ -1,6 +1,6 @@
 """Classify the images of a ROS 2 camera node: python examples/ros2_node.py BUNDLE
 
-Untried: this was written from the documentation of ROS 2 Humble to Kilted and has never run, because ROS 2 is no Python package.
+Untried: written from the documentation of ROS 2 Humble to Kilted and never run, because ROS 2 cannot be installed with pip.
 It needs the ROS 2 packages cv_bridge, message_filters and vision_msgs, a bundle with align = color (the default), and a camera:
 
     ros2 launch realsense2_camera rs_launch.py align_depth.enable:=true

@@ -101,7 +101,7 @@ class HostMemory:
     def allocate(self, num_bytes: int) -> int:
         self._check_active()
         if num_bytes > self.num_free_bytes:
-            raise GpuOutOfMemoryError(f"the GPU has no memory left for {num_bytes:,} bytes")
+            raise GpuOutOfMemoryError(f"the GPU does not have enough memory for {num_bytes:,} bytes")
         self.num_free_bytes -= num_bytes
         buffer = np.zeros(num_bytes, np.uint8)
         self._device[buffer.ctypes.data] = buffer

@@ -200,7 +200,7 @@ def test_speaking_is_found(path: str, source: str, found: list[str]) -> None:
 
 
 COMMAND = re.compile(
-    r"\b(edgefuse (record|train|evaluate|explain|crossval|reproduce|export|build|check-onnx|live|demo|data [a-z]+)( .*--(out|camera|roi))?|cp|mv|rm|chmod \S+|chown -R \S+) $"
+    r"\b(edgefuse (record|train|evaluate|explain|crossval|reproduce|export|build|lint-onnx|live|demo|data [a-z]+)( .*--(out|camera|roi))?|cp|mv|rm|chmod \S+|chown -R \S+) $"
 )
 """A message up to the path in its command."""
 

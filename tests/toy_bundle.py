@@ -47,11 +47,11 @@ def make_toy_bundle(
     """Write the bundle into `folder` and open it.
 
     Args:
-        graph_size: input size of the ONNX file; another one than `size` violates the contract on purpose.
-        graph_labels: number of probabilities of the file; another one than that of `labels` violates the contract too.
+        graph_size: input size of the ONNX file; a value other than `size` violates the contract on purpose.
+        graph_labels: number of probabilities of the file; a value other than the number of `labels` violates it too.
         batch: first dimension of the inputs; a name makes it dynamic.
-        degraded_mode: what live reports with a sensor missing; None = the default, abstain.
-        float_inputs: the file has float32 inputs, which violates the contract on purpose.
+        degraded_mode: whether live predicts or abstains if a sensor is missing; None = the default, abstain.
+        float_inputs: give the file float32 inputs, which violates the contract on purpose.
     """
     import onnx
 

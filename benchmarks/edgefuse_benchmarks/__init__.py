@@ -1,1 +1,1 @@
-"""Benchmarks of the fusion core, a bundle's engine and the live loop: measured in one way, kept as JSON with what they ran on."""
+"""Benchmarks of the fusion core, engines and the live loop. Results are JSON files with hardware, versions and commit."""

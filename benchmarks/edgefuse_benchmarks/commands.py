@@ -21,11 +21,9 @@ from edgefuse_runtime.regions.option import RegionSpec, parsed_region
 if TYPE_CHECKING:
     from edgefuse_benchmarks.report import Report
 
-Out = Annotated[
-    Path, typer.Option(help="Folder for the result: a JSON file and a picture, under a new name each time.")
-]
+Out = Annotated[Path, typer.Option(help="Folder for the result: a JSON file and a plot, with a new name each time.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Fewer samples, under a minute: a first look, nothing to publish.")
+    bool, typer.Option("--quick", help="Fewer samples, under a minute: a first impression, not for publication.")
 ]
 
 
@@ -37,7 +35,7 @@ def core(
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Gate, fusion and fully connected layers alone: gated and naive, in torch and ONNX Runtime, against reading their weights."""
+    """Time gate, fusion and fully connected layers only: gated and naive, in PyTorch and ONNX Runtime, and reading their weights."""
     widths = _whole_numbers(d, option="--d")
     _check_out(out)
     from edgefuse.console.progress import counting
@@ -57,13 +55,13 @@ def engine(
     camera: CameraSpec = "synthetic",
     threads: Annotated[str | None, typer.Option(help="Thread counts, such as 1,4. Default: 1 and all cores.")] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run that the bundle was exported from: torch is measured beside it.")
+        Path | None, typer.Option(help="The run that the bundle was exported from, to measure PyTorch too.")
     ] = None,
     quick: Quick = False,
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """A bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
+    """Time a bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
     counts = _whole_numbers(threads, option="--threads")
     _check_out(out)
     from edgefuse.io.text import say
@@ -91,7 +89,7 @@ def live(
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Frame to result with its stages: a recording back to back and at its own rate, a camera at its rate."""
+    """Time from frame to result, by stage: a recording back to back and at its own rate, a camera at its rate."""
     from edgefuse.console.messages import muted
     from edgefuse.console.progress import counting
     from edgefuse_benchmarks.suites.live import PLAN, QUICK_PLAN, bench_live
@@ -112,7 +110,7 @@ def live(
 
 
 def _check_out(out: Path) -> None:
-    """See before the work that its result can be kept.
+    """Check before the work that the result can be saved.
 
     Raises:
         UserError: it cannot.
@@ -121,12 +119,12 @@ def _check_out(out: Path) -> None:
     from edgefuse.io.files import check_writable
 
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: a folder was expected, new or not")
+        raise UserError(f"--out {out} is a file: a new or existing folder was expected")
     check_writable(out / "result")
 
 
 def _finish(report: Report, *, out: Path, as_json: bool) -> None:
-    """Show the result first, then keep it, the picture last: what fails costs nothing that was there before."""
+    """Print the result, save it, and plot it last, so that a failure loses nothing of the steps before."""
     from edgefuse.io.text import say
     from edgefuse_benchmarks.console import print_report
     from edgefuse_benchmarks.plots import save_plot
@@ -137,17 +135,17 @@ def _finish(report: Report, *, out: Path, as_json: bool) -> None:
             typer.echo(dumps(report.to_json(raw=False)))
         else:
             print_report(report)
-    finally:  # also where nobody reads them
+    finally:  # even if standard output is closed
         path = save(report, out)
         say(f"result: {path}")
     try:
         save_plot(report, path.with_suffix(".png"))
     except Exception as error:
-        say(f"no picture: {error}")
+        say(f"no plot: {error}")
 
 
 def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
-    """ "1,4" as (1, 4); nothing as ().
+    """ "1,4" as (1, 4); None as ().
 
     Raises:
         typer.BadParameter: it is not a list of whole numbers from 1 on.
@@ -162,15 +160,15 @@ def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
 
 def learning(
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many seeds: each renders, splits and starts anew.")
+        int, typer.Option(min=1, max=1000, help="Number of seeds: each has new images, a new split and new weights.")
     ] = 5,
-    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs of a seed.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs per seed.")] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Default: what the demo's recipe says.")
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Default: that of the demo's recipe.")
     ] = None,
     out: Out = Path("bench-results"),
 ) -> None:
-    """Accuracy of every fusion on held-out instances of the built-in set, with both sensors and with either dead."""
+    """Accuracy of every fusion on held-out sequences of the built-in data set, with both sensors and with either one missing."""
     from edgefuse.errors import require
     from edgefuse.io.text import say
 
@@ -183,4 +181,4 @@ def learning(
         report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs)
     typer.echo(report.to_markdown())
     path = save_learning(report, out)
-    say(f"kept: {path} and {path.with_suffix('.json')}")
+    say(f"result: {path} and {path.with_suffix('.json')}")

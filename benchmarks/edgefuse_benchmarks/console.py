@@ -1,4 +1,4 @@
-"""A result as text: one table a group, the ratios, the notes. Colours and lines on a terminal, plain columns elsewhere."""
+"""Prints a result as text: one table per group, ratios, notes. Colours and lines on a terminal, plain columns elsewhere."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PLAIN_WIDTH = 140
 
 
 def print_report(report: Report, *, file: IO[str] | None = None) -> None:
-    """Print the whole result, on standard output if nothing else is named."""
+    """Print the complete result, by default to standard output."""
     stream = file or sys.stdout
     console = new_console(stream, width=None if stream.isatty() else PLAIN_WIDTH)
     cpu = report.machine["cpu"]
     console.print(f"{report.benchmark}: {cpu['model']}, {cpu['cores_usable']} core(s), {report.machine['date_utc']}")
-    told = set()
+    printed_scopes = set()
     for group in report.groups:
-        if group.scope not in told:
-            told.add(group.scope)
+        if group.scope not in printed_scopes:
+            printed_scopes.add(group.scope)
             console.print(f"\nscope {group.scope}: {SCOPES[group.scope]}", style="bold")
         console.print(_series_table(group, console))
     if any(group.ratios for group in report.groups):
@@ -72,7 +72,7 @@ def _ratio_table(report: Report, console: Console) -> Table:
 
 
 def ratio_label(numerator: str, denominator: str) -> str:
-    """ "gated / naive (torch, 1 thread)" for "gated, torch, 1 thread" over "naive, torch, 1 thread": what both share, once."""
+    """ "gated / naive (torch, 1 thread)" for "gated, torch, 1 thread" over "naive, torch, 1 thread"."""
     above, below = numerator.split(", "), denominator.split(", ")
     shared: list[str] = []
     while len(above) > 1 and len(below) > 1 and above[-1] == below[-1]:

@@ -1,7 +1,7 @@
-"""What ran on this machine's GPU: every test marked gpu or tensorrt, its outcome and figures, as one dated JSON.
+"""Runs every test marked gpu or tensorrt, and writes outcomes and figures to a dated JSON file.
 
 python -m edgefuse_benchmarks.gpu_report --out FOLDER      in a checkout; `make gpu-report` calls it
-Exit codes: 0 all that ran passed, 1 something failed, 2 there was nothing to run on, and nothing was written.
+Exit codes: 0 all tests passed, 1 a test failed, 2 no test could run, and nothing was written.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ NOTHING_TO_RUN_ON = 2
 
 
 class Outcomes:
-    """A plugin of pytest that keeps how each test ended, with the figures that it recorded.
+    """A pytest plugin that collects the outcome of each test, and the figures that it recorded.
 
     Attributes:
-        tests: one JSON object for each test, in the order in which they ran.
+        tests: one JSON object per test, in the order in which they ran.
     """
 
     def __init__(self) -> None:
         self.tests: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A test is told by its call, or by whatever kept it from being called or cleaned up."""
+        """Record the call of a test, or the setup or teardown that did not pass."""
         if report.when != "call" and report.passed:
             return
         self.tests.append(
@@ -53,7 +53,7 @@ class Outcomes:
 
 
 def run_tests(tests: Path) -> tuple[list[dict[str, Any]], int]:
-    """Run the tests that need a GPU: how each ended, and pytest's exit code.
+    """Run the tests that need a GPU; returns their outcomes and pytest's exit code.
 
     Raises:
         MissingPackageError: pytest is not installed.
@@ -83,7 +83,7 @@ def to_json(gpu: Gpu, tests: Sequence[dict[str, Any]], *, described: dict[str, A
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run, write, and say where."""
+    """Run the tests, write the report, and print its path."""
     parser = argparse.ArgumentParser(prog="edgefuse_benchmarks.gpu_report", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--tests", type=Path, default=Path("tests/gpu"), help="where the tests are")
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _reason(report: pytest.TestReport) -> str | None:
-    """Why it was skipped or how it failed, in one line, without the paths of this machine."""
+    """Why a test was skipped or failed, in one line, without paths of this machine."""
     if report.passed:
         return None
     if isinstance(report.longrepr, tuple):

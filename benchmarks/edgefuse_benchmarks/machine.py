@@ -1,6 +1,6 @@
-"""What a number was measured on: hardware, clocks, versions, commit. Every part may be absent and is then None.
+"""Describes the machine of a measurement: hardware, clocks, versions, commit. Unknown values are None.
 
-Owns the description that stands in each result; it names no host, user or path. Reports import it.
+The description is part of each result; it has no host name, user name or path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.s
 
 
 def describe() -> dict[str, Any]:
-    """Hardware, system and versions, as JSON values; call it before measuring, for its load average and clocks."""
+    """Hardware, system and versions, as JSON values. Call it before measuring, for the load average and clocks."""
     return {
         "cpu": describe_cpu(),
         "memory_bytes": memory_bytes(),
@@ -62,7 +62,7 @@ def describe_cpu() -> dict[str, Any]:
 
 
 def cpu_model() -> str | None:
-    """The processor's own name; on ARM that of `lscpu`, because /proc/cpuinfo has none."""
+    """The name of the processor; on ARM from `lscpu`, because /proc/cpuinfo has none."""
     return (
         _field(_read(Path("/proc/cpuinfo")), "model name")
         or _field(output_of(["lscpu"]), "Model name")
@@ -72,7 +72,7 @@ def cpu_model() -> str | None:
 
 
 def caches_bytes() -> dict[str, int]:
-    """Sizes of the data caches that core 0 sees, such as {"L1": 49152, "L2": ...}; shared ones count whole."""
+    """Sizes of the data caches of core 0, such as {"L1": 49152, "L2": ...}; shared caches in full."""
     found = {}
     for folder in sorted((CPU / "cpu0" / "cache").glob("index*")):
         size = re.fullmatch(r"(\d+)([KMG]?)", _read(folder / "size") or "")
@@ -92,7 +92,7 @@ def memory_bytes() -> int | None:
 
 
 def describe_gpus() -> list[dict[str, str]]:
-    """What nvidia-smi says about each GPU; empty where there is none."""
+    """The fields of nvidia-smi for each GPU; empty without a GPU."""
     table = output_of(["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"])
     names = GPU_FIELDS.split(",")
     rows = [[value.strip() for value in line.split(",")] for line in (table or "").splitlines() if line.strip()]
@@ -114,12 +114,14 @@ def describe_jetson() -> dict[str, str] | None:
 
 def os_name() -> str:
     """Such as "Ubuntu 24.04.1 LTS"."""
-    name = _field(_read(Path("/etc/os-release")), "PRETTY_NAME", separator="=")
-    return name.strip('"') if name else platform.system()
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
 
 
 def load_average() -> float | None:
-    """Runnable programs over the last minute."""
+    """Average number of runnable processes over the last minute."""
     try:
         return round(os.getloadavg()[0], 2)
     except (OSError, AttributeError):
@@ -127,7 +129,7 @@ def load_average() -> float | None:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command as it was typed, with paths outside the working folder cut to their names: a result is published."""
+    """The command line, with paths outside the working folder shortened to their names, because results are published."""
     words = [Path(argv[0]).name]
     for word in argv[1:]:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
@@ -143,13 +145,13 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _field(text: str | None, name: str, *, separator: str = ":") -> str | None:
-    match = re.search(rf"^{re.escape(name)}\s*{separator}\s*(.+)$", text or "", re.MULTILINE)
+def _field(text: str | None, name: str) -> str | None:
+    match = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text or "", re.MULTILINE)
     return match[1].strip() if match else None
 
 
 def _leading_numbers(release: str) -> str:
-    """ "6.8.0" of "6.8.0-41-generic": what follows is the builder's own name."""
+    """ "6.8.0" of "6.8.0-41-generic": the rest may be a custom name."""
     match = re.match(r"[\d.]+", release)
     return match[0] if match else release
 

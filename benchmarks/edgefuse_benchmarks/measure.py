@@ -1,10 +1,10 @@
-"""How time is measured here, and nowhere else: warm-up, interleaved variants, raw samples, ratios with their spread.
+"""Timing for all benchmarks: warm-up, interleaved variants, raw samples, ratios with their spread.
 
-    turn    a variant's calls in a row, each timed on its own (`calls_per_turn`)
-    round   one turn of every variant, in an order that is drawn anew, so that a drift of the machine meets all alike
+    turn    consecutive calls of a variant, each timed separately (`calls_per_turn`)
+    round   one turn of every variant, in a new random order, so that a drift of the machine affects all variants alike
 
-No number exists before the variants' answers were compared: `check` decides, and where it objects nothing is returned.
-Nothing is clipped. Needs NumPy alone; every scope of the benchmarks imports it.
+The outputs of the variants are compared first (`check`); if they differ, nothing is measured. No sample is clipped. Requires only
+NumPy.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ NUM_RESAMPLES = 1000
 
 
 class ParityError(UserError):
-    """The variants give different answers, so there are no numbers."""
+    """The outputs of the variants differ, so nothing was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One thing to measure.
+    """A function to time.
 
     Attributes:
-        call: what is timed; its output is dropped.
-        wait: waits until the work of `call` is done, inside the timing (torch.cuda.synchronize); None where `call` returns
-            only then.
-        prepare: runs before every call, outside the timing; such as one that fills the caches with something else.
-        calls_per_turn: timed calls in a row.
-        settle_calls: calls before those in every turn that are not timed, so that the variant finds its own data in the
-            caches although another one ran before it.
+        call: the timed function; its result is ignored.
+        wait: waits until the work of `call` is done, inside the timing (torch.cuda.synchronize); None if `call` is
+            synchronous.
+        prepare: runs before every call, outside the timing; for example to fill the caches with other data.
+        calls_per_turn: consecutive timed calls.
+        settle_calls: untimed calls at the start of every turn, so that the variant finds its own data in the caches
+            although another variant ran before it.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long to measure. Both limits of a pair hold: so long, and so many.
+    """How long to measure. Both minimums apply: the time, and the number of calls or rounds.
 
     Attributes:
-        warmup_s, min_warmup_calls: of each variant, before any round.
+        warmup_s, min_warmup_calls: of each variant, before the first round.
         measure_s, min_rounds: of all variants together.
-        max_rounds: an end to raw samples, also where a call takes a microsecond.
+        max_rounds: limits the number of raw samples for calls of a few microseconds.
         seed: of the order within each round.
     """
 
@@ -87,8 +87,8 @@ class Series:
     """The raw samples of one variant.
 
     Attributes:
-        turns_ns: int64 [rounds, calls of a turn], in the order of time.
-        first_call_ns: the very first call, before any warm-up; None where there was none of its own.
+        turns_ns: int64 [rounds, calls of a turn], in chronological order.
+        first_call_ns: the first call of all, before the warm-up; None if it was not timed separately.
     """
 
     name: str
@@ -97,22 +97,22 @@ class Series:
 
     @property
     def samples_ns(self) -> NDArray[np.int64]:
-        """All samples [n], in the order of time."""
+        """All samples [n], in chronological order."""
         return self.turns_ns.reshape(-1)
 
     def summary(self) -> Summary:
-        """The figures of all samples; none is left out."""
+        """The figures of all samples."""
         return summarise(self.samples_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How many times as long `numerator` takes as `denominator`, paired by rounds.
+    """Time of `numerator` over that of `denominator`, paired by rounds.
 
     Attributes:
-        median: of the rounds' ratios; a round's ratio is that of its turns' medians.
-        low, high: 95 % interval of that median (percentile bootstrap over rounds): how well it is known.
-        p5, p95: of the rounds' ratios: how much one round differs from the next.
+        median: of the ratios of all rounds; the ratio of a round is that of the medians of its turns.
+        low, high: 95 % interval of the median (percentile bootstrap over rounds).
+        p5, p95: percentiles of the ratios of all rounds: the variation between rounds.
     """
 
     numerator: str
@@ -129,23 +129,23 @@ def measure(variants: Sequence[Variant], *, plan: Plan, check: Callable[[], Sequ
     """Time variants against each other.
 
     Args:
-        check: compares what the variants compute and returns what is wrong, in words; empty = all agree. It runs after
-            the first calls, which would not be the first otherwise.
+        check: compares the outputs of the variants and returns the differences as text; empty = no difference. It runs
+            after the first calls, so that those really are the first.
 
     Returns:
         One series for each variant, in the given order.
 
     Raises:
-        ParityError: `check` found something; nothing was timed but the first calls, and those are not told.
+        ParityError: `check` returned differences; only the first calls were timed, and they are not reported.
     """
     names = [variant.name for variant in variants]
     if len(set(names)) != len(names):
-        raise ValueError(f"two variants have one name: {names}")
+        raise ValueError(f"two variants have the same name: {names}")
     with _gc_paused():
         first_calls_ns = [_timed_ns(variant) for variant in variants]
         if problems := check():
             raise ParityError(
-                "the variants give different answers, so nothing was measured:\n  " + "\n  ".join(problems)
+                "the outputs of the variants differ, so nothing was measured:\n  " + "\n  ".join(problems)
             )
         for variant in variants:
             _warm_up(variant, plan)
@@ -157,7 +157,7 @@ def measure(variants: Sequence[Variant], *, plan: Plan, check: Callable[[], Sequ
 
 
 def summarise(samples_ns: NDArray[np.int64]) -> Summary:
-    """The figures of samples [n] in nanoseconds, n >= 1; percentiles are NumPy's (linear between neighbours)."""
+    """The figures of samples [n] in nanoseconds, n >= 1; percentiles are NumPy's, with linear interpolation."""
     p50, p95, p99 = np.percentile(samples_ns, (50, 95, 99))
     mean = float(samples_ns.mean())
     return Summary(
@@ -194,7 +194,7 @@ def ratio(numerator: Series, denominator: Series, *, seed: int = 0) -> Ratio:
 
 
 def timer_overhead_ns(*, num_calls: int = 1000) -> float:
-    """What timing itself costs: the median of timed calls that do nothing. It is in every sample."""
+    """Overhead of the timing, which is part of every sample: the median of timed calls that do nothing."""
     nothing = Variant(name="nothing", call=lambda: None)
     return float(np.median([_timed_ns(nothing) for _ in range(num_calls)]))
 
@@ -207,7 +207,7 @@ def _timed_ns(variant: Variant) -> int:
         start_ns = time.perf_counter_ns()
         call()
         return time.perf_counter_ns() - start_ns
-    wait()  # what was queued earlier is not this call's time
+    wait()  # earlier work is not part of this call's time
     start_ns = time.perf_counter_ns()
     call()
     wait()
@@ -240,7 +240,7 @@ def _rounds(variants: Sequence[Variant], plan: Plan) -> list[list[list[int]]]:
 
 @contextmanager
 def _gc_paused() -> Iterator[None]:
-    """A collection in the middle of a call would be its time."""
+    """Disable the garbage collector, which would otherwise run during timed calls."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""A benchmark's result: what it is made of, its JSON, and where it is kept. Every scope makes one; tables and pictures show it."""
+"""The result of a benchmark, its JSON and its file. Tables and plots are made from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgefuse.io.text import write_text
 from edgefuse_benchmarks.measure import Ratio, Series
 
 SCHEMA = 1
-"""Raise it whenever a field of the JSON changes its meaning or goes."""
+"""Increase it when a field of the JSON is removed or changes its meaning."""
 
 FEW_SAMPLES = 100
 BUSY_FRACTION = 0.5
@@ -25,13 +25,13 @@ Benchmark = Literal["core", "engine", "live"]
 Scope = Literal["core", "engine", "cold start", "frame to result", "frame age"]
 
 SCOPES: dict[Scope, str] = {
-    "core": "gate, fusion and fully connected layers alone, from two feature vectors",
+    "core": "gate, fusion and fully connected layers only, from two feature vectors",
     "engine": "one framed pair in, one decision out, with the engine's copies",
     "cold start": "a fresh process until its first decision",
     "frame to result": "from the arrival of a camera's pair to its result",
     "frame age": "from the sensor's timestamp to the result",
 }
-"""What a number covers. Numbers of different scopes do not compare."""
+"""What each scope includes. Times of different scopes cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Group:
     """Series that were measured together, and their ratios.
 
     Attributes:
-        bytes_read: series name -> bytes that one call must read at least; gives its GB/s.
-        facts: what else the numbers are to be read with, as JSON values.
+        bytes_read: series name -> bytes that one call must read at least, to compute GB/s.
+        facts: more values to interpret the times with, as JSON values.
     """
 
     scope: Scope
@@ -51,7 +51,7 @@ class Group:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def gb_per_s(self, series: Series) -> float | None:
-        """Bytes that one call must read over its median time; None where no bytes are given."""
+        """Bytes that one call must read over its median time; None without an entry in `bytes_read`."""
         num_bytes = self.bytes_read.get(series.name)
         return None if num_bytes is None else num_bytes / series.summary().p50_ns
 
@@ -61,10 +61,10 @@ class Report:
     """The result of one benchmark.
 
     Attributes:
-        machine: what `machine.describe` gave before measuring.
-        parameters: what was asked for, as JSON values.
-        parity: figures of the comparisons that were passed before measuring.
-        notes: what a reader must know, in sentences.
+        machine: from `machine.describe`, before measuring.
+        parameters: of the benchmark, as JSON values.
+        parity: the comparisons of outputs that passed before measuring.
+        notes: remarks for the reader.
     """
 
     benchmark: Benchmark
@@ -78,7 +78,7 @@ class Report:
         """The result as a JSON object.
 
         Args:
-            raw: with every sample, in nanoseconds and in the order of time, round after round.
+            raw: with every sample, in nanoseconds and in chronological order, round after round.
         """
         return {
             "schema": SCHEMA,
@@ -93,7 +93,7 @@ class Report:
 
 
 def general_notes(report: Report) -> list[str]:
-    """Warnings that any result may need."""
+    """Warnings that apply to any benchmark."""
     notes = []
     load, cores = report.machine.get("load_average_1min"), report.machine.get("cpu", {}).get("cores_usable") or 1
     if load is not None and load > BUSY_FRACTION * cores:
@@ -102,17 +102,17 @@ def general_notes(report: Report) -> list[str]:
         len(series.samples_ns) for group in report.groups for series in group.series if group.scope != "cold start"
     ]
     if counts and min(counts) < FEW_SAMPLES:
-        notes.append(f"some series have as few as {min(counts)} sample(s): their p99 is little else than their maximum")
+        notes.append(f"some series have only {min(counts)} sample(s): their p99 is close to their maximum")
     return notes
 
 
 def save(report: Report, folder: Path) -> Path:
-    """Write the JSON under a name that is not taken, atomically; the name tells benchmark and time (UTC)."""
+    """Write the JSON atomically to a new file; its name has the benchmark and the time (UTC)."""
     return save_json(report.to_json(), folder, benchmark=report.benchmark)
 
 
 def save_json(value: Any, folder: Path, *, benchmark: str) -> Path:
-    """The same for a JSON value that is no `Report`."""
+    """Like `save`, for a JSON value that is not a `Report`."""
     stem = f"{benchmark}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     path = folder / f"{stem}.json"
     number = 2
@@ -134,7 +134,7 @@ def dumps(value: Any) -> str:
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """Which bundle was measured: its folder's name, model, and the digest of its file."""
+    """The bundle that was measured: name of its folder, model, and its files with digests."""
     manifest = bundle.manifest
     return {
         "bundle": real_path(bundle.folder).name,
@@ -145,7 +145,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def camera_facts(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A camera's description without the folder that its file is in."""
+    """The description of a camera, without the folder of its file."""
     return {key: Path(value).name if key == "path" else value for key, value in description.items()}
 
 
@@ -172,7 +172,7 @@ def _series_json(group: Group, series: Series, *, raw: bool) -> dict[str, Any]:
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Nanoseconds to a tenth, everything else to four digits after the point."""
+    """Nanoseconds rounded to one decimal, other numbers to four."""
     return {
         key: round(value, 1 if key.endswith("_ns") else 4) if isinstance(value, float) else value
         for key, value in values.items()

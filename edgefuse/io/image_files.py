@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 FORMATS = "PNG, JPEG, TIFF, BMP or WebP"
@@ -31,15 +31,12 @@ class ImageFile(NamedTuple):
     is_tiff: bool = False
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 """JPEG markers without a length: TEM, RST0 to RST7, SOI."""
-_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_SOS, _APP1 = 0xDA, 0xE1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """JPEG start-of-frame markers, whose segments have the size."""
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TYPE_CODES = {1: "B", 3: "H", 4: "I"}
 _WIDTH, _HEIGHT, _STRIPS, _STRIP_BYTES, _ORIENTATION, _TILES, _TILE_BYTES = 256, 257, 273, 279, 274, 324, 325
 
@@ -51,7 +48,7 @@ def inspect_image(data: bytes) -> ImageFile:
         if begin.startswith(start):
             try:
                 return look_at(data)
-            except (struct.error, IndexError, OverflowError):
+            except (struct.error, LookupError, OverflowError):
                 return ImageFile(f"it is truncated or damaged, {len(data)} bytes")
     begins = f" and begins with {data[:8]!r}" if data else ""
     return ImageFile(f"{FORMATS} was expected; it has {len(data)} bytes{begins}")
@@ -59,19 +56,15 @@ def inspect_image(data: bytes) -> ImageFile:
 
 def _read_png(data: bytes) -> ImageFile:
     """Walk the chunks up to the end chunk. Each must be complete and match its CRC."""
-    size_px = None
+    size_px = struct.unpack_from(">II", data, 16) if data[12:16] == b"IHDR" else None
     orientation = 1
-    view, start = memoryview(data), len(_PNG)
+    view, start = memoryview(data), 8
     while start + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", view, start)
+        length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 12 + length
-        kind = bytes(view[start + 4 : start + 8])
-        if kind == b"IHDR" and start + 16 <= len(data):
-            width, height = struct.unpack_from(">II", view, start + 8)
-            size_px = (width, height)
         if end > len(data):
             break
-        (checksum,) = struct.unpack_from(">I", view, end - 4)
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
         if zlib.crc32(view[start + 4 : end - 4]) != checksum:
             return ImageFile("the PNG is damaged: a checksum does not match", size_px)
         if kind == b"eXIf":
@@ -83,82 +76,62 @@ def _read_png(data: bytes) -> ImageFile:
 
 
 def _read_jpeg(data: bytes) -> ImageFile:
-    size_px, orientation, scan = None, 1, None
-    for marker, start, end in _jpeg_segments(data):
+    """Walk the segments up to the first scan. The end marker must follow it; an EXIF thumbnail before it has its own."""
+    size_px, orientation, position = None, 1, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, position + 1)
+        if marker == 0xFF or marker in _STANDALONE:
+            position += 1 if marker == 0xFF else 2
+            continue
+        start, position = position + 4, position + 2 + length
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", data, start + 1)
             size_px = (width, height)
         elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = _orientation(data[start + 6 : end])
+            orientation = _orientation(data[start:position])
+        elif marker == _SOS and data.find(b"\xff\xd9", position) >= 0:
+            return ImageFile(None, size_px, orientation)
         elif marker == _SOS:
-            scan = end
-    # Search for the end marker after the first scan, because an EXIF thumbnail has its own.
-    if scan is None or data.find(bytes((0xFF, _EOI)), scan) < 0:
-        return ImageFile(f"the JPEG is truncated after {len(data)} bytes", size_px, orientation)
-    return ImageFile(None, size_px, orientation)
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start of the payload and end of each segment up to the first scan."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF or marker in _STANDALONE:
-            position += 1 if marker == 0xFF else 2
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        yield marker, position + 4, position + 2 + length
-        if marker == _SOS:
-            return
-        position += 2 + length
+            break
+    return ImageFile(f"the JPEG is truncated after {len(data)} bytes", size_px, orientation)
 
 
 def _read_tiff(data: bytes) -> ImageFile:
     """The first image of a TIFF: its strips or tiles must lie inside the file."""
-    tags = _tiff_tags(data)
-    order = _TIFF_ORDERS[data[:4]]
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    (further,) = struct.unpack_from(order + "I", data, directory + 2 + 12 * count)
+    tags, end = _tiff_tags(data)
+    (further,) = struct.unpack_from(_TIFF_ORDERS[data[:4]] + "I", data, end)
     if further:
         return ImageFile("the TIFF contains several images, one was expected", is_tiff=True)
-    if not tags.get(_WIDTH) or not tags.get(_HEIGHT):
-        return ImageFile(f"the TIFF is truncated or damaged, {len(data)} bytes", is_tiff=True)
     size_px = (tags[_WIDTH][0], tags[_HEIGHT][0])
     orientation = (tags.get(_ORIENTATION) or [1])[0]
-    starts = tags.get(_STRIPS) or tags.get(_TILES) or []
-    lengths = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or []
-    is_complete = bool(starts) and all(
-        start + length <= len(data) for start, length in zip(starts, lengths, strict=False)
-    )
+    starts = tags.get(_STRIPS) or tags.get(_TILES) or ()
+    lengths = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or ()
+    is_complete = bool(starts) and max(map(sum, zip(starts, lengths, strict=False)), default=0) <= len(data)
     problem = None if is_complete else f"the TIFF is truncated after {len(data)} bytes"
     return ImageFile(problem, size_px, orientation, is_tiff=True)
 
 
-def _tiff_tags(data: bytes) -> dict[int, list[int]]:
-    """Integer tags of the first directory of a TIFF. EXIF has the same format."""
-    order = _TIFF_ORDERS.get(data[:4])
-    if order is None:
-        return {}
+def _tiff_tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
+    """Integer tags of the first directory of a TIFF, and the end of the directory. EXIF has the same format."""
+    order = _TIFF_ORDERS[data[:4]]
     (directory,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, directory)
+    end = directory + 2 + 12 * count
     tags = {}
-    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+    for entry in range(directory + 2, end, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
         if kind in _TYPE_CODES:
-            num_bytes = number * _TYPE_BYTES[kind]
-            (place,) = (entry + 8,) if num_bytes <= 4 else struct.unpack_from(order + "I", data, entry + 8)
-            if place + num_bytes > len(data):
-                raise struct.error("a tag's values are outside the file")
-            tags[tag] = list(struct.unpack_from(f"{order}{number}{_TYPE_CODES[kind]}", data, place))
-    return tags
+            values = struct.Struct(f"{order}{number}{_TYPE_CODES[kind]}")
+            (place,) = (entry + 8,) if values.size <= 4 else struct.unpack_from(order + "I", data, entry + 8)
+            tags[tag] = values.unpack_from(data, place)
+    return tags, end
 
 
 def _orientation(exif: bytes) -> int:
     """EXIF orientation; 1 if the block has none or is invalid."""
     try:
-        found = (_tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION) or [1])[0]
-    except struct.error:
+        found = (_tiff_tags(exif.removeprefix(b"Exif\0\0"))[0].get(_ORIENTATION) or [1])[0]
+    except (struct.error, KeyError):
         return 1
     return found if 1 <= found <= 8 else 1
 
@@ -203,8 +176,8 @@ def _read_webp(data: bytes) -> ImageFile:
 
 
 _LOOKS: dict[bytes, Callable[[bytes], ImageFile]] = {
-    _PNG: _read_png,
-    _JPEG: _read_jpeg,
+    b"\x89PNG\r\n\x1a\n": _read_png,
+    b"\xff\xd8": _read_jpeg,
     b"II*\0": _read_tiff,
     b"MM\0*": _read_tiff,
     b"BM": _read_bmp,

@@ -106,19 +106,10 @@ def only_writer(folder: Path) -> Iterator[None]:
         UserError: another process is writing there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing {folder}: wait until it has ended, or choose another name"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    with locked(folder) as is_ours:
+        if not is_ours:
+            raise UserError(f"another process is writing {folder}: wait until it has ended, or choose another name")
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Export: from a trained run to a bundle whose ONNX file was proved to give the same answers."""
+"""Export of a trained run to ONNX files in a bundle, compared with the PyTorch model, and to TensorRT engines."""

@@ -1,4 +1,7 @@
-"""An ONNX file on ONNX Runtime as it stands, without the optimiser: what proofs compare with. Needs no torch: `build` runs on the device."""
+"""Runs an ONNX file in ONNX Runtime without graph optimisation, as a reference for comparisons.
+
+Does not require PyTorch: `edgefuse build` uses it on the device.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from edgefuse_runtime.engines.engine import padded
 
 
 def reference_session(model: Path | bytes) -> Any:
-    """An ONNX file on ONNX Runtime's CPU provider as it stands, on one thread.
+    """A session of an ONNX file on the CPU provider, without graph optimisation, on one thread.
 
-    Unoptimised because the optimiser is no part of the file, and its quick 8-bit kernels saturate on CPUs without VNNI.
+    The optimiser would replace operators of the file, and its 8-bit kernels saturate on CPUs without VNNI.
 
     Raises:
-        UserError: it does not load.
+        UserError: the file does not load.
     """
     ort = require("onnxruntime", extra="runtime")
     options = ort.SessionOptions()
@@ -30,25 +33,25 @@ def reference_session(model: Path | bytes) -> Any:
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         what = "the model" if isinstance(model, bytes) else model
         raise UserError(f"{what} does not load in ONNX Runtime {ort.__version__}, not optimised: {error}") from error
 
 
 def fixed_batch_of(session: Any) -> int | None:
-    """N of a session's inputs; None where the file leaves it open."""
+    """N of a session's inputs; None if it is dynamic."""
     found = session.get_inputs()[0].shape[0]
     return found if isinstance(found, int) else None
 
 
 def reference_predictor(model: Path | bytes) -> Predictor:
-    """The same as a predictor for batches that the file takes, or shorter ones."""
+    """A `reference_session` as a predictor, for batches that the file supports, or shorter ones."""
     session = reference_session(model)
     batch_size = fixed_batch_of(session)
 
-    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         inputs = {RGB_INPUT: padded(rgb, batch_size), DEPTH_INPUT: padded(depth, batch_size)}
         probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], inputs)
         return probabilities[: len(rgb)], gate[: len(rgb)]
 
-    return answer
+    return predict

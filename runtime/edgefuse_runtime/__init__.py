@@ -1,4 +1,4 @@
-"""edgefuse_runtime: frames from a RealSense camera or recording, through an exported bundle, to results. Never imports torch.
+"""Inference on the device: from the frames of a RealSense camera or recording to the results of a bundle. Never imports PyTorch.
 
-Importing it opens nothing: cameras and engines are opened by `with`, and their packages are imported there.
+Importing it opens nothing: `with` opens cameras and engines, and imports their packages.
 """

@@ -1,8 +1,4 @@
-"""A frame and the camera it comes from: the seam between capture and everything that looks at pictures.
-
-Owns the values `Frame` and `Counters`, the `Camera` protocol, and the one loop over a camera's frames. Everything in this
-package may import it; it needs NumPy alone.
-"""
+"""`Frame`, `Counters`, the `Camera` protocol, and the loop over a camera's frames. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -21,32 +17,32 @@ from edgefuse.errors import UserError
 from edgefuse.framing import Roi
 
 TimestampDomain = Literal["global", "system", "hardware", "recorded", "none"]
-"""Whose clock a sensor timestamp is on: "global" and "system" are the host's (milliseconds since 1970), "hardware" the
-device's, "recorded" one that cannot be compared with now, "none" = there is no timestamp."""
+"""The clock of a sensor timestamp: "global" and "system" are the host's (milliseconds since 1970), "hardware" is the device's,
+"recorded" cannot be compared with the current time, "none" = no timestamp."""
 
 READ_TIMEOUT_MS = 250
-"""How long `frames` lets one read wait: short, so that a stop is heard soon and the SDK's own stop never waits for long."""
+"""Time-out of one read in `frames`: short, so that the loop stops soon, and the SDK's stop does not wait long."""
 
 
 class EndOfStream(Exception):  # noqa: N818  (an end, not an error; named like StopIteration)
-    """There are no more frames: a recording or a folder is at its end. A time-out is None instead."""
+    """A recording or a folder has no more frames. A time-out returns None instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One aligned RGB-D pair. The arrays are the consumer's own: no camera buffer stands behind them.
+    """One aligned RGB-D pair. The arrays are copies, owned by the consumer.
 
     Attributes:
         rgb: uint8 [H, W, 3], RGB order.
         depth: uint16 [H, W] in codes of `depth_unit_m` metres, 0 = no measurement; same view as `rgb`.
-        align: whose view both share.
-        color_number, depth_number: each stream's own frame number.
-        timestamp_ms: sensor time of the older of the two pictures, on the clock of `timestamp_domain`.
+        align: the stream that the other one is aligned to.
+        color_number, depth_number: frame number of each stream.
+        timestamp_ms: sensor time of the older of the two images, on the clock of `timestamp_domain`.
         arrival_ns: when the pair reached this process (time.perf_counter_ns).
         ready_ns: when it was aligned and copied (same clock).
-        name: what the frame is called in messages and results.
-        label: the class it shows, where the source knows it.
-        roi: the region of the object, where the source knows it.
+        name: name of the frame in messages and results.
+        label: its class, if the source provides it.
+        roi: the region of the object, if the source provides it.
     """
 
     rgb: NDArray[np.uint8]
@@ -66,16 +62,15 @@ class Frame:
 
 @dataclass(kw_only=True)
 class Counters:
-    """What became of a camera's pairs since the first one: received = delivered + dropped + stale, at any time.
+    """Counts of a camera's pairs since the first one. Always received = delivered + dropped + stale.
 
     Attributes:
-        received: pairs that the camera made, told by its frame numbers.
-        delivered: fresh pairs that `read` gave.
-        dropped: pairs of which nothing arrived: gaps in the frame numbers.
-        stale: pairs of which one half came with an old picture as the other, because that stream stood still or lags; `read`
-            holds them back.
-        skewed: delivered pairs whose two pictures were steadily taken more than half a frame apart; a share of `delivered`.
-        timeouts: reads that ended without a pair; these are not pairs.
+        received: pairs that the camera captured, according to its frame numbers.
+        delivered: fresh pairs that `read` returned.
+        dropped: pairs that never arrived: gaps in the frame numbers.
+        stale: pairs with one new and one old image, because a stream has stopped or lags. `read` skips them.
+        skewed: delivered pairs in a run of pairs whose images are more than half a frame period apart; part of `delivered`.
+        timeouts: reads that returned no pair.
     """
 
     received: int = 0
@@ -91,21 +86,21 @@ class Camera(Protocol):
 
     @property
     def align(self) -> Align:
-        """Whose view the two pictures of a frame share."""
+        """The stream that the other one is aligned to."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What this camera is, as JSON values; complete while it is open."""
+        """The camera's kind and settings as JSON values; complete while it is open."""
 
     @property
     def counters(self) -> Counters:
         """Counts since the camera was opened."""
 
     def read(self, timeout_ms: int) -> Frame | None:
-        """The next fresh frame, or None when there was none within `timeout_ms` milliseconds.
+        """The next fresh frame, or None if none arrived within `timeout_ms` milliseconds.
 
         Raises:
-            EndOfStream: there are no more frames.
+            EndOfStream: no more frames.
             UserError: the camera failed.
         """
 
@@ -123,20 +118,20 @@ def frames(
     stop: threading.Event | None = None,
     patience_s: float = 10.0,
 ) -> Iterator[Frame]:
-    """The frames of an open camera until its stream ends, `num_frames` were given, or `stop` is set.
+    """Yield the frames of an open camera until its stream ends, `num_frames` were yielded, or `stop` is set.
 
     Raises:
-        UserError: the camera failed, or gave nothing for `patience_s` seconds.
+        UserError: the camera failed, or returned no frame for `patience_s` seconds.
     """
-    given = 0
+    num_yielded = 0
     last_s = time.monotonic()
-    while (num_frames is None or given < num_frames) and not (stop is not None and stop.is_set()):
+    while (num_frames is None or num_yielded < num_frames) and not (stop is not None and stop.is_set()):
         try:
             frame = camera.read(READ_TIMEOUT_MS)
         except EndOfStream:
             return
         if frame is not None:
-            given += 1
+            num_yielded += 1
             yield frame
             last_s = time.monotonic()
         elif time.monotonic() - last_s > patience_s:
@@ -145,10 +140,10 @@ def frames(
 
 def _no_frames_message(camera: Camera, patience_s: float) -> str:
     counters = camera.counters
-    held = f" ({counters.stale} pairs were held back because one stream stood still)" if counters.stale else ""
+    stale = f" ({counters.stale} stale pairs: one stream repeats its last image)" if counters.stale else ""
     hint = (
-        "the recording is damaged, or one of its two streams stands still"
+        "the recording is damaged, or one of its two streams has stopped"
         if camera.description.get("kind") == "recording"
         else "check the cable and the USB port (USB 3), or plug the camera in again"
     )
-    return f"no fresh pair of colour and depth for {patience_s:g} s{held}, after {counters.delivered} of them: {hint}"
+    return f"no new pair of colour and depth for {patience_s:g} s{stale}, after {counters.delivered} pairs: {hint}"

@@ -1,7 +1,6 @@
-"""From one RGB-D pair to predictions: regions, crop, sensor states, engine, and what a missing sensor means.
+"""`edgefuse.Classifier`: from one RGB-D pair to predictions.
 
-The one path from pixels to a prediction, as `edgefuse.Classifier`: it finds and crops the regions, `edgefuse_runtime.predict` runs
-the engine. Never imports torch.
+It finds and crops the regions and checks the sensors; `edgefuse_runtime.predict` runs the engine.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 
 class Classifier:
-    """A bundle that is ready to classify RGB-D pairs. The constructor reads the manifest; `with` loads the engine.
+    """Classifies RGB-D pairs with a bundle. The constructor reads the manifest; `with` loads the engine.
 
-    It belongs to the thread that opened it.
+    Use it only in the thread that opened it.
 
     Example:
         >>> import edgefuse
@@ -53,13 +52,13 @@ class Classifier:
         """Read the bundle's manifest.
 
         Args:
-            bundle: the folder that `edgefuse export` made.
-            engine: "tensorrt", "cuda" or "cpu": that one or an error; "auto": the first of them that opens on this machine.
+            bundle: the folder made by `edgefuse export`.
+            engine: "tensorrt", "cuda" or "cpu": that engine or an error; "auto": the first of them that works on this machine.
             file: an ONNX file of the bundle, such as "model.int8.onnx"; None = the best for the engine.
-            num_threads: CPU threads of the engine; None = one for each core.
+            num_threads: CPU threads of the engine; None = one per core.
 
         Raises:
-            EdgefuseError: no bundle there, a damaged one, or an engine or file that it does not have.
+            EdgefuseError: the bundle is missing or damaged, or the engine or file is unknown.
         """
         self.bundle: Bundle = open_bundle(Path(bundle))
         self._engine: Engine = open_engine(self.bundle, file=file, engine=engine, num_threads=num_threads)
@@ -72,17 +71,17 @@ class Classifier:
 
     @property
     def contract(self) -> InputContract:
-        """What the model's inputs mean: size, depth range, alignment."""
+        """The definition of the model's inputs: size, depth range, alignment."""
         return self.bundle.manifest.contract
 
     @property
     def engine(self) -> dict[str, Any]:
-        """Which engine and file run, as JSON values; complete while it is open."""
+        """The engine, its file and settings, as JSON values; complete while it is open."""
         return self._engine.description
 
     @property
     def batch_size(self) -> int | None:
-        """Most regions in one run of the engine; None = any number. See `edgefuse export --batch`."""
+        """Maximum number of regions in one engine run; None = unlimited. See `edgefuse export --batch`."""
         return self._engine.batch_size
 
     def __enter__(self) -> Classifier:
@@ -109,19 +108,19 @@ class Classifier:
         Args:
             rgb: uint8 [H, W, 3], RGB order (OpenCV reads BGR: `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)`).
             depth: uint16 [H, W] in codes of `depth_unit_m` metres, 0 = no measurement; the same view as `rgb`.
-            depth_unit_m: metres of one depth code; 0.001 for most RealSense cameras, 0.0001 for a D405.
-            roi: (x, y, w, h) in pixels, widened to the square around it; "whole" for the whole image; None = as the training
-                data was cropped (`record --roi`), which is the whole image where it was not.
+            depth_unit_m: metres per depth code; 0.001 for most RealSense cameras, 0.0001 for a D405.
+            roi: (x, y, w, h) in pixels, extended to the square around it; "whole" for the complete image; None = the region of the
+                training data (`record --roi`), or the complete image if it was not cropped.
 
         Raises:
-            EdgefuseError: arrays of another type or shape, a region outside the image, or an engine that failed.
+            EdgefuseError: wrong type or shape of an array, a region outside the image, or an engine failure.
             RuntimeError: the classifier is not open: use it inside `with`.
         """
         self._check_open()
         started_ns = time.perf_counter_ns()
         region = self._framed(rgb, depth, depth_unit_m, roi)
         if region is None:
-            return self._nothing(started_ns)
+            return self._no_object(started_ns)
         return predict(self._engine, self.bundle.manifest.degraded_mode, [region])[0]
 
     def batch(
@@ -132,16 +131,16 @@ class Classifier:
         rois: Sequence[RoiLike | Literal["whole"] | None],
         depth_unit_m: float = DEPTH_UNIT_M,
     ) -> list[Prediction]:
-        """Classify several regions of one pair; predictions in the order of `rois`, none for no region.
+        """Classify several regions of one pair. Returns predictions in the order of `rois`.
 
-        A bundle that was exported with `--batch N` or `--batch dynamic` runs them together, up to `batch_size` in one engine
-        run; any other bundle runs one region at a time. All regions are cropped first.
+        A bundle exported with `--batch N` or `--batch dynamic` runs up to `batch_size` regions in one engine run; any other bundle
+        runs one region at a time. All regions are cropped first.
 
         Args:
-            rois: each as `roi` of a call.
+            rois: each as `roi` of `__call__`; may be empty.
 
         Raises:
-            EdgefuseError: as a call; what is wrong with a region begins with its number: "rois[2]: ...".
+            EdgefuseError: as `__call__`; the message for a region begins with its index: "rois[2]: ...".
 
         Example:
             >>> import edgefuse
@@ -159,7 +158,7 @@ class Classifier:
                 region = self._framed(rgb, depth, depth_unit_m, roi)
             except UserError as error:
                 raise UserError(f"rois[{number}]: {error}") from error
-            regions.append(self._nothing(started_ns) if region is None else region)
+            regions.append(self._no_object(started_ns) if region is None else region)
         found = [region for region in regions if isinstance(region, FramedRegion)]
         predictions = iter(predict(self._engine, self.bundle.manifest.degraded_mode, found))
         return [next(predictions) if isinstance(region, FramedRegion) else region for region in regions]
@@ -167,7 +166,7 @@ class Classifier:
     def predict_framed(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and gate of a framed batch, for evaluation: see `predict_framed` of this module."""
+        """Probabilities and gate of a framed batch, for evaluation: see `edgefuse_runtime.predict.predict_framed`."""
         self._check_open()
         return predict_framed(self._engine, rgb, depth)
 
@@ -178,7 +177,7 @@ class Classifier:
     def _framed(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, roi: RoiLike | str | None
     ) -> FramedRegion | None:
-        """The region as the model is given it; None where no object is found."""
+        """The region as model input; None if no object was found."""
         started_ns = time.perf_counter_ns()
         region = self._roi(rgb, depth, depth_unit_m, roi)
         if region is None:
@@ -189,11 +188,11 @@ class Classifier:
 
     @cached_property
     def _region(self) -> RegionSource:
-        """Where the model looks when no region is given: as its training data was cropped."""
+        """The default region: that of the training data."""
         word = self.bundle.manifest.region
         if word == ANY_CROP:
             _log.warning(
-                "%s was trained on crops of the object: give roi=(x, y, w, h), or images that are crops",
+                "%s was trained on crops of the object: give roi=(x, y, w, h), or cropped images",
                 self.bundle.folder,
             )
         return parse_region(WHOLE if word in (None, ANY_CROP) else word)
@@ -215,7 +214,7 @@ class Classifier:
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"the region is {roi!r}: (x, y, w, h) in pixels was expected") from error
 
-    def _nothing(self, started_ns: int) -> Prediction:
+    def _no_object(self, started_ns: int) -> Prediction:
         done_ns = time.perf_counter_ns()
         return Prediction(
             label=None,
@@ -231,7 +230,7 @@ class Classifier:
 
 
 def _frame(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float, contract: InputContract) -> Frame:
-    """The pair as region sources take it."""
+    """The pair as the input of a region source."""
     return Frame(
         rgb=rgb,
         depth=depth,

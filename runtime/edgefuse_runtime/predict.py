@@ -1,6 +1,6 @@
-"""From framed regions to predictions: what a missing sensor means, batches, and the one place that runs an engine for a prediction.
+"""From framed regions to predictions: batching, missing sensors, and the only code that runs an engine for a prediction.
 
-`edgefuse.Classifier` and the live loop call `predict`; evaluation and the benchmarks give framed batches to `predict_framed`.
+`edgefuse.Classifier` and the live loop call `predict`; evaluation and the benchmarks call `predict_framed`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi
 from edgefuse_runtime.engines.engine import NOT_FINITE, Decision, Engine
-from edgefuse_runtime.sensor_health import SensorStates, sensor_warning, shown
+from edgefuse_runtime.sensor_health import SensorStates, masked, sensor_warning
 
 NO_REGION = "no object was found to classify"
 MAX_PAIRS_IN_ONE_RUN = 32
-"""Where a file takes any number: the memory that a run needs grows with it."""
+"""Limit for files with a dynamic batch: memory grows with the batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """The answer for one region of one RGB-D pair.
+    """The prediction for one region of one RGB-D pair.
 
     Attributes:
-        label: the most likely class. None = no decision; `warning` says why.
-        scores: float32 [C], the model's probabilities in the order of `labels`; None where they are not finite, or nothing
-            was classified.
+        label: the most likely class. None = no decision; `warning` has the reason.
+        scores: float32 [C], the model's probabilities in the order of `labels`; None if they are not finite, or nothing was
+            classified.
         labels: class names in the order of the model's outputs.
-        gate: mean of the gate; 0 = all from RGB, 1 = all from depth. None where there is none, or it is not finite.
-        sensors: state of each sensor in the region: "ok", or why the model was given nothing of it.
-        roi: the region that was classified, in pixels of the image; None where no object was found.
-        frame_ms: milliseconds for finding this region, cropping, resizing, and looking at the sensors.
-        infer_ms: milliseconds of the engine run that this answer is from. Regions of one run have the same value: it is the time
-            of the whole run, not divided by the number of regions.
-        done_ns: when the run's answers were there (time.perf_counter_ns).
+        gate: mean of the gate; 0 = all from RGB, 1 = all from depth. None without a gate, or if it is not finite.
+        sensors: state of each sensor in the region. The model gets zeros for a sensor that is not "ok".
+        roi: the classified region, in pixels of the image; None if no object was found.
+        frame_ms: milliseconds for finding this region, cropping, resizing, and checking the sensors.
+        infer_ms: milliseconds of the engine run. Regions of one run have the same value: the duration of the complete run, not
+            divided by the number of regions.
+        done_ns: when the run ended (time.perf_counter_ns).
 
     Example:
         >>> import edgefuse
@@ -68,11 +68,11 @@ class Prediction:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """Class name -> probability, the most likely first; empty where there is no finite answer."""
+        """Class name -> probability, the most likely first; empty without a finite output."""
         return dict(self.top(len(self.labels)))
 
     def top(self, num_classes: int) -> tuple[tuple[str, float], ...]:
-        """The most likely classes with their probabilities, best first; none where there is no finite answer."""
+        """The most likely classes with their probabilities, best first; empty without a finite output."""
         if self.scores is None:
             return ()
         order = np.argsort(-self.scores, kind="stable")[:num_classes]
@@ -80,7 +80,7 @@ class Prediction:
 
     @property
     def warning(self) -> str:
-        """What is wrong with the sensors or the answer, and what that means; empty where nothing is."""
+        """What is wrong with the sensors or the model's output, and the consequence; empty if nothing is."""
         if self.roi is None:
             return f"{NO_REGION}: no decision"
         if self.scores is None:
@@ -89,13 +89,13 @@ class Prediction:
 
 
 class FramedRegion(NamedTuple):
-    """A region as the model is given it.
+    """A region as model input.
 
     Attributes:
-        framed: what `edgefuse.framing.fit` made of the region; a sensor that is not "ok" as black, or as no measurement.
+        framed: the output of `edgefuse.framing.fit`, with zeros for a sensor that is not "ok".
         sensors: state of each sensor.
         roi: the region, in pixels of the image.
-        frame_ms: milliseconds that the work on it took so far.
+        frame_ms: milliseconds spent on it so far.
     """
 
     framed: Framed
@@ -105,23 +105,23 @@ class FramedRegion(NamedTuple):
 
     @classmethod
     def of(cls, framed: Framed, sensors: SensorStates, *, roi: Roi, started_ns: int) -> FramedRegion:
-        """Hide the sensors that are not "ok". `started_ns`: when the work on the region began (time.perf_counter_ns)."""
-        framed = shown(framed, sensors)
+        """Mask the sensors that are not "ok". `started_ns`: when the work on the region began (time.perf_counter_ns)."""
+        framed = masked(framed, sensors)
         return cls(framed, sensors, roi, (time.perf_counter_ns() - started_ns) / 1e6)
 
 
 def predict(engine: Engine, degraded_mode: DegradedMode, regions: Sequence[FramedRegion]) -> list[Prediction]:
-    """Classify regions, in their order, in as few engine runs as the engine allows.
+    """Classify regions in as few engine runs as possible. Returns predictions in the order of `regions`.
 
     Args:
         engine: open.
-        degraded_mode: what is reported while a sensor is missing.
+        degraded_mode: whether to predict or abstain if a sensor is missing.
     """
     predictions = []
     for part in _runs(len(regions), engine.batch_size):
         some = regions[part]
         started_ns = time.perf_counter_ns()
-        # Missing sensors do not keep a region from the engine, so that they do not change the figures of latency.
+        # Regions with missing sensors also run, so that they do not change the latency statistics.
         rgb, depth = (np.stack([region.framed[i] for region in some]) for i in (0, 1))
         decision = engine.run(rgb, depth)
         done_ns = time.perf_counter_ns()
@@ -150,14 +150,14 @@ def predict(engine: Engine, degraded_mode: DegradedMode, regions: Sequence[Frame
 def predict_framed(
     engine: Engine, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities [n, C] and gate [n, d] of framed pairs, as the model gives them: no sensor is looked at.
+    """Probabilities [n, C] and gate [n, d] of framed pairs: the model's outputs, without sensor checks.
 
     Args:
         engine: open.
-        rgb, depth: uint8 [n, S, S, 3] and [n, S, S, 2], any n from 1, as the contract says.
+        rgb, depth: uint8 [n, S, S, 3] and [n, S, S, 2] as the contract defines them, n >= 1.
 
     Raises:
-        UserError: an answer has NaN or infinity in it, which would be taken for the first class.
+        UserError: an output has NaN or infinity; argmax would turn these into a class.
     """
     decisions = [engine.run(rgb[part], depth[part]) for part in _runs(len(rgb), engine.batch_size)]
     probabilities = np.concatenate([decision.probabilities for decision in decisions])
@@ -166,13 +166,13 @@ def predict_framed(
     if num_bad:
         file = engine.description.get("file", "the model")
         raise UserError(
-            f"{file} answered NaN or infinity for {num_bad} of {len(rgb)} pairs: half precision overflows, or the "
-            f"weights are spoilt; check it with edgefuse check-onnx, or export again with --precision fp32"
+            f"{file} has NaN or infinity in its output for {num_bad} of {len(rgb)} pairs: FP16 overflows, or the weights are "
+            f"corrupted; check it with edgefuse check-onnx, or export again with --precision fp32"
         )
     return probabilities, gate
 
 
 def _runs(num_pairs: int, batch_size: int | None) -> Iterator[slice]:
-    """Which pairs go into which run of the engine."""
+    """The pairs of each engine run."""
     step = batch_size if batch_size is not None else MAX_PAIRS_IN_ONE_RUN
     return (slice(first, first + step) for first in range(0, num_pairs, step))

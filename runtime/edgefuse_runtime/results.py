@@ -1,7 +1,4 @@
-"""What live says about a frame, and about a run: plain values with their JSON forms.
-
-Owns `Result` and `LiveSummary`; the live loop makes them, sinks and benchmarks read them.
-"""
+"""`Result` of one frame and `LiveSummary` of one run, with their JSON forms."""
 
 from __future__ import annotations
 
@@ -15,20 +12,19 @@ from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
 
-
 STAGES = {"wait": "wait_ms", "read": "read_ms", "preprocess": "frame_ms", "infer": "infer_ms"}
-"""What a frame goes through, in order, as the live panel, the summary and the benchmark name it -> field of `StageTimes`."""
+"""Processing stages of a frame, in order, as shown by the live panel, the summary and the benchmark -> field of `StageTimes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Where the time of one frame went, in milliseconds.
+    """Duration of each processing stage of one frame, in milliseconds.
 
     Attributes:
-        wait_ms: waiting for the frame, since the result before it (since the start for the first).
+        wait_ms: waiting for the frame, since the previous result (since the start for the first).
         read_ms: aligning and copying it, or reading its files.
         frame_ms: finding the region, cropping and resizing.
-        infer_ms: the engine.
+        infer_ms: the engine run.
     """
 
     wait_ms: float
@@ -43,23 +39,23 @@ class StageTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The answer for one frame.
+    """The result for one frame.
 
     Attributes:
         index: 0, 1, 2, ... over the results of a run.
-        frame: the colour stream's frame number.
-        label: the most likely class; None = no decision, because a sensor is not alive and the bundle's fallback says so, or
-            because the model's answer is not finite.
+        frame: frame number of the colour stream.
+        label: the most likely class; None = no decision, because a sensor is missing or frozen and the bundle's degraded mode is
+            to abstain, or because the model's output is not finite.
         probability: of `label`.
         top: the most likely classes, best first, with their probabilities; empty without a decision.
-        gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None where it is not finite.
-        expected: the class that the source says, where it does.
-        is_known: whether the model knows `expected`; an answer is right or wrong only where it does.
-        latency_ms: from the frame's arrival in this process to the decision; waiting is not in it.
-        age_ms: from the sensor's time to the decision, where the camera's clock is the host's.
+        gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None if it is not finite.
+        expected: the true class, if the source provides it.
+        is_known: whether `expected` is a class of the model; otherwise the result is neither right nor wrong.
+        latency_ms: from the frame's arrival in this process to the decision, without the wait for the frame.
+        age_ms: from the sensor's timestamp to the decision; None unless the camera's clock is the host's.
         dropped, stale: the camera's counts so far.
-        sensors: whether each sensor is alive.
-        is_finite: whether the model's answer is one: no NaN and no infinity in it.
+        sensors: state of each sensor.
+        is_finite: whether the model's output has no NaN and no infinity.
     """
 
     index: int
@@ -87,19 +83,19 @@ class Result:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """The classes of `top` with their probabilities, the most likely first."""
+        """Class name -> probability, for the classes of `top`, the most likely first."""
         return dict(self.top)
 
     @property
     def correct(self) -> bool | None:
-        """Whether `label` is what was expected; None where nothing was, the model does not know it, or nothing was decided."""
+        """Whether `label` equals `expected`; None without an expected class of the model, or without a decision."""
         if self.expected is None or not self.is_known or self.label is None:
             return None
         return self.label == self.expected
 
     @property
     def warning(self) -> str:
-        """What is wrong with the sensors or the answer, and what that means for this result; empty where nothing is."""
+        """What is wrong with the sensors or the model's output, and the consequence for this result; empty if nothing is."""
         if not self.is_finite:
             return f"{NOT_FINITE}: no decision"
         return sensor_warning(self.sensors, is_decided=self.label is not None)
@@ -118,14 +114,14 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """How often the answer was the expected one.
+    """How often the prediction was correct.
 
     Attributes:
-        scored: results with a decision and an expected class that the model knows.
-        correct: those that were right.
-        unscored: results whose expected class the model does not know.
+        scored: results with a decision, whose expected class the model has.
+        correct: the correct ones of these.
+        unscored: results whose expected class the model does not have.
         unknown: those classes, sorted.
-        abstained: results without a decision where the model knows the expected class.
+        abstained: results without a decision, whose expected class the model has.
         by_label: class -> (correct, scored).
     """
 
@@ -138,12 +134,12 @@ class Accuracy:
 
     @property
     def fraction(self) -> float | None:
-        """correct / scored; None when nothing was scored."""
+        """correct / scored; None if nothing was scored."""
         return self.correct / self.scored if self.scored else None
 
 
 class Score:
-    """Counts how often the answer was the expected one: the same for whoever tells an accuracy of a run."""
+    """Counts correct predictions, for the summary and the live view."""
 
     def __init__(self) -> None:
         self._scored: Counter[str] = Counter()
@@ -164,7 +160,7 @@ class Score:
             self._correct[result.expected] += result.correct
 
     def accuracy(self) -> Accuracy | None:
-        """The figures so far; None when no class was expected anywhere."""
+        """The counts so far; None if no result had an expected class."""
         if not self._scored and not self._unknown and not self._abstained:
             return None
         return Accuracy(
@@ -179,29 +175,29 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveSummary:
-    """What a live run did: received = processed + without_region + unfinished + dropped + stale.
+    """The summary of a live run: received = processed + without_region + unfinished + dropped + stale.
 
     Attributes:
-        received: pairs that the camera made, told by its frame numbers.
-        processed: results given.
-        without_region: frames in which the region source found nothing to look at.
-        without_decision: results, counted in `processed`, without a label.
-        not_finite: those of them whose answer had NaN or infinity in it.
-        sensors: "rgb_missing", "rgb_frozen", "depth_missing", "depth_frozen" -> results; those that never occurred are not there.
-        unfinished: frames read and not decided, because the run was interrupted (0 or 1).
+        received: pairs that the camera captured, according to its frame numbers.
+        processed: number of results.
+        without_region: frames in which the region source found no region.
+        without_decision: results without a label; part of `processed`.
+        not_finite: those of them whose model output had NaN or infinity.
+        sensors: "rgb_missing", "rgb_frozen", "depth_missing", "depth_frozen" -> number of results; without zeros.
+        unfinished: frames that were read but have no result, because the run was interrupted (0 or 1).
         dropped, stale, skewed, timeouts: see `edgefuse_runtime.camera.Counters`.
-        clipped: "nearer" and "farther": shares of the measured depth that the model's range clips, in the mean over the looks
-            that were taken; None where none was.
+        clipped: "nearer" and "farther": fractions of the measured depth out of the model's range, averaged over the sampled
+            frames; None if no frame was sampled.
         latency_ms: p50, p95, p99, max; None without results.
         stages_ms: stage -> p50 and p99.
-        age_ms: as latency_ms, for frames whose camera's clock is the host's.
+        age_ms: as latency_ms, for frames of a camera whose clock is the host's.
         gate_mean: mean over the results.
-        accuracy: None when no class was expected anywhere.
+        accuracy: None if no result had an expected class.
         ended: why the run ended.
-        failure: the error that ended it; None where none did.
-        warnings: what a reader must know, a line each.
-        failed_sinks: outputs that could not be written to their end, with the reason.
-        region: "roi" (a word of `--roi`) and "from" (who chose it); None where the caller did not say.
+        failure: the error that ended it, or None.
+        warnings: one line each.
+        failed_sinks: outputs that failed during the run, with the reason.
+        region: "roi" (a value of `--roi`) and "from" (its origin); None if the caller passed no `ChosenRegion`.
     """
 
     received: int

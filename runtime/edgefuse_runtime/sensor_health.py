@@ -1,11 +1,10 @@
-"""Is each sensor alive? Told from the pictures themselves, for every frame, in microseconds.
+"""Detection of missing and frozen sensors from the images of each frame, in microseconds.
 
-    dead     RGB is black or one level all over, depth has next to no measurement: in the region as the model would see it, as
-             far as it lies in the picture
-    frozen   frame numbers or timestamps go on, and the picture is byte for byte the same
+    missing  RGB is black or uniform, or depth has almost no measurements, in the part of the model's region inside the image
+    frozen   frame numbers or timestamps advance, but the image is identical, byte for byte
 
-Owns what follows from one frame after another (the tests of single images: `edgefuse.data.sensor_coverage`); the live loop asks. A sensor that is not alive is shown to the model as black or as without any
-measurement, because that is how the accuracy was measured that the bundle's fallback rests on.
+The checks of single images are in `edgefuse.data.sensor_coverage`. The model gets a sensor that is not "ok" as black, or as depth
+without measurements, because the bundle's degraded mode is chosen from accuracies measured in this way.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from edgefuse_runtime.camera import Frame
 State = Literal["ok", "missing", "frozen"]
 
 FROZEN_AFTER = 10
-"""So many pictures in a row that are equal to the one before them: a third of a second at 30 a second."""
+"""A stream counts as frozen after this many consecutive repetitions of an image: a third of a second at 30 frames/s."""
 
 
 class SensorStates(NamedTuple):
-    """What a frame says about its two sensors."""
+    """State of each sensor in one frame."""
 
     rgb: State = "ok"
     depth: State = "ok"
@@ -37,24 +36,24 @@ ALL_OK = SensorStates()
 
 
 def sensor_warning(sensors: SensorStates, *, is_decided: bool) -> str:
-    """What is wrong with the sensors, and what that means for the answer; empty where nothing is."""
-    ill = [f"{name} is {state}" for name, state in sensors._asdict().items() if state != "ok"]
-    if not ill:
+    """The sensors that are not "ok", and the consequence for the prediction; empty if all are."""
+    faults = [f"{name} is {state}" for name, state in sensors._asdict().items() if state != "ok"]
+    if not faults:
         return ""
-    return f"{' and '.join(ill)}: {'decided without it' if is_decided else 'no decision'}"
+    return f"{' and '.join(faults)}: {'predicted without it' if is_decided else 'no decision'}"
 
 
 class SensorHealthMonitor:
-    """Looks at the frames of one run, in order."""
+    """Checks the frames of one run, in order."""
 
     def __init__(self) -> None:
         self._rgb, self._depth = _Repeats(), _Repeats()
         self._timestamp_ms = math.inf
 
     def __call__(self, frame: Frame, framed: Framed, *, roi: Roi) -> SensorStates:
-        """The states at `frame`, of which `framed` is the region `roi`; its pictures are kept, to compare the next ones with."""
-        # A folder and rendered scenes have no clock: that a picture comes again is their own affair. Of a sensor each frame is
-        # a new one, whether its number or its time goes on (`edgefuse_runtime.cameras.frame_sync`).
+        """The states in `frame`. `framed` is its region `roi`. The images are retained, to compare them with the next frame."""
+        # Folders and rendered scenes have no clock and may repeat images. Every frame of a sensor is a new one, whether its
+        # number or its timestamp advances (`edgefuse_runtime.cameras.frame_sync`).
         is_sensed = frame.timestamp_domain != "none" or frame.timestamp_ms > self._timestamp_ms
         self._timestamp_ms = frame.timestamp_ms
         rgb_repeats = self._rgb.count(frame.rgb, is_sensed=is_sensed)
@@ -67,7 +66,7 @@ class SensorHealthMonitor:
 
 
 def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStates:
-    """What one framed pair tells of its sensors: "ok" or "missing". `framed` is the region `roi` of images of `shape` (H, W)."""
+    """The states in one framed pair: "ok" or "missing". `framed` is the region `roi` of images of `shape` (H, W)."""
     inside = _inside(roi, shape, size=len(framed.depth))
     return SensorStates(
         rgb="missing" if rgb_is_missing(framed.rgb[inside]) else "ok",
@@ -76,12 +75,12 @@ def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStat
 
 
 def depth_is_missing(depth: NDArray[np.uint8]) -> bool:
-    """Has a framed picture, uint8 [h, w, 2] of the contract's bytes, next to no measurement?"""
+    """Whether a framed depth image, uint8 [h, w, 2] of the contract's bytes, has (almost) no measurements."""
     return has_next_to_no_depth(depth.view("<u2"))  # its last axis is contiguous in every slice of rows and columns
 
 
-def shown(framed: Framed, states: SensorStates) -> Framed:
-    """What the model is given: nothing of a sensor that is not alive."""
+def masked(framed: Framed, states: SensorStates) -> Framed:
+    """The model's input: zeros for a sensor that is not "ok"."""
     if states == ALL_OK:
         return framed
     return Framed(
@@ -91,19 +90,19 @@ def shown(framed: Framed, states: SensorStates) -> Framed:
 
 
 def _inside(roi: Roi, shape: tuple[int, ...], *, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the framed region that lie in the picture and are not mixed with what lies outside."""
+    """Rows and columns of the framed region that are inside the image and not blended with the padding outside."""
     square = square_around(roi)
     slices = []
     for start, length in ((square.y, shape[0]), (square.x, shape[1])):
         first, last = max(-start, 0) / square.w * size, min(length - start, square.w) / square.w * size
-        # Resizing mixes neighbours, and trims up to one pixel of the result away.
+        # Resizing blends neighbouring pixels, and trims up to one pixel of the result.
         low, high = math.ceil(first) + 2 * (first > 0), math.floor(last) - 2 * (last < size)
         slices.append(slice(low, high) if low < high else slice(0, size))
     return slices[0], slices[1]
 
 
 class _Repeats:
-    """Counts how often in a row a stream gave the same picture as new."""
+    """Counts the consecutive repetitions of a stream's image."""
 
     def __init__(self) -> None:
         self._image: NDArray[Any] | None = None
@@ -118,7 +117,7 @@ class _Repeats:
 
 
 def _are_equal(before: NDArray[Any], now: NDArray[Any]) -> bool:
-    """A living sensor's noise shows in any row, so the whole pictures are seldom compared."""
+    """Whether two images are equal. Noise changes every row of a working sensor, so complete images are rarely compared."""
     if before.shape != now.shape:
         return False
     row = len(now) // 2

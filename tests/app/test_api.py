@@ -76,7 +76,7 @@ def test_a_missing_sensor_is_detected_and_the_bundle_decides_what_follows(tmp_pa
         no_rgb = classifier(np.zeros((48, 64, 3), np.uint8), FAR)
     assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "missing"
     assert "no decision" in no_depth.warning
-    assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "decided without it" in no_rgb.warning
+    assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "predicted without it" in no_rgb.warning
 
 
 def test_wrong_arrays_and_wrong_use_are_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def bundle(run: Path) -> Path:
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("model.onnx")]
     size_mb = (run.parent / "bundle/model.onnx").stat().st_size / 1e6
-    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" outputs changed  pass")
+    assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" predictions changed  pass")
     assert "black RGB" not in result.stderr
     verbose = edgefuse("export", run, "--out", run.parent / "bundle", "--force", "--verbose")
     assert "real samples" in verbose.stderr and "black RGB" in verbose.stderr

@@ -88,7 +88,7 @@ def test_the_plan_is_named_with_its_precision(planned: Bundle) -> None:
     with open_model(planned.folder, num_threads=None, engine="tensorrt") as opened:
         assert opened.name == "model.fp16.onnx in TensorRT, fp16"
     with (
-        pytest.raises(UserError, match="has no engine to run here: it has no fp32 engine"),
+        pytest.raises(UserError, match="has no engine for this machine: it has no fp32 engine"),
         open_model(planned.folder, num_threads=None, engine="tensorrt", file="model.onnx"),
     ):
         pass

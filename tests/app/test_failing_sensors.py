@@ -199,18 +199,14 @@ def test_export_reports_what_live_does_without_a_sensor(runs: dict[str, Path], t
         *("--without-rgb", "predict", "--without-depth", "abstain"),
     )
     assert chosen.returncode == 0, chosen.stderr
-    degraded_mode = json.loads(chosen.stdout)["degraded_mode"]
-    assert degraded_mode == json.loads((tmp_path / "chosen/manifest.json").read_text())["degraded_mode"]
-    assert (degraded_mode["no_rgb"], degraded_mode["no_depth"], degraded_mode["measured"]["part"]) == (
-        "predict",
-        "abstain",
-        "validation",
-    )
-    assert "with RGB dead live reports the label and a warning: set at export" in chosen.stderr
+    mode = json.loads(chosen.stdout)["degraded_mode"]
+    assert mode == json.loads((tmp_path / "chosen/manifest.json").read_text())["degraded_mode"]
+    assert (mode["no_rgb"], mode["no_depth"], mode["measured"]["part"]) == ("predict", "abstain", "validation")
+    assert "without RGB live predicts, with a warning: set at export" in chosen.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
-    assert "with RGB dead live reports no decision: the model uses rgb only" in by_rule.stderr
-    assert "with depth dead live reports the label and a warning: the model uses rgb only" in by_rule.stderr
+    assert "without RGB live abstains: the model uses rgb only" in by_rule.stderr
+    assert "without depth live predicts, with a warning: the model uses rgb only" in by_rule.stderr
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_live_uses_the_region_by_default(folder: Path) -> None:
 def test_live_warns_of_another_region_and_uses_it(folder: Path) -> None:
     region, messages, roi = _live(folder, "--camera", folder / "red.db3", "--roi", "whole")
     assert region == {"roi": "whole", "from": "--roi"} and roi == [0, 0, WIDTH, HEIGHT]
-    assert messages.count("warning") == 1 and "trained on another region than whole: center" in messages
+    assert messages.count("warning") == 1 and "the region is whole, but the model was trained on center" in messages
 
 
 def test_crops_of_the_data_set_are_not_cropped_again(folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_live_reports_how_many_frames_have_a_region(folder: Path) -> None:
     regions = folder / "regions.json"
     regions.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [24, 0, 48, 48]} for n in (3, 4, 5)]}))
     _, messages, _ = _live(folder, "--camera", folder / "red.db3", "--roi", regions)
-    assert f"warning: 2 of 4 frames had a region in {regions}; the others were left out" in messages
+    assert f"warning: 2 of 4 frames had a region in {regions}; the others were skipped" in messages
     regions.write_text(json.dumps({"frames": [{"frame": 70, "roi_xywh": [24, 0, 48, 48]}]}))
     done = subprocess.run(
         [*EDGEFUSE, "live", str(folder / "bundle"), "--camera", str(folder / "red.db3"), "--roi", str(regions)],
@@ -104,6 +104,6 @@ def test_live_reports_how_many_frames_have_a_region(folder: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        f"0 of 4 frames had a region in {regions}: it has regions for frames 70 to 70, the camera's are numbered 1 to 4"
+        f"0 of 4 frames had a region in {regions}: it has regions for frames 70 to 70, but the camera's frames are 1 to 4"
         in done.stderr
     )

@@ -1,4 +1,4 @@
-"""`edgefuse bench` as a user has it: another process, its exit code, what it prints and what it leaves."""
+"""The command `edgefuse bench` in a separate process: exit code, output and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, cwd=cwd)
 
 
-def test_a_result_is_kept_and_printed(bench_bundle: Path, colour_and_range: Path, tmp_path: Path) -> None:
+def test_a_result_is_saved_and_printed(bench_bundle: Path, colour_and_range: Path, tmp_path: Path) -> None:
     arguments = ("live", bench_bundle, "--camera", colour_and_range, "--quick")
     as_json = bench(*arguments, "--json", cwd=tmp_path)
     assert as_json.returncode == 0, as_json.stderr
@@ -42,24 +42,24 @@ def test_a_result_is_kept_and_printed(bench_bundle: Path, colour_and_range: Path
         ("everything",),
     ],
 )
-def test_wrong_usage_is_two(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) -> None:
     result = bench(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (("core", "--d", "99999"), "1 to 16384"),
         (("engine", "nothing"), "not a bundle"),
         (("live", "nothing", "--camera", "synthetic"), "not a bundle"),
     ],
 )
-def test_failures_are_one_and_leave_nothing(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_failures_exit_with_one_and_leave_no_file(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     result = bench(*arguments, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
-    assert said in result.stderr and "Traceback" not in result.stderr
+    assert words in result.stderr and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,11 +75,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert "not a bundle" not in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_picture_that_fails_and_a_reader_that_is_gone_cost_no_figures(
+def test_a_failing_plot_and_a_closed_pipe_lose_no_result(
     bench_bundle: Path, colour_and_range: Path, tmp_path: Path
 ) -> None:
-    spoil = "import edgefuse_benchmarks.plots as p; p.figure_of = lambda report: 1 / 0; "
-    command = f"{spoil}from edgefuse.app.main import main; main()"
+    fault = "import edgefuse_benchmarks.plots as p; p.figure_of = lambda report: 1 / 0; "
+    command = f"{fault}from edgefuse.app.main import main; main()"
     arguments = f"bench live {bench_bundle} --camera {colour_and_range} --quick --json"
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{command}" {arguments} | true'],
@@ -93,11 +93,11 @@ def test_a_picture_that_fails_and_a_reader_that_is_gone_cost_no_figures(
     done = subprocess.run(
         [sys.executable, "-c", command, *arguments.split()], capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == 0 and "no picture: division by zero" in done.stderr
+    assert done.returncode == 0 and "no plot: division by zero" in done.stderr
     assert json.loads(done.stdout)["benchmark"] == "live"
 
 
-def test_a_device_needs_no_torch_to_measure() -> None:
+def test_benchmarks_on_a_device_need_no_torch() -> None:
     modules = ("suites.core", "suites.engine", "suites.live", "plots", "console", "report", "machine")
     heavy = ("torch", "onnx", "onnxruntime", "matplotlib", "pyrealsense2", "rich")
     imports = "; ".join(f"import edgefuse_benchmarks.{name}" for name in modules)

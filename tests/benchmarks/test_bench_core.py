@@ -1,4 +1,4 @@
-"""The core benchmark with real torch and real ONNX Runtime, at widths that take no time."""
+"""The core benchmark with PyTorch and ONNX Runtime, at small widths."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from edgefuse.errors import UserError
 from edgefuse_benchmarks.measure import ParityError, Plan
 from edgefuse_benchmarks.report import Report
-from edgefuse_benchmarks.suites import core_variants as core_subjects
-from edgefuse_benchmarks.suites.core import _side, bench_core
+from edgefuse_benchmarks.suites import core_variants
+from edgefuse_benchmarks.suites.core import _case, bench_core
 from edgefuse_benchmarks.suites.core_variants import (
     build_core,
     feature_pairs,
+    in_onnxruntime,
+    in_torch,
     onnx_from_core,
-    onnxruntime_subject,
-    torch_subject,
     weights_bytes,
 )
 
@@ -44,8 +44,8 @@ def report() -> Report:
     return found
 
 
-def numpy_answer(core: Any, F_A: np.ndarray, F_B: np.ndarray, *, gated: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Equations 6 and 7 and the two layers, from the core's own weights."""
+def numpy_outputs(core: Any, F_A: np.ndarray, F_B: np.ndarray, *, gated: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Equations 6 and 7 and the two layers, with the weights of the core."""
     weights = {name: value.detach().numpy().astype(np.float64) for name, value in core.named_parameters()}
     G = np.full_like(F_B, 0.5, dtype=np.float64)
     F_O = np.concatenate([F_A, F_B], axis=1)
@@ -58,24 +58,24 @@ def numpy_answer(core: Any, F_A: np.ndarray, F_B: np.ndarray, *, gated: bool) ->
 
 
 @pytest.mark.parametrize("kind", ["gated", "naive"])
-def test_what_is_timed_is_the_papers_core(kind: Any) -> None:
+def test_the_timed_core_is_that_of_the_paper(kind: Any) -> None:
     core = build_core(kind, width=12, num_hidden=5, num_classes=3, seed=1)
     pairs = feature_pairs(12, num_pairs=3, seed=2)
     onnx_bytes = onnx_from_core(core, width=12)
-    for subject in (
-        torch_subject(core, pairs, name="torch"),
-        onnxruntime_subject(onnx_bytes, pairs, name="onnxruntime", num_threads=1),
+    for implementation in (
+        in_torch(core, pairs, name="torch"),
+        in_onnxruntime(onnx_bytes, pairs, name="onnxruntime", num_threads=1),
     ):
         for i, (F_A, F_B) in enumerate(pairs):
-            expected = numpy_answer(core, F_A, F_B, gated=kind == "gated")
-            for found, wanted in zip(subject.answer(i), expected, strict=True):
+            expected = numpy_outputs(core, F_A, F_B, gated=kind == "gated")
+            for found, wanted in zip(implementation.outputs(i), expected, strict=True):
                 np.testing.assert_allclose(found, wanted, atol=1e-6)
-            run = subject.run(i)
+            run = implementation.run(i)
             assert isinstance(run, tuple)
             np.testing.assert_allclose(np.asarray(run[0]), expected[0], atol=1e-6)
 
 
-def test_features_are_as_a_relu_leaves_them() -> None:
+def test_features_are_like_the_output_of_a_relu() -> None:
     for F_A, F_B in feature_pairs(512, num_pairs=4, seed=0):
         for features in (F_A, F_B):
             assert (features.shape, features.dtype) == ((1, 512), np.float32)
@@ -84,14 +84,14 @@ def test_features_are_as_a_relu_leaves_them() -> None:
         assert not np.array_equal(F_A, F_B)
 
 
-def test_weights_are_counted_as_the_layers_have_them() -> None:
+def test_the_size_of_the_weights_is_that_of_the_layers() -> None:
     d, h, c = 12, 5, 3
     head = (2 * d * h + h) + (h * c + c)
     for kind, gate in (("naive", 0), ("gated", d * d + d)):
         assert weights_bytes(build_core(kind, width=d, num_hidden=h, num_classes=c, seed=0)) == 4 * (head + gate)  # type: ignore[arg-type]
 
 
-def test_every_width_has_every_way_measured_alike(report: Report) -> None:
+def test_every_width_has_every_implementation(report: Report) -> None:
     threads = report.parameters["onnxruntime_threads"]
     ways = ["torch, 1 thread", *(f"ONNX Runtime, {n} thread{'s' * (n > 1)}" for n in threads)]
     ways += ["read weights", "ONNX Runtime, 1 thread, flushed", "read weights, flushed"]
@@ -113,31 +113,31 @@ def test_every_width_has_every_way_measured_alike(report: Report) -> None:
         ]
 
 
-def test_exactly_the_flushed_ways_are_flushed_before_each_call() -> None:
+def test_only_flushed_variants_are_flushed_before_each_call() -> None:
     def flush() -> None: ...
 
-    side = _side("gated", 8, feature_pairs(8, num_pairs=8, seed=0), threads=[1], seed=0, flush=flush)
-    for variant in side.variants:
+    case = _case("gated", 8, feature_pairs(8, num_pairs=8, seed=0), threads=[1], seed=0, flush=flush)
+    for variant in case.variants:
         if variant.name.endswith(", flushed"):
             assert (variant.prepare, variant.settle_calls, variant.calls_per_turn) == (flush, 0, 1)
         else:
             assert variant.prepare is None and variant.settle_calls > 0
 
 
-def test_flushed_weights_come_from_further_away(report: Report) -> None:
+def test_flushed_weights_take_longer_to_read(report: Report) -> None:
     p50_ns = {one.name: one.summary().p50_ns for one in report.groups[1].series}
     for kind in ("gated", "naive"):
         # The flushing itself is outside the timing: 16 MiB take a quarter of a millisecond even at 60 GB/s.
         assert p50_ns[f"{kind}, read weights"] < p50_ns[f"{kind}, read weights, flushed"] < 250e3
 
 
-def test_a_cache_larger_than_the_flush_is_told(report: Report) -> None:
+def test_a_cache_larger_than_the_flush_is_noted(report: Report) -> None:
     assert report.parameters["flush_bytes"] == FLUSH_BYTES
     largest = max(report.machine["cpu"]["caches_bytes"].values(), default=0)
     assert any("flushed" in note for note in report.notes) == (largest == 0 or largest > FLUSH_BYTES)
 
 
-def test_parity_stands_in_the_result(report: Report) -> None:
+def test_the_result_has_the_comparisons(report: Report) -> None:
     num_compared = 2 * (len(report.parameters["onnxruntime_threads"]) + torch.cuda.is_available())
     assert len(report.parity) == num_compared * len(WIDTHS)
     assert all(one["max_probability_difference"] < 1e-5 for one in report.parity)
@@ -145,16 +145,16 @@ def test_parity_stands_in_the_result(report: Report) -> None:
 
 
 @pytest.mark.parametrize("damage", [0.5, float("nan")])
-def test_another_answer_gives_no_numbers(monkeypatch: pytest.MonkeyPatch, damage: float) -> None:
-    leak_free = core_subjects.onnx_from_core
+def test_nothing_is_measured_if_outputs_differ(monkeypatch: pytest.MonkeyPatch, damage: float) -> None:
+    correct = core_variants.onnx_from_core
 
     def damaged(core: Any, *, width: int) -> bytes:
         other = copy.deepcopy(core)
         with torch.no_grad():
             other.head[3].bias[0] += damage
-        return leak_free(other, width=width)
+        return correct(other, width=width)
 
-    monkeypatch.setattr(core_subjects, "onnx_from_core", damaged)
+    monkeypatch.setattr(core_variants, "onnx_from_core", damaged)
     with pytest.raises(ParityError, match="d=8: gated, ONNX Runtime, 1 thread differs from gated, torch"):
         bench_core(widths=[8], plan=PLAN, flush_bytes=FLUSH_BYTES)
 

@@ -1,4 +1,4 @@
-"""The engine benchmark on real ONNX Runtime sessions, and beside torch on a real run."""
+"""The engine benchmark on real ONNX Runtime sessions, and with PyTorch on a real run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAN = Plan(warmup_s=0.0, min_warmup_calls=1, measure_s=0.0, min_rounds=6, max_r
 
 
 def make_run(folder: Path, *, seed: int) -> Path:
-    """A run as training leaves it, with random weights."""
+    """A run with random weights, in the format of training."""
     import torch
 
     from edgefuse.model.classifier import ModelConfig, build_classifier
@@ -43,7 +43,7 @@ def run_and_bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
     return run, export_run(run, root / "bundle").bundle.folder
 
 
-def test_threads_are_compared_and_the_cold_start_stands_apart(bench_bundle: Path, colour_and_range: Path) -> None:
+def test_threads_are_compared_and_the_cold_start_is_separate(bench_bundle: Path, colour_and_range: Path) -> None:
     report = bench_engine(bench_bundle, camera=str(colour_and_range), threads=(1, 2), plan=PLAN, num_starts=2)
     engine, cold = report.groups
     assert (engine.scope, cold.scope) == ("engine", "cold start")
@@ -57,10 +57,12 @@ def test_threads_are_compared_and_the_cold_start_stands_apart(bench_bundle: Path
     *stages, whole = cold.series
     assert [len(one.samples_ns) for one in cold.series] == [2] * 4
     assert np.all(sum(one.samples_ns for one in stages) < whole.samples_ns)
-    assert any("no parity figures" in note for note in report.notes)
+    assert any("no comparison with the PyTorch model" in note for note in report.notes)
 
 
-def test_torch_is_measured_beside_its_own_bundle(run_and_bundle: tuple[Path, Path], colour_and_range: Path) -> None:
+def test_torch_is_measured_with_the_bundle_of_the_run(
+    run_and_bundle: tuple[Path, Path], colour_and_range: Path
+) -> None:
     run, bundle = run_and_bundle
     report = bench_engine(bundle, camera=str(colour_and_range), threads=(1,), run_folder=run, plan=PLAN, num_starts=0)
     (group,) = report.groups
@@ -70,7 +72,7 @@ def test_torch_is_measured_beside_its_own_bundle(run_and_bundle: tuple[Path, Pat
     assert report.notes == ()
 
 
-def test_another_models_run_gives_no_numbers(
+def test_the_run_of_another_model_is_not_measured(
     run_and_bundle: tuple[Path, Path], colour_and_range: Path, tmp_path: Path
 ) -> None:
     other = make_run(tmp_path / "other", seed=1)
@@ -80,13 +82,13 @@ def test_another_models_run_gives_no_numbers(
         )
 
 
-def test_one_variant_alone_is_said(bench_bundle: Path, colour_and_range: Path) -> None:
+def test_a_single_variant_is_noted(bench_bundle: Path, colour_and_range: Path) -> None:
     report = bench_engine(bench_bundle, camera=str(colour_and_range), threads=(1,), plan=PLAN, num_starts=0)
     assert report.groups[0].ratios == ()
-    assert any("one variant alone" in note for note in report.notes)
+    assert any("only one variant" in note for note in report.notes)
 
 
 def test_a_bundle_that_does_not_start_is_an_error_with_its_reason(tmp_path: Path) -> None:
     pair = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8)
-    with pytest.raises(UserError, match=r"process of its own.*is not a bundle"):
+    with pytest.raises(UserError, match=r"separate process.*is not a bundle"):
         measure_cold_start(tmp_path / "nothing", *pair, num_starts=1)

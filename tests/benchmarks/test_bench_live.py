@@ -41,16 +41,18 @@ def test_a_recording_is_measured_in_both_paces(report: Report) -> None:
         ("frame to result", "paced"),
     ]
     back_to_back, paced = report.groups
-    assert back_to_back.facts["passes"] == [19, 19]  # 24 frames, 5 of them to warm up
+    assert back_to_back.facts["passes"] == [19, 19]  # 24 frames, 5 of them for warm-up
     assert min(paced.facts["results_per_s"]) < 70 < max(back_to_back.facts["results_per_s"])
     for group in report.groups:
         whole, *stages, wait = group.series
         assert [one.name for one in (whole, *stages, wait)] == ["frame to result", *STAGES, "wait"]
         assert len(whole.samples_ns) == sum(group.facts["passes"])
         assert whole.first_call_ns is not None
-        # Stages are parts of the whole, to the rounding of their milliseconds.
+        # Stages are parts of the total, up to the rounding of their milliseconds.
         assert np.all(sum(one.samples_ns for one in stages) <= whole.samples_ns + 1000)
-    assert paced.series[-1].summary().p50_ns > 5e6  # a frame comes every 17 ms, and the toy takes less than one
+    assert (
+        paced.series[-1].summary().p50_ns > 5e6
+    )  # a frame arrives every 17 ms, and the toy bundle takes less than one
 
 
 def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:
@@ -60,7 +62,7 @@ def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:
     assert 2 <= whole.num_rounds <= 19
 
 
-def test_all_passes_gave_the_same_answers(report: Report) -> None:
+def test_all_passes_have_the_same_results(report: Report) -> None:
     assert [one["candidate"] for one in report.parity] == ["back to back, pass 2", "paced, pass 1", "paced, pass 2"]
     assert all(one["max_probability_difference"] == 0 and one["num_samples"] > 0 for one in report.parity)
 
@@ -79,19 +81,19 @@ def test_a_folder_is_measured_back_to_back(bench_bundle: Path, colour_and_range:
     assert (group.name, group.facts["passes"]) == (
         "back to back",
         [25, 25],
-    )  # the time was up, but two passes there are
-    assert any("back to back alone" in note for note in report.notes)
+    )  # the time was over, but there are always two passes
+    assert any("back to back only" in note for note in report.notes)
 
 
-def test_answers_that_change_give_no_numbers(
+def test_changing_results_are_not_reported(
     bench_bundle: Path, bench_recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgefuse_benchmarks.suites import live
 
     real, opened = live.open_camera, []
 
-    def turning(spec: str, **options: Any) -> Any:
-        """Another recording's worth of light from the third opening on."""
+    def changing(spec: str, **options: Any) -> Any:
+        """Brighter frames from the third opening on."""
         opened.append(spec)
         camera = real(spec, **options)
         if len(opened) > 2:
@@ -99,7 +101,7 @@ def test_answers_that_change_give_no_numbers(
             camera.read = lambda timeout_ms: _brighter(read(timeout_ms))  # type: ignore[method-assign]
         return camera
 
-    monkeypatch.setattr(live, "open_camera", turning)
+    monkeypatch.setattr(live, "open_camera", changing)
     with pytest.raises(ParityError, match="back to back, pass 2 against back to back, pass 1"):
         bench_live(bench_bundle, camera=str(bench_recording), plan=PLAN)
 
@@ -125,7 +127,7 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
         return RealSense(device=sources[-1].device, profiles=[Profile(64, 48, 64, 48, 30)], warmup_frames=0)
 
     def send() -> None:
-        """Pictures that the sensor saw 20 ms ago; no two are alike."""
+        """Different images, captured 20 ms ago."""
         for number in itertools.count(1):
             if done.wait(0.01):
                 return
@@ -148,14 +150,14 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
         ("frame age", "paced"),
     ]
     whole, (age,) = report.groups[0].series[0], report.groups[1].series
-    assert np.all(age.samples_ns >= 20e6 + whole.samples_ns - 2e6)  # the host's two clocks tick apart
+    assert np.all(age.samples_ns >= 20e6 + whole.samples_ns - 2e6)  # the two clocks of the host differ
     assert report.parity == ()
-    assert any("shows no frame twice" in note for note in report.notes)
+    assert any("never repeats a frame" in note for note in report.notes)
     assert not any("no frame age" in note for note in report.notes)
 
 
 def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
-    """One pass with these frames' names; every answer has the probability 0.9."""
+    """One pass with these frame names; every result has the probability 0.9."""
     from edgefuse.framing import Roi
     from edgefuse_benchmarks.suites.live import _Way
     from edgefuse_runtime.results import Result, StageTimes
@@ -188,9 +190,9 @@ def test_passes_without_a_frame_in_common_are_not_called_equal() -> None:
 
     reference = _way("back to back", ["1", "2", "3"])
     assert _compare([reference, _way("paced", ["2", "3"])])[1] == []
-    assert "shares no frame" in _compare([reference, _way("paced", ["4", "5"])])[1][0]
-    # Of numbers that stand still nothing can be paired, even though the names are equal.
-    assert "shares no frame" in _compare([_way("back to back", ["0"] * 9), _way("paced", ["0"] * 9)])[1][0]
+    assert "has no frame in common" in _compare([reference, _way("paced", ["4", "5"])])[1][0]
+    # If frame numbers do not change, frames cannot be paired, although the names are equal.
+    assert "has no frame in common" in _compare([_way("back to back", ["0"] * 9), _way("paced", ["0"] * 9)])[1][0]
 
 
 def test_labels_that_flip_at_one_probability_are_not_called_equal() -> None:
@@ -200,18 +202,18 @@ def test_labels_that_flip_at_one_probability_are_not_called_equal() -> None:
     assert "2 labels flip" in _compare(ways)[1][0]
 
 
-def test_answers_that_are_no_numbers_get_no_figures(
+def test_an_engine_with_nan_outputs_is_not_measured(
     bench_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import toy_bundle
 
     monkeypatch.setattr(toy_bundle, "SHARPNESS", float("inf"))
-    spoilt = toy_bundle.make_toy_bundle(tmp_path / "spoilt")
-    with pytest.raises(UserError, match="NaN or infinity"):
-        bench_live(spoilt.folder, camera=str(bench_recording), plan=PLAN)
+    broken = toy_bundle.make_toy_bundle(tmp_path / "broken")
+    with pytest.raises(UserError, match="have NaN or infinite values"):
+        bench_live(broken.folder, camera=str(bench_recording), plan=PLAN)
 
 
-def test_a_damaged_recording_gets_no_figures(bench_bundle: Path, bench_recording: Path, tmp_path: Path) -> None:
+def test_a_damaged_recording_is_not_measured(bench_bundle: Path, bench_recording: Path, tmp_path: Path) -> None:
     data = bytearray(bench_recording.read_bytes())
     data[data.rindex(b"IDAT") + 20] ^= 0xFF
     (tmp_path / "d.db3").write_bytes(data)
@@ -219,6 +221,6 @@ def test_a_damaged_recording_gets_no_figures(bench_bundle: Path, bench_recording
         bench_live(bench_bundle, camera=str(tmp_path / "d.db3"), plan=PLAN)
 
 
-def test_too_few_frames_are_told(bench_bundle: Path, bench_recording: Path) -> None:
+def test_too_few_frames_are_reported(bench_bundle: Path, bench_recording: Path) -> None:
     with pytest.raises(UserError, match="gave 7 results"):
         bench_live(bench_bundle, camera=str(bench_recording), plan=LivePlan(num_results=5, frames_of_pass=7))

@@ -1,4 +1,4 @@
-"""The description of the machine: complete here, silent about who and where, and robust where there is nothing to read."""
+"""The description of the machine: complete, without names of users and folders, and None for values that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from edgefuse_benchmarks import machine
 
 
-def test_it_says_what_ran() -> None:
+def test_it_has_hardware_and_versions() -> None:
     found = json.loads(json.dumps(machine.describe()))
     assert found["cpu"]["model"]
     assert found["cpu"]["cores_usable"] == len(os.sched_getaffinity(0))
@@ -38,7 +38,7 @@ def test_it_works_without_any_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.parametrize("answer", ["exit 1", "echo nonsense", "echo 'A GPU, 1, 2'"])
-def test_a_tool_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str) -> None:
+def test_a_failing_tool_means_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str) -> None:
     _tool(tmp_path / "nvidia-smi", answer)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert machine.describe_gpus() == []
@@ -53,7 +53,7 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "expected"),
     [
         (["/home/me/venv/bin/edgefuse", "bench", "core", "--d", "128,512"], "edgefuse bench core --d 128,512"),
         (
@@ -64,8 +64,8 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         (["edgefuse", "bench", "live", "../me/b", "--roi", "runs/r.json"], "edgefuse bench live b --roi runs/r.json"),
     ],
 )
-def test_the_command_line_tells_no_folders(argv: list[str], told: str) -> None:
-    assert machine.command_line(argv) == told
+def test_the_command_line_has_no_absolute_folders(argv: list[str], expected: str) -> None:
+    assert machine.command_line(argv) == expected
 
 
 def _tool(path: Path, script: str) -> None:

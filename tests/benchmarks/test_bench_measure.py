@@ -1,4 +1,4 @@
-"""The measuring module: what it times, in which order, what it keeps, and when it says nothing."""
+"""Timing: what is timed, in which order, which samples are kept, and when nothing is measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def series(name: str, turns_ns: object) -> Series:
 
 
 class Recorder:
-    """Calls that write down their names."""
+    """Calls that record their names."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -66,7 +66,7 @@ def test_every_round_has_one_turn_of_each_variant_in_changing_order() -> None:
     assert [(one.name, one.turns_ns.shape) for one in found] == [(name, (12, 2)) for name in names]
 
 
-def test_a_failed_check_gives_no_numbers() -> None:
+def test_nothing_is_measured_after_a_failed_check() -> None:
     recorder = Recorder()
     variants = [Variant(name=name, call=recorder.call(name)) for name in ("a", "b")]
     with pytest.raises(ParityError, match="b is off by 3"):
@@ -101,7 +101,7 @@ def test_a_drift_of_the_machine_cancels_in_the_ratio() -> None:
     assert long.summary().cv > 0.4
 
 
-def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
+def test_the_coverage_of_the_interval_is_about_95_percent() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(60):
@@ -118,7 +118,7 @@ def test_ratios_need_common_rounds() -> None:
         ratio(series("a", [[1], [2]]), series("b", [[1]]))
 
 
-def test_the_longest_call_is_kept_and_the_first_stands_apart() -> None:
+def test_the_longest_call_is_kept_and_the_first_is_separate() -> None:
     durations_s = iter([0.02, 0.0, 0.0, 0.03, 0.0, 0.0])
     (found,) = measure(
         [Variant(name="a", call=lambda: time.sleep(next(durations_s)))], plan=plan(rounds=5), check=agree
@@ -139,7 +139,7 @@ def test_waiting_counts_and_preparing_does_not() -> None:
     assert called.summary().p50_ns < 1e6
 
 
-def test_what_was_queued_before_is_not_this_calls_time() -> None:
+def test_earlier_queued_work_is_not_part_of_the_call() -> None:
     queue = [0.02]
 
     def wait() -> None:
@@ -167,7 +167,7 @@ def test_settling_calls_are_not_samples() -> None:
     assert found.summary().p95_ns < 4e6
 
 
-def test_no_garbage_is_collected_meanwhile() -> None:
+def test_the_garbage_collector_is_paused() -> None:
     seen: list[bool] = []
     measure([Variant(name="a", call=lambda: seen.append(gc.isenabled()))], plan=plan(rounds=3), check=agree)
     assert not any(seen)
@@ -188,7 +188,7 @@ def test_both_limits_of_the_warm_up_and_of_the_rounds_hold() -> None:
 
 
 def test_names_are_unique() -> None:
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="the same name"):
         measure([Variant(name="a", call=int), Variant(name="a", call=int)], plan=plan(rounds=1), check=agree)
 
 

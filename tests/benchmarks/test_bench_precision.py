@@ -1,4 +1,4 @@
-"""What lower precision costs: counted pair by pair, with FP16 by a reference that rounds."""
+"""Accuracy of lower precisions, counted pair by pair, with PyTorch for FP16 because it rounds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_flips_are_paired_and_the_goal_has_two_sides() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_leaves_json_and_table(
+def test_the_command_writes_json_and_table(
     colour_and_range: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = TrainConfig(size=32, epochs=1, batch_size=8, num_features=16, num_hidden=16)
@@ -50,8 +50,8 @@ def test_the_command_leaves_json_and_table(
     value = json.loads(found.read_text())
     rows = {row["precision"]: row for row in value["rows"]}
     assert list(rows) == ["fp32", "fp16", "int8"] and rows["fp32"]["num_changed"] == 0
-    assert 0 < rows["fp16"]["max_probability_difference"] < 0.02  # half rounds: no difference would be no half
-    assert "half" in rows["fp16"]["answered_by"] and "optimised" in rows["int8"]["answered_by"]
+    assert 0 < rows["fp16"]["max_probability_difference"] < 0.02  # FP16 rounds: no difference would mean FP32
+    assert "FP16" in rows["fp16"]["answered_by"] and "optimised" in rows["int8"]["answered_by"]
     assert (
         value["parity"]["model.int8.onnx"]["cases"] and value["machine"]["versions"] and value["sequences_trained_on"]
     )
@@ -64,5 +64,5 @@ def test_the_command_leaves_json_and_table(
     with pytest.raises(UserError, match="was not exported from"):
         main([str(runs[1]), str(tmp_path / "bundle"), str(colour_and_range), "--out", str(out)])
     export_run(runs[0], tmp_path / "plain")
-    with pytest.raises(UserError, match="has FP32 alone"):
+    with pytest.raises(UserError, match="has only FP32"):
         main([str(runs[0]), str(tmp_path / "plain"), str(colour_and_range), "--out", str(out)])

@@ -88,7 +88,7 @@ REPORTS = {
 }
 
 
-def test_the_file_holds_every_sample(tmp_path: Path) -> None:
+def test_the_file_has_every_sample(tmp_path: Path) -> None:
     value = json.loads(save(REPORTS["core"], tmp_path).read_text())
     assert (value["schema"], value["benchmark"]) == (SCHEMA, "core")
     assert list(value["scopes"]) == ["core"]
@@ -113,7 +113,7 @@ def test_lists_of_numbers_take_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_text_for_a_file_is_plain_and_whole(name: str) -> None:
+def test_text_for_a_file_is_plain_and_complete(name: str) -> None:
     stream = io.StringIO()
     print_report(REPORTS[name], file=stream)
     text = stream.getvalue()
@@ -148,11 +148,11 @@ def test_the_text_gives_each_ratio_with_its_interval() -> None:
         ("a, 1", "b, 2", "a, 1 / b, 2"),
     ],
 )
-def test_what_both_sides_share_is_said_once(numerator: str, denominator: str, label: str) -> None:
+def test_the_common_part_of_both_names_is_printed_once(numerator: str, denominator: str, label: str) -> None:
     assert ratio_label(numerator, denominator) == label
 
 
-def test_a_busy_machine_and_few_samples_are_told() -> None:
+def test_a_busy_machine_and_few_samples_are_noted() -> None:
     few = Group(scope="core", name="d=1", series=(series("a", around_ns=1e3, shape=(10, 1)),))
     notes = " ".join(report("core", few, load=1.7).to_json()["notes"])
     assert "load average 1.7 on 2 core(s)" in notes
@@ -161,7 +161,7 @@ def test_a_busy_machine_and_few_samples_are_told() -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_the_picture_is_a_png(name: str, tmp_path: Path) -> None:
+def test_the_plot_is_a_png(name: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     save_plot(REPORTS[name], path)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Cross-validation for real: figures that do not depend on jobs or on a kill, failures that cost only themselves."""
+"""Cross-validation: results do not depend on the number of jobs or on a kill, and a failure affects no other training."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def figures(done: CrossValidation) -> dict[str, list[tuple[int, float, float, fl
 @pytest.fixture(scope="module")
 def reference(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[CrossValidation, Path]:
     out = tmp_path_factory.mktemp("crossval") / "reference"
-    config = replace(TrainConfig(), size=32, epochs=2, batch_size=16)  # what the command makes of the same options
+    config = replace(TrainConfig(), size=32, epochs=2, batch_size=16)  # as the command with the same options
     done = cross_validate([colour_and_range], out, variants=VARIANTS, folds_of=by_sequence(), config=config)
     return done, out
 
 
-def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation, Path], tmp_path: Path) -> None:
+def test_every_variant_is_scored_on_every_fold(reference: tuple[CrossValidation, Path], tmp_path: Path) -> None:
     done, out = reference
     assert [len(results) for results in done.results.values()] == [4, 4] and not done.failures and not done.num_leaking
     assert all(
@@ -82,10 +82,10 @@ def test_every_approach_is_scored_on_every_fold(reference: tuple[CrossValidation
 
 
 @pytest.mark.slow
-def test_killed_between_folds_it_goes_on_and_gives_the_same_figures(
+def test_after_a_kill_it_resumes_with_the_same_results(
     reference: tuple[CrossValidation, Path], colour_and_range: Path, tmp_path: Path
 ) -> None:
-    """Two workers, SIGKILL after the first result, the same command again: as one process that nobody disturbed."""
+    """Two workers, SIGKILL after the first result, the same command again: the same as one uninterrupted process."""
     out = tmp_path / "out"
     command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(out), "--variants", ",".join(VARIANTS)]
     command += ["--folds", "4", "--epochs", "2", "--size", "32", "--batch-size", "16", "--jobs", "2"]
@@ -106,7 +106,7 @@ def test_killed_between_folds_it_goes_on_and_gives_the_same_figures(
 
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert again.returncode == 0, again.stderr
-    assert f"{len(finished)} training(s) were finished before" in again.stderr
+    assert f"{len(finished)} training(s) were already finished" in again.stderr
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
     results = json.loads(again.stdout)["results"]
     assert {
@@ -141,17 +141,15 @@ def test_results_of_other_settings_are_not_mixed_in(colour_and_range: Path, tmp_
         cross_validate([colour_and_range], tmp_path / "thesis", variants=VARIANTS, folds_of=by_sequence(), config=QUICK)
 
 
-def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
-    colour_and_range: Path, tmp_path: Path
-) -> None:
+def test_a_variant_with_a_nan_loss_is_named_and_the_others_continue(colour_and_range: Path, tmp_path: Path) -> None:
     from torchvision.models import mobilenet_v2
 
     state = mobilenet_v2(weights=None).state_dict()
     state["features.1.conv.1.weight"].fill_(3e38)  # finite, and infinite times two
-    torch.save(state, tmp_path / "spoilt.pth")
+    torch.save(state, tmp_path / "corrupted.pth")
     command = [*EDGEFUSE, "crossval", str(colour_and_range), "--out", str(tmp_path / "out"), "--folds", "2"]
     command += ["--variants", "rgb-mobilenet_v2,depth-scratch", "--epochs", "1", "--size", "32", "--json"]
-    command += ["--rgb-weights", str(tmp_path / "spoilt.pth")]
+    command += ["--rgb-weights", str(tmp_path / "corrupted.pth")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "failed: rgb-mobilenet_v2 fold 1, rgb-mobilenet_v2 fold 2" in ended.stderr
@@ -166,12 +164,12 @@ def test_an_approach_whose_loss_is_no_number_is_named_and_the_others_go_on(
     )
 
 
-def test_a_worker_that_dies_fails_what_was_unfinished_and_no_more(colour_and_range: Path, tmp_path: Path) -> None:
-    told: list[FoldResult | Failure] = []
+def test_if_a_worker_dies_only_unfinished_trainings_fail(colour_and_range: Path, tmp_path: Path) -> None:
+    ended: list[FoldResult | Failure] = []
 
     def on_done(result: FoldResult | Failure, done: int, total: int) -> None:
-        told.append(result)
-        if len(told) == 1:
+        ended.append(result)
+        if len(ended) == 1:
             for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
                 if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(int(pid), signal.SIGKILL)
@@ -180,7 +178,7 @@ def test_a_worker_that_dies_fails_what_was_unfinished_and_no_more(colour_and_ran
         cross_validate, [colour_and_range], tmp_path / "out", variants=["depth-scratch"], folds_of=by_sequence()
     )
     done = run(config=replace(QUICK, epochs=12), num_jobs=2, on_done=on_done)
-    assert isinstance(told[0], FoldResult) and done.failures and "a worker process died" in done.failures[0].message
+    assert isinstance(ended[0], FoldResult) and done.failures and "a worker process died" in done.failures[0].message
     assert len(done.results["depth-scratch"]) + len(done.failures) == 4
 
 
@@ -198,7 +196,9 @@ def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path)
         train_on_dataset(rgbd, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3)
 
 
-def test_cross_validations_of_different_seeds_share_no_training_seed(colour_and_range: Path, tmp_path: Path) -> None:
+def test_cross_validations_of_different_seeds_have_no_common_training_seed(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
     used = []
     for seed in (0, 1):
         out = tmp_path / str(seed)
@@ -227,8 +227,8 @@ def test_settings_that_cannot_work_are_refused_before_any_work(colour_and_range:
     assert not (tmp_path / "out").exists()
 
 
-def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path) -> None:
-    """A class of one take is not tested by the folds that do not hold it out; a class of two takes by some."""
+def test_every_note_on_the_folds_is_reported(colour_and_range: Path, tmp_path: Path) -> None:
+    """A class of two sequences is tested by two of four folds."""
     for name in ("red_near", "red_far"):
         shutil.copytree(colour_and_range / name, tmp_path / "data" / name)
     for sequence in ("take0", "take1"):
@@ -246,7 +246,7 @@ def test_every_note_on_the_folds_is_told(colour_and_range: Path, tmp_path: Path)
     assert report.startswith("# data, 4 folds by sequence\n") and "inputs of 32 px, 1 epoch of batches" in report
 
 
-def test_names_say_what_is_built() -> None:
+def test_names_define_the_model() -> None:
     parsed = {name: parse_variant(name) for name in (*PAPER_ROWS, "joint-small", "gated-mobilenet_v2")}
     assert [(a.fusion, a.rgb, a.depth) for a in parsed.values()][:6] == [
         ("depth", None, "resnet50"),
@@ -263,7 +263,7 @@ def test_names_say_what_is_built() -> None:
     both = parse_variant("spatial-resnet18+mobilenet_v2")
     assert (both.rgb, both.depth, both.pretrained_names()) == ("resnet18", "mobilenet_v2", ["resnet18", "mobilenet_v2"])
     for name in ("rgb-small+scratch", "depth-scratch+scratch", "gated-small+", "gated-small+lenet"):
-        with pytest.raises(UserError, match="behind \\+ a fusion of both sensors takes its depth backbone"):
+        with pytest.raises(UserError, match=r"for a fusion of both sensors, <fusion>-<backbone>\+<depth backbone>"):
             parse_variant(name)
 
 
@@ -312,7 +312,7 @@ def fold(variant: str, number: int, accuracy: float) -> FoldResult:
     )
 
 
-def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path: Path) -> None:
+def test_the_report_has_the_papers_accuracies_the_spread_and_the_tests(tmp_path: Path) -> None:
     gated = [0.9, 0.8, 0.95, 0.85, 0.9, 0.7]
     naive = [0.8, 0.75, 0.9, 0.8, 0.7, 0.6]
     results = {
@@ -339,7 +339,7 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
     text = write_report(done, tmp_path, title="t", paper=paper_accuracy(3), leak_free="run --by sequence").read_text()
     mean, spread = 100 * np.mean(naive), 100 * np.std(naive, ddof=1)
     assert f"(NF: RGB-VGG19+DepthMap-scratch) | 90.56 | {mean:.2f} ± {spread:.2f} | 10.00 | 20.00 | 6 of 6 |" in text
-    assert "**Leaks**" in text and "6 of 6 folds" in text and "never seen: run --by sequence." in text
+    assert "**Leaks**" in text and "6 of 6 folds" in text and "unseen sequences: run --by sequence." in text
     assert "rgb-vgg19, fold 6: no memory" in text and "gated-vgg19 - naive-vgg19 | +9.17" in text
     with (tmp_path / "report.csv").open() as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
@@ -352,7 +352,7 @@ def test_the_report_puts_the_paper_the_spread_and_the_test_side_by_side(tmp_path
     assert "- Commits: unknown (11 trainings), 0123456789ab (6 trainings)." in text
 
 
-def test_a_fold_that_does_not_tell_its_commit_is_still_kept(colour_and_range: Path, tmp_path: Path) -> None:
+def test_a_result_without_a_commit_is_still_used(colour_and_range: Path, tmp_path: Path) -> None:
     run = partial(cross_validate, [colour_and_range], tmp_path, variants=["depth-scratch"], folds_of=by_sequence(2))
     config = replace(QUICK, epochs=1)
     run(config=config)
@@ -362,7 +362,7 @@ def test_a_fold_that_does_not_tell_its_commit_is_still_kept(colour_and_range: Pa
     assert again.num_resumed == 2 and again.results["depth-scratch"][0].commit == "unknown"
 
 
-def test_the_papers_figures() -> None:
+def test_the_papers_accuracies() -> None:
     assert paper_accuracy(1)["gated-vgg19"] == 0.9069 and paper_accuracy(4)["rgb-resnet50"] == 0.2976
-    # 60 subjects, six expressions, two levels: what the conversion of BU-3DFE rests on.
+    # 60 subjects, six expressions, two levels: an assumption of the conversion of BU-3DFE.
     assert all(abs(value * 720 - round(value * 720)) < 0.04 for value in paper_accuracy(1).values())

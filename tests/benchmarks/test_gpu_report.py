@@ -1,4 +1,4 @@
-"""`make gpu-report`: what it writes where tests ran, and that it writes nothing where none can."""
+"""`make gpu-report`: the report if tests ran, and no file if none can run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ sys.exit(gpu_report.main(sys.argv[1:]))
 
 
 def report_of(tests: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The report on tests of our own, on a GPU that is only said to be there; pytest in pytest needs a process of its own."""
+    """The report of these tests, with a fake GPU; pytest inside pytest needs a separate process."""
     (folder / "tests").mkdir()
     (folder / "tests" / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: here\n    tensorrt: here\n")
     (folder / "tests" / "test_these.py").write_text(tests)
@@ -70,13 +70,13 @@ def test_outcomes_reasons_and_figures_are_kept(tmp_path: Path, failing: bool) ->
     assert str(tmp_path) not in path.read_text()
 
 
-def test_where_all_is_skipped_nothing_is_written(tmp_path: Path) -> None:
+def test_if_all_tests_are_skipped_nothing_is_written(tmp_path: Path) -> None:
     done = report_of("import pytest\n@pytest.mark.gpu\ndef test_it():\n    pytest.skip('no torch')\n", tmp_path)
     assert done.returncode == 2 and "no torch" in done.stdout
     assert not (tmp_path / "results").exists()
 
 
-def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+def test_without_a_gpu_it_reports_that_and_writes_nothing(tmp_path: Path) -> None:
     try:
         current_gpu()
     except NoGpuError:
@@ -91,7 +91,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted((ROOT / "benchmarks" / "results").iterdir()) == before
 
 
-def test_an_absent_pytest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pytest_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(gpu_report.MissingPackageError, match="pip install pytest"):
         gpu_report.run_tests(tmp_path)

@@ -1,4 +1,4 @@
-"""The paper's tables from trees of exactly the data sets' forms, made here."""
+"""The paper's tables from small generated folders with the layouts of the data sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CATEGORIES = ("apple", "cell_phone", "food_bag")
 
 @pytest.fixture(scope="module")
 def washington_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three categories, two instances each, six frames an instance, and the official trials' file."""
+    """Three categories, two object instances each, six frames per instance, and the file of the official trials."""
     root = tmp_path_factory.mktemp("washington") / "rgbd-dataset_eval"
     rng = np.random.default_rng(0)
     for number, category in enumerate(CATEGORIES):
@@ -69,7 +69,7 @@ def bu3dfe_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp_path: Path) -> None:
+def test_washington_becomes_a_table_with_the_papers_accuracies(washington_tree: Path, tmp_path: Path) -> None:
     run = partial(reproduce, "washington", washington_tree, tmp_path / "out", quick=True, epochs=1, size=32)
     made = run(variants=["depth-scratch"])
     assert made.folder.name == "table3-by-frame" and made.done.num_leaking == 2
@@ -79,9 +79,9 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
         "| depth-scratch (DepthMap-scratch) | 77.07 |" in text
         and "# Table 3: Washington, 2 folds by frame (quick)" in text
     )
-    assert "**Leaks**" in text and "--by sequence" in text and "These figures say nothing of the method" in text
+    assert "**Leaks**" in text and "--by sequence" in text and "These accuracies say nothing about the method" in text
     assert run(variants=["depth-scratch"]).done.num_resumed == 2
-    # Another table and another protocol use the same converted data, and stand beside the first.
+    # Another table and another protocol use the same converted data, and have their own folders.
     converted = (tmp_path / "out/data/dataset.json").stat().st_mtime_ns
     fourth = run(variants=["depth-scratch"], table=4, by="sequence")
     assert fourth.folder.name == "table4-by-sequence" and fourth.done.num_leaking == 0
@@ -96,7 +96,7 @@ def test_washington_becomes_a_table_beside_the_papers(washington_tree: Path, tmp
 
 @pytest.fixture
 def small_tree(washington_tree: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed; copied again with its times it is the same tree."""
+    """A copy that tests may change; copied again with its times it counts as the same data set."""
     return Path(shutil.copytree(washington_tree, tmp_path / "tree"))
 
 
@@ -114,9 +114,7 @@ def test_a_conversion_of_a_changed_tree_is_not_used(small_tree: Path, tmp_path: 
     assert depth().done.num_resumed == 2
 
 
-def test_what_was_left_out_stands_in_the_report_and_is_not_used_without_asking(
-    small_tree: Path, tmp_path: Path
-) -> None:
+def test_pairs_that_were_left_out_are_in_the_report_and_need_skip_bad(small_tree: Path, tmp_path: Path) -> None:
     (small_tree / "apple/apple_1/apple_1_1_1_depthcrop.png").write_bytes(b"nothing")
     (small_tree / "apple/apple_2/apple_2_1_6_depthcrop.png").unlink()
     run = partial(reproduce, "washington", small_tree, tmp_path / "out", epochs=1, size=32, variants=["depth-scratch"])
@@ -130,22 +128,24 @@ def test_what_was_left_out_stands_in_the_report_and_is_not_used_without_asking(
     )
     assert all(f" apple/apple_{name}" in remark for name in ("1/apple_1_1_1_depthcrop.png", "2/apple_2_1_6"))
     assert len(json.loads((tmp_path / "out/data/left_out.json").read_text())["left_out"]) == 2
-    with pytest.raises(UserError, match=r"2 bad pair\(s\) were left out there, and --skip-bad is not given"):
+    with pytest.raises(UserError, match=r"2 bad pair\(s\) were left out, and --skip-bad is not given"):
         run(quick=True)
     assert run(quick=True, skip_bad=True).done.num_resumed == 2
 
 
-def test_the_number_of_pairs_and_early_stop_can_be_chosen_and_are_told(washington_tree: Path, tmp_path: Path) -> None:
+def test_the_number_of_pairs_and_early_stopping_can_be_set_and_are_reported(
+    washington_tree: Path, tmp_path: Path
+) -> None:
     run = partial(reproduce, "washington", washington_tree, epochs=1, size=32, variants=["depth-scratch"])
     made = run(tmp_path / "some", samples=30, by="trials")
     assert made.done.data["num_pairs"] == 30 and "--samples 30" in made.report.read_text()
     made = run(tmp_path / "every", samples="all", early_stop=1, table=4)
     text = made.report.read_text()
     assert made.done.data["num_pairs"] == 36 and made.done.num_folds == 5
-    assert "--samples all --early-stop 1" in text and "early stop, on 15% of the training side" in text
-    assert "at most 1 epoch (early stop after 1 without" in text
+    assert "--samples all --early-stop 1" in text and "early stopping on 15% of the training pairs" in text
+    assert "at most 1 epoch (early stopping after 1 without" in text
     results = [json.loads(path.read_text()) for path in (tmp_path / "every/table4-by-frame/folds").glob("*.json")]
-    assert all(result["num_train"] + result["num_test"] < 36 for result in results)  # the rest is watched
+    assert all(result["num_train"] + result["num_test"] < 36 for result in results)  # the others are validation pairs
     with pytest.raises(
         UserError, match="fold 1 has only one group of each class for training .*or turn early stopping off"
     ):
@@ -222,9 +222,11 @@ def test_bu3dfe_by_one_command(bu3dfe_tree: Path, tmp_path: Path) -> None:
     assert paper == {"depth-scratch": "0.8472", "gated-small": "", "naive-small": ""}
 
 
-def test_what_is_not_the_papers_is_refused(washington_tree: Path, bu3dfe_tree: Path, tmp_path: Path) -> None:
+def test_protocols_that_the_paper_does_not_have_are_refused(
+    washington_tree: Path, bu3dfe_tree: Path, tmp_path: Path
+) -> None:
     for name, tree, options, words in (
-        ("washington", washington_tree, {"table": 1}, "table 1 is not of washington: 3 or 4"),
+        ("washington", washington_tree, {"table": 1}, "washington has no table 1: 3 or 4"),
         ("bu3dfe", bu3dfe_tree, {"by": "trials"}, "for washington trials"),
         ("imagenet", bu3dfe_tree, {}, "washington or bu3dfe was expected|bu3dfe or washington was expected"),
         (

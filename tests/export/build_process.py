@@ -1,6 +1,6 @@
-"""One `build_engine` on the stand-in in a process of its own: python build_process.py BUNDLE PRECISION SECONDS [FLAG].
+"""One `build_engine` with the fake TensorRT in a separate process: python build_process.py BUNDLE PRECISION SECONDS [FLAG].
 
-It waits until FLAG exists, builds for SECONDS, and prints a JSON object; what it says goes to standard error.
+It waits until FLAG exists, builds for SECONDS, and prints a JSON object; its log goes to standard error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small trained run that several tests of export share."""
+"""A small trained run for several export tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles to build engines from, and what stands for TensorRT and a GPU while they are built."""
+"""Bundles to build engines from, and a fake TensorRT and GPU to build them with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GATE_WIDTH = 4
 
 
 def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str, ...] = ()) -> Bundle:
-    """The toy bundle with an FP16 file, whose last layer is in half, and with stored samples.
+    """The toy bundle with an FP16 file, whose last layer is in FP16, and with stored samples.
 
     Args:
         batch: first dimension of the files' inputs; a name makes it dynamic.
@@ -94,7 +94,7 @@ def _write_fp16(source: Path, target: Path) -> None:
 
 
 class HostEngine:
-    """Runs a plan of the stand-in from host memory; what the runtime's TensorRT engine does on a GPU."""
+    """Runs a plan of the fake from host memory, like the runtime's TensorRT engine on a GPU."""
 
     def __init__(self, fake: FakeTensorRT, plan: Path, *, contract: InputContract, labels: tuple[str, ...]) -> None:
         self._fake, self._plan = fake, plan
@@ -148,19 +148,19 @@ def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:
 
 
 def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) -> FakeTensorRT:
-    """The stand-in as `tensorrt`, on a machine with `gpu`."""
+    """The fake as `tensorrt`, on a machine with `gpu`."""
     fake = FakeTensorRT(version=version, device=gpu.name)
     monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
     monkeypatch.setattr(edgefuse_export.tensorrt.build, "current_gpu", lambda: gpu)
     return fake
 
 
-def build(fake: FakeTensorRT, bundle: Bundle, *, said: list[str] | None = None, **options: Any) -> BuildSummary:
-    """Build with these options; what it says goes into `said`."""
+def build(fake: FakeTensorRT, bundle: Bundle, *, messages: list[str] | None = None, **options: Any) -> BuildSummary:
+    """Build with these options; the log goes into `messages`."""
     with logged() as lines:
         summary = build_engine(bundle.folder, BuildOptions(**options), open_plan=host_opener(fake, bundle))
-    if said is not None:
-        said += lines
+    if messages is not None:
+        messages += lines
     return summary
 
 

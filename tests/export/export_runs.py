@@ -1,4 +1,4 @@
-"""Runs and models that the tests of export share."""
+"""Runs and models for the export tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def new_model(fusion: str = "gated", *, contract: InputContract = CONTRACT, **mo
 
 
 def overflowing(model: FusionClassifier, *, factor: float = 1e7) -> FusionClassifier:
-    """The same answers in FP32, but RGB's features are `factor` times as large: half does not hold them."""
+    """The same outputs in FP32, but the RGB features are `factor` times as large, which exceeds the range of FP16."""
     assert model.rgb_features is not None
     project, core = model.rgb_features.project[0], model.core
     readers = [core.auxiliary_heads.rgb if core.head is None and core.auxiliary_heads is not None else core.head[0]]  # type: ignore[index]

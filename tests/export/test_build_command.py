@@ -1,4 +1,4 @@
-"""edgefuse build as a user has it: on this machine without TensorRT, and on a stand-in of it."""
+"""The command edgefuse build: on this machine without TensorRT, and with a fake TensorRT."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def has_tensorrt() -> bool:
 
 @pytest.mark.skipif(has_tensorrt(), reason="TensorRT is installed here")
 @pytest.mark.parametrize("command", ["build", "export"])
-def test_without_tensorrt_it_says_so_at_once_and_touches_nothing(bundle: Bundle, command: str, tmp_path: Path) -> None:
-    """The second is one of the process's own CPU time: a busy machine makes any command wait longer than that."""
+def test_without_tensorrt_it_fails_at_once_and_changes_nothing(bundle: Bundle, command: str, tmp_path: Path) -> None:
+    """At once: within a second of CPU time, because on a busy machine any command may take longer than a second."""
     before = everything_in(bundle.folder)
     arguments = (
         ("build", bundle.folder) if command == "build" else ("export", tmp_path, "--out", bundle.folder, "--trt")
@@ -116,7 +116,7 @@ def test_without_tensorrt_it_says_so_at_once_and_touches_nothing(bundle: Bundle,
     ],
 )
 @pytest.mark.skipif(has_tensorrt(), reason="TensorRT is installed here")
-def test_each_missing_part_is_told_apart(bundle: Bundle, source: str, words: str, tmp_path: Path) -> None:
+def test_each_missing_part_has_its_own_message(bundle: Bundle, source: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "shadow" / "tensorrt").mkdir(parents=True)
     (tmp_path / "shadow" / "tensorrt" / "__init__.py").write_text(source)
     before = everything_in(bundle.folder)
@@ -139,7 +139,7 @@ def test_wrong_options_are_wrong_usage(tmp_path: Path, arguments: list[str], wor
     assert result.returncode == 2 and words in result.stderr.replace("│", " ")
 
 
-def test_what_is_no_bundle_is_refused_before_anything_else(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_refused_first(tmp_path: Path) -> None:
     result = edgefuse("build", tmp_path / "absent")
     assert result.returncode == 1 and "is not a bundle" in result.stderr
 
@@ -161,8 +161,8 @@ def test_a_build_is_shown_and_a_second_one_is_quick(bundle: Bundle, version: str
     assert "workspace mib: 512 -> 1024" in changed.stderr and changed.returncode == 0
 
 
-def test_a_pycuda_of_another_cuda_is_told_before_the_build(bundle: Bundle, tmp_path: Path) -> None:
-    """It is found, and `import pycuda` works: its library is loaded by pycuda.driver alone."""
+def test_a_pycuda_of_another_cuda_is_reported_before_the_build(bundle: Bundle, tmp_path: Path) -> None:
+    """The package is found, and `import pycuda` works: only pycuda.driver loads its library."""
     (tmp_path / "shadow" / "pycuda").mkdir(parents=True)
     (tmp_path / "shadow" / "pycuda" / "__init__.py").touch()
     source = "raise ImportError('_driver.so: undefined symbol: cuCtxCreate_v4')\n"
@@ -176,19 +176,19 @@ def test_a_pycuda_of_another_cuda_is_told_before_the_build(bundle: Bundle, tmp_p
 
 
 def under_mode_bits() -> list[str]:
-    """What to put before a command so that mode bits hold for it: root gives away its right to pass over them."""
+    """Words before a command that make mode bits apply to it: root drops its capability to override them."""
     if os.geteuid() != 0:
         return []
     drop = ["setpriv", "--bounding-set", "-dac_override", "--"]
     try:
         subprocess.run([*drop, "true"], check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"root passes over mode bits, and cannot give that right away here: {error}")
+        pytest.skip(f"root overrides mode bits, and cannot drop that capability here: {error}")
     return drop
 
 
 @pytest.mark.parametrize("shut", ["bundle", "engines"])
-def test_a_read_only_cache_folder_is_told_before_the_build(bundle: Bundle, shut: str) -> None:
+def test_a_read_only_cache_folder_is_reported_before_the_build(bundle: Bundle, shut: str) -> None:
     before = under_mode_bits()
     folder = bundle.folder / "engines" if shut == "engines" else bundle.folder
     folder.mkdir(exist_ok=True)
@@ -200,9 +200,9 @@ def test_a_read_only_cache_folder_is_told_before_the_build(bundle: Bundle, shut:
     finally:
         folder.chmod(0o755)
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
-    said = " ".join(result.stderr.split())
-    assert "which cannot be written (Permission denied)" in said and "chmod u+w" in said and "cp -r" in said
-    assert "building an engine" not in said
+    stderr = " ".join(result.stderr.split())
+    assert "which cannot be written (Permission denied)" in stderr and "chmod u+w" in stderr and "cp -r" in stderr
+    assert "building an engine" not in stderr
 
 
 def test_a_bundle_without_an_fp16_file_names_the_export(tmp_path: Path) -> None:

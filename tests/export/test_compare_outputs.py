@@ -1,4 +1,4 @@
-"""The comparison itself: what counts as a draw, what a percentile is taken over, and an engine against its own file."""
+"""The comparison of outputs: near-ties, percentiles, and an engine against its own file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.evaluation.metrics import Predictor
-from edgefuse_export.compare_outputs import DRAW_MARGIN, FP16_TOLERANCE, INT8_TOLERANCE, Answers, Tolerance, report_of
+from edgefuse_export.compare_outputs import (
+    FP16_TOLERANCE,
+    INT8_TOLERANCE,
+    NEAR_TIE_MARGIN,
+    Answers,
+    Tolerance,
+    report_of,
+)
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, verify_engine
 from edgefuse_runtime.engines.engine import Decision
 
 
-def answers(*first: float) -> Answers:
-    """One frame a number, which is the first of two probabilities."""
+def outputs(*first: float) -> Answers:
+    """One frame for each number, which is the first of two probabilities."""
     probabilities = np.array([[p, 1 - p] for p in first], np.float32)
     return probabilities, np.zeros((len(first), 4), np.float32)
 
@@ -27,43 +34,43 @@ def compared(tolerance: Tolerance, **cases: tuple[Answers, Answers]) -> list[str
     return report_of(cases, reference="a", candidate="b", tolerance=tolerance).failures()
 
 
-def test_a_flip_of_an_answer_25_points_ahead_is_no_draw() -> None:
+def test_a_flip_of_a_class_25_points_ahead_is_not_a_near_tie() -> None:
     report = report_of(
-        {"real": (answers(0.625, 0.52, 0.9), answers(0.49, 0.48, 0.8))},
+        {"real": (outputs(0.625, 0.52, 0.9), outputs(0.49, 0.48, 0.8))},
         reference="",
         candidate="",
         tolerance=INT8_TOLERANCE,
     )
     assert (report.together.top1_flips, report.together.near_tie_flips) == (1, 1)
-    assert "all together: answers that flip, of 3: 1, at most 0 is allowed" in report.failures()
-    assert DRAW_MARGIN == INT8_TOLERANCE.draw_margin == FP16_TOLERANCE.draw_margin == 0.05
+    assert "all together: changed predictions, of 3: 1, at most 0 is allowed" in report.failures()
+    assert NEAR_TIE_MARGIN == INT8_TOLERANCE.draw_margin == FP16_TOLERANCE.draw_margin == 0.05
 
 
-def test_a_share_of_flips_is_of_all_frames() -> None:
+def test_the_fraction_of_flips_is_of_all_frames() -> None:
     loose = Tolerance(probability=1.0, gate=1.0, flips_fraction=0.02)
     for count, passes in ((49, False), (50, True), (99, True)):
-        expected = answers(*[0.9] * count)
-        found = answers(0.1, *[0.9] * (count - 1))
+        expected = outputs(*[0.9] * count)
+        found = outputs(0.1, *[0.9] * (count - 1))
         assert (compared(loose, real=(expected, found)) == []) is passes, count
-    assert compared(loose, real=(answers(*[0.9] * 100), answers(*[0.1] * 3, *[0.9] * 97)))
+    assert compared(loose, real=(outputs(*[0.9] * 100), outputs(*[0.1] * 3, *[0.9] * 97)))
 
 
-def test_the_percentile_is_over_all_cases_and_no_single_frame_has_one() -> None:
-    """One frame that moves by 0.1 is 1 of 200: the largest value has its own limit. Two frames are too many."""
+def test_the_percentile_is_over_all_cases_together() -> None:
+    """One of 200 frames may change by 0.1, because the largest value has its own limit. Three are too many."""
     limits = Tolerance(probability=0.3, gate=0.1, p99_probability=0.05)
-    still, moved = (answers(0.9), answers(0.9)), (answers(0.9), answers(0.8))
-    real = (answers(*[0.9] * 199), answers(*[0.9] * 199))
+    still, moved = (outputs(0.9), outputs(0.9)), (outputs(0.9), outputs(0.8))
+    real = (outputs(*[0.9] * 199), outputs(*[0.9] * 199))
     assert compared(limits, real=real, black=moved) == []
     (failure,) = compared(limits, real=real, black=moved, white=moved, both=moved)
     assert failure.startswith("all together: the 99th percentile of probabilities differs by 0.1")
     assert compared(limits, real=real, black=still) == []
-    (failure,) = compared(limits, real=real, black=(answers(0.9), answers(0.55)))
+    (failure,) = compared(limits, real=real, black=(outputs(0.9), outputs(0.55)))
     assert failure.startswith("black: probabilities differ by 0.35")
 
 
 @pytest.fixture
 def int8_bundle(tmp_path: Path) -> Bundle:
-    """The toy bundle with another file as its INT8 one: what an engine must give is that file's answers."""
+    """The toy bundle with a second file as its INT8 file, which an engine is compared with."""
     bundle = make_engine_bundle(tmp_path / "b")
     path = bundle.folder / "model.int8.onnx"
     path.write_bytes((bundle.folder / "model.onnx").read_bytes())
@@ -73,7 +80,7 @@ def int8_bundle(tmp_path: Path) -> Bundle:
 
 
 class OffBy:
-    """An engine that gives the file's answers, with the first two probabilities moved."""
+    """An engine with the outputs of the file, but with an offset on the first two probabilities."""
 
     def __init__(self, predictor: Predictor, by: float) -> None:
         self._predictor, self._by = predictor, by
@@ -84,7 +91,7 @@ class OffBy:
 
 
 def test_an_int8_engine_is_compared_with_its_own_file(int8_bundle: Bundle) -> None:
-    """Further off than two roundings to the same 8 bits may be, though within what INT8 may differ from FP32."""
+    """The offset is too large for two roundings to the same 8 bits, though within the tolerance of INT8 against FP32."""
     predictor = reference_predictor(int8_bundle.file("model.int8.onnx"))
 
     def report(precision: str, by: float) -> list[str]:

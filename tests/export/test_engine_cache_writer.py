@@ -1,4 +1,4 @@
-"""The engine cache's writing side: processes that build at once, and places where nothing can be kept."""
+"""Writing the engine cache: processes that build at the same time, and folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -58,39 +58,39 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def race(bundle: Bundle, flag: Path, *precisions: str) -> list[tuple[dict[str, Any], str]]:
-    """Builds that begin at the same moment: what each printed and said."""
+    """Builds that start at the same time: what each printed and logged."""
     processes = [started(bundle.folder, precision, 0.5, flag) for precision in precisions]
     for process in processes:
         wait_for(process.stderr, "ready")
     flag.touch()
-    answers = []
+    results = []
     for process in processes:
-        out, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
-        answers.append((json.loads(out), said))
-    return answers
+        out, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        results.append((json.loads(out), stderr))
+    return results
 
 
 def test_two_processes_that_want_one_engine_build_it_once(bundle: Bundle, tmp_path: Path) -> None:
-    answers = race(bundle, tmp_path / "go", "fp16", "fp16")
-    assert sorted(answer["built"] for answer, _ in answers) == [False, True]
-    assert len({answer["name"] for answer, _ in answers}) == 1
-    waited = ["another process is building" in said for _, said in answers]
-    assert waited == [not answer["built"] for answer, _ in answers]
+    results = race(bundle, tmp_path / "go", "fp16", "fp16")
+    assert sorted(result["built"] for result, _ in results) == [False, True]
+    assert len({result["name"] for result, _ in results}) == 1
+    waited = ["another process is building" in stderr for _, stderr in results]
+    assert waited == [not result["built"] for result, _ in results]
     (record,) = plan_records(open_bundle(bundle.folder))
     assert read_plan(open_bundle(bundle.folder), record).startswith(b"fake-plan")
 
 
 def test_two_processes_that_want_different_engines_lose_neither(bundle: Bundle, tmp_path: Path) -> None:
-    answers = race(bundle, tmp_path / "go", "fp16", "fp32")
-    assert all(answer["built"] and answer["num_builds"] == 1 for answer, _ in answers)
+    results = race(bundle, tmp_path / "go", "fp16", "fp32")
+    assert all(result["built"] and result["num_builds"] == 1 for result, _ in results)
     after = open_bundle(bundle.folder)
     assert {record.key.precision for record in plan_records(after)} == {"fp16", "fp32"}
     for record in plan_records(after):
         assert read_plan(after, record) and record.name in after.manifest.parity
 
 
-def test_a_killed_build_leaves_the_way_free(bundle: Bundle) -> None:
+def test_a_killed_build_releases_the_lock(bundle: Bundle) -> None:
     before = (bundle.folder / "manifest.json").read_bytes()
     with started(bundle.folder, "fp16", 600) as process:
         wait_for(process.stderr, "building an engine for")
@@ -98,8 +98,8 @@ def test_a_killed_build_leaves_the_way_free(bundle: Bundle) -> None:
         process.communicate(timeout=60)
     assert (bundle.folder / "manifest.json").read_bytes() == before
     with started(bundle.folder, "fp16", 0) as process:
-        out, said = process.communicate(timeout=60)
-    assert json.loads(out)["built"] and "another process" not in said
+        out, stderr = process.communicate(timeout=60)
+    assert json.loads(out)["built"] and "another process" not in stderr
     assert not list((bundle.folder / "engines").glob(".candidate-*"))
 
 
@@ -112,7 +112,7 @@ def test_a_free_lock_is_not_waited_for(bundle: Bundle) -> None:
     assert waits == []
 
 
-# When the bundle is exported again meanwhile
+# The bundle is exported again during the build
 
 FP16 = "model.fp16.onnx"
 
@@ -131,13 +131,13 @@ def store(bundle: Bundle, lock: BuildLock, **more: Any) -> PlanRecord:
 
 
 def exported_again(bundle: Bundle) -> None:
-    """The same files in a new folder, as `edgefuse export --force` puts it there."""
+    """The same files in a new folder, as after `edgefuse export --force`."""
     with folder_replaced(bundle.folder) as folder:
         make_engine_bundle(folder)
 
 
 def test_a_bundle_exported_again_gets_no_engine_of_the_old_one(bundle: Bundle) -> None:
-    """Even with the same files: whoever builds in the new one holds another lock."""
+    """Even with the same files: a build in the new bundle has another lock."""
     check_cache(bundle)
     with build_lock(bundle.folder) as lock:
         exported_again(bundle)
@@ -147,15 +147,15 @@ def test_a_bundle_exported_again_gets_no_engine_of_the_old_one(bundle: Bundle) -
     assert everything_in(bundle.folder) == before
 
 
-def test_a_plan_is_named_before_or_after_the_bundle_is_replaced_never_meanwhile(bundle: Bundle) -> None:
+def test_a_plan_is_never_written_while_the_bundle_is_replaced(bundle: Bundle) -> None:
     check_cache(bundle)
-    said: list[str] = []
+    messages: list[str] = []
 
     def keep(lock: BuildLock) -> None:
         try:
             store(bundle, lock)
         except PlanError as error:
-            said.append(str(error))
+            messages.append(str(error))
 
     with build_lock(bundle.folder) as lock:
         thread = threading.Thread(target=keep, args=(lock,))
@@ -165,7 +165,7 @@ def test_a_plan_is_named_before_or_after_the_bundle_is_replaced_never_meanwhile(
             assert thread.is_alive()
             exported_again(bundle)
         thread.join(30)
-    assert "exported again" in said[0] and plan_records(open_bundle(bundle.folder)) == ()
+    assert "exported again" in messages[0] and plan_records(open_bundle(bundle.folder)) == ()
 
 
 @pytest.mark.parametrize("by", ["another folder", "another file"])
@@ -175,7 +175,7 @@ def test_an_export_between_plan_and_manifest_keeps_its_manifest(bundle: Bundle, 
     ours: list[bytes] = []
 
     class Log(type(tmp_path)):  # type: ignore[misc]
-        """The log is the last that is moved before the manifest."""
+        """The log is the last file that is moved before the manifest."""
 
         def replace(self, target: Any) -> Any:
             if by == "another folder":
@@ -193,8 +193,8 @@ def test_an_export_between_plan_and_manifest_keeps_its_manifest(bundle: Bundle, 
     assert ours == [manifest.read_bytes()]
 
 
-def test_an_entry_that_another_wrote_meanwhile_stays(bundle: Bundle, tmp_path: Path) -> None:
-    """What the manifest holds when the plan is named counts, not what it held when the build began."""
+def test_an_entry_that_another_process_wrote_meanwhile_stays(bundle: Bundle, tmp_path: Path) -> None:
+    """The manifest is read again when the plan is added, not once when the build starts."""
     check_cache(bundle)
     manifest = bundle.folder / "manifest.json"
     value = json.loads(manifest.read_text())
@@ -205,13 +205,13 @@ def test_an_entry_that_another_wrote_meanwhile_stays(bundle: Bundle, tmp_path: P
     assert open_bundle(bundle.folder).manifest.training["note"] == "written meanwhile"
 
 
-def test_whoever_waited_for_a_lock_that_is_gone_takes_the_new_one(bundle: Bundle) -> None:
+def test_a_process_that_waited_for_a_removed_lock_takes_the_new_one(bundle: Bundle) -> None:
     check_cache(bundle)
     waiting, taken = threading.Event(), []
 
     def wait() -> None:
         with build_lock(bundle.folder, on_wait=waiting.set) as lock:
-            taken.append((lock.stands, os.fstat(lock.handle).st_ino))
+            taken.append((lock.is_current, os.fstat(lock.handle).st_ino))
 
     with build_lock(bundle.folder) as old:
         thread = threading.Thread(target=wait)
@@ -219,17 +219,17 @@ def test_whoever_waited_for_a_lock_that_is_gone_takes_the_new_one(bundle: Bundle
         assert waiting.wait(30)
         exported_again(bundle)
         check_cache(open_bundle(bundle.folder))
-        assert not old.stands
+        assert not old.is_current
     thread.join(30)
     assert taken == [(True, (bundle.folder / "engines" / ".lock").stat().st_ino)]
 
 
-def test_a_lock_whose_folder_is_gone_is_told(bundle: Bundle) -> None:
-    with pytest.raises(PlanError, match=r"engines is gone.*edgefuse build"), build_lock(bundle.folder):
+def test_a_lock_whose_folder_was_removed_is_reported(bundle: Bundle) -> None:
+    with pytest.raises(PlanError, match=r"engines does not exist any more.*edgefuse build"), build_lock(bundle.folder):
         pass
 
 
-def test_what_killed_builds_left_is_swept_and_nothing_else(bundle: Bundle) -> None:
+def test_only_leftovers_of_killed_builds_are_removed(bundle: Bundle) -> None:
     check_cache(bundle)
     with build_lock(bundle.folder) as lock:
         record = store(bundle, lock)
@@ -248,12 +248,12 @@ def test_what_killed_builds_left_is_swept_and_nothing_else(bundle: Bundle) -> No
     assert (bundle.folder / "manifest.json").exists()
 
 
-# Where nothing can be kept
+# Folders that cannot be written
 
 
 @pytest.fixture
 def public_bundle() -> Iterator[Bundle]:
-    """A bundle in a folder that every user may enter: pytest's own are for one user."""
+    """A bundle in a folder that every user can enter: those of pytest are for one user."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield make_engine_bundle(Path(name) / "bundle")
@@ -261,7 +261,7 @@ def public_bundle() -> Iterator[Bundle]:
 
 @pytest.fixture
 def without_rights(public_bundle: Bundle) -> Iterator[Bundle]:
-    """Root may write anywhere, so root becomes somebody else; others take their right to write away."""
+    """Root can write anywhere, so root becomes another user; other users remove their write permission."""
     if os.geteuid() != 0:
         public_bundle.folder.chmod(0o555)
         yield public_bundle
@@ -274,7 +274,7 @@ def without_rights(public_bundle: Bundle) -> Iterator[Bundle]:
         os.seteuid(0)
 
 
-def test_a_read_only_cache_is_found_before_the_build(without_rights: Bundle) -> None:
+def test_a_read_only_cache_is_reported_before_the_build(without_rights: Bundle) -> None:
     with pytest.raises(PlanError) as caught:
         check_cache(without_rights)
     message = str(caught.value)
@@ -284,7 +284,7 @@ def test_a_read_only_cache_is_found_before_the_build(without_rights: Bundle) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_read_only_manifest_is_found_before_the_build(public_bundle: Bundle) -> None:
+def test_a_read_only_manifest_is_reported_before_the_build(public_bundle: Bundle) -> None:
     (public_bundle.folder / "engines").mkdir()
     os.chown(public_bundle.folder / "engines", ANOTHER_USER, ANOTHER_USER)
     os.seteuid(ANOTHER_USER)
@@ -297,7 +297,7 @@ def test_a_read_only_manifest_is_found_before_the_build(public_bundle: Bundle) -
 
 @pytest.fixture
 def somebody(public_bundle: Bundle) -> Iterator[Bundle]:
-    """A bundle of another user, as whom this process goes on; what root leaves in engines/ is root's."""
+    """A bundle of another user, which this process becomes; files that root left in engines/ belong to root."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     (public_bundle.folder / "engines").mkdir()
@@ -307,19 +307,19 @@ def somebody(public_bundle: Bundle) -> Iterator[Bundle]:
     os.seteuid(0)
 
 
-def test_a_lock_that_another_user_closed_is_told_before_the_build(somebody: Bundle) -> None:
+def test_an_unreadable_lock_of_another_user_is_reported_before_the_build(somebody: Bundle) -> None:
     path = somebody.folder / "engines" / ".lock"
     path.touch(mode=0o600)
     os.seteuid(ANOTHER_USER)
     for attempt in (lambda: check_cache(somebody), lambda: build_lock(somebody.folder).__enter__()):
         with pytest.raises(PlanError) as caught:
             attempt()
-        assert f"{path}, which is held" in str(caught.value) and "Permission denied" in str(caught.value)
+        assert f"{path}, the lock of engine builds" in str(caught.value) and "Permission denied" in str(caught.value)
         assert f"sudo chown -R {ANOTHER_USER} {path.parent}" in str(caught.value)
 
 
-def test_a_lock_and_a_log_that_another_user_left_are_no_hindrance(somebody: Bundle) -> None:
-    """`sudo edgefuse build` once, and then without."""
+def test_a_lock_and_a_log_of_another_user_do_not_prevent_a_build(somebody: Bundle) -> None:
+    """`sudo edgefuse build` first, and then without sudo."""
     folder = somebody.folder / "engines"
     (folder / ".lock").touch(mode=0o644)
     (folder / "fp16.failed.log").write_text("root's")
@@ -327,11 +327,11 @@ def test_a_lock_and_a_log_that_another_user_left_are_no_hindrance(somebody: Bund
     check_cache(somebody)
     with build_lock(somebody.folder) as lock, Journal(folder / "fp16.failed.log") as journal:
         journal.write("ERROR", "ours")
-        assert lock.stands
+        assert lock.is_current
     assert (folder / "fp16.failed.log").read_text() == "ERROR: ours\n"
 
 
-def test_an_engines_folder_of_root_is_taken_over_and_not_given_a_mode(somebody: Bundle) -> None:
+def test_the_message_for_an_engines_folder_of_root_is_chown_and_not_chmod(somebody: Bundle) -> None:
     os.chown(somebody.folder / "engines", 0, 0)
     os.seteuid(ANOTHER_USER)
     with pytest.raises(PlanError, match=f"sudo chown -R {ANOTHER_USER} {somebody.folder}") as caught:
@@ -339,7 +339,7 @@ def test_an_engines_folder_of_root_is_taken_over_and_not_given_a_mode(somebody: 
     assert "chmod" not in str(caught.value)
 
 
-def test_a_file_in_the_folders_place_is_told(bundle: Bundle) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(bundle: Bundle) -> None:
     (bundle.folder / "engines").touch()
     with pytest.raises(PlanError, match=r"engines, which is a file: move it away: mv "):
         check_cache(bundle)
@@ -347,13 +347,13 @@ def test_a_file_in_the_folders_place_is_told(bundle: Bundle) -> None:
 
 def test_a_folder_that_others_can_write_is_refused_before_the_build(bundle: Bundle) -> None:
     bundle.folder.chmod(0o775)
-    with pytest.raises(PlanError, match=r"can be written by others \(mode 775\).*chmod go-w"):
+    with pytest.raises(PlanError, match=r"is writable by others \(mode 775\).*chmod go-w"):
         check_cache(bundle)
     assert not (bundle.folder / "engines").exists()
 
 
 def test_two_processes_may_make_the_cache_folder_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks first may be second to make it."""
+    """The first process to check may be the second to create it."""
     folder, is_dir = bundle.folder / "engines", Path.is_dir
     folder.mkdir(mode=0o755)
     seen: list[Path] = []
@@ -370,7 +370,7 @@ def test_two_processes_may_make_the_cache_folder_at_once(bundle: Bundle, monkeyp
     assert seen == [folder]
 
 
-def test_the_cache_folder_is_ours_whatever_the_umask(bundle: Bundle) -> None:
+def test_the_mode_of_the_cache_folder_does_not_depend_on_the_umask(bundle: Bundle) -> None:
     before = os.umask(0o002)
     try:
         check_cache(bundle)

@@ -37,7 +37,7 @@ def bundle_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
-def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp_path: Path) -> None:
+def test_every_fusion_keeps_its_outputs_and_the_contracts_names(fusion: str, tmp_path: Path) -> None:
     import onnxruntime
 
     torch.manual_seed(0)
@@ -58,12 +58,14 @@ def test_every_fusion_keeps_its_answers_and_the_contracts_names(fusion: str, tmp
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     graph = onnx.load(str(path)).graph
-    assert not {o.name for o in graph.output} & {i.name for i in graph.initializer}  # a node makes each, gate too
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no weights beside it
+    assert not {o.name for o in graph.output} & {
+        i.name for i in graph.initializer
+    }  # each is the output of a node, the gate too
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no separate file of weights
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "shufflenet_v2_x0_5"])
-def test_any_torchvision_backbone_keeps_its_answers_and_passes_tensorrts_list(name: str, tmp_path: Path) -> None:
+def test_any_torchvision_backbone_keeps_its_outputs_and_passes_tensorrts_list(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", rgb=name, depth=name, encoding="relative")
     model = build_classifier(config).eval()
@@ -74,7 +76,7 @@ def test_any_torchvision_backbone_keeps_its_answers_and_passes_tensorrts_list(na
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bundle_folder: Path) -> None:
+def test_the_manifest_has_the_degraded_mode_and_its_reason(run: Path, bundle_folder: Path) -> None:
     measured = json.loads((run / "metrics.json").read_text())["validation"]
     accuracies = {name: scores["accuracy"] for name, scores in measured.items()}
     degraded_mode = open_bundle(bundle_folder).manifest.degraded_mode
@@ -87,13 +89,13 @@ def test_the_manifest_says_what_live_does_without_a_sensor_and_why(run: Path, bu
         assert getattr(degraded_mode, name) == ("predict" if keeps else "abstain")
 
 
-def test_the_manifest_tells_what_the_temperature_did(run: Path, bundle_folder: Path) -> None:
+def test_the_manifest_has_the_calibration_of_the_temperature(run: Path, bundle_folder: Path) -> None:
     told = open_bundle(bundle_folder).manifest.training["calibration"]
     assert told == json.loads((run / "metrics.json").read_text())["calibration"]
     assert {"before", "after"} == set(told["validation"]) and told["temperature"] > 0
 
 
-def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_metrics_abstains_without_a_sensor(run: Path, tmp_path: Path) -> None:
     copy = copy_bundle(run, tmp_path / "run", names=("run.json", "model.safetensors", "samples.npz"))
     degraded_mode = export_run(copy, tmp_path / "bundle").bundle.manifest.degraded_mode
     assert (degraded_mode.no_rgb, degraded_mode.no_depth, degraded_mode.measured) == ("abstain", "abstain", {})
@@ -104,7 +106,7 @@ def test_a_run_without_figures_gets_no_label_without_a_sensor(run: Path, tmp_pat
 
 
 @pytest.mark.parametrize("temperature", [0.2, 4.0])
-def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp_path: Path) -> None:
+def test_the_temperature_is_part_of_the_graph(temperature: float, run: Path, tmp_path: Path) -> None:
     copy = copy_bundle(run, tmp_path / "run", names=RUN_FILES)
     description = json.loads((copy / "run.json").read_text())
     description["model"]["temperature"] = temperature
@@ -125,20 +127,20 @@ def test_the_temperature_travels_in_the_graph(temperature: float, run: Path, tmp
 
 
 def test_bytes_are_cast_before_anything_else(bundle_folder: Path) -> None:
-    """TensorRT takes UINT8 only in front of a cast."""
+    """TensorRT supports UINT8 only as the input of a Cast."""
     graph = onnx.load(str(bundle_folder / "model.onnx")).graph
     first = {node.op_type for node in graph.node if set(node.input) & {"rgb", "depth"}}
     assert first == {"Cast"}
 
 
-def test_the_file_says_its_contract_without_its_bundle(bundle_folder: Path) -> None:
+def test_the_file_has_its_contract_without_its_bundle(bundle_folder: Path) -> None:
     properties = {p.key: p.value for p in onnx.load(str(bundle_folder / "model.onnx")).metadata_props}
     assert json.loads(properties["edgefuse.labels"]) == ["blue_near", "red_far", "red_near"]
     assert InputContract.from_json(json.loads(properties["edgefuse.contract"])) == CONTRACT
     assert len(json.loads(properties["edgefuse.framing"])["sha256"]) == 64
 
 
-def test_the_manifest_tells_what_was_proved(bundle_folder: Path, run: Path) -> None:
+def test_the_manifest_has_the_comparisons(bundle_folder: Path, run: Path) -> None:
     manifest = open_bundle(bundle_folder).manifest
     cases = manifest.parity["model.onnx"]["cases"]
     names = {case["name"] for case in cases}
@@ -154,7 +156,7 @@ def test_over_tolerance_there_is_no_bundle(run: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parity_sees_a_model_that_differs() -> None:
+def test_parity_finds_a_model_that_differs() -> None:
     torch.manual_seed(0)
     rgb, depth = samples(6)
     models = [build_classifier(ModelConfig(contract=CONTRACT, num_classes=3, num_features=16)).eval() for _ in range(2)]
@@ -175,13 +177,13 @@ def test_parity_sees_a_model_that_differs() -> None:
     assert any("real samples: probabilities differ" in failure for failure in other.failures())
 
 
-def test_parity_sees_numbers_that_are_none() -> None:
+def test_parity_finds_nan() -> None:
     def reference(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32)
 
     def candidate(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         probabilities, gate = reference(rgb, depth)
-        if not codes_from_bytes(depth).any():  # fails on one edge case alone
+        if not codes_from_bytes(depth).any():  # fails on these edge cases only
             probabilities = probabilities * np.nan
         return probabilities, gate
 
@@ -196,10 +198,10 @@ def test_parity_sees_numbers_that_are_none() -> None:
         tolerance=FP32_TOLERANCE,
     )
     failing = {failure.split(":")[0] for failure in report.failures()}
-    assert failing == {"no depth", "both sensors dead", "all together"}
+    assert failing == {"no depth", "both sensors missing", "all together"}
 
 
-def test_edge_cases_are_what_they_are_called() -> None:
+def test_edge_cases_match_their_names() -> None:
     rgb, depth = samples(1)
     cases = edge_cases(rgb, depth, contract=CONTRACT)
     assert not cases["no depth"][1].any() and (codes_from_bytes(cases["depth codes 65535"][1]) == 65535).all()
@@ -236,7 +238,7 @@ def copy_bundle(source: Path, target: Path, *, names: tuple[str, ...] = ("manife
     return target
 
 
-def test_the_bundle_carries_16_frames_and_their_answers(bundle_folder: Path, run: Path) -> None:
+def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Path) -> None:
     bundle = open_bundle(bundle_folder)
     assert bundle.manifest.files["samples.npz"].precision == "data"
     found = bundle.samples()
@@ -286,7 +288,7 @@ def test_a_flipped_byte_is_found(bundle_folder: Path, tmp_path: Path) -> None:
         ({"files": {}}, "has no file 'model.onnx'"),
     ],
 )
-def test_bundles_that_do_not_fit_are_refused(
+def test_incompatible_bundles_are_refused(
     change: dict[str, object], word: str, bundle_folder: Path, tmp_path: Path
 ) -> None:
     folder = copy_bundle(bundle_folder, tmp_path / "b")
@@ -296,7 +298,7 @@ def test_bundles_that_do_not_fit_are_refused(
         open_bundle(folder).file()
 
 
-def test_a_manifest_that_promises_another_input_size_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_with_another_input_size_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
     folder = copy_bundle(bundle_folder, tmp_path / "b")
     manifest = open_bundle(folder).manifest
     write_manifest(folder, replace(manifest, contract=InputContract(size=64)))
@@ -323,7 +325,7 @@ def test_a_manifest_that_was_changed_after_the_export_is_refused(
         pass
 
 
-def test_what_is_no_bundle_is_named(run: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_reported(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it looks like a run: edgefuse export"):
         open_bundle(run)
     with pytest.raises(UserError, match="not a bundle"):

@@ -1,4 +1,4 @@
-"""Files with a batch of N pairs or a dynamic one: what they take, that each pair is answered as alone, and who says so."""
+"""Files with a fixed batch of N pairs or a dynamic one: their shapes, and the same outputs for each pair as alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_file_and_the_manifest_have_the_batch(summary: ExportSummary) -> N
         assert not readiness.problems and bool(readiness.open_batch) == (batch == "dynamic")
 
 
-def test_every_file_answers_a_pair_alone_as_in_a_batch(summary: ExportSummary) -> None:
+def test_every_file_has_the_same_outputs_for_a_pair_alone_and_in_a_batch(summary: ExportSummary) -> None:
     rgb, depth = samples(8)
     for name in FILES:
         cases = {case.name: case for case in summary.reports[name][-1].cases}  # on the engine that live uses
@@ -71,7 +71,7 @@ def test_every_file_answers_a_pair_alone_as_in_a_batch(summary: ExportSummary) -
             np.testing.assert_allclose(together[i], np.concatenate([one[i] for one in alone]), atol=1e-5)
 
 
-def test_a_file_whose_pairs_change_each_others_answers_is_refused(
+def test_a_file_whose_pairs_change_each_others_outputs_is_refused(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Mixing(Classifier):
@@ -85,14 +85,14 @@ def test_a_file_whose_pairs_change_each_others_answers_is_refused(
 
 
 @pytest.mark.parametrize("fusion", get_args(FusionKind))
-def test_every_fusion_takes_a_dynamic_batch(fusion: str, tmp_path: Path) -> None:
+def test_every_fusion_supports_a_dynamic_batch(fusion: str, tmp_path: Path) -> None:
     model = new_model(fusion, encoding="relative" if fusion in ("spatial", "depth") else "absolute")
     path = onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS, batch="dynamic")
     assert first_dimensions(path) == {"N"}
-    answer = reference_predictor(path)
+    predict = reference_predictor(path)
     for num_pairs in (1, 5):
         rgb, depth = samples(num_pairs)
-        for found, expected in zip(answer(rgb, depth), torch_predictor(model)(rgb, depth), strict=True):
+        for found, expected in zip(predict(rgb, depth), torch_predictor(model)(rgb, depth), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-5)
     graph = onnx.load(str(path)).graph
     assert not {"Shape", "Expand"} & {node.op_type for node in graph.node}  # their shapes would be INT64
@@ -100,7 +100,7 @@ def test_every_fusion_takes_a_dynamic_batch(fusion: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
-def test_backbones_of_torchvision_take_a_dynamic_batch(backbone: str, tmp_path: Path) -> None:
+def test_backbones_of_torchvision_support_a_dynamic_batch(backbone: str, tmp_path: Path) -> None:
     contract = InputContract(size=64)
     model = new_model("spatial", contract=contract, rgb=backbone, depth=backbone, encoding="relative")
     path = onnx_from_model(model, tmp_path / "m.onnx", contract=contract, labels=LABELS, batch="dynamic")
@@ -111,24 +111,24 @@ def test_backbones_of_torchvision_take_a_dynamic_batch(backbone: str, tmp_path: 
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1025, "N", True, 2.0, None])
-def test_a_batch_that_is_none_is_refused(batch: Any, tmp_path: Path) -> None:
+def test_an_invalid_batch_is_refused(batch: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the batch is .*: 1 to 1024 or 'dynamic' was expected"):
         onnx_from_model(new_model(), tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS, batch=batch)
 
 
 @pytest.mark.parametrize("batch", [0, "N", True, None, [2]])
-def test_a_manifest_with_another_batch_is_refused(batch: Any, summary: ExportSummary, tmp_path: Path) -> None:
+def test_a_manifest_with_an_invalid_batch_is_refused(batch: Any, summary: ExportSummary, tmp_path: Path) -> None:
     value = json.loads((summary.bundle.folder / "manifest.json").read_text())
     value["model"]["batch_size"] = batch
     (tmp_path / "manifest.json").write_text(json.dumps(value))
     with pytest.raises(UserError, match="its batch size is"):
         open_bundle(tmp_path)
-    del value["model"]["batch_size"]  # older bundles do not say it
+    del value["model"]["batch_size"]  # as in older bundles
     (tmp_path / "manifest.json").write_text(json.dumps(value))
     assert open_bundle(tmp_path).manifest.batch_size == 1
 
 
-def test_the_command_and_the_function_take_it(trained_run: Path, tmp_path: Path) -> None:
+def test_the_command_and_the_function_accept_a_batch(trained_run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
         build_app("export"), ["export", str(trained_run), "--out", str(tmp_path / "two"), "--batch", "2"]
     )

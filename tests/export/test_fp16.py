@@ -1,4 +1,4 @@
-"""The FP16 file: what is in half, what is not, and what happens to models that half does not hold."""
+"""The FP16 file: which layers are in FP16, and models that exceed the range of FP16."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgefuse.contract import InputContract, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import FusionClassifier, predict
-from edgefuse_export.onnx.activation_statistics import TorchActivationObserver, in_words
+from edgefuse_export.onnx.activation_statistics import TorchActivationObserver, describe
 from edgefuse_export.onnx.check_precision import check_types, module_of
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
 from edgefuse_export.onnx.fp16 import Fp16Model, fold_batchnorm, fp16_from_model, inside
@@ -28,19 +28,19 @@ from edgefuse_export.ort_reference import reference_session
 from logs import logged
 
 
-def half_of(model: FusionClassifier, *keep: str) -> Fp16Model:
+def fp16_of(model: FusionClassifier, *keep: str) -> Fp16Model:
     rgb, depth = tensors(1)
     return fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth, keep_fp32=keep)
 
 
 def fp16_graph(model: FusionClassifier, path: Path, *keep: str) -> onnx.ModelProto:
-    half = half_of(model, *keep)
-    onnx_from_model(half.model, path, contract=CONTRACT, labels=LABELS, fp32_modules=half.fp32_modules)
+    fp16 = fp16_of(model, *keep)
+    onnx_from_model(fp16.model, path, contract=CONTRACT, labels=LABELS, fp32_modules=fp16.fp32_modules)
     return onnx.load(str(path))
 
 
 def types_by_module(model: onnx.ModelProto) -> dict[str, set[str]]:
-    """Module -> the types of what its nodes give, casts on entry included."""
+    """Module -> the types of the outputs of its nodes, including casts of its inputs."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     found: dict[str, set[str]] = {}
@@ -51,13 +51,13 @@ def types_by_module(model: onnx.ModelProto) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
-def test_layers_are_in_half_and_decoding_and_softmax_are_not(fusion: str, tmp_path: Path) -> None:
+def test_layers_are_in_fp16_and_decoding_and_softmax_in_fp32(fusion: str, tmp_path: Path) -> None:
     encoding = "relative" if fusion == "spatial" else "absolute"
     graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
-    islands = ("decode", "encode", "spatial_gate")
-    assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(islands))
-    others = {module: kinds for module, kinds in found.items() if module and not module.startswith(islands)}
+    kept = ("decode", "encode", "spatial_gate")
+    assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(kept))
+    others = {module: kinds for module, kinds in found.items() if module and not module.startswith(kept)}
     assert len(others) > 10 and all(kinds == {"FLOAT16"} for kinds in others.values())
     (softmax,) = (node for node in graph.graph.node if node.op_type == "Softmax")
     types = {v.name: v.type.tensor_type.elem_type for v in graph.graph.output}
@@ -66,7 +66,7 @@ def test_layers_are_in_half_and_decoding_and_softmax_are_not(fusion: str, tmp_pa
 
 
 def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
-    """A module between decoding and the backbone, as for an encoding of depth, which no code of export knows by name."""
+    """A module between decoding and the backbone, such as an encoding of depth, whose name is not in the export code."""
 
     class Encode(nn.Module):
         def forward(self, depth_N2HW: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
     assert found["depth_features.encode"] == {"FLOAT"} and "FLOAT" not in found["core.fusion"]
 
 
-def test_what_is_kept_is_fp32_and_nothing_else(tmp_path: Path) -> None:
+def test_only_modules_to_keep_are_in_fp32(tmp_path: Path) -> None:
     found = types_by_module(fp16_graph(new_model(), tmp_path / "h.onnx", "core.head", "rgb_*.project.0"))
     in_fp32 = {module for module, kinds in found.items() if module and "FLOAT" in kinds}
     assert in_fp32 == {"decode", "core.head.0", "core.head.1", "core.head.3", "rgb_features.project.0"}
@@ -114,9 +114,9 @@ def test_types_of_an_fp32_graph_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "mobilenet_v2"])
-def test_folding_keeps_the_answers_and_leaves_no_normalisation(backbone: str) -> None:
+def test_folding_keeps_the_outputs_and_removes_all_normalisation(backbone: str) -> None:
     model, reference = (new_model(rgb=backbone) for _ in range(2))
-    for one in (model, reference):  # statistics that are not those of a fresh layer
+    for one in (model, reference):  # statistics other than the initial ones
         for norm in (m for m in one.modules() if isinstance(m, nn.BatchNorm2d)):
             assert norm.running_mean is not None and norm.running_var is not None
             norm.running_mean.fill_(0.3)
@@ -135,13 +135,13 @@ def test_a_convolution_that_runs_twice_is_not_folded() -> None:
 
 
 def test_depth_keeps_2_5_mm_at_10_m_through_the_exported_graph(tmp_path: Path) -> None:
-    """All 65,536 codes at once, up to the very tensor that enters the depth backbone in half."""
+    """All 65,536 codes, up to the FP16 tensor that enters the depth backbone."""
     contract = InputContract(size=256, near_m=0.0, far_m=10.0)
     model = new_model(contract=contract)
     rgb = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
-    half = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=rgb[..., :2])
+    fp16 = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=rgb[..., :2])
     path = onnx_from_model(
-        half.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=half.fp32_modules
+        fp16.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=fp16.fp32_modules
     )
     graph = onnx.load(str(path))
     (entry,) = (n for n in graph.graph.node if n.op_type == "Cast" and module_of(n) == "depth_features")
@@ -156,15 +156,15 @@ def test_depth_keeps_2_5_mm_at_10_m_through_the_exported_graph(tmp_path: Path) -
     np.testing.assert_array_equal(found[0, 1], (codes[0] > 0).astype(np.float16))
 
 
-def test_watching_sees_every_operation_and_names_its_module() -> None:
-    half = half_of(overflowing(new_model()))
+def test_the_observer_sees_every_operation_and_names_its_module() -> None:
+    fp16 = fp16_of(overflowing(new_model()))
     observer = TorchActivationObserver(dtype=torch.float16)
-    with observer.on(half.model) as seen:
-        predict(half.model, *tensors(2))
+    with observer.on(fp16.model) as seen:
+        predict(fp16.model, *tensors(2))
     assert next(iter(seen.not_finite)) == "rgb_features.project.0"
     assert "depth_features.project.0" not in seen.not_finite
-    assert seen.largest["decode"] == 0.0  # code 65535 in FP32 is no matter of half
-    assert not any(m._forward_hooks for m in half.model.modules())
+    assert seen.largest["decode"] == 0.0  # code 65535 in FP32 does not count for FP16
+    assert not any(m._forward_hooks for m in fp16.model.modules())
     wide = TorchActivationObserver()
     model = overflowing(new_model())
     with wide.on(model) as seen:
@@ -173,7 +173,7 @@ def test_watching_sees_every_operation_and_names_its_module() -> None:
     assert {"rgb_features.project.0", "rgb_features.project.1", "core.fusion", "core.head.0"} <= set(over)
 
 
-def test_a_model_that_overflows_is_refused_and_can_be_kept(trained_run: Path, tmp_path: Path) -> None:
+def test_a_model_that_overflows_is_refused_and_passes_with_keep_fp32(trained_run: Path, tmp_path: Path) -> None:
     run = overflowing_run(trained_run, tmp_path / "run")
     with pytest.raises(ParityError, match="no bundle was written") as caught:
         export_run(run, tmp_path / "b", precisions=("fp32", "fp16"))
@@ -181,39 +181,37 @@ def test_a_model_that_overflows_is_refused_and_can_be_kept(trained_run: Path, tm
     assert "rgb_features.project.0" in text and "beyond 65504" in text and "NaN or infinite" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
-    # Kept where the message says, it is exported; here without its data, so on the run's own samples alone.
+    # With the options of the message it is exported; here without its data, so compared only on the run's stored samples.
     options = re.findall(r"--keep-fp32 '([^']+)'", text)
     info = json.loads((run / "run.json").read_text())
-    info["data"]["roots"] = [str(tmp_path / "gone")]
+    info["data"]["roots"] = [str(tmp_path / "removed")]
     (run / "run.json").write_text(json.dumps(info))
-    with logged() as said:
+    with logged() as messages:
         summary = export_run(run, tmp_path / "b", precisions=("fp16",), keep_fp32=options)
     manifest = summary.bundle.manifest
     entry = manifest.parity["model.fp16.onnx"]
     assert all(inside(name, entry["fp32_modules"]) for name in ("decode", "encode", *options))
     assert entry["activations"]["not_finite"] == {}
     assert set(manifest.files) == {"model.onnx", "model.fp16.onnx", "samples.npz"}
-    assert any("gone" in text for text in said) and entry["cases"][0]["num_samples"] <= 16
+    assert any("removed" in text for text in messages) and entry["cases"][0]["num_samples"] <= 16
 
 
-def test_the_manifest_proves_the_fp16_file(all_precisions: ExportSummary) -> None:
+def test_the_manifest_has_the_comparisons_of_the_fp16_file(all_precisions: ExportSummary) -> None:
     bundle = open_bundle(all_precisions.bundle.folder)
     assert bundle.manifest.files["model.fp16.onnx"].precision == "fp16"
     bundle.file("model.fp16.onnx")  # its digest
     entry = bundle.manifest.parity["model.fp16.onnx"]
     assert entry["cases"][0]["name"] == "real samples" and entry["cases"][0]["num_samples"] > 16
-    assert 0 < entry["cases"][0]["max_probability_difference"] <= 0.02  # half rounds: no difference would be no half
+    assert 0 < entry["cases"][0]["max_probability_difference"] <= 0.02  # FP16 rounds: no difference would mean FP32
     assert 0 < entry["activations"]["largest"] < 65504 and entry["activations"]["not_finite"] == {}
     assert {"decode", "encode"} <= set(entry["fp32_modules"]) and entry["tensorrt"]["ready"] and entry["file"]["cases"]
     assert json.loads(json.dumps(entry)) == entry
     rounding, file = all_precisions.reports["model.fp16.onnx"]
-    assert "half" in rounding.candidate and "ONNX Runtime" in file.candidate
+    assert "FP16" in rounding.candidate and "ONNX Runtime" in file.candidate
 
 
 def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"'layer7\*' matches no module; there are decode, encode, look, .*rgb_features"
-    ):
+    with pytest.raises(UserError, match=r"'layer7\*' matches no module; modules: decode, encode, look, .*rgb_features"):
         export_run(trained_run, tmp_path / "b", precisions=("fp16",), keep_fp32=("layer7*",))
     with pytest.raises(UserError, match="'fp8' is unknown"):
         export_run(trained_run, tmp_path / "b", precisions=("fp8",))
@@ -221,22 +219,22 @@ def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path
 
 
 def test_depth_keeps_its_millimetres_through_the_relative_encoding_too(tmp_path: Path) -> None:
-    """Every code, each within reach of a nearest surface: nearness is made in FP32, and half then holds it to 0.1 mm.
+    """Every code, each near a nearest surface: nearness is computed in FP32, and FP16 then has a precision of 0.1 mm.
 
-    256 frames: half of each is the nearest surface, the other half the 256 codes from there on.
+    256 frames: the upper half of each is the nearest surface, the lower half the next 256 codes.
     """
     contract = InputContract(size=32, near_m=0.0, far_m=10.0)
     depth_window_m, margin = 0.3, 0.1
     model = new_model("spatial", contract=contract, encoding="relative", depth_window_m=depth_window_m)
     rgb, depth = tensors(1)
-    half = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
+    fp16 = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
     path = onnx_from_model(
-        half.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=half.fp32_modules
+        fp16.model, tmp_path / "h.onnx", contract=contract, labels=LABELS, fp32_modules=fp16.fp32_modules
     )
     graph = onnx.load(str(path))
     (entry,) = (n for n in graph.graph.node if n.op_type == "Cast" and module_of(n) == "depth_features")
     part = onnx.utils.Extractor(graph).extract_model(["depth"], [entry.output[0]])
-    session = reference_session(part.SerializeToString())  # all is FP32 but the last cast, which it does do
+    session = reference_session(part.SerializeToString())  # computes in FP32, except for the last cast
     seen = np.zeros(65536, bool)
     for first in range(0, 65536, 256):
         codes = np.full((32, 32), max(first, 1), np.uint16)
@@ -253,8 +251,8 @@ def test_depth_keeps_its_millimetres_through_the_relative_encoding_too(tmp_path:
     assert seen[1:].all()
 
 
-def test_magnitudes_are_of_what_frames_make_and_not_of_weights() -> None:
-    class Weighty(nn.Module):
+def test_magnitudes_are_those_of_activations_and_not_of_weights() -> None:
+    class LargeWeights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(4, 4)
@@ -263,15 +261,15 @@ def test_magnitudes_are_of_what_frames_make_and_not_of_weights() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x)  # type: ignore[no-any-return]
 
-    model = Weighty()
+    model = LargeWeights()
     observer = TorchActivationObserver()
     with observer.on(model), torch.no_grad():
         model(torch.full((1, 4), 1e-3))
     assert 199 < observer.activations.largest["inner"] < 202
-    words = in_words(observer.activations.to_json(limit=65504.0))
+    words = describe(observer.activations.to_json(limit=65504.0))
     assert "the largest is 200" in words and "of 65504 (0.31%), in inner" in words
     with torch.no_grad():
-        model.inner.weight[0, 0] = torch.inf  # a weight that half did not hold is no number
+        model.inner.weight[0, 0] = torch.inf  # a weight beyond the range of FP16 becomes infinite
     with observer.on(model), torch.no_grad():
         model(torch.zeros(1, 4))
     assert observer.activations.not_finite["inner"]

@@ -1,4 +1,4 @@
-"""The INT8 file: symmetric, per channel, calibrated on the run's own training frames, and the real file of a bundle answers."""
+"""The INT8 file: symmetric, per channel, calibrated on the run's training frames, and evaluated as a file of a bundle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bundle(all_precisions: ExportSummary) -> Bundle:
     return all_precisions.bundle
 
 
-def test_every_scale_is_symmetric_and_weights_have_one_a_channel(bundle: Bundle) -> None:
+def test_every_scale_is_symmetric_and_weights_have_one_per_channel(bundle: Bundle) -> None:
     graph = onnx.load(str(bundle.folder / NAME)).graph
     constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -73,7 +73,7 @@ def test_all_layers_are_quantised_and_decoding_is_not(bundle: Bundle) -> None:
     assert softmax.output[0] == "probabilities"
 
 
-def test_a_layer_before_an_activation_has_the_range_behind_it(bundle: Bundle) -> None:
+def test_a_layer_before_an_activation_has_the_range_after_it(bundle: Bundle) -> None:
     graph = onnx.load(str(bundle.folder / NAME)).graph
     constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
     takers: dict[str, list[onnx.NodeProto]] = {}
@@ -97,7 +97,7 @@ def test_a_layer_before_an_activation_has_the_range_behind_it(bundle: Bundle) ->
     assert pairs >= 6
 
 
-def test_the_session_that_live_runs_is_proved_too(
+def test_the_session_that_live_runs_is_compared_too(
     bundle: Bundle, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = bundle.manifest.parity[NAME]
@@ -108,7 +108,7 @@ def test_the_session_that_live_runs_is_proved_too(
     assert entry["file"]["cases"][0]["max_probability_difference"] > 0
 
     class Saturating(Classifier):
-        """What quick 8-bit kernels do without VNNI: other answers from a file that is right."""
+        """Like 8-bit kernels without VNNI: wrong outputs from a correct file."""
 
         def predict_framed(
             self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
@@ -117,12 +117,14 @@ def test_the_session_that_live_runs_is_proved_too(
             return np.roll(probabilities, int(self.engine["precision"] == "int8"), axis=1), gate
 
     monkeypatch.setattr(edgefuse_export.onnx.export, "Classifier", Saturating)
-    with pytest.raises(ParityError, match=r"all together: answers that flip(.|\n)*Not optimised, the same file passes"):
+    with pytest.raises(
+        ParityError, match=r"all together: changed predictions(.|\n)*Without optimisation the same file passes"
+    ):
         export_run(trained_run, tmp_path / "b", precisions=("int8",), num_calibration_frames=8)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_manifest_says_what_it_was_calibrated_on(bundle: Bundle, trained_run: Path) -> None:
+def test_the_manifest_describes_the_calibration(bundle: Bundle, trained_run: Path) -> None:
     entry = bundle.manifest.parity[NAME]
     data = open_data(open_run(trained_run))
     frames = data.training_frames(20)
@@ -132,7 +134,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundle: Bundle, trained_run
     assert 0 < entry["cases"][0]["max_probability_difference"] <= INT8_TOLERANCE.probability
 
 
-def test_training_frames_are_of_the_training_instances(trained_run: Path) -> None:
+def test_training_frames_are_from_training_sequences(trained_run: Path) -> None:
     data = open_data(open_run(trained_run))
     samples = data.rgbd.dataset.samples
     trained = {samples[i].sequence for i in data.training}
@@ -141,8 +143,8 @@ def test_training_frames_are_of_the_training_instances(trained_run: Path) -> Non
     assert len(data.training) == open_run(trained_run).info["data"]["num_train"]
 
 
-def test_it_answers_as_the_fp32_file_does_on_the_engine_of_live(bundle: Bundle) -> None:
-    """On CPUs without VNNI ONNX Runtime's quick kernels saturate, and this fails by far more than the limit."""
+def test_its_outputs_are_close_to_fp32_on_the_engine_of_live(bundle: Bundle) -> None:
+    """On CPUs without VNNI ONNX Runtime's kernels saturate, and the difference is far above the limit."""
     samples = bundle.samples()
     with open_engine(open_bundle(bundle.folder), file=NAME) as engine:
         found, _ = predict_framed(engine, samples.rgb, samples.depth)
@@ -150,13 +152,15 @@ def test_it_answers_as_the_fp32_file_does_on_the_engine_of_live(bundle: Bundle) 
     assert np.abs(found - samples.probabilities).max() <= INT8_TOLERANCE.probability
 
 
-def test_data_that_is_gone_or_changed_is_refused(colour_and_range: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_missing_or_changed_data_is_refused(colour_and_range: Path, trained_run: Path, tmp_path: Path) -> None:
     run = copy_run(trained_run, tmp_path / "run")
     moved = tmp_path / "moved"
     info = json.loads((run / "run.json").read_text())
     info["data"]["roots"] = [str(moved)]
     (run / "run.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match=r"never on random ones: .*moved is gone; put it back.*--precision fp32,fp16"):
+    with pytest.raises(
+        UserError, match=r"INT8 is calibrated on .*moved does not exist; restore it.*--precision fp32,fp16"
+    ):
         export_run(run, tmp_path / "b", precisions=("int8",))
     shutil.copytree(colour_and_range, moved)
     assert open_data(open_run(run)).training
@@ -185,17 +189,18 @@ def test_kept_modules_are_not_quantised(bundle: Bundle, trained_run: Path) -> No
 
 
 def test_over_tolerance_there_is_no_bundle(trained_run: Path, tmp_path: Path) -> None:
-    """The limit of the 99th percentile alone is enough."""
+    """The limit of the 99th percentile is enough."""
     strict = {**TOLERANCES, "int8": Tolerance(probability=1.0, gate=1.0, p99_probability=1e-7)}
     with pytest.raises(
-        ParityError, match=r"99th percentile(.|\n)*drift most in (.|\n)*--keep-fp32 '.*'(.|\n)*--calibration-frames"
+        ParityError,
+        match=r"99th percentile(.|\n)*most sensitive blocks are (.|\n)*--keep-fp32 '.*'(.|\n)*--calibration-frames",
     ):
         export_run(trained_run, tmp_path / "b", precisions=("int8",), tolerances=strict)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_graph_watch_finds_what_is_not_finite_inside(tmp_path: Path) -> None:
-    """An infinity that the end of the graph swallows again: the outputs are clean, the inside is not."""
+def test_the_observer_finds_intermediate_values_that_are_not_finite(tmp_path: Path) -> None:
+    """The end of the graph clips an infinity: the outputs are finite, an intermediate tensor is not."""
     from onnx import TensorProto, helper
 
     nodes = [
@@ -222,7 +227,7 @@ def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*EDGEFUSE, *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
-def test_evaluate_takes_any_file_of_a_bundle(bundle: Bundle, colour_and_range: Path, trained_run: Path) -> None:
+def test_evaluate_accepts_any_file_of_a_bundle(bundle: Bundle, colour_and_range: Path, trained_run: Path) -> None:
     accuracies = {}
     for name in ("model.onnx", "model.fp16.onnx", NAME):
         result = run_command("evaluate", bundle.folder, colour_and_range, "--file", name, "--json")
@@ -243,7 +248,7 @@ def test_evaluate_takes_any_file_of_a_bundle(bundle: Bundle, colour_and_range: P
 
 
 @pytest.mark.slow
-def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Path, tmp_path: Path) -> None:
+def test_the_command_writes_all_precisions_and_prints_their_tables(trained_run: Path, tmp_path: Path) -> None:
     result = run_command(
         "export",
         trained_run,
@@ -258,7 +263,7 @@ def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Pa
     assert result.returncode == 0, result.stderr
     parity = json.loads(result.stdout)["parity"]
     assert list(parity) == ["model.onnx", "model.fp16.onnx", NAME] and parity[NAME]["calibration"]["num_frames"] == 8
-    for words in ("|dgate|", "depth at its maximum", "torch with its layers in half", "of 65504 ("):
+    for words in ("|dgate|", "depth at its maximum", "torch with its layers in FP16", "of 65504 ("):
         assert words in result.stderr
     for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
         result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
@@ -266,7 +271,7 @@ def test_the_command_makes_all_precisions_and_prints_their_table(trained_run: Pa
 
 
 def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> None:
-    """Both begin with the same weights, as `edgefuse train --rgb mobilenet_v2` makes them; the exporter stores equal tensors once."""
+    """Both start from the same weights, as with `edgefuse train --rgb mobilenet_v2`; the exporter stores equal tensors once."""
     model = new_model("spatial", rgb="mobilenet_v2", depth="mobilenet_v2", encoding="relative", auxiliary_heads=True)
     assert model.rgb_features is not None and model.depth_features is not None
     rgb_stages, depth_stages = model.rgb_features.backbone.stages, model.depth_features.backbone.stages
@@ -275,7 +280,9 @@ def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> 
     path = onnx_from_model(model, tmp_path / "model.onnx", contract=CONTRACT, labels=LABELS)
     shared = Counter(name for node in onnx.load(str(path)).graph.node for name in set(node.input))
     weights = {tensor.name for tensor in onnx.load(str(path)).graph.initializer}
-    assert any(count > 1 for name, count in shared.items() if name in weights), "nothing is shared: this tests nothing"
+    assert any(count > 1 for name, count in shared.items() if name in weights), (
+        "no weight is shared: this tests nothing"
+    )
 
     rgb, depth = samples(2)
     ranges = measured_ranges(path, frames=Frames(rgb=rgb, depth=depth))

@@ -1,4 +1,4 @@
-"""The offline check for TensorRT's parser: each rule on a small graph that breaks it alone."""
+"""The offline check for TensorRT's parser: each rule on a small graph that breaks only this rule."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ BAD: dict[str, tuple[Any, str, str, str]] = {
         "zero",
         "an initializer",
     ),
-    "an output that hears nothing of the inputs": (
+    "an output that does not depend on the inputs": (
         graph(node("Identity", "zero", "out"), constants={"zero": ZERO}),
         "output",
         "out",
@@ -175,7 +175,7 @@ def test_each_rule_finds_what_breaks_it(name: str) -> None:
     assert any(where in problem.where and what in problem.what for problem in found), check_model(model).problems
 
 
-def test_what_is_right_passes_every_rule() -> None:
+def test_correct_graphs_pass_every_rule() -> None:
     quantised = graph(
         CAST,
         node("QuantizeLinear", "f scale point", "q"),
@@ -191,7 +191,7 @@ def test_what_is_right_passes_every_rule() -> None:
 
 
 @pytest.mark.parametrize("batch", ["N", None])
-def test_an_open_batch_is_ready_because_the_build_fixes_it(batch: str | None) -> None:
+def test_a_dynamic_batch_is_ready_because_the_build_fixes_it(batch: str | None) -> None:
     found = check_model(graph(CAST, RELU, shape=(batch, 4), output=("out", FLOAT, (batch, 4))))
     assert not found.problems and found.open_batch == ("x",)
     assert (found.to_json()["ready"], found.to_json()["static"]) == (True, False)
@@ -199,7 +199,7 @@ def test_an_open_batch_is_ready_because_the_build_fixes_it(batch: str | None) ->
     assert check_model(graph(CAST, RELU)).to_json()["static"] is True
 
 
-def test_behind_an_open_batch_what_depends_on_the_data_is_still_found() -> None:
+def test_shapes_that_depend_on_the_data_are_found_with_a_dynamic_batch_too() -> None:
     nodes = (CAST, node("NonZero", "f", "n"), node("Cast", "n", "out", to=FLOAT))
     rules = {
         batch: {
@@ -216,15 +216,15 @@ def test_weights_in_another_file_are_found(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(model, str(path), save_as_external_data=True, size_threshold=0, location="m.data")
     assert [problem.rule for problem in check_file(path).problems] == ["external data"]
-    (tmp_path / "m.data").unlink()  # the check reads none of it
+    (tmp_path / "m.data").unlink()  # the check does not read it
     assert [problem.where for problem in check_file(path).problems] == ["big"]
 
 
-def test_refusing_says_every_reason_at_once() -> None:
+def test_the_error_has_all_problems() -> None:
     model = graph(node("Transpose", "x", "t"), node("Det", "t", "d"), node("Mish", "d", "out"), shape=(4, 4))
     with pytest.raises(NotReadyError) as caught:
         refuse_unready(model, what="m.onnx")
-    for words in ("m.onnx", "the_transpose", "the_det", "the_mish", "check-onnx"):
+    for words in ("m.onnx", "the_transpose", "the_det", "the_mish", "lint-onnx"):
         assert words in str(caught.value)
 
 
@@ -239,19 +239,19 @@ def test_a_file_that_tensorrt_would_refuse_is_not_written(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_the_list_says_where_it_is_from_and_uses_real_names() -> None:
+def test_the_list_names_its_source_and_real_operators() -> None:
     listed = supported()
     assert "onnx-tensorrt" in listed["source"] and listed["lists"]["newest"]["tensorrt"] == "10.15"
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
-    strangers = {name for name in (*listed["operators"], *listed["only_in_newest"]) if name not in known}
-    assert strangers == {"ParametricSoftplus", "ScaledTanh", "ImageScaler"}  # experimental ones that ONNX has dropped
+    unknown = {name for name in (*listed["operators"], *listed["only_in_newest"]) if name not in known}
+    assert unknown == {"ParametricSoftplus", "ScaledTanh", "ImageScaler"}  # experimental ones that ONNX has dropped
     assert not set(listed["operators"]) & set(listed["only_in_newest"])
 
 
 @pytest.mark.parametrize(
     ("content", "word"), [(None, "does not exist"), (b"not protobuf", "not an ONNX file"), (b"", "empty")]
 )
-def test_what_is_no_onnx_file_is_named(content: bytes | None, word: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_reported(content: bytes | None, word: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -263,10 +263,10 @@ def test_the_command_checks_any_file(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.onnx", tmp_path / "bad.onnx"
     onnx.save(graph(CAST, RELU), str(good))
     onnx.save(BAD["uint8 that is moved before it is cast"][0], str(bad))
-    command = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "check-onnx"]
+    command = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "lint-onnx"]
     result = subprocess.run([*command, str(good), str(bad)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and "good.onnx: ready" in result.stdout and "the_transpose" in result.stdout
-    assert "TensorRT itself was not asked" in result.stdout
+    assert "TensorRT was not run" in result.stdout
     onnx.save(graph(CAST, RELU, shape=("N", 4), output=("out", FLOAT, ("N", 4))), str(bad))
     result = subprocess.run([*command, str(bad)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and "ready, once its batch is fixed" in result.stdout

@@ -1,4 +1,4 @@
-"""Packages that go by another name than the one that is written down: onnxruntime-gpu, OpenCV's four, builds from source."""
+"""Packages installed under another distribution name: onnxruntime-gpu, OpenCV's four, builds from source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EDGEFUSE = "from edgefuse.app.main import main; main()"
 
 
 def environment_without(folder: Path, *hidden: str, **renamed: str) -> dict[str, str]:
-    """An environment with the packages of this one, but for the distributions `hidden`; of `renamed` the name is another."""
+    """An environment with the packages of this one, without the distributions `hidden`, and with `renamed` distributions."""
     folder.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         name = path.name.split("-")[0].lower() if path.suffix == ".dist-info" else ""
@@ -39,7 +39,7 @@ def environment_without(folder: Path, *hidden: str, **renamed: str) -> dict[str,
 
 
 def python(environment: dict[str, str], code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """-S: this Python's own packages are not on its path."""
+    """-S: the packages of this Python are not on its path."""
     return subprocess.run(
         [sys.executable, "-S", "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -51,9 +51,7 @@ def python(environment: dict[str, str], code: str, *arguments: object) -> subpro
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_where_onnxruntime_gpu_takes_the_place_of_onnxruntime(
-    trained_run: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_exported_with_onnxruntime_gpu_instead_of_onnxruntime(trained_run: Path, tmp_path: Path) -> None:
     environment = environment_without(
         tmp_path / "site", onnxruntime="onnxruntime_gpu", opencv_python_headless="opencv_python"
     )
@@ -67,7 +65,7 @@ def test_a_run_is_exported_where_onnxruntime_gpu_takes_the_place_of_onnxruntime(
 VERSIONS = "import json, sys; from edgefuse.io.environment import versions; print(json.dumps(versions(sys.argv[1:])))"
 
 
-def test_what_is_there_without_a_distribution_is_not_called_missing(tmp_path: Path) -> None:
+def test_a_package_without_a_distribution_is_not_called_missing(tmp_path: Path) -> None:
     environment = environment_without(tmp_path / "site", "onnxruntime", "opencv_python_headless", "numpy")
     code = f"import cv2; {VERSIONS}"
     found = json.loads(python(environment, code, "onnxruntime", "opencv", "edgefuse", "tensorrt", "nothing").stdout)
@@ -84,7 +82,7 @@ def test_the_distribution_that_is_installed_is_named() -> None:
     assert installed("a-package-that-nobody-has") == {}
 
 
-def test_a_folder_that_has_the_name_of_a_package_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_the_name_of_a_package_is_not_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as /usr/src/tensorrt."""
     (tmp_path / "a_folder").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -92,7 +90,7 @@ def test_a_folder_that_has_the_name_of_a_package_is_none(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_an_onnxscript_of_another_time_is_named(trained_run: Path, tmp_path: Path) -> None:
+def test_an_incompatible_onnxscript_is_named(trained_run: Path, tmp_path: Path) -> None:
     environment = environment_without(tmp_path / "site", "onnxscript")
     (tmp_path / "site/onnxscript").unlink()
     (tmp_path / "site/onnxscript").mkdir()

@@ -1,4 +1,4 @@
-"""edgefuse build on a TensorRT stand-in: what is built, what is kept, what is refused. It proves nothing about TensorRT itself."""
+"""edgefuse build with a fake TensorRT: what is built and stored. The tests show nothing about TensorRT itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bundle(tmp_path: Path) -> Bundle:
 # What is built
 
 
-def test_a_build_leaves_a_proved_engine(fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_a_build_stores_an_engine_whose_outputs_were_compared(fake: FakeTensorRT, bundle: Bundle) -> None:
     summary = build(fake, bundle, workspace_mib=256, optimization_level=2)
     (record,) = plan_records(summary.bundle)
     assert summary.built and record == summary.record and summary.reason == "the bundle has no fp16 engine yet"
@@ -53,7 +53,7 @@ def test_a_build_leaves_a_proved_engine(fake: FakeTensorRT, bundle: Bundle) -> N
     assert record.details["layers"]["half"] >= 1
     cases = {case["name"]: case for case in manifest["parity"][record.name]["cases"]}
     assert cases["stored outputs"]["num_samples"] == cases["real samples"]["num_samples"] == 4
-    assert "both sensors dead" in cases and cases["stored outputs"]["max_probability_difference"] < 0.02
+    assert "both sensors missing" in cases and cases["stored outputs"]["max_probability_difference"] < 0.02
     assert record.details["versions"]["tensorrt"] == fake.version
     beside = json.loads((bundle.folder / record.name).with_suffix(".json").read_text())
     assert beside == json.loads(json.dumps(record.to_json()))
@@ -84,25 +84,25 @@ def test_the_runner_finds_what_was_built(new_fake: FakeTensorRT, bundle: Bundle)
 
 
 def test_networks_are_strongly_typed_from_10_12_on(fake: FakeTensorRT, bundle: Bundle) -> None:
-    said: list[str] = []
-    record = build(fake, bundle, said=said).record
+    messages: list[str] = []
+    record = build(fake, bundle, messages=messages).record
     (asked,) = fake.builds
     old = fake.version == "10.3.0"
     assert asked["strongly_typed"] is not old and ("FP16" in asked["flags"]) is old
     assert record.onnx_file == ("model.onnx" if old else "model.fp16.onnx")
     assert asked["onnx_sha256"] == bundle.manifest.files[record.onnx_file].sha256 == record.key.onnx_sha256
     notes = record.details["notes"]
-    assert bool(notes) is old and [f"note: {note}" for note in notes] == [text for text in said if "note" in text]
+    assert bool(notes) is old and [f"note: {note}" for note in notes] == [text for text in messages if "note" in text]
     if old:
         assert "older than 10.12" in notes[0] and "BuilderFlag.FP16" in notes[0] and "model.onnx" in notes[0]
         assert "OBEY_PRECISION_CONSTRAINTS" in asked["flags"]
         assert record.key.builder_options["network"] == "weakly typed, BuilderFlag FP16"
-    # What comes before the first layer with weights decodes the inputs (two Casts, two means), and 8 is the softmax.
+    # The layers before the first one with weights decode the inputs (two Casts, two means), and 8 is the softmax.
     assert asked["held_in_float"] == ([0, 1, 2, 3, 8] if old else [])
 
 
-def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph's shape is the exported model's: constants as nodes, a mask that is used again after the first layer with weights."""
+def test_only_decoding_its_constants_and_softmax_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is like that of an exported model: constants as nodes, a mask that is used again after the first layer with weights."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -121,7 +121,7 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
         helper.make_node("Mul", ["features", "mask"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["answer"]),
     ]
-    held = [0, 1, 2, 4, 5, 9]  # 3 gives booleans; 6 to 8 are the model's own
+    in_fp32 = [0, 1, 2, 4, 5, 9]  # 3 outputs booleans; 6 to 8 belong to the model
     graph = helper.make_graph(
         nodes,
         "decoding",
@@ -142,7 +142,7 @@ def test_decoding_and_its_constants_are_held_and_nothing_else(tmp_path: Path, mo
             journal=journal,
             logger=new_logger(journal),
         )
-    assert fake.builds[0]["held_in_float"] == held
+    assert fake.builds[0]["held_in_float"] == in_fp32
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_dynamic_batch_gets_a_static_profile(new_fake: FakeTensorRT, tmp_path:
     assert {shape[0] for shape in engines[0].seen_batches} == {3}
 
 
-def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path) -> None:
+def test_every_position_of_a_batch_is_compared(new_fake: FakeTensorRT, tmp_path: Path) -> None:
     bundle = make_engine_bundle(tmp_path / "dynamic", batch="N")
 
     class FirstPlaceOnly(HostEngine):
@@ -190,22 +190,22 @@ def test_every_place_of_a_batch_is_proved(new_fake: FakeTensorRT, tmp_path: Path
 
 
 def test_a_fixed_batch_is_not_changed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    with pytest.raises(BuildError, match=r"takes \[1, 32, 32, 3\] as rgb, .*\[4, 32, 32, 3\].*--batch 1"):
+    with pytest.raises(BuildError, match=r"rgb is \[1, 32, 32, 3\], but \[4, 32, 32, 3\].*--batch 1"):
         build(new_fake, bundle, batch_size=4)
 
 
-# TensorRT 10.3 where no kernel keeps FP32
+# TensorRT 10.3, without a kernel that keeps FP32
 
 
-def test_where_no_kernel_obeys_fp32_is_preferred_said_and_recorded(
+def test_without_an_fp32_kernel_fp32_is_preferred_logged_and_recorded(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, said = installed("10.3.0", monkeypatch), list[str]()
+    fake, messages = installed("10.3.0", monkeypatch), list[str]()
     fake.faults.no_kernel_obeys = True
-    record = build(fake, bundle, said=said).record
+    record = build(fake, bundle, messages=messages).record
     first, second = ({flag for flag in asked["flags"] if "CONSTRAINTS" in flag} for asked in fake.builds)
     assert (first, second) == ({"OBEY_PRECISION_CONSTRAINTS"}, {"PREFER_PRECISION_CONSTRAINTS"})
-    assert said[-1] == f"note: {PREFERRED_NOTE}" and list(record.details["notes"])[1:] == [PREFERRED_NOTE]
+    assert messages[-1] == f"note: {PREFERRED_NOTE}" and list(record.details["notes"])[1:] == [PREFERRED_NOTE]
     log = (bundle.folder / record.name).with_suffix(".log").read_text()
     assert "Could not find any implementation" in log and PREFERRED_NOTE in log
     assert not build(fake, bundle).built and len(fake.builds) == 2
@@ -220,7 +220,7 @@ def test_where_no_kernel_obeys_fp32_is_preferred_said_and_recorded(
         ("10.16.1.11", "fp16", "Could not find any implementation for node conv."),
     ],
 )
-def test_nothing_else_is_tried_twice(
+def test_other_failures_are_not_tried_twice(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, version: str, precision: str, error: str
 ) -> None:
     fake = installed(version, monkeypatch)
@@ -271,7 +271,7 @@ def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: 
     with pytest.raises(KeyboardInterrupt):
         build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
-    # TensorRT was asked to stop: nothing was thrown through its frames.
+    # TensorRT stopped by itself: no exception passed through its frames.
     assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()
     assert not list((bundle.folder / "engines").glob("*.plan")) and plan_records(open_bundle(bundle.folder)) == ()
 
@@ -284,7 +284,7 @@ def test_a_build_in_a_thread_works(new_fake: FakeTensorRT, bundle: Bundle) -> No
     assert done and done[0].built
 
 
-def test_what_a_killed_build_left_is_swept(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_leftovers_of_a_killed_build_are_removed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     left = bundle.folder / "engines" / ".candidate-old"
     left.mkdir(parents=True)
     (left / "candidate.plan").write_bytes(np.zeros(3, np.uint8).tobytes())

@@ -1,4 +1,4 @@
-"""edgefuse build on a TensorRT stand-in: what the cache keeps, finds and throws away."""
+"""edgefuse build with a fake TensorRT: what the cache stores, finds and discards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bundle(tmp_path: Path) -> Bundle:
 # The cache
 
 
-def test_a_second_build_takes_the_cache(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_a_second_build_uses_the_cache(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     first = build(new_fake, bundle)
     before = everything_in(bundle.folder)
     second = build(new_fake, bundle)
@@ -36,19 +36,19 @@ def test_a_second_build_takes_the_cache(new_fake: FakeTensorRT, bundle: Bundle) 
     assert build(new_fake, bundle, force=True).built and len(new_fake.builds) == 2
 
 
-def test_what_changed_is_said_and_built_again(
+def test_a_change_is_logged_and_built_again(
     new_fake: FakeTensorRT, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = build(new_fake, bundle).record
-    said: list[str] = []
-    new = build(new_fake, bundle, said=said, optimization_level=5).record
-    assert "optimization level: 3 -> 5" in said[0] and "workspace" not in said[0]
+    messages: list[str] = []
+    new = build(new_fake, bundle, messages=messages, optimization_level=5).record
+    assert "optimization level: 3 -> 5" in messages[0] and "workspace" not in messages[0]
     assert not (bundle.folder / old.name).exists() and len(plan_records(open_bundle(bundle.folder))) == 1
 
     newer = installed("11.4.0.106", monkeypatch)
-    said.clear()
-    assert build(newer, bundle, said=said, optimization_level=5).built
-    assert "tensorrt version: '10.16.1.11' -> '11.4.0.106'" in said[0] and "device" not in said[0]
+    messages.clear()
+    assert build(newer, bundle, messages=messages, optimization_level=5).built
+    assert "tensorrt version: '10.16.1.11' -> '11.4.0.106'" in messages[0] and "device" not in messages[0]
     assert not (bundle.folder / new.name).exists()
 
 
@@ -57,21 +57,25 @@ def test_an_engine_of_another_gpu_stays_for_that_gpu(
 ) -> None:
     theirs = build(new_fake, bundle).record
     other = installed("10.16.1.11", monkeypatch, gpu=Gpu(name="Fake H100", compute_capability="9.0"))
-    said: list[str] = []
-    ours = build(other, bundle, said=said).record
-    assert "device name: 'Fake Orin' -> 'Fake H100'" in said[0] and "compute capability: '8.7' -> '9.0'" in said[0]
+    messages: list[str] = []
+    ours = build(other, bundle, messages=messages).record
+    assert (
+        "device name: 'Fake Orin' -> 'Fake H100'" in messages[0] and "compute capability: '8.7' -> '9.0'" in messages[0]
+    )
     assert {one.name for one in plan_records(open_bundle(bundle.folder))} == {theirs.name, ours.name}
     assert (bundle.folder / theirs.name).exists()
 
 
-@pytest.mark.parametrize(("spoil", "words"), [("truncate", "is truncated"), ("flip", "is not the plan that was built")])
-def test_a_spoiled_plan_is_built_again(new_fake: FakeTensorRT, bundle: Bundle, spoil: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"), [("truncate", "is truncated"), ("flip", "is not the plan that was built")]
+)
+def test_a_damaged_plan_is_built_again(new_fake: FakeTensorRT, bundle: Bundle, damage: str, words: str) -> None:
     path = bundle.folder / build(new_fake, bundle).record.name
     good = path.read_bytes()
-    path.write_bytes(good[:-5] if spoil == "truncate" else good[:50] + bytes([good[50] ^ 1]) + good[51:])
-    said: list[str] = []
-    again = build(new_fake, bundle, said=said)
-    assert again.built and words in said[0]
+    path.write_bytes(good[:-5] if damage == "truncate" else good[:50] + bytes([good[50] ^ 1]) + good[51:])
+    messages: list[str] = []
+    again = build(new_fake, bundle, messages=messages)
+    assert again.built and words in messages[0]
     assert read_plan(again.bundle, again.record).startswith(b"fake-plan")
     assert len(list((bundle.folder / "engines").glob("*.plan"))) == 1
 
@@ -85,7 +89,7 @@ def test_timings_are_kept_and_used(new_fake: FakeTensorRT, bundle: Bundle, monke
     assert len(json.loads(kept.read_bytes())["digests"]) == 2  # both files' timings
     kept.write_bytes(b"rubbish")
     record = build(new_fake, bundle, force=True).record
-    assert "is begun anew" in (bundle.folder / record.name).with_suffix(".log").read_text()
+    assert "starting a new one" in (bundle.folder / record.name).with_suffix(".log").read_text()
     assert len(json.loads(kept.read_bytes())["digests"]) == 1
     newer = installed("11.4.0.106", monkeypatch)
     build(newer, bundle)

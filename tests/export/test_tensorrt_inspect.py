@@ -1,4 +1,4 @@
-"""What the engine inspector prints, and what is read from it. The spellings are TensorRT 10's."""
+"""Layer precisions from the JSON of the engine inspector, in the spelling of TensorRT 10."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def layer(inputs: list[str], outputs: list[str], *, kind: str = "CaskConvolution
     }
 
 
-def told(*layers: object) -> str:
+def inspector_json(*layers: object) -> str:
     return json.dumps({"Layers": layers, "Bindings": ["rgb"]})
 
 
@@ -28,7 +28,7 @@ def told(*layers: object) -> str:
         (["Half"], ["Half"], "half"),
         (["Row major linear FP16 format"], ["Float"], "half"),
         (["Two wide channel vectorized row major FP16 format"], ["Half"], "half"),
-        (["Float"], ["Half"], "float"),  # it converts, and computes nothing in half
+        (["Float"], ["Half"], "float"),  # it converts, and computes nothing in FP16
         (["Row major linear FP32"], ["Float"], "float"),
         (["Int8", "Half"], ["Half"], "int8"),
         (["Thirty-two wide channel vectorized row major Int8 format"], ["Half"], "int8"),
@@ -43,12 +43,12 @@ def told(*layers: object) -> str:
     ],
 )
 def test_a_layer_counts_by_what_it_computes_on(inputs: list[str], outputs: list[str], kind: str) -> None:
-    assert layers_by_precision(told(layer(inputs, outputs))) == {kind: 1}
+    assert layers_by_precision(inspector_json(layer(inputs, outputs))) == {kind: 1}
 
 
-def test_copies_do_not_make_an_engine_half() -> None:
+def test_copies_do_not_make_an_engine_fp16() -> None:
     counts = layers_by_precision(
-        told(
+        inspector_json(
             *(layer(["Half"], ["Half"], kind=kind) for kind in ("Reformat", "NoOp", "Constant")),
             layer(["Float"], ["Float"]),
         )
@@ -58,8 +58,8 @@ def test_copies_do_not_make_an_engine_half() -> None:
         check_precision(counts, precision="fp16")
 
 
-def test_names_alone_prove_nothing() -> None:
-    counts = layers_by_precision(told("conv1 + relu", "conv2"))
+def test_layer_names_without_types_are_unknown() -> None:
+    counts = layers_by_precision(inspector_json("conv1 + relu", "conv2"))
     assert counts == {"unknown": 2}
     for precision in ("fp16", "int8", "fp32"):
         with pytest.raises(PrecisionError):
@@ -72,14 +72,14 @@ def test_one_layer_of_the_precision_is_enough(precision: str, kind: str) -> None
 
 
 @pytest.mark.parametrize("key", ["Format/Datatype", "DataType", "Datatype"])
-def test_the_type_is_read_under_each_of_its_names(key: str) -> None:
+def test_the_type_is_read_from_each_of_its_fields(key: str) -> None:
     split = {"LayerType": "gemm", "Inputs": [{"Name": "x", "Format": "Row major linear", key: "Half"}], "Outputs": []}
-    assert layers_by_precision(told(split)) == {"half": 1}
+    assert layers_by_precision(inspector_json(split)) == {"half": 1}
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "{}", "null"])
-def test_what_is_no_list_of_layers_proves_nothing(text: str) -> None:
+def test_json_without_layers_is_refused(text: str) -> None:
     with pytest.raises(
-        PrecisionError, match=r"gave no list of layers .*Report this .*edgefuse live BUNDLE --engine cuda"
+        PrecisionError, match=r"returned no list of layers .*Report this .*edgefuse live BUNDLE --engine cuda"
     ):
         layers_by_precision(text)

@@ -1,4 +1,4 @@
-"""edgefuse build on a TensorRT stand-in: what is refused, with which words. No plan stays, and the manifest stays as it was."""
+"""edgefuse build with a fake TensorRT: builds that fail, and their messages. No plan is left, and the manifest is unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Bundle:
     return make_engine_bundle(tmp_path / "bundle")
 
 
-# What is refused: no plan stays, the manifest stays
+# Failed builds: no plan is left, the manifest is unchanged
 
 
 def refused(fake: FakeTensorRT, bundle: Bundle, kind: type[UserError], **options: Any) -> str:
@@ -54,7 +54,9 @@ def test_an_fp16_engine_without_a_half_layer_is_refused(fake: FakeTensorRT, bund
 
 
 @pytest.mark.parametrize(("off", "words"), [(0.1, "differ by 0.1"), (math.nan, "not finite")])
-def test_other_answers_are_refused(new_fake: FakeTensorRT, bundle: Bundle, off: float, words: str) -> None:
+def test_an_engine_with_other_outputs_is_discarded(
+    new_fake: FakeTensorRT, bundle: Bundle, off: float, words: str
+) -> None:
     new_fake.faults.answers_off = off
     message = refused(new_fake, bundle, EngineOutputError)
     assert words in message and "stored outputs" in message and "timing-*.cache" in message
@@ -68,12 +70,12 @@ def test_an_engine_that_does_not_run_is_refused(new_fake: FakeTensorRT, bundle: 
     def open_plan(path: Path) -> HostEngine:
         return Broken(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
 
-    with pytest.raises(EngineOutputError, match=r"does not run, so it was not kept: enqueue failed"):
+    with pytest.raises(EngineOutputError, match=r"does not run, so it was discarded: enqueue failed"):
         build_engine(bundle.folder, BuildOptions(), open_plan=open_plan)
     assert not list((bundle.folder / "engines").glob("*.plan"))
 
 
-def test_a_failed_build_tells_the_builders_last_words(fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_a_failed_build_reports_the_builders_last_errors(fake: FakeTensorRT, bundle: Bundle) -> None:
     fake.faults.build_returns_none = True
     message = refused(fake, bundle, BuildError)
     assert "Could not find any implementation for node conv" in message and "--workspace-mib 4096" in message
@@ -82,28 +84,30 @@ def test_a_failed_build_tells_the_builders_last_words(fake: FakeTensorRT, bundle
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
         "Error Code 1: Cuda Runtime (out of memory)",
         "[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)",
         "Requested amount of GPU memory (4294967296 bytes) could not be allocated.",
     ],
 )
-def test_short_gpu_memory_is_told_from_a_short_workspace(new_fake: FakeTensorRT, bundle: Bundle, said: str) -> None:
+def test_lack_of_gpu_memory_is_distinguished_from_a_small_workspace(
+    new_fake: FakeTensorRT, bundle: Bundle, error: str
+) -> None:
     new_fake.faults.build_returns_none = True
-    new_fake.faults.build_error = said
+    new_fake.faults.build_error = error
     message = refused(new_fake, bundle, BuildError)
-    assert "memory did not suffice" in message and "--workspace-mib 256" in message and said in message
+    assert "GPU is out of memory" in message and "--workspace-mib 256" in message and error in message
 
 
-def test_a_tactic_that_was_left_out_is_no_want_of_gpu_memory(new_fake: FakeTensorRT, bundle: Bundle) -> None:
-    """TensorRT warns of each and goes on; when none is left, more workspace is what helps."""
+def test_a_skipped_tactic_is_not_a_lack_of_gpu_memory(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    """TensorRT warns about each and continues; if none is left, more workspace helps."""
     new_fake.faults.build_returns_none = True
     new_fake.faults.build_warning = (
         "Tactic Device request: 300MB Available: 200MB. insufficient memory on requested size"
     )
     message = refused(new_fake, bundle, BuildError)
-    assert "--workspace-mib 4096" in message and "memory did not suffice" not in message
+    assert "--workspace-mib 4096" in message and "GPU is out of memory" not in message
 
 
 def test_parser_errors_are_named(fake: FakeTensorRT, bundle: Bundle) -> None:
@@ -118,15 +122,17 @@ def test_a_driver_that_does_not_start_is_named(fake: FakeTensorRT, bundle: Bundl
     assert "CUDA initialization failure with error: 35" in message and "nvidia-smi" in message
 
 
-def test_a_plan_that_does_not_open_is_named(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_a_plan_that_does_not_deserialize_is_reported(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     new_fake.faults.deserialize_returns_none = True
     message = refused(new_fake, bundle, PrecisionError)
-    assert "does not open the plan" in message and "timing-*.cache" in message and "--optimization-level" in message
+    assert (
+        "does not deserialize the plan" in message and "timing-*.cache" in message and "--optimization-level" in message
+    )
 
 
-def test_no_memory_to_run_it_is_named(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+def test_lack_of_memory_to_run_the_engine_is_reported(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     new_fake.faults.context_returns_none = True
-    assert "no GPU memory left" in refused(new_fake, bundle, PrecisionError)
+    assert "not enough GPU memory to run it" in refused(new_fake, bundle, PrecisionError)
 
 
 def test_a_bundle_without_the_file_or_samples_names_the_export(fake: FakeTensorRT, tmp_path: Path) -> None:

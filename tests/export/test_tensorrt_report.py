@@ -1,4 +1,4 @@
-"""A build's progress and its log, apart from any build."""
+"""Progress and log of a build, without a build."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_nested_phases_are_one_percentage() -> None:
     assert seen == [25, 37, 50]
 
 
-def test_a_percentage_never_falls() -> None:
+def test_a_percentage_never_decreases() -> None:
     seen: list[int] = []
     progress = Progress(lambda percent, _total: seen.append(percent))
     for root in ("first", "second"):
@@ -38,7 +38,7 @@ def test_a_phase_without_steps_is_no_error(num_steps: int) -> None:
     progress.start("empty", "unknown", num_steps)
     assert progress.step("empty", 0)
     progress.finish("empty")
-    assert progress.step("empty", 1)  # told late, by another thread
+    assert progress.step("empty", 1)  # called late, from another thread
 
 
 def test_an_interrupt_ends_the_next_step() -> None:
@@ -58,7 +58,7 @@ def test_the_log_keeps_all_but_the_verbose_and_the_last_errors(tmp_path: Path) -
         journal.write("INTERNAL_ERROR", "the last")
     text = (tmp_path / "log").read_text()
     assert "million" not in text and "INFO: starting" in text and "ERROR: error 0" in text
-    assert journal.last_words().startswith(": error 3;") and journal.last_words().endswith("; the last")
+    assert journal.last_errors().startswith(": error 3;") and journal.last_errors().endswith("; the last")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_log_keeps_all_but_the_verbose_and_the_last_errors(tmp_path: Path) -
         ("ERROR", "Unsupported operator", False, False),
     ],
 )
-def test_want_of_memory_is_read_from_the_log(
+def test_lack_of_memory_is_recognised_in_the_log(
     tmp_path: Path, severity: str, text: str, gpu: bool, workspace: bool
 ) -> None:
     with Journal(tmp_path / "log") as journal:
@@ -99,14 +99,14 @@ NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation fo
         ([("WARNING", NO_KERNEL)], False, False, False),
     ],
 )  # fmt: skip
-def test_the_error_decides_and_not_the_warning_before_it(
+def test_the_error_counts_and_not_the_warning_before_it(
     tmp_path: Path, lines: list[tuple[str, str]], gpu: bool, workspace: bool, no_kernel: bool
 ) -> None:
-    """A tactic that is left out for want of memory is a warning: others are tried."""
+    """A tactic that is skipped for lack of memory is a warning: TensorRT tries others."""
     with Journal(tmp_path / "log") as journal:
         for severity, text in lines:
             journal.write(severity, text)
     found = (journal.names_short_gpu_memory(), journal.names_short_workspace(), journal.names_no_kernel())
     assert found == (gpu, workspace, no_kernel)
-    journal.forget()
-    assert journal.last_words() == "" and not journal.names_short_workspace() and not journal.names_no_kernel()
+    journal.reset_errors()
+    assert journal.last_errors() == "" and not journal.lacked_workspace() and not journal.lacked_kernel()

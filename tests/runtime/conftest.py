@@ -1,4 +1,4 @@
-"""Bundles, recordings and data sets for the runtime's tests. Recordings are real ones, made by librealsense."""
+"""Bundles, recordings and data sets for the runtime's tests. librealsense writes the recordings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def d435_bag() -> Path:
 
 @pytest.fixture(scope="session")
 def noise_pairs() -> list[Pair]:
-    """45 pairs in which every value of every pixel is used, so that nothing lossy on their way stays unseen."""
+    """45 pairs of noise over the full range of values, so that any lossy step is noticed."""
     rng = np.random.default_rng(11)
     return [
         (rng.integers(0, 256, (480, 640, 3), dtype=np.uint8), rng.integers(0, 65536, (480, 640), dtype=np.uint16))
@@ -46,7 +46,7 @@ def noise_recording(noise_pairs: list[Pair], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def small_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 frames of 64x48 at 60 a second; `labels_of(30)` says what they show, and frame n is n - 1 levels brighter."""
+    """30 frames of 64x48 at 60 frames/s. `labels_of(30)` has their classes; frame n is n - 1 levels brighter."""
     pairs = [draw_pair(label, brightness=index) for index, label in enumerate(labels_of(30))]
     return write_recording(tmp_path_factory.mktemp("small") / "small.db3", pairs, fps=60)
 
@@ -58,7 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def near_far_folder(tmp_path: Path) -> Path:
-    """A data set of two classes, one take of four pairs each, in half millimetres."""
+    """A data set of two classes with one sequence of four pairs each, with a depth unit of 0.5 mm."""
     root = tmp_path / "near_far"
     write_description(root, depth_unit_m=0.0005)
     for label in ("near", "far"):

@@ -1,4 +1,4 @@
-"""Small pictures with a known answer, and the way to real data, for the runtime's tests."""
+"""Small images with a known prediction, and paths of real data, for the runtime's tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 
 
 def real_data(relative: str) -> Path:
-    """A file of the real data, which is not part of the project: skip where it is absent, but never in CI."""
+    """A file of the real data, which is not in the repository. Without it the test is skipped, except in CI."""
     path = DATA / relative
     if not path.exists():
         message = f"real data is absent: {path}"
@@ -26,9 +26,9 @@ def real_data(relative: str) -> Path:
 
 
 def draw_pair(label: str, *, brightness: int = 0) -> Pair:
-    """A 64x48 pair that the toy bundle names rightly: "near" is red and close, "far" is dark and far away.
+    """A 64x48 pair that the toy bundle classifies correctly: "near" is red and close, "far" is dark and far away.
 
-    Green, which the bundle does not look at, rises to the right: a picture of one level all over would be a dead sensor's.
+    Green, which the bundle ignores, increases to the right: a uniform image would count as a missing sensor.
     """
     rgb = np.zeros((48, 64, 3), np.uint8)
     rgb[..., 1] = np.arange(64)

@@ -1,7 +1,7 @@
 /* A CUDA driver on host memory, for pycuda and cuda-bindings on machines without a GPU: tests/runtime/test_pycuda_memory.py.
 
-   Device memory is malloc. A queued copy is done at once, or collected while a stream is captured. What needs a context fails
-   without one, as the driver does. It counts contexts, buffers and graphs, so that a test sees what was not given back. */
+   Device memory is malloc. A queued copy is done immediately, or collected during stream capture. Functions that need a context
+   fail without one, like the driver's. It counts contexts, buffers and graphs, so that tests detect leaks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -121,7 +121,7 @@ int cuGraphLaunch(Graph *executable, void *stream) {
   return SUCCESS;
 }
 
-/* cuda-bindings asks for every function by its name without a version. */
+/* cuda-bindings looks up every function by its name without a version. */
 int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status) {
   char versioned[128];
   snprintf(versioned, sizeof versioned, "%s_v2", name);

@@ -1,4 +1,4 @@
-"""Bundles with a TensorRT plan, and engines on the stand-ins of TensorRT and of GPU memory."""
+"""Bundles with a TensorRT plan, and engines on the fakes of TensorRT and GPU memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FP16_NAME = "model.fp16.onnx"
 
 
 def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16", **toy: Any) -> Bundle:
-    """A toy bundle with a second file that counts as `precision`, and the plan of it that `fake` builds."""
+    """A toy bundle with a second file of `precision`, and the plan that `fake` builds from it."""
     made = make_toy_bundle(folder, **toy)
     path = folder / FP16_NAME
     path.write_bytes((folder / MODEL_NAME).read_bytes())
@@ -42,7 +42,7 @@ def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16
 
 
 def plan_bytes(fake: FakeTensorRT, onnx_file: Path) -> bytes:
-    """A plan of an ONNX file, as TensorRT is asked for one."""
+    """A plan of an ONNX file, built through TensorRT's API."""
     trt = fake.module
     logger = trt.ILogger()
     builder = trt.Builder(logger)

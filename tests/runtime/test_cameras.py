@@ -1,4 +1,4 @@
-"""What `--camera` means, and the cameras that are no device: folders and the renderer."""
+"""Parsing `--camera`, and the cameras without a device: folders and the renderer."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ def test_other_names_are_refused(spec: str) -> None:
     [
         ("0", "realsense or realsense:SERIAL"),
         ("/dev/video0", "realsense or realsense:SERIAL"),
-        ("http://camera.local/stream", "there is no depth in them"),
-        ("rtsp://camera.local/stream", "there is no depth in them"),
-        ("mug.png", "one picture is no pair"),
+        ("http://camera.local/stream", "they have no depth"),
+        ("rtsp://camera.local/stream", "they have no depth"),
+        ("mug.png", "a single image or video has no depth"),
     ],
 )
-def test_names_that_other_programs_take_get_a_hint(spec: str, hint: str) -> None:
+def test_names_of_other_programs_get_a_hint(spec: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"--camera {spec}: .*{hint}") as caught:
         open_camera(spec)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_recording_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recording_has_another_message_than_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="is not a recording or a folder"):
         open_camera(str(tmp_path / "notes.txt"))
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         open_camera(str(tmp_path / "nothing"))
 
 
-def test_a_folder_gives_its_pairs_with_their_classes(near_far_folder: Path) -> None:
+def test_a_folder_returns_its_pairs_with_their_classes(near_far_folder: Path) -> None:
     with open_camera(str(near_far_folder)) as camera:
         seen = list(frames(camera))
         with pytest.raises(EndOfStream):
@@ -82,7 +82,7 @@ def test_a_folder_gives_its_pairs_with_their_classes(near_far_folder: Path) -> N
 def test_a_folder_of_another_alignment_is_refused(near_far_folder: Path) -> None:
     write_description(near_far_folder, align="depth")
     with (
-        pytest.raises(UserError, match="aligned to depth, the model needs pairs aligned to color"),
+        pytest.raises(UserError, match="aligned to depth, but the model needs pairs aligned to color"),
         open_camera(str(near_far_folder)),
     ):
         pass
@@ -90,12 +90,12 @@ def test_a_folder_of_another_alignment_is_refused(near_far_folder: Path) -> None
 
 def test_a_bad_pair_of_a_folder_is_named(near_far_folder: Path) -> None:
     bad = near_far_folder / "far" / "take1" / "frame_2_depth.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     with open_camera(str(near_far_folder)) as camera, pytest.raises(UserError, match=r"frame_2_depth\.png"):
         list(frames(camera))
 
 
-def test_the_renderer_knows_classes_and_regions() -> None:
+def test_the_renderer_provides_classes_and_regions() -> None:
     with open_camera("synthetic:5") as camera:
         seen = list(frames(camera, num_frames=2))
     with open_camera("synthetic:5") as again:

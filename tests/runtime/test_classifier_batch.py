@@ -1,4 +1,4 @@
-"""Several regions of one pair as one batch: the answers of single calls, in as few engine runs as the bundle allows."""
+"""Several regions of one pair as a batch: the same predictions as single calls, in as few engine runs as possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REGIONS = [(0, 0, 60, 60), (70, 10, 40, 30), (100, 40, 90, 50), (-20, 30, 60, 60
 
 
 def scene(height: int = 100, width: int = 180) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Noise that is darker and farther to the right, so that every region has another answer."""
+    """Noise that is darker and farther to the right, so that every region has another prediction."""
     rng = np.random.default_rng(5)
     rgb = rng.integers(0, 120, (height, width, 3), dtype=np.uint8)
     rgb[..., 0] += np.linspace(130, 0, width).astype(np.uint8)
@@ -29,7 +29,7 @@ def scene(height: int = 100, width: int = 180) -> tuple[NDArray[np.uint8], NDArr
 
 @pytest.fixture
 def num_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pairs each run of an engine is given, warm-up aside."""
+    """The number of pairs in each engine run, without the warm-up."""
     seen: list[int] = []
     run = AutoEngine.run
 
@@ -43,7 +43,7 @@ def num_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize(("batch", "runs"), [(1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2]), (8, [5]), ("N", [5])], ids=str)
 @pytest.mark.parametrize("as_text", [True, False])
-def test_a_batch_has_the_answers_of_single_calls(
+def test_a_batch_has_the_predictions_of_single_calls(
     tmp_path: Path, batch: int | str, runs: list[int], as_text: bool, num_pairs_of_runs: list[int]
 ) -> None:
     folder = make_toy_bundle(tmp_path / "bundle", batch=batch, labels=("near", "middle", "far")).folder
@@ -78,14 +78,14 @@ def test_each_prediction_has_its_own_timings(tmp_path: Path) -> None:
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
         found = classifier.batch(*scene(), rois=REGIONS)
     assert all(one.frame_ms > 0 and one.infer_ms > 0 for one in found)
-    assert len({one.frame_ms for one in found}) > 1  # each is cropped by itself
+    assert len({one.frame_ms for one in found}) > 1  # each is cropped separately
     runs = [(one.infer_ms, one.done_ns) for one in found]
-    assert runs[0] == runs[1] == runs[2] != runs[3] == runs[4] and runs[0][1] < runs[3][1]  # a run is shared
+    assert (
+        runs[0] == runs[1] == runs[2] != runs[3] == runs[4] and runs[0][1] < runs[3][1]
+    )  # regions of one run have its time
 
 
-def test_no_region_gives_no_prediction_and_a_wrong_one_names_its_number(
-    tmp_path: Path, num_pairs_of_runs: list[int]
-) -> None:
+def test_no_region_gives_no_prediction_and_an_error_has_the_index(tmp_path: Path, num_pairs_of_runs: list[int]) -> None:
     make_toy_bundle(tmp_path / "bundle", batch="N")
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
         assert classifier.batch(*scene(), rois=[]) == []
@@ -95,7 +95,7 @@ def test_no_region_gives_no_prediction_and_a_wrong_one_names_its_number(
         with pytest.raises(edgefuse.EdgefuseError, match="align them to one view") as caught:
             classifier.batch(scene()[0], scene()[1][:-1], rois=REGIONS)
         assert "rois" not in str(caught.value)
-        assert num_pairs_of_runs == []  # nothing is run before every region is known to be right
+        assert num_pairs_of_runs == []  # all regions are checked before the first run
         (one,) = classifier.batch(*scene(), rois=np.array(REGIONS[:1]))  # type: ignore[arg-type]
         assert one.roi == REGIONS[0]
     with pytest.raises(RuntimeError, match="inside `with`"):
@@ -115,7 +115,7 @@ def test_a_sensor_that_is_missing_in_one_region_changes_no_other(tmp_path: Path)
     assert found[0].probabilities == whole[0].probabilities and found[0].label == whole[0].label
 
 
-def test_framed_batches_of_any_length_are_answered(
+def test_framed_batches_of_any_length_run(
     tmp_path: Path, num_pairs_of_runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(2)
@@ -124,12 +124,12 @@ def test_framed_batches_of_any_length_are_answered(
     make_toy_bundle(tmp_path / "fixed", batch=3)
     make_toy_bundle(tmp_path / "dynamic", batch="N")
     monkeypatch.setattr(predict_module, "MAX_PAIRS_IN_ONE_RUN", 4)
-    answers = []
+    outputs = []
     for name in ("fixed", "dynamic"):
         with edgefuse.Classifier(tmp_path / name, engine="cpu") as classifier:
-            answers.append(classifier.predict_framed(rgb, depth))
+            outputs.append(classifier.predict_framed(rgb, depth))
     assert num_pairs_of_runs == [3, 3, 1, 4, 3]
-    for fixed, dynamic, width in zip(*answers, (2, 4), strict=True):
+    for fixed, dynamic, width in zip(*outputs, (2, 4), strict=True):
         assert fixed.shape == (7, width)
         np.testing.assert_allclose(fixed, dynamic, atol=1e-6)
     with pytest.raises(RuntimeError, match="inside `with`"):

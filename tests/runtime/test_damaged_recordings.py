@@ -1,4 +1,4 @@
-"""A recording that is damaged anywhere ends with an error, and never gives a picture that was not recorded."""
+"""A recording that is damaged anywhere ends with an error, and never returns a wrong image."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_a_sector_of_zeros(
     _assert_true(played, noise_pairs)
 
 
-def test_one_changed_byte_is_never_a_wrong_picture(
+def test_one_changed_byte_never_gives_a_wrong_image(
     noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
 ) -> None:
-    """librealsense decodes colour without its checksums: half of such files played to their end with a wrong picture."""
+    """librealsense ignores the checksums of colour: half of such files played to the end with a wrong image."""
     whole = noise_recording.read_bytes()
     chance = random.Random(1)
     path = tmp_path / "byte.db3"
@@ -103,7 +103,7 @@ def _garble(topic_part: str, number: int, data: bytes) -> Callable[[sqlite3.Conn
 
 @pytest.mark.parametrize("topic", ["Depth_0/image/metadata", "Color_0/image/metadata", "Color_0/image/data"])
 @pytest.mark.parametrize("number", [11, NUM_FRAMES])
-def test_playing_that_stops_early(topic: str, number: int, noise_recording: Path, tmp_path: Path) -> None:
+def test_playback_that_stops_early(topic: str, number: int, noise_recording: Path, tmp_path: Path) -> None:
     path = _changed(noise_recording, tmp_path / "d.db3", _garble(topic, number, b"\x00\x01\x00\x00spoilt"))
     played, error, counters = _play(path)
     assert len(played) == number - 1
@@ -125,8 +125,8 @@ except UserError as error:
 """
 
 
-def _play_apart(path: Path) -> str:
-    """What playing ends in. In a process of its own, because librealsense may wait for ever with Python's lock in its hand."""
+def _play_in_process(path: Path) -> str:
+    """The result of playback, in a separate process, because librealsense may hang while it holds the GIL."""
     ended = subprocess.run(
         [sys.executable, "-c", _PLAY, str(path)], capture_output=True, text=True, timeout=20, check=True
     )
@@ -158,14 +158,14 @@ def test_a_recording_that_does_not_describe_its_device(topic: str, small_recordi
     ):
         path = _changed(small_recording, tmp_path / f"{number}.db3", _sql(statement))
         assert re.match(
-            f"refused {path} is damaged: it has no message of .*/(value|info|camera_info)", _play_apart(path)
+            f"refused {path} is damaged: it has no message .*/(value|info|camera_info)", _play_in_process(path)
         )
 
 
 @pytest.mark.parametrize(
     ("statements", "words"),
     [
-        (["UPDATE topics SET name = replace(name, 'Units', 'Unots')"], "no message of /device_0/sensor_0/option/Depth_Units/value"),
+        (["UPDATE topics SET name = replace(name, 'Units', 'Unots')"], "no message /device_0/sensor_0/option/Depth_Units/value"),
         (["UPDATE topics SET name = replace(name, 'Queue', 'Qxeue')"], "no option Frames_Qxeue_Size"),
         (["DELETE FROM messages WHERE topic_id IN (SELECT id FROM topics WHERE name LIKE '%Depth_Units%')"], "Depth_Units/value"),
         (
@@ -175,30 +175,30 @@ def test_a_recording_that_does_not_describe_its_device(topic: str, small_recordi
             ],
             "Depth_Units",
         ),
-        (["DELETE FROM messages WHERE topic_id IN (SELECT id FROM topics WHERE name LIKE '%/metadata')"], "lost its number"),
+        (["DELETE FROM messages WHERE topic_id IN (SELECT id FROM topics WHERE name LIKE '%/metadata')"], "has no frame number"),
         (
             [
                 "DROP INDEX timestamp_idx",
                 "DELETE FROM messages WHERE topic_id IN (SELECT id FROM topics WHERE name LIKE '%Depth_0/image/metadata')",
             ],
-            "depth picture 1 has lost its number and its time",
+            "depth image 1 has no frame number and timestamp",
         ),
     ],
 )  # fmt: skip
-def test_descriptions_and_numbers_that_are_wrong(
+def test_wrong_descriptions_and_numbers_are_refused(
     statements: list[str], words: str, small_recording: Path, tmp_path: Path
 ) -> None:
     path = _changed(small_recording, tmp_path / "d.db3", _sql(*statements))
-    ended = _play_apart(path)
+    ended = _play_in_process(path)
     assert ended.startswith(f"refused {path} is damaged: ") and words in ended
 
 
-def test_what_librealsense_can_do_without(small_recording: Path, tmp_path: Path) -> None:
+def test_messages_that_librealsense_does_not_need(small_recording: Path, tmp_path: Path) -> None:
     statements = [
         "DROP INDEX timestamp_idx",
         "DELETE FROM messages WHERE topic_id IN (SELECT id FROM topics WHERE name LIKE '%/description' OR name = '/device_0/info')",
     ]
-    assert _play_apart(_changed(small_recording, tmp_path / "d.db3", _sql(*statements))) == "whole 30"
+    assert _play_in_process(_changed(small_recording, tmp_path / "d.db3", _sql(*statements))) == "whole 30"
 
 
 def test_a_damaged_recording_in_real_time(noise_recording: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_damaged_recording_in_real_time(noise_recording: Path, tmp_path: Path)
     assert _play(noise_recording, real_time=True)[1] == ""
 
 
-def test_pictures_that_are_gone_from_the_middle_are_dropped(noise_recording: Path, tmp_path: Path) -> None:
+def test_images_missing_from_the_middle_are_dropped(noise_recording: Path, tmp_path: Path) -> None:
     def remove(database: sqlite3.Connection) -> None:
         for kind in ("data", "metadata"):
             for stream in ("Depth", "Color"):
@@ -222,7 +222,7 @@ def test_pictures_that_are_gone_from_the_middle_are_dropped(noise_recording: Pat
     assert (len(played), counters.received, counters.dropped) == (NUM_FRAMES - 3, NUM_FRAMES, 3)
 
 
-def test_topics_of_other_programs_are_left_alone(noise_recording: Path, tmp_path: Path) -> None:
+def test_topics_of_other_programs_are_ignored(noise_recording: Path, tmp_path: Path) -> None:
     def add(database: sqlite3.Connection) -> None:
         database.execute(
             "INSERT INTO topics VALUES (99, '/robot/joint_states', 'sensor_msgs/msg/JointState', 'cdr', '')"
@@ -234,7 +234,7 @@ def test_topics_of_other_programs_are_left_alone(noise_recording: Path, tmp_path
     assert (len(played), error) == (NUM_FRAMES, "")
 
 
-def test_a_recording_with_infrared_plays_whole(tmp_path: Path) -> None:
+def test_a_recording_with_infrared_plays_completely(tmp_path: Path) -> None:
     rs = load_pyrealsense2()
     camera = SoftwareCamera(width=64, height=48)
     sensor = camera.device.add_sensor("Infrared")
@@ -255,7 +255,7 @@ def test_a_recording_with_infrared_plays_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("longer", ["color", "depth"])
-def test_a_stream_that_goes_on_alone_is_no_damage(longer: str, tmp_path: Path) -> None:
+def test_a_stream_that_is_longer_is_no_damage(longer: str, tmp_path: Path) -> None:
     camera = SoftwareCamera(width=64, height=48)
     rng = np.random.default_rng(0)
     with recorder(tmp_path / "alone.db3", camera):
@@ -270,7 +270,7 @@ def test_a_stream_that_goes_on_alone_is_no_damage(longer: str, tmp_path: Path) -
     assert counters.received == counters.delivered + counters.dropped + counters.stale
 
 
-def test_the_real_recordings_are_whole(gestures_recording: Path, d435_bag: Path) -> None:
+def test_the_real_recordings_are_intact(gestures_recording: Path, d435_bag: Path) -> None:
     assert [_play(path)[1] for path in (gestures_recording, d435_bag)] == ["", ""]
 
 
@@ -280,10 +280,10 @@ def test_a_damaged_bag_is_refused(d435_bag: Path, tmp_path: Path) -> None:
     (tmp_path / "d.bag").write_bytes(data)
     (tmp_path / "cut.bag").write_bytes(data[: len(data) // 2])
     for name in ("d.bag", "cut.bag"):
-        assert f"{name} does not play" in _play(tmp_path / name)[1]
+        assert f"cannot play {tmp_path / name}" in _play(tmp_path / name)[1]
 
 
-def test_numbers_that_stand_still_give_every_frame(tmp_path: Path) -> None:
+def test_constant_frame_numbers_lose_no_frame(tmp_path: Path) -> None:
     camera = SoftwareCamera(width=64, height=48)
     rng = np.random.default_rng(0)
     with recorder(tmp_path / "zero.db3", camera):

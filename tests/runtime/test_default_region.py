@@ -1,4 +1,4 @@
-"""Which region live follows, and what it says about it."""
+"""The region that live uses, and its notes and warnings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgefuse_runtime.regions.region import Center, DefaultRegion, Fixed, Neares
 
 
 class Described:
-    """A camera of which nothing but the description is asked for."""
+    """A camera with only a description."""
 
     def __init__(self, **description: Any) -> None:
         self.description = description
@@ -56,7 +56,7 @@ def test_the_training_datas_region_is_the_default(trained_on: str, expected: Any
         ("center", "from another version", True),
     ],
 )
-def test_another_region_than_the_models_is_used_and_warned_of(
+def test_another_region_than_the_models_is_used_with_a_warning(
     roi: str, trained_on: str | None, is_warned: bool
 ) -> None:
     chosen = _choose(roi, trained_on, kind="realsense")
@@ -68,9 +68,9 @@ def test_another_region_than_the_models_is_used_and_warned_of(
         ) or trained_on == "file"
 
 
-def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_better() -> None:
+def test_a_model_of_crops_gets_a_warning_unless_the_camera_has_regions() -> None:
     chosen = _choose(None, "file", kind="recording")
-    assert chosen.find == DefaultRegion() and "give --roi nearest" in chosen.notes[0]
+    assert chosen.find == DefaultRegion() and "use --roi nearest" in chosen.notes[0]
     for trained_on in (None, "file"):
         known = _choose(None, trained_on, kind="synthetic")
         assert known.notes == () and known.to_json() == {"roi": "known by the camera", "from": "camera"}
@@ -82,7 +82,7 @@ def test_crops_without_a_rule_are_warned_of_where_the_camera_does_not_know_bette
         ("nearest", "nearest", ""),
         ("nearest", "file", ""),
         (None, "nearest", ""),
-        ("nearest", "center", "another region than center"),
+        ("nearest", "center", "the region is center, but the model was trained on"),
     ],
 )
 def test_a_folder_of_crops_is_not_cropped_again(trained_on: str | None, region: str, warning: str) -> None:
@@ -99,6 +99,6 @@ def test_a_folder_of_whole_images_is_cropped(region: str | None) -> None:
 
 
 @pytest.mark.parametrize("word", ["somewhere", "/etc/regions.json", "1,2,3"])
-def test_an_unknown_word_in_a_bundle_is_refused(word: str) -> None:
-    with pytest.raises(UserError, match=r"which is not known here: choose with --roi"):
+def test_an_unknown_region_in_a_bundle_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"which this version does not support: choose one with --roi"):
         _choose(None, word, kind="recording")

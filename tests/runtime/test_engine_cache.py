@@ -1,4 +1,4 @@
-"""The engine cache's reading side: keys, what is found for them, and what is not to be loaded."""
+"""Reading the engine cache: keys, look-up, and plans that must not be loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def key_for(bundle: Bundle, **changes: Any) -> PlanKey:
 
 def keep(bundle: Bundle, plan: bytes = PLAN, **changes: Any) -> PlanRecord:
     (bundle.folder / "engines").mkdir(exist_ok=True, mode=0o755)
-    key, details = key_for(bundle, **changes), {"layers": {"half": 3}}
+    key, details = key_for(bundle, **changes), {"layers": {"fp16": 3}}
     with build_lock(bundle.folder) as lock:
         return store_plan(bundle.folder, lock=lock, key=key, onnx_file=MODEL_NAME, plan=plan, details=details)
 
@@ -94,7 +94,7 @@ def test_each_part_of_the_key_makes_a_plan_stale(stored: Bundle, changes: dict[s
     assert found.record is None and found.reason.endswith(
         words.format(old=stored.manifest.files[MODEL_NAME].sha256[:12])
     )
-    assert "; " not in found.reason  # one part differs, one is named
+    assert "; " not in found.reason  # only the part that differs
 
 
 def test_the_same_key_finds_the_plan(stored: Bundle) -> None:
@@ -104,10 +104,10 @@ def test_the_same_key_finds_the_plan(stored: Bundle) -> None:
     assert look_up(stored, key_for(stored, precision="int8")).reason == "the bundle has no int8 engine yet"
 
 
-# Which plan runs here
+# Selection of a plan
 
 
-def test_the_runner_takes_the_plan_whatever_its_options(stored: Bundle) -> None:
+def test_a_plan_is_selected_with_any_builder_options(stored: Bundle) -> None:
     assert select_plan(stored, precision="fp16", **HERE).plan_sha256 == plan_records(stored)[0].plan_sha256
 
 
@@ -120,7 +120,7 @@ def test_the_runner_takes_the_plan_whatever_its_options(stored: Bundle) -> None:
         ({"batch_size": 8}, "shape of rgb: [1, 32, 32, 3] -> [8, 32, 32, 3]"),
     ],
 )
-def test_no_plan_for_here_names_the_difference_and_the_command(
+def test_without_a_matching_plan_the_error_has_the_difference_and_the_command(
     stored: Bundle, asked: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(PlanError) as caught:
@@ -129,7 +129,7 @@ def test_no_plan_for_here_names_the_difference_and_the_command(
     assert words in str(caught.value) and f"edgefuse build {stored.folder} --precision {precision}" in str(caught.value)
 
 
-def test_a_plan_of_another_export_is_not_taken(stored: Bundle) -> None:
+def test_a_plan_of_another_export_is_not_selected(stored: Bundle) -> None:
     files = {**stored.manifest.files, MODEL_NAME: replace(stored.manifest.files[MODEL_NAME], sha256="0" * 64)}
     exported_again = replace(stored, manifest=replace(stored.manifest, files=files))
     with pytest.raises(PlanError, match="onnx sha256"):
@@ -146,7 +146,7 @@ def test_each_gpu_has_its_plan(stored: Bundle) -> None:
     assert [read_plan(both, record) for record in records] == [PLAN, PLAN + b"h"]
 
 
-def test_a_newer_plan_takes_the_olds_place(stored: Bundle) -> None:
+def test_a_newer_plan_replaces_the_old_one(stored: Bundle) -> None:
     (old,) = plan_records(stored)
     new = keep(stored, PLAN + b"2")
     assert plan_records(open_bundle(stored.folder)) == (new,)
@@ -157,7 +157,7 @@ def test_a_newer_plan_takes_the_olds_place(stored: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (
             lambda path: path.write_bytes(PLAN[:-1]),
@@ -167,17 +167,15 @@ def test_a_newer_plan_takes_the_olds_place(stored: Bundle) -> None:
         (lambda path: path.write_bytes(PLAN + b"x"), "is not the plan that was built"),
         (lambda path: path.unlink(), "is missing although the manifest lists it"),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
-        (lambda path: path.chmod(0o664), r"can be written by others \(mode 664\).*chmod go-w .*\.plan"),
-        (lambda path: path.parent.chmod(0o777), r"engines can be written by others \(mode 777\)"),
-        (lambda path: path.parents[1].chmod(0o775), "can be written by others"),
-        (lambda path: (path.parents[1] / "manifest.json").chmod(0o646), "manifest.json can be written by others"),
+        (lambda path: path.chmod(0o664), r"is writable by others \(mode 664\).*chmod go-w .*\.plan"),
+        (lambda path: path.parent.chmod(0o777), r"engines is writable by others \(mode 777\)"),
+        (lambda path: path.parents[1].chmod(0o775), "is writable by others"),
+        (lambda path: (path.parents[1] / "manifest.json").chmod(0o646), "manifest.json is writable by others"),
     ],
 )
-def test_a_plan_that_is_not_whole_or_not_ours_is_not_loaded(
-    stored: Bundle, spoil: Callable[[Path], Any], words: str
-) -> None:
+def test_a_damaged_or_untrusted_plan_is_not_loaded(stored: Bundle, damage: Callable[[Path], Any], words: str) -> None:
     (record,) = plan_records(stored)
-    spoil(stored.folder / record.name)
+    damage(stored.folder / record.name)
     with pytest.raises(PlanError, match=words):
         read_plan(stored, record)
 
@@ -203,7 +201,7 @@ def test_roots_files_may_be_loaded_by_all(tmp_path: Path) -> None:
         os.seteuid(0)
 
 
-def test_a_plan_that_the_manifest_does_not_name_does_not_count(stored: Bundle) -> None:
+def test_a_plan_that_is_not_in_the_manifest_is_ignored(stored: Bundle) -> None:
     (record,) = plan_records(stored)
     evil = stored.folder / "engines" / "evil.plan"
     evil.write_bytes(b"code")
@@ -213,7 +211,7 @@ def test_a_plan_that_the_manifest_does_not_name_does_not_count(stored: Bundle) -
 
 
 @pytest.mark.parametrize("name", ["engines/../../outside.plan", "/etc/outside.plan", "engines/./a.plan"])
-def test_a_manifest_that_names_something_outside_of_the_bundle_is_refused(stored: Bundle, name: str) -> None:
+def test_a_manifest_with_a_path_outside_of_the_bundle_is_refused(stored: Bundle, name: str) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
     manifest["engines"] = {name: manifest["engines"][record.name]}
@@ -224,7 +222,7 @@ def test_a_manifest_that_names_something_outside_of_the_bundle_is_refused(stored
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "engines/a/b.plan"])
-def test_a_plan_outside_the_cache_does_not_count(stored: Bundle, name: str) -> None:
+def test_a_plan_outside_the_cache_is_ignored(stored: Bundle, name: str) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
     manifest["engines"] = {name: manifest["engines"][record.name]}
@@ -237,7 +235,7 @@ def test_a_plan_outside_the_cache_does_not_count(stored: Bundle, name: str) -> N
     "value",
     [{}, {"key": {}}, {"key": 3}, None, [], {"key": {"shapes": {"rgb": 1}}}, {"key": {"builder_options": "ab"}}],
 )
-def test_an_entry_of_another_version_is_left_out(stored: Bundle, value: Any) -> None:
+def test_an_entry_of_another_version_is_skipped(stored: Bundle, value: Any) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
     manifest["engines"][record.name] = value
@@ -248,7 +246,7 @@ def test_an_entry_of_another_version_is_left_out(stored: Bundle, value: Any) -> 
 @pytest.mark.parametrize(
     ("part", "value"), [("builder_options", "ab"), ("shapes", {"rgb": "abcd"}), ("device_name", 3), ("of_tomorrow", 3)]
 )
-def test_a_key_of_another_form_is_left_out(stored: Bundle, part: str, value: Any) -> None:
+def test_a_key_of_another_form_is_skipped(stored: Bundle, part: str, value: Any) -> None:
     (record,) = plan_records(stored)
     manifest = json.loads((stored.folder / "manifest.json").read_text())
     manifest["engines"][record.name]["key"][part] = value
@@ -256,12 +254,12 @@ def test_a_key_of_another_form_is_left_out(stored: Bundle, part: str, value: Any
     assert plan_records(open_bundle(stored.folder)) == ()
 
 
-def test_a_pipe_in_the_place_of_a_plan_is_refused_at_once(stored: Bundle) -> None:
+def test_a_pipe_instead_of_a_plan_is_refused_without_blocking(stored: Bundle) -> None:
     (record,) = plan_records(stored)
     path = stored.folder / record.name
     path.unlink()
     os.mkfifo(path, 0o644)
-    with pytest.raises(PlanError, match="no regular file"):
+    with pytest.raises(PlanError, match="not a regular file"):
         read_plan(stored, record)
 
 

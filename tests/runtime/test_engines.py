@@ -1,4 +1,4 @@
-"""Which engine runs a bundle, and what is said about the ones that do not."""
+"""The choice of the engine, and the log of those that were skipped."""
 
 from __future__ import annotations
 
@@ -44,38 +44,38 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
 
 
-def test_auto_takes_a_plan_that_fits(tmp_path: Path, fake: FakeTensorRT) -> None:
+def test_auto_uses_a_plan_that_matches(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake)
     candidates = {
         "tensorrt": engine_on(planned, HostMemory(fake=fake)),
         "cpu": OnnxRuntimeEngine(planned),
     }
     rgb, depth = framing_of("far")
-    with logged() as said, AutoEngine(planned, candidates=candidates) as engine:
+    with logged() as messages, AutoEngine(planned, candidates=candidates) as engine:
         assert engine.description["engine"] == "tensorrt" and engine.description["passed_over"] == {}
         np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
         assert {tensor.name for tensor in engine.inputs} == {"rgb", "depth"}
-    assert said == ["engine: tensorrt"]
+    assert messages == ["engine: tensorrt"]
 
 
-def test_auto_passes_over_a_plan_of_another_gpu_and_says_so(tmp_path: Path, fake: FakeTensorRT) -> None:
+def test_auto_skips_a_plan_of_another_gpu_and_logs_it(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake)
     fake.device, memory = "Another GPU", HostMemory(fake=fake)
     candidates = {"tensorrt": engine_on(planned, memory), "cpu": OnnxRuntimeEngine(planned)}
-    with logged() as said, AutoEngine(planned, candidates=candidates) as engine:
+    with logged() as messages, AutoEngine(planned, candidates=candidates) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert "edgefuse build" in engine.description["passed_over"]["tensorrt"]
-    (line,) = said
+    (line,) = messages
     assert line.startswith("engine: cpu (tensorrt: ") and "'Another GPU'" in line and "edgefuse build" not in line
 
 
-def test_auto_without_a_gpu_runs_on_the_cpu_and_says_why(
+def test_auto_without_a_gpu_runs_on_the_cpu_and_logs_why(
     bundle: Bundle, without_tensorrt: None, without_cuda: None
 ) -> None:
-    with logged() as said, open_engine(bundle) as engine:
+    with logged() as messages, open_engine(bundle) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert list(engine.description["passed_over"]) == ["tensorrt", "cuda"]
-    assert said == [
+    assert messages == [
         "engine: cpu (tensorrt: TensorRT's Python bindings are not installed; cuda: onnxruntime-gpu is not installed)"
     ]
 
@@ -83,7 +83,7 @@ def test_auto_without_a_gpu_runs_on_the_cpu_and_says_why(
 @pytest.mark.parametrize(
     ("word", "command"), [("tensorrt", "pip install 'edgefuse[tensorrt]'"), ("cuda", "pip install 'edgefuse[gpu]'")]
 )
-def test_an_engine_asked_for_by_name_is_never_replaced(
+def test_an_engine_chosen_by_name_is_never_replaced(
     bundle: Bundle, without_tensorrt: None, without_cuda: None, word: str, command: str
 ) -> None:
     with pytest.raises(MissingPackageError) as caught, open_engine(bundle, engine=word):
@@ -91,7 +91,7 @@ def test_an_engine_asked_for_by_name_is_never_replaced(
     assert command in str(caught.value)
 
 
-def test_tensorrt_by_name_without_a_plan_names_the_build(bundle: Bundle, fake: FakeTensorRT) -> None:
+def test_tensorrt_by_name_without_a_plan_has_the_build_command(bundle: Bundle, fake: FakeTensorRT) -> None:
     candidates = {"tensorrt": engine_on(bundle, HostMemory(fake=fake), precision="fp32")}
     with (
         pytest.raises(PlanError, match=f"edgefuse build {bundle.folder} --precision fp32"),
@@ -100,14 +100,14 @@ def test_tensorrt_by_name_without_a_plan_names_the_build(bundle: Bundle, fake: F
         pass
 
 
-def test_a_broken_bundle_is_an_error_whatever_the_engine(tmp_path: Path) -> None:
+def test_a_broken_bundle_is_an_error_with_any_engine(tmp_path: Path) -> None:
     broken = make_toy_bundle(tmp_path / "broken")
     (broken.folder / MODEL_NAME).write_bytes(b"else")
     with pytest.raises(UserError, match="not the file that was exported"), open_engine(broken):
         pass
 
 
-def test_a_gpu_takes_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake: FakeTensorRT) -> None:
+def test_a_gpu_uses_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake)
     assert fastest_file(planned) == FP16_NAME
     assert fastest_file(make_toy_bundle(tmp_path / "toy")) == MODEL_NAME
@@ -119,8 +119,8 @@ def test_a_gpu_takes_the_fp16_file_and_the_cpu_the_fp32_one(tmp_path: Path, fake
         open_engine(planned, file="model.x.onnx")
 
 
-def test_tensorrt_takes_the_best_plan_that_fits_here(tmp_path: Path, fake: FakeTensorRT) -> None:
-    """FP16, but not one of another GPU: the bundle was carried here, and its own engine is INT8."""
+def test_tensorrt_uses_the_best_plan_for_this_machine(tmp_path: Path, fake: FakeTensorRT) -> None:
+    """FP16, but not the one of another GPU: the bundle was copied, and the engine of this machine is INT8."""
     planned = bundle_with_plan(tmp_path / "bundle", fake, precision="int8")
     with engine_on(planned, HostMemory(fake=fake)) as engine:
         assert engine.description["precision"] == "int8"
@@ -139,7 +139,7 @@ def test_tensorrt_takes_the_best_plan_that_fits_here(tmp_path: Path, fake: FakeT
         pass
 
 
-def test_the_command_for_a_plan_that_does_not_fit_is_of_the_nearest(tmp_path: Path, fake: FakeTensorRT) -> None:
+def test_the_build_command_has_the_precision_of_the_closest_plan(tmp_path: Path, fake: FakeTensorRT) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake, precision="int8")
     fake.device = "Another GPU"
     with pytest.raises(PlanError, match=r"'Another GPU'.*--precision int8"), engine_on(planned, HostMemory(fake=fake)):
@@ -156,8 +156,8 @@ def test_nothing_runs_before_and_after_with(bundle: Bundle) -> None:
             engine.run(*framing_of("near"))
 
 
-def test_no_stand_in_is_taken_for_tensorrt() -> None:
-    """`tests` is on the path of these tests: a folder of that name there would make every "not installed" a lie."""
+def test_no_folder_of_the_tests_is_imported_as_tensorrt() -> None:
+    """`tests` is on the import path: a folder called tensorrt there would make the tests of "not installed" meaningless."""
     spec = find_spec("tensorrt")
     assert spec is None or spec.origin is not None
 

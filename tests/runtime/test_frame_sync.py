@@ -1,4 +1,4 @@
-"""Frame numbers lie: whatever they do, each pair has one fate, and no old picture is paired with a new one."""
+"""With any sequence of frame numbers, each pair is counted once, and no old image is paired with a new one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _pixels = itertools.count()
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture; two made apart show different things unless `pixels` says otherwise."""
+    """An image. Two of them differ unless `pixels` is equal."""
 
     number: int
     timestamp_ms: float = 0.0
     pixels: int = field(default_factory=lambda: next(_pixels))
 
-    def shows_the_same(self, other: Shot) -> bool:
+    def has_equal_pixels(self, other: Shot) -> bool:
         return self.pixels == other.pixels
 
 
@@ -43,7 +43,7 @@ def _count(framesets: list[Frameset], period_ms: float = math.inf) -> tuple[Fram
 
 
 def _numbered(pairs: list[tuple[int, int]], *, timed: bool) -> list[Frameset]:
-    """Framesets of these numbers; a number that comes again at once is the same picture again, as the pipeline gives it."""
+    """Framesets with these numbers. A number that repeats immediately is the same image, as from the pipeline."""
     streams = []
     for numbers in zip(*pairs, strict=True):
         shots: list[Shot] = []
@@ -59,17 +59,17 @@ def _numbered(pairs: list[tuple[int, int]], *, timed: bool) -> list[Frameset]:
     ("pairs", "received", "delivered", "dropped", "stale"),
     [
         pytest.param([(1, 1), (2, 2), (3, 3)], 3, 3, 0, 0, id="nothing is lost"),
-        pytest.param([(162, 170), (163, 171)], 2, 2, 0, 0, id="streams that count apart"),
+        pytest.param([(162, 170), (163, 171)], 2, 2, 0, 0, id="streams with different numbers"),
         pytest.param([(5, 5), (9, 9)], 5, 2, 3, 0, id="a gap in both"),
-        pytest.param([(1, 1), (1, 2), (1, 3), (4, 4)], 4, 2, 0, 2, id="colour stands still"),
-        pytest.param([(1, 1), (2, 1), (3, 3)], 3, 2, 0, 1, id="depth stands still"),
+        pytest.param([(1, 1), (1, 2), (1, 3), (4, 4)], 4, 2, 0, 2, id="colour number constant"),
+        pytest.param([(1, 1), (2, 1), (3, 3)], 3, 2, 0, 1, id="depth number constant"),
         pytest.param([(1, 1), (1, 1), (2, 2)], 2, 2, 0, 0, id="the same pair again"),
-        pytest.param([(9, 9), (9, 10), (9, 11), (11, 11), (12, 12)], 4, 3, 0, 1, id="a late half that comes after all"),
+        pytest.param([(9, 9), (9, 10), (9, 11), (11, 11), (12, 12)], 4, 3, 0, 1, id="a late image that arrives later"),
         pytest.param([(1, 1), (2, 3), (3, 5), (4, 7)], 7, 4, 3, 0, id="colour at half the rate"),
-        pytest.param([(8, 8), (9, 9), (1, 1), (2, 2)], 4, 4, 0, 0, id="a camera that starts again"),
-        pytest.param([(98, 98), (1, 98), (1, 1), (2, 2)], 3, 3, 0, 0, id="a camera that starts again, colour first"),
-        pytest.param([(10, 10), (9, 11), (12, 12)], 3, 2, 0, 1, id="an old colour picture that comes late"),
-        pytest.param([(10, 10), (11, 9), (12, 12)], 3, 2, 0, 1, id="an old depth picture that comes late"),
+        pytest.param([(8, 8), (9, 9), (1, 1), (2, 2)], 4, 4, 0, 0, id="a camera that restarts"),
+        pytest.param([(98, 98), (1, 98), (1, 1), (2, 2)], 3, 3, 0, 0, id="a camera that restarts, colour first"),
+        pytest.param([(10, 10), (9, 11), (12, 12)], 3, 2, 0, 1, id="an old colour image that comes late"),
+        pytest.param([(10, 10), (11, 9), (12, 12)], 3, 2, 0, 1, id="an old depth image that arrives late"),
         pytest.param([(10, 10), (8, 8), (11, 11)], 2, 2, 0, 0, id="an old pair that comes late"),
         pytest.param([(2**32 - 2, 7), (2**32 - 1, 8), (0, 9), (1, 10)], 4, 4, 0, 0, id="32 bits that wrap around"),
         pytest.param([(2**32 - 1, 8), (2, 11)], 4, 2, 2, 0, id="a gap around the wrap"),
@@ -89,8 +89,8 @@ def test_counts(
     )
 
 
-@pytest.mark.parametrize("step_ms", [33.3, 0.0], ids=["later times", "no times: the pixels tell"])
-def test_numbers_that_stand_still_are_pairs_all_the_same(step_ms: float) -> None:
+@pytest.mark.parametrize("step_ms", [33.3, 0.0], ids=["later times", "no times: pixels are compared"])
+def test_constant_frame_numbers_are_pairs(step_ms: float) -> None:
     framesets = [(Shot(0, i * step_ms), Shot(0, i * step_ms)) for i in range(40)]
     frame_sync, fresh = _count(framesets)
     assert (frame_sync.counters.received, len(fresh)) == (40, 40)
@@ -98,16 +98,16 @@ def test_numbers_that_stand_still_are_pairs_all_the_same(step_ms: float) -> None
     assert _count(framesets + stalled)[0].counters.stale == 5
 
 
-def test_the_same_picture_in_another_buffer_is_the_same() -> None:
-    """As where playback repeats a message (librealsense#13324)."""
+def test_the_same_image_in_another_buffer_is_the_same() -> None:
+    """As if playback repeats a message (librealsense#13324)."""
     color, depth = Shot(5, 100.0, pixels=-1), Shot(5, 100.0, pixels=-2)
     again = Shot(5, 100.0, pixels=-1)
     frame_sync, fresh = _count([(color, depth), (again, Shot(6, 133.0))])
     assert (len(fresh), frame_sync.counters.stale) == (1, 1)
 
 
-def test_one_number_with_other_pixels_and_a_later_time_is_a_new_picture() -> None:
-    """As on JetPack 7.2 with GMSL cameras: 562 of 3561."""
+def test_an_equal_number_with_other_pixels_and_a_later_time_is_a_new_image() -> None:
+    """As observed on JetPack 7.2 with GMSL cameras: 562 of 3561."""
     numbers = [1, 1, 2, 3, 3, 4]
     frame_sync, fresh = _count([(Shot(number, 33.3 * i), Shot(i, 33.3 * i)) for i, number in enumerate(numbers)])
     assert (frame_sync.counters.received, len(fresh)) == (6, 6)
@@ -115,26 +115,26 @@ def test_one_number_with_other_pixels_and_a_later_time_is_a_new_picture() -> Non
 
 @pytest.mark.parametrize("lag", [1, 2, 3])
 @pytest.mark.parametrize("colour_lags", [True, False])
-def test_a_stream_that_lags_behind_by_whole_frames_pairs_nothing(lag: int, colour_lags: bool) -> None:
+def test_a_stream_that_lags_by_complete_frames_gives_no_pair(lag: int, colour_lags: bool) -> None:
     pairs = [(Shot(0, i * 33.3), Shot(i + lag, (i + lag) * 33.3)) for i in range(40)]
     frame_sync, fresh = _count([pair if colour_lags else pair[::-1] for pair in pairs], period_ms=1000 / 30)
     assert not fresh and frame_sync.counters.stale == 40
 
 
 @pytest.mark.parametrize("offset_ms", [0.0, 16.0, -16.0, 24.0, 2000.0, -2000.0])
-def test_streams_that_are_steadily_apart_are_pairs(offset_ms: float) -> None:
+def test_streams_with_a_constant_offset_are_pairs(offset_ms: float) -> None:
     framesets = [(Shot(i, 1e6 + i * 33.3), Shot(i, 1e6 + i * 33.3 + offset_ms)) for i in range(40)]
     assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40
 
 
-@pytest.mark.parametrize("still", [0, 1])
-def test_times_of_one_stream_that_stand_still_do_not_tell(still: int) -> None:
-    framesets = [tuple(Shot(i, 0.0 if stream == still else i * 33.3) for stream in (0, 1)) for i in range(40)]
+@pytest.mark.parametrize("constant", [0, 1])
+def test_constant_timestamps_of_one_stream_are_ignored(constant: int) -> None:
+    framesets = [tuple(Shot(i, 0.0 if stream == constant else i * 33.3) for stream in (0, 1)) for i in range(40)]
     assert len(_count(framesets, period_ms=1000 / 30)[1]) == 40  # type: ignore[arg-type]
 
 
-def test_a_clock_that_steps_for_good_costs_a_second_of_pairs_and_not_all_of_them() -> None:
-    """After its wrap a camera's clock may stay a frame apart for hours; both streams count on all the while."""
+def test_a_clock_that_jumps_costs_one_second_of_pairs() -> None:
+    """After its wrap, a camera's clock may differ by one frame for hours, while both streams advance."""
     period_ms = 1000 / 30
     framesets = [
         (Shot(n, n * period_ms), Shot(n, n * period_ms + (0 if n < 10 else 1.5 * period_ms))) for n in range(200)
@@ -143,8 +143,8 @@ def test_a_clock_that_steps_for_good_costs_a_second_of_pairs_and_not_all_of_them
     assert len(fresh) == 200 - MAX_LATE and frame_sync.counters.stale == MAX_LATE
 
 
-def test_one_stream_that_counts_anew_is_followed_in_the_end() -> None:
-    """Its times began anew as well, so that its pictures look late; after a second of them they are taken for new ones."""
+def test_one_stream_that_restarts_is_accepted_after_a_second() -> None:
+    """Its timestamps restart too, so that its images seem late; after a second of them they count as new."""
     before = [(Shot(500 + i, 5000.0 + i), Shot(i, i * 33.3)) for i in range(5)]
     after = [(Shot(i, float(i)), Shot(5 + i, (5 + i) * 33.3)) for i in range(60)]
     frame_sync, fresh = _count(before + after)
@@ -152,7 +152,7 @@ def test_one_stream_that_counts_anew_is_followed_in_the_end() -> None:
     assert len(fresh) == 5 + 60 - MAX_LATE
 
 
-def test_a_late_picture_that_is_repeated_never_becomes_new() -> None:
+def test_a_late_image_that_is_repeated_never_becomes_new() -> None:
     late = Shot(8, 8.0)
     framesets = [(Shot(10, 10.0), Shot(10, 10.0)), *((late, Shot(11 + i, 11.0 + i)) for i in range(3 * MAX_LATE))]
     frame_sync, fresh = _count(framesets)
@@ -161,22 +161,27 @@ def test_a_late_picture_that_is_repeated_never_becomes_new() -> None:
 
 @st.composite
 def _streams(draw: st.DrawFn) -> list[Frameset]:
-    """Framesets of a camera whose n-th moment is (n, n), of which either picture may stall, be lost, or come late.
+    """Framesets of a camera with the pairs (n, n), of which either image may be repeated, dropped, or late.
 
-    Numbers count, wrap around, stand still, or begin anew for both streams; times are true, or stand still where numbers do not.
+    Numbers increase, wrap around, stay constant, or restart in both streams. Times are correct, or constant if numbers increase.
     """
-    numbering = draw(st.sampled_from(["count", "wrap", "still", "anew"]))
-    timed = numbering in ("still", "anew") or draw(st.booleans())
-    base = {"count": draw(st.integers(0, 1000)), "wrap": 2**32 - draw(st.integers(1, 20)), "still": 0, "anew": 900}
-    anew_at = draw(st.integers(10, 30))
+    numbering = draw(st.sampled_from(["count", "wrap", "constant", "restart"]))
+    timed = numbering in ("constant", "restart") or draw(st.booleans())
+    base = {
+        "count": draw(st.integers(0, 1000)),
+        "wrap": 2**32 - draw(st.integers(1, 20)),
+        "constant": 0,
+        "restart": 900,
+    }
+    restarts_at = draw(st.integers(10, 30))
     shots: dict[tuple[int, int], Shot] = {}
 
     def shot(stream: int, moment: int) -> Shot:
         number = (base[numbering] + moment + 50 * stream) % 2**32
-        if numbering == "still":
+        if numbering == "constant":
             number = 0
-        if numbering == "anew" and moment >= anew_at:
-            number = moment - anew_at
+        if numbering == "restart" and moment >= restarts_at:
+            number = moment - restarts_at
         return shots.setdefault((stream, moment), Shot(number, moment * 33.3 if timed else 0.0, pixels=moment))
 
     seen = [0, 0]
@@ -192,8 +197,8 @@ def _streams(draw: st.DrawFn) -> list[Frameset]:
                 "stalled": seen[stream],
                 "late": max(seen[stream] - draw(st.integers(1, REORDERED)), 0),
             }[fate]
-            if numbering == "anew" and (shown < anew_at) != (seen[stream] < anew_at):
-                shown = max(shown, seen[stream])  # a restarted camera has no pictures of before
+            if numbering == "restart" and (shown < restarts_at) != (seen[stream] < restarts_at):
+                shown = max(shown, seen[stream])  # a restarted camera has no earlier images
             seen[stream] = max(seen[stream], shown)
             pair.append(shot(stream, shown))
         framesets.append((pair[0], pair[1]))
@@ -201,8 +206,8 @@ def _streams(draw: st.DrawFn) -> list[Frameset]:
 
 
 @given(_streams())
-def test_no_old_picture_is_ever_paired_with_a_new_one(framesets: list[Frameset]) -> None:
-    """`pixels` is the moment at which a picture was taken: in fresh pairs both halves are later than all before them."""
+def test_no_old_image_is_paired_with_a_new_one(framesets: list[Frameset]) -> None:
+    """`pixels` is the capture time: in a fresh pair both images are newer than all earlier ones."""
     frame_sync, fresh = _count(framesets)
     for stream in (0, 1):
         moments = [pair[stream].pixels for pair in fresh]
@@ -211,8 +216,8 @@ def test_no_old_picture_is_ever_paired_with_a_new_one(framesets: list[Frameset])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40), st.booleans())
-def test_every_pair_is_accounted_for(steps: list[tuple[int, int]], timed: bool) -> None:
-    """The faster stream since the last fresh pair counts the pairs, however the streams stall and skip."""
+def test_every_pair_is_counted_once(steps: list[tuple[int, int]], timed: bool) -> None:
+    """The stream that advanced further since the last fresh pair counts the pairs, even if streams stall and skip."""
     pairs = [(7, 90)]
     for color_step, depth_step in steps:
         pairs.append((pairs[-1][0] + color_step, pairs[-1][1] + depth_step))

@@ -1,4 +1,4 @@
-"""How a live run ends, and what it says of what went wrong: nothing is lost, and nothing is wrong in silence."""
+"""How a live run ends: no result is lost, and every failure is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIVE = [sys.executable, "-c", "from edgefuse.app.main import main; main()", "liv
 
 
 class Keep(LinesSink):
-    """Keeps results, summary and lines."""
+    """Stores results, summary and lines."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -57,77 +57,86 @@ def _live(
     bundle: Bundle, camera: str | Camera, *sinks: Sink, num_frames: int | None = None
 ) -> tuple[LiveSummary, list[str]]:
     source = open_camera(camera) if isinstance(camera, str) else camera
-    with open_engine(bundle) as engine, source, logged() as said:
+    with open_engine(bundle) as engine, source, logged() as messages:
         summary = run_live(engine=engine, camera=source, sinks=sinks, num_frames=num_frames)
-    return summary, said
+    return summary, messages
 
 
 @pytest.fixture
-def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A model whose logits overflow: infinity less infinity in its softmax."""
+def not_finite_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A model with logits that overflow: its softmax computes infinity minus infinity."""
     monkeypatch.setattr(toy_bundle, "SHARPNESS", float("inf"))
-    return toy_bundle.make_toy_bundle(tmp_path / "spoilt")
+    return toy_bundle.make_toy_bundle(tmp_path / "not_finite_bundle")
 
 
-def test_an_answer_that_is_no_number_is_no_decision(spoilt: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_not_finite_is_no_decision(
+    not_finite_bundle: Bundle, near_far_folder: Path, tmp_path: Path
+) -> None:
     keep = Keep()
     with JsonlSink(tmp_path / "log.jsonl") as log:
-        summary, said = _live(spoilt, str(near_far_folder), keep, log)
+        summary, messages = _live(not_finite_bundle, str(near_far_folder), keep, log)
     assert [result.label for result in keep.results] == [None] * 8
-    assert all("not a finite number: no decision" in result.warning for result in keep.results)
+    assert all("output is not finite: no decision" in result.warning for result in keep.results)
     assert (summary.not_finite, summary.without_decision, summary.gate_mean) == (8, 8, None)
     assert summary.accuracy is not None
     assert (summary.accuracy.scored, summary.accuracy.abstained) == (0, 8)
-    assert "WARNING the model's answer is not a finite number in 8 of 8 results" in keep.stream.getvalue()
-    assert len([line for line in said if "finite" in line]) == 1
+    assert "WARNING the model's output is not finite in 8 of 8 results" in keep.stream.getvalue()
+    assert len([line for line in messages if "finite" in line]) == 1
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert not any("NaN" in line for line in lines)
     assert json.loads(lines[0])["gate_mean"] is None and json.loads(lines[-1])["not_finite"] == 8
 
 
-def test_the_table_shows_an_answer_that_is_no_number(spoilt: Bundle, near_far_folder: Path) -> None:
+def test_the_table_shows_an_output_that_is_not_finite(not_finite_bundle: Bundle, near_far_folder: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
     with TableSink(console=console) as sink:
-        _live(spoilt, str(near_far_folder), sink)
+        _live(not_finite_bundle, str(near_far_folder), sink)
     assert isinstance(console.file, io.StringIO) and "no decision" in console.file.getvalue()
 
 
-def test_batches_of_answers_that_are_no_numbers_are_refused(spoilt: Bundle) -> None:
+def test_batches_with_outputs_that_are_not_finite_are_refused(not_finite_bundle: Bundle) -> None:
     rgb, depth = np.ones((3, 32, 32, 3), np.uint8), np.ones((3, 32, 32, 2), np.uint8)
-    with open_engine(spoilt) as engine, pytest.raises(UserError, match="NaN or infinity for 3 of 3 pairs"):
+    with (
+        open_engine(not_finite_bundle) as engine,
+        pytest.raises(UserError, match="NaN or infinity in its output for 3 of 3 pairs"),
+    ):
         predict_framed(engine, rgb, depth)
 
 
-def test_the_command_fails_where_no_answer_was_a_number(spoilt: Bundle, near_far_folder: Path) -> None:
-    done = subprocess.run([*LIVE, str(spoilt.folder), "--camera", str(near_far_folder)], capture_output=True, text=True)
+def test_the_command_fails_if_no_output_was_finite(not_finite_bundle: Bundle, near_far_folder: Path) -> None:
+    done = subprocess.run(
+        [*LIVE, str(not_finite_bundle.folder), "--camera", str(near_far_folder)], capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert "every answer of the model was NaN or infinity" in done.stderr
+    assert "every output of the model had NaN or infinity" in done.stderr
 
 
-def test_depth_out_of_range_is_said_once(bundle: Bundle, tmp_path: Path) -> None:
-    """A quarter of the measured depth lies beyond the toy's 2 m."""
+def test_depth_out_of_range_is_logged_once(bundle: Bundle, tmp_path: Path) -> None:
+    """A quarter of the measured depth is beyond the toy's 2 m."""
     write_description(tmp_path / "far")
     rgb, depth = draw_pair("far")
     depth[:12] = 2500
     depth[12:20] = 0
     for number in range(30):
-        write_pair(tmp_path / "far" / "far" / "take", f"f{number:02}", rgb, depth)
+        write_pair(tmp_path / "far" / "far" / "sequence", f"f{number:02}", rgb, depth)
     keep = Keep()
-    summary, said = _live(bundle, str(tmp_path / "far"), keep)
+    summary, messages = _live(bundle, str(tmp_path / "far"), keep)
     assert summary.clipped is not None
     assert summary.clipped["farther"] == pytest.approx(12 / 40, abs=0.02)
     assert summary.clipped["nearer"] == 0
-    assert [line for line in said if "beyond 2 m" in line and "--far" in line] == said[:1] and len(said) == 1
+    assert [line for line in messages if "beyond 2 m" in line and "--far" in line] == messages[:1] and len(
+        messages
+    ) == 1
     assert "beyond 2 m" in summary.warnings[0] and f"WARNING {summary.warnings[0]}" in keep.stream.getvalue()
 
 
-def test_depth_in_range_is_no_matter(bundle: Bundle, near_far_folder: Path) -> None:
-    summary, said = _live(bundle, str(near_far_folder))
-    assert (summary.clipped, summary.warnings, said) == ({"nearer": 0, "farther": 0}, (), [])
+def test_depth_in_range_gives_no_warning(bundle: Bundle, near_far_folder: Path) -> None:
+    summary, messages = _live(bundle, str(near_far_folder))
+    assert (summary.clipped, summary.warnings, messages) == ({"nearer": 0, "farther": 0}, (), [])
 
 
-def test_the_panel_and_the_summary_tell_one_accuracy(tmp_path: Path, near_far_folder: Path) -> None:
-    """The folder's class "far" is not one of the model's: it is in no accuracy, and named."""
+def test_the_panel_and_the_summary_show_the_same_accuracy(tmp_path: Path, near_far_folder: Path) -> None:
+    """The folder's class "far" is not one of the model's: it is excluded from the accuracy, and reported."""
     bundle = toy_bundle.make_toy_bundle(tmp_path / "b", labels=("near", "elsewhere"))
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
     keep = Keep()
@@ -140,11 +149,11 @@ def test_the_panel_and_the_summary_tell_one_accuracy(tmp_path: Path, near_far_fo
     screen = console.file.getvalue()
     assert "accuracy 1.000 (4 of 4)" in screen and "of 8)" not in screen
     assert (
-        "4 results show classes that the model does not know, and are not in the accuracy: far"
+        "4 results are excluded from the accuracy, because the model does not have their classes: far"
         in keep.stream.getvalue()
     )
     assert [result.correct for result in keep.results] == [None] * 4 + [True] * 4
-    assert "the model does not know far" in keep.stream.getvalue().splitlines()[0]
+    assert "far is not a class of the model" in keep.stream.getvalue().splitlines()[0]
 
 
 class Full(Keep):
@@ -156,22 +165,22 @@ class Full(Keep):
         super().result(result)
 
 
-def test_a_sink_that_fails_is_switched_off_and_the_run_goes_on(bundle: Bundle, near_far_folder: Path) -> None:
+def test_a_sink_that_fails_is_removed_and_the_run_continues(bundle: Bundle, near_far_folder: Path) -> None:
     full, keep = Full(), Keep()
-    summary, said = _live(bundle, str(near_far_folder), full, keep)
+    summary, messages = _live(bundle, str(near_far_folder), full, keep)
     assert (len(full.results), len(full.summaries), len(keep.results)) == (2, 0, 8)
     assert (summary.processed, summary.ended) == (8, "end of stream")
     assert summary.failed_sinks == ("/somewhere/log: No space left on device",) == keep.summaries[0].failed_sinks
-    assert len(said) == 1 and "/somewhere/log cannot be written (No space left on device)" in said[0]
+    assert len(messages) == 1 and "/somewhere/log cannot be written (No space left on device)" in messages[0]
 
 
-def test_a_run_that_nobody_hears_ends(bundle: Bundle) -> None:
+def test_a_run_without_a_working_output_ends(bundle: Bundle) -> None:
     summary, _ = _live(bundle, "synthetic", Full())
     assert (summary.processed, summary.ended) == (3, "no output left")
 
 
-def test_a_full_disk_leaves_whole_lines(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
-    """The limit on the size of files stands for the full disk: a part of the last line is written without an error."""
+def test_a_full_disk_leaves_complete_lines(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+    """A limit on the file size simulates the full disk: a part of the last line is written without an error."""
     path = tmp_path / "log.jsonl"
     command = (
         f"ulimit -f 2; exec {sys.executable} -c 'from edgefuse.app.main import main; main()' live {bundle.folder} "
@@ -189,7 +198,7 @@ def test_a_full_disk_leaves_whole_lines(bundle: Bundle, near_far_folder: Path, t
 
 
 def test_a_camera_that_fails_leaves_a_summary(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
-    (near_far_folder / "near" / "take1" / "frame_2_depth.png").write_bytes(b"no picture")
+    (near_far_folder / "near" / "take1" / "frame_2_depth.png").write_bytes(b"no image")
     with JsonlSink(tmp_path / "log.jsonl") as log, pytest.raises(UserError, match=r"frame_2_depth\.png"):
         _live(bundle, str(near_far_folder), log)
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
@@ -197,7 +206,7 @@ def test_a_camera_that_fails_leaves_a_summary(bundle: Bundle, near_far_folder: P
     assert "frame_2_depth.png" in last["failure"]
 
 
-def test_a_damaged_recording_fails_the_command_and_keeps_what_was_decided(
+def test_a_damaged_recording_fails_the_command_and_keeps_the_results(
     bundle: Bundle, small_recording: Path, tmp_path: Path
 ) -> None:
     path, log = tmp_path / "d.db3", tmp_path / "log.jsonl"
@@ -218,7 +227,7 @@ def test_a_damaged_recording_fails_the_command_and_keeps_what_was_decided(
 
 
 class SecondInterrupt(Keep):
-    """Ctrl-C at the third result, and again while the summary is taken."""
+    """Ctrl-C at the third result, and again during the summary."""
 
     def result(self, result: Result) -> None:
         super().result(result)
@@ -231,7 +240,7 @@ class SecondInterrupt(Keep):
         super().summary(summary)
 
 
-def test_a_second_ctrl_c_does_not_cost_the_summary(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_does_not_prevent_the_summary(bundle: Bundle, tmp_path: Path) -> None:
     with JsonlSink(tmp_path / "log.jsonl") as log:
         summary, _ = _live(bundle, "synthetic", SecondInterrupt(), log)
     assert summary.ended == "interrupted"
@@ -248,7 +257,7 @@ def test_a_run_in_another_thread(bundle: Bundle, near_far_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signals_end_with_a_summary_that_names_them(number: signal.Signals, bundle: Bundle, tmp_path: Path) -> None:
+def test_signals_end_with_a_summary_that_has_their_name(number: signal.Signals, bundle: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     process = subprocess.Popen(
         [*LIVE, str(bundle.folder), "--camera", "synthetic", "--json", "--jsonl", str(log)],
@@ -277,7 +286,7 @@ def test_signals_end_with_a_summary_that_names_them(number: signal.Signals, bund
         ("> /dev/full", 1),
     ],
 )
-def test_outputs_that_are_closed_end_quietly(pipe: str, code: int, bundle: Bundle, tmp_path: Path) -> None:
+def test_closed_outputs_end_a_run_quietly(pipe: str, code: int, bundle: Bundle, tmp_path: Path) -> None:
     command = (
         f"{sys.executable} -c 'from edgefuse.app.main import main; main()' live {bundle.folder} --camera synthetic "
     )
@@ -304,7 +313,9 @@ def test_a_closed_output_does_not_end_a_run_that_has_another(bundle: Bundle, tmp
     assert (last["kind"], last["processed"], len(last["failed_sinks"])) == ("summary", 20, 1)
 
 
-def test_force_never_empties_the_recording_or_the_bundle(bundle: Bundle, small_recording: Path, tmp_path: Path) -> None:
+def test_force_never_truncates_the_recording_or_the_bundle(
+    bundle: Bundle, small_recording: Path, tmp_path: Path
+) -> None:
     recording = shutil.copy(small_recording, tmp_path / "r.db3")
     copy = shutil.copytree(bundle.folder, tmp_path / "bundle")
     for target in (recording, copy / "model.onnx", copy / "manifest.json"):

@@ -1,4 +1,4 @@
-"""`edgefuse live --engine`: which engine is taken is said, and one that was asked for is never replaced."""
+"""`edgefuse live --engine`: the engine is logged, and one chosen by name is never replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_bundle(tmp_path_factory.mktemp("live") / "toy").folder
 
 
-def test_auto_says_which_engine_it_is_and_the_summary_keeps_the_reasons(toy: Path) -> None:
+def test_auto_logs_the_engine_and_the_summary_has_the_reasons(toy: Path) -> None:
     done = live(toy)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("engine: ")]

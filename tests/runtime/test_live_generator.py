@@ -1,4 +1,4 @@
-"""`edgefuse.live`: the newest frame for a caller that is slow, every frame where that was asked for, and nothing left open."""
+"""`edgefuse.live`: the newest frame for a slow caller, or every frame on request, and nothing is left open."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_slow_caller_gets_the_newest_frame_and_the_number_of_those_it_missed(bundle: Bundle, recording: Path) -> None:
-    """With a queue each frame would be older than the one before it: 1.5 s after ten of them."""
+    """With a queue, the age of the frames would grow: 1.5 s after ten of them."""
     results, times_s = [], []
     for result in edgefuse.live(bundle.folder, camera=str(recording), engine="cpu"):
         results.append(result)
         times_s.append(time.monotonic())
         time.sleep(SLOW_S)
     assert 5 <= len(results) <= SECONDS / SLOW_S + 2
-    first = results[1]  # before it, playing had only begun
+    first = results[1]  # before that, playback had only begun
     for result, time_s in zip(results[1:], times_s[1:], strict=True):
         behind_s = (time_s - times_s[1]) - (result.frame - first.frame) / FPS
         assert behind_s < 3 * SLOW_S, (result.frame, behind_s)
@@ -50,7 +50,7 @@ def test_a_slow_caller_gets_the_newest_frame_and_the_number_of_those_it_missed(b
 
 
 @pytest.mark.parametrize("source", ["recording", "folder", "synthetic"])
-def test_every_frame_comes_where_nothing_has_to_be_missed(
+def test_every_frame_arrives_if_none_may_be_dropped(
     bundle: Bundle, small_recording: Path, near_far_folder: Path, source: str
 ) -> None:
     camera, num_frames = {
@@ -68,7 +68,7 @@ def test_every_frame_comes_where_nothing_has_to_be_missed(
 
 
 @pytest.fixture
-def open_things(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def open_resources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cameras and engines that are open."""
     now: list[str] = []
 
@@ -101,34 +101,34 @@ BOTH = ["OnnxRuntimeEngine", "Playback"]
 
 
 def test_nothing_is_open_before_the_first_result_and_after_the_last(
-    bundle: Bundle, small_recording: Path, open_things: list[str]
+    bundle: Bundle, small_recording: Path, open_resources: list[str]
 ) -> None:
     before = threading.active_count()
     results = live(bundle, small_recording)
-    assert open_things == []
+    assert open_resources == []
     next(results)
-    assert sorted(open_things) == BOTH
+    assert sorted(open_resources) == BOTH
     assert list(results)
-    assert open_things == [] and threading.active_count() == before
+    assert open_resources == [] and threading.active_count() == before
 
 
-def test_a_loop_that_is_left_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+def test_break_closes_both(bundle: Bundle, recording: Path, open_resources: list[str]) -> None:
     before = threading.active_count()
     for _ in live(bundle, recording):
-        assert sorted(open_things) == BOTH
+        assert sorted(open_resources) == BOTH
         break
-    assert open_things == []
+    assert open_resources == []
     with pytest.raises(ZeroDivisionError):
         for result in live(bundle, recording):
             assert result.index // 0
-    assert open_things == []
+    assert open_resources == []
     results = live(bundle, recording)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    assert open_things == [] and threading.active_count() == before
+    assert open_resources == [] and threading.active_count() == before
 
 
-def test_ctrl_c_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+def test_ctrl_c_closes_both(bundle: Bundle, recording: Path, open_resources: list[str]) -> None:
     """Once while the generator waits for a frame, and once in the caller's own code."""
     results = live(bundle, recording)
     next(results)
@@ -137,31 +137,31 @@ def test_ctrl_c_closes_both(bundle: Bundle, recording: Path, open_things: list[s
     with pytest.raises(KeyboardInterrupt):
         for _ in results:
             pass
-    assert open_things == []
+    assert open_resources == []
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         for _ in live(bundle, recording):
             timer.start()
             time.sleep(10)
-    assert open_things == []
+    assert open_resources == []
 
 
-def test_a_generator_that_is_forgotten_closes_both(bundle: Bundle, recording: Path, open_things: list[str]) -> None:
+def test_a_garbage_collected_generator_closes_both(bundle: Bundle, recording: Path, open_resources: list[str]) -> None:
     class Holder:
         results: Iterator[Any]
         itself: Holder
 
     holder = Holder()
-    holder.results, holder.itself = live(bundle, recording), holder  # a cycle: only the garbage collector ends it
+    holder.results, holder.itself = live(bundle, recording), holder  # a cycle: only the garbage collector frees it
     next(holder.results)
-    assert sorted(open_things) == BOTH
+    assert sorted(open_resources) == BOTH
     del holder
     gc.collect()
-    assert open_things == []
+    assert open_resources == []
 
 
 def test_an_engine_that_fails_closes_the_camera(
-    bundle: Bundle, recording: Path, open_things: list[str], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, recording: Path, open_resources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise edgefuse.EdgefuseError("the device is gone")
@@ -171,7 +171,7 @@ def test_an_engine_that_fails_closes_the_camera(
     monkeypatch.setattr(OnnxRuntimeEngine, "run", fail)
     with pytest.raises(edgefuse.EdgefuseError, match="the device is gone"):
         next(results)
-    assert open_things == []
+    assert open_resources == []
 
 
 PROGRAM = """
@@ -191,10 +191,10 @@ for result in results:
 
 
 @pytest.mark.parametrize(("how", "returncode"), [("end", 0), ("interrupt", -signal.SIGINT)])
-def test_a_program_that_ends_while_its_generator_waits(
+def test_a_program_that_exits_with_a_suspended_generator(
     bundle: Bundle, recording: Path, how: str, returncode: int
 ) -> None:
-    """Closed by the interpreter as it is taken down, librealsense ended the process with SIGABRT, about once in three times."""
+    """Closed during interpreter shutdown, librealsense ended the process with SIGABRT in about one of three runs."""
     for _ in range(3):
         command = [sys.executable, "-c", PROGRAM, str(bundle.folder), str(recording), how]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The live loop with real engines and real recordings: right answers, true counts, and a clean end every time."""
+"""The live loop with real engines and recordings: correct results and counts, and a clean end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from toy_bundle import make_toy_bundle, toy_answer
 
 
 class Keep:
-    """A sink that keeps what it is given, and acts on the way."""
+    """A sink that stores its results, and calls a function for each."""
 
     def __init__(self, *, act: Any = None) -> None:
         self.results: list[Result] = []
@@ -69,7 +69,7 @@ def _balanced(summary: LiveSummary) -> bool:
     return summary.received == kept + summary.dropped + summary.stale
 
 
-def test_every_frame_of_a_recording_gets_the_models_answer(bundle: Bundle, small_recording: Path) -> None:
+def test_every_frame_of_a_recording_gets_the_models_output(bundle: Bundle, small_recording: Path) -> None:
     summary, sink = _live(bundle, str(small_recording))
     assert [result.label for result in sink.results] == labels_of(30)
     for index, result in enumerate(sink.results):
@@ -105,8 +105,8 @@ def test_times_add_up(bundle: Bundle, small_recording: Path) -> None:
     assert summary.results_per_s == pytest.approx(30 / summary.elapsed_s, rel=0.01)
 
 
-def test_a_region_file_brings_regions_and_accuracy(bundle: Bundle, small_recording: Path, tmp_path: Path) -> None:
-    """Every fifth frame is labelled wrongly, and one class is unknown to the model."""
+def test_a_regions_file_has_regions_and_classes(bundle: Bundle, small_recording: Path, tmp_path: Path) -> None:
+    """Every fifth frame has a wrong label, and one class is not in the model."""
     labels = labels_of(30)
     entries = [
         {"frame": n, "roi_xywh": [n, 4, 20, 20], "label": "far" if n % 5 == 0 else labels[n - 1]} for n in range(1, 30)
@@ -125,7 +125,7 @@ def test_a_region_file_brings_regions_and_accuracy(bundle: Bundle, small_recordi
     assert summary.accuracy.by_label["near"][0] == summary.accuracy.by_label["near"][1]
 
 
-def test_a_folder_brings_classes_and_its_depth_unit(bundle: Bundle, near_far_folder: Path) -> None:
+def test_a_folder_provides_classes_and_its_depth_unit(bundle: Bundle, near_far_folder: Path) -> None:
     summary, sink = _live(bundle, str(near_far_folder))
     assert summary.accuracy is not None
     assert summary.accuracy.by_label == {"far": (4, 4), "near": (4, 4)}
@@ -144,12 +144,12 @@ def test_frames_without_a_region_give_no_result_and_are_counted(
     assert _balanced(summary)
 
 
-def test_it_stops_after_so_many_frames(bundle: Bundle, small_recording: Path) -> None:
+def test_it_stops_after_num_frames(bundle: Bundle, small_recording: Path) -> None:
     summary, sink = _live(bundle, str(small_recording), num_frames=4)
     assert (len(sink.results), summary.ended) == (4, "frames")
 
 
-def test_it_stops_when_told(bundle: Bundle) -> None:
+def test_it_stops_when_the_event_is_set(bundle: Bundle) -> None:
     stop = threading.Event()
     summary, sink = _live(
         bundle, "synthetic", stop=stop, sink=Keep(act=lambda result: stop.set() if result.index == 1 else None)
@@ -163,7 +163,7 @@ def _press_ctrl_c(result: Result) -> None:
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_still_gives_a_summary(bundle: Bundle, small_recording: Path) -> None:
+def test_ctrl_c_gives_a_summary(bundle: Bundle, small_recording: Path) -> None:
     summary, sink = _live(bundle, str(small_recording), sink=Keep(act=_press_ctrl_c))
     assert (summary.ended, summary.processed) == ("interrupted", 4)
     assert sink.summaries == [summary]
@@ -182,13 +182,13 @@ class Interrupted:
         return self._inner(frame)
 
 
-def test_a_frame_that_ctrl_c_cut_off_is_accounted_for(bundle: Bundle, small_recording: Path) -> None:
+def test_a_frame_interrupted_by_ctrl_c_is_counted(bundle: Bundle, small_recording: Path) -> None:
     summary, _ = _live(bundle, str(small_recording), region=Interrupted(parse_region("whole")))
     assert (summary.processed, summary.unfinished, summary.ended) == (2, 1, "interrupted")
     assert _balanced(summary)
 
 
-def test_a_slow_sink_drops_frames_and_every_pair_is_accounted_for(bundle: Bundle, small_recording: Path) -> None:
+def test_a_slow_sink_drops_frames_and_every_pair_is_counted(bundle: Bundle, small_recording: Path) -> None:
     pause = threading.Event()
     sink = Keep(act=lambda result: pause.wait(0.06))
     summary, _ = _live(bundle, open_camera(str(small_recording), real_time=True), sink=sink)
@@ -197,8 +197,8 @@ def test_a_slow_sink_drops_frames_and_every_pair_is_accounted_for(bundle: Bundle
     assert _balanced(summary)
 
 
-def test_stalls_of_a_live_camera_are_accounted_for(bundle: Bundle) -> None:
-    """Colour stalls while depth goes on; frames are sent by the sink, so that the loop never runs dry."""
+def test_stalls_of_a_live_camera_are_counted(bundle: Bundle) -> None:
+    """Colour stalls while depth continues. The sink sends the frames, so that the loop always has one."""
     source = SoftwareCamera(width=64, height=48, domain="global_time")
 
     def send(number: int) -> None:
@@ -224,13 +224,13 @@ def test_stalls_of_a_live_camera_are_accounted_for(bundle: Bundle) -> None:
 
 def test_another_alignment_is_refused(tmp_path: Path, small_recording: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "depth", align="depth")
-    with pytest.raises(UserError, match="aligned to color, the bundle's contract says depth"):
+    with pytest.raises(UserError, match="aligned to color, but the bundle's contract requires depth"):
         _live(bundle, str(small_recording))
     summary, _ = _live(bundle, open_camera(str(small_recording), align="depth"))
     assert summary.processed == 30
 
 
-def test_a_region_outside_the_picture_is_refused(bundle: Bundle, small_recording: Path) -> None:
+def test_a_region_outside_the_image_is_refused(bundle: Bundle, small_recording: Path) -> None:
     with pytest.raises(UserError, match="does not overlap the 64x48 image"):
         _live(bundle, str(small_recording), region=parse_region("900,900,10,10"))
 

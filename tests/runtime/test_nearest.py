@@ -1,4 +1,4 @@
-"""`--roi nearest`: the nearest thing that stands out, and nothing where nothing does. Old against new in the commit that made it so."""
+"""`--roi nearest`: finds the nearest separate object, and nothing if there is none."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from edgefuse.framing import Roi
 from edgefuse.synth.rendered_set import LABELS, stream
-from edgefuse_runtime.regions.nearest import nearest_thing
+from edgefuse_runtime.regions.nearest import nearest_object
 
 Y, X = np.mgrid[:480, :640]
 MAX_CPU_MS = 15.0
 
 
 def _found(depth: NDArray[np.uint16], *, unit_m: float = 0.001) -> Roi | None:
-    return nearest_thing(depth, depth_unit_m=unit_m)
+    return nearest_object(depth, depth_unit_m=unit_m)
 
 
 def _seen(depth_m: NDArray[np.float64], *, seed: int = 0, noise: float = 0.004) -> NDArray[np.uint16]:
-    """What a stereo camera makes of a scene: noise that grows with the square of the distance and is alike over some pixels, and holes."""
+    """A scene as a stereo camera sees it: noise proportional to the squared distance, correlated over some pixels, and holes."""
     rng = np.random.default_rng(seed)
     field = cv2.GaussianBlur(rng.normal(0, 1, depth_m.shape), (0, 0), 3)
     codes = np.rint(1000 * (depth_m + field / field.std() * noise * depth_m**2)).clip(0, 65535)
@@ -86,7 +86,7 @@ EMPTY: dict[str, Callable[[int], NDArray[np.uint16]]] = {
 
 
 @pytest.mark.parametrize("scene", EMPTY)
-def test_nothing_is_found_where_nothing_stands_out(scene: str) -> None:
+def test_nothing_is_found_without_a_separate_object(scene: str) -> None:
     for seed in range(4):
         depth = EMPTY[scene](seed)
         times_ms = []
@@ -99,20 +99,20 @@ def test_nothing_is_found_where_nothing_stands_out(scene: str) -> None:
 
 @pytest.mark.parametrize("height_m", [0.03, 0.1])
 @pytest.mark.parametrize("side", [40, 60, 90, 140, 200, 300])
-def test_things_of_any_size_on_a_belt_are_found(side: int, height_m: float) -> None:
+def test_objects_of_any_size_on_a_belt_are_found(side: int, height_m: float) -> None:
     rng = np.random.default_rng(side)
     for distance_m in (0.6, 0.8):
         column, row = rng.integers(side // 2, 640 - side // 2), rng.integers(side // 2, 480 - side // 2)
         box, disc = np.maximum(abs(X - column), abs(Y - row)) < side / 2, np.hypot(X - column, Y - row) < side / 2
-        for thing in (box, disc):
-            roi = _found(_seen(np.where(thing, distance_m - height_m, distance_m), seed=side))
+        for part in (box, disc):
+            roi = _found(_seen(np.where(part, distance_m - height_m, distance_m), seed=side))
             assert roi is not None
             assert (
                 _iou(roi, Roi(*(int(v) for v in (column - 0.6 * side, row - 0.6 * side, 1.2 * side, 1.2 * side)))) > 0.5
             )
 
 
-def test_a_thing_before_nothing_is_found() -> None:
+def test_an_object_without_background_is_found() -> None:
     roi = _found(_seen(np.where(np.hypot(X - 300, Y - 200) < 60, 0.7, 0.0)))
     assert roi is not None
     assert _iou(roi, Roi(228, 128, 144, 144)) > 0.7
@@ -125,14 +125,14 @@ def _iou(a: Roi, b: Roi) -> float:
 
 
 def _table(*, noise_m: float = 0.002) -> NDArray[np.uint16]:
-    """A table top from 0.6 m at the lower edge to 2 m: 1/z is linear over the picture. In codes of 1 mm, with noise."""
+    """A table top from 0.6 m at the lower edge to 2 m: 1/z is linear over the image. In codes of 1 mm, with noise."""
     rows = np.linspace(1 / 2.0, 1 / 0.6, 480)[:, np.newaxis] * np.ones((1, 640))
     depth_m = 1 / rows + np.random.default_rng(3).normal(0, noise_m, (480, 640))
     return np.rint(depth_m * 1000).astype(np.uint16)
 
 
 def _speckle(depth: NDArray[np.uint16], *, flying: float = 0.01) -> NDArray[np.uint16]:
-    """Holes, and a share of flying pixels close to the camera, as of a stereo camera."""
+    """Holes, and a fraction of flying pixels close to the camera, as from a stereo camera."""
     rng = np.random.default_rng(4)
     depth = depth.copy()
     depth[rng.random(depth.shape) < 0.03] = 0
@@ -142,7 +142,7 @@ def _speckle(depth: NDArray[np.uint16], *, flying: float = 0.01) -> NDArray[np.u
 
 @pytest.mark.parametrize("flying", [0.01, 0.3])
 @pytest.mark.parametrize("unit_m", [0.001, 0.00025])
-def test_nearest_finds_the_thing_before_a_wall(unit_m: float, flying: float) -> None:
+def test_nearest_finds_the_object_in_front_of_a_wall(unit_m: float, flying: float) -> None:
     depth = np.full((480, 640), 1800, np.uint16)
     depth[100:220, 400:500] = 600
     depth[300:420, 100:220] = 1100  # another one, farther away
@@ -153,16 +153,16 @@ def test_nearest_finds_the_thing_before_a_wall(unit_m: float, flying: float) -> 
     assert _iou(roi, Roi(390, 88, 144, 144)) > 0.7
 
 
-def test_nearest_finds_the_thing_on_a_table() -> None:
-    """The table's edge is nearer than the thing on it, and its surface goes on into the thing's own depth."""
+def test_nearest_finds_the_object_on_a_table() -> None:
+    """The table's edge is nearer than the object on it, and its surface extends to the object's depth."""
     depth = _table()
-    depth[200:320, 280:360] = 770  # it stands where the table is 0.78 m away
+    depth[200:320, 280:360] = 770  # the table is 0.78 m away there
     roi = _found(_speckle(depth))
     assert roi is not None
     assert _iou(roi, Roi(248, 188, 144, 144)) > 0.6
 
 
-def test_nearest_reaches_over_no_edge() -> None:
+def test_nearest_stays_inside_the_image() -> None:
     depth = np.full((480, 640), 2000, np.uint16)
     depth[380:, 560:] = 700
     roi = _found(depth)
@@ -172,7 +172,7 @@ def test_nearest_reaches_over_no_edge() -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing measured", "speckle", "a thin bar"])
-def test_nearest_finds_nothing_where_there_is_nothing(kind: str) -> None:
+def test_nearest_finds_nothing_without_an_object(kind: str) -> None:
     depth = np.zeros((480, 640), np.uint16)
     if kind == "speckle":
         depth[np.random.default_rng(5).random(depth.shape) < 0.01] = 500
@@ -181,8 +181,8 @@ def test_nearest_finds_nothing_where_there_is_nothing(kind: str) -> None:
     assert _found(depth) is None
 
 
-def test_nearest_finds_rendered_things() -> None:
-    """On the built-in scenes, the true region of things that stand on the table."""
+def test_nearest_finds_rendered_objects() -> None:
+    """In the built-in scenes, compared with the true region of objects on the table."""
     overlaps = []
     for rendered in stream(seed=3, num_frames=len(LABELS), frames_per_object=1):
         if not rendered.label.endswith("_photo"):

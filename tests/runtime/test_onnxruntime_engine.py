@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine on a bundle whose answers are known."""
+"""The ONNX Runtime engine on a bundle with known outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toy_bundle import make_toy_bundle, toy_answer
 
 
 @pytest.mark.parametrize("label", ["near", "far"])
-def test_the_answer_is_the_graphs(bundle: Bundle, label: str) -> None:
+def test_the_output_is_the_graphs(bundle: Bundle, label: str) -> None:
     framed = framing.fit(*draw_pair(label), size=32)
     with open_engine(bundle) as engine:
         decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
@@ -43,7 +43,7 @@ def test_the_answer_is_the_graphs(bundle: Bundle, label: str) -> None:
     assert engine.labels[int(decision.probabilities.argmax())] == label
 
 
-def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
+def test_outputs_are_owned_by_the_caller(bundle: Bundle) -> None:
     near, far = (framing.fit(*draw_pair(label), size=32) for label in ("near", "far"))
     with open_engine(bundle) as engine:
         first = engine.run(near.rgb[np.newaxis], near.depth[np.newaxis])
@@ -52,7 +52,7 @@ def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
     assert np.array_equal(first.probabilities, kept)
 
 
-def test_the_description_says_what_really_runs(bundle: Bundle) -> None:
+def test_the_description_has_what_runs(bundle: Bundle) -> None:
     with open_engine(bundle, num_threads=1) as engine:
         description = engine.description
     assert description["provider"] == "CPUExecutionProvider"
@@ -63,7 +63,7 @@ def test_the_description_says_what_really_runs(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(("batch", "batch_size"), [(1, 1), (3, 3), ("N", None)])
-def test_a_batch_is_run_up_to_what_the_file_takes(tmp_path: Path, batch: int | str, batch_size: int | None) -> None:
+def test_a_batch_runs_up_to_the_size_of_the_file(tmp_path: Path, batch: int | str, batch_size: int | None) -> None:
     rng = np.random.default_rng(0)
     rgb, depth = (rng.integers(0, 256, (5, 32, 32, channels), np.uint8) for channels in (3, 2))
     depth[..., 1] %= 8
@@ -74,20 +74,20 @@ def test_a_batch_is_run_up_to_what_the_file_takes(tmp_path: Path, batch: int | s
             assert decision.probabilities.shape == (num_pairs, 2) and decision.gate.shape == (num_pairs, 4)
             for i in range(num_pairs):
                 np.testing.assert_allclose(decision.probabilities[i], toy_answer(rgb[i], depth[i])[0], atol=1e-5)
-        with pytest.raises(UserError, match="0 pairs were given in one run"):
+        with pytest.raises(UserError, match="one run got 0 pairs"):
             engine.run(rgb[:0], depth[:0])
         if batch_size is not None:
-            with pytest.raises(UserError, match=f"{batch_size + 1} pairs were given in one run, .*--batch N"):
+            with pytest.raises(UserError, match=f"one run got {batch_size + 1} pairs, .*--batch N"):
                 engine.run(rgb[: batch_size + 1], depth[: batch_size + 1])
 
 
-def test_a_file_of_another_batch_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_batch_than_the_manifests_is_refused(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "toy", batch=3)
     model = {**bundle.manifest.model, "batch_size": 2}
     write_manifest(bundle.folder, dataclasses.replace(bundle.manifest, model=model))
     with (
         pytest.raises(
-            UserError, match=r"takes tensor\(uint8\) \[3, 32, 32, 3\] as rgb.*\[2, 32, 32, 3\].*export again"
+            UserError, match=r"has tensor\(uint8\) \[3, 32, 32, 3\] as the input rgb.*\[2, 32, 32, 3\].*export again"
         ),
         open_engine(open_bundle(bundle.folder)),
     ):
@@ -107,7 +107,7 @@ def test_a_file_of_another_input_size_is_refused(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "size", size=32, graph_size=64)
     with (
         pytest.raises(
-            UserError, match=r"takes tensor\(uint8\) \[1, 64, 64, 3\] as rgb.*\[1, 32, 32, 3\].*export again"
+            UserError, match=r"has tensor\(uint8\) \[1, 64, 64, 3\] as the input rgb.*\[1, 32, 32, 3\].*export again"
         ),
         open_engine(bundle),
     ):
@@ -117,7 +117,7 @@ def test_a_file_of_another_input_size_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_input_type_is_refused(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "floats", float_inputs=True)
     with (
-        pytest.raises(UserError, match=r"takes tensor\(float\) .* as rgb.*promises tensor\(uint8\)"),
+        pytest.raises(UserError, match=r"has tensor\(float\) .* as the input rgb.*requires tensor\(uint8\)"),
         open_engine(bundle),
     ):
         pass
@@ -125,7 +125,7 @@ def test_a_file_of_another_input_type_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_with_other_classes_is_refused(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "classes", labels=("a", "b"), graph_labels=3)
-    with pytest.raises(UserError, match="tells 3 classes apart, its manifest has 2 labels"), open_engine(bundle):
+    with pytest.raises(UserError, match="has 3 classes, but its manifest has 2 labels"), open_engine(bundle):
         pass
 
 
@@ -138,7 +138,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 
 
 def with_model(bundle: Bundle, model: bytes) -> Bundle:
-    """The bundle with another ONNX file, which its manifest describes."""
+    """The bundle with another ONNX file, and a manifest for it."""
     path = bundle.folder / MODEL_NAME
     path.write_bytes(model)
     manifest = dataclasses.replace(bundle.manifest, files={MODEL_NAME: FileEntry.of(path, precision="fp32")})
@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
     model.graph.node[0].op_type = "Guess"
     bundle = with_model(bundle, model.SerializeToString())
     with (
-        pytest.raises(UserError, match=r"does not load in ONNX Runtime .*\. Take a newer .*edgefuse export RUN"),
+        pytest.raises(UserError, match=r"ONNX Runtime .* cannot load .*\. Install a newer .*edgefuse export RUN"),
         open_engine(bundle),
     ):
         pass
@@ -170,17 +170,17 @@ def test_a_model_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
         (
             "cuda",
             "Failed to allocate memory for requested buffer of size 4",
-            "memory does not suffice: end other programs",
+            "The GPU is out of memory: end other programs",
         ),
-        ("cuda", "CUDA failure 2: out of memory ; GPU=0", "memory does not suffice: end other programs"),
-        ("cuda", "CUDA failure 700: an illegal memory access was encountered", "Look at nvidia-smi, or run on the CPU"),
+        ("cuda", "CUDA failure 2: out of memory ; GPU=0", "The GPU is out of memory: end other programs"),
+        ("cuda", "CUDA failure 700: an illegal memory access was encountered", "Check nvidia-smi, or run on the CPU"),
         ("cpu", "Could not find an implementation for Odd(1)", "pip install --upgrade onnxruntime"),
     ],
 )
-def test_an_error_of_onnx_runtimes_has_a_next_step(
+def test_an_error_from_onnx_runtime_has_a_next_step(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device: Device, says: str, step: str
 ) -> None:
-    """While it is opened as well as later; its exceptions share no base class."""
+    """While it is opened, and later. Its exceptions have no common base class."""
     import onnxruntime
 
     rgb, depth = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 2), np.uint8)
@@ -188,10 +188,10 @@ def test_an_error_of_onnx_runtimes_has_a_next_step(
     with engine:
         engine._device = device
         monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *_: (_ for _ in ()).throw(RuntimeError(says)))
-        with pytest.raises(UserError, match=rf"does not run on \w+: {re.escape(says)}\. .*{step}"):
+        with pytest.raises(UserError, match=rf"failed to run on \w+: {re.escape(says)}\. .*{step}"):
             engine.run(rgb, depth)
         engine._device = "cpu"
-        with pytest.raises(UserError, match=r"does not run on CPUExecutionProvider.*pip install --upgrade"), engine:
+        with pytest.raises(UserError, match=r"failed to run on CPUExecutionProvider.*pip install --upgrade"), engine:
             pass
 
 
@@ -223,7 +223,7 @@ def two_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_two_onnx_runtimes_are_warned_of(bundle: Bundle, two_packages: None) -> None:
+def test_two_onnx_runtimes_give_a_warning(bundle: Bundle, two_packages: None) -> None:
     with (
         pytest.warns(UserWarning, match="pip uninstall -y onnxruntime onnxruntime-gpu"),
         open_engine(bundle, engine="cpu"),
@@ -231,7 +231,7 @@ def test_two_onnx_runtimes_are_warned_of(bundle: Bundle, two_packages: None) -> 
         pass
 
 
-def test_both_onnx_runtimes_without_cuda_name_the_cure(bundle: Bundle, two_packages: None) -> None:
+def test_both_onnx_runtimes_without_cuda_have_the_command(bundle: Bundle, two_packages: None) -> None:
     with (
         pytest.raises(
             MissingPackageError, match=r"both onnxruntime and onnxruntime-gpu .* pip uninstall -y onnxruntime"
@@ -256,7 +256,7 @@ def test_cuda_that_is_missing_is_refused_and_not_replaced(bundle: Bundle) -> Non
 def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """onnxruntime-gpu without CUDA's libraries: the provider is on the list, and sessions get the CPU instead."""
+    """onnxruntime-gpu without CUDA's libraries: the provider is listed, but sessions would run on the CPU."""
     import onnxruntime
 
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -267,8 +267,8 @@ def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
         OnnxRuntimeEngine(bundle, device="cuda"),
     ):
         pass
-    told = capfd.readouterr()
-    assert told.out == "" and "libcudnn.so.9" in told.err
+    captured = capfd.readouterr()
+    assert captured.out == "" and "libcudnn.so.9" in captured.err
 
 
 def test_a_session_on_another_provider_is_refused(bundle: Bundle) -> None:
@@ -279,8 +279,8 @@ def test_a_session_on_another_provider_is_refused(bundle: Bundle) -> None:
         _check_provider(session, "CUDAExecutionProvider", where="here")
 
 
-def test_bound_buffers_give_the_answers_of_plain_runs(bundle: Bundle) -> None:
-    """What CUDA uses, on the CPU: the places are bound once, and each answer is the newest frame's and the caller's."""
+def test_bound_buffers_give_the_outputs_of_normal_runs(bundle: Bundle) -> None:
+    """The CUDA code path, on the CPU: buffers are bound once, and each output is a copy for the newest frame."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(bundle.file()), providers=["CPUExecutionProvider"])
@@ -307,7 +307,7 @@ def test_the_tensors_are_the_files(bundle: Bundle) -> None:
     assert engine.inputs == ()
 
 
-def test_on_a_jetson_no_package_is_named_that_its_index_lacks(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_jetson_the_message_has_no_package_that_pip_lacks(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -321,7 +321,7 @@ def test_on_a_jetson_no_package_is_named_that_its_index_lacks(bundle: Bundle, mo
     assert "pip install" not in str(caught.value)
 
 
-def test_8_bits_are_taken_to_saturate_on_x86_unless_vnni_is_seen(tmp_path: Path) -> None:
+def test_8_bits_saturate_on_x86_without_vnni(tmp_path: Path) -> None:
     (tmp_path / "with").write_text("flags\t\t: fpu avx512_vnni\n")
     (tmp_path / "without").write_text("flags\t\t: fpu avx2\n")
     assert eight_bits_saturate("x86_64", tmp_path / "without") and eight_bits_saturate("AMD64", tmp_path / "absent")
@@ -355,7 +355,7 @@ def write_int8_product(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("saturate", [False, True])
-def test_where_8_bits_saturate_nothing_is_computed_in_8_bits(
+def test_if_8_bits_saturate_nothing_is_computed_in_8_bits(
     saturate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnx

@@ -1,7 +1,7 @@
-"""GPU memory through the real pycuda and cuda-bindings, over a CUDA driver on host memory: the calls fit their signatures, and
-everything is given back. What a GPU does with them, tests/gpu asks.
+"""GPU memory through the real pycuda and cuda-bindings, on a simulated CUDA driver in host memory: calls match their signatures, and
+everything is freed. tests/gpu runs them on a GPU.
 
-pycuda has no wheels, so few machines have it: elsewhere it is built once into ~/.cache/edgefuse (pycuda_site.py).
+pycuda has no wheels. If it is not installed, it is built once into ~/.cache/edgefuse (pycuda_site.py).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def switch(name, value):
 def counts():
     return [getattr(driver, f"stand_in_{what}")() for what in ("depth", "references", "buffers", "graphs")]
 
-told = {}
+report = {}
 """
 
 
 class Driver(NamedTuple):
-    """What the processes of these tests need.
+    """Paths for the processes of these tests.
 
     Attributes:
         libraries: a folder with a libcuda.so.1 that has every function that pycuda was linked to.
@@ -83,11 +83,11 @@ def _symbols(library: Path, which: str) -> set[str]:
 
 
 def play(driver: Driver, code: str, **environment: str) -> Any:
-    """What `code` leaves in `told`. A process of its own, because a library is loaded once and a leak may abort."""
+    """The dict `report` after `code`, run in a separate process, because a library is loaded once and a leak may abort."""
     libraries = os.pathsep.join(filter(None, [str(driver.libraries), os.environ.get("LD_LIBRARY_PATH")]))
     packages = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(driver.site)]))
     done = subprocess.run(
-        [sys.executable, "-c", f"{PROLOGUE}\n{code}\nprint(json.dumps(told))"],
+        [sys.executable, "-c", f"{PROLOGUE}\n{code}\nprint(json.dumps(report))"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -108,7 +108,7 @@ def play(driver: Driver, code: str, **environment: str) -> Any:
         ),
     ],
 )
-def test_a_pycuda_that_does_not_load_says_what_is_missing(
+def test_a_pycuda_that_does_not_load_has_the_missing_part_in_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, words: str
 ) -> None:
     (tmp_path / "pycuda").mkdir()
@@ -131,7 +131,7 @@ def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("release", [36, 38, None])
 def test_a_jetson_gets_single_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: int | None) -> None:
-    """The extra may bring a TensorRT from pip, which hides JetPack's."""
+    """The extra may install a TensorRT from pip that hides JetPack's."""
     monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: release is not None)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text(f"# R{release} (release), REVISION: 4.0, GCID: 37537400\n")
@@ -151,7 +151,7 @@ def test_a_missing_pycuda_on_a_jetson_is_named_alone(monkeypatch: pytest.MonkeyP
 
 
 class Raising:
-    """cuda-bindings over a driver that lacks one function: it raises, where others give a code."""
+    """cuda-bindings with a driver that lacks one function: it raises instead of returning an error code."""
 
     class CUstreamCaptureMode:
         CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
@@ -182,7 +182,7 @@ def test_what_cuda_bindings_raises_is_a_capture_error(lacks: str) -> None:
     def capture_and_launch() -> None:
         memory.launch(memory.capture(stream, lambda: worked.append("work")), stream)
 
-    if lacks == "cuGraphDestroy":  # only the recording of a graph that is ready: nothing is lost
+    if lacks == "cuGraphDestroy":  # destroys the captured graph after instantiation: not an error
         capture_and_launch()
         return
     with pytest.raises(CaptureError, match=f'{lacks}: Function "{lacks}" not found'):
@@ -203,18 +203,18 @@ with open_gpu_memory() as memory:
         source[:] = 3
         there_and_back()
         memory.synchronise(stream)
-        told["plain"] = float(target.sum())
+        report["plain"] = float(target.sum())
         {body}
-    told["idle"] = counts()
+    report["idle"] = counts()
     del source, target, stream
-told["closed"] = counts()
+report["closed"] = counts()
 """
 
 
 @pytest.mark.slow
-def test_copies_go_there_and_back_and_everything_is_given_back(driver: Driver) -> None:
-    told = play(driver, COPIES.format(body="told['active'] = counts()"))
-    assert told == {"plain": 48.0, "active": [1, 1, 4, 0], "idle": [0, 1, 4, 0], "closed": [0, 0, 0, 0]}
+def test_copies_return_the_data_and_everything_is_freed(driver: Driver) -> None:
+    report = play(driver, COPIES.format(body="report['active'] = counts()"))
+    assert report == {"plain": 48.0, "active": [1, 1, 4, 0], "idle": [0, 1, 4, 0], "closed": [0, 0, 0, 0]}
 
 
 @pytest.mark.slow
@@ -222,29 +222,29 @@ def test_a_graph_does_nothing_when_captured_and_all_when_launched(driver: Driver
     body = """
         graph = memory.capture(stream, there_and_back)
         source[:] = 5
-        told["captured"] = float(target.sum())
+        report["captured"] = float(target.sum())
         memory.launch(graph, stream)
         memory.synchronise(stream)
-        told["launched"] = float(target.sum())
+        report["launched"] = float(target.sum())
     """
-    told = play(driver, COPIES.format(body=body.strip()))
-    assert (told["captured"], told["launched"]) == (48.0, 80.0)
-    assert told["idle"] == [0, 1, 4, 1] and told["closed"] == [0, 0, 0, 0]
+    report = play(driver, COPIES.format(body=body.strip()))
+    assert (report["captured"], report["launched"]) == (48.0, 80.0)
+    assert report["idle"] == [0, 1, 4, 1] and report["closed"] == [0, 0, 0, 0]
 
 
 @pytest.mark.slow
-def test_a_capture_that_fails_gives_the_stream_back(driver: Driver) -> None:
+def test_a_capture_that_fails_leaves_the_stream_usable(driver: Driver) -> None:
     body = """
         switch("stand_in_refuses_capture", 1)
         try:
             memory.capture(stream, there_and_back)
         except CaptureError as error:
-            told["error"] = str(error)
+            report["error"] = str(error)
         memory.synchronise(stream)
     """
-    told = play(driver, COPIES.format(body=body.strip()))
-    assert "cuMemcpyHtoDAsync" in told["error"]
-    assert told["idle"] == [0, 1, 4, 0] and told["closed"] == [0, 0, 0, 0]
+    report = play(driver, COPIES.format(body=body.strip()))
+    assert "cuMemcpyHtoDAsync" in report["error"]
+    assert report["idle"] == [0, 1, 4, 0] and report["closed"] == [0, 0, 0, 0]
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_without_cuda_bindings_there_is_no_graph(driver: Driver) -> None:
         try:
             memory.capture(stream, there_and_back)
         except CaptureError as error:
-            told["error"] = str(error)
+            report["error"] = str(error)
     """
     code = "sys.modules['cuda.bindings.driver'] = None\n" + COPIES.format(body=body.strip())
     assert "pip install 'edgefuse[tensorrt]'" in play(driver, code)["error"]
@@ -264,24 +264,24 @@ def test_properties_mapped_memory_and_events(driver: Driver) -> None:
     code = """
 switch("stand_in_is_integrated", 1)
 memory = PycudaMemory()
-told["properties"] = vars(memory.properties)
-told["before"] = counts()
+report["properties"] = vars(memory.properties)
+report["before"] = counts()
 with memory, memory.active():
     mapped = memory.pinned((3,), np.uint8, mapped=True)
-    told["same_bytes"] = mapped.device_address == mapped.array.ctypes.data
+    report["same_bytes"] = mapped.device_address == mapped.array.ctypes.data
     stream, first, second = memory.stream(), memory.event(), memory.event()
     first.record(stream)
     second.record(stream)
-    told["ms"] = second.time_since(first)
+    report["ms"] = second.time_since(first)
 """
-    told = play(driver, code)
-    assert told["properties"] == {
+    report = play(driver, code)
+    assert report["properties"] == {
         "name": "Stand-in",
         "compute_capability": "8.7",
         "integrated": True,
         "total_bytes": 1 << 29,
     }
-    assert (told["before"], told["same_bytes"], told["ms"]) == ([0, 0, 0, 0], True, 2.5)
+    assert (report["before"], report["same_bytes"], report["ms"]) == ([0, 0, 0, 0], True, 2.5)
 
 
 @pytest.mark.slow
@@ -292,35 +292,35 @@ def use(memory):
         with memory.active():
             memory.allocate(1 << 30)
     except GpuOutOfMemoryError as error:
-        told["error"] = str(error)
-    told["thread"] = counts()
+        report["error"] = str(error)
+    report["thread"] = counts()
 
 with open_gpu_memory() as memory:
     thread = threading.Thread(target=use, args=(memory,))
     thread.start()
     thread.join()
-told["closed"] = counts()
+report["closed"] = counts()
 """
-    told = play(driver, code)
-    assert "1,073,741,824 bytes on the GPU" in told["error"] and "--workspace-mib" in told["error"]
-    assert told["thread"][0] == 0 and told["closed"] == [0, 0, 0, 0]
+    report = play(driver, code)
+    assert "1,073,741,824 bytes on the GPU" in report["error"] and "--workspace-mib" in report["error"]
+    assert report["thread"][0] == 0 and report["closed"] == [0, 0, 0, 0]
 
 
 @pytest.mark.slow
-def test_no_device_is_told_with_what_to_do(driver: Driver) -> None:
+def test_no_device_has_a_next_step(driver: Driver) -> None:
     code = """
 try:
     PycudaMemory().properties
 except GpuError as error:
-    told["error"] = str(error)
+    report["error"] = str(error)
 """
-    told = play(driver, code, STAND_IN_NO_DEVICE="1")
-    assert "no CUDA-capable device is detected" in told["error"] and "nvidia-smi" in told["error"]
+    report = play(driver, code, STAND_IN_NO_DEVICE="1")
+    assert "no CUDA-capable device is detected" in report["error"] and "nvidia-smi" in report["error"]
 
 
 @pytest.mark.slow
 def test_the_engine_runs_on_it(driver: Driver, tmp_path: Path) -> None:
-    """TensorRT's stand-in does not see the driver's captures, so the launches are plain here."""
+    """The fake of TensorRT does not take part in the driver's captures, so there is no CUDA graph here."""
     code = f"""
 sys.modules["cuda.bindings.driver"] = None
 sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE)!r}]
@@ -338,8 +338,8 @@ for integrated in (0, 1):
     with TensorRTEngine(bundle_with_plan(Path({str(tmp_path)!r}) / str(integrated), fake)) as engine:
         decision = engine.run(rgb, depth)
         off = np.abs(decision.probabilities[0] - toy_answer(rgb[0], depth[0])[0]).max()
-        told[engine.description["buffers"]] = [float(off) < 1e-5, counts()[0]]
-told["closed"] = counts()
+        report[engine.description["buffers"]] = [float(off) < 1e-5, counts()[0]]
+report["closed"] = counts()
 """
-    told = play(driver, code)
-    assert told == {"pinned": [True, 0], "mapped": [True, 0], "closed": [0, 0, 0, 0]}
+    report = play(driver, code)
+    assert report == {"pinned": [True, 0], "mapped": [True, 0], "closed": [0, 0, 0, 0]}

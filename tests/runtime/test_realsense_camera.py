@@ -1,4 +1,4 @@
-"""The live camera class on librealsense's software device, and what it says where there is no camera or no SDK."""
+"""The live camera class on librealsense's software device, and its errors without a camera or SDK."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime_scenes import draw_pair
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
-from edgefuse_runtime.cameras.realsense import Profile, RealSense, _hold_color_rate, _start_message
+from edgefuse_runtime.cameras.realsense import Profile, RealSense, _keep_color_rate, _start_message
 from edgefuse_runtime.cameras.software_device import SoftwareCamera
 
 PROFILE = Profile(64, 48, 64, 48, 30)
@@ -29,7 +29,7 @@ def _camera(source: SoftwareCamera, *, warmup_frames: int = 0, profiles: tuple[P
 
 @contextmanager
 def _streaming(source: SoftwareCamera, *, fps: int) -> Iterator[None]:
-    """`source` sends frames 1, 2, 3, ... in a thread of its own; frame n is n levels bright."""
+    """`source` sends frames 1, 2, 3, ... in a separate thread; frame n has brightness n."""
     done = threading.Event()
 
     def send() -> None:
@@ -82,7 +82,7 @@ def test_the_newest_pair_is_seen_after_a_pause_and_drops_are_counted() -> None:
 
 
 def test_stalled_streams_give_no_pair_and_are_counted() -> None:
-    """Each stream stalls once. Nothing stale comes out, and every pair that the device made is accounted for."""
+    """Each stream stalls once. No stale pair is returned, and every pair of the device is counted."""
     source = SoftwareCamera(width=64, height=48)
     rgb, depth = draw_pair("near")
     numbers = []
@@ -105,8 +105,8 @@ def test_stalled_streams_give_no_pair_and_are_counted() -> None:
     assert counters.timeouts >= 10
 
 
-def test_pairs_whose_halves_stay_apart_in_time_are_counted() -> None:
-    """As after the wrap of a clock. One pair alone is a moment's disturbance."""
+def test_pairs_with_a_lasting_time_difference_are_counted() -> None:
+    """As after the wrap of a clock. A single pair is not counted."""
     source = SoftwareCamera(width=64, height=48)
     with _camera(source) as camera:
         for number in range(1, 31):
@@ -120,8 +120,8 @@ def test_pairs_whose_halves_stay_apart_in_time_are_counted() -> None:
 
 
 @pytest.mark.parametrize("lost", [None, 12])
-def test_numbers_of_one_stream_that_stand_still_pair_no_old_picture(lost: int | None) -> None:
-    """From number 12 on librealsense gives each depth picture with the colour picture of one frame before."""
+def test_constant_numbers_of_one_stream_pair_no_old_image(lost: int | None) -> None:
+    """From number 12 on, librealsense pairs each depth image with the colour image of the previous frame."""
     source = SoftwareCamera(width=64, height=48)
     seen = []
     with _camera(source) as camera:
@@ -138,7 +138,7 @@ def test_numbers_of_one_stream_that_stand_still_pair_no_old_picture(lost: int | 
     assert counters.stale >= 10 and counters.delivered == len(seen)
 
 
-def test_an_old_picture_that_comes_late_is_not_paired_with_a_new_one() -> None:
+def test_an_old_image_that_arrives_late_is_not_paired_with_a_new_one() -> None:
     source = SoftwareCamera(width=64, height=48)
     seen = []
     with _camera(source) as camera:
@@ -155,20 +155,20 @@ def test_an_old_picture_that_comes_late_is_not_paired_with_a_new_one() -> None:
 
 
 def test_a_pipeline_that_the_sdk_stopped_keeps_the_clear_message() -> None:
-    """As when the camera is unplugged: leaving `with` stops the pipeline once more, which librealsense refuses."""
+    """As if the camera is unplugged: leaving `with` stops the pipeline again, which librealsense refuses."""
     source = SoftwareCamera(width=64, height=48)
-    with pytest.raises(UserError, match="the camera stopped: .*Plug it in again"), _camera(source) as camera:
+    with pytest.raises(UserError, match="the camera stopped: .*Reconnect it"), _camera(source) as camera:
         camera._pipeline.stop()
         camera.read(100)
 
 
 def test_a_silent_camera_is_reported() -> None:
     source = SoftwareCamera(width=64, height=48)
-    with _camera(source) as camera, pytest.raises(UserError, match=r"no fresh pair of colour and depth for 0.3 s"):
+    with _camera(source) as camera, pytest.raises(UserError, match=r"no new pair of colour and depth for 0.3 s"):
         next(frames(camera, patience_s=0.3))
 
 
-def test_warm_up_frames_are_thrown_away_uncounted() -> None:
+def test_warm_up_frames_are_discarded_uncounted() -> None:
     source = SoftwareCamera(width=64, height=48)
     with _streaming(source, fps=200), _camera(source, warmup_frames=12) as camera:
         frame = camera.read(1000)
@@ -176,13 +176,15 @@ def test_warm_up_frames_are_thrown_away_uncounted() -> None:
         assert camera.counters.received == 1
 
 
-def test_the_first_profile_that_the_camera_has_is_taken() -> None:
+def test_the_first_profile_that_the_camera_supports_is_used() -> None:
     source = SoftwareCamera(width=64, height=48)
     missing = Profile(640, 480, 640, 480, 30)
     with _camera(source, profiles=(missing, Profile(64, 48, 64, 48, 60), PROFILE)) as camera:
         assert camera.description["depth"] == {"width": 64, "height": 48, "fps": 30, "format": "z16"}
     with (
-        pytest.raises(UserError, match=r"none of these profiles: depth 640x480.*It has Color 64x48 rgb8 30/s, Depth"),
+        pytest.raises(
+            UserError, match=r"none of these profiles: depth 640x480.*It supports Color 64x48 rgb8 30/s, Depth"
+        ),
         _camera(source, profiles=(missing,)),
     ):
         pass
@@ -200,7 +202,7 @@ def test_the_age_of_a_frame_needs_the_hosts_clock() -> None:
     assert (frame.timestamp_domain, frame.timestamp_ms) == ("global", pytest.approx(now_ms - 7, abs=0.01))
 
 
-def test_the_colour_rate_is_held_where_the_camera_can() -> None:
+def test_the_colour_rate_is_kept_if_the_camera_can() -> None:
     rs = load_pyrealsense2()
     source = SoftwareCamera(width=64, height=48)
     sensor = source.device.query_sensors()[1]
@@ -208,7 +210,7 @@ def test_the_colour_rate_is_held_where_the_camera_can() -> None:
     option_range.min, option_range.max, option_range.step, option_range.default = 0.0, 1.0, 1.0, 1.0
     source._color_sensor.add_option(rs.option.auto_exposure_priority, option_range, True)
     assert sensor.get_option(rs.option.auto_exposure_priority) == 1.0
-    _hold_color_rate(rs, source.device)
+    _keep_color_rate(rs, source.device)
     assert sensor.get_option(rs.option.auto_exposure_priority) == 0.0
 
 
@@ -216,13 +218,13 @@ def test_a_busy_camera_is_explained() -> None:
     info = {"name": "Intel RealSense D435", "serial": "123"}
     busy = _start_message("xioctl(VIDIOC_S_FMT) failed, errno=16 Last Error: Device or resource busy", info)
     assert "D435 123 is in use by another process" in busy and "fuser" in busy
-    assert "plug it in again" in _start_message("failed to set power state", info)
+    assert "reconnect it" in _start_message("failed to set power state", info)
 
 
 @pytest.mark.parametrize(
     ("serial", "wanted"), [(None, "no RealSense camera was found"), ("42", "no RealSense camera 42")]
 )
-def test_no_camera_is_said_at_once(serial: str | None, wanted: str) -> None:
+def test_no_camera_is_reported_immediately(serial: str | None, wanted: str) -> None:
     if list(load_pyrealsense2().context().query_devices()):
         pytest.skip("a RealSense camera is connected")
     started_s = time.monotonic()
@@ -255,17 +257,17 @@ def _opened(code: str, **environment: str) -> str:
 
 
 def test_a_missing_package_names_its_command() -> None:
-    said = _opened("import sys; sys.modules['pyrealsense2'] = None\n" + OPEN_CAMERA)
-    assert "pip install 'edgefuse[realsense]'" in said
-    assert "apt-get install libusb-1.0-0" in said
+    output = _opened("import sys; sys.modules['pyrealsense2'] = None\n" + OPEN_CAMERA)
+    assert "pip install 'edgefuse[realsense]'" in output
+    assert "apt-get install libusb-1.0-0" in output
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses the loader's LD_LIBRARY_PATH")
 def test_a_missing_libusb_names_its_command(tmp_path: Path) -> None:
-    (tmp_path / "libusb-1.0.so.0").write_bytes(b"")  # found first, and no library
-    said = _opened(OPEN_CAMERA, LD_LIBRARY_PATH=str(tmp_path))
-    assert "pyrealsense2 is installed but does not load" in said
-    assert "apt-get install libusb-1.0-0" in said
+    (tmp_path / "libusb-1.0.so.0").write_bytes(b"")  # found first, but not a library
+    output = _opened(OPEN_CAMERA, LD_LIBRARY_PATH=str(tmp_path))
+    assert "pyrealsense2 is installed but does not load" in output
+    assert "apt-get install libusb-1.0-0" in output
 
 
 def test_colour_and_depth_without_a_known_pose_are_refused() -> None:
@@ -277,7 +279,7 @@ def test_colour_and_depth_without_a_known_pose_are_refused() -> None:
     sensor.add_video_stream(source._stream("color", focal_px=60.0))
     sensor.add_read_only_option(rs.option.depth_units, 0.001)
     with (
-        pytest.raises(UserError, match="does not say how its two cameras stand"),
+        pytest.raises(UserError, match="has no extrinsics between its two streams"),
         RealSense(device=device, profiles=(PROFILE,), warmup_frames=0),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Recording takes into the folder layout: nothing is overwritten, nothing is lost, and the crop is live's own."""
+"""Recording sequences to the folder layout: nothing is overwritten or lost, and crops are the same as in live."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _pairs(sequence: Path) -> list[Pair]:
     ]
 
 
-def test_a_take_holds_the_cameras_frames(small_recording: Path, tmp_path: Path) -> None:
+def test_a_sequence_has_the_cameras_frames(small_recording: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     sequence = _record(
         small_recording, tmp_path / "set", sequence="first", progress=lambda *count, stage: seen.append(count)
@@ -49,7 +49,7 @@ def test_a_take_holds_the_cameras_frames(small_recording: Path, tmp_path: Path) 
     assert description["camera"]["name"] == "edgefuse software camera"
 
 
-def test_takes_and_classes_add_up_to_a_data_set(small_recording: Path, tmp_path: Path) -> None:
+def test_sequences_and_classes_form_a_data_set(small_recording: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     _record(small_recording, root, num_frames=3)
     _record(small_recording, root, num_frames=2)
@@ -65,10 +65,10 @@ def test_takes_and_classes_add_up_to_a_data_set(small_recording: Path, tmp_path:
 
 
 @pytest.mark.parametrize("roi", [Roi(100, 50, 200, 120), Roi(500, 400, 260, 90), Roi(-40, -30, 200, 200)])
-def test_a_stored_crop_gives_the_model_what_live_gives_it(
+def test_a_stored_crop_gives_the_same_model_input_as_live(
     roi: Roi, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
 ) -> None:
-    """At the camera's resolution, in each place of a picture and over its edges."""
+    """At the camera's resolution, anywhere in the image and beyond its edges."""
     sequence = _record(noise_recording, tmp_path / "set", region=Fixed(roi=roi), num_frames=2)
     for stored, (rgb, depth) in zip(_pairs(sequence), noise_pairs, strict=False):
         side = max(roi.w, roi.h)
@@ -77,14 +77,14 @@ def test_a_stored_crop_gives_the_model_what_live_gives_it(
         assert np.array_equal(trained.rgb, live.rgb) and np.array_equal(trained.depth, live.depth)
 
 
-def test_frames_without_a_region_are_left_out(small_recording: Path, tmp_path: Path) -> None:
+def test_frames_without_a_region_are_skipped(small_recording: Path, tmp_path: Path) -> None:
     path = tmp_path / "regions.json"
     path.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [0, 0, 8, 8]} for n in (1, 4, 9)]}))
     sequence = _record(small_recording, tmp_path / "set", region=parse_region(str(path)))
     assert len(_pairs(sequence)) == 3
 
 
-def test_an_existing_take_is_refused_and_kept(small_recording: Path, tmp_path: Path) -> None:
+def test_an_existing_sequence_is_refused_and_kept(small_recording: Path, tmp_path: Path) -> None:
     sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=5)
     with pytest.raises(UserError, match="exists already"):
         _record(small_recording, tmp_path / "set", sequence="a", num_frames=2)
@@ -99,7 +99,7 @@ def test_another_unit_or_alignment_is_refused_before_anything_is_written(small_r
     root = tmp_path / "set"
     _record(small_recording, root, sequence="a", num_frames=1)
     before = sorted(root.rglob("*"))
-    with pytest.raises(UserError, match=r"units of 0.001 m aligned to color, this camera gives 0.0001 m"):
+    with pytest.raises(UserError, match=r"units of 0.001 m aligned to color, but this camera has 0.0001 m"):
         _record(fine, root, sequence="b")
     with pytest.raises(UserError, match="with --align color"):
         _record(small_recording, root, align="depth", sequence="b")
@@ -145,25 +145,25 @@ class Failing:
 
 
 @pytest.mark.parametrize("replaces", [False, True])
-def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
+def test_a_failing_camera_keeps_new_pairs_and_never_an_old_sequence_is_lost(
     replaces: bool, small_recording: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "set"
     if replaces:
         _record(small_recording, root, sequence="a", num_frames=6)
     with (
-        logged() as said,
+        logged() as messages,
         open_camera(str(small_recording)) as camera,
         pytest.raises(UserError, match="unplugged"),
     ):
         unplugged = Failing(camera, UserError("unplugged"))
         record(camera=unplugged, root=root, label="cup", sequence="a", force=replaces)
-    assert said == ([] if replaces else [f"2 pairs are kept in {root / 'cup/a'}"])
+    assert messages == ([] if replaces else [f"2 pairs are kept in {root / 'cup/a'}"])
     assert len(_pairs(root / "cup" / "a")) == (6 if replaces else 2)
 
 
 @pytest.mark.parametrize(
-    ("error", "num_frames", "said"),
+    ("error", "num_frames", "messages"),
     [
         (KeyboardInterrupt(), 4, "2 of 4 new pairs were recorded;"),
         (UserError("unplugged"), 4, r"2 of 4 new pairs were recorded \(unplugged\);"),
@@ -171,13 +171,13 @@ def test_a_failing_camera_keeps_new_pairs_and_never_costs_an_old_take(
         (None, 31, "30 of 31 new pairs were recorded;"),
     ],
 )
-def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
-    error: BaseException | None, num_frames: int | None, said: str, small_recording: Path, tmp_path: Path
+def test_a_sequence_is_not_replaced_by_fewer_pairs_than_requested(
+    error: BaseException | None, num_frames: int | None, messages: str, small_recording: Path, tmp_path: Path
 ) -> None:
     sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6)
     with (
         open_camera(str(small_recording)) as camera,
-        pytest.raises(UserError, match=f"cup/a stays as it was: {said} record again"),
+        pytest.raises(UserError, match=f"cup/a was not replaced: {messages} record again"),
     ):
         record(
             camera=camera if error is None else Failing(camera, error),
@@ -191,7 +191,7 @@ def test_a_take_is_not_replaced_by_fewer_pairs_than_were_asked_for(
 
 
 @pytest.mark.parametrize("num_frames", [None, 2])
-def test_ctrl_c_is_the_end_of_a_recording_that_has_what_was_asked_for(
+def test_ctrl_c_after_the_requested_pairs_is_no_error(
     num_frames: int | None, small_recording: Path, tmp_path: Path
 ) -> None:
     sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6)
@@ -213,14 +213,14 @@ def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None
     assert len(_pairs(sequence)) == 2
 
 
-def test_an_old_take_stays_when_nothing_comes(small_recording: Path, tmp_path: Path) -> None:
+def test_an_old_sequence_stays_if_no_frame_arrives(small_recording: Path, tmp_path: Path) -> None:
     sequence = _record(small_recording, tmp_path / "set", sequence="a", num_frames=6, region=parse_region("0,0,9,9"))
     with pytest.raises(UserError, match="nothing was recorded"):
         _record(small_recording, tmp_path / "set", sequence="a", region=lambda frame: None, force=True)
     assert len(_pairs(sequence)) == 6
 
 
-def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path: Path) -> None:
+def test_a_region_outside_the_image_is_refused(small_recording: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not overlap the 64x48 image"):
         _record(small_recording, tmp_path / "set", region=Fixed(roi=Roi(100, 0, 10, 10)))
 
@@ -229,7 +229,7 @@ def test_a_region_outside_the_picture_is_refused(small_recording: Path, tmp_path
     ("roi", "kept"),
     [(None, "whole"), ("whole", "whole"), ("centre", "center"), (" 4, 5,20,16", "4,5,20,16"), ("r.json", "file")],
 )
-def test_the_data_set_keeps_where_its_images_were_looked_at(
+def test_the_data_set_stores_the_region_of_its_images(
     roi: str | None, kept: str, small_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -240,12 +240,14 @@ def test_the_data_set_keeps_where_its_images_were_looked_at(
     if kept == "file":
         _record(small_recording, tmp_path / "set", label="box", region=parse_region(other), num_frames=1)
         other = "whole"
-    with pytest.raises(UserError, match=f"region {kept}, these would be of {other}: .*record (with|without) --roi"):
+    with pytest.raises(
+        UserError, match=f"region {kept}, but the new ones would be of {other}, .*record (with|without) --roi"
+    ):
         _record(small_recording, tmp_path / "set", label="jar", region=parse_region(other))
     assert not (tmp_path / "set/jar").exists()
 
 
-def test_a_set_that_says_nothing_of_regions_takes_any(small_recording: Path, tmp_path: Path) -> None:
+def test_a_set_without_a_region_accepts_any(small_recording: Path, tmp_path: Path) -> None:
     write_description(tmp_path)
     _record(small_recording, tmp_path, sequence="a", region=parse_region("center"), num_frames=1)
     assert scan([tmp_path]).region is None
@@ -277,46 +279,46 @@ def test_a_first_pair_that_cannot_be_written_leaves_no_description(
     _record(small_recording, root, num_frames=1)
 
 
-def test_a_recording_that_found_nothing_decides_nothing_for_the_next(small_recording: Path, tmp_path: Path) -> None:
+def test_a_recording_without_pairs_does_not_restrict_the_next(small_recording: Path, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"frames": [{"frame": 900, "roi_xywh": [0, 0, 8, 8]}]}))
     with pytest.raises(
-        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*numbered 1 to 30"
+        UserError, match=r"nothing was recorded: 0 of 30 frames had a region in .*r.json: .*frames are 1 to 30"
     ):
         _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
     assert not (tmp_path / "set").exists()
     _record(small_recording, tmp_path / "set", num_frames=1)
 
 
-def test_frames_of_another_class_or_without_a_region_are_told(small_recording: Path, tmp_path: Path) -> None:
+def test_frames_of_another_class_or_without_a_region_are_reported(small_recording: Path, tmp_path: Path) -> None:
     entries = [{"frame": n, "roi_xywh": [0, 0, 8, 8], "label": "cup" if n < 4 else "jar"} for n in range(1, 11)]
     (tmp_path / "r.json").write_text(json.dumps({"frames": entries}))
-    with logged() as said:
+    with logged() as messages:
         sequence = _record(small_recording, tmp_path / "set", region=parse_region(str(tmp_path / "r.json")))
     assert len(_pairs(sequence)) == 10
-    assert said == [
-        f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out",
-        "warning: 7 pairs show another class by their source (such as jar), recorded as cup",
+    assert messages == [
+        f"warning: 10 of 30 frames had a region in {tmp_path / 'r.json'}; the others were skipped",
+        "warning: 7 pairs recorded as cup have another class in their source (such as jar)",
     ]
 
 
 @pytest.mark.parametrize(
     ("existing", "label", "words"),
     [
-        ("Mug", "mug", "beside 'Mug': is it the same thing"),
-        ("mug", " mug", "beside 'mug': is it the same thing"),
-        ("caf\u00e9", "cafe\u0301", "is it the same thing"),
+        ("Mug", "mug", "similar to the class 'Mug'"),
+        ("mug", " mug", "similar to the class 'mug'"),
+        ("caf\u00e9", "cafe\u0301", "similar to the class"),
         ("mug", "test", "the name of a part of a split"),
         ("mug", "jar", ""),
         ("mug", "mug", ""),
     ],
 )
-def test_labels_that_people_take_for_others_are_warned_of(
+def test_labels_that_are_easily_confused_give_a_warning(
     existing: str, label: str, words: str, small_recording: Path, tmp_path: Path
 ) -> None:
     _record(small_recording, tmp_path, label=existing, sequence="a", num_frames=1)
-    with logged() as said:
+    with logged() as messages:
         _record(small_recording, tmp_path, label=label, sequence="b", num_frames=1)
-    assert len(said) == bool(words) and all(words in text for text in said)
+    assert len(messages) == bool(words) and all(words in text for text in messages)
     scan([tmp_path])
 
 

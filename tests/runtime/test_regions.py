@@ -1,4 +1,4 @@
-"""Where live looks: words, rectangles and files of regions. `--roi nearest` has tests of its own."""
+"""Parsing `--roi`: keywords, rectangles and files of regions. `--roi nearest` is in test_nearest.py."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _frame(
         ("center", Roi(80, 0, 480, 480)),
         ("10,20,30,40", Roi(10, 20, 30, 40)),
         ("-5, 7 ,300,200", Roi(-5, 7, 300, 200)),
-        ("-30,0,20,200", Roi(-30, 0, 20, 200)),  # its square reaches into the picture
+        ("-30,0,20,200", Roi(-30, 0, 20, 200)),  # its square overlaps the image
     ],
 )
 def test_fixed_regions(spec: str | None, expected: Roi) -> None:
@@ -57,7 +57,7 @@ def test_fixed_regions(spec: str | None, expected: Roi) -> None:
     assert (region.roi, region.label) == (expected, None)
 
 
-def test_what_the_camera_knows_comes_before_the_whole_picture() -> None:
+def test_the_cameras_region_comes_before_the_whole_image() -> None:
     known = Roi(1, 2, 3, 4)
     region, whole = parse_region(None)(_frame(roi=known)), parse_region("whole")(_frame(roi=known))
     assert region is not None and region.roi == known
@@ -96,7 +96,7 @@ def _write(path: Path, entries: Any) -> Path:
 ENTRIES = [{"frame": n, "label": "ab"[n % 2], "roi_xywh": [n, 0, 10, 12]} for n in (1, 2, 3)]
 
 
-def test_a_file_gives_region_and_class_by_frame_number(tmp_path: Path) -> None:
+def test_a_file_has_region_and_class_by_frame_number(tmp_path: Path) -> None:
     find = parse_region(str(_write(tmp_path / "r.json", ENTRIES)))
     second, third = find(_frame(number=2)), find(_frame(number=3))
     assert second is not None and third is not None
@@ -105,24 +105,24 @@ def test_a_file_gives_region_and_class_by_frame_number(tmp_path: Path) -> None:
     assert find(_frame(number=4)) is None
 
 
-def test_a_region_belongs_to_its_frames_number_alone(tmp_path: Path) -> None:
-    """A file that begins at frame 10 is laid over no other frame, and one that counts otherwise matches nothing, aloud."""
+def test_a_region_is_only_for_its_frame_number(tmp_path: Path) -> None:
+    """Regions of a file that begins at frame 10 are not shifted, and a file with other numbers matches nothing and is reported."""
     entries = [{"frame": n, "roi_xywh": [n, 0, 8, 8], "label": f"thing_{n}"} for n in range(10, 21)]
     find = read_regions(_write(tmp_path / "r.json", entries))
     found = {n: find(_frame(number=n)) for n in range(1, 31)}
     assert {n: region.label for n, region in found.items() if region} == {n: f"thing_{n}" for n in range(10, 21)}
-    assert find.note() == f"11 of 30 frames had a region in {tmp_path / 'r.json'}; the others were left out"
+    assert find.note() == f"11 of 30 frames had a region in {tmp_path / 'r.json'}; the others were skipped"
 
 
 @pytest.mark.parametrize("first", [0, 4, 170])
-def test_a_file_that_matches_no_frame_says_so(first: int, tmp_path: Path) -> None:
+def test_a_file_that_matches_no_frame_is_reported(first: int, tmp_path: Path) -> None:
     find = read_regions(_write(tmp_path / "r.json", ENTRIES))
     assert find.labels == ("a", "b") and find.note() is None
     numbers = [n for n in range(first, first + 50) if n not in (1, 2, 3)]
     assert [find(_frame(number=n)) for n in numbers] == [None] * len(numbers)
     assert find.note() == (
         f"0 of {len(numbers)} frames had a region in {tmp_path / 'r.json'}: it has regions for frames 1 to 3, "
-        f"the camera's are numbered {numbers[0]} to {numbers[-1]}"
+        f"but the camera's frames are {numbers[0]} to {numbers[-1]}"
     )
 
 
@@ -167,10 +167,10 @@ def test_all_regions_of_a_recording_are_checked_with_its_first_frame(
         ([{"frame": 1, "roi_xywh": [1, float("-inf"), 3, 4]}], "-Infinity, a finite number"),
         ([ENTRIES[0], {"frame": 5, "roi_xywh": [1, 2, 0, 4]}], "entry 2 of frames: .*above 0"),
         ([{"frame": 1, "roi_xywh": [1, 2, 9, -4]}], "above 0"),
-        ([{"frame": 1, "roi_xywh": [0, 0, 64000, 480]}], "entry 1 of frames: .*64000.*not more than"),
+        ([{"frame": 1, "roi_xywh": [0, 0, 64000, 480]}], "entry 1 of frames: .*64000.*at most"),
         ([{"frame": 1, "roi_xywh": [-20, -20, 10, 10]}], "left of or above"),
         ([{"frame": 1, "roi_xywh": [1, 2, 3, 4], "label": 5}], "label = 5, a string"),
-        ([ENTRIES[0], ENTRIES[0]], "entry 2 of frames: frame 1 is there twice"),
+        ([ENTRIES[0], ENTRIES[0]], "entry 2 of frames: frame 1 occurs twice"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_entry(entries: Any, message: str, tmp_path: Path) -> None:
@@ -224,11 +224,11 @@ def test_any_text_is_a_region_or_one_error(spec: str) -> None:
         source = parse_region(spec)
     except UserError:
         return
-    assert parse_region(word_of(source)) == source  # what is kept in dataset.json is understood again
+    assert parse_region(word_of(source)) == source  # the value in dataset.json can be parsed
 
 
 def test_the_gestures_file_fits_its_recording(gestures_recording: Path, gestures_regions: Path) -> None:
-    """Frame k of the file is the k-th of the recording: in each region there is a hand before the wall."""
+    """Frame k of the file is the k-th of the recording: each region has a hand in front of the wall."""
     find = read_regions(gestures_regions)
     assert len(find.labels) == 10
     with open_camera(str(gestures_recording)) as camera:

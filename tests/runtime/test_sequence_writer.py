@@ -1,4 +1,4 @@
-"""A take on the disk: whole pairs whenever its process ends, one writer, and nothing foreign replaced."""
+"""A sequence on the disk: complete pairs even if the process is killed, one writer, and other files are never replaced."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from edgefuse_runtime.recording.sequence_writer import open_sequence
 root, delay_s = Path(sys.argv[1]), float(sys.argv[2])
 write_description(root)
 pair = np.full((24, 32, 3), 9, np.uint8), np.full((24, 32), 900, np.uint16)
-with open_sequence(root, "cup", "a", force=False) as take:
-    take.add(pair, None)
+with open_sequence(root, "cup", "a", force=False) as writer:
+    writer.add(pair)
     threading.Timer(delay_s, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     for _ in itertools.count():
-        take.add(pair, None)
+        writer.add(pair)
 """
 
 
@@ -54,14 +54,14 @@ def test_a_recorder_killed_at_any_time_leaves_a_set_that_can_be_used(seed: int, 
     assert killed.returncode == -signal.SIGKILL
     dataset = scan([tmp_path])
     assert load(dataset).dataset.num_left_out == 0 and len(dataset.samples) >= 1
-    with open_sequence(tmp_path, "cup", None, force=False):  # the next one sweeps what is left
+    with open_sequence(tmp_path, "cup", None, force=False):  # the next one removes temporary files
         pass
     assert not [path for path in (tmp_path / "cup/a").iterdir() if path.name.startswith(".")]
     assert len(scan([tmp_path]).samples) >= len(dataset.samples)
 
 
 def _killed_between(root: Path) -> Path:
-    """A take as a kill between the two moves of its second pair leaves it."""
+    """A sequence after a kill between the two renames of its second pair."""
     sequence, rest = root / "cup/a", root / "cup/a/.files-edgefuse-0123456789abcdef"
     write_pair(sequence, "frame_000001", *draw_pair("near"))
     write_pair(rest, "frame_000002", *draw_pair("far"))
@@ -69,7 +69,7 @@ def _killed_between(root: Path) -> Path:
     return sequence
 
 
-def test_a_pair_of_which_half_had_arrived_is_passed_over_and_completed_by_the_next_recording(tmp_path: Path) -> None:
+def test_an_incomplete_pair_is_skipped_and_completed_by_the_next_recording(tmp_path: Path) -> None:
     sequence = _killed_between(tmp_path)
     assert [path.name for path in left_behind(sequence)] == ["frame_000002_rgb.png"]
     assert [sample.name for sample in scan([tmp_path]).samples] == ["frame_000001"]
@@ -79,7 +79,7 @@ def test_a_pair_of_which_half_had_arrived_is_passed_over_and_completed_by_the_ne
     assert sorted(path.name[-9:] for path in sequence.iterdir()) == ["1_rgb.png", "2_rgb.png", "depth.png", "depth.png"]
 
 
-def test_a_depth_image_that_lost_its_colour_otherwise_is_still_refused(tmp_path: Path) -> None:
+def test_a_depth_image_without_colour_for_another_reason_is_refused(tmp_path: Path) -> None:
     sequence = _killed_between(tmp_path)
     (sequence / "frame_000001_rgb.png").unlink()
     with pytest.raises(UserError, match="frame_000001_depth.png"):
@@ -87,8 +87,8 @@ def test_a_depth_image_that_lost_its_colour_otherwise_is_still_refused(tmp_path:
     assert settled(sequence, ["frame_000001_depth.png", "frame_000002_depth.png"]) == ("frame_000001_depth.png",)
 
 
-def test_a_full_disk_keeps_whole_pairs(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: pairs of noise do not fit, flat ones do."""
+def test_a_full_disk_keeps_complete_pairs(tmp_path: Path) -> None:
+    """A limit on the file size simulates the full disk: pairs of noise do not fit, uniform ones do."""
     code = """
 import sys
 from pathlib import Path
@@ -98,10 +98,10 @@ from edgefuse_runtime.recording.sequence_writer import open_sequence
 flat = np.full((240, 320, 3), 9, np.uint8), np.full((240, 320), 900, np.uint16)
 noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8), flat[1]
 write_description(Path(sys.argv[1]))
-with open_sequence(Path(sys.argv[1]), "cup", "a", force=False) as take:
+with open_sequence(Path(sys.argv[1]), "cup", "a", force=False) as writer:
     for number in range(40):
-        take.add(noise if number == 37 else flat, None)
-    take.finish(None)
+        writer.add(noise if number == 37 else flat)
+    writer.finish()
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -118,8 +118,8 @@ with open_sequence(Path(sys.argv[1]), "cup", "a", force=False) as take:
     assert left_behind(tmp_path / "cup/a") == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own, which root alone can mount")
-def test_a_full_file_system_keeps_whole_pairs(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which needs root")
+def test_a_full_file_system_keeps_complete_pairs(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True).returncode:
@@ -135,8 +135,8 @@ def test_a_full_file_system_keeps_whole_pairs(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_no_room_for_a_pair_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the description fits, no image does."""
+def test_no_space_for_a_pair_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the file size simulates the full disk: dataset.json fits, images do not."""
     done = _edgefuse(
         *("record", tmp_path / "set", "--label", "cup", "--camera", "synthetic", "--frames", 2),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000)),
@@ -146,7 +146,7 @@ def test_no_room_for_a_pair_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_before_the_pairs_that_were_asked_for_keeps_the_old_take(number: int, tmp_path: Path) -> None:
+def test_a_signal_before_the_requested_pairs_keeps_the_old_sequence(number: int, tmp_path: Path) -> None:
     record = ("record", tmp_path / "set", "--label", "cup", "--sequence", "a", "--camera", "synthetic", "--frames")
     assert _edgefuse(*record, 2).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()}
@@ -156,16 +156,16 @@ def test_a_signal_before_the_pairs_that_were_asked_for_keeps_the_old_take(number
     while len(list((tmp_path / "set/cup").glob(".a-*/*_rgb.png"))) < 3 and time.monotonic() < deadline_s:
         time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.fullmatch(
-        r"error: .*cup/a stays as it was: \d+ of 100000 new pairs were recorded; .*", said.splitlines()[-1]
+        r"error: .*cup/a was not replaced: \d+ of 100000 new pairs were recorded; .*", output.splitlines()[-1]
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()} == before
 
 
 @pytest.mark.parametrize("given", ["", " "])
-def test_a_folder_without_a_name_is_not_the_current_one(given: str, tmp_path: Path) -> None:
+def test_an_empty_folder_name_is_not_the_current_folder(given: str, tmp_path: Path) -> None:
     done = _edgefuse("record", given, "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: the data set folder is empty: ")
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +176,7 @@ def test_a_folder_without_a_name_is_not_the_current_one(given: str, tmp_path: Pa
 
 @pytest.mark.parametrize("link", ["set", "set/cup", "set/loop"])
 @pytest.mark.parametrize("below", ["", "more"])
-def test_a_link_to_nothing_is_refused_in_words(link: str, below: str, tmp_path: Path) -> None:
+def test_a_broken_link_is_refused(link: str, below: str, tmp_path: Path) -> None:
     path = tmp_path / link
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(path if link == "set/loop" else tmp_path / "gone")
@@ -189,7 +189,7 @@ def test_a_link_to_nothing_is_refused_in_words(link: str, below: str, tmp_path: 
     assert path.is_symlink() and not (tmp_path / "gone").exists()
 
 
-def test_one_take_has_one_writer(tmp_path: Path) -> None:
+def test_a_sequence_has_one_writer(tmp_path: Path) -> None:
     with open_sequence(tmp_path, "cup", "a", force=False):
         with (
             pytest.raises(UserError, match="being recorded by another process"),
@@ -215,13 +215,13 @@ def test_default_names_of_one_second_differ(tmp_path: Path) -> None:
         open_sequence(tmp_path, "cup", None, force=False) as second,
     ):
         for sequence in (first, second):
-            sequence.add(pair, None)
-            sequence.finish(None)
+            sequence.add(pair)
+            sequence.finish()
     assert first.folder != second.folder and len(scan([tmp_path]).samples) == 2
 
 
-def test_two_first_recorders_of_one_set_agree(tmp_path: Path) -> None:
-    """Each has a camera with another depth unit: one of them is refused, and nothing of it is there."""
+def test_two_first_recordings_of_a_data_set_agree(tmp_path: Path) -> None:
+    """Their cameras have different depth units: one is refused and leaves no files."""
     root = tmp_path / "set"
     code = """
 import sys
@@ -250,16 +250,16 @@ write_recording(Path(sys.argv[1]), [(np.zeros((48, 64, 3), np.uint8), np.full((4
         )
         for label, unit in (("near", "0.001"), ("far", "0.0001"))
     ]
-    said = [process.communicate(timeout=60)[1] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], said
+    output = [process.communicate(timeout=60)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], output
     winner, loser = (0, 1) if both[0].returncode == 0 else (1, 0)
-    assert "record into another folder" in said[loser]
+    assert "record to another folder" in output[loser]
     assert json.loads((root / DATASET_NAME).read_text())["depth_unit_m"] == (0.001, 0.0001)[winner]
     assert scan([root]).labels == (("near", "far")[winner],)
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "photo.png", "below/frame_rgb.png"])
-def test_force_replaces_takes_and_nothing_else(foreign: str, tmp_path: Path) -> None:
+def test_force_replaces_only_sequences(foreign: str, tmp_path: Path) -> None:
     sequence = tmp_path / "cup/a"
     write_pair(sequence, "frame_000001", *draw_pair("near"))
     (sequence / foreign).parent.mkdir(exist_ok=True)
@@ -275,13 +275,13 @@ def test_force_replaces_takes_and_nothing_else(foreign: str, tmp_path: Path) -> 
         (sequence / "below").rmdir()
     with open_sequence(tmp_path, "cup", "a", force=True) as again:
         for _ in range(3):
-            again.add(draw_pair("far"), None)
-        again.finish(None)
+            again.add(draw_pair("far"))
+        again.finish()
         assert len(list(sequence.iterdir())) == 2  # the old one, until the new one is complete
     assert len(list(sequence.iterdir())) == 6
 
 
-def test_ctrl_c_ends_a_recording_with_whole_pairs(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_recording_with_complete_pairs(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*EDGEFUSE, "record", str(tmp_path / "set"), "--label", "cup", "--sequence", "a", "--camera", "synthetic"],
         stderr=subprocess.PIPE,
@@ -291,8 +291,8 @@ def test_ctrl_c_ends_a_recording_with_whole_pairs(tmp_path: Path) -> None:
     while len(list((tmp_path / "set").glob("cup/a/*_rgb.png"))) < 3 and time.monotonic() < deadline_s:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 0, output
     dataset = load(scan([tmp_path / "set"])).dataset
-    assert len(dataset.samples) >= 3 and f"({len(dataset.samples)} pairs)" in said
+    assert len(dataset.samples) >= 3 and f"({len(dataset.samples)} pairs)" in output
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["cup", DATASET_NAME]

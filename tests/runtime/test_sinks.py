@@ -1,4 +1,4 @@
-"""Lines, JSON lines and the terminal's table."""
+"""Text lines, JSON lines and the terminal's table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _run(bundle: Bundle, folder: Path, sink: Sink) -> None:
         ({"age_ms": 41.2}, ["age   41.2 ms"]),
     ],
 )
-def test_a_line_says_what_matters(changes: dict[str, object], parts: list[str]) -> None:
+def test_a_line_has_the_main_values(changes: dict[str, object], parts: list[str]) -> None:
     line = line_of(dataclasses.replace(RESULT, **changes))
     assert "\n" not in line
     assert [part for part in parts if part not in line] == []
@@ -75,7 +75,7 @@ def test_lines_and_summary(bundle: Bundle, near_far_folder: Path) -> None:
     assert "accuracy 1.000 (8 of 8)" in lines
 
 
-def test_json_lines_are_whole_objects_with_a_summary_last(
+def test_json_lines_are_complete_objects_with_a_summary_last(
     bundle: Bundle, near_far_folder: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "deep" / "log.jsonl"
@@ -86,7 +86,7 @@ def test_json_lines_are_whole_objects_with_a_summary_last(
     assert values[-1]["processed"] == 8
 
 
-def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
+def test_each_line_is_written_immediately(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with JsonlSink(path) as sink:
         for index in range(3):
@@ -95,7 +95,7 @@ def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "log"])
-def test_a_log_is_overwritten_with_force_alone(content: str, tmp_path: Path) -> None:
+def test_a_log_is_overwritten_only_with_force(content: str, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("")
     if content:
@@ -122,7 +122,7 @@ def test_a_log_is_overwritten_with_force_alone(content: str, tmp_path: Path) -> 
         b"SQLite format 3\x00" + bytes(9),
     ],
 )
-def test_a_file_that_is_no_log_is_never_overwritten(content: bytes, tmp_path: Path) -> None:
+def test_another_file_is_never_overwritten(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match="log.jsonl is not replaced although --force"), JsonlSink(path, force=True):
@@ -155,20 +155,20 @@ def test_a_log_has_one_writer(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
-def test_a_log_that_appears_after_the_first_look_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, look = tmp_path / "log.jsonl", sinks.refuse_existing
+def test_a_log_that_appears_after_the_first_check_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, check = tmp_path / "log.jsonl", sinks.refuse_existing
 
-    def look_and_lose_the_race(*arguments: Any, **options: Any) -> None:
-        look(*arguments, **options)
+    def check_and_lose_the_race(*arguments: Any, **options: Any) -> None:
+        check(*arguments, **options)
         path.write_text("another's")
 
-    monkeypatch.setattr(sinks, "refuse_existing", look_and_lose_the_race)
+    monkeypatch.setattr(sinks, "refuse_existing", check_and_lose_the_race)
     with pytest.raises(UserError, match="exists already"), JsonlSink(path):
         pass
     assert path.read_text() == "another's"
 
 
-def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_complete_lines(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     code = f"""
 import itertools
@@ -202,7 +202,7 @@ def _screen(console: Console) -> str:
     return stream.getvalue()
 
 
-def test_the_table_shows_answer_bars_gate_and_last_results() -> None:
+def test_the_table_shows_prediction_bars_gate_and_last_results() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
     with TableSink(title="my title", console=console) as sink:
         for index in range(12):

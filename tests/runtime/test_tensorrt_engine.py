@@ -1,4 +1,4 @@
-"""The TensorRT engine on stand-ins of TensorRT and of GPU memory: what it does with every answer. Nothing here ran on a GPU."""
+"""The TensorRT engine on fakes of TensorRT and GPU memory, with every failure. Nothing here runs on a GPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def framed(label: str) -> Batch:
 
 
 def open_fails(bundle: Bundle, memory: HostMemory, error: type[Exception]) -> str:
-    """Opening fails with `error` and leaves nothing open; its message."""
+    """The message of `error` on opening; nothing is left open."""
     with pytest.raises(error) as caught, engine_on(bundle, memory):
         pass
     assert not memory.is_open
@@ -57,7 +57,7 @@ def open_fails(bundle: Bundle, memory: HostMemory, error: type[Exception]) -> st
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-def test_the_answer_is_the_graphs(planned: Bundle, memory: HostMemory, integrated: bool) -> None:
+def test_the_output_is_the_graphs(planned: Bundle, memory: HostMemory, integrated: bool) -> None:
     memory.integrated = integrated
     with engine_on(planned, memory) as engine:
         for label in ("near", "far", "near"):
@@ -80,7 +80,7 @@ def test_a_discrete_gpu_copies_and_an_integrated_one_does_not(planned: Bundle, f
     assert integrated.num_free_bytes == HostMemory(fake=fake).num_free_bytes
 
 
-def test_a_decision_is_one_launch_of_the_graph(planned: Bundle, memory: HostMemory) -> None:
+def test_a_run_is_one_launch_of_the_graph(planned: Bundle, memory: HostMemory) -> None:
     with engine_on(planned, memory) as engine:
         assert engine.description["launch"] == "CUDA graph"
         copies, launches = memory.num_copies, memory.num_launches
@@ -95,7 +95,7 @@ def test_the_context_is_active_only_within_a_call(planned: Bundle, memory: HostM
         assert memory.active_threads == []
 
 
-def test_answers_belong_to_the_caller(planned: Bundle, memory: HostMemory) -> None:
+def test_outputs_are_owned_by_the_caller(planned: Bundle, memory: HostMemory) -> None:
     with engine_on(planned, memory) as engine:
         first = engine.run(*framed("near"))
         kept = first.probabilities.copy(), first.gate.copy()
@@ -103,7 +103,9 @@ def test_answers_belong_to_the_caller(planned: Bundle, memory: HostMemory) -> No
     assert np.array_equal(first.probabilities, kept[0]) and np.array_equal(first.gate, kept[1])
 
 
-def test_the_description_and_the_tensors_say_what_runs(planned: Bundle, memory: HostMemory, fake: FakeTensorRT) -> None:
+def test_the_description_and_the_tensors_have_what_runs(
+    planned: Bundle, memory: HostMemory, fake: FakeTensorRT
+) -> None:
     with engine_on(planned, memory) as engine:
         described = engine.description
         assert [(one.name, one.dtype, one.shape) for one in engine.inputs] == [
@@ -120,7 +122,7 @@ def test_the_description_and_the_tensors_say_what_runs(planned: Bundle, memory: 
     assert engine.inputs == ()
 
 
-def test_another_thread_is_told_so(planned: Bundle, memory: HostMemory) -> None:
+def test_another_thread_gets_an_error(planned: Bundle, memory: HostMemory) -> None:
     errors: list[BaseException] = []
 
     def use() -> None:
@@ -134,19 +136,20 @@ def test_another_thread_is_told_so(planned: Bundle, memory: HostMemory) -> None:
         thread = threading.Thread(target=use)
         thread.start()
         thread.join()
-        assert [("belongs to the thread that opened it" in str(error)) for error in errors] == [True, True]
+        assert [("called by another thread than the one that opened it" in str(error)) for error in errors] == [
+            True,
+            True,
+        ]
         engine.run(*framed("near"))
 
 
-def test_run_outside_of_with_and_off_the_contract(planned: Bundle, memory: HostMemory) -> None:
+def test_run_outside_of_with_or_the_contract(planned: Bundle, memory: HostMemory) -> None:
     engine = engine_on(planned, memory)
     with pytest.raises(RuntimeError, match="outside of `with`"):
         engine.run(*framed("near"))
     rgb, depth = framed("near")
     with engine:
-        with pytest.raises(
-            UserError, match="2 pairs were given in one run, 1 was expected: .*export again with --batch N"
-        ):
+        with pytest.raises(UserError, match="one run got 2 pairs, 1 was expected: .*export again with --batch N"):
             engine.run(np.repeat(rgb, 2, axis=0), np.repeat(depth, 2, axis=0))
         with pytest.raises(UserError, match=r"depth is uint16"):
             engine.run(rgb, depth.astype(np.uint16))
@@ -164,7 +167,7 @@ def test_a_plan_of_this_process_needs_no_cache(tmp_path: Path, fake: FakeTensorR
     np.testing.assert_allclose(two.probabilities, decision.probabilities[1:], atol=1e-6)
 
 
-def test_capture_that_fails_leaves_plain_launches(
+def test_capture_that_fails_leaves_separate_launches(
     planned: Bundle, memory: HostMemory, fake: FakeTensorRT, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.faults.capture_fails = True
@@ -178,9 +181,9 @@ def test_capture_that_fails_leaves_plain_launches(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [("launches_fail", "CUDA_ERROR_INVALID_VALUE"), ("drops_copies_of_graphs", "answer differs")]
+    ("fault", "words"), [("launches_fail", "CUDA_ERROR_INVALID_VALUE"), ("drops_copies_of_graphs", "output differs")]
 )
-def test_a_graph_that_is_wrong_is_not_used(planned: Bundle, memory: HostMemory, fault: str, words: str) -> None:
+def test_a_wrong_graph_is_not_used(planned: Bundle, memory: HostMemory, fault: str, words: str) -> None:
     setattr(memory, fault, True)
     with engine_on(planned, memory) as engine:
         assert words in engine.description["launch"]
@@ -188,7 +191,7 @@ def test_a_graph_that_is_wrong_is_not_used(planned: Bundle, memory: HostMemory, 
         np.testing.assert_allclose(engine.run(rgb, depth).probabilities[0], toy_answer(rgb[0], depth[0])[0], atol=1e-5)
 
 
-def test_a_graph_that_fails_later_is_replaced_by_plain_launches(
+def test_a_graph_that_fails_later_is_replaced_by_separate_launches(
     planned: Bundle, memory: HostMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine_on(planned, memory) as engine, caplog.at_level(logging.WARNING):
@@ -206,7 +209,7 @@ def test_a_graph_that_fails_later_is_replaced_by_plain_launches(
 def test_enqueue_that_fails_is_an_error(planned: Bundle, memory: HostMemory, fake: FakeTensorRT) -> None:
     fake.faults.enqueue_returns_false = True
     message = open_fails(planned, memory, GpuError)
-    assert "did not run" in message and "enqueueV3" in message
+    assert "failed to run" in message and "enqueueV3" in message
     assert f"edgefuse build {planned.folder} --precision fp16 --force" in message
 
 
@@ -214,7 +217,7 @@ def test_enqueue_that_fails_later_is_an_error_too(planned: Bundle, memory: HostM
     fake.faults.capture_fails = True
     with engine_on(planned, memory) as engine:
         fake.faults.enqueue_returns_false = True
-        with pytest.raises(GpuError, match="did not run"):
+        with pytest.raises(GpuError, match="failed to run"):
             engine.run(*framed("near"))
         fake.faults.enqueue_returns_false = False
         engine.run(*framed("near"))
@@ -225,7 +228,7 @@ def test_nan_is_refused(planned: Bundle, memory: HostMemory, fake: FakeTensorRT)
     assert "NaN" in open_fails(planned, memory, PlanError)
 
 
-def test_a_missing_plan_names_the_command(tmp_path: Path, memory: HostMemory) -> None:
+def test_a_missing_plan_has_the_build_command(tmp_path: Path, memory: HostMemory) -> None:
     toy = make_toy_bundle(tmp_path / "toy")
     assert f"edgefuse build {toy.folder} --precision fp16" in open_fails(toy, memory, PlanError)
 
@@ -258,18 +261,18 @@ def test_a_damaged_plan_never_reaches_tensorrt(
     assert words in message and f"edgefuse build {planned.folder} --precision fp16" in message
 
 
-def test_a_plan_that_others_may_write_is_refused(planned: Bundle, memory: HostMemory) -> None:
+def test_a_plan_that_others_can_write_is_refused(planned: Bundle, memory: HostMemory) -> None:
     path = planned.folder / next(iter(planned.manifest.engines))
     path.chmod(0o666)
     assert f"chmod go-w {path}" in open_fails(planned, memory, PlanError)
 
 
-def test_a_plan_that_tensorrt_refuses_is_to_be_built_again(
+def test_a_plan_that_tensorrt_refuses_has_the_build_command(
     planned: Bundle, memory: HostMemory, fake: FakeTensorRT
 ) -> None:
     fake.faults.deserialize_returns_none = True
     message = open_fails(planned, memory, PlanError)
-    assert "does not load" in message and "Serialization" in message and "--force" in message
+    assert "cannot load" in message and "Serialization" in message and "--force" in message
 
 
 def test_a_plan_of_another_network_is_refused(
@@ -278,16 +281,14 @@ def test_a_plan_of_another_network_is_refused(
     other = make_toy_bundle(tmp_path / "other", size=16, labels=("a", "b", "c"))
     engine = engine_on(planned, memory, plan=plan_bytes(fake, other.folder / "model.onnx"))
     with (
-        pytest.raises(PlanError, match=r"has .*probabilities float32 \[1, 3\].*promises rgb uint8 \[1, 32, 32, 3\]"),
+        pytest.raises(PlanError, match=r"has .*probabilities float32 \[1, 3\].*requires rgb uint8 \[1, 32, 32, 3\]"),
         engine,
     ):
         pass
 
 
 @pytest.mark.parametrize("where", ["context", "buffers"])
-def test_out_of_gpu_memory_says_how_to_need_less(
-    planned: Bundle, memory: HostMemory, fake: FakeTensorRT, where: str
-) -> None:
+def test_out_of_gpu_memory_has_a_next_step(planned: Bundle, memory: HostMemory, fake: FakeTensorRT, where: str) -> None:
     if where == "context":
         fake.faults.context_returns_none = True
         assert "--workspace-mib" in open_fails(planned, memory, GpuOutOfMemoryError)
@@ -296,13 +297,13 @@ def test_out_of_gpu_memory_says_how_to_need_less(
         open_fails(planned, memory, GpuOutOfMemoryError)
 
 
-def test_a_tensorrt_that_does_not_start_says_why(planned: Bundle, memory: HostMemory, fake: FakeTensorRT) -> None:
+def test_a_tensorrt_that_does_not_start_has_the_reason(planned: Bundle, memory: HostMemory, fake: FakeTensorRT) -> None:
     fake.faults.no_driver = True
     message = open_fails(planned, memory, GpuError)
     assert "CUDA initialization failure with error: 35" in message and "nvidia-smi" in message
 
 
-def test_a_missing_driver_is_told_before_anything_is_opened(planned: Bundle, memory: HostMemory) -> None:
+def test_a_missing_driver_is_reported_before_anything_is_opened(planned: Bundle, memory: HostMemory) -> None:
     memory.missing = MissingPackageError("the CUDA driver is missing")
     assert open_fails(planned, memory, MissingPackageError) == "the CUDA driver is missing"
 
@@ -314,7 +315,7 @@ def test_a_missing_tensorrt_names_its_command(
     assert "pip install 'edgefuse[tensorrt]'" in open_fails(planned, memory, MissingPackageError)
 
 
-def test_a_missing_libnvinfer_is_told_apart(
+def test_a_missing_libnvinfer_has_its_own_message(
     tmp_path: Path, planned: Bundle, memory: HostMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "site" / "tensorrt"
@@ -327,7 +328,7 @@ def test_a_missing_libnvinfer_is_told_apart(
     assert "installed, but the library libnvinfer.so.10 is missing" in message
 
 
-def test_tensorrts_objects_go_while_the_gpu_is_theirs(
+def test_tensorrt_objects_are_deleted_while_the_context_is_active(
     planned: Bundle, memory: HostMemory, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     active_at_the_end: list[bool] = []

@@ -1,4 +1,4 @@
-"""Machines that lack a part of TensorRT: each part has its own message. The CUDA driver is played by a small C library."""
+"""Machines that lack a part of TensorRT: each has its own message. A small C library simulates the CUDA driver."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ int cuGetErrorString(int code, const char **text) { *text = "driver too old"; re
 def driver(folder: Path, *, init: int) -> str:
     if COMPILER is None:
         assert not os.environ.get("CI"), "CI has no C compiler"
-        pytest.skip("needs a C compiler, for a library that stands for the CUDA driver")
+        pytest.skip("needs a C compiler, for the simulated CUDA driver")
     source, library = folder / "driver.c", folder / "libcuda.so.1"
     source.write_text(DRIVER)
     subprocess.run(
@@ -42,27 +42,27 @@ def driver(folder: Path, *, init: int) -> str:
     return str(library)
 
 
-def test_the_gpu_is_named_by_the_driver(tmp_path: Path) -> None:
+def test_the_gpus_name_is_from_the_driver(tmp_path: Path) -> None:
     assert current_gpu(library=driver(tmp_path, init=0)) == Gpu(name="Orin", compute_capability="8.7")
 
 
-def test_a_missing_driver_is_told_from_a_missing_device(tmp_path: Path) -> None:
+def test_a_missing_driver_has_another_message_than_a_missing_device(tmp_path: Path) -> None:
     with pytest.raises(NoGpuError, match=r"CUDA driver is missing.*nvidia-smi.*--gpus all"):
         current_gpu(library="libcuda-of-no-machine.so.1")
     with pytest.raises(NoGpuError, match=r"finds no device.*CUDA_VISIBLE_DEVICES"):
         current_gpu(library=driver(tmp_path, init=100))
 
 
-def test_a_driver_that_does_not_start_is_told_with_its_own_words(tmp_path: Path) -> None:
+def test_a_driver_that_does_not_start_has_its_error_in_the_message(tmp_path: Path) -> None:
     with pytest.raises(NoGpuError, match=r"cuInit: error 35, driver too old"):
         current_gpu(library=driver(tmp_path, init=35))
 
 
-# TensorRT's own parts
+# The parts of TensorRT
 
 
 def installed(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of that name with this source stands for TensorRT's bindings."""
+    """Install a package tensorrt with this source instead of the bindings."""
     (folder / "tensorrt").mkdir()
     (folder / "tensorrt" / "__init__.py").write_text(source)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
@@ -89,7 +89,7 @@ def test_missing_bindings_name_the_command(no_bindings: None, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("bindings", [True, False])
-def test_on_a_jetson_the_systems_bindings_are_shown_to_the_environment(
+def test_on_a_jetson_the_environment_has_to_see_the_systems_bindings(
     no_bindings: None, bindings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = a_jetson(tmp_path / "root", monkeypatch, bindings=bindings)
@@ -109,7 +109,7 @@ def test_only_a_tegra_release_on_aarch64_is_a_jetson(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("jetson", [True, False])
-def test_a_missing_library_under_the_bindings_is_named(
+def test_a_missing_library_of_the_bindings_is_named(
     jetson: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = a_jetson(tmp_path / "root", monkeypatch, bindings=True) if jetson else tmp_path
@@ -122,7 +122,7 @@ def test_a_missing_library_under_the_bindings_is_named(
     assert ("apt-get install" in message) is jetson and ("LD_LIBRARY_PATH" in message) is not jetson
 
 
-def test_bindings_that_need_another_package_are_not_called_missing(
+def test_bindings_that_need_another_package_are_not_reported_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(tmp_path, "import a_package_of_no_machine", monkeypatch)
@@ -146,7 +146,7 @@ def test_versions_before_10_3_are_refused(
 
 
 def test_an_empty_folder_of_that_name_is_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python takes any folder called tensorrt for a package, such as /usr/src/tensorrt from inside /usr/src."""
+    """Python imports any folder called tensorrt as a package, such as /usr/src/tensorrt from inside /usr/src."""
     (tmp_path / "tensorrt").mkdir()
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))

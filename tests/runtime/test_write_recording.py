@@ -1,4 +1,4 @@
-"""Writing .db3 files; that they play back bit for bit is in test_playback."""
+"""Writing .db3 files; test_playback.py checks that they play back bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.recording.write_db3 import write_recording
 
 
-def test_a_recording_has_its_unit_rate_and_pace(tmp_path: Path) -> None:
+def test_a_recording_has_its_unit_and_rate(tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = write_recording(
         tmp_path / "a.db3",
@@ -32,7 +32,7 @@ def test_a_recording_has_its_unit_rate_and_pace(tmp_path: Path) -> None:
     assert len(played) == 13
     assert (played[0].depth_unit_m, description["color"]["fps"]) == (0.0001, 60)
     assert played[-1].timestamp_ms - played[0].timestamp_ms == pytest.approx(12 * 1000 / 60, abs=0.01)
-    # The file's own clock is the one by which real-time playback goes.
+    # Real-time playback follows the file's clock.
     started_s = time.monotonic()
     with open_camera(str(path), real_time=True) as camera:
         assert len(list(frames(camera))) <= 13
@@ -56,7 +56,7 @@ def _breaking_off() -> Iterator[Pair]:
     raise KeyboardInterrupt
 
 
-def test_a_run_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_recording(tmp_path / "a.db3", _breaking_off(), fps=60)
     assert list(tmp_path.iterdir()) == []
@@ -68,11 +68,11 @@ RGB, DEPTH = draw_pair("far")
 @pytest.mark.parametrize(
     ("name", "pairs", "message"),
     [
-        ("a.bag", [(RGB, DEPTH)], "ends with .db3"),
+        ("a.bag", [(RGB, DEPTH)], "suffix .db3 was expected"),
         ("a.db3", [], "no frames"),
         ("a.db3", [(RGB, DEPTH), (RGB[:40], DEPTH[:40])], r"frame 2 is uint8 \[40, 64, 3\]"),
         ("a.db3", [(RGB, DEPTH.astype(np.float32))], "frame 1 .* depth float32"),
-        ("a.db3", [(RGB, DEPTH[..., np.newaxis])], r"first depth picture is \[48, 64, 1\]"),
+        ("a.db3", [(RGB, DEPTH[..., np.newaxis])], r"first depth image has the shape \[48, 64, 1\]"),
     ],
 )
 def test_other_input_is_refused(name: str, pairs: list[Pair], message: str, tmp_path: Path) -> None:

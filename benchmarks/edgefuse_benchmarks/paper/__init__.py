@@ -1,1 +1,1 @@
-"""The paper's tables: variants, folds, cross-validation, reports."""
+"""Cross-validation of model variants, and the tables of the paper."""

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 Jobs = Annotated[
     int,
     typer.Option(
-        min=1, max=MAX_WORKERS, help="Worker processes, one CPU thread each; the figures do not depend on their number."
+        min=1, max=MAX_WORKERS, help="Worker processes, one CPU thread each; the results do not depend on their number."
     ),
 ]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
         "--rgb-weights",
-        help="imagenet (default) or none for every torchvision backbone; a state dict FILE for the one that it fits. Repeatable.",
+        help="imagenet (default) or none, for every torchvision backbone; or a state dict FILE, for the backbone that it fits. Repeatable.",
     ),
 ]
 
@@ -49,19 +49,19 @@ Weights = Annotated[
 def crossval(  # long: each option is a parameter
     data: DataFolders,
     out: Annotated[
-        Path, typer.Option(help="The folder for folds and report; given again, it goes on where it stopped.")
+        Path, typer.Option(help="Folder for folds and report. The same command with the same folder resumes.")
     ],
     variants: Annotated[
         str,
         typer.Option(
-            help="Names <fusion>-<backbone> with commas between, such as gated-small, depth-scratch; paper: its nine."
+            help="Comma-separated names <fusion>-<backbone>, such as gated-small,depth-scratch; or paper, for its nine."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
-    folds: Annotated[int, typer.Option(min=2, max=1000, help="How many; trials have their own number.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="Number of folds; not used with --by trials.")] = 5,
     by: Annotated[
         str,
         typer.Option(
-            help="sequence; frame (leaks); trials (a converted washington's); or an expression whose first group names the group: '^(s\\d+)_'."
+            help="sequence; frame (leaks); trials (of a converted washington); or a regular expression whose first group is the group's name: '^(s\\d+)_'."
         ),
     ] = "sequence",
     epochs: Epochs = None,
@@ -72,7 +72,8 @@ def crossval(  # long: each option is a parameter
     far: FarM = None,
     rgb_weights: Weights = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Decides the folds; fold k trains with 1000 seed + k.")
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="Random seed of the folds; fold k trains with 1000 seed + k."),
     ] = None,
     jobs: Jobs = 1,
     early_stop: Annotated[
@@ -86,7 +87,7 @@ def crossval(  # long: each option is a parameter
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare approaches on the same folds: table, bars, and a paired test of gated against naive fusion."""
+    """Compare variants on the same folds: table, plot, and a paired test of gated against naive fusion."""
     from functools import partial
 
     from edgefuse.errors import require
@@ -122,7 +123,7 @@ def crossval(  # long: each option is a parameter
             callback=display,
         )
     command = ["edgefuse", *sys.argv[1:]]
-    leak_free = f"the same with --by {BY_SEQUENCE} and another --out"
+    leak_free = f"the same command with --by {BY_SEQUENCE} and another --out"
     title = f"{', '.join(real_path(folder).name for folder in data)}, {done.num_folds} folds by {by}"
     show_results(done, as_json=as_json)
     report = write_report(done, out, title=title, command=shlex.join(command), leak_free=leak_free)
@@ -130,7 +131,7 @@ def crossval(  # long: each option is a parameter
 
 
 def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
-    """Says one line for each training that ended."""
+    """A callback that prints one line for each finished training."""
     from edgefuse.io.text import say
     from edgefuse_benchmarks.paper.crossval import Failure
 
@@ -145,7 +146,7 @@ def fold_line() -> Callable[[FoldResult | Failure, int, int], None]:
 
 
 def show_results(done: CrossValidation, *, as_json: bool) -> None:
-    """Print what came out; before the report is written, which may fail."""
+    """Print the results, before the report is written, which may fail."""
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
     from edgefuse_benchmarks.paper.reports import mean_and_spread, paired_tests
@@ -161,7 +162,7 @@ def show_results(done: CrossValidation, *, as_json: bool) -> None:
         }
         typer.echo(dumps(value))
     if done.num_resumed:
-        say(f"{done.num_resumed} training(s) were finished before and kept")
+        say(f"resumed: {done.num_resumed} training(s) were already finished")
     for name, results in done.results.items():
         found = mean_and_spread(results)
         mean = "-" if found is None else f"{found[0]:.1%}"
@@ -174,12 +175,12 @@ def show_results(done: CrossValidation, *, as_json: bool) -> None:
         say(f"note: {note}")
     if done.num_leaking:
         say(
-            f"note: frames of one instance stand on both sides of {done.num_leaking} fold(s): this flatters every approach"
+            f"note: {done.num_leaking} fold(s) have frames of the same sequence in training and test: all accuracies are too high"
         )
 
 
 def finish(done: CrossValidation, report: Path, out: Path) -> None:
-    """Name the report, and fail where a fold failed."""
+    """Print the path of the report, and exit with 1 if a fold failed."""
     from edgefuse.io.text import say
     from edgefuse.training.run import RUN_NAME
 
@@ -187,6 +188,6 @@ def finish(done: CrossValidation, report: Path, out: Path) -> None:
     if done.failures:
         names = ", ".join(f"{failure.variant} fold {failure.fold}" for failure in done.failures)
         has_run = any((out / "runs").glob(f"*/{RUN_NAME}"))
-        learned = f"; what they had learned is in {out / 'runs'}" if has_run else ""
-        say(f"failed: {names}{learned}; the same command tries them again")
+        checkpoints = f"; their last checkpoints are in {out / 'runs'}" if has_run else ""
+        say(f"failed: {names}{checkpoints}; the same command tries them again")
         raise typer.Exit(1)

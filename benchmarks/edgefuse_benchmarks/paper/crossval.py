@@ -1,11 +1,11 @@
-"""Cross-validation: several approaches on the same folds, resumable, side by side in worker processes.
+"""Cross-validation of several variants on the same folds, resumable, in parallel worker processes.
 
-    OUT/crossval.json                        what was asked for, and the folds
-    OUT/folds/<approach>.fold<number>.json   one finished training, with the settings that made it
-    OUT/runs/<approach>.fold<number>/        the run while it trains; it stays only where the training failed
+    OUT/crossval.json                        variants, folds and data
+    OUT/folds/<variant>.fold<number>.json    the result of one training, with its settings
+    OUT/runs/<variant>.fold<number>/         the run during its training; kept only if the training failed
 
-Owns these files. A fold that is finished is not trained again; one thread a training, so that the number of workers does not
-change a figure.
+Owns these files. A finished fold is not trained again. Each training uses one thread, so that the results do not depend on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from edgefuse_benchmarks.paper.variants import ModelVariant, checked_variants, v
 PLAN_NAME = "crossval.json"
 FORMAT = 1
 MAX_FOLDS = 999
-"""So that `fold_seed` gives no training the seed of another cross-validation's."""
+"""So that `fold_seed` is unique among cross-validations."""
 UNKNOWN_COMMIT = "unknown"
-"""Of a fold that was finished before results told their commit."""
+"""For results of older versions, which have no commit."""
 
 
 _RESULT = {
@@ -56,13 +56,14 @@ _RESULT = {
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One approach on one fold.
+    """One variant on one fold.
 
     Attributes:
         fold: number of the fold, from 1.
-        accuracy: share of right answers on the test side, 0..1; and the same with one sensor dead.
+        accuracy: on the test pairs, 0..1.
+        accuracy_no_rgb, accuracy_no_depth: the same with one sensor missing.
         num_epochs: epochs that were trained.
-        commit: of the source that trained it, as `edgefuse.io.environment.git_revision_text` says it.
+        commit: of the source that trained it, from `edgefuse.io.environment.git_revision_text`.
     """
 
     variant: str
@@ -79,7 +80,7 @@ class FoldResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An approach that could not be trained on a fold, and why."""
+    """A variant that could not be trained on a fold, and why."""
 
     variant: str
     fold: int
@@ -88,11 +89,11 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """What a cross-validation ended with.
+    """The results of a cross-validation.
 
     Attributes:
-        results: finished folds of each approach, in the order of the folds; fewer than `num_folds` where some failed.
-        num_resumed: how many of them stood there before.
+        results: finished folds of each variant, in the order of the folds; fewer than `num_folds` if some failed.
+        num_resumed: number of results that existed before.
         data: digest, number of pairs, classes and groups.
     """
 
@@ -110,7 +111,7 @@ class CrossValidation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What a worker needs besides the pictures; everything that decides the figures is in `settings` too."""
+    """What a worker needs in addition to the images; everything that affects the result is in `settings` too."""
 
     variant: str
     fold: int
@@ -131,7 +132,7 @@ class _Task:
         return self.out / "folds" / f"{self.name}.json"
 
 
-def cross_validate(  # long: the order of the work, one step a line
+def cross_validate(  # long: the steps of the work in order
     roots: Sequence[Path],
     out: Path,
     *,
@@ -146,21 +147,21 @@ def cross_validate(  # long: the order of the work, one step a line
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
     callback: Callback | None = None,
 ) -> CrossValidation:
-    """Train every approach on every fold; what is finished in `out` is kept, what failed is tried again.
+    """Train every variant on every fold. Finished results in `out` are reused, failed trainings are tried again.
 
     Args:
         folds_of: makes the folds of the loaded data, such as `edgefuse.data.folds.make_folds`.
-        config: the recipe; its fusion, backbones, weights, shares and threads do not count. Fold k trains with
-            `fold_seed`, the same for every approach.
+        config: the recipe; its fusion, backbones, weights, split fractions and threads are not used. Fold k trains with
+            `fold_seed`, the same for every variant.
         weights: as in `choose_weights`.
-        early_stop: as in `train_on_dataset`; the folds must hold validation samples out.
+        early_stop: as in `train_on_dataset`; the folds must have validation samples.
         num_jobs: worker processes.
-        force: throw results of other settings away instead of refusing.
-        on_done: is told of each training that ended now: result, how many are done, and of how many.
-        callback: called at each batch and epoch where num_jobs is 1.
+        force: discard results of other settings instead of raising an error.
+        on_done: called after each training with (result, trainings done, trainings in total).
+        callback: called at each batch and epoch if num_jobs is 1.
 
     Raises:
-        UserError: what `checked_variants` refuses, bad data, folds that cannot be made, or results of other settings in `out`.
+        UserError: from `checked_variants`; bad data; folds that cannot be made; or results of other settings in `out`.
     """
     parsed, chosen = checked_variants(variants, config, weights=weights)
     refuse_existing(out, force=force or (out / PLAN_NAME).is_file(), marker=PLAN_NAME)
@@ -212,10 +213,10 @@ def cross_validate(  # long: the order of the work, one step a line
 
 
 def fold_seed(seed: int, fold: int) -> int:
-    """The seed that fold k of the cross-validation with `seed` trains with: 1000 seed + k.
+    """The training seed of fold k of the cross-validation with `seed`: 1000 seed + k.
 
-    Two cross-validations never share one. Were it seed + k - 1, the second fold under seed 0 and the first under seed 1 would be
-    one and the same training wherever the folds change places, and several seeds would not be independent.
+    It is unique among cross-validations. With seed + k - 1, the second fold of seed 0 and the first fold of seed 1 could be the same
+    training, and the seeds would not be independent.
     """
     return 1000 * seed + fold
 
@@ -234,11 +235,11 @@ def _tasks(
     weights: dict[str, str],
     early_stop: int | None,
 ) -> list[_Task]:
-    """Fold by fold, so that approaches can be compared before the last fold ends."""
+    """The trainings, fold by fold, so that variants can be compared before the last fold is done."""
     digests = {value: sha256_of_file(Path(value)) for value in weights.values() if Path(value).is_file()}
     if len(folds.splits) > MAX_FOLDS:
         raise UserError(f"there are {len(folds.splits)} folds: at most {MAX_FOLDS} were expected")
-    tasks, made_by = [], git_revision_text(git_revision())
+    tasks, commit = [], git_revision_text(git_revision())
     for fold, parts in enumerate(folds.splits, start=1):
         for variant in variants:
             own = variant_config(variant, config, weights=weights)
@@ -265,7 +266,7 @@ def _tasks(
                     digest=dataset.digest,
                     out=out,
                     settings=settings,
-                    commit=made_by,
+                    commit=commit,
                 )
             )
     return tasks
@@ -281,7 +282,7 @@ def _split_digest(dataset: Dataset, parts: Split) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A fold's result as it was stored, with the fields of older versions under their present names."""
+    """A stored result of a fold; fields of older versions get their present names."""
     stored = read_json(path, what="a fold's result", spec={"settings": dict})
     settings = with_new_names(stored["settings"], OLD_NAMES)
     if settings.get("by") == "instance":
@@ -290,10 +291,10 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
-    """The results that stand in the folder already.
+    """The results that exist in the folder.
 
     Raises:
-        UserError: one was made with other settings, and not `force`.
+        UserError: a result has other settings, without `force`.
     """
     finished = {}
     for task in tasks:
@@ -303,8 +304,8 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
         made_with = stored["settings"]
         if stored.get("format") == FORMAT and made_with == task.settings:
             check_fields(stored, _RESULT, what=f"a fold's result ({task.result_path})")
-            told = {"commit": UNKNOWN_COMMIT, **stored}
-            finished[task.name] = FoldResult(**{f.name: told[f.name] for f in fields(FoldResult)})
+            complete = {"commit": UNKNOWN_COMMIT, **stored}
+            finished[task.name] = FoldResult(**{f.name: complete[f.name] for f in fields(FoldResult)})
         elif not force:
             other = [key for key, value in task.settings.items() if made_with.get(key) != value] or ["format"]
             raise UserError(
@@ -315,18 +316,18 @@ def _finished(tasks: Sequence[_Task], *, force: bool) -> dict[str, FoldResult]:
 
 
 def _train_fold(task: _Task, rgbd: RgbdDataset, callback: Callback | None = None) -> FoldResult | Failure:
-    """One training and its file. What goes wrong is returned; Ctrl-C is raised."""
+    """Train one fold and write its result. Errors are returned as a `Failure`; Ctrl-C is raised."""
     run = task.out / "runs" / task.name
     start_s = time.monotonic()
     try:
         if rgbd.dataset.digest != task.digest:
-            raise UserError("the data changed while the folds were trained")
+            raise UserError("the data changed during the cross-validation")
         summary = train_on_dataset(
             rgbd, run, config=task.config, callback=callback, parts=task.parts, early_stop=task.early_stop
         )
     except NothingLearnedError:
         raise KeyboardInterrupt from None
-    except Exception as error:  # whatever ends one training must not end the others
+    except Exception as error:  # a failed training must not stop the others
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return Failure(variant=task.variant, fold=task.fold, message=f"{kind}{error}")
     if summary.interrupted:
@@ -356,7 +357,7 @@ _worker_rgbd: RgbdDataset | None = None
 def _side_by_side(
     tasks: Sequence[_Task], roots: Sequence[Path], *, num_jobs: int, skip_bad: bool
 ) -> Iterator[tuple[_Task, FoldResult | Failure]]:
-    """Train in worker processes, yielding as they end. A worker that dies fails what was not finished."""
+    """Train in worker processes; yields results as they finish. If a worker dies, all unfinished trainings fail."""
     pool = ProcessPoolExecutor(
         num_jobs,
         mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
@@ -370,7 +371,7 @@ def _side_by_side(
             try:
                 yield task, future.result()
             except BrokenProcessPool:
-                message = "a worker process died, perhaps for lack of memory: give the same command with fewer --jobs"
+                message = "a worker process died, possibly for lack of memory: repeat the command with fewer --jobs"
                 yield task, Failure(variant=task.variant, fold=task.fold, message=message)
     except BaseException:
         for process in multiprocessing.active_children():
@@ -381,8 +382,8 @@ def _side_by_side(
 
 
 def _start_worker(roots: tuple[Path, ...], skip_bad: bool, num_bytes: int) -> None:
-    """Read the pictures once in each worker, and keep `num_bytes` of them; it ends with its parent, and Ctrl-C is the parent's."""
-    global _worker_rgbd  # noqa: PLW0603  (a worker process has one job and keeps its pictures between tasks)
+    """Load the images once per worker, with a cache of `num_bytes`. The worker ends with its parent and ignores Ctrl-C."""
+    global _worker_rgbd  # noqa: PLW0603  (a worker process keeps its images between tasks)
     begin_worker()
     _worker_rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad, budget=Budget(num_bytes))
 

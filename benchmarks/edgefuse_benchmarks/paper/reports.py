@@ -1,6 +1,6 @@
-"""What a cross-validation found: Markdown, CSV and bars, with the paper's figures beside ours and gates tested against naive fusion.
+"""The report of a cross-validation: Markdown, CSV and plot, with the paper's accuracies and tests of gated against naive fusion.
 
-Owns the report's form and its statistics; nothing is trained here.
+Owns the format of the report and its statistics; trains nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from edgefuse_benchmarks.paper.crossval import CrossValidation, FoldResult, fold
 from edgefuse_benchmarks.paper.variants import NAIVE, PAPER_TITLES, parse_variant
 
 MIN_FOLDS_WILCOXON = 6
-"""With fewer, the smallest p that the signed-rank test can give is above 0.05, whatever the figures."""
+"""With fewer folds, the smallest possible p of the signed-rank test is above 0.05."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """A fused approach against naive fusion of the same backbones, over the folds that both have.
+    """A fused variant compared with naive fusion of the same backbones, over the folds that both have.
 
     Attributes:
-        mean_difference: mean accuracy of `approach` minus that of `baseline`.
-        t, p: corrected resampled t-test, two-sided; None with one fold, or where all differences are equal and not 0.
+        mean_difference: mean accuracy of `variant` minus that of `baseline`.
+        t, p: corrected resampled t-test, two-sided; None with one fold, or if all differences are equal and not 0.
         p_wilcoxon: signed-rank test, two-sided; None with fewer than `MIN_FOLDS_WILCOXON` differences that are not 0.
     """
 
@@ -49,14 +49,14 @@ class PairedTest:
 def corrected_t_test(differences: Sequence[float], *, test_to_train: float) -> tuple[float, float] | None:
     """t and two-sided p of k paired differences from overlapping training sets.
 
-    Source: Nadeau and Bengio, "Inference for the Generalization Error", 2003: the variance of the mean is taken as
-    (1/k + n_test/n_train) times that of the differences, because folds share most of their training samples.
+    Source: Nadeau and Bengio, "Inference for the Generalization Error", 2003: the variance of the mean is (1/k + n_test/n_train)
+    times that of the differences, because folds have most of their training samples in common.
 
     Args:
         test_to_train: n_test / n_train.
 
     Returns:
-        None where the test says nothing: one difference, or all equal and not 0. All 0 gives t = 0, p = 1.
+        None if the test is not applicable: one difference, or all equal and not 0. All 0 gives t = 0, p = 1.
     """
     values = np.asarray(differences, float)
     if len(values) < 2:
@@ -70,7 +70,7 @@ def corrected_t_test(differences: Sequence[float], *, test_to_train: float) -> t
 
 
 def paired_tests(results: Mapping[str, Sequence[FoldResult]]) -> list[PairedTest]:
-    """Each fused approach against the naive one with the same backbone, where both are there."""
+    """Tests of each fused variant against naive fusion of the same backbones, if there are results of both."""
     tests = []
     for name in results:
         variant = parse_variant(name)
@@ -116,12 +116,12 @@ def write_report(
     leak_free: str = "",
     remarks: Sequence[str] = (),
 ) -> Path:
-    """Write `report.md`, `report.csv` and `report.png` into `out`; the path of the first.
+    """Write `report.md`, `report.csv` and `report.png` to `out`; returns the path of `report.md`.
 
     Args:
-        paper: the paper's accuracy, 0..1, of each approach.
-        command: what made this.
-        honest: for folds that leak: the command that tests on instances never seen.
+        paper: the paper's accuracy, 0..1, of each variant.
+        command: the command line of the cross-validation.
+        leak_free: for folds that leak: the command that tests on unseen sequences.
         remarks: sentences about the protocol.
     """
     paper = paper or {}
@@ -134,7 +134,7 @@ def write_report(
     lines += _test_lines(paired_tests(done.results), num_folds=done.num_folds)
     if done.failures:
         lines += ["", "## Not finished", *(f"- {f.variant}, fold {f.fold}: {f.message}" for f in done.failures)]
-    lines += ["", "![accuracy of each approach](report.png)"]
+    lines += ["", "![accuracy of each variant](report.png)"]
     with file_replaced(out / "report.md") as temporary:
         write_text(temporary, "\n".join(lines) + "\n")
     return out / "report.md"
@@ -151,19 +151,19 @@ def mean_and_spread(results: Sequence[FoldResult]) -> tuple[float, float | None]
 def _protocol(done: CrossValidation, *, leak_free: str, remarks: Sequence[str]) -> list[str]:
     config, data = done.config, done.data
     lines = [
-        f"- {data['num_pairs']} pairs, {len(data['labels'])} classes, {data['num_groups']} instances; data {data['digest'][:12]}.",
+        f"- {data['num_pairs']} pairs, {len(data['labels'])} classes, {data['num_groups']} sequences; data {data['digest'][:12]}.",
         f"- {done.num_folds} folds by {_code(done.by)}, seed {config.seed} (fold k trains with seed {fold_seed(config.seed, 0)} + k), "
         f"inputs of {config.size} px, {_epochs(done)} of batches of {config.batch_size}, Adam "
         f"{config.learning_rate:g} to {config.final_learning_rate:g}.",
     ]
     if done.num_leaking:
-        how = f"; on instances never seen: {leak_free}" if leak_free else ""
+        how = f" To test on unseen sequences: {leak_free}." if leak_free else ""
         lines.append(
-            f"- **Leaks**: frames of one instance stand on both sides in {done.num_leaking} of {done.num_folds} folds, so these "
-            f"figures say how well known instances are recognised again, not how new ones are{how}."
+            f"- **Leaks**: {done.num_leaking} of {done.num_folds} folds have frames of the same sequence in training and test, so "
+            f"these accuracies do not show how well new sequences are recognised.{how}"
         )
     else:
-        lines.append("- No instance stands on both sides of a fold.")
+        lines.append("- No fold has frames of the same sequence in training and test.")
     lines += [f"- {remark}" for remark in remarks]
     lines += [f"- Note: {note}." for note in done.notes]
     used = versions(TRAINING_PACKAGES)
@@ -175,11 +175,11 @@ def _epochs(done: CrossValidation) -> str:
     many = f"{done.config.epochs} epoch" + ("s" if done.config.epochs > 1 else "")
     if done.early_stop is None:
         return many
-    return f"at most {many} (early stop after {done.early_stop} without a better validation accuracy)"
+    return f"at most {many} (early stopping after {done.early_stop} without a better validation accuracy)"
 
 
 def _commits(done: CrossValidation) -> str:
-    """The source's commit; where folds were finished at several ones, how many at each."""
+    """The commit of the source; if there are several, with the number of trainings of each."""
     counts = Counter(result.commit for results in done.results.values() for result in results)
     if len(counts) <= 1:
         return f"Commit: {next(iter(counts), 'no training was finished')}"
@@ -195,7 +195,7 @@ def _table(done: CrossValidation, *, paper: Mapping[str, float]) -> list[str]:
     lines = [
         "Test accuracy in %: mean ± standard deviation over the folds.",
         "",
-        f"| approach |{' paper |' if with_paper else ''} ours | without RGB | without depth | folds |",
+        f"| variant |{' paper |' if with_paper else ''} ours | without RGB | without depth | folds |",
         f"|---|{'--:|' if with_paper else ''}--:|--:|--:|--:|",
     ]
     for name, results in done.results.items():
@@ -206,17 +206,17 @@ def _table(done: CrossValidation, *, paper: Mapping[str, float]) -> list[str]:
             cells += ["-", "-", "-"]
         else:
             spread = "" if found[1] is None else f" ± {100 * found[1]:.2f}"
-            blind = [
+            one_sensor = [
                 np.mean([getattr(r, field) for r in results]) for field in ("accuracy_no_rgb", "accuracy_no_depth")
             ]
-            cells += [f"{100 * found[0]:.2f}{spread}", *(f"{100 * value:.2f}" for value in blind)]
+            cells += [f"{100 * found[0]:.2f}{spread}", *(f"{100 * value:.2f}" for value in one_sensor)]
         lines.append(f"| {' | '.join(cells)} | {len(results)} of {done.num_folds} |")
     return lines
 
 
 def _test_lines(tests: Sequence[PairedTest], *, num_folds: int) -> list[str]:
     if not tests:
-        return ["No fused approach stands beside naive fusion of the same backbone: nothing to test."]
+        return ["No test: there is no pair of a fused variant and naive fusion of the same backbones."]
     lines = [
         "Paired over folds, in points; t: corrected resampled t-test (Nadeau and Bengio 2003); Wilcoxon: signed-rank test, from "
         f"{MIN_FOLDS_WILCOXON} folds that differ; both two-sided.",
@@ -242,7 +242,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _write_csv(done: CrossValidation, path: Path, *, paper: Mapping[str, float]) -> None:
-    """One row an approach; an accuracy that is not there is an empty cell."""
+    """One row per variant; missing accuracies are empty cells."""
     numbers = range(1, done.num_folds + 1)
     with (
         file_replaced(path) as temporary,

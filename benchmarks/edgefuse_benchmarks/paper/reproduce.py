@@ -1,9 +1,9 @@
-"""The paper's tables 1, 3 and 4 from the data sets' own trees: conversion, folds, nine rows, report.
+"""Reproduces tables 1, 3 and 4 of the paper from the original data sets: conversion, folds, nine rows, report.
 
-    OUT/data/                 the tree in the folder layout, as the paper selected it
-    OUT/table3-by-frame/      the cross-validation and its report; another table or protocol gets a folder beside it
+    OUT/data/                 the selected pairs in the folder layout
+    OUT/table3-by-frame/      the cross-validation and its report; another table or protocol has its own folder
 
-Owns the paper's protocol, and what is assumed where the paper is silent (`Protocol.remarks`).
+Owns the paper's protocol, and the assumptions where the paper does not state it (`Protocol.remarks`).
 Source: Oyedotun, Aouada, Ottersten, "Learning to Fuse Latent Representations for Multimodal Data", section 4.
 """
 
@@ -42,14 +42,14 @@ _log = logging.getLogger(__name__)
 PaperBy = Literal["frame", "sequence", "trials"]
 NUM_NAMED_LEFT_OUT = 5
 EARLY_STOP_FRACTION = 0.15
-"""Of the training side, held out to stop by."""
+"""Fraction of the training pairs that are held out for early stopping."""
 
 BU3DFE_LEVELS = (3, 4)
 BU3DFE_NUM_SUBJECTS = 60
-"""Every figure of table 1 is a multiple of 1/720, and of no smaller count: 60 subjects, six expressions, two levels."""
+"""All accuracies of table 1 are multiples of 1/720, and of no smaller count: 60 subjects, six expressions, two levels."""
 
 FILES_KEY = "files_sha256"
-"""In `dataset.json`'s source: `Source.files_sha256` of what was converted."""
+"""Key in the source of `dataset.json`: `Source.files_sha256` of the converted files."""
 
 QUICK_NUM_SAMPLES = 120
 QUICK_NUM_SUBJECTS = 4
@@ -58,12 +58,12 @@ QUICK_NUM_FOLDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one table is made.
+    """The protocol of one table.
 
     Attributes:
-        by: how the folds are made where nothing else is asked for.
-        near_m, far_m: depth range that the set needs.
-        remarks: what the paper leaves open, and what is done here.
+        by: how the folds are made by default.
+        near_m, far_m: depth range of the data set.
+        remarks: what the paper does not state, and what is assumed here.
     """
 
     table: int
@@ -76,18 +76,19 @@ class Protocol:
 
 
 _SILENT = (
-    "The paper does not state input size, batch size, feature width, nor augmentation; here nothing is augmented, all weights learn "
-    "at one rate, and the statistics of pretrained BatchNorm layers stay as they are."
+    "The paper does not state input size, batch size, feature width or augmentation; here there is no augmentation, all weights have "
+    "the same learning rate, and the statistics of pretrained BatchNorm layers are frozen."
 )
 _WASHINGTON = (
-    "The paper does not say how it drew the 4,500 samples (here: evenly over categories, then instances) nor whether folds are by "
-    "frame; its figures near 99 % speak for frames.",
+    "The paper does not state how it selected the 4,500 samples (here: evenly over categories, then object instances), nor whether "
+    "folds are by frame; its accuracies near 99 % suggest frames.",
     _SILENT,
 )
 _BU3DFE = (
-    "The paper does not name its subjects; every figure of its table is a multiple of 1/720, so here 60 subjects drawn by seed, six "
-    "expressions, levels 3 and 4.",
-    "RGB and depth are drawn from the textured mesh in one view. The paper does not say that folds are by subject; here they are.",
+    "The paper does not name its subjects; all accuracies of its table are multiples of 1/720, so here there are 60 subjects selected "
+    "by seed, six expressions, levels 3 and 4.",
+    "RGB and depth are rendered from the textured mesh in one view. The paper does not state whether folds are by subject; here they "
+    "are.",
     _SILENT,
 )
 
@@ -114,12 +115,12 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     ),
     "washington": (_TABLE_3, replace(_TABLE_3, table=4, num_folds=5, title="Table 4: Washington")),
 }
-"""The tables of each data set; the first is the one that is made where none is named."""
+"""The tables of each data set; the first is the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """A finished table: where it stands, what came out, and the report."""
+    """A finished table: its folder, its results, and the path of its report."""
 
     folder: Path
     done: CrossValidation
@@ -127,12 +128,12 @@ class Reproduction:
 
 
 def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
-    """The paper's training: at most 400 epochs of Adam from 1e-3 to 1e-5, end to end, nothing augmented.
+    """The paper's training: at most 400 epochs of Adam from 1e-3 to 1e-5, end to end, without augmentation.
 
     Args:
-        changes: fields of `TrainConfig`, such as `epochs=2`; None = as the paper, or as its protocol says here.
+        changes: fields of `TrainConfig`, such as `epochs=2`; None = as in the paper or the protocol.
     """
-    still: dict[str, Any] = {field.name: 0.0 for field in fields(Augmentation)} | {"flip": False}
+    no_augmentation: dict[str, Any] = {field.name: 0.0 for field in fields(Augmentation)} | {"flip": False}
     config = TrainConfig(
         size=224,
         near_m=protocol.near_m,
@@ -149,12 +150,12 @@ def paper_config(protocol: Protocol, **changes: Any) -> TrainConfig:
         warm_up=0.0,
         encoding="absolute",
         validation_fraction=0.0,
-        augmentation=Augmentation(**still),
+        augmentation=Augmentation(**no_augmentation),
     )
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
-def reproduce(  # long: one table is one call, and each step of it a few lines
+def reproduce(  # long: the steps of the work in order
     name: str,
     tree: Path,
     out: Path,
@@ -178,30 +179,30 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     on_found: Callable[[CrossValidation], None] = lambda done: None,
     callback: Callback | None = None,
 ) -> Reproduction:
-    """Make one of the paper's tables from a data set's tree; given again, it goes on where it stopped.
+    """Reproduce a table of the paper from the original data set. The same call with the same `out` resumes.
 
     Args:
         name: "washington" or "bu3dfe".
         table: 1 for bu3dfe; 3 (default) or 4 for washington.
-        by: "frame", "sequence", or "trials" (the official ones of washington); the protocol's own by default.
-        samples: pairs of washington or subjects of bu3dfe to take; the paper's number by default.
-        early_stop: as in `cross_validate`, on 15 % of the training side; off as in the paper by default.
-        quick: a few pairs, two folds, no pretrained weights: shows that everything runs, and says nothing of the method.
-        progress: called with the pairs converted and their number.
-        on_found: is given the results before the report is written.
-        callback: called at each batch and epoch where num_jobs is 1.
+        by: "frame", "sequence", or "trials" (the official ones of washington); default: that of the protocol.
+        samples: pairs of washington or subjects of bu3dfe to select; default: the paper's number.
+        early_stop: as in `cross_validate`, on 15 % of the training pairs; default: off, as in the paper.
+        quick: a few pairs, two folds, no pretrained weights: tests that everything runs, not how good the method is.
+        progress: called with (pairs converted, pairs in total).
+        on_found: called with the results before the report is written.
+        callback: called at each batch and epoch if num_jobs is 1.
 
     Raises:
-        UserError: an unknown set or table, a tree that is not of its form, data in `out` that was converted from something
-            else, or what `cross_validate` refuses.
+        UserError: an unknown data set or table, a folder with another layout, data in `out` that was converted from something
+            else, or an error of `cross_validate`.
     """
     protocol = _protocol(name, table)
     by = by or protocol.by
     if by not in get_args(PaperBy) or (by == BY_TRIALS and name != "washington"):
-        raise UserError(f"--by is {by!r}: frame, instance, or for washington trials, was expected")
+        raise UserError(f"--by is {by!r}: frame, sequence, or, for washington, trials was expected")
     config = paper_config(protocol, epochs=epochs, size=size, batch_size=batch_size, seed=seed)
     weights_used = [WEIGHTS_NONE, *weights] if quick else list(weights)
-    checked_variants(variants, config, weights=weights_used)  # before the tree is converted, which takes long
+    checked_variants(variants, config, weights=weights_used)  # before the conversion, which takes long
     data = out / "data"
     _convert(
         _source(name, tree, seed=seed, quick=quick, samples=samples),
@@ -242,7 +243,7 @@ def reproduce(  # long: one table is one call, and each step of it a few lines
     remarks = (*_deviations(data, tree, samples=samples, early_stop=early_stop), *protocol.remarks)
     if quick:
         remarks = (
-            "**--quick**: a few pairs, two folds, untrained backbones. These figures say nothing of the method.",
+            "**--quick**: a few pairs, two folds, untrained backbones. These accuracies say nothing about the method.",
             *remarks,
         )
     on_found(done)
@@ -265,19 +266,19 @@ def _protocol(name: str, table: int | None) -> Protocol:
     for protocol in known:
         if table in (None, protocol.table):
             return protocol
-    raise UserError(f"table {table} is not of {name}: {' or '.join(str(p.table) for p in known)} was expected")
+    raise UserError(f"{name} has no table {table}: {' or '.join(str(p.table) for p in known)} was expected")
 
 
 def _deviations(
     data: Path, tree: Path, *, samples: int | Literal["all"] | None, early_stop: int | None
 ) -> tuple[str, ...]:
-    """What is not as in the paper because it was asked for, or because of bad pairs."""
+    """Deviations from the paper because of options or bad pairs."""
     found = []
     if samples is not None:
         found.append(f"Not the paper's selection: --samples {samples}.")
     if early_stop is not None:
-        fraction = f"{EARLY_STOP_FRACTION:.0%} of the training side"
-        found.append(f"Not as in the paper: early stop, on {fraction} held out by the same groups.")
+        fraction = f"{EARLY_STOP_FRACTION:.0%} of the training pairs"
+        found.append(f"Not as in the paper: early stopping on {fraction}, held out by the same groups.")
     if (data / LEFT_OUT_NAME).is_file():
         problems = read_json(
             data / LEFT_OUT_NAME, what="the list of pairs that were left out", spec={"left_out": list}
@@ -291,7 +292,7 @@ def _deviations(
 
 
 def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Literal["all"] | None) -> Source:
-    """The tree's pairs as the paper selected them, or as many as were asked for."""
+    """The pairs of the data set, selected as in the paper, or as many as `samples`."""
     if name == "washington":
         num_samples: int | None = PAPER_NUM_SAMPLES
         if samples is not None:
@@ -306,10 +307,10 @@ def _source(name: str, tree: Path, *, seed: int, quick: bool, samples: int | Lit
         if samples is not None:
             wanted = samples if isinstance(samples, int) else len(subjects)
         if len(subjects) < wanted and not (quick and samples is None):
-            whose = "the paper's " if samples is None else ""
+            source = " as in the paper" if samples is None else ""
             raise UserError(
-                f"{tree} has {len(subjects)} subject(s), {whose}{wanted} were expected; "
-                "--samples N or --samples all takes fewer, --quick a few"
+                f"{tree} has {len(subjects)} subject(s), {wanted} were expected{source}; "
+                "use fewer with --samples N or --samples all, or a few with --quick"
             )
         drawn = {subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))[:wanted]}
         items = tuple(item for item in found.items if item.sequence in drawn)
@@ -325,10 +326,10 @@ def _convert(
     force: bool,
     progress: Progress,
 ) -> None:
-    """Bring the pairs into the folder layout, unless they are there.
+    """Convert the pairs to the folder layout, unless this was done before.
 
     Raises:
-        UserError: pairs are there that were converted from something else, and not `force`; what differs is named.
+        UserError: `data` was converted from something else, without `force`; the message has the differences.
     """
     source = replace(source, origin={**source.origin, "skip_bad": skip_bad, FILES_KEY: source.files_sha256()})
     if (data / DATASET_NAME).is_file():
@@ -350,18 +351,18 @@ def _convert(
 
 
 def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """In words, where a conversion that stands there is not the one that is asked for."""
+    """Differences of an existing conversion from the requested one, as text."""
     found = []
     for key, value in asked.items():
         there = stored.get(key)
         if key == "skip_bad":
-            # Where nothing was bad, leaving bad pairs out changes nothing.
+            # Without bad pairs the option has no effect.
             if stored.get("left_out") and not value:
-                found.append(f"{stored['left_out']} bad pair(s) were left out there, and --skip-bad is not given")
+                found.append(f"{stored['left_out']} bad pair(s) were left out, and --skip-bad is not given")
         elif there != value:
             if key == FILES_KEY:
                 found.append(
-                    "files of the tree were added, removed or changed" if there else "it does not tell its files"
+                    "files of the tree were added, removed or changed" if there else "it does not list its files"
                 )
             elif isinstance(value, list | tuple):
                 found.append(f"{key} differ")

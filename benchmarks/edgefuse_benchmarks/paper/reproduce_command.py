@@ -12,19 +12,21 @@ from edgefuse_benchmarks.paper.commands import Jobs, Weights
 
 
 def reproduce(  # long: each option is a parameter
-    dataset: Annotated[Literal["washington", "bu3dfe"], typer.Argument(help="Whose tree it is.")],
-    tree: Annotated[Path, typer.Argument(help="The data set in its own layout; it is only read.")],
-    out: Annotated[Path, typer.Option(help="The folder for data, folds and report; given again, it goes on.")],
+    dataset: Annotated[Literal["washington", "bu3dfe"], typer.Argument(help="The data set.")],
+    tree: Annotated[Path, typer.Argument(help="Folder of the data set in its original layout; it is only read.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for data, folds and report. The same command with the same folder resumes.")
+    ],
     table: Annotated[
         int | None, typer.Option(min=1, max=4, help="bu3dfe: 1. washington: 3 (10 folds, default) or 4 (5 folds).")
     ] = None,
     by: Annotated[
         Literal["frame", "sequence", "trials"] | None,
         typer.Option(
-            help="Default: frame for washington (leaks), subjects for bu3dfe. trials: washington's official ones."
+            help="Default: frame for washington (leaks), sequence (subjects) for bu3dfe. trials: the official ones of washington."
         ),
     ] = None,
-    variants: Annotated[str, typer.Option(help="Names with commas between; paper: its nine rows.")] = "paper",
+    variants: Annotated[str, typer.Option(help="Comma-separated names; or paper, for its nine rows.")] = "paper",
     epochs: Epochs = None,
     size: Size = None,
     batch_size: BatchSize = None,
@@ -32,7 +34,7 @@ def reproduce(  # long: each option is a parameter
     seed: Annotated[
         int,
         typer.Option(
-            min=0, max=MAX_SEED, help="Decides the selection and the folds; fold k trains with 1000 seed + k."
+            min=0, max=MAX_SEED, help="Random seed of the selection and the folds; fold k trains with 1000 seed + k."
         ),
     ] = 0,
     samples: Annotated[
@@ -50,13 +52,14 @@ def reproduce(  # long: each option is a parameter
     ] = None,
     jobs: Jobs = 1,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few pairs, two folds, no pretrained weights: only shows that it runs.")
+        bool,
+        typer.Option("--quick", help="A few pairs, two folds, no pretrained weights: only tests that everything runs."),
     ] = False,
     skip_bad: SkipBad = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make one of the paper's tables from the data it used, with the paper's figures beside."""
+    """Reproduce a table of the paper from its data set, next to the paper's own accuracies."""
     from functools import partial
 
     from edgefuse.errors import require

@@ -1,11 +1,10 @@
-"""Several protocols over several seeds in one table: what finished cross-validations say together.
+"""Summarises finished cross-validations with several protocols and seeds in one table.
 
     python -m edgefuse_benchmarks.paper.seed_summary OUT.md people=cv/people-seed0 people=cv/people-seed1 clips=cv/clips-seed0 ...
 
-Each folder is what `edgefuse crossval --seed K --out FOLDER` left. Folds of one name with equally many test pairs are one
-protocol, whose accuracy is their mean. An approach that was not tried under a protocol has no figure there, and its mean and
-differences are over those that it has. `OUT.json` gets the figures of every seed. Owns this table and its statistics; nothing is
-trained here.
+Each folder was written by `edgefuse crossval --seed K --out FOLDER`. Folds with the same name and number of test pairs are one
+protocol, whose accuracy is their mean. A variant without folds of a protocol has no accuracy there; its mean and differences are
+over the protocols that it has. `OUT.json` has the figures of every seed. Owns the table and its statistics; trains nothing.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ CONDITIONS = ("accuracy", "accuracy_no_rgb", "accuracy_no_depth")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocols:
-    """Accuracy, 0..1, of approaches under protocols.
+class SeedSummary:
+    """Accuracy, 0..1, of variants by protocol and seed.
 
     Attributes:
         names: of the protocols, such as "people, 450 test pairs".
         seeds: of the cross-validations.
-        accuracy: approach -> condition -> [seeds, protocols]; NaN in the columns of protocols that an approach was not tried under.
+        accuracy: variant -> condition -> [seeds, protocols]; NaN for protocols that the variant does not have.
         commits: of the code that trained.
         versions: packages of the first fold's training.
-        recipes: name of the cross-validation -> approach -> the settings of its first fold.
+        recipes: name of the cross-validation -> variant -> the settings of its first fold.
     """
 
     names: tuple[str, ...]
@@ -51,20 +50,20 @@ class Protocols:
     versions: Mapping[str, str]
     recipes: Mapping[str, Mapping[str, Any]]
 
-    def tried(self, variant: str) -> NDArray[np.bool_]:
-        """Which protocols it was tried under, [protocols]."""
+    def has_protocol(self, variant: str) -> NDArray[np.bool_]:
+        """Whether the variant has folds, for each protocol, [protocols]."""
         return np.asarray(np.isfinite(self.accuracy[variant]["accuracy"]).all(axis=0))
 
     def means(
         self, variant: str, condition: str = "accuracy", *, over: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float64]:
-        """Mean over the protocols, or over those chosen by `over`, one value a seed."""
-        chosen = self.tried(variant) if over is None else over
+        """Mean over the protocols of the variant, or over those selected by `over`; one value per seed."""
+        chosen = self.has_protocol(variant) if over is None else over
         found: NDArray[np.float64] = self.accuracy[variant][condition][:, chosen].mean(axis=1)
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Every figure, with what made it."""
+        """The figures of every seed, with commits, versions and settings, as a JSON object."""
         return {
             "seeds": list(self.seeds),
             "protocols": list(self.names),
@@ -77,21 +76,23 @@ class Protocols:
         }
 
     def better_single(self) -> str:
-        """The approach of one sensor with the highest mean."""
+        """The single-sensor variant with the highest mean."""
         singles = [name for name in self.accuracy if parse_variant(name).fusion in SINGLE_MODALITIES]
         if not singles:
-            raise UserError("no approach of one sensor is there: give crossval --variants one such as rgb-mobilenet_v2")
+            raise UserError(
+                "there is no single-sensor variant: add one to crossval --variants, such as rgb-mobilenet_v2"
+            )
         return max(singles, key=lambda name: float(self.means(name).mean()))
 
 
-def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
-    """Gather finished folds.
+def read_seed_summary(folders: Sequence[tuple[str, Path]]) -> SeedSummary:
+    """Collect finished folds.
 
     Args:
         folders: (name, folder of one cross-validation).
 
     Raises:
-        UserError: a folder has no finished folds, or an approach lacks a protocol under some seed.
+        UserError: a folder has no finished folds, or a variant has a protocol for some seeds only.
     """
     cells: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     recipes: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -106,19 +107,17 @@ def read_protocols(folders: Sequence[tuple[str, Path]]) -> Protocols:
     variants = list(dict.fromkeys(key[0] for key in cells))
     seeds = sorted({key[1] for key in cells})
     names = list(dict.fromkeys(key[2] for key in cells))
-    tried = {(a, n) for a, _, n in cells}
-    lacking = [(a, s, n) for a in variants for s in seeds for n in names if (a, n) in tried and (a, s, n) not in cells]
-    if lacking:
-        variant, seed, name = lacking[0]
-        raise UserError(
-            f"{variant} has no fold of {name!r} with seed {seed} ({len(lacking)} such gap(s)): run it first"
-        )
+    present = {(v, n) for v, _, n in cells}
+    gaps = [(v, s, n) for v in variants for s in seeds for n in names if (v, n) in present and (v, s, n) not in cells]
+    if gaps:
+        variant, seed, name = gaps[0]
+        raise UserError(f"{variant} has no fold of {name!r} with seed {seed} ({len(gaps)} such gap(s)): run it first")
     accuracy = {
-        a: {c: np.array([[_mean(cells.get((a, s, n)), c) for n in names] for s in seeds]) for c in CONDITIONS}
-        for a in variants
+        v: {c: np.array([[_mean(cells.get((v, s, n)), c) for n in names] for s in seeds]) for c in CONDITIONS}
+        for v in variants
     }
     commits = sorted({result.get("commit", "unknown") for found in cells.values() for result in found})
-    return Protocols(
+    return SeedSummary(
         names=tuple(names),
         seeds=tuple(seeds),
         accuracy=accuracy,
@@ -137,14 +136,14 @@ def _mean(folds: list[dict[str, Any]] | None, condition: str) -> float:
 
 
 def _crossval_seed(result: Mapping[str, Any]) -> int:
-    """The cross-validation's seed; results from before it was stored trained fold k with seed + k - 1."""
+    """The seed of the cross-validation. Older results do not have it, and trained fold k with seed + k - 1."""
     settings = result["settings"]
     return int(settings.get("crossval_seed", settings["seed"] - result["fold"] + 1))
 
 
-def markdown(found: Protocols) -> str:
-    """The table, margins over the better single sensor, and each gate against naive fusion."""
-    head = ["variant", *found.names, "mean of the protocols", "RGB dead", "depth dead"]
+def markdown(found: SeedSummary) -> str:
+    """The table, the differences from the better single sensor, and those of each gate from naive fusion."""
+    head = ["variant", *found.names, "mean of the protocols", "no RGB", "no depth"]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for name in found.accuracy:
         columns = [found.accuracy[name]["accuracy"][:, i] for i in range(len(found.names))]
@@ -170,9 +169,9 @@ def markdown(found: Protocols) -> str:
             lines.append(f"- {_difference(found, name, baseline)}")
     lines += [
         "",
-        "p: paired t-test over the seeds, two-sided. The people and takes are the same under every seed, so it speaks of",
+        "p: two-sided paired t-test over the seeds. All seeds have the same data, so it covers the randomness of training,",
+        "not other people or sequences.",
     ]
-    lines += ["the chance in training, not of other people."]
     return "\n".join(lines) + "\n"
 
 
@@ -183,12 +182,12 @@ def _cell(values: NDArray[np.float64]) -> str:
     return f"{values.mean():.3f}{spread}"
 
 
-def _difference(found: Protocols, name: str, baseline: str) -> str:
-    both = found.tried(name) & found.tried(baseline)
+def _difference(found: SeedSummary, name: str, baseline: str) -> str:
+    both = found.has_protocol(name) & found.has_protocol(baseline)
     points = 100 * (found.means(name, over=both) - found.means(baseline, over=both))
-    text = f"{name} - {baseline}: {points.mean():+.1f} (least {points.min():+.1f}, most {points.max():+.1f})"
+    text = f"{name} - {baseline}: {points.mean():+.1f} (minimum {points.min():+.1f}, maximum {points.max():+.1f})"
     if not both.all():
-        text += f", over {', '.join(n for n, is_there in zip(found.names, both, strict=True) if is_there)}"
+        text += f", over {', '.join(n for n, in_both in zip(found.names, both, strict=True) if in_both)}"
     if len(points) < 2 or np.allclose(points, points[0]):
         return text
     p = float(require("scipy.stats", extra="train").ttest_1samp(points, 0.0).pvalue)
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) < 2 or not all("=" in text for text in arguments[1:]):
         raise UserError(f"got {' '.join(arguments) or 'nothing'}: OUT.md NAME=FOLDER [NAME=FOLDER ...] was expected")
     folders = [(text.split("=", 1)[0], Path(text.split("=", 1)[1])) for text in arguments[1:]]
-    found = read_protocols(folders)
+    found = read_seed_summary(folders)
     text = markdown(found)
     write_json(Path(arguments[0]).with_suffix(".json"), found.to_json())
     with file_replaced(Path(arguments[0])) as temporary:

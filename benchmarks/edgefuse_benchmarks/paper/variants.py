@@ -1,8 +1,7 @@
-"""Approaches that are compared: their names, what they are made of, and the paper's rows and figures.
+"""Model variants that are compared: their names, their parts, and the rows and accuracies of the paper.
 
 A name is `<fusion>-<backbone>`: "gated-resnet50" fuses RGB features of ResNet-50 with depth features learned from scratch,
-"gated-resnet50+resnet50" with those of a second ResNet-50, "depth-vgg19" sees depth alone, drawn as a picture. Owns these
-names; cross-validation and its report import them.
+"gated-resnet50+resnet50" with those of a second ResNet-50, and "depth-vgg19" uses only depth, as an image.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _TABLES_PERCENT: dict[int, tuple[float, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVariant:
-    """One row of a comparison; a backbone that the fusion does not use is None."""
+    """A variant; a backbone that the fusion does not use is None."""
 
     name: str
     fusion: FusionKind
@@ -62,7 +61,7 @@ class ModelVariant:
 
     @property
     def baseline(self) -> str:
-        """The name of plain concatenation of the same backbones."""
+        """The name of the naive fusion (concatenation) of the same backbones."""
         return f"{NAIVE}-{self.name.partition('-')[2]}"
 
     def pretrained_names(self) -> list[str]:
@@ -71,7 +70,7 @@ class ModelVariant:
 
 
 def parse_variant(name: str) -> ModelVariant:
-    """The approach of a name.
+    """The variant of a name.
 
     Raises:
         UserError: not `<fusion>-<backbone>` or `<fusion>-<RGB backbone>+<depth backbone>`, or a part is unknown.
@@ -86,23 +85,23 @@ def parse_variant(name: str) -> ModelVariant:
         check_backbones(rgb=rgb, depth=depth)
     except UserError as error:
         raise UserError(
-            f"the approach {name!r} is not known: <fusion>-<backbone> was expected, such as gated-small or depth-scratch; behind + a "
-            f"fusion of both sensors takes its depth backbone, such as spatial-mobilenet_v2+mobilenet_v2: {error}"
+            f"the variant {name!r} is unknown: <fusion>-<backbone> was expected, such as gated-small or depth-scratch; or, for a fusion "
+            f"of both sensors, <fusion>-<backbone>+<depth backbone>, such as spatial-mobilenet_v2+mobilenet_v2: {error}"
         ) from error
     kind: FusionKind = fusion
     return ModelVariant(name=name, fusion=kind, rgb=rgb, depth=depth)
 
 
 def paper_accuracy(table: int) -> dict[str, float]:
-    """The accuracies, 0..1, of the paper's table 1 (BU-3DFE), 3 or 4 (Washington, 10 and 5 folds), by approach."""
+    """The accuracies, 0..1, of the paper's table 1 (BU-3DFE), 3 or 4 (Washington, 10 and 5 folds), by variant."""
     return {name: round(percent / 100, 4) for name, percent in zip(PAPER_ROWS, _TABLES_PERCENT[table], strict=True)}
 
 
 def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
-    """The base recipe with the approach's fusion, backbones and weights.
+    """The base recipe with the variant's fusion, backbones and weights.
 
     Args:
-        weights: backbone -> "imagenet", "none" or a file, as `choose_weights` gives it.
+        weights: backbone -> "imagenet", "none" or a file, from `choose_weights`.
     """
     rgb = variant.rgb or RGB_FROM_SCRATCH
     depth = variant.depth or DEPTH_FROM_SCRATCH
@@ -119,11 +118,11 @@ def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping
 def checked_variants(
     names: Iterable[str], base: TrainConfig, *, weights: Iterable[str] = ()
 ) -> tuple[list[ModelVariant], dict[str, str]]:
-    """The approaches of the names, each once, and `choose_weights` for them; to be asked before any data is read.
+    """The variants of the names, without duplicates, and their weights (`choose_weights`). Call it before data is read.
 
     Raises:
-        UserError: an unknown approach, inputs or models that cannot be (near beyond far, too few pixels), or weights that
-            cannot be had.
+        UserError: an unknown variant, an impossible input or model (near beyond far, too few pixels), or weights that are not
+            available.
     """
     variants = [parse_variant(name) for name in dict.fromkeys(names)]
     contract = InputContract(size=base.size, near_m=base.near_m, far_m=base.far_m)
@@ -133,13 +132,13 @@ def checked_variants(
 
 
 def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = ()) -> dict[str, str]:
-    """What each torchvision backbone of the approaches starts from; downloads that are needed happen here, once.
+    """The initial weights of each torchvision backbone of the variants; downloads them if necessary.
 
     Args:
-        given: "imagenet" or "none" for all of them, and files, each for the backbone that it fits.
+        given: "imagenet" or "none" for all backbones, and files, each for the backbone that it fits.
 
     Raises:
-        UserError: a file that fits none of the backbones, or weights that cannot be had.
+        UserError: a file that fits none of the backbones, or weights that are not available.
     """
     names = sorted({name for variant in variants for name in variant.pretrained_names()})
     words = [value for value in given if value in (WEIGHTS_IMAGENET, WEIGHTS_NONE)]
@@ -154,7 +153,7 @@ def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = (
         problems = {name: _problem(name, value) for name in names}
         fitting = [name for name, problem in problems.items() if problem is None]
         if not fitting:
-            why = next((str(problem) for problem in problems.values()), "the approaches use no torchvision backbone")
+            why = next((str(problem) for problem in problems.values()), "the variants use no torchvision backbone")
             raise UserError(f"{value} fits none of the backbones {', '.join(names) or '(none)'}: {why}")
         chosen |= dict.fromkeys(fitting, str(Path(value).absolute()))
     for name, value in chosen.items():
@@ -164,7 +163,7 @@ def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = (
 
 
 def _problem(name: str, path: str) -> UserError | None:
-    """Why a weights file does not do for a backbone; None where it does."""
+    """Why a weights file does not fit a backbone; None if it fits."""
     try:
         build_rgb_backbone(name, weights=path)
     except UserError as error:

@@ -1,1 +1,1 @@
-"""What is measured: the fusion core, engines, the live loop, precision, learning."""
+"""The benchmarks: fusion core, engine, live loop, precision, learning."""

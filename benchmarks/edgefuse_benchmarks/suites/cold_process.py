@@ -1,4 +1,4 @@
-"""The process whose cold start is measured; `cold_start` runs it. Imports nothing before its clock runs.
+"""The process whose cold start is measured; `cold_start` runs it. Imports packages only after its clock has started.
 
 python -m edgefuse_benchmarks.suites.cold_process BUNDLE SAMPLE.npz     prints its stages as JSON, in nanoseconds
 """
@@ -17,7 +17,7 @@ STAGES = ("import packages", "open engine", "first decision")
 def main(arguments: Sequence[str]) -> None:
     """Open a bundle and decide once. Opening includes the engine's own first run."""
     start_ns = time.perf_counter_ns()
-    import onnxruntime  # noqa: F401  (opening an engine would load it, and its loading is no part of opening)
+    import onnxruntime  # noqa: F401  (otherwise opening the engine would include this import)
 
     from edgefuse.io.arrays import read_arrays
     from edgefuse_runtime.classifier import Classifier

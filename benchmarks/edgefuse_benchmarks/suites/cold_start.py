@@ -1,7 +1,7 @@
-"""Scope "cold start": a fresh process until a bundle's first decision. Each start is a process of its own, because a second
-engine in one process finds its libraries loaded.
+"""Scope "cold start": a fresh process until a bundle's first decision.
 
-The engine benchmark imports it. Files come from the system's cache after the first start.
+Each start is a separate process, because a second engine in one process finds its libraries loaded. After the first start, files
+come from the page cache of the system. The engine benchmark imports this module.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TIMEOUT_S = 300.0
 def measure_cold_start(
     bundle_folder: Path, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, num_starts: int
 ) -> tuple[Series, ...]:
-    """Start `num_starts` processes one after another.
+    """Start `num_starts` processes, one after the other.
 
     Args:
         rgb, depth: one framed pair, uint8 [1, S, S, 3] and [1, S, S, 2].
 
     Returns:
-        The stages and the whole process, one sample a start. Opening includes the engine's own first run.
+        The stages and the complete process, one sample per start. Opening includes the engine's own first run.
 
     Raises:
         UserError: a process failed.
@@ -58,6 +58,6 @@ def _start(bundle_folder: Path, sample: Path) -> dict[str, int]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"the bundle does not start in a process of its own: {last_line}")
+        raise UserError(f"the bundle does not start in a separate process: {last_line}")
     stages: dict[str, int] = json.loads(done.stdout)
     return stages

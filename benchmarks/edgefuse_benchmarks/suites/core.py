@@ -1,10 +1,10 @@
-"""Scope "core": gate, fusion and the two fully connected layers alone, against the time to read their weights.
+"""Scope "core": gate, fusion and the two fully connected layers only, compared with the time to read their weights.
 
-`gated` and `naive`, in torch eager and in ONNX Runtime, at batch 1; all variants of one feature width d are interleaved.
-Reading the weights once is the least that any implementation must do at batch 1, where each weight is used once.
+`gated` and `naive`, in PyTorch eager and in ONNX Runtime, at batch 1; all variants of one feature width d are interleaved.
+Reading the weights once is the minimum for any implementation at batch 1, where each weight is used once.
 
-"flushed" = before each call another buffer was read, outside the timing: the caches hold something else, as after the
-backbones of a live loop. Without that word a variant has just run and finds its weights wherever they fit.
+"flushed" = before each call, outside the timing, another buffer is read, so that the caches hold other data, as they do after the
+backbones of a live loop. Otherwise a variant has just run, and its weights are in the cache that they fit into.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report
-from edgefuse_benchmarks.suites import core_variants as core_subjects
-from edgefuse_benchmarks.suites.core_variants import FeaturePair, Subject
+from edgefuse_benchmarks.suites import core_variants
+from edgefuse_benchmarks.suites.core_variants import FeaturePair, Implementation
 
 if TYPE_CHECKING:
     from edgefuse.model.choices import FusionKind
@@ -37,7 +37,7 @@ QUICK_PLAN = Plan(warmup_s=0.05, min_warmup_calls=10, measure_s=3.0, min_rounds=
 NUM_HIDDEN = 256
 NUM_CLASSES = 51  # of the RGB-D Object Dataset, on which the paper reports
 NUM_PAIRS = 8
-TOLERANCE = 1e-4  # two FP32 implementations differ by the order of their sums only
+TOLERANCE = 1e-4  # two FP32 implementations differ only by the order of their sums
 CALLS_PER_TURN = 5
 SETTLE_CALLS = 3
 MAX_WIDTH = 16_384
@@ -56,7 +56,7 @@ FIXED_PARAMETERS: dict[str, Any] = {
     "calls_per_turn": CALLS_PER_TURN,
     "settle_calls": SETTLE_CALLS,
 }
-"""What every result of this benchmark has in common."""
+"""Parameters that all results of this benchmark have in common."""
 
 
 def bench_core(
@@ -73,13 +73,13 @@ def bench_core(
         widths: values of d.
         plan: how long to measure each width.
         seed: of weights and features.
-        flush_bytes: read before each flushed call; None = twice the largest cache, within 32 and 128 MiB.
-        progress: called with (widths done, widths in all).
+        flush_bytes: bytes that are read before each flushed call; None = twice the largest cache, 32 to 128 MiB.
+        progress: called with (widths done, widths in total).
 
     Raises:
         UserError: a width outside 1..16384.
         MissingPackageError: a package is not installed.
-        ParityError: torch and ONNX Runtime give different answers; nothing was measured.
+        ParityError: the outputs of PyTorch and ONNX Runtime differ; nothing was measured.
     """
     _check_request(widths)
     described = machine.describe()
@@ -124,12 +124,12 @@ def _check_request(widths: Sequence[int]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Side:
-    """One fusion kind at one width: what is compared, and what is timed. Variants are called "<kind>, <way>"."""
+class _Case:
+    """One fusion kind at one width: what is compared, and what is timed. Variants are named "<kind>, <implementation>"."""
 
     kind: FusionKind
     weights_bytes: int
-    subjects: tuple[Subject, ...]
+    implementations: tuple[Implementation, ...]
     variants: tuple[Variant, ...]
 
 
@@ -138,19 +138,19 @@ def _bench_width(
 ) -> tuple[Group, list[dict[str, Any]]]:
     import torch
 
-    pairs = core_subjects.feature_pairs(width, num_pairs=NUM_PAIRS, seed=seed)
+    pairs = core_variants.feature_pairs(width, num_pairs=NUM_PAIRS, seed=seed)
     flush = np.ones(flush_bytes, np.uint8).max
     compared: list[dict[str, Any]] = []
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        sides = [_side(kind, width, pairs, threads=threads, seed=seed, flush=flush) for kind in KINDS]
+        cases = [_case(kind, width, pairs, threads=threads, seed=seed, flush=flush) for kind in KINDS]
 
         def check() -> list[str]:
-            compared.extend(found for side in sides for found in _compare(side, width))
-            return [_objection(found) for found in compared if not _passes(found)]
+            compared.extend(found for case in cases for found in _compare(case, width))
+            return [_difference(found) for found in compared if not _passes(found)]
 
-        series = measure([variant for side in sides for variant in side.variants], plan=plan, check=check)
+        series = measure([variant for case in cases for variant in case.variants], plan=plan, check=check)
     finally:
         torch.set_num_threads(torch_threads)
     group = Group(
@@ -158,13 +158,13 @@ def _bench_width(
         name=f"d={width}",
         series=series,
         ratios=tuple(ratio(above, below) for above, below in _pairings(series)),
-        bytes_read={variant.name: side.weights_bytes for side in sides for variant in side.variants},
-        facts={"d": width, "weights_bytes": {side.kind: side.weights_bytes for side in sides}},
+        bytes_read={variant.name: case.weights_bytes for case in cases for variant in case.variants},
+        facts={"d": width, "weights_bytes": {case.kind: case.weights_bytes for case in cases}},
     )
     return group, compared
 
 
-def _side(
+def _case(
     kind: FusionKind,
     width: int,
     pairs: Sequence[FeaturePair],
@@ -172,59 +172,57 @@ def _side(
     threads: Sequence[int],
     seed: int,
     flush: Callable[[], object],
-) -> _Side:
+) -> _Case:
     import torch
 
-    core = core_subjects.build_core(kind, width=width, num_hidden=NUM_HIDDEN, num_classes=NUM_CLASSES, seed=seed)
-    weights_bytes = core_subjects.weights_bytes(core)
-    onnx_bytes = core_subjects.onnx_from_core(core, width=width)
-    on_torch = [core_subjects.torch_subject(core, pairs, name=f"{kind}, torch, 1 thread")]
+    core = core_variants.build_core(kind, width=width, num_hidden=NUM_HIDDEN, num_classes=NUM_CLASSES, seed=seed)
+    weights_bytes = core_variants.weights_bytes(core)
+    onnx_bytes = core_variants.onnx_from_core(core, width=width)
+    in_torch = [core_variants.in_torch(core, pairs, name=f"{kind}, torch, 1 thread")]
     if torch.cuda.is_available():
-        on_torch.append(core_subjects.torch_subject(core, pairs, name=f"{kind}, torch, CUDA", device="cuda"))
-    on_onnxruntime = [
-        core_subjects.onnxruntime_subject(onnx_bytes, pairs, name=f"{kind}, {_onnxruntime(n)}", num_threads=n)
+        in_torch.append(core_variants.in_torch(core, pairs, name=f"{kind}, torch, CUDA", device="cuda"))
+    in_onnxruntime = [
+        core_variants.in_onnxruntime(onnx_bytes, pairs, name=f"{kind}, {_onnxruntime(n)}", num_threads=n)
         for n in threads
     ]
     hot = partial(Variant, calls_per_turn=CALLS_PER_TURN, settle_calls=SETTLE_CALLS)
     read = np.random.default_rng(seed).integers(0, 256, weights_bytes, dtype=np.uint8).max  # NumPy's fastest plain read
-    run_alone = _next_pair(on_onnxruntime[0])
+    implementations = (*in_torch, *in_onnxruntime)
     variants = [
-        *(hot(name=one.name, call=_next_pair(one), wait=one.wait) for one in (*on_torch, *on_onnxruntime)),
+        *(hot(name=one.name, call=_next_pair(one), wait=one.wait) for one in implementations),
         hot(name=f"{kind}, {READ}", call=read),
-        Variant(name=f"{kind}, {_onnxruntime(1)}{FLUSHED}", call=run_alone, prepare=flush),
+        Variant(name=f"{kind}, {_onnxruntime(1)}{FLUSHED}", call=_next_pair(in_onnxruntime[0]), prepare=flush),
         Variant(name=f"{kind}, {READ}{FLUSHED}", call=read, prepare=flush),
     ]
-    return _Side(
-        kind=kind, weights_bytes=weights_bytes, subjects=(*on_torch, *on_onnxruntime), variants=tuple(variants)
-    )
+    return _Case(kind=kind, weights_bytes=weights_bytes, implementations=implementations, variants=tuple(variants))
 
 
 def _onnxruntime(num_threads: int) -> str:
     return f"ONNX Runtime, {num_threads} thread{'' if num_threads == 1 else 's'}"
 
 
-def _next_pair(subject: Subject) -> Callable[[], object]:
-    """A call that takes the pairs in turn."""
+def _next_pair(implementation: Implementation) -> Callable[[], object]:
+    """A call that runs the next pair each time."""
     numbers = itertools.cycle(range(NUM_PAIRS))
-    run = subject.run
+    run = implementation.run
     return lambda: run(next(numbers))
 
 
-def _compare(side: _Side, width: int) -> list[dict[str, Any]]:
-    """Figures of each subject of a side against its first one, over all pairs."""
-    reference, *others = side.subjects
-    expected = [reference.answer(i) for i in range(NUM_PAIRS)]
+def _compare(case: _Case, width: int) -> list[dict[str, Any]]:
+    """Largest differences of each implementation from the first one, over all pairs."""
+    reference, *others = case.implementations
+    expected = [reference.outputs(i) for i in range(NUM_PAIRS)]
     found = []
-    for subject in others:
-        answers = [subject.answer(i) for i in range(NUM_PAIRS)]
+    for candidate in others:
+        outputs = [candidate.outputs(i) for i in range(NUM_PAIRS)]
         p_difference, g_difference = (
-            float(np.abs(np.stack([a[k] for a in answers]) - np.stack([e[k] for e in expected])).max()) for k in (0, 1)
+            float(np.abs(np.stack([o[k] for o in outputs]) - np.stack([e[k] for e in expected])).max()) for k in (0, 1)
         )
         found.append(
             {
                 "d": width,
                 "reference": reference.name,
-                "candidate": subject.name,
+                "candidate": candidate.name,
                 "num_samples": NUM_PAIRS,
                 "max_probability_difference": p_difference,
                 "max_gate_difference": g_difference,
@@ -237,10 +235,10 @@ def _compare(side: _Side, width: int) -> list[dict[str, Any]]:
 def _passes(found: Mapping[str, Any]) -> bool:
     p_difference: float = found["max_probability_difference"]
     g_difference: float = found["max_gate_difference"]
-    return p_difference <= TOLERANCE and g_difference <= TOLERANCE  # neither holds for a NaN
+    return p_difference <= TOLERANCE and g_difference <= TOLERANCE  # False for a NaN
 
 
-def _objection(found: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, Any]) -> str:
     return (
         f"d={found['d']}: {found['candidate']} differs from {found['reference']} by {found['max_probability_difference']:.3g} "
         f"in probability and {found['max_gate_difference']:.3g} in the gate, at most {TOLERANCE:g} is allowed"
@@ -248,10 +246,10 @@ def _objection(found: Mapping[str, Any]) -> str:
 
 
 def _pairings(series: Sequence[Series]) -> list[tuple[Series, Series]]:
-    """What is worth a ratio: gated against naive in every way, and ONNX Runtime against reading the weights."""
+    """The pairs to report ratios of: gated over naive in every implementation, and ONNX Runtime over reading the weights."""
     by_name = {one.name: one for one in series}
-    ways = [name.removeprefix("gated, ") for name in by_name if name.startswith("gated, ") and READ not in name]
-    against_naive = [(by_name[f"gated, {way}"], by_name[f"naive, {way}"]) for way in ways]
+    names = [name.removeprefix("gated, ") for name in by_name if name.startswith("gated, ") and READ not in name]
+    against_naive = [(by_name[f"gated, {name}"], by_name[f"naive, {name}"]) for name in names]
     against_reading = [
         (by_name[f"gated, {_onnxruntime(1)}{how}"], by_name[f"gated, {READ}{how}"]) for how in ("", FLUSHED)
     ]
@@ -260,11 +258,11 @@ def _pairings(series: Sequence[Series]) -> list[tuple[Series, Series]]:
 
 def _cache_notes(caches_bytes: Mapping[str, int], flush_bytes: int) -> tuple[str, ...]:
     if not caches_bytes:
-        return ("the caches' sizes are not readable: whether a flushed call reads from memory is not known",)
+        return ("the cache sizes cannot be read: it is unknown whether a flushed call reads from memory",)
     level = max(caches_bytes, key=lambda name: caches_bytes[name])
     if flush_bytes < caches_bytes[level]:
         return (
-            f"{flush_bytes >> 20} MiB are read before a flushed call, less than the {level} cache has "
-            f"({caches_bytes[level] >> 20} MiB, which others may share): flushed weights may come from there, not from memory",
+            f"{flush_bytes >> 20} MiB are read before a flushed call, less than the {level} cache "
+            f"({caches_bytes[level] >> 20} MiB, possibly shared): flushed weights may come from the cache, not from memory",
         )
     return ()

@@ -1,4 +1,4 @@
-"""The fusion core in the forms that the core benchmark times: torch eager and ONNX Runtime.
+"""The implementations of the fusion core that the core benchmark times: PyTorch eager and ONNX Runtime.
 
 F_A, F_B  float32 [1, d]  ->  probabilities float32 [1, C], gate float32 [1, d]
 """
@@ -28,30 +28,30 @@ RGB_FEATURES, DEPTH_FEATURES = "rgb_features", "depth_features"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One implementation of a core over a fixed list of feature pairs.
+class Implementation:
+    """One implementation of a core, for a fixed list of feature pairs.
 
     Attributes:
-        run: computes the answer for pair i and leaves it where it is; this is timed.
-        answer: probabilities float32 [1, C] and gate float32 [1, d] for pair i; this is compared.
-        wait: waits until `run` is done; None where it returns only then.
+        run: computes pair i without copying the outputs to the host; this is timed.
+        outputs: probabilities float32 [1, C] and gate float32 [1, d] for pair i; this is compared.
+        wait: waits until `run` is done; None if `run` is synchronous.
     """
 
     name: str
     run: Callable[[int], object]
-    answer: Callable[[int], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    outputs: Callable[[int], tuple[NDArray[np.float32], NDArray[np.float32]]]
     wait: Callable[[], object] | None = None
 
 
 def feature_pairs(width: int, *, num_pairs: int, seed: int) -> list[FeaturePair]:
-    """Features as the model's projections give them, after a ReLU: never negative, about half of them zero."""
+    """Random features like those of the model's projections after a ReLU: never negative, about half of them zero."""
     rng = np.random.default_rng(seed)
     values = np.maximum(rng.standard_normal((num_pairs, 2, 1, width)), 0).astype(np.float32)
     return [(pair[0], pair[1]) for pair in values]
 
 
 def build_core(kind: FusionKind, *, width: int, num_hidden: int, num_classes: int, seed: int) -> FusionCore:
-    """A core with random weights, in eval mode; torch's own random state stays as it was."""
+    """A core with random weights, in eval mode; the random state of torch is unchanged."""
     import torch
 
     from edgefuse.model.fusion import FusionCore
@@ -66,8 +66,8 @@ def weights_bytes(core: FusionCore) -> int:
     return sum(weight.numel() * weight.element_size() for weight in core.parameters())
 
 
-def torch_subject(core: FusionCore, pairs: Sequence[FeaturePair], *, name: str, device: str = "cpu") -> Subject:
-    """The core in torch eager; features and answers stay on `device`, because a copy is no part of the core."""
+def in_torch(core: FusionCore, pairs: Sequence[FeaturePair], *, name: str, device: str = "cpu") -> Implementation:
+    """The core in PyTorch eager; features and outputs stay on `device`, because copies are not part of the core."""
     import torch
 
     placed = copy.deepcopy(core).to(device)
@@ -78,15 +78,16 @@ def torch_subject(core: FusionCore, pairs: Sequence[FeaturePair], *, name: str, 
         logits, gate = placed(*inputs[i])
         return torch.softmax(logits, dim=1), gate
 
-    def answer(i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def outputs(i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         probabilities, gate = run(i)
         return probabilities.cpu().numpy(), gate.cpu().numpy()
 
-    return Subject(name=name, run=run, answer=answer, wait=torch.cuda.synchronize if device == "cuda" else None)
+    wait = torch.cuda.synchronize if device == "cuda" else None
+    return Implementation(name=name, run=run, outputs=outputs, wait=wait)
 
 
-def onnxruntime_subject(onnx_bytes: bytes, pairs: Sequence[FeaturePair], *, name: str, num_threads: int) -> Subject:
-    """The core in ONNX Runtime on the CPU, set up as the runtime's engine is: threads do not spin between calls."""
+def in_onnxruntime(onnx_bytes: bytes, pairs: Sequence[FeaturePair], *, name: str, num_threads: int) -> Implementation:
+    """The core in ONNX Runtime on the CPU, with the settings of the runtime's engine: threads do not spin between calls."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -95,17 +96,17 @@ def onnxruntime_subject(onnx_bytes: bytes, pairs: Sequence[FeaturePair], *, name
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
     inputs = [{RGB_FEATURES: F_A, DEPTH_FEATURES: F_B} for F_A, F_B in pairs]
-    outputs = [PROBABILITIES_OUTPUT, GATE_OUTPUT]
+    names = [PROBABILITIES_OUTPUT, GATE_OUTPUT]
 
-    def answer(i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probabilities, gate = session.run(outputs, inputs[i])
+    def outputs(i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        probabilities, gate = session.run(names, inputs[i])
         return probabilities, gate
 
-    return Subject(name=name, run=answer, answer=answer)
+    return Implementation(name=name, run=outputs, outputs=outputs)
 
 
 def onnx_from_core(core: FusionCore, *, width: int) -> bytes:
-    """A core as an ONNX model with its softmax, exported as the whole model is (edgefuse_export.onnx.torch_to_onnx)."""
+    """A core with its softmax as an ONNX model, exported like a complete model (edgefuse_export.onnx.torch_to_onnx)."""
     import torch
     from torch import nn
 

@@ -1,6 +1,6 @@
-"""Scope "engine": a bundle's engine on framed pairs of a camera, a recording or a folder; beside it torch, where its run is given.
+"""Scope "engine": a bundle's engine on framed pairs of a camera, a recording or a folder, and PyTorch if the run is given.
 
-Every thread count, and torch, are interleaved in one process, and give the same answers before anything is timed.
+All thread counts, and PyTorch, are interleaved in one process. Their outputs are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ NUM_PAIRS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class _Pairs:
-    """Framed pairs, rgb uint8 [n, S, S, 3] and depth uint8 [n, S, S, 2], and the camera that they are from."""
+    """Framed pairs, rgb uint8 [n, S, S, 3] and depth uint8 [n, S, S, 2], and the description of their camera."""
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint8]
     camera: dict[str, Any]
 
     def facts(self) -> dict[str, Any]:
-        """Where the pairs are from, as JSON values."""
+        """The source of the pairs, as JSON values."""
         return {"camera": self.camera, "num_pairs": len(self.rgb)}
 
-    def calls(self, answer: Callable[[NDArray[np.uint8], NDArray[np.uint8]], object]) -> Callable[[], object]:
-        """A call that gives `answer` the pairs in turn."""
+    def calls(self, run: Callable[[NDArray[np.uint8], NDArray[np.uint8]], object]) -> Callable[[], object]:
+        """A function that calls `run` with the next pair each time."""
         numbers = itertools.cycle(range(len(self.rgb)))
         pairs = [(self.rgb[i : i + 1], self.depth[i : i + 1]) for i in range(len(self.rgb))]
-        return lambda: answer(*pairs[next(numbers)])
+        return lambda: run(*pairs[next(numbers)])
 
 
 @dataclass(kw_only=True)
-class _Rivals:
-    """What is compared and timed, in one order; the first one is the reference."""
+class _Candidates:
+    """What is compared and timed, in the same order; the first one is the reference."""
 
     predictors: dict[str, Predictor] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
@@ -76,14 +76,14 @@ def bench_engine(
     """Measure a bundle's engine.
 
     Args:
-        camera: where the pairs come from; see `edgefuse_runtime.cameras.open_camera`.
-        threads: thread counts to compare; none = 1 and all cores.
-        run_folder: the run that the bundle was exported from; torch eager is measured beside the engine.
-        num_starts: processes for the cold start; 0 leaves it out.
+        camera: source of the pairs; see `edgefuse_runtime.cameras.open_camera`.
+        threads: thread counts to compare; empty = 1 and all cores.
+        run_folder: the run that the bundle was exported from, to measure PyTorch eager too.
+        num_starts: processes for the cold start; 0 = no cold start.
 
     Raises:
         UserError: no bundle or camera, or a camera without frames.
-        ParityError: the answers differ; nothing was measured.
+        ParityError: the outputs differ; nothing was measured.
     """
     require("onnxruntime", extra="runtime")
     described, bundle = machine.describe(), open_bundle(bundle_folder)
@@ -92,14 +92,14 @@ def bench_engine(
     cold = (
         measure_cold_start(bundle_folder, pairs.rgb[:1], pairs.depth[:1], num_starts=num_starts) if num_starts else ()
     )
-    rivals, parity = _Rivals(), list[dict[str, Any]]()
+    candidates, parity = _Candidates(), list[dict[str, Any]]()
     with ExitStack() as stack:
         for count in counts:
-            _add_engine(rivals, stack, bundle, pairs, num_threads=count)
+            _add_engine(candidates, stack, bundle, pairs, num_threads=count)
         if run_folder is not None:
             for count in counts:
-                _add_torch(rivals, stack, run_folder, pairs, num_threads=count)
-        series = measure(rivals.variants, plan=plan, check=lambda: _compare(rivals, bundle, pairs, parity))
+                _add_torch(candidates, stack, run_folder, pairs, num_threads=count)
+        series = measure(candidates.variants, plan=plan, check=lambda: _compare(candidates, bundle, pairs, parity))
     return Report(
         benchmark="engine",
         machine=described,
@@ -112,7 +112,7 @@ def bench_engine(
         },
         parity=tuple(parity),
         groups=_groups(series, cold),
-        notes=_notes(rivals, bundle),
+        notes=_notes(candidates, bundle),
     )
 
 
@@ -134,21 +134,21 @@ def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:
         ]
         described = camera_facts(camera.description)
     if not framed:
-        raise UserError(f"--camera {spec} gave no frame: try another one, such as --camera synthetic")
+        raise UserError(f"--camera {spec} returned no frame: use another one, such as --camera synthetic")
     return _Pairs(
         rgb=np.stack([pair.rgb for pair in framed]), depth=np.stack([pair.depth for pair in framed]), camera=described
     )
 
 
-def _add_engine(rivals: _Rivals, stack: ExitStack, bundle: Bundle, pairs: _Pairs, *, num_threads: int) -> None:
+def _add_engine(candidates: _Candidates, stack: ExitStack, bundle: Bundle, pairs: _Pairs, *, num_threads: int) -> None:
     engine = stack.enter_context(open_engine(bundle, engine="cpu", num_threads=num_threads))
     name = f"{engine.description['engine']}, {_threads(num_threads)}"
-    rivals.predictors[name] = partial(predict_framed, engine)
-    rivals.variants.append(Variant(name=name, call=pairs.calls(engine.run)))
+    candidates.predictors[name] = partial(predict_framed, engine)
+    candidates.variants.append(Variant(name=name, call=pairs.calls(engine.run)))
 
 
-def _add_torch(rivals: _Rivals, stack: ExitStack, run_folder: Path, pairs: _Pairs, *, num_threads: int) -> None:
-    """torch's threads are one setting of the process: each call sets them first, outside its timing."""
+def _add_torch(candidates: _Candidates, stack: ExitStack, run_folder: Path, pairs: _Pairs, *, num_threads: int) -> None:
+    """The number of torch threads is a setting of the process: each call sets it first, outside the timing."""
     require("torch", extra="train")
     import torch
 
@@ -158,15 +158,15 @@ def _add_torch(rivals: _Rivals, stack: ExitStack, run_folder: Path, pairs: _Pair
     predictor = torch_predictor(open_run(run_folder).build_model())
     stack.callback(torch.set_num_threads, torch.get_num_threads())
     name = f"torch, {_threads(num_threads)}"
-    rivals.predictors[name] = predictor
-    rivals.variants.append(
+    candidates.predictors[name] = predictor
+    candidates.variants.append(
         Variant(name=name, call=pairs.calls(predictor), prepare=partial(torch.set_num_threads, num_threads))
     )
 
 
-def _compare(rivals: _Rivals, bundle: Bundle, pairs: _Pairs, parity: list[dict[str, Any]]) -> list[str]:
-    """What differs from the first predictor, on the real pairs and the edge cases."""
-    (reference_name, reference), *others = rivals.predictors.items()
+def _compare(candidates: _Candidates, bundle: Bundle, pairs: _Pairs, parity: list[dict[str, Any]]) -> list[str]:
+    """Differences from the first predictor, on the real pairs and the edge cases, as text."""
+    (reference_name, reference), *others = candidates.predictors.items()
     problems = []
     for name, candidate in others:
         report = check_parity(
@@ -184,14 +184,12 @@ def _compare(rivals: _Rivals, bundle: Bundle, pairs: _Pairs, parity: list[dict[s
     return problems
 
 
-def _notes(rivals: _Rivals, bundle: Bundle) -> tuple[str, ...]:
+def _notes(candidates: _Candidates, bundle: Bundle) -> tuple[str, ...]:
     notes = []
-    if len(rivals.predictors) == 1:
-        notes.append("there was one variant alone: nothing to compare its answers with, and no ratio")
+    if len(candidates.predictors) == 1:
+        notes.append("only one variant was measured: no comparison of outputs, and no ratio")
     if not bundle.manifest.parity:
-        notes.append(
-            "the bundle's manifest has no parity figures: whether it gives the torch model's answers is not known"
-        )
+        notes.append("the bundle's manifest has no comparison with the PyTorch model")
     return tuple(notes)
 
 

@@ -1,6 +1,6 @@
-"""How well each fusion learns the built-in set: new pictures, a new split and new weights for every seed.
+"""Accuracy of each fusion on the built-in data set, with new images, a new split and new weights for every seed.
 
-Owns the protocol and its table. Every figure is on instances that were not trained on.
+Owns the protocol and its table. All accuracies are on held-out sequences.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LearningReport:
     """Accuracies of every seed.
 
     Attributes:
-        accuracy: fusion -> condition -> one accuracy a seed, in the order of `seeds`.
-        hardware: what `machine.describe` said before the first training.
+        accuracy: fusion -> condition -> one accuracy per seed, in the order of `seeds`.
+        hardware: from `machine.describe`, before the first training.
     """
 
     seeds: tuple[int, ...]
@@ -49,11 +49,11 @@ class LearningReport:
 
     @property
     def date(self) -> str:
-        """The day it was measured, UTC, as 2026-01-31."""
+        """Date of the measurement, UTC, as 2026-01-31."""
         return str(self.hardware["date_utc"])[:10]
 
     def gains(self) -> list[float]:
-        """Gated less the better single sensor of the same seed, in points, with both sensors alive."""
+        """Accuracy of gated minus that of the better single sensor of the same seed, in points, with both sensors."""
         singles = np.maximum(self.accuracy["rgb"]["both"], self.accuracy["depth"]["both"])
         return (100 * (np.array(self.accuracy["gated"]["both"]) - singles)).tolist()  # type: ignore[no-any-return]
 
@@ -72,10 +72,10 @@ class LearningReport:
     def to_markdown(self) -> str:
         """The table: mean and standard deviation over the seeds, and each seed's accuracy with both sensors."""
         lines = [
-            f"Accuracy on held-out instances of the built-in set: mean ± standard deviation over {len(self.seeds)} seeds "
-            f"({self.num_pairs} pairs each; a seed renders new objects, splits them anew and starts from new weights).",
+            f"Accuracy on held-out sequences of the built-in data set: mean ± standard deviation over {len(self.seeds)} seeds "
+            f"({self.num_pairs} pairs each; every seed has new objects, a new split and new initial weights).",
             "",
-            "| fusion | both sensors | RGB dead | depth dead | both sensors, by seed |",
+            "| fusion | both sensors | no RGB | no depth | both sensors, by seed |",
             "|---|---|---|---|---|",
         ]
         for fusion, by_condition in self.accuracy.items():
@@ -85,8 +85,8 @@ class LearningReport:
         gains, cpu = self.gains(), self.hardware["cpu"]
         lines += [
             "",
-            f"Gated against the better single sensor of the same seed: {np.mean(gains):+.1f} points on the mean, "
-            f"{min(gains):+.1f} at the least.",
+            f"Gated minus the better single sensor of the same seed: mean {np.mean(gains):+.1f} points, "
+            f"minimum {min(gains):+.1f}.",
             "",
             f"`{self.hardware['command']}` on {self.date}: {cpu['model']}, {cpu['cores_usable']} cores, no GPU used; "
             f"torch {self.hardware['versions'].get('torch')}; commit {git_revision_text(self.hardware['commit'])}.",
@@ -102,12 +102,12 @@ def bench_learning(
     fusions: Sequence[FusionKind] = FUSIONS,
     progress: Progress = no_progress,
 ) -> LearningReport:
-    """Train every fusion on every seed's pictures, with the demo's recipe.
+    """Train every fusion on the images of every seed, with the recipe of the demo.
 
     Args:
-        fusions: rgb, depth and gated must be among them.
-        epochs: None = what the recipe says.
-        progress: called with the trainings done and their number.
+        fusions: must include rgb, depth and gated.
+        epochs: None = those of the recipe.
+        progress: called with (trainings done, trainings in total).
     """
     assert {"rgb", "depth", "gated"} <= set(fusions)
     hardware = machine.describe()
@@ -129,7 +129,7 @@ def bench_learning(
 
 
 def save_learning(report: LearningReport, folder: Path) -> Path:
-    """Write `learning-<date>.json` and `.md` into `folder`; the path of the latter."""
+    """Write `learning-<date>.json` and `.md` to `folder`; returns the path of the `.md` file."""
     stem = f"learning-{report.date}"
     write_json(folder / f"{stem}.json", report.to_json())
     with file_replaced(folder / f"{stem}.md") as temporary:

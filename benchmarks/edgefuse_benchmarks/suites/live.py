@@ -1,7 +1,7 @@
-"""Scope "frame to result": the live loop on a recording or camera, with its stages; and "frame age" where clocks allow.
+"""Scope "frame to result": the live loop on a recording or camera, with its stages; and "frame age" if the clocks allow it.
 
-A recording is played in turns: back to back (each frame as soon as the last one is decided) and paced (at its own rate, as a
-camera gives them; what the loop misses is dropped). Both ways must give the same answers for the same frames.
+A recording is played alternately at two paces: back to back (each frame as soon as the last one is done) and paced (at its own
+rate, like a camera; frames that the loop misses are dropped). Both must give the same results for the same frames.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ WARMUP_FRAMES = 5
 TOLERANCE = 1e-4
 WHOLE = "frame to result"
 WAIT, *PARTS = STAGES
-"""The stage before the latency, and those that add up to it."""
+"""The stage before the latency starts, and the stages that add up to the latency."""
 ALWAYS_PREDICT = DegradedMode(no_rgb="predict", no_depth="predict")
-"""Whatever the bundle declares: a label that is not told cannot be compared. The engine runs in any case, so no time differs."""
+"""Replaces the bundle's degraded mode: abstained frames have no label to compare. The engine runs in any case: same times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LivePlan:
-    """How long to measure: passes from the stream's beginning, in turns, until one of the limits is reached.
+    """How long to measure: passes from the start of the stream, alternating paces, until a limit is reached.
 
     Attributes:
-        num_results: in each pace.
-        measure_s: of all passes together, once there are two in each pace.
-        frames_of_pass: a pass ends after so many frames, or at the end of the stream. The first five warm up.
+        num_results: at each pace.
+        measure_s: of all passes together, after two passes at each pace.
+        frames_of_pass: a pass ends after this many frames, or at the end of the stream. The first five are warm-up.
     """
 
     num_results: int = 1000
@@ -65,7 +65,7 @@ QUICK_PLAN = LivePlan(num_results=200, measure_s=25.0, frames_of_pass=50)
 
 @dataclass(kw_only=True)
 class _Way:
-    """All passes in one pace: the results after each pass's warm-up, and what the loop counted."""
+    """All passes at one pace: the results after each pass's warm-up, and the counts of the loop."""
 
     pace: Pace
     passes: list[list[Result]] = field(default_factory=list)
@@ -120,14 +120,14 @@ def bench_live(
 
     Args:
         camera: see `edgefuse_runtime.cameras.open_camera`. Only a recording can be played in both paces.
-        roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: where the training data was looked at.
+        roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: the region of the training data.
         engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
         plan: how long to measure.
-        progress: called with (results so far, results at most).
+        progress: called with (results so far, maximum number of results).
 
     Raises:
         UserError: no bundle or camera, or too few frames with a region.
-        ParityError: the paces gave different answers for one frame, or have no frame in common.
+        ParityError: the results of a frame differ between passes, or two passes have no frame in common.
     """
     require("onnxruntime", extra="runtime")
     described = machine.describe()
@@ -203,11 +203,11 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on
     if len(collected.results) < 2 * WARMUP_FRAMES:
         raise UserError(
             f"--camera {camera} gave {len(collected.results)} results ({summary.without_region} frames had no region): "
-            f"at least {2 * WARMUP_FRAMES} are needed, {WARMUP_FRAMES} of them to warm up"
+            f"at least {2 * WARMUP_FRAMES} are needed, {WARMUP_FRAMES} of them for warm-up"
         )
     if summary.not_finite:
         raise UserError(
-            f"{summary.not_finite} of {summary.processed} answers have NaN or infinity in them: such an engine gets no figures"
+            f"{summary.not_finite} of {summary.processed} outputs have NaN or infinite values: the engine was not measured"
         )
     way.first_results.append(collected.results[0])
     way.passes.append(collected.results[WARMUP_FRAMES:])
@@ -215,16 +215,16 @@ def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on
 
 
 def _check(ways: Sequence[_Way]) -> list[dict[str, Any]]:
-    """The figures of `_compare`; nothing for a camera, which shows no frame twice.
+    """The comparisons of `_compare`; none for a camera, which never repeats a frame.
 
     Raises:
-        ParityError: one frame got different answers, or two passes have no frame in common.
+        ParityError: the results of a frame differ, or two passes have no frame in common.
     """
     if _is_camera(ways):
         return []
     figures, problems = _compare(ways)
     if problems:
-        raise ParityError("the passes do not agree, so nothing is told:\n  " + "\n  ".join(problems))
+        raise ParityError("the results of the passes differ, so no times are reported:\n  " + "\n  ".join(problems))
     return figures
 
 
@@ -233,7 +233,7 @@ def _is_camera(ways: Sequence[_Way]) -> bool:
 
 
 def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Do all passes say the same about the same frame as the first one? Figures, and what is wrong in words."""
+    """Compare the results of every pass with the first one, frame by frame; returns figures, and problems as text."""
     reference, *others = [(f"{way.pace}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
     expected = _by_name(reference[1])
     figures, problems = [], []
@@ -252,14 +252,14 @@ def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
             }
         )
         if not shared:
-            problems.append(f"{name} shares no frame with {reference[0]}, so nothing could be compared")
+            problems.append(f"{name} has no frame in common with {reference[0]}, so nothing could be compared")
         if not worst <= TOLERANCE or flips:
             problems.append(f"{name} against {reference[0]}: probabilities differ by {worst:.3g}, {flips} labels flip")
     return figures, problems
 
 
 def _by_name(results: Sequence[Result]) -> dict[str, Result]:
-    """Results by their frame's name, without names that came twice: of frame numbers that stand still nothing can be paired."""
+    """Results by frame name, without names that occur twice: if frame numbers do not change, frames cannot be paired."""
     counts = Counter(result.name for result in results)
     return {result.name: result for result in results if counts[result.name] == 1}
 
@@ -299,7 +299,7 @@ def _age_group(way: _Way) -> Group | None:
 
 
 def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
-    """Paced over back to back; nothing where there is one pace alone."""
+    """Ratios of paced over back to back; none if there is only one pace."""
     if len(ways) == 1:
         return ()
     stages: dict[str, Callable[[Result], float]] = {
@@ -310,7 +310,7 @@ def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
 
 
 def _ratio(ways: Sequence[_Way], name: str, milliseconds: Callable[[Result], float]) -> Ratio | None:
-    """Paired by the frames that every pass has."""
+    """The ratio over the frames that every pass has; None if there are fewer than two."""
     by_frame = [
         [{frame: milliseconds(result) for frame, result in _by_name(one).items()} for one in way.passes] for way in ways
     ]
@@ -332,19 +332,17 @@ def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str
     if not has_ages:
         notes.append("no frame age: the source has no timestamps on this machine's clock")
     if len(ways) == 1:
-        notes.append(f"{ways[0].pace} alone: only a recording can be played in both paces")
+        notes.append(f"{ways[0].pace} only, because the source is not a recording")
     if _is_camera(ways):
-        notes.append("a camera shows no frame twice: the answers of the passes were not compared")
+        notes.append("a camera never repeats a frame: the results of the passes were not compared")
     if not bundle.manifest.parity:
-        notes.append(
-            "the bundle's manifest has no parity figures: whether it gives the torch model's answers is not known"
-        )
+        notes.append("the bundle's manifest has no comparison with the PyTorch model")
     dropped = sum(summary.dropped for way in ways for summary in way.summaries)
     if dropped:
-        notes.append(f"frames dropped in all passes together: {dropped}; the figures are of those that were decided")
+        notes.append(f"frames dropped in all passes: {dropped}; the figures are of the processed frames")
     return tuple(notes)
 
 
 def _nanoseconds(milliseconds: Sequence[float]) -> NDArray[np.int64]:
-    """Milliseconds [n] as turns of one call each, [n, 1] in nanoseconds."""
+    """Milliseconds [n] -> nanoseconds [n, 1]: turns of one call each."""
     return np.rint(np.array(milliseconds) * 1e6).astype(np.int64)[:, np.newaxis]

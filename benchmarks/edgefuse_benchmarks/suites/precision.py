@@ -1,8 +1,8 @@
-"""What FP16 and INT8 cost in accuracy: python -m edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --only PATTERN --out FOLDER
+"""Accuracy of FP16 and INT8: python -m edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --only PATTERN --out FOLDER
 
 FP32 is `model.onnx` and INT8 `model.int8.onnx` in ONNX Runtime on the CPU, optimised, as `live` and `evaluate` run them. FP16 is
-torch with the layers of `model.fp16.onnx` in half: ONNX Runtime's CPU provider computes that file in FP32 and shows no rounding.
-All answer the same pairs, so differences are counted pair by pair. Owns the protocol, its table and its JSON.
+PyTorch with the FP16 layers of `model.fp16.onnx`, because ONNX Runtime's CPU provider computes that file in FP32. All precisions are
+scored on the same pairs, so differences are counted pair by pair. Owns the protocol, its table and its JSON.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = 1
 GOALS_POINTS = {"fp16": 0.2, "int8": 1.0}
-"""How far accuracy may be from FP32's, in points."""
+"""Largest difference of the accuracy from that of FP32, in points."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One precision against FP32, on the same pairs.
+    """One precision compared with FP32, on the same pairs.
 
     Attributes:
-        accuracy: share of right answers.
-        num_changed: pairs whose answer differs from FP32's; `num_lost` were right and are wrong, `num_gained` the reverse.
-        fp32_modules: what stays in FP32 in the file.
+        answered_by: the runtime that made the predictions.
+        accuracy: fraction of correct predictions.
+        num_changed: pairs whose prediction differs from that of FP32; `num_lost` only FP32 has right, `num_gained` only this
+            precision.
+        fp32_modules: modules of the file that stay in FP32.
     """
 
     precision: str
@@ -61,12 +63,12 @@ class Row:
 
     @property
     def points(self) -> float:
-        """Accuracy less FP32's, in points."""
+        """Accuracy minus that of FP32, in points."""
         return 100 * (self.num_gained - self.num_lost) / self.num_pairs
 
     @property
     def meets_goal(self) -> bool | None:
-        """Within the goal of FP32, in either direction; None where there is no goal."""
+        """Whether the accuracy is within the goal, above or below that of FP32; None without a goal."""
         goal = GOALS_POINTS.get(self.precision)
         return None if goal is None else abs(self.points) <= goal + 1e-9
 
@@ -83,7 +85,7 @@ class Row:
 def compare(
     precision: str, found: Answers, reference: Answers, *, answered_by: str, fp32_modules: Sequence[str]
 ) -> Row:
-    """The figures of one precision from its answers and FP32's about the same pairs."""
+    """Compare the predictions of one precision with those of FP32 on the same pairs."""
     is_right, was_right = (a.probabilities.argmax(axis=1) == a.truth for a in (found, reference))
     changed = found.probabilities.argmax(axis=1) != reference.probabilities.argmax(axis=1)
     difference = np.abs(found.probabilities - reference.probabilities)
@@ -103,21 +105,21 @@ def compare(
 
 
 def measure(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> list[Row]:
-    """Answer all pairs with each precision of the bundle; FP32 comes first.
+    """Score all pairs with each precision of the bundle; FP32 comes first.
 
     Raises:
-        UserError: the bundle is not of the run, or has no other precision than FP32.
+        UserError: the bundle was not exported from the run, or has only FP32.
     """
     manifest = bundle.manifest
     others = [precision for precision, name in MODEL_NAMES.items() if precision != "fp32" and name in manifest.files]
     if not others:
-        raise UserError(f"{bundle.folder} has FP32 alone: export with --precision fp32,fp16,int8 --force")
+        raise UserError(f"{bundle.folder} has only FP32: export with --precision fp32,fp16,int8 --force")
     answers: dict[str, Answers] = {}
     rows = []
     with ExitStack() as stack:
         for precision in ("fp32", *others):
             if precision == "fp16":
-                name, predictor = _half(run_folder, bundle, rgbd)
+                name, predictor = _fp16(run_folder, bundle, rgbd)
             else:
                 name, predictor = _session(bundle, MODEL_NAMES[precision], stack)
             _log.info("%s: %s", precision, name)
@@ -136,8 +138,8 @@ def _session(bundle: Bundle, file: str, stack: ExitStack) -> tuple[str, Predicto
     return f"{file} in ONNX Runtime on the CPU, optimised", classifier.predict_framed
 
 
-def _half(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Predictor]:
-    """Torch with the very modules in half that the bundle's FP16 file has in half."""
+def _fp16(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Predictor]:
+    """PyTorch with the same modules in FP16 as the bundle's FP16 file."""
     import torch
 
     from edgefuse.evaluation.metrics import framed_batches
@@ -149,19 +151,19 @@ def _half(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Pre
     samples = bundle.samples()
     expected, _ = torch_predictor(model)(samples.rgb, samples.depth)
     if expected.shape != samples.probabilities.shape or np.abs(expected - samples.probabilities).max() > 1e-4:
-        raise UserError(f"{bundle.folder} was not exported from {run_folder}: name the run it was made from")
+        raise UserError(f"{bundle.folder} was not exported from {run_folder}: give the run that it was exported from")
     rgb, depth, _ = next(framed_batches(rgbd, contract=bundle.manifest.contract, batch_size=1))
     kept = bundle.manifest.parity[MODEL_NAMES["fp16"]]["fp32_modules"]
-    half = fp16_from_model(model, rgb_NHWC=torch.from_numpy(rgb), depth_NHW2=torch.from_numpy(depth), keep_fp32=kept)
-    return "torch with the file's layers in half on the CPU", torch_predictor(half.model)
+    fp16 = fp16_from_model(model, rgb_NHWC=torch.from_numpy(rgb), depth_NHW2=torch.from_numpy(depth), keep_fp32=kept)
+    return "torch with the file's layers in FP16 on the CPU", torch_predictor(fp16.model)
 
 
 def markdown(rows: Sequence[Row], *, described: dict[str, Any]) -> str:
-    """The table, what stays in FP32, and where it was measured."""
+    """The table, the modules in FP32, and the machine."""
     lines = [
-        f"Accuracy on {rows[0].num_pairs} pairs by precision; every precision answers the same pairs.",
+        f"Accuracy on {rows[0].num_pairs} pairs by precision; all precisions are scored on the same pairs.",
         "",
-        "| precision | answered by | accuracy | points from FP32 | goal | changed | lost | gained | max dp | p99 dp | max dgate |",
+        "| precision | predicted by | accuracy | points from FP32 | goal | changed | lost | gained | max dp | p99 dp | max dgate |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -175,7 +177,11 @@ def markdown(rows: Sequence[Row], *, described: dict[str, Any]) -> str:
             f"{row.num_lost} | {row.num_gained} | {row.max_probability_difference:.1e} | "
             f"{row.p99_probability_difference:.1e} | {row.max_gate_difference:.1e} |"
         )
-    lines += ["", "changed: answers that differ from FP32's; lost: of these, right before; gained: right now.", ""]
+    lines += [
+        "",
+        "changed: predictions that differ from FP32; lost: only FP32 is right; gained: only this one is right.",
+        "",
+    ]
     lines += [
         f"- in FP32 in the {row.precision} file: {', '.join(row.fp32_modules)}" for row in rows if row.fp32_modules
     ]
@@ -195,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="the run that the bundle was exported from")
     parser.add_argument("bundle", type=Path, help="with model.fp16.onnx, model.int8.onnx or both")
     parser.add_argument("data", type=Path, nargs="+", help="data folders")
-    parser.add_argument("--only", action="append", help="instances to score, a glob; name held-out ones. Repeatable")
+    parser.add_argument("--only", action="append", help="sequences to score, a glob; give held-out ones. Repeatable")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     options = parser.parse_args(arguments)
     described = machine.describe()
@@ -223,7 +229,7 @@ def main(arguments: Sequence[str]) -> None:
     path = save_json(value, options.out, benchmark="precision")
     text = markdown(rows, described=described)
     if trained_on:
-        text += f"\nNot held out: {len(trained_on)} of these instances were trained on ({trained_on[0]} and so on).\n"
+        text += f"\nNot held out: {len(trained_on)} of these sequences were trained on ({trained_on[0]} and so on).\n"
     with file_replaced(path.with_suffix(".md")) as temporary:
         write_text(temporary, text)
     print(text)

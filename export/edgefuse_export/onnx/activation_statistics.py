@@ -1,6 +1,6 @@
-"""Every intermediate tensor of a model as it runs: is it finite, and how large does it get? Owns the figures by module.
+"""Statistics of every intermediate tensor of a running model: largest magnitude, and values that are not finite, by module.
 
-Two ways to look: `TorchActivationObserver` sees each operation of a torch module, `OnnxActivationObserver` each tensor of an ONNX file.
+`TorchActivationObserver` observes each operation of a PyTorch module, `OnnxActivationObserver` each tensor of an ONNX file.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ ITSELF = "the classifier itself"
 
 @dataclass
 class Activations:
-    """What was seen, by module (torch) or tensor (ONNX), in the order in which they ran.
+    """Statistics by module (PyTorch) or tensor (ONNX), in execution order.
 
     Attributes:
-        largest: the largest finite magnitude of any value; in torch, weights and buffers are none.
-        not_finite: how many values were NaN or infinite; only those with some are listed.
+        largest: the largest finite magnitude of any value; in PyTorch, without weights and buffers.
+        not_finite: number of NaN or infinite values, only where there are any.
     """
 
     largest: dict[str, float] = field(default_factory=dict)
     not_finite: dict[str, int] = field(default_factory=dict)
 
-    def saw(self, where: str, *, largest: float, num_not_finite: int) -> None:
-        """Add what one tensor held."""
+    def add(self, where: str, *, largest: float, num_not_finite: int) -> None:
+        """Add the statistics of one tensor."""
         self.largest[where] = max(self.largest.get(where, 0.0), largest)
         if num_not_finite:
             self.not_finite[where] = self.not_finite.get(where, 0) + num_not_finite
 
     def over(self, limit: float) -> list[str]:
-        """Where magnitudes are larger than `limit`, or not finite."""
+        """The modules or tensors with magnitudes above `limit`, or with values that are not finite."""
         return [name for name, value in self.largest.items() if value > limit or name in self.not_finite]
 
     def to_json(self, *, limit: float | None = None) -> dict[str, Any]:
-        """The largest magnitude and where it is, what the format holds at most, and what is not finite."""
+        """The largest magnitude and its location, `limit` (the largest number of the format), and the non-finite counts."""
         where = max(self.largest, key=lambda name: self.largest[name], default="")
         return {
             "largest": self.largest.get(where, 0.0),
@@ -61,8 +61,8 @@ class Activations:
         }
 
 
-def in_words(activations: Mapping[str, Any]) -> str:
-    """What `Activations.to_json` holds, in one line."""
+def describe(activations: Mapping[str, Any]) -> str:
+    """The value of `Activations.to_json` as one line of text."""
     largest, limit = activations["largest"], activations.get("limit")
     of = f" of {limit:g} ({largest / limit:.2%})" if limit else ""
     not_finite = activations["not_finite"]
@@ -71,13 +71,13 @@ def in_words(activations: Mapping[str, Any]) -> str:
 
 
 class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at every floating-point tensor that goes into or comes out of an operation, by the module that runs it.
+    """Observes every floating-point input and output of each operation, by the module that runs it.
 
-    Weights and buffers of the model are looked at for NaN and infinity alone: magnitudes are of what the frames make.
+    Weights and buffers are only checked for NaN and infinity; they do not count as magnitudes.
 
     Args:
-        dtype: magnitudes count for tensors of this type only (in a half model, FP32 islands may hold more than half can);
-            None = all. What is not finite always counts.
+        dtype: count magnitudes of tensors of this type only, because the FP32 modules of an FP16 model may exceed the range
+            of FP16; None = all. Values that are not finite always count.
     """
 
     def __init__(self, *, dtype: torch.dtype | None = None) -> None:
@@ -91,28 +91,28 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves((args, kwargs, result)):
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                self._look(value)
+                self._observe(value)
         return result
 
-    def _look(self, value: Tensor) -> None:
-        magnitude = float(value.abs().amax())  # NaN and infinity come through
+    def _observe(self, value: Tensor) -> None:
+        magnitude = float(value.abs().amax())  # amax propagates NaN and infinity
         if math.isfinite(magnitude):
-            made = value.untyped_storage().data_ptr() not in self._weights
-            counted = magnitude if made and self._dtype in (None, value.dtype) else 0.0
-            self.activations.saw(self._running[-1], largest=counted, num_not_finite=0)
+            is_activation = value.untyped_storage().data_ptr() not in self._weights
+            counted = magnitude if is_activation and self._dtype in (None, value.dtype) else 0.0
+            self.activations.add(self._running[-1], largest=counted, num_not_finite=0)
         else:
             count = int((~torch.isfinite(value)).sum())
-            self.activations.saw(self._running[-1], largest=0.0, num_not_finite=count)
+            self.activations.add(self._running[-1], largest=0.0, num_not_finite=count)
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[Activations]:
-        """Watch all that runs inside the block; tensors are named after the modules of `model`."""
+        """Observe everything that runs inside the `with` block; tensors are assigned to the modules of `model`."""
         handles = []
-        # By storage: operations on a weight's transpose or slice see the same one.
+        # By storage, which a weight shares with its transpose and slices.
         self._weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
         for name, module in model.named_modules():
             if name:
-                # First of all hooks on entry: what the others do (casts) belongs to the module that is entered.
+                # Before all other pre-hooks: their operations (casts) belong to this module.
                 enter = module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name), prepend=True)
                 leave = module.register_forward_hook(lambda *_: self._leave(), always_call=True)
                 handles += [enter, leave]
@@ -128,12 +128,12 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
 
 
 class OnnxActivationObserver:
-    """An ONNX file on an `reference_session` that looks at every tensor of its graph.
+    """Runs an ONNX file in a `reference_session`, and observes every tensor of its graph.
 
-    It is an `edgefuse.evaluation.metrics.Predictor` for batches that the file takes, or shorter ones.
+    It is an `edgefuse.evaluation.metrics.Predictor` for batches that the file supports, or shorter ones.
 
     Attributes:
-        activations: by tensor and module, in words.
+        activations: by "TENSOR in MODULE".
         largest: tensor -> the largest finite magnitude of any value.
     """
 
@@ -165,5 +165,5 @@ class OnnxActivationObserver:
             largest = float(np.abs(value[finite]).max()) if finite.any() else 0.0
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
             where = f"{name} in {self._modules[name]}"
-            self.activations.saw(where, largest=largest, num_not_finite=int((~finite).sum()))
+            self.activations.add(where, largest=largest, num_not_finite=int((~finite).sum()))
         return values[PROBABILITIES_OUTPUT][: len(rgb)], values[GATE_OUTPUT][: len(rgb)]

@@ -1,4 +1,7 @@
-"""Real frames of a run's data: for calibration, for parity, and for the bundle. Owns the proof that they are the run's own."""
+"""Real frames of a run's data, for calibration, for the comparison of outputs and for the bundle.
+
+Owns the check that the data is the data of the run.
+"""
 
 from __future__ import annotations
 
@@ -35,26 +38,26 @@ class Frames:
         return found.hexdigest()
 
     def and_more(self, other: Frames) -> Frames:
-        """These, then the others."""
+        """These pairs followed by the pairs of `other`."""
         return Frames(rgb=np.concatenate([self.rgb, other.rgb]), depth=np.concatenate([self.depth, other.depth]))
 
     def spread(self, count: int) -> Frames:
-        """Up to `count` pairs, spread over all of them."""
+        """Up to `count` pairs, evenly spaced."""
         places = np.unique(np.linspace(0, len(self.rgb) - 1, min(count, len(self.rgb))).astype(int))
         return Frames(rgb=self.rgb[places], depth=self.depth[places])
 
     def repeated_to(self, count: int) -> Frames:
-        """Exactly `count` pairs: the first ones, and from the start again where there are too few."""
+        """Exactly `count` pairs: the first `count`, repeated from the start if there are fewer."""
         chosen = np.arange(count) % len(self.rgb)
         return Frames(rgb=self.rgb[chosen], depth=self.depth[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """The data that a run was trained on, proved by its digest.
+    """The data that a run was trained on; its digest was checked.
 
     Attributes:
-        training, held_out: indices of the pairs that were trained on, and of those that were not.
+        training, held_out: indices of the training pairs and of all other pairs.
     """
 
     rgbd: RgbdDataset
@@ -63,11 +66,11 @@ class RunData:
     contract: InputContract
 
     def training_frames(self, count: int) -> Frames:
-        """Up to `count` pairs that were trained on, spread over all of them."""
+        """Up to `count` training pairs, evenly spaced."""
         return self._frames(self.training, count)
 
     def held_out_frames(self, count: int) -> Frames:
-        """Up to `count` pairs that were not trained on, spread over all of them; training pairs where none were held out."""
+        """Up to `count` held-out pairs, evenly spaced; training pairs if the run held none out."""
         return self._frames(self.held_out or self.training, count)
 
     def _frames(self, indices: tuple[int, ...], count: int) -> Frames:
@@ -78,24 +81,24 @@ class RunData:
 
 
 def open_data(run: Run) -> RunData:
-    """Read the data of a run again.
+    """Load the data of a run.
 
     Raises:
-        UserError: it is not there any more, or is not what the run was trained on.
+        UserError: the data is missing, or differs from the data that the run was trained on.
     """
     described: dict[str, Any] = run.info.get("data", {})
     roots = [Path(root) for root in described.get("roots", ())]
     gone = [str(root) for root in roots if not root.is_dir()]
     if not roots or gone:
-        where = f"{', '.join(gone)} is gone" if gone else f"{run.folder} does not say where it is"
-        raise UserError(f"the data of the run is not there any more: {where}; put it back, or train again")
+        where = f"{', '.join(gone)} does not exist" if gone else f"{run.folder} does not record its location"
+        raise UserError(f"the data of the run is missing: {where}; restore it, or train again")
     skip_bad = bool(described.get("num_left_out"))
     rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
     found = rgbd.dataset.digest
     if found != described.get("digest"):
         raise UserError(
             f"the data in {', '.join(map(str, roots))} is not what the run was trained on: its digest is {found[:12]}..., "
-            f"the run says {str(described.get('digest'))[:12]}...; put the old data back, or train again"
+            f"the run has {str(described.get('digest'))[:12]}...; restore the old data, or train again"
         )
     known = set(described.get("train_instances", {}))
     dataset = rgbd.dataset
@@ -109,7 +112,7 @@ def open_data(run: Run) -> RunData:
 
 
 def data_for(run: Run, precisions: Sequence[str]) -> RunData | None:
-    """The run's data where it is of use: INT8 needs it, FP16 gets more frames to be compared on."""
+    """The run's data if one of the precisions uses it: INT8 requires it; FP16 is compared on more frames with it."""
     if not {"fp16", "int8"}.intersection(precisions):
         return None
     try:
@@ -117,8 +120,8 @@ def data_for(run: Run, precisions: Sequence[str]) -> RunData | None:
     except UserError as error:
         if "int8" in precisions:
             raise UserError(
-                f"INT8 is calibrated on frames of the training data, never on random ones: {error}; "
+                f"INT8 is calibrated on frames of the training data: {error}; "
                 f"or export without int8: --precision fp32,fp16"
             ) from error
-        _log.info("compared on the run's own samples alone: %s", error)
+        _log.info("comparing outputs on the run's stored samples only: %s", error)
         return None

@@ -1,6 +1,6 @@
-"""Which tensor of an exported graph is in which precision. Owns the proof that FP32 is where it was asked for and nowhere else.
+"""Checks the precision of every tensor of an exported graph: FP32 in the modules that stay in FP32, FP16 in all others.
 
-The exporter writes into each node which module it comes from; with strong typing TensorRT takes the graph's types as they are.
+The exporter stores the module of each node. Strongly typed, TensorRT uses the types of the graph unchanged.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from edgefuse.errors import UserError, require
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 MODEL_PREFIX = "model"
-"""What the exported wrapper calls the classifier: `model.decode` in the file is `decode` in the classifier."""
+"""Name of the classifier in the exported wrapper: `model.decode` in the file is `decode` in the classifier."""
 
 
 def module_of(node: Any) -> str | None:
-    """The classifier's module that a node comes from; "" = its own `forward`, None = the exporter did not say."""
+    """The classifier's module that a node comes from; "" = the classifier's own `forward`, None = not stored."""
     for entry in node.metadata_props:
         if entry.key == SCOPES_KEY:
             scopes = _strings(entry.value)[:-1]  # the last is the operation itself
@@ -27,21 +27,21 @@ def module_of(node: Any) -> str | None:
 
 
 def inside(name: str, modules: Iterable[str]) -> bool:
-    """Is the module `name` one of `modules`, or a part of one?"""
+    """Whether the module `name` is one of `modules`, or a submodule of one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def check_types(model: Any, *, fp32_modules: Sequence[str]) -> dict[str, int]:
-    """Prove the type of every floating-point tensor of a half-precision `onnx.ModelProto`, weights and constants included.
+    """Check the type of every floating-point tensor of an FP16 `onnx.ModelProto`, weights and constants included.
 
-    In an FP32 module all is FLOAT; in any other all is FLOAT16. Between its parts, a module that has FP32 parts itself
-    (the classifier: decoding before, softmax after) may hold either. Softmax and the graph's outputs are FLOAT.
+    Tensors of an FP32 module are FLOAT, those of all other modules FLOAT16. A module with FP32 submodules (the classifier:
+    decoding at the start, softmax at the end) may have both between them. Softmax and the graph's outputs are FLOAT.
 
     Returns:
-        Type name -> number of tensors; a constant counts with each node that takes it.
+        Type name -> number of tensors; a constant counts once for each node that uses it.
 
     Raises:
-        UserError: a tensor of another type, or of none that can be told; each is named with its module.
+        UserError: tensors have another type, or no known type; the message lists them with their modules.
     """
     onnx = require("onnx", extra="export")
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -71,7 +71,7 @@ def check_types(model: Any, *, fp32_modules: Sequence[str]) -> dict[str, int]:
         raise UserError(
             "the FP16 graph has tensors of the wrong type:\n  "
             + "\n  ".join(wrong[:20])
-            + "\nA module that computes in FP32 must say so: name it in the model's `fp32_modules`, or with --keep-fp32"
+            + "\nDeclare modules that compute in FP32: in the model's `fp32_modules`, or with --keep-fp32"
         )
     return dict(counts)
 

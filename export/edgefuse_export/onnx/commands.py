@@ -1,4 +1,4 @@
-"""edgefuse export, and edgefuse check-onnx, which asks of any file what export asks of its own."""
+"""edgefuse export"""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MODEL_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def export(  # long: each option is a parameter
-    run: Annotated[Path, typer.Argument(help="A run, as edgefuse train leaves it.")],
-    out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, written by edgefuse train.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to create.")],
     trt: Annotated[
         bool,
-        typer.Option("--trt", help="With an FP16 file; then build the TensorRT engine, as edgefuse build BUNDLE does."),
+        typer.Option("--trt", help="Add an FP16 file, and build its TensorRT engine, like edgefuse build BUNDLE."),
     ] = False,
     precision: Annotated[
         str,
         typer.Option(
-            help="Files to make, such as fp32,fp16,int8. FP32 is always made; INT8 is calibrated on the run's training data."
+            help="Files to write, such as fp32,fp16,int8. FP32 is always written; INT8 is calibrated on the run's training data."
         ),
     ] = "fp32",
     keep_fp32: Annotated[
@@ -39,35 +39,39 @@ def export(  # long: each option is a parameter
         ),
     ] = None,
     calibration_frames: Annotated[
-        int, typer.Option(help="Training frames that decide INT8's ranges.", min=1, max=MAX_PAIRS)
+        int, typer.Option(help="Number of training frames for the INT8 calibration.", min=1, max=MAX_PAIRS)
     ] = 128,
     batch: Annotated[
         str,
         typer.Option(
             metavar="N|dynamic",
-            help="Pairs in one run of the files: a fixed number, or dynamic for any number. For several regions of a frame.",
+            help="Pairs in one run of the files, for several regions of a frame: a fixed number, or dynamic for any number.",
         ),
     ] = "1",
     without_rgb: Annotated[
         Action | None,
-        typer.Option(help="What live reports while RGB is dead. Default: by the run's held-out accuracy without it."),
+        typer.Option(
+            help="What live reports without RGB. Default: chosen from the run's held-out accuracy without it."
+        ),
     ] = None,
     without_depth: Annotated[
         Action | None,
-        typer.Option(help="What live reports while depth is dead. Default: by the run's held-out accuracy without it."),
+        typer.Option(
+            help="What live reports without depth. Default: chosen from the run's held-out accuracy without it."
+        ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Print the comparison with the torch model for each kind of input.")
+        bool, typer.Option("--verbose", help="Print the comparison with the PyTorch model for each kind of input.")
     ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run to a bundle: ONNX files that carry their input contract, checked against the torch model.
+    """Export a run to a bundle: ONNX files with their input contract, compared with the PyTorch model.
 
-    Where a file's answers differ from the model's, or TensorRT's parser would refuse it, no bundle is written.
+    If the outputs of a file differ from those of the model, or TensorRT does not support it, no bundle is written.
     """
     from edgefuse.errors import require
-    from edgefuse_export.tensorrt.commands import build_and_say, check_build, summary_json
+    from edgefuse_export.tensorrt.commands import build_and_report, check_build, summary_json
 
     if trt:
         check_build()  # before minutes of exporting
@@ -77,7 +81,7 @@ def export(  # long: each option is a parameter
     if trt and "fp16" not in precisions:
         precisions = (*precisions, "fp16")
     if keep_fp32 and not {"fp16", "int8"}.intersection(precisions):
-        raise typer.BadParameter("it needs --precision with fp16 or int8", param_hint="--keep-fp32")
+        raise typer.BadParameter("this requires --precision with fp16 or int8", param_hint="--keep-fp32")
     from edgefuse.console.progress import counting
     from edgefuse.io.text import quoted, say
     from edgefuse_export.onnx.export import export_run
@@ -99,9 +103,9 @@ def export(  # long: each option is a parameter
     if verbose:
         _print_comparisons(summary)
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
-        answer = "the label and a warning" if getattr(manifest.degraded_mode, name) == "predict" else "no decision"
-        say(f"with {sensor} dead live reports {answer}: {manifest.degraded_mode.reason[name]}")
-    built = build_and_say(out) if trt else None
+        action = "predicts, with a warning" if getattr(manifest.degraded_mode, name) == "predict" else "abstains"
+        say(f"without {sensor} live {action}: {manifest.degraded_mode.reason[name]}")
+    built = build_and_report(out) if trt else None
     if as_json:
         from edgefuse.io.json_files import dumps
 
@@ -132,17 +136,16 @@ def _batch(text: str) -> Batch:
 
 
 def _print_comparisons(summary: ExportSummary) -> None:
-    """The parity tables, on standard error like all that is no result to be piped."""
+    """Print the tables of comparisons to standard error, because standard output is for the JSON result."""
     from edgefuse.io.text import new_console
-    from edgefuse_export.onnx.activation_statistics import in_words
+    from edgefuse_export.onnx.activation_statistics import describe
 
     console = new_console(sys.stderr)
     for reports in summary.reports.values():
         for report in reports:
             console.print(_table(report))
             if report.activations:
-                text = f"  {in_words(report.activations)}"
-                console.print(text)
+                console.print(f"  {describe(report.activations)}")
 
 
 def _table(report: ParityReport) -> Any:
@@ -154,7 +157,7 @@ def _table(report: ParityReport) -> Any:
         title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
     )
     table.add_column("input", no_wrap=True)
-    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "draws", "|dgate|"):
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-ties", "|dgate|"):
         table.add_column(heading, justify="right", no_wrap=True)
     for case in (*report.cases, report.together):
         table.add_row(

@@ -1,4 +1,4 @@
-"""One export from a run to a bundle: write each file, open it as the device will, compare, and only then let all of it appear."""
+"""Exports a run to a bundle: writes each file, opens it as the device will, compares its outputs, and publishes them together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
-from edgefuse_export.onnx.layer_sensitivity import Kept, blocks_of, keep_until_it_holds, measure_drift
+from edgefuse_export.onnx.layer_sensitivity import Fp32Selection, find_blocks, measure_sensitivity, select_fp32_blocks
 from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.lint import check_file
@@ -54,26 +54,26 @@ from edgefuse_runtime.classifier import Classifier
 PRECISIONS = tuple(MODEL_NAMES)
 NUM_CALIBRATION_FRAMES = 128
 NUM_MORE_FRAMES = 48
-"""Frames for parity besides the run's 16, where its data is still there. Half takes 13 times as long as FP32 on a CPU."""
+"""Frames to compare on, in addition to the run's 16, if its data exists. On a CPU, FP16 is 13 times as slow as FP32."""
 
 TORCH_FP32 = "torch fp32 on the CPU"
 _log = logging.getLogger(__name__)
-_OF_THE_RUN = ("data", "training", "epochs_done", "epoch_kept", "calibration")
+_TRAINING_KEYS = ("data", "training", "epochs_done", "epoch_kept", "calibration")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """The bundle that was written, and the proof: file name -> its comparisons; the first one is the file's precision at work."""
+    """The bundle, and the comparisons of each file by its name; the first comparison shows the file's precision."""
 
     bundle: Bundle
     reports: dict[str, tuple[ParityReport, ...]]
 
 
 class ParityError(UserError):
-    """An exported file does not give the torch model's answers; no bundle was written."""
+    """The outputs of an exported file differ from those of the PyTorch model; no bundle was written."""
 
 
-def export_run(  # long: what may be asked for, and the order of the proof
+def export_run(  # long: the options, and the order of the files
     run_folder: Path,
     out: Path,
     *,
@@ -90,22 +90,23 @@ def export_run(  # long: what may be asked for, and the order of the proof
     """Export a run to a bundle.
 
     Args:
-        run_folder: what `edgefuse train` left.
-        out: the bundle to make; it appears whole or not at all.
-        precisions: some of `PRECISIONS`; the FP32 file is always made, the others stand on it.
+        run_folder: written by `edgefuse train`.
+        out: the bundle folder; it is created complete or not at all.
+        precisions: some of `PRECISIONS`; the FP32 file is always written, because the others depend on it.
         keep_fp32: modules that stay in FP32 in the FP16 and INT8 files, as glob patterns on their names.
         num_calibration_frames: of the training data, for INT8.
         batch: pairs in one run of the files: a fixed number, or "dynamic" for any number.
-        force: replace a bundle that stands at `out`.
-        tolerances: precision -> largest differences from the torch model that pass.
-        no_rgb, no_depth: what live reports with that sensor dead; None = by the run's held-out figures, see `choose_degraded_mode`.
-        progress: called with the blocks measured and their number, where a file needs a search for the layers to keep in FP32.
+        force: overwrite an existing bundle.
+        tolerances: precision -> largest accepted differences from the PyTorch model.
+        no_rgb, no_depth: what live reports without that sensor; None = chosen from the run's held-out accuracy, see
+            `choose_degraded_mode`.
+        progress: called with (blocks measured, blocks in total) during a search for the layers to keep in FP32.
 
     Raises:
-        UserError: no run, an existing folder, a label asked for without the model's only sensor, a pattern that matches
-            nothing, or, for INT8, training data that is gone or differs.
-        ParityError: a file's answers differ; the layer that overflows is named.
-        NotReadyError: TensorRT would refuse a file.
+        UserError: no run, an existing folder, "predict" without the model's only sensor, a pattern that matches nothing, or,
+            for INT8, missing or changed training data.
+        ParityError: the outputs of a file differ; layers that overflow are named.
+        NotReadyError: TensorRT does not support a file.
     """
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
@@ -117,7 +118,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
     )
     model = run.build_model()
     rgb, depth = run.samples()
-    with ExitStack() as held_until_it_is_replaced, folder_replaced(out, private=True) as folder:
+    with ExitStack() as old_manifest_lock, folder_replaced(out, private=True) as folder:
         job = _Job(
             run=run,
             model=model,
@@ -135,7 +136,7 @@ def export_run(  # long: what may be asked for, and the order of the proof
         job.write_samples()
         job.write_fp32()
         if "fp16" in precisions:
-            _log.info("FP16: layers in half, compared with torch in half on the CPU, which rounds as a GPU does")
+            _log.info("FP16: comparing with PyTorch in FP16 on the CPU, which rounds like a GPU")
             job.write_fp16()
         if "int8" in precisions:
             assert data is not None
@@ -143,14 +144,14 @@ def export_run(  # long: what may be asked for, and the order of the proof
             _log.info("INT8: ranges from %d frames of the training data", len(frames.rgb))
             job.write_int8(frames)
         job.write_manifest()
-        if (out / MANIFEST_NAME).is_file():  # a build that ends now writes into this bundle or finds it replaced
-            held_until_it_is_replaced.enter_context(held(out / MANIFEST_NAME))
+        if (out / MANIFEST_NAME).is_file():  # a build that ends now writes to the old bundle or finds it replaced
+            old_manifest_lock.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
 
 
 @dataclass(kw_only=True)
 class _Job:
-    """A bundle as it grows: each `write_` adds one file and its proof, or raises."""
+    """A bundle in progress: each `write_` method adds a file and its comparisons, or raises an error."""
 
     run: Run
     model: FusionClassifier
@@ -166,7 +167,7 @@ class _Job:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write_samples(self) -> None:
-        """16 of the run's frames with the torch model's answers, for whoever builds an engine from the bundle."""
+        """Write 16 frames of the run with the outputs of the PyTorch model, to compare engines with."""
         rgb, depth = self.run.samples()
         chosen = Frames(rgb=rgb, depth=depth).repeated_to(NUM_SAMPLES)
         probabilities, gate = torch_predictor(self.model)(chosen.rgb, chosen.depth)
@@ -178,60 +179,60 @@ class _Job:
         self._add("fp32", self._report_of_engine("fp32"))
 
     def write_fp16(self) -> None:
-        """Torch in half proves the precision, ONNX Runtime the file: its CPU provider reads half, but computes in FP32."""
-        blocks = blocks_of(self.model, outside=fp32_modules(self.model, keep_fp32=self.keep_fp32))
+        """Write the FP16 file: PyTorch shows the rounding, ONNX Runtime checks the file, which its CPU provider runs in FP32."""
+        blocks = find_blocks(self.model, outside=fp32_modules(self.model, keep_fp32=self.keep_fp32))
 
         def alone(block: str) -> Predictor:
-            return torch_predictor(self._half([other for other in blocks if other != block]).model)
+            return torch_predictor(self._fp16([other for other in blocks if other != block]).model)
 
-        kept = keep_until_it_holds(
-            self._prove_fp16,
-            holds=lambda proof: not proof.report.failures(),
-            measure=lambda: self._drift("fp16", blocks, frames=self.frames, alone=alone),
-            worth_it=lambda proof: proof.report.is_finite,  # what overflows is named for the user to decide about
+        kept = select_fp32_blocks(
+            self._evaluate_fp16,
+            passes=lambda found: not found.report.failures(),
+            measure=lambda: self._sensitivity("fp16", blocks, frames=self.frames, alone=alone),
+            can_improve=lambda found: found.report.is_finite,  # layers that overflow are reported to the user
         )
-        half, report = kept.proof.half, kept.proof.report
-        self._refuse(
+        fp16, report = kept.evaluation.fp16, kept.evaluation.report
+        self._check(
             "fp16",
             report,
-            hint=lambda: self._advice("fp16", kept) if report.is_finite else self._overflows(kept.proof),
+            hint=lambda: self._advice("fp16", kept) if report.is_finite else self._overflows(kept.evaluation),
         )
-        self._say_kept("FP16", kept)
-        self._write_onnx("fp16", half.model, fp32_modules=half.fp32_modules)
-        facts = {"fp32_modules": list(half.fp32_modules), **kept.to_json()}
+        self._log_selection("FP16", kept)
+        self._write_onnx("fp16", fp16.model, fp32_modules=fp16.fp32_modules)
+        facts = {"fp32_modules": list(fp16.fp32_modules), **kept.to_json()}
         self._add("fp16", report, self._report_of_engine("fp16"), **facts)
 
     def write_int8(self, frames: Frames) -> None:
-        """The file as it stands proves the 8 bits, the optimised session what `live` and `evaluate` run."""
-        asked = fp32_modules(self.model, keep_fp32=self.keep_fp32)
+        """Write the INT8 file: the unoptimised session shows the rounding, the optimised one is what `live` and `evaluate` run."""
+        requested = fp32_modules(self.model, keep_fp32=self.keep_fp32)
         source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
         contract, temperature = self.run.model_config.contract, self.model.temperature
         metadata = model_metadata(labels=self.run.labels, contract=contract, precision="int8", temperature=temperature)
         ranges = measured_ranges(source, frames=frames)
 
-        def prove(blocks: tuple[str, ...]) -> _Int8Proof:
-            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*asked, *blocks))
+        def evaluate(blocks: tuple[str, ...]) -> _Int8Evaluation:
+            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*requested, *blocks))
             save_model(quantised, path, metadata=metadata)
             observer = OnnxActivationObserver(path)
             report = self._report("int8", observer, f"{path.name} in ONNX Runtime on the CPU, not optimised")
             report = replace(report, activations=observer.activations.to_json())
-            return _Int8Proof(report=report, live=None if report.failures() else self._report_of_engine("int8"))
+            return _Int8Evaluation(report=report, live=None if report.failures() else self._report_of_engine("int8"))
 
         def alone(block: str) -> Predictor:
-            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=asked, only=(block,))
+            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=requested, only=(block,))
             return reference_predictor(quantised.SerializeToString())
 
-        kept = keep_until_it_holds(
-            prove,
-            holds=lambda proof: proof.live is not None and not proof.live.failures(),
-            measure=lambda: self._drift("int8", self._quantised_blocks(asked), frames=frames, alone=alone),
+        kept = select_fp32_blocks(
+            evaluate,
+            passes=lambda found: found.live is not None and not found.live.failures(),
+            measure=lambda: self._sensitivity("int8", self._quantised_blocks(requested), frames=frames, alone=alone),
         )
-        report, live = kept.proof.report, kept.proof.live
-        self._refuse("int8", report, hint=lambda: self._advice("int8", kept))
+        report, live = kept.evaluation.report, kept.evaluation.live
+        self._check("int8", report, hint=lambda: self._advice("int8", kept))
         assert live is not None
-        self._refuse("int8", live, hint=lambda: _NOT_OPTIMISED + self._advice("int8", kept))
-        self._say_kept("INT8", kept)
-        facts = {"fp32_modules": [*asked, *kept.blocks], **kept.to_json()}
+        self._check("int8", live, hint=lambda: _NOT_OPTIMISED + self._advice("int8", kept))
+        self._log_selection("INT8", kept)
+        facts = {"fp32_modules": [*requested, *kept.blocks], **kept.to_json()}
         self._add("int8", report, live, **facts, calibration=describe_calibration(frames))
 
     def write_manifest(self) -> None:
@@ -253,7 +254,7 @@ class _Job:
             files=self.files,
             parity=parity,
             versions=versions(EXPORT_PACKAGES),
-            training={key: info[key] for key in _OF_THE_RUN if info.get(key)},
+            training={key: info[key] for key in _TRAINING_KEYS if info.get(key)},
             degraded_mode=self.degraded_mode,
         )
         write_manifest(self.folder, manifest)
@@ -264,9 +265,9 @@ class _Job:
         onnx_from_model(model, path, contract=contract, labels=labels, batch=self.batch, **more)
 
     def _add(self, precision: str, *reports: ParityReport, **facts: Any) -> None:
-        """Keep a file that was proved."""
+        """Add a file to the bundle after checking its reports."""
         for report in reports:
-            self._refuse(precision, report)
+            self._check(precision, report)
         name = MODEL_NAMES[precision]
         self.reports[name] = reports
         self.facts[name] = {**facts, "tensorrt": check_file(self.folder / name).to_json()}
@@ -274,7 +275,7 @@ class _Job:
         _log.info("%s", _line(self.folder / name, reports[0]))
 
     def _report_of_engine(self, precision: str) -> ParityReport:
-        """The file on the engine that live uses, opened through the bundle as live opens it."""
+        """Compare the file on the engine that live uses, opened like live opens it."""
         name = MODEL_NAMES[precision]
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
         self.write_manifest()
@@ -295,36 +296,36 @@ class _Job:
             batch_size=batch_size,
         )
 
-    def _refuse(self, precision: str, report: ParityReport, *, hint: Callable[[], str] = lambda: "") -> None:
+    def _check(self, precision: str, report: ParityReport, *, hint: Callable[[], str] = lambda: "") -> None:
         failures = report.failures()
         if not failures:
             return
         shown = failures[:12] + ([f"... and {len(failures) - 12} more"] if len(failures) > 12 else [])
         raise ParityError(
-            f"{report.candidate} does not give the model's answers, so no bundle was written:\n  "
+            f"the outputs of {report.candidate} differ from those of the model, so no bundle was written:\n  "
             + "\n  ".join(shown)
             + f"\n{hint() or _NEXT_STEP[precision]}"
         )
 
-    def _half(self, keep_fp32: Sequence[str]) -> Fp16Model:
+    def _fp16(self, keep_fp32: Sequence[str]) -> Fp16Model:
         first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
         return fp16_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=keep_fp32)
 
-    def _prove_fp16(self, blocks: tuple[str, ...]) -> _Fp16Proof:
-        """The model in half, with the patterns that were asked for and `blocks` in FP32, compared on all frames."""
-        half = self._half((*self.keep_fp32, *blocks))
+    def _evaluate_fp16(self, blocks: tuple[str, ...]) -> _Fp16Evaluation:
+        """Compare the model in FP16, with `keep_fp32` and `blocks` in FP32, on all frames."""
+        fp16 = self._fp16((*self.keep_fp32, *blocks))
         observer = TorchActivationObserver(dtype=torch.float16)
-        with observer.on(half.model):
-            report = self._report("fp16", torch_predictor(half.model), "torch with its layers in half on the CPU")
+        with observer.on(fp16.model):
+            report = self._report("fp16", torch_predictor(fp16.model), "torch with its layers in FP16 on the CPU")
         report = replace(report, activations=observer.activations.to_json(limit=FP16_MAX))
-        return _Fp16Proof(half=half, report=report)
+        return _Fp16Evaluation(fp16=fp16, report=report)
 
-    def _drift(
+    def _sensitivity(
         self, precision: str, blocks: Sequence[str], *, frames: Frames, alone: Callable[[str], Predictor]
     ) -> dict[str, float]:
         name = precision.upper()
-        _log.info("%s drifts too far: measuring which of %d blocks move the answers", name, len(blocks))
-        return measure_drift(
+        _log.info("%s outputs exceed the tolerance: measuring the sensitivity of %d blocks", name, len(blocks))
+        return measure_sensitivity(
             blocks,
             frames=frames,
             contract=self.run.model_config.contract,
@@ -335,63 +336,65 @@ class _Job:
         )
 
     def _quantised_blocks(self, outside: Sequence[str]) -> tuple[str, ...]:
-        """Blocks with something in the FP32 file that would be quantised: the exporter may have folded a layer away."""
-        named = quantised_modules(self.folder / MODEL_NAME)
-        return tuple(b for b in blocks_of(self.model, outside=outside) if any(inside(name, (b,)) for name in named))
+        """Blocks with operators to quantise in the FP32 file: the exporter may have folded layers of others."""
+        names = quantised_modules(self.folder / MODEL_NAME)
+        return tuple(b for b in find_blocks(self.model, outside=outside) if any(inside(name, (b,)) for name in names))
 
-    def _say_kept(self, what: str, kept: Kept[Any]) -> None:
+    def _log_selection(self, what: str, kept: Fp32Selection[Any]) -> None:
         if kept.blocks:
-            counts = (len(kept.blocks), len(kept.drift))
-            _log.info("%s keeps %d of %d blocks in FP32: %s", what, *counts, kept.in_words())
+            counts = (len(kept.blocks), len(kept.sensitivity))
+            _log.info("%s keeps %d of %d blocks in FP32: %s", what, *counts, kept.describe())
 
-    def _advice(self, precision: str, kept: Kept[Any]) -> str:
-        """Which blocks to keep, and what else there is to try."""
+    def _advice(self, precision: str, kept: Fp32Selection[Any]) -> str:
+        """The blocks to keep in FP32, and the alternatives."""
         return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
 
-    def _overflows(self, proof: _Fp16Proof) -> str:
-        """Which layers hold more than half can, seen in FP32, and the options that keep them there; "" where it is none."""
+    def _overflows(self, found: _Fp16Evaluation) -> str:
+        """The layers that exceed the range of FP16, and the options that keep them in FP32; "" if there are none."""
         first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        wide = fold_frozen_batchnorm(self.model, *first)
-        seen = TorchActivationObserver()
-        with seen.on(wide):
-            self._report("fp16", torch_predictor(wide), "torch fp32")
-        known = (ITSELF, *proof.half.fp32_modules)
-        over = [name for name in seen.activations.over(FP16_MAX) if not inside(name, known)]
+        fp32 = fold_frozen_batchnorm(self.model, *first)
+        observer = TorchActivationObserver()
+        with observer.on(fp32):
+            self._report("fp16", torch_predictor(fp32), "torch fp32")
+        known = (ITSELF, *found.fp16.fp32_modules)
+        over = [name for name in observer.activations.over(FP16_MAX) if not inside(name, known)]
         if not over:
-            first_bad = next(iter((proof.report.activations or {}).get("not_finite", {})), "")
+            first_bad = next(iter((found.report.activations or {}).get("not_finite", {})), "")
             return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
-        layers = ", ".join(f"{name} ({seen.activations.largest[name]:.3g})" for name in over)
+        layers = ", ".join(f"{name} ({observer.activations.largest[name]:.3g})" for name in over)
         options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
         return (
-            f"beyond {FP16_MAX:.0f}, the largest number in half, go: {layers}\n"
+            f"layers beyond {FP16_MAX:.0f}, the largest FP16 number: {layers}\n"
             f"Keep them in FP32: {options}; or train with a smaller learning rate or weight decay"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fp16Proof:
-    half: Fp16Model
+class _Fp16Evaluation:
+    fp16: Fp16Model
     report: ParityReport
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Int8Proof:
-    """Of the file as it stands, and as `live` runs it; the latter only where the first holds."""
+class _Int8Evaluation:
+    """Comparisons of the unoptimised session, and, if that one passes, of the session that `live` runs."""
 
     report: ParityReport
     live: ParityReport | None
 
 
 def _line(path: Path, report: ParityReport) -> str:
-    """A file that passed: its size, and how many outputs differ from the torch model's."""
+    """The line that is logged for a file that passed."""
     size_mb, compared = path.stat().st_size / 1e6, report.together
-    return f"{path.name:<15} {size_mb:6.1f} MB  {compared.top1_flips} of {compared.num_samples} outputs changed  pass"
+    return (
+        f"{path.name:<15} {size_mb:6.1f} MB  {compared.top1_flips} of {compared.num_samples} predictions changed  pass"
+    )
 
 
-_NOT_OPTIMISED = "Not optimised, the same file passes, so TensorRT may well run it; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"
+_NOT_OPTIMISED = "Without optimisation the same file passes, so TensorRT may run it correctly; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"
 
 _NEXT_STEP = {
     "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",
-    "fp16": "Keep the layers that suffer in FP32 with --keep-fp32 PATTERN, or export without fp16",
+    "fp16": "Keep sensitive layers in FP32 with --keep-fp32 PATTERN, or export without fp16",
     "int8": "Or calibrate on more frames with --calibration-frames N, or export without int8",
 }

@@ -1,7 +1,7 @@
-"""The INT8 file: convolutions and matrix products between QuantizeLinear and DequantizeLinear, ranges from real frames.
+"""The INT8 file: convolutions and matrix products between QuantizeLinear and DequantizeLinear, with ranges from real frames.
 
-Symmetric and per channel, because TensorRT takes nothing else. There is no calibration on random pictures: ranges of noise
-are the ranges of nothing that the model will see.
+Quantisation is symmetric and per channel, the only kind that TensorRT supports. Random images are never used for calibration:
+their ranges are not those of the model's inputs.
 """
 
 from __future__ import annotations
@@ -18,41 +18,40 @@ from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside, module_of
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
-"""Where the arithmetic is. Sigmoid, softmax and the gate's products stay in FP32: they cost nothing, and decide."""
+"""Quantised operators. Sigmoid, softmax and the gate's products stay in FP32: they are cheap and sensitive to rounding."""
 
 SETTINGS = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-"""With these every zero point is 0; the defaults of ONNX Runtime give others, which TensorRT refuses."""
-
+"""With these every zero point is 0, as TensorRT requires; the defaults of ONNX Runtime are asymmetric."""
 
 ACTIVATIONS = ("Relu", "Clip")
-"""What cuts off a layer's result before the next layer sees it."""
+"""Operators that clip the output of a layer."""
 
 
 def measured_ranges(path: Path, *, frames: Frames) -> dict[str, float]:
     """The largest magnitude of each tensor of an FP32 file over real frames.
 
-    A layer's result that nothing but an activation takes gets the range *behind* the activation: what lies outside is cut
-    off there anyhow, so it saturates to the same value, and the 8 bits are spent on what remains. MobileNetV2's first
-    layers give values of 30 and more to an activation that ends at 6.
+    An output that only an activation consumes gets the range *after* the activation: values outside are clipped there in any
+    case, so they saturate to the same value, and the 8 bits cover the remaining range. MobileNetV2's first layers output
+    values of 30 and more before an activation that clips at 6.
 
     Raises:
         UserError: no frames.
     """
     if not len(frames.rgb):
-        raise UserError("there are no frames to calibrate on: INT8 needs some of the run's training data")
+        raise UserError("there are no frames to calibrate on: INT8 needs frames of the run's training data")
     observer = OnnxActivationObserver(path)
     for i in range(len(frames.rgb)):
         observer(frames.rgb[i : i + 1], frames.depth[i : i + 1])
     ranges = dict(observer.largest)
     for node in require("onnx_ir", extra="export").load(path).graph:
-        behind = [use.node for use in node.outputs[0].uses()] if node.op_type in OPERATORS else []
-        if len(behind) == 1 and behind[0].op_type in ACTIVATIONS:
-            ranges[node.outputs[0].name] = ranges[behind[0].outputs[0].name]
+        following = [use.node for use in node.outputs[0].uses()] if node.op_type in OPERATORS else []
+        if len(following) == 1 and following[0].op_type in ACTIVATIONS:
+            ranges[node.outputs[0].name] = ranges[following[0].outputs[0].name]
     return ranges
 
 
 def quantised_modules(path: Path) -> set[str]:
-    """The modules of an FP32 file that have something to quantise."""
+    """The modules of an FP32 file that have operators to quantise."""
     graph = require("onnx", extra="export").load(str(path)).graph
     return {module_of(node) or "" for node in graph.node if node.op_type in OPERATORS}
 
@@ -63,16 +62,16 @@ def int8_from_onnx(
     """Quantise an FP32 file.
 
     Args:
-        path: the FP32 ONNX file, with its nodes' modules (as `onnx_from_model` writes it).
-        ranges: of `measured_ranges`.
-        fp32_modules: modules that are left in FP32.
-        only: of the others, those that are quantised; None = all.
+        path: the FP32 ONNX file, as `onnx_from_model` writes it: its nodes name their modules.
+        ranges: from `measured_ranges`.
+        fp32_modules: modules that stay in FP32.
+        only: quantise only these of the other modules; None = all.
 
     Returns:
         An `onnx.ModelProto`.
 
     Raises:
-        UserError: nothing that could be quantised.
+        UserError: the file has nothing to quantise.
     """
     onnx = require("onnx", extra="export")
     require("onnxruntime", extra="runtime")
@@ -81,11 +80,11 @@ def int8_from_onnx(
     model = onnx.load(str(path))
     nodes = [node.name for node in model.graph.node if _is_quantised(node, fp32_modules, only)]
     if not nodes:
-        raise UserError(f"{path.name} has nothing to quantise outside of {', '.join(fp32_modules)}")
+        raise UserError(f"{path.name} has nothing to quantise outside {', '.join(fp32_modules)}")
     limits = {name: (np.array(-x, np.float32), np.array(x, np.float32)) for name, x in ranges.items()}
     quantizer = QDQQuantizer(
         model,
-        True,  # weights have a scale a channel
+        True,  # one scale per channel of the weights
         False,
         QuantType.QInt8,
         QuantType.QInt8,
@@ -101,7 +100,7 @@ def int8_from_onnx(
 
 
 def describe_calibration(frames: Frames) -> dict[str, Any]:
-    """What a manifest says about the frames that decided the ranges."""
+    """The manifest's description of the calibration frames."""
     return {"num_frames": len(frames.rgb), "sha256": frames.digest(), "from": "training data", "method": "min-max"}
 
 

@@ -1,8 +1,8 @@
-"""Which parts of a model stay in FP32 so that a file of lower precision keeps the answers. Owns blocks and their choice.
+"""Selects the blocks of a model that stay in FP32 so that a file of lower precision passes its tolerance.
 
-A block is a part of the model that is worth deciding about, such as a stage of a backbone. Each is put into the lower precision
-alone, on real frames and the edge cases; its drift is how much of what the tolerance allows the answers then move. The blocks of
-largest drift are kept.
+A block is a module with a few layers, such as a bottleneck of a backbone. Its sensitivity is measured by running it alone in the
+lower precision, on real frames and on the edge cases: the largest change of the outputs, as a fraction of the tolerance. The
+most sensitive blocks stay in FP32.
 """
 
 from __future__ import annotations
@@ -22,58 +22,61 @@ from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 
 MAX_LAYERS = 4
-"""Convolutions and matrix products of a block at most: a bottleneck of ResNet or MobileNetV2 is one block."""
+"""Most convolutions and linear layers of a block: a bottleneck of ResNet or MobileNetV2 is one block."""
 
-MAX_KEPT_FRACTION = 1 / 2
-"""Of all blocks, how many may be kept without being asked for: a file that needs more is not in the precision it is named after."""
+MAX_FP32_FRACTION = 1 / 2
+"""Most blocks that the search keeps in FP32, as a fraction of all: a file with more would hardly be FP16 or INT8."""
 
 NUM_FRAMES = 16
-"""Real frames that drifts are measured on, besides the edge cases."""
+"""Real frames that sensitivity is measured on, in addition to the edge cases."""
 
-Proof = TypeVar("Proof")
+Evaluation = TypeVar("Evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept(Generic[Proof]):
-    """What came of choosing.
+class Fp32Selection(Generic[Evaluation]):
+    """The blocks that stay in FP32, and the comparison of the model that has them.
 
     Attributes:
-        proof: of the model with `blocks` in FP32.
-        holds: it passed.
-        blocks: what was kept without being asked for, the largest drift first.
-        drift: block -> share of the tolerance that it uses up alone, largest first; empty where nothing had to be measured.
+        evaluation: what `evaluate` returned for the model with `blocks` in FP32.
+        passes: the evaluation passes.
+        blocks: the blocks that the search keeps in FP32, the most sensitive first; without those that the user named.
+        sensitivity: block -> fraction of the tolerance that it uses up alone, largest first; empty if no search was needed.
     """
 
-    proof: Proof
-    holds: bool
+    evaluation: Evaluation
+    passes: bool
     blocks: tuple[str, ...] = ()
-    drift: Mapping[str, float]
+    sensitivity: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """What a manifest says of it; nothing where nothing had to be measured."""
-        if not self.drift:
+        """The manifest's entries; none if no search was needed."""
+        if not self.sensitivity:
             return {}
-        return {"kept_by_drift": list(self.blocks), "drift": {name: round(x, 4) for name, x in self.drift.items()}}
+        return {
+            "kept_by_drift": list(self.blocks),
+            "drift": {name: round(value, 4) for name, value in self.sensitivity.items()},
+        }
 
-    def in_words(self) -> str:
-        """Which blocks were kept, and how far each moves the answers."""
-        return ", ".join(f"{name} ({self.drift[name]:.0%} of the tolerance)" for name in self.blocks)
+    def describe(self) -> str:
+        """The blocks with their sensitivity, as text."""
+        return ", ".join(f"{name} ({self.sensitivity[name]:.0%} of the tolerance)" for name in self.blocks)
 
-    def next_step(self, asked: Sequence[str]) -> str:
-        """What to type where it does not hold: the half of the blocks that drifts most, after what was asked for."""
-        if not self.drift:
+    def next_step(self, requested: Sequence[str]) -> str:
+        """The options to try next if the evaluation fails: `requested`, and the more sensitive half of the blocks."""
+        if not self.sensitivity:
             return ""
-        most = list(self.drift)[: max(len(self.blocks) + 1, len(self.drift) // 2)]
-        tried = f"this is with {self.in_words()} in FP32 already" if self.blocks else "nothing was kept in FP32 for it"
-        options = " ".join(f"--keep-fp32 '{name}'" for name in (*asked, *most))
-        return f"the answers drift most in {', '.join(most[:3])}; {tried}\nKeep more in FP32: {options}"
+        most = list(self.sensitivity)[: max(len(self.blocks) + 1, len(self.sensitivity) // 2)]
+        tried = f"already in FP32: {self.describe()}" if self.blocks else "no block is in FP32 yet"
+        options = " ".join(f"--keep-fp32 '{name}'" for name in (*requested, *most))
+        return f"the most sensitive blocks are {', '.join(most[:3])}; {tried}\nKeep more in FP32: {options}"
 
 
-def blocks_of(model: nn.Module, *, outside: Sequence[str]) -> tuple[str, ...]:
-    """The largest parts of at most `MAX_LAYERS` layers each, in the order of the model, by their module names.
+def find_blocks(model: nn.Module, *, outside: Sequence[str]) -> tuple[str, ...]:
+    """Names of the largest modules with at most `MAX_LAYERS` layers each, in the order of the model.
 
     Args:
-        outside: modules that are in FP32 anyhow; with their parts they are in no block.
+        outside: modules that are in FP32 in any case; neither they nor their submodules are in a block.
     """
     found: list[str] = []
     waiting = [("", model)]
@@ -91,7 +94,7 @@ def blocks_of(model: nn.Module, *, outside: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def measure_drift(
+def measure_sensitivity(
     blocks: Sequence[str],
     *,
     frames: Frames,
@@ -101,63 +104,65 @@ def measure_drift(
     alone: Callable[[str], Predictor],
     progress: Progress = no_progress,
 ) -> dict[str, float]:
-    """How much of the tolerance one block at a time uses up, when it alone is in the lower precision.
+    """Fraction of the tolerance that each block uses up when it alone is in the lower precision.
 
     Args:
-        frames: real ones; up to `NUM_FRAMES` of them are taken, spread over all, and the edge cases besides.
+        frames: real frames; up to `NUM_FRAMES` of them are used, evenly spaced, and the edge cases.
         reference: the FP32 model.
-        alone: block -> the model with that block alone in the lower precision.
-        progress: called with the blocks measured and their number.
+        alone: block -> the model with only that block in the lower precision.
+        progress: called with (blocks measured, blocks in total).
 
     Returns:
-        Block -> the largest of its differences, each as a share of what is allowed; largest first. What is not finite
-        counts as infinite.
+        Block -> its largest difference as a fraction of the tolerance, largest first; infinity if an output is not finite.
     """
     some = frames.spread(NUM_FRAMES)
     pairs = [(some.rgb[i : i + 1], some.depth[i : i + 1]) for i in range(len(some.rgb))]
     pairs += list(edge_cases(some.rgb[:1], some.depth[:1], contract=contract).values())
     expected = [reference(*pair) for pair in pairs]
-    drift = {}
+    sensitivity = {}
     for number, block in enumerate(blocks, start=1):
         predictor = alone(block)
         found = joined([predictor(*pair) for pair in pairs])
-        case = compare_outputs(block, expected=joined(expected), found=found, draw_margin=tolerance.draw_margin)
+        case = compare_outputs(block, expected=joined(expected), found=found, near_tie_margin=tolerance.draw_margin)
         fractions = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
         if tolerance.p99_probability is not None:
             fractions.append(case.p99_probability_difference / tolerance.p99_probability)
-        drift[block] = math.inf if case.num_not_finite else max(fractions)
+        sensitivity[block] = math.inf if case.num_not_finite else max(fractions)
         progress(number, len(blocks))
-    return dict(sorted(drift.items(), key=lambda item: -item[1]))
+    return dict(sorted(sensitivity.items(), key=lambda item: -item[1]))
 
 
-def keep_until_it_holds(
-    prove: Callable[[tuple[str, ...]], Proof],
+def select_fp32_blocks(
+    evaluate: Callable[[tuple[str, ...]], Evaluation],
     *,
-    holds: Callable[[Proof], bool],
+    passes: Callable[[Evaluation], bool],
     measure: Callable[[], dict[str, float]],
-    worth_it: Callable[[Proof], bool] = lambda proof: True,
-) -> Kept[Proof]:
-    """Prove a model, with more and more blocks in FP32 until the proof holds.
+    can_improve: Callable[[Evaluation], bool] = lambda evaluation: True,
+) -> Fp32Selection[Evaluation]:
+    """Keep more and more blocks in FP32 until the model passes.
 
-    After the first proof it goes on where the rest of the blocks, as independent errors, should be within the tolerance.
+    The second attempt keeps enough blocks for the others, as independent errors, to be within the tolerance.
 
     Args:
-        prove: blocks in FP32 -> the proof.
-        measure: the drift of each block, largest first; not called where the proof holds at once.
-        worth_it: could keeping blocks mend it?
+        evaluate: blocks in FP32 -> the evaluation.
+        passes: whether an evaluation passes.
+        measure: the sensitivity of each block, largest first; not called if the first evaluation passes.
+        can_improve: whether FP32 blocks could make a failed evaluation pass.
 
     Returns:
-        The first proof that holds; else the last one, with up to `MAX_KEPT_SHARE` of the blocks kept.
+        The first evaluation that passes; else the last one, with up to `MAX_FP32_FRACTION` of the blocks in FP32.
     """
-    proof = prove(())
-    if holds(proof) or not worth_it(proof):
-        return Kept(proof=proof, holds=holds(proof), drift={})
-    drift = measure()
-    ranked = tuple(drift)[: max(1, int(len(drift) * MAX_KEPT_FRACTION))]
-    left = [math.hypot(*list(drift.values())[count:]) for count in range(len(ranked) + 1)]
+    evaluation = evaluate(())
+    if passes(evaluation) or not can_improve(evaluation):
+        return Fp32Selection(evaluation=evaluation, passes=passes(evaluation), sensitivity={})
+    sensitivity = measure()
+    ranked = tuple(sensitivity)[: max(1, int(len(sensitivity) * MAX_FP32_FRACTION))]
+    left = [math.hypot(*list(sensitivity.values())[count:]) for count in range(len(ranked) + 1)]
     count = next((count for count in range(1, len(ranked)) if left[count] <= 1), len(ranked))
     while True:
-        proof = prove(ranked[:count])
-        if holds(proof) or count == len(ranked):
-            return Kept(proof=proof, holds=holds(proof), blocks=ranked[:count], drift=drift)
+        evaluation = evaluate(ranked[:count])
+        if passes(evaluation) or count == len(ranked):
+            return Fp32Selection(
+                evaluation=evaluation, passes=passes(evaluation), blocks=ranked[:count], sensitivity=sensitivity
+            )
         count = min(max(count + 1, count * 5 // 4), len(ranked))

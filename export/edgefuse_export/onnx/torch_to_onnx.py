@@ -1,5 +1,7 @@
-"""From the torch model to an ONNX file with the contract's inputs and outputs. Owns the wrapper, the exporter's
-settings, the file's metadata, and what every file must pass before it is written."""
+"""Exports the PyTorch model to an ONNX file with the inputs and outputs of the contract.
+
+Owns the wrapper module, the settings of the exporter, the metadata, and the checks that every file must pass.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,19 @@ from edgefuse_export.onnx.check_precision import check_types
 from edgefuse_export.tensorrt.lint import refuse_unready
 
 OPSET = 18
-"""What torch's exporter writes without converting, and old enough for every definition to be known to JetPack 6's TensorRT:
-opset 20 redefines ReduceMin, for one, and the last parser list before TensorRT 10.3 ends at 19."""
+"""Written by torch's exporter without conversion, and old enough for the TensorRT of JetPack 6: opset 20 redefines ReduceMin, for
+example, and the last parser list before TensorRT 10.3 ends at 19."""
 MAX_BATCH = 1024
 Batch = int | Literal["dynamic"]
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 
 
 class OnnxClassifier(nn.Module):
-    """What is exported: the model with its temperature, its softmax in FP32 and the outputs that the contract names.
+    """The exported module: the model with its temperature, its softmax in FP32 and the outputs of the contract.
 
     Args:
-        constant_gate: float32 [1, d], where the fusion has no gate and reports a constant. The graph then adds zero times a
-            probability to it, so that a node makes the output from the inputs: TensorRT may refuse an output that is an
-            initializer.
+        constant_gate: float32 [1, d], for a fusion without a gate, which outputs a constant. The graph then adds zero times a
+            probability to it, so that the output depends on the inputs: TensorRT may refuse an output that is an initializer.
     """
 
     def __init__(self, model: FusionClassifier, *, constant_gate: Tensor | None = None) -> None:
@@ -66,19 +67,19 @@ def onnx_from_model(
 
     Args:
         model: in eval mode, on the CPU.
-        batch: N, fixed in the file, which is what TensorRT runs fastest; "dynamic" leaves the axis open under the name "N".
-        fp32_modules: for a model in half, the modules that are not: every tensor's type is then checked.
+        batch: N, fixed in the file, which TensorRT runs fastest; "dynamic" makes the axis dynamic, with the name "N".
+        fp32_modules: for a model in FP16, the modules in FP32; the type of every tensor is then checked.
 
     Returns:
-        `path`; the file holds its weights, the labels and the contract (metadata keys "edgefuse.*").
+        `path`; the file contains the weights, the labels and the contract (metadata keys "edgefuse.*").
 
     Raises:
-        UserError: a tensor of the wrong type.
-        NotReadyError: TensorRT would refuse the file.
+        UserError: a tensor has the wrong type.
+        NotReadyError: TensorRT does not support the file.
     """
     if batch != DYNAMIC_BATCH and not (type(batch) is int and 1 <= batch <= MAX_BATCH):
         raise UserError(f"the batch is {batch!r}: 1 to {MAX_BATCH} or {DYNAMIC_BATCH!r} was expected")
-    # torch takes an axis of 1 for one that is always 1.
+    # torch.export treats an axis of size 1 as static.
     side, num_pairs = contract.size, 2 if isinstance(batch, str) else batch
     example = tuple(torch.zeros(num_pairs, side, side, channels, dtype=torch.uint8) for channels in (3, 2))
     wrapper = OnnxClassifier(model, constant_gate=_constant_gate(model, example)).eval()
@@ -96,13 +97,13 @@ def onnx_from_model(
 
 
 def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
-    """Write an `onnx.ModelProto` atomically, once ONNX's checker and TensorRT's list have passed it.
+    """Write an `onnx.ModelProto` atomically, after ONNX's checker and the check for TensorRT.
 
     Args:
-        metadata: what it says about itself; see `edgefuse.bundle.model_metadata`.
+        metadata: stored in the file; see `edgefuse.bundle.model_metadata`.
 
     Raises:
-        NotReadyError: TensorRT would refuse the file.
+        NotReadyError: TensorRT does not support the file.
     """
     onnx = require("onnx", extra="export")
     del proto.metadata_props[:]
@@ -116,7 +117,7 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
 
 
 def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
-    """The gate, float32 [1, d], where it depends on nothing that was learned: then no gradient reaches the model from it."""
+    """The gate, float32 [1, d], if it depends on no parameter and thus has no gradient; else None."""
     with torch.enable_grad():
         _, gate = model(*example)
     return None if gate.requires_grad else gate[:1].detach().float()
@@ -125,14 +126,14 @@ def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tens
 def proto_from_module(
     module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str], dynamic_batch: bool = False
 ) -> Any:
-    """Export a module that gives probabilities and gate; the `onnx.ModelProto` holds its weights.
+    """Export a module with the outputs probabilities and gate to an `onnx.ModelProto` that contains its weights.
 
     Args:
-        example: inputs of the shapes that the file will have.
-        dynamic_batch: leave the first axis of every input and output open, as "N"; the example must then have 2 or more there.
+        example: inputs with the shapes of the file.
+        dynamic_batch: make the first axis of every input and output dynamic, as "N"; the example needs a batch of 2 or more.
 
     Raises:
-        UserError: torch's exporter and the packages that it needs do not fit together.
+        UserError: torch's exporter and the packages that it needs are incompatible.
     """
     require("onnxscript", extra="export")
     try:
@@ -152,8 +153,8 @@ def proto_from_module(
         used = ", ".join(f"{name} {version}" for name, version in versions(EXPORTERS).items() if name != "python")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the ONNX exporter of this torch does not work with the packages that are installed ({used}): {reason}. Install "
-            "versions that belong together: pip install --upgrade 'edgefuse[export]'; --debug shows where it failed"
+            f"torch's ONNX exporter does not work with the installed packages ({used}): {reason}. Install compatible "
+            "versions: pip install --upgrade 'edgefuse[export]'; --debug shows the traceback"
         ) from error
     assert program is not None
     return program.model_proto
@@ -161,7 +162,7 @@ def proto_from_module(
 
 @contextmanager
 def _exporter_quiet() -> Iterator[None]:
-    """The exporter warns and logs about its own internals; its errors still come through."""
+    """Hide the exporter's warnings and log messages about its internals; errors are still raised."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""From an ONNX file to a TensorRT engine. Runs on the device, without torch."""
+"""TensorRT engines from ONNX files. Runs on the device, without PyTorch."""

@@ -1,6 +1,6 @@
-"""One build from a bundle to a TensorRT engine in its cache: is there one already, build, prove precision and answers, keep.
+"""Builds a TensorRT engine for a bundle: looks it up in the cache, builds it, checks precision and outputs, and stores it.
 
-Nothing of the bundle is touched before TensorRT and a GPU are found, and no plan is kept that was not proved.
+The bundle is not changed before TensorRT and a GPU are found, and a plan that fails a check is not stored.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _log = logging.getLogger(__name__)
 
 
 class EngineOutputError(UserError):
-    """The engine does not give the bundle's answers; it was not kept."""
+    """The outputs of the engine differ from those of the bundle; the engine was discarded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What the user chooses.
+    """Options of a build.
 
     Attributes:
         precision: "fp16", "int8" or "fp32".
         workspace_mib: most scratch memory of one layer.
-        optimization_level: 0 (quick to build) to 5 (quick to run); 3 is TensorRT's own default.
-        batch_size: N of the engine's inputs; None = the bundle's, and 1 where the bundle takes any number.
+        optimization_level: 0 (fastest build) to 5 (fastest engine); 3 is TensorRT's default.
+        batch_size: N of the engine's inputs; None = that of the bundle, or 1 if the bundle's is dynamic.
         force: build even if the cache has the engine.
     """
 
@@ -65,21 +65,21 @@ class BuildOptions:
             raise UserError(f"precision {self.precision!r} is unknown: one of {', '.join(PRECISIONS)} was expected")
         if self.workspace_mib < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise UserError(
-                f"a workspace of {self.workspace_mib} MiB and a batch of {self.batch_size} were asked for: 1 or more was expected"
+                f"the workspace is {self.workspace_mib} MiB and the batch {self.batch_size}: 1 or more was expected"
             )
         if not 0 <= self.optimization_level <= MAX_OPTIMIZATION_LEVEL:
             raise UserError(
-                f"optimization level {self.optimization_level} was asked for: 0 to {MAX_OPTIMIZATION_LEVEL} was expected"
+                f"the optimization level is {self.optimization_level}: 0 to {MAX_OPTIMIZATION_LEVEL} was expected"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """The engine that the bundle has now.
+    """The engine of the bundle.
 
     Attributes:
-        built: False = the cache had it.
-        reason: why it was built, or empty.
+        built: False = it was in the cache.
+        reason: why it was built, or "".
     """
 
     bundle: Bundle
@@ -89,29 +89,31 @@ class BuildSummary:
 
 
 OpenPlan = Callable[[Path], Engine]
-"""A runner for a plan that this process has just built: path -> Engine, used with `with`."""
+"""Opens a plan that this process has just built: path -> Engine, used with `with`."""
 
 
 def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
-    """TensorRT's version and the GPU to build for, in a second: what is missing is said before minutes of exporting and building.
+    """TensorRT's version and the GPU to build for. Takes a second, so that missing parts are reported before a long export or build.
 
     Args:
-        runs_here: the new engine is run for the parity check by this project's own TensorRT engine, which needs pycuda.
+        runs_here: the comparison runs the new engine with this project's TensorRT engine, which requires pycuda.
 
     Raises:
-        MissingPackageError, NoGpuError, GpuError: says which part is missing and how this machine gets it.
+        MissingPackageError, NoGpuError, GpuError: names the missing part and how to install it on this machine.
     """
     try:
         gpu = current_gpu()
-    except NoGpuError as error:  # said first: what else is missing is of no use without one
+    except NoGpuError as error:  # first, because the other parts are useless without a GPU
         raise NoGpuError(
-            "no NVIDIA GPU here: build on the device that is to run the engine; live already works without an engine: "
+            "no NVIDIA GPU here: build on the device that is to run the engine; live works without an engine too: "
             f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
         ) from error
     version = load_tensorrt()
-    require("onnxruntime", extra="runtime", hint="The new engine's answers are compared with ONNX Runtime's")
+    require(
+        "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
+    )
     if runs_here:
-        _ = open_gpu_memory().properties  # a pycuda of another CUDA is found, but does not load
+        _ = open_gpu_memory().properties  # a pycuda for another CUDA version can be imported, but does not load
     return version, gpu
 
 
@@ -122,15 +124,15 @@ def build_engine(
     open_plan: OpenPlan | None = None,
     progress: Progress = no_progress,
 ) -> BuildSummary:
-    """Give the bundle an engine for this machine's GPU and TensorRT.
+    """Build an engine of the bundle for this machine's GPU and TensorRT, unless the cache has it.
 
     Args:
-        open_plan: how the new plan is run for the parity check. Default: the TensorRT engine that live uses.
+        open_plan: opens the new plan for the comparison. Default: the TensorRT engine that live uses.
         progress: called with (percent, 100) while TensorRT builds.
 
     Raises:
-        UserError: something is missing, the cache cannot be written, the build fails, or the engine was built but runs in
-            another precision or gives other answers; then it is not kept and the manifest stays as it was.
+        UserError: a part is missing, the cache cannot be written, the build fails, or the engine runs in another precision or
+            has other outputs; the engine is then discarded, and the manifest is unchanged.
     """
     bundle = open_bundle(bundle_folder)
     version, gpu = check_machine(runs_here=open_plan is None)
@@ -138,9 +140,9 @@ def build_engine(
     _source(bundle, typing, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
-    waits = f"another process is building in {bundle_folder}: waiting for it to end"
-    with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waits)) as lock:
-        bundle = open_bundle(bundle_folder)  # whoever held the lock may have built the very engine
+    waiting = f"another process is building in {bundle_folder}: waiting for it to end"
+    with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
+        bundle = open_bundle(bundle_folder)  # another process may have built this engine
         onnx_path = _source(bundle, typing, precision=options.precision)
         key = _key(bundle, version=version, gpu=gpu, typing=typing, options=options)
         found = look_up(bundle, key)
@@ -157,7 +159,7 @@ def build_engine(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One build, while the lock is held."""
+    """One build; the lock is held."""
 
     bundle: Bundle
     lock: BuildLock
@@ -195,7 +197,7 @@ class _Job:
             check_precision(layers, precision=self.key.precision)
             candidate = Path(place) / "candidate.plan"
             candidate.write_bytes(built.content)
-            parity = self._prove(candidate, samples=samples, open_plan=open_plan)
+            parity = self._compare(candidate, samples=samples, open_plan=open_plan)
             progress(100, 100, stage=BUILDING)
             details = {
                 "layers": layers,
@@ -213,7 +215,7 @@ class _Job:
                 log=failed_log,
             )
 
-    def _prove(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
+    def _compare(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
         opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
         try:
             with opened as engine:
@@ -227,22 +229,22 @@ class _Job:
                 )
         except UserError as error:
             raise EngineOutputError(
-                f"the engine was built but does not run, so it was not kept: {error}\n{self._other_kernels()}"
+                f"the engine was built but does not run, so it was discarded: {error}\n{self._next_step()}"
             ) from error
         failures = report.failures()
         if failures:
             raise EngineOutputError(
-                "the engine does not give the bundle's answers, so it was not kept:\n  "
+                "the outputs of the engine differ from those of the bundle, so it was discarded:\n  "
                 + "\n  ".join(failures)
-                + f"\n{self._other_kernels()}"
+                + f"\n{self._next_step()}"
             )
         return report
 
-    def _other_kernels(self) -> str:
+    def _next_step(self) -> str:
         return (
             f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
-            "or with another --optimization-level; if a layer overflows in half, export again with --keep-fp32 PATTERN; or "
-            "build --precision fp32"
+            "or use another --optimization-level; if a layer overflows in FP16, export again with --keep-fp32 PATTERN; or "
+            "build with --precision fp32"
         )
 
     def _open_here(self, candidate: Path) -> Engine:
@@ -266,16 +268,16 @@ class _Job:
 
 
 def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
-    """The checked ONNX file to build from.
+    """The ONNX file to build from, with a correct digest.
 
     Raises:
-        UserError: the bundle has none of this precision, or it is not the file that was exported.
+        UserError: the bundle has no file of this precision, or the file was changed.
     """
     if typing.onnx_file not in bundle.manifest.files:
         raise UserError(
             f"{bundle.folder} has no {typing.onnx_file}, which a {precision} engine is built from: export it: "
-            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build what is there: "
-            f"edgefuse build {quoted(bundle.folder)} --precision fp32"
+            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build from the FP32 "
+            f"file: edgefuse build {quoted(bundle.folder)} --precision fp32"
         )
     return bundle.file(typing.onnx_file)
 
@@ -296,6 +298,6 @@ def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: Bui
 
 
 def _timing_cache_name(key: PlanKey) -> str:
-    """Timings are of one version and one GPU: a file for each."""
+    """Timings are specific to a TensorRT version and a GPU: one file for each."""
     device = "".join(letter if letter.isalnum() else "_" for letter in key.device_name)
     return f"timing-sm{key.compute_capability.replace('.', '')}-{device}-trt{key.tensorrt_version}.cache"

@@ -1,6 +1,6 @@
-"""What a TensorRT build says while it runs: its log in a file, its errors for the message, its progress for a bar.
+"""Log and progress of a TensorRT build: the log goes to a file, the last errors to the message, the progress to a bar.
 
-TensorRT calls both from threads of its own, and nothing that goes wrong in showing may reach it.
+TensorRT calls both from its own threads. An exception from writing or display must not reach it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from edgefuse.progress import Progress, no_progress
 
 KEPT_ERRORS = 5
 BUILDING = "building"
-"""The stage that `progress` is called with."""
+"""The stage name in calls of `progress`."""
 
-# Words of TensorRT's own messages (TensorRT #477, #948; DeepStream-Yolo #366). A tactic that was left out for "insufficient
-# memory on requested size" is a warning about the workspace: others are tried.
+# Texts of TensorRT's messages (TensorRT #477, #948; DeepStream-Yolo #366). A tactic that is skipped because of "insufficient
+# memory on requested size" is a warning about the workspace: TensorRT tries others.
 _SHORT_GPU_MEMORY = re.compile(r"out of memory|OutOfMemory|Requested amount of (GPU )?memory", re.IGNORECASE)
 _SHORT_WORKSPACE = re.compile(r"insufficient workspace|do not have sufficient workspace", re.IGNORECASE)
 _NO_KERNEL = re.compile(r"could not find any implementation|no implementation.*constraint", re.IGNORECASE)
@@ -35,11 +35,11 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._errors: deque[str] = deque(maxlen=KEPT_ERRORS)
-        self.forget()
+        self.reset_errors()
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Journal:
-        self.path.unlink(missing_ok=True)  # the log of before may be another user's
+        self.path.unlink(missing_ok=True)  # another user may own the previous log
         self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
         return self
 
@@ -51,10 +51,10 @@ class Journal:
             self._file = None
 
     def write(self, severity: str, text: str) -> None:
-        """One message; VERBOSE ones are left out, they fill hundreds of megabytes."""
+        """Write one message. VERBOSE messages are dropped: they fill hundreds of megabytes."""
         if severity == "VERBOSE":
             return
-        with self._lock, contextlib.suppress(OSError):  # a full disk must not reach TensorRT's threads
+        with self._lock, contextlib.suppress(OSError):  # such as a full disk
             if severity in {"ERROR", "INTERNAL_ERROR"}:
                 self._errors.append(text)
                 self._short_gpu_memory |= bool(_SHORT_GPU_MEMORY.search(text))
@@ -66,37 +66,37 @@ class Journal:
                 self._file.write(f"{severity}: {text}\n")
                 self._file.flush()
 
-    def last_words(self) -> str:
-        """The last errors, for a message: ": first; second", or empty."""
+    def last_errors(self) -> str:
+        """The last errors, to append to a message: ": first; second", or ""."""
         return f": {'; '.join(self._errors)}" if self._errors else ""
 
-    def forget(self) -> None:
-        """Begin a new attempt: what the errors so far were about does not count any more. The file keeps them."""
+    def reset_errors(self) -> None:
+        """Start a new attempt without the errors of the previous one. The file keeps them."""
         self._errors.clear()
         self._short_gpu_memory = self._warned_of_gpu_memory = self._short_workspace = self._no_kernel = False
 
-    def names_short_gpu_memory(self) -> bool:
-        """Did it end for want of GPU memory? A warning counts where no error says what it ended for."""
-        told = self._short_workspace or self._no_kernel
-        return self._short_gpu_memory or (self._warned_of_gpu_memory and not told)
+    def lacked_gpu_memory(self) -> bool:
+        """Whether the build failed for lack of GPU memory. A warning counts only if no error has another cause."""
+        other_cause = self._short_workspace or self._no_kernel
+        return self._short_gpu_memory or (self._warned_of_gpu_memory and not other_cause)
 
-    def names_no_kernel(self) -> bool:
-        """Did it end for want of a kernel, other than for the workspace or GPU memory?"""
+    def lacked_kernel(self) -> bool:
+        """Whether the build failed because a layer has no kernel, with enough workspace and GPU memory."""
         return self._no_kernel and not self._short_workspace and not self._short_gpu_memory
 
-    def names_short_workspace(self) -> bool:
-        """Did it end for want of a kernel within the workspace? TensorRT does not always say that the workspace is why."""
+    def lacked_workspace(self) -> bool:
+        """Whether a layer has no kernel within the workspace. TensorRT does not always name the workspace as the cause."""
         return self._short_workspace or self._no_kernel
 
 
 class BuildProgress:
-    """Nested phases as one percentage that never falls. See IProgressMonitor in TensorRT's Python API.
+    """Progress of nested phases as one percentage that never decreases. See IProgressMonitor in TensorRT's Python API.
 
     Args:
         progress: called with (percent, 100), from any thread, one call at a time.
 
     Attributes:
-        interrupted: the user wants the build to end; the next `step` says so to TensorRT.
+        interrupted: True = the next `step` tells TensorRT to stop the build.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -116,7 +116,7 @@ class BuildProgress:
             self._show()
 
     def step(self, phase: str, step: int) -> bool:
-        """Returns False once the user has pressed Ctrl-C, which ends the build."""
+        """Returns False after Ctrl-C, which stops the build."""
         with self._lock:
             self._done[phase] = step + 1
             self._show()
@@ -134,18 +134,18 @@ class BuildProgress:
         self._shown = percent
         try:
             self._progress(percent, 100, stage=BUILDING)
-        except Exception:  # a display that fails must not end a build of minutes
+        except Exception:  # a failing display must not stop a build of minutes
             self._progress = no_progress
 
     def _fraction(self, phase: str) -> float:
-        """Steps done, and of the step in hand the part that its own phases have done."""
+        """Fraction of the phase that is done; its child phases count as part of the current step."""
         inner = max((self._fraction(child) for child, parent in self._parents.items() if parent == phase), default=0.0)
         return min(1.0, (self._done[phase] + min(inner, 0.99)) / self._sizes[phase])
 
 
 @contextlib.contextmanager
 def interrupt_noted(progress: BuildProgress) -> Iterator[None]:
-    """Let Ctrl-C end the build at its next step: an exception must not pass through TensorRT's frames."""
+    """Make Ctrl-C stop the build at its next step: an exception must not pass through TensorRT's frames."""
 
     def note(_signal: int, _frame: Any) -> None:
         progress.interrupted = True

@@ -1,4 +1,4 @@
-"""edgefuse build"""
+"""edgefuse build and edgefuse lint-onnx"""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def build(
     workspace_mib: Annotated[
         int,
         typer.Option(
-            min=1, max=1 << 20, help="Most scratch memory of one layer, in MiB. Less where GPU memory is short."
+            min=1, max=1 << 20, help="Most scratch memory of one layer, in MiB. Use less if GPU memory is short."
         ),
     ] = 1024,
     optimization_level: Annotated[
-        int, typer.Option(min=0, max=5, help="0: quick to build. 5: quick to run, if it finds something.")
+        int, typer.Option(min=0, max=5, help="0: fastest build. 5: fastest engine, if the search finds one.")
     ] = 3,
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Pairs in one run. Default: as the bundle was exported, 1 where its batch is dynamic."
+            min=1, max=1024, help="Pairs in one run. Default: the batch of the bundle, or 1 if it is dynamic."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if the bundle has the engine already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build a TensorRT engine of a bundle for the GPU and the TensorRT of this machine.
+    """Build a TensorRT engine of a bundle for the GPU and the TensorRT version of this machine.
 
-    It is kept in BUNDLE/engines and built again only when something it depends on has changed. An engine that does not run
-    in its precision, or gives other answers than the bundle, is not kept.
+    The engine is stored in BUNDLE/engines, and built again only if something
+    that it depends on has changed. An engine is discarded if it does not run
+    in the requested precision, or if its outputs differ from the bundle's.
     """
     from edgefuse_export.tensorrt.build import PRECISIONS, BuildOptions
 
@@ -51,7 +52,7 @@ def build(
         batch_size=batch,
         force=force,
     )
-    summary = build_and_say(bundle, options)
+    summary = build_and_report(bundle, options)
     if as_json:
         from edgefuse.io.json_files import dumps
 
@@ -59,17 +60,17 @@ def build(
 
 
 def check_build() -> None:
-    """Find out before a long export whether this machine can build at all."""
+    """Check, before a long export, that this machine can build."""
     from edgefuse_export.tensorrt.build import check_machine
 
     check_machine()
 
 
-def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSummary:
-    """Build with progress, and say what came of it; `edgefuse export --trt` ends with this.
+def build_and_report(bundle: Path, options: BuildOptions | None = None) -> BuildSummary:
+    """Build with a progress bar, and print the result; also the last step of `edgefuse export --trt`.
 
     Args:
-        options: default: FP16 and TensorRT's own settings.
+        options: default: FP16 and TensorRT's default settings.
     """
     from edgefuse.console.progress import counting
     from edgefuse.io.text import quoted, say
@@ -93,18 +94,19 @@ def build_and_say(bundle: Path, options: BuildOptions | None = None) -> BuildSum
 
 
 def summary_json(summary: BuildSummary) -> dict[str, object]:
-    """What a script reads: the record of the engine, and whether it was built now."""
+    """The JSON result: the record of the engine, and whether it was built now."""
     return {"built": summary.built, "reason": summary.reason, "engine": summary.record.to_json()}
 
 
 def lint_onnx(
-    files: Annotated[list[Path], typer.Argument(help="ONNX files; of a bundle or from anywhere else.")],
+    files: Annotated[list[Path], typer.Argument(help="ONNX files, in a bundle or anywhere else.")],
     as_json: AsJson = False,
 ) -> None:
-    """Ask, offline, whether TensorRT's ONNX parser would take a file: operators, types, shapes, uint8 inputs, outputs.
+    """Check offline whether TensorRT's ONNX parser supports a file: operators, types, shapes, uint8 inputs, outputs.
 
-    It compares with the parser's own lists and builds nothing; a bundle's file is held against its manifest, too. Exit code 1
-    when any file would be refused.
+    The check uses the parser's operator lists and builds nothing; a file of
+    a bundle is also compared with its manifest. Exit code 1 if any file has
+    problems.
     """
     from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
@@ -121,7 +123,7 @@ def lint_onnx(
             verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
             if readiness.open_batch and not readiness.problems:
                 verdict = "ready, once its batch is fixed"
-            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT itself was not asked", sys.stdout)
+            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT was not run", sys.stdout)
             for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
                 write_line(f"  {line}", sys.stdout)
     if any(readiness.problems for readiness in found.values()):

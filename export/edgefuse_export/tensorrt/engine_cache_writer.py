@@ -1,7 +1,7 @@
-"""The writing side of a bundle's engine cache: is there room for a plan, who may build, and how a plan becomes current.
+"""Writes a bundle's engine cache: checks that the cache is writable, locks it, and stores plans.
 
-A plan and its record are whole before the manifest names them, and the manifest's rewrite is one step: whoever reads finds the
-plan of before or the one of after. `edgefuse_runtime.engines.engine_cache` owns the cache's form and reads it.
+A plan and its record are complete before the manifest names them, and the manifest is replaced in one step: a reader finds either
+the old plan or the new one. `edgefuse_runtime.engines.engine_cache` owns the format and reads it.
 """
 
 from __future__ import annotations
@@ -41,59 +41,59 @@ _OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|
 
 
 def check_cache(bundle: Bundle) -> None:
-    """Find out before minutes of building whether the plan could be kept and loaded; makes `engines/`.
+    """Check, before minutes of building, that the plan can be stored and loaded; creates `engines/`.
 
     Raises:
-        PlanError: the folder or the manifest cannot be written, others can write them, or the lock is another user's.
+        PlanError: the folder or the manifest cannot be written, other users can write them, or another user owns the lock.
     """
     folder = bundle.folder / ENGINES_FOLDER
     for place in (bundle.folder, bundle.folder / MANIFEST_NAME):
         check_private(place)
     if folder.exists() and not folder.is_dir():
         raise PlanError(
-            f"the engine would be kept in {folder}, which is a file: move it away: mv {quoted(folder)} {quoted(f'{folder}.old')}, and build again"
+            f"the engine would be stored in {folder}, which is a file: move it away: mv {quoted(folder)} {quoted(f'{folder}.old')}, and build again"
         )
     try:
         if not folder.is_dir():
-            folder.mkdir(mode=0o755, exist_ok=True)  # another process may be quicker
-            folder.chmod(0o755)  # whatever the umask: a folder that the group may write is refused on loading
+            folder.mkdir(mode=0o755, exist_ok=True)  # another process may create it first
+            folder.chmod(0o755)  # independent of the umask: loading refuses a folder that the group can write
         check_private(folder)
         for place in (bundle.folder, folder):
             with tempfile.TemporaryFile(dir=place):
                 pass
     except OSError as error:
         raise PlanError(
-            f"the engine would be kept in {folder}, which cannot be written ({error.strerror}): make it writable "
-            f"({_writable_by_us(bundle.folder, folder)}), or copy the bundle to where you may write: "
+            f"the engine would be stored in {folder}, which cannot be written ({error.strerror}): make it writable "
+            f"({_chmod_command(bundle.folder, folder)}), or copy the bundle to a folder that you can write: "
             f"cp -r {bundle.folder} ~/ and build there"
         ) from error
     if (folder / LOCK_NAME).exists():
         os.close(_open_lock(folder / LOCK_NAME))
 
 
-def _writable_by_us(*places: Path) -> str:
-    """The command that lets this user write there: a mode is its owner's to change."""
-    there = [place for place in places if place.exists()]
-    if all(place.stat().st_uid == os.geteuid() for place in there):
-        return f"chmod u+w {' '.join(map(quoted, there))}"
+def _chmod_command(*places: Path) -> str:
+    """The command that lets this user write there: only its owner can change a mode."""
+    existing = [place for place in places if place.exists()]
+    if all(place.stat().st_uid == os.geteuid() for place in existing):
+        return f"chmod u+w {' '.join(map(quoted, existing))}"
     return f"sudo chown -R {os.geteuid()} {quoted(places[0])}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildLock:
-    """A lock that is held. The kernel frees it when its owner dies.
+    """A held lock. The kernel releases it when its owner ends.
 
     Attributes:
         path: of the lock file.
-        handle: of the file that was locked; a bundle that was exported again has another one there, or none.
+        handle: file descriptor of the locked file; after a new export `path` is another file, or does not exist.
     """
 
     path: Path
     handle: int
 
     @property
-    def stands(self) -> bool:
-        """Is it still the lock of what stands at `path`?"""
+    def is_current(self) -> bool:
+        """Whether the locked file is still the one at `path`."""
         try:
             return os.path.samestat(os.fstat(self.handle), self.path.stat())
         except FileNotFoundError:
@@ -102,13 +102,13 @@ class BuildLock:
 
 @contextmanager
 def build_lock(bundle_folder: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[BuildLock]:
-    """Hold the cache: one process builds and writes at a time.
+    """Lock the cache: one process builds and writes at a time.
 
     Args:
-        on_wait: called once when another process holds it.
+        on_wait: called once if another process has the lock.
 
     Raises:
-        PlanError: the lock file is another user's, who lets nobody open it, or the bundle has gone meanwhile.
+        PlanError: the lock file cannot be opened because another user owns it, or the bundle was removed in the meantime.
     """
     lock = _locked(bundle_folder / ENGINES_FOLDER / LOCK_NAME, on_wait)
     try:
@@ -129,36 +129,36 @@ def _locked(path: Path, on_wait: Callable[[], None]) -> BuildLock:
                     on_wait()
                 waited = True
                 fcntl.flock(lock.handle, fcntl.LOCK_EX)
-            if lock.stands:
+            if lock.is_current:
                 return lock
         except BaseException:
             os.close(lock.handle)
             raise
-        os.close(lock.handle)  # the bundle was replaced while this waited: its lock is another file
+        os.close(lock.handle)  # the bundle was replaced while waiting: its lock is another file
 
 
 def _open_lock(path: Path) -> int:
-    """A handle of the lock file, made if need be. It needs no right to write: another user's can be held all the same."""
+    """Open the lock file, and create it if it is missing. Read access is enough to lock a file of another user."""
     refused: OSError | None = None
-    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # NFS locks only what is open for writing
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # NFS locks only files that are open for writing
         try:
             return os.open(path, flags | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
             raise PlanError(
-                f"{path.parent} is gone: the bundle was exported again or moved away. Build once more: edgefuse build "
+                f"{path.parent} does not exist any more: the bundle was exported again or moved. Build again: edgefuse build "
                 f"{quoted(path.parent.parent)}"
             ) from None
         except OSError as error:
             refused = error
     assert refused is not None
     raise PlanError(
-        f"{path}, which is held while an engine is built, cannot be opened ({refused.strerror}). If nobody builds there, take "
-        f"it over: sudo chown -R {os.geteuid()} {quoted(path.parent)}"
+        f"{path}, the lock of engine builds, cannot be opened ({refused.strerror}). If no build is running there, change its "
+        f"owner: sudo chown -R {os.geteuid()} {quoted(path.parent)}"
     ) from refused
 
 
 def sweep(bundle: Bundle) -> None:
-    """Remove what a killed build left: temporary files, and plans that no manifest names. Hold `build_lock`."""
+    """Remove the leftovers of killed builds: temporary files, and plans that are not in the manifest. Requires `build_lock`."""
     folder = bundle.folder / ENGINES_FOLDER
     stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
     left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
@@ -173,7 +173,7 @@ def sweep(bundle: Bundle) -> None:
 
 
 def plan_stem(key: PlanKey, plan_sha256: str) -> str:
-    """Name of a plan's files without suffix."""
+    """Name of a plan's files, without the suffix."""
     stem = f"{key.precision}-sm{key.compute_capability.replace('.', '')}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
 
@@ -188,14 +188,14 @@ def store_plan(
     details: Mapping[str, Any],
     log: Path | None = None,
 ) -> PlanRecord:
-    """Keep a plan: the plan, its record and its log first, the manifest last, each atomically.
+    """Store a plan: the plan, its record and its log first, the manifest last, each atomically.
 
-    A plan of the same precision, batch and GPU that this one replaces is removed; another GPU's stays for that GPU.
+    An older plan of the same precision, batch and GPU is removed; plans of other GPUs stay.
 
     Args:
         lock: of this bundle, held.
-        details: see `PlanRecord`; "parity", where there is one, also goes into the manifest's `parity`.
-        log: the builder's log; it is moved beside the plan.
+        details: see `PlanRecord`; an entry "parity" is also written to the manifest's `parity`.
+        log: the builder's log; it is moved next to the plan.
 
     Raises:
         PlanError: the bundle was exported again in the meantime.
@@ -217,10 +217,10 @@ def store_plan(
     write_json(folder / f"{stem}.json", record.to_json())
     if log is not None and log.exists():
         log.replace(folder / f"{stem}.log")
-    # An export waits for no build. So the manifest is read once more: an old one must not go over a new bundle's.
+    # An export does not wait for builds. The manifest is read again, so that an old one never overwrites a new bundle's.
     with held(bundle_folder / MANIFEST_NAME):
         bundle = _current(bundle_folder, lock=lock, key=key, onnx_file=onnx_file)
-        replaced = [one for one in plan_records(bundle) if one.name != record.name and _same_place(one.key, key)]
+        replaced = [one for one in plan_records(bundle) if one.name != record.name and _replaces(one.key, key)]
         _name_in_manifest(bundle, record, without=[one.name for one in replaced])
     for one in replaced:
         for suffix in (".plan", ".json", ".log"):
@@ -229,13 +229,17 @@ def store_plan(
 
 
 def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: str) -> Bundle:
-    """The bundle as it is now, if it is still the one that the plan was built for."""
+    """The bundle, reopened.
+
+    Raises:
+        PlanError: it is not the bundle that the plan was built for.
+    """
     bundle = open_bundle(bundle_folder)
     source = bundle.manifest.files.get(onnx_file)
-    if lock.stands and source is not None and source.sha256 == key.onnx_sha256:
+    if lock.is_current and source is not None and source.sha256 == key.onnx_sha256:
         return bundle
     raise PlanError(
-        f"{bundle_folder} was exported again while its engine was being built, so the engine was not kept. "
+        f"{bundle_folder} was exported again while its engine was being built, so the engine was discarded. "
         f"Build it again: {build_command(bundle, key.precision)}"
     )
 
@@ -256,7 +260,7 @@ def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str])
     write_manifest(bundle.folder, replace(manifest, files=files, parity=parity, engines=engines))
 
 
-def _same_place(one: PlanKey, other: PlanKey) -> bool:
-    """Would both be loaded in the same place: same GPU, precision and batch?"""
+def _replaces(one: PlanKey, other: PlanKey) -> bool:
+    """Whether both plans are for the same GPU, precision and batch."""
     parts = ("device_name", "compute_capability", "precision", "batch_size")
     return all(getattr(one, part) == getattr(other, part) for part in parts)

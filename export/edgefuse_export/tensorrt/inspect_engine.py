@@ -1,7 +1,6 @@
-"""In what precision an engine's layers really run, as TensorRT's engine inspector tells it.
+"""Reads the precision of an engine's layers from TensorRT's engine inspector, and checks it.
 
-Asking for FP16 does not make an engine FP16: builders have been seen to give FP32 without a word (rf-detr #1453,
-TensorRT #3160). Owns reading the inspector's JSON and the count that an engine of each precision must show.
+A builder may return an FP32 engine although FP16 was requested, without a warning (rf-detr #1453, TensorRT #3160).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 NEEDED = {"fp16": "half", "int8": "int8", "fp32": "float"}
-"""Precision asked for -> the kind of layer that must be there."""
+"""Requested precision -> the kind of layer that the engine must have."""
 
-# Narrowest first. TensorRT spells inner tensors "Half", bindings "Row major linear FP16 format".
+# Narrowest first. TensorRT writes "Half" for inner tensors and "Row major linear FP16 format" for bindings.
 _KINDS = (
     ("fp4", re.compile(r"fp4", re.IGNORECASE)),
     ("fp8", re.compile(r"fp8|e4m3", re.IGNORECASE)),
@@ -30,43 +29,43 @@ _KINDS = (
     ("float", re.compile(r"float|fp32", re.IGNORECASE)),
 )
 _FORMAT_KEYS = ("Format/Datatype", "DataType", "Datatype")
-"""TensorRT 10 says both in one field; its guide to version 11 splits it. Only the first was seen in anyone's output."""
+"""TensorRT 10 has one field for both; the guide to version 11 has two. Published outputs have only the first."""
 
 _COPIES = frozenset({"reformat", "noop", "constant", "cast", "signal", "wait"})
-"""Layer types that move or convert values and compute nothing."""
+"""Layer types that only move or convert values."""
 
 
 class PrecisionError(UserError):
-    """The engine does not run in the precision that was asked for."""
+    """The engine does not run in the requested precision."""
 
 
 def count_layers(plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """How many layers of a plan compute in which precision.
+    """Count the layers of a plan by the precision that they compute in.
 
     Args:
         plan: built by this process, with detailed profiling verbosity.
-        shapes: input name -> shape; the inspector tells no formats of dynamic dimensions without them.
+        shapes: input name -> shape; without them the inspector reports no formats for dynamic dimensions.
 
     Returns:
-        kind -> number of layers: "half", "float", "int8", ..., "copy" (moves values), "other" (no floating input),
-        "unknown" (the inspector does not say).
+        kind -> number of layers: "half", "float", "int8", ..., "copy" (moves values), "other" (no floating-point input),
+        "unknown" (not reported by the inspector).
 
     Raises:
-        PrecisionError: TensorRT does not open the plan that it built, or has no memory to run it.
+        PrecisionError: TensorRT does not deserialize the plan that it built, or lacks the memory to run it.
     """
     import tensorrt as trt
 
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise PrecisionError(
-            "TensorRT does not open the plan that it has just built, so it was not kept. Let it build another: remove "
-            "BUNDLE/engines/timing-*.cache, or give another --optimization-level"
+            "TensorRT does not deserialize the plan that it has just built, so the plan was discarded. Build again without "
+            "BUNDLE/engines/timing-*.cache, or with another --optimization-level"
         )
     context = engine.create_execution_context()
     if context is None:
         raise PrecisionError(
-            "the engine was built but there is no GPU memory left to run it, so it was not kept: close what else uses the "
-            "GPU (nvidia-smi; on a Jetson: tegrastats), and build again"
+            "the engine was built, but there is not enough GPU memory to run it, so it was discarded: close other programs "
+            "that use the GPU (nvidia-smi; on a Jetson: tegrastats), and build again"
         )
     for name, shape in shapes.items():
         context.set_input_shape(name, shape)
@@ -76,37 +75,37 @@ def count_layers(plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple
 
 
 def layers_by_precision(text: str) -> dict[str, int]:
-    """Count the layers of the inspector's JSON by what they compute on: the narrowest of their floating inputs."""
+    """Count the layers of the inspector's JSON by precision: the narrowest of their floating-point inputs."""
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise PrecisionError(
-            f"TensorRT's inspector gave no list of layers ({error}; it begins {text[:80]!r}), so the engine's precision is not "
-            "proved and it was not kept. Report this with TensorRT's version; until then run the bundle with ONNX Runtime: "
-            "edgefuse live BUNDLE --engine cuda, or cpu"
+            f"TensorRT's inspector returned no list of layers ({error}; it begins {text[:80]!r}), so the engine's precision "
+            "could not be checked and the engine was discarded. Report this with the version of TensorRT; until then run the "
+            "bundle with ONNX Runtime: edgefuse live BUNDLE --engine cuda, or cpu"
         ) from error
     counts: Counter[str] = Counter(_kind_of_layer(layer) for layer in layers)
     return dict(sorted(counts.items()))
 
 
 def check_precision(counts: Mapping[str, int], *, precision: str) -> None:
-    """Refuse an engine that has no layer of its precision.
+    """Reject an engine that has no layer of its precision.
 
     Raises:
-        PrecisionError: with what it has, and what to try.
+        PrecisionError: with the layers that it has, and what to try.
     """
     needed = NEEDED[precision]
     if counts.get(needed, 0) > 0:
         return
     found = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "none at all"
     raise PrecisionError(
-        f"the {precision} engine has no {needed} layer (layers: {found}), so it was not kept: TensorRT built something else "
-        f"than was asked for. Export again with this precision, or build --precision fp32, which is honest about it"
+        f"the {precision} engine has no {needed} layer (layers: {found}), so it was discarded: TensorRT did not use the "
+        f"requested precision. Export again with this precision, or build with --precision fp32"
     )
 
 
 def _kind_of_layer(layer: Any) -> str:
-    if not isinstance(layer, dict):  # names only: the plan was built without detailed verbosity
+    if not isinstance(layer, dict):  # only names: the plan was built without detailed verbosity
         return "unknown"
     if str(layer.get("LayerType", "")).lower() in _COPIES:
         return "copy"
@@ -114,4 +113,4 @@ def _kind_of_layer(layer: Any) -> str:
     formats = [" ".join(str(tensor[key]) for key in _FORMAT_KEYS if tensor.get(key)) for tensor in tensors]
     if not any(formats) or any(text.startswith("N/A") for text in formats):
         return "unknown"
-    return next((kind for kind, spelled in _KINDS if any(spelled.search(text) for text in formats)), "other")
+    return next((kind for kind, pattern in _KINDS if any(pattern.search(text) for text in formats)), "other")

@@ -1,7 +1,7 @@
-"""Will TensorRT's ONNX parser take this file? An offline check of any ONNX file against what the parser says it supports.
+"""Checks offline whether TensorRT's ONNX parser supports an ONNX file.
 
-It knows the parser's own list (`tensorrt_operators.json`, with its source) and what is known to fail at build time. It is
-no build: a file that passes here was not run by TensorRT.
+The rules are the parser's own operator list (`tensorrt_operators.json`, with its source) and known causes of failed builds.
+TensorRT is not run: a file that passes was not built.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TYPE_NAMES = {
     "UINT8": "UINT8",
     "BOOL": "BOOL",
 }
-"""ONNX's names of types -> those of the parser's list. What is missing here TensorRT does not have, or only by casting down."""
+"""Type names of ONNX -> those of the parser's list. TensorRT lacks all other types, or casts them to narrower ones."""
 
 HOT_PATH_TYPES = ("FP32", "FP16", "BF16", "INT8", "INT32", "BOOL")
-"""What may be computed from the inputs. INT64 has no fast kernels, UINT16 no kernels at all."""
+"""Types of tensors that may depend on the inputs. INT64 has no fast kernels, UINT16 none at all."""
 
 
 class Problem(NamedTuple):
-    """Why a build would fail: the rule, the node or tensor it is about, and what to know."""
+    """A reason why a build would fail: the rule, the node or tensor, and the explanation."""
 
     rule: str
     where: str
@@ -44,14 +44,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        problems: each of them would make a build fail; none = ready.
-        open_batch: inputs whose batch the file leaves open, and nothing else of any shape. Such a file is ready, because the
-            build fixes it (`edgefuse build --batch N`); it was looked at with a batch of 1.
-        notes: what the build needs to be told.
-        against: the lists that were asked, in words.
+        problems: each would make a build fail; none = ready.
+        open_batch: inputs with a dynamic batch and otherwise fixed shapes. Such a file is ready, because the build fixes the
+            batch (`edgefuse build --batch N`); it was checked with a batch of 1.
+        notes: what the build has to set.
+        against: the operator lists that were used, as text.
     """
 
     problems: tuple[Problem, ...]
@@ -60,7 +60,7 @@ class Readiness:
     against: str
 
     def to_json(self) -> dict[str, Any]:
-        """The findings as a JSON object."""
+        """The result as a JSON object."""
         return {
             "ready": not self.problems,
             "static": not self.open_batch,
@@ -71,14 +71,14 @@ class Readiness:
 
 
 class NotReadyError(UserError):
-    """TensorRT would refuse the file; every reason is in the message."""
+    """TensorRT does not support the file; the message has every reason."""
 
 
 def check_file(path: Path) -> Readiness:
     """Check an ONNX file.
 
     Raises:
-        UserError: it is missing or is no ONNX file.
+        UserError: the file does not exist, or is not an ONNX file.
     """
     onnx = require("onnx", extra="export")
     if not path.is_file():
@@ -86,7 +86,7 @@ def check_file(path: Path) -> Readiness:
         raise UserError(f"{path} {what}")
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors share no base class
+    except Exception as error:  # protobuf's errors have no common base class
         raise UserError(f"{path} is not an ONNX file ({error})") from error
     if not model.graph.node:
         raise UserError(f"{path} is not an ONNX file, or an empty one: it has no operators")
@@ -94,26 +94,26 @@ def check_file(path: Path) -> Readiness:
 
 
 def refuse_unready(model: Any, *, what: str) -> Readiness:
-    """Check an `onnx.ModelProto`, and raise unless it is ready.
+    """Check an `onnx.ModelProto`, and raise an error if it has problems.
 
     Args:
         what: the file's name in the message.
 
     Raises:
-        NotReadyError: with every reason.
+        NotReadyError: with all problems.
     """
     found = check_model(model)
     if found.problems:
         raise NotReadyError(
-            f"TensorRT would not take {what} ({found.against}):\n  "
+            f"TensorRT does not support {what} ({found.against}):\n  "
             + "\n  ".join(map(str, found.problems))
-            + "\nChange what the model computes there; `edgefuse check-onnx FILE` looks at any file"
+            + "\nChange these operations of the model; `edgefuse lint-onnx FILE` checks any ONNX file"
         )
     return found
 
 
 def check_model(model: Any) -> Readiness:
-    """Check an `onnx.ModelProto`; every rule is asked, so that all is said at once."""
+    """Check an `onnx.ModelProto` against every rule, so that all problems are reported together."""
     open_batch = _open_batch(model)
     graph = _Graph(_with_batch_of_one(model) if open_batch else model)
     problems = [
@@ -134,14 +134,14 @@ def check_model(model: Any) -> Readiness:
     notes = []
     if open_batch:
         notes.append(
-            f"the batch of {', '.join(open_batch)} is open: an engine has one batch, edgefuse build --batch N fixes it (default "
-            "1); other builders need an optimisation profile with the smallest, usual and largest batch"
+            f"the batch of {', '.join(open_batch)} is dynamic: an engine has one batch, edgefuse build --batch N fixes it "
+            "(default 1); other builders need an optimization profile with the minimum, optimum and maximum batch"
         )
     return Readiness(problems=tuple(problems), open_batch=open_batch, notes=tuple(notes), against=against)
 
 
 def _open_batch(model: Any) -> tuple[str, ...]:
-    """The inputs with an open first dimension and the others fixed."""
+    """The inputs whose first dimension is dynamic and whose others are fixed."""
     weights = {value.name for value in model.graph.initializer}
     found = []
     for value in model.graph.input:
@@ -154,12 +154,12 @@ def _open_batch(model: Any) -> tuple[str, ...]:
 
 
 def _with_batch_of_one(model: Any) -> Any:
-    """A copy whose open batches are 1, so that what depends on the data, and not on the batch, shows."""
+    """A copy with a batch of 1, so that the shapes that remain unknown depend on the data."""
     copy = type(model)()
     copy.CopyFrom(model)
     open_batch = _open_batch(model)
     names = {v.type.tensor_type.shape.dim[0].dim_param for v in copy.graph.input if v.name in open_batch} - {""}
-    del copy.graph.value_info[:]  # inferred anew
+    del copy.graph.value_info[:]  # inferred again
     for value in (*copy.graph.input, *copy.graph.output):
         for dimension in value.type.tensor_type.shape.dim[:1]:
             if value.name in open_batch or dimension.dim_param in names:
@@ -169,20 +169,24 @@ def _with_batch_of_one(model: Any) -> Any:
 
 @cache
 def supported() -> dict[str, Any]:
-    """The parser's list: see the file for its source and its date."""
+    """The parser's operator list; the file has its source and date."""
     found: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_operators.json").read_text(encoding="utf-8"))
     return found
 
 
 class _Graph:
-    """A model with the types and shapes of its tensors inferred, and what depends on its inputs."""
+    """A model with inferred types and shapes.
+
+    Attributes:
+        hot: the tensors that depend on the inputs.
+    """
 
     def __init__(self, model: Any) -> None:
         onnx = require("onnx", extra="export")
         self.onnx = onnx
         try:
             self.model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        except Exception:  # what cannot be inferred shows as tensors without a type
+        except Exception:  # its tensors then have no type, which `_types` reports
             self.model = model
         graph = self.model.graph
         self.nodes = list(graph.node)
@@ -196,7 +200,7 @@ class _Graph:
                 self.hot.update(name for name in node.output if name)
 
     def type_of(self, tensor: str) -> str:
-        """The type's name in the parser's list, or ONNX's own name where the list has none; "" where it is not known."""
+        """The type's name in the parser's list, or ONNX's name if the list has none; "" if unknown."""
         if tensor in self.initializers:
             number = self.initializers[tensor].data_type
         elif tensor in self.values:
@@ -209,7 +213,7 @@ class _Graph:
         return TYPE_NAMES.get(name, name)
 
     def dimensions(self, tensor: str) -> list[int | str] | None:
-        """Each dimension as a number, or its name ("?" without one); None where the rank is not known."""
+        """Each dimension as a number or a name ("?" without one); None if the rank is unknown."""
         value = self.values.get(tensor)
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
@@ -220,13 +224,13 @@ class _Graph:
 
 
 def _named(node: Any) -> str:
-    return f"{node.op_type} {node.name or 'without a name, giving ' + ', '.join(node.output)}"
+    return f"{node.op_type} {node.name or 'without a name, output ' + ', '.join(node.output)}"
 
 
 def _external_data(graph: _Graph) -> Iterator[Problem]:
     for name, value in graph.initializers.items():
         if value.data_location == graph.onnx.TensorProto.EXTERNAL:
-            yield Problem("external data", name, "its values lie in another file: save the model with all its weights")
+            yield Problem("external data", name, "its values are in another file: save the model with all its weights")
 
 
 def _opset(graph: _Graph) -> Iterator[Problem]:
@@ -243,20 +247,20 @@ def _operators(graph: _Graph) -> Iterator[Problem]:
     opset = max((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     for node in graph.nodes:
         if node.domain not in ("", "ai.onnx"):
-            yield Problem("operator", _named(node), f"the domain {node.domain} is no part of ONNX")
+            yield Problem("operator", _named(node), f"the domain {node.domain} is not part of ONNX")
         elif node.op_type in supported()["only_in_newest"]:
-            yield Problem("operator", _named(node), "only the newest parsers know it, JetPack 6's does not")
+            yield Problem("operator", _named(node), "only the newest parsers support it, that of JetPack 6 does not")
         elif node.op_type not in known:
             yield Problem("operator", _named(node), "the parser does not support it")
         else:
             defined = _definition(graph.onnx, node.op_type, opset)
             if defined > newest:
-                what = f"its definition is of opset {defined}, the older parser reads definitions up to {newest}"
+                what = f"its definition is of opset {defined}, the older parser supports definitions up to {newest}"
                 yield Problem("opset", _named(node), what)
 
 
 def _definition(onnx: Any, operator: str, opset: int) -> int:
-    """The opset that brought the definition that `operator` has at `opset`; 0 for those that ONNX itself does not define."""
+    """The opset that introduced the definition that `operator` has at `opset`; 0 if ONNX does not define it."""
     try:
         return int(onnx.defs.get_schema(operator, min(opset, onnx.defs.onnx_opset_version())).since_version)
     except onnx.defs.SchemaError:
@@ -264,34 +268,34 @@ def _definition(onnx: Any, operator: str, opset: int) -> int:
 
 
 def _types(graph: _Graph) -> Iterator[Problem]:
-    """An operator's type is that of its first input; for a cast, what it makes as well."""
+    """The type of an operator is that of its first input; of a Cast, also that of its output."""
     for node in graph.nodes:
         known = supported()["operators"].get(node.op_type)
         if known is None or not node.output:
             continue
-        asked = [node.input[0] if node.input and node.input[0] else node.output[0]]
+        tensors = [node.input[0] if node.input and node.input[0] else node.output[0]]
         if node.op_type == "Cast":
-            asked.append(node.output[0])
-        for tensor in asked:
+            tensors.append(node.output[0])
+        for tensor in tensors:
             found = graph.type_of(tensor)
             if not found:
-                yield Problem("type", _named(node), f"the type of {tensor} is not known before it runs")
+                yield Problem("type", _named(node), f"the type of {tensor} cannot be inferred")
             elif found not in known:
-                yield Problem("type", _named(node), f"{tensor} is {found}, the parser takes {', '.join(known)}")
+                yield Problem("type", _named(node), f"{tensor} is {found}, the parser supports {', '.join(known)}")
 
 
 def _uint8(graph: _Graph) -> Iterator[Problem]:
     for node in graph.nodes:
         for tensor in node.input:
             if graph.type_of(tensor) == "UINT8" and node.op_type != "Cast":
-                what = f"{tensor} is UINT8, which TensorRT takes in front of a Cast only: cast it to float first"
+                what = f"{tensor} is UINT8, which TensorRT supports only as the input of a Cast: cast it to float first"
                 yield Problem("uint8", _named(node), what)
 
 
 def _hot_path(graph: _Graph) -> Iterator[Problem]:
     for name in graph.inputs:
         if graph.type_of(name) not in ("UINT8", *HOT_PATH_TYPES):
-            yield Problem("hot path", name, f"the input is {graph.type_of(name)}: give it as UINT8 bytes or as float")
+            yield Problem("hot path", name, f"the input is {graph.type_of(name)}: use UINT8 or a float type")
     for node in graph.nodes:
         for tensor in node.output:
             found = graph.type_of(tensor)
@@ -301,7 +305,7 @@ def _hot_path(graph: _Graph) -> Iterator[Problem]:
 
 
 def _shapes(graph: _Graph) -> Iterator[Problem]:
-    """Every shape is static, but for a batch that `_with_batch_of_one` has fixed."""
+    """Every shape must be static, except a batch that `_with_batch_of_one` has fixed."""
     for name in graph.inputs:
         dimensions = graph.dimensions(name)
         if dimensions is None or any(not isinstance(d, int) for d in dimensions):
@@ -311,7 +315,7 @@ def _shapes(graph: _Graph) -> Iterator[Problem]:
             dimensions = graph.dimensions(tensor) if tensor in graph.hot else []
             if dimensions is None or any(not isinstance(d, int) for d in dimensions):
                 yield Problem("shape", _named(node), f"the shape of {tensor} is {dimensions}, it depends on the data")
-                return  # all that follows is unknown for the same reason
+                return  # later shapes are unknown for the same reason
 
 
 def _outputs(graph: _Graph) -> Iterator[Problem]:
@@ -319,7 +323,7 @@ def _outputs(graph: _Graph) -> Iterator[Problem]:
     for name in graph.outputs:
         if name not in made:
             kind = "an initializer" if name in graph.initializers else "an input"
-            yield Problem("output", name, f"it is {kind}, no node makes it")
+            yield Problem("output", name, f"it is {kind}, not the output of a node")
         elif name not in graph.hot:
             yield Problem("output", name, "it does not depend on the inputs: TensorRT may fold it away")
 

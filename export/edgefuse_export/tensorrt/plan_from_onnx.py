@@ -1,6 +1,6 @@
-"""From an ONNX file to the bytes of a TensorRT plan: which kind of network, the builder's settings, its log and its progress.
+"""Builds a serialized TensorRT plan from an ONNX file: network typing, builder settings, log and progress.
 
-Written against the bindings of 10.3, 10.16 and 11.4; no TensorRT library was there to run it on.
+Checked against the bindings of TensorRT 10.3, 10.16 and 11.4; not yet run with a TensorRT library.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FULLY_TYPED_SINCE = (10, 12)
-"""NVIDIA calls strongly typed networks fully available from here on; TensorRT 11 has no others."""
+STRONGLY_TYPED_SINCE = (10, 12)
+"""First version in which NVIDIA calls strongly typed networks fully available; TensorRT 11 has no others."""
 
 
 class BuildError(UserError):
-    """TensorRT did not build a plan; the message has its last words and what to try."""
+    """TensorRT did not build a plan; the message has its last errors and what to try."""
 
 
-PREFERRED_NOTE = "no kernel keeps decoding and softmax in FP32, so FP32 is only preferred there; the comparison of the answers decides"
+PREFERRED_NOTE = "no kernel keeps decoding and softmax in FP32, so FP32 is only preferred there; the comparison of the outputs decides"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """What a build gave.
+    """The result of a build.
 
     Attributes:
-        content: the plan's bytes.
-        notes: what the user must know about how it came about.
+        content: the serialized plan.
+        notes: messages for the user about the build.
     """
 
     content: bytes
@@ -53,8 +53,8 @@ class Typing:
     Attributes:
         strongly_typed: from the types in the ONNX file; else from `flag`, and TensorRT chooses for each layer.
         flag: name of the BuilderFlag of a weakly typed network, or None.
-        onnx_file: the bundle's file.
-        note: what the user must know about it, or empty.
+        onnx_file: name of the bundle's file to build from.
+        note: a message for the user, or "".
     """
 
     strongly_typed: bool
@@ -63,25 +63,25 @@ class Typing:
     note: str
 
     @property
-    def words(self) -> str:
-        """For the plan's key."""
+    def description(self) -> str:
+        """As text, for the plan's key."""
         return "strongly typed" if self.strongly_typed else f"weakly typed, BuilderFlag {self.flag or 'none'}"
 
 
 def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
-    """Strongly typed from 10.12 on; before, a builder flag, which for FP16 goes with the FP32 file.
+    """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file.
 
     Args:
-        version: TensorRT's, such as (10, 3, 0).
+        version: of TensorRT, such as (10, 3, 0).
     """
-    if version[:2] >= FULLY_TYPED_SINCE:
+    if version[:2] >= STRONGLY_TYPED_SINCE:
         return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
         return Typing(strongly_typed=False, flag=None, onnx_file=MODEL_NAMES[precision], note="")
-    flag, held = {
+    flag, details = {
         "fp16": (
             "FP16",
-            "; decoding of the inputs and softmax are held in FP32, TensorRT chooses for the other layers",
+            "; decoding of the inputs and softmax stay in FP32, TensorRT chooses for the other layers",
         ),
         "int8": ("INT8", ", which its Q/DQ layers need"),
     }[precision]
@@ -92,13 +92,13 @@ def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
         onnx_file=onnx_file,
         note=(
             f"TensorRT {'.'.join(map(str, version))} is older than 10.12, so the network is not strongly typed: built from "
-            f"{onnx_file} with BuilderFlag.{flag}{held}"
+            f"{onnx_file} with BuilderFlag.{flag}{details}"
         ),
     )
 
 
 def new_logger(journal: Journal) -> trt.ILogger:
-    """A logger that writes everything but VERBOSE into the journal. Keep it as long as what was made with it."""
+    """A logger that writes all but VERBOSE messages to the journal. It must outlive the objects created with it."""
     import tensorrt as trt
 
     class JournalLogger(trt.ILogger):  # type: ignore[misc]
@@ -124,7 +124,7 @@ def _new_monitor(progress: BuildProgress) -> trt.IProgressMonitor:
     return Monitor()
 
 
-def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wants it
+def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     onnx_path: Path,
     *,
     typing: Typing,
@@ -136,19 +136,19 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     logger: trt.ILogger,
     progress: Progress = no_progress,
 ) -> BuiltPlan:
-    """Build a plan for the GPU that is here.
+    """Build a plan for the GPU of this machine.
 
     Args:
-        shapes: input name -> shape, batch first; the plan takes these alone.
+        shapes: input name -> shape, batch first; the plan accepts no other shapes.
         workspace_mib: most scratch memory of one layer.
-        optimization_level: 0 (quick to build) to 5 (quick to run).
-        timing_cache: read if it is there and fits, then replaced by what was there and what was measured.
-        journal: what `logger` writes into.
+        optimization_level: 0 (fastest build) to 5 (fastest engine).
+        timing_cache: file that is read if it exists and matches, and updated with the new timings.
+        journal: the log that `logger` writes to.
         progress: called with (percent, 100).
 
     Raises:
-        BuildError: the file does not parse, takes other inputs, or the build fails.
-        KeyboardInterrupt: Ctrl-C was pressed while TensorRT built.
+        BuildError: the file does not parse, has inputs of other shapes, or the build fails.
+        KeyboardInterrupt: Ctrl-C was pressed during the build.
     """
     import tensorrt as trt
 
@@ -165,13 +165,13 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
     config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
     phases = BuildProgress(progress)
-    config.progress_monitor = monitor = _new_monitor(phases)  # the name keeps it alive  # noqa: F841
+    config.progress_monitor = monitor = _new_monitor(phases)  # the variable keeps the object alive  # noqa: F841
     notes: tuple[str, ...] = ()
     with interrupt_noted(phases):
         plan = builder.build_serialized_network(network, config)
-        if plan is None and not phases.interrupted and journal.names_no_kernel() and _prefer_constraints(config):
+        if plan is None and not phases.interrupted and journal.lacked_kernel() and _prefer_constraints(config):
             notes = (PREFERRED_NOTE,)
-            journal.forget()
+            journal.reset_errors()
             journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
             _log.info("note: %s", PREFERRED_NOTE)
             plan = builder.build_serialized_network(network, config)
@@ -179,7 +179,7 @@ def plan_from_onnx(  # long: what may be set, and the order in which TensorRT wa
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))
-    _keep_timing_cache(config, timing_cache)
+    _save_timing_cache(config, timing_cache)
     return BuiltPlan(content=bytes(plan), notes=notes)
 
 
@@ -188,19 +188,19 @@ def _start(logger: trt.ILogger, journal: Journal) -> trt.Builder:
 
     try:
         return trt.Builder(logger)
-    except TypeError as error:  # how pybind11 tells of a null pointer
+    except TypeError as error:  # pybind11's error for a null pointer
         raise BuildError(
-            f"TensorRT does not start on this GPU{journal.last_words()}. Look at nvidia-smi: the driver must be new enough "
-            f"for the CUDA of this TensorRT {trt.__version__}"
+            f"TensorRT does not start on this GPU{journal.last_errors()}. Check the driver with nvidia-smi: it must be new "
+            f"enough for the CUDA version of TensorRT {trt.__version__}"
         ) from error
 
 
 def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing) -> None:
-    """FP32 is FP32, and the flags of a weakly typed network; TensorRT 11 has neither those flags nor such networks."""
+    """Disable TF32, and set the flags of a weakly typed network; TensorRT 11 has neither such flags nor such networks."""
     import tensorrt as trt
 
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
-    config.clear_flag(trt.BuilderFlag.TF32)  # it keeps ten bits of the mantissa
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector reports no types
+    config.clear_flag(trt.BuilderFlag.TF32)  # TF32 has only ten bits of mantissa
     if typing.strongly_typed or typing.flag is None:
         return
     if typing.flag == "INT8":
@@ -208,11 +208,11 @@ def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, 
         return
     config.set_flag(trt.BuilderFlag.__members__["FP16"])
     config.set_flag(trt.BuilderFlag.__members__["OBEY_PRECISION_CONSTRAINTS"])
-    _hold_in_float(network)
+    _keep_in_fp32(network)
 
 
 def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
-    """Turn the precisions that must be kept into wishes; False where none must be, as in strongly typed networks."""
+    """Prefer precision constraints instead of obeying them; False if there are none, as in strongly typed networks."""
     import tensorrt as trt
 
     obey = trt.BuilderFlag.__members__.get("OBEY_PRECISION_CONSTRAINTS")
@@ -224,18 +224,18 @@ def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
     return True
 
 
-def _hold_in_float(network: trt.INetworkDefinition) -> None:
-    """Hold decoding of the inputs and softmax in FP32: in half, depth loses 8 mm and code 65535 becomes infinite.
+def _keep_in_fp32(network: trt.INetworkDefinition) -> None:
+    """Constrain decoding of the inputs and softmax to FP32: FP16 rounds depth by up to 8 mm and makes code 65535 infinite.
 
-    Decoding is what is computed from inputs and constants alone, before any layer with weights. Its constants are held too:
-    a millimetre is no number of half precision.
+    Decoding is everything computed from inputs and constants only, before any layer with weights. Its constants stay in FP32
+    too: FP16 does not represent a millimetre exactly.
     """
     import tensorrt as trt
 
     learned = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     kinds = {network.get_input(index).name: "decoded" for index in range(network.num_inputs)}  # of tensors
     needed = set()
-    for index in range(network.num_layers):  # TensorRT keeps layers in the order in which they can be computed
+    for index in range(network.num_layers):  # layers are in topological order
         layer = network.get_layer(index)
         inputs = [tensor.name for tensor in _inputs_of(layer)]
         seen = {kinds.get(name, "constant") for name in inputs}
@@ -250,18 +250,18 @@ def _hold_in_float(network: trt.INetworkDefinition) -> None:
         layer = network.get_layer(index)
         outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
         decodes = any(tensor.name in needed for tensor in outputs)
-        if decodes:  # constants may pass through layers of their own
+        if decodes:  # constants may pass through other layers
             needed.update(tensor.name for tensor in _inputs_of(layer))
         if decodes or layer.type == trt.LayerType.SOFTMAX:
-            _hold_layer(layer)
+            _set_fp32(layer)
 
 
-def _hold_layer(layer: trt.ILayer) -> None:
+def _set_fp32(layer: trt.ILayer) -> None:
     import tensorrt as trt
 
     outputs = range(layer.num_outputs)
     if any(layer.get_output(number).dtype != trt.DataType.FLOAT for number in outputs):
-        return  # comparisons and integers have no such choice
+        return  # comparisons and integer operations have no precision to choose
     if hasattr(layer, "precision") and hasattr(layer, "set_output_type"):  # not in TensorRT 11
         layer.precision = trt.DataType.FLOAT
         for number in outputs:
@@ -269,7 +269,7 @@ def _hold_layer(layer: trt.ILayer) -> None:
 
 
 def _inputs_of(layer: trt.ILayer) -> list[trt.ITensor]:
-    """The inputs that are there; optional ones may be missing."""
+    """The inputs of a layer, without missing optional ones."""
     inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
     return [tensor for tensor in inputs if tensor is not None]
 
@@ -280,25 +280,27 @@ def _static_profile(
     shapes: Mapping[str, tuple[int, ...]],
     onnx_path: Path,
 ) -> trt.IOptimizationProfile:
-    """Smallest, usual and largest shape are one: what TensorRT runs fastest. A batch that the file leaves open is fixed first."""
+    """A profile whose minimum, optimum and maximum shapes are equal, which TensorRT runs fastest. Fixes a dynamic batch first."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         wanted = shapes.get(tensor.name)
         if wanted is not None and tuple(tensor.shape) == (-1, *wanted[1:]):
-            tensor.shape = wanted  # else the plan itself would have -1 there, whatever the profile says
+            tensor.shape = wanted  # otherwise the plan has -1 there despite the profile
     found = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         found[tensor.name] = tuple(tensor.shape)
     for name, shape in shapes.items():
-        taken = found.get(name, ())
-        if len(taken) != len(shape) or any(has not in {-1, size} for has, size in zip(taken, shape, strict=True)):
+        actual = found.get(name, ())
+        if len(actual) != len(shape) or any(one not in {-1, size} for one, size in zip(actual, shape, strict=True)):
             fixed = (
-                f"; its batch is fixed to {taken[0]}: build with --batch {taken[0]}" if taken[1:] == shape[1:] else ""
+                f"; its batch is fixed to {actual[0]}: build with --batch {actual[0]}"
+                if actual[1:] == shape[1:]
+                else ""
             )
             raise BuildError(
-                f"{onnx_path} takes {list(taken) or 'nothing'} as {name}, the engine would take {list(shape)}"
+                f"{onnx_path}: the shape of {name} is {list(actual) or 'missing'}, but {list(shape)} was expected"
                 f"{fixed or ': export again: edgefuse export RUN --out BUNDLE'}"
             )
         profile.set_shape(name, shape, shape, shape)
@@ -306,20 +308,22 @@ def _static_profile(
 
 
 def _attach_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journal) -> None:
-    """Timings of former builds; a file of another version or GPU, or a damaged one, is left aside."""
+    """Use the timings of earlier builds; a damaged file, or one of another version or GPU, is ignored."""
     stored = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(stored)
     if cache is not None and config.set_timing_cache(cache, False):
         return
-    journal.write("WARNING", f"edgefuse: the timing cache {path.name} does not fit here and is begun anew")
+    journal.write(
+        "WARNING", f"edgefuse: the timing cache {path.name} does not match this GPU and TensorRT; starting a new one"
+    )
     fresh = config.create_timing_cache(b"")
     if fresh is not None:
         config.set_timing_cache(fresh, False)
 
 
-def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
+def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
-    if cache is None or not path.parent.is_dir():  # the bundle was replaced meanwhile: nothing is put into the new one
+    if cache is None or not path.parent.is_dir():  # the bundle was replaced in the meantime: the new one gets nothing
         return
     with file_replaced(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))
@@ -330,30 +334,29 @@ def _parser_message(parser: trt.OnnxParser, onnx_path: Path, journal: Journal, *
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         errors.append(f"node {error.node_name()} ({error.node_operator()}): {error.desc()}")
-    said = "\n  ".join(errors) or journal.last_words() or "no reason was given"
+    reasons = "\n  ".join(errors) or journal.last_errors() or "no reason was given"
     return (
-        f"TensorRT {version} does not take {onnx_path}:\n  {said}\n"
-        f"Export again with this version of edgefuse, whose export checks the file against TensorRT's operators"
+        f"TensorRT {version} cannot parse {onnx_path}:\n  {reasons}\n"
+        f"Export again with this version of edgefuse, which checks the file against the operators that TensorRT supports"
     )
 
 
 def _failure_message(journal: Journal, workspace_mib: int) -> str:
-    said = journal.last_words()
-    if journal.names_short_gpu_memory():
+    if journal.lacked_gpu_memory():
         step = (
-            f"The GPU's memory did not suffice. Close what else uses it (nvidia-smi; on a Jetson: tegrastats), and build with "
+            f"The GPU is out of memory. Close other programs that use it (nvidia-smi; on a Jetson: tegrastats), and build with "
             f"less scratch memory: --workspace-mib {max(64, workspace_mib // 4)}"
         )
-    elif journal.names_short_workspace():
+    elif journal.lacked_workspace():
         step = (
-            f"A layer found no kernel within {workspace_mib} MiB of scratch memory: build with --workspace-mib "
-            f"{workspace_mib * 4}, or less if the GPU's memory is short"
+            f"A layer has no kernel within {workspace_mib} MiB of scratch memory: build with --workspace-mib "
+            f"{workspace_mib * 4}, or less if GPU memory is short"
         )
     else:
-        step = "Try a lower --optimization-level or --precision fp32; the log has all that the builder said"
-    return f"TensorRT built no engine{said}.\n{step}.\nlog: {journal.path}"
+        step = "Try a lower --optimization-level or --precision fp32; the log has all messages of the builder"
+    return f"TensorRT built no engine{journal.last_errors()}.\n{step}.\nlog: {journal.path}"
 
 
 def json_settings(*, typing: Typing, workspace_mib: int, optimization_level: int) -> dict[str, Any]:
-    """What of the settings decides about the plan, for its key."""
-    return {"network": typing.words, "workspace_mib": workspace_mib, "optimization_level": optimization_level}
+    """The settings that determine the plan, for its key."""
+    return {"network": typing.description, "workspace_mib": workspace_mib, "optimization_level": optimization_level}

@@ -1,7 +1,4 @@
-"""Cameras: everything that frames can come from, behind one protocol and one way to name it.
-
-Owns the words of `--camera`; the command line, the benchmarks and the demo open cameras here.
-"""
+"""Sources of frames: RealSense cameras, recordings, data set folders, rendered scenes. `open_camera` parses `--camera`."""
 
 from __future__ import annotations
 
@@ -15,15 +12,16 @@ WORDS = "realsense[:SERIAL], FILE.db3, FILE.bag, FOLDER (a data set), synthetic[
 
 
 def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -> Camera:
-    """The camera that `spec` names. Nothing is opened before `with`.
+    """The camera named by `spec`. `with` opens it.
 
     Args:
-        spec: one of `WORDS`. A file or folder called "realsense" or "synthetic" is reached as ./realsense.
-        align: whose view the pairs must share; a bundle's contract says it.
-        real_time: play a recording at its own pace and drop what the consumer misses; without it every frame comes.
+        spec: one of `WORDS`. For a file or folder called "realsense" or "synthetic", write ./realsense.
+        align: the stream to align the other one to, as in the bundle's contract.
+        real_time: play a recording at its recorded rate and drop the frames that the consumer misses; otherwise no frame is
+            dropped.
 
     Raises:
-        UserError: `spec` names nothing of this kind.
+        UserError: `spec` is none of `WORDS`, or the path does not exist.
     """
     from edgefuse_runtime.cameras.folder import Folder
     from edgefuse_runtime.cameras.playback import SUFFIXES, Playback
@@ -35,7 +33,7 @@ def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -
         return RealSense(serial=detail or None, align=align)
     if kind == "synthetic":
         if detail and not detail.isdecimal():
-            raise UserError(f"--camera {spec}: a whole number was expected after the colon, such as synthetic:7")
+            raise UserError(f"--camera {spec}: an integer was expected after the colon, such as synthetic:7")
         return Synthetic(seed=int(detail or 0), align=align)
     path = Path(spec)
     if path.suffix.lower() in SUFFIXES:
@@ -46,27 +44,27 @@ def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -
 
 
 def _problem(spec: str, path: Path) -> str:
-    """What is wrong with a name that is no camera, and what was meant where that can be guessed."""
+    """Why a name is not a camera, with a hint for common mistakes."""
     if spec.isdecimal() or spec.startswith("/dev/video"):
-        return f"cameras have no numbers here, a RealSense is named realsense or realsense:SERIAL{_connected()}"
+        return f"a RealSense camera is named realsense or realsense:SERIAL, not by a device number{_connected()}"
     if "://" in spec:
-        return "streams of the network are not read, there is no depth in them"
+        return "network streams are not supported: they have no depth"
     if path.suffix.lower() in _IMAGES_OF_CAMERAS:
-        return "one picture is no pair of colour and depth: give the folder of a data set"
+        return "a single image or video has no depth: give the folder of a data set"
     if spec and path.exists():
         return "it is not a recording or a folder"
-    return "it is not there"
+    return "it does not exist"
 
 
 _IMAGES_OF_CAMERAS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".mp4", ".avi", ".mkv", ".mov")
 
 
 def _connected() -> str:
-    """The RealSense cameras on USB, as the end of a sentence."""
+    """The connected RealSense cameras, as the end of a sentence."""
     from edgefuse_runtime.cameras.realsense import connected
 
     try:
         found = connected()
-    except UserError:  # the SDK is not installed: another message's matter
+    except UserError:  # the SDK is not installed
         return ""
     return f"; connected: {', '.join(found)}" if found else "; none is connected"

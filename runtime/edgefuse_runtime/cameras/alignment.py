@@ -1,7 +1,4 @@
-"""From the SDK's frames to NumPy pictures: whose view, which format, and a copy that is ours.
-
-Owns alignment and the conversion of colour formats; used by the pipeline reader alone.
-"""
+"""From SDK frames to NumPy images: alignment, conversion of colour formats, and copies."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from numpy.typing import NDArray
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 
-# What OpenCV has to do to reach RGB; None = nothing.
+# OpenCV's conversion to RGB; None = none needed.
 COLOR_CONVERSIONS: dict[str, int | None] = {
     "rgb8": None,
     "bgr8": cv2.COLOR_BGR2RGB,
@@ -24,23 +21,26 @@ COLOR_CONVERSIONS: dict[str, int | None] = {
     "uyvy": cv2.COLOR_YUV2RGB_UYVY,
 }
 PACKED_FORMATS = ("yuyv", "uyvy")
-"""Two pixels share their colour: moving single pixels, as align does, mixes the colours up."""
+"""Two neighbouring pixels have one chroma value, so that aligning, which moves single pixels, gives wrong colours."""
 
 
 def check_color_format(color_format: str, *, resampled: bool) -> None:
-    """Refuse a colour format that cannot become RGB.
+    """Refuse a colour format that cannot be converted to RGB.
 
     Args:
-        resampled: the colour picture is moved to the depth camera's view before it is converted.
+        resampled: the colour image is aligned to depth before the conversion.
 
     Raises:
-        UserError: the format is not one of ours, or cannot be resampled.
+        UserError: the format is not supported, or cannot be resampled.
     """
     if color_format not in COLOR_CONVERSIONS:
-        raise UserError(f"the colour stream is {color_format}: one of {', '.join(COLOR_CONVERSIONS)} was expected")
+        raise UserError(
+            f"the colour stream has the format {color_format}: one of {', '.join(COLOR_CONVERSIONS)} was expected"
+        )
     if resampled and color_format in PACKED_FORMATS:
         raise UserError(
-            f"the colour stream is {color_format}, which cannot be aligned to depth: record it as rgb8, or use a model aligned to color"
+            f"the colour stream has the format {color_format}, which cannot be aligned to depth: record rgb8, or use a model "
+            f"aligned to color"
         )
 
 
@@ -60,41 +60,41 @@ def depth_from(frame: Any) -> NDArray[np.uint16]:
 
 
 class Aligner:
-    """Brings both pictures of a frameset to one view, at the cost of one resampling, or none where they share it already.
+    """Aligns the two images of a frameset. One of them is resampled, unless both streams already have the same view.
 
-    Streams with equal intrinsics at one pose see each pixel along the same ray, so there is nothing to move. `rs.align` would
-    still go through 3-D and back, and its rounding leaves holes (4 % of the depth pixels of a 640x480 picture).
+    With equal intrinsics and the same pose, no pixel moves. `rs.align` would still project to 3-D and back, and its rounding
+    leaves holes (4 % of the depth pixels of a 640x480 image).
     """
 
     def __init__(self, rs: Any, *, align: Align, depth_profile: Any, color_profile: Any) -> None:
-        """Choose how to align.
+        """Compare the views of the streams.
 
         Raises:
-            UserError: the streams' poses are not known, so that they cannot be aligned.
+            UserError: the extrinsics between the streams are not known.
         """
         depth_profile, color_profile = depth_profile.as_video_stream_profile(), color_profile.as_video_stream_profile()
         try:
-            shared = _share_view(depth_profile, color_profile)
+            same_view = _have_same_view(depth_profile, color_profile)
         except RuntimeError as error:
             raise UserError(
-                f"colour and depth cannot be aligned: the source does not say how its two cameras stand to each other ({error})"
+                f"colour and depth cannot be aligned: the source has no extrinsics between its two streams ({error})"
             ) from error
-        self.resamples: Align | None = None if shared else ("depth" if align == "color" else "color")
-        self._block = None if shared else rs.align(getattr(rs.stream, align))
+        self.resamples: Align | None = None if same_view else ("depth" if align == "color" else "color")
+        self._block = None if same_view else rs.align(getattr(rs.stream, align))
 
     def __call__(self, frameset: Any) -> Any:
-        """The frameset with both pictures in one view. `rs.align` holds the interpreter lock for its 1 to 7 ms."""
+        """The aligned frameset. `rs.align` takes 1 to 7 ms and holds the GIL."""
         return frameset if self._block is None else self._block.process(frameset)
 
 
-def _share_view(depth_profile: Any, color_profile: Any) -> bool:
+def _have_same_view(depth_profile: Any, color_profile: Any) -> bool:
     pose = depth_profile.get_extrinsics_to(color_profile)
     at_one_pose = list(pose.rotation) == [1, 0, 0, 0, 1, 0, 0, 0, 1] and not any(pose.translation)
     return at_one_pose and _lens(depth_profile.get_intrinsics()) == _lens(color_profile.get_intrinsics())
 
 
 def _lens(intrinsics: Any) -> tuple[Any, ...]:
-    # Without coefficients all distortion models are the pinhole camera.
+    # With zero coefficients, every distortion model is a pinhole camera.
     model = str(intrinsics.model) if any(intrinsics.coeffs) else "none"
     names = ("width", "height", "fx", "fy", "ppx", "ppy")
     return (*(getattr(intrinsics, name) for name in names), model, *intrinsics.coeffs)

@@ -1,7 +1,7 @@
-"""What a recording (.db3) holds, read from the file itself beside librealsense, which ends a damaged one without a word.
+"""Integrity checks of a recording (.db3), read directly: librealsense ends playback of a damaged file without an error.
 
-A .db3 file is a SQLite database of ROS 2 messages. Its pictures are PNG, whose chunks have checksums: librealsense decodes
-colour without looking at them, so that one changed byte is a wrong picture. Owns reading and checking the file.
+A .db3 file is a SQLite database of ROS 2 messages. Its images are PNG, whose chunks have checksums. librealsense ignores the
+checksums of colour images, so that a single changed byte gives a wrong image.
 """
 
 from __future__ import annotations
@@ -19,60 +19,59 @@ from edgefuse.errors import UserError
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _MAX_HEADER_BYTES = 256
-"""Time, names and format stand before the picture in its message."""
-
+"""A message has a timestamp, names and a format before its image."""
 
 _DESCRIPTION = re.compile(
     r"/device_0/(info|sensor_\d+/(info|post_processing|option/[^/]+/(value|description)"
     r"|[^/]+/(info|camera_info|imu_intrinsic|tf/ref_\d+)))"
 )
-"""The topics from which librealsense learns what the device is, before it plays."""
+"""Topics that librealsense reads before playback, to describe the device."""
 
 _FOLLOWS = {"description": "value", "camera_info": "info", "imu_intrinsic": "info"}
-"""librealsense 2.59 takes such a message only directly after its other half, and waits for ever before any that is left."""
+"""librealsense 2.59 reads such a message only directly after the one named here; with an unpaired one, it waits forever."""
 
 
 class DamagedError(UserError):
-    """The file is damaged. The message says where, without the file's name."""
+    """The file is damaged. The message describes the damage, without the file's name."""
 
 
 class RecordingFile:
-    """The depth and colour pictures of a .db3 file, checked in the order in which they were written."""
+    """The depth and colour images of a .db3 file, checked in the order in which they were written."""
 
     def __init__(self, path: Path, *, depth_index: int, color_index: int) -> None:
-        """Open the file, and nothing but read it.
+        """Open the file for reading.
 
         Args:
-            depth_index, color_index: of the streams that are played.
+            depth_index, color_index: indexes of the streams to check.
 
         Raises:
-            DamagedError: it is no database of messages.
+            DamagedError: the file is not a database of messages.
         """
         self._streams = {"colour": f"/Color_{color_index}/image/", "depth": f"/Depth_{depth_index}/image/"}
         self._num_checked = dict.fromkeys(self._streams, 0)
         try:
             self._database = _open(path)
             self._topics = self._find_topics("data")
-            self._pictures = self._checked_images()
+            self._images = self._checked_images()
         except sqlite3.Error as error:
             raise DamagedError(f"it cannot be read ({error})") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._pictures.close()
+        self._images.close()
         self._database.close()
 
     def check(self, num_pairs: int | None) -> None:
-        """Read on until `num_pairs` pictures of either stream are known to be whole; None = to the end.
+        """Check images until `num_pairs` of each stream are known to be intact; None = to the end.
 
-        A third of a millisecond for a pair of 640x480.
+        Takes a third of a millisecond per pair of 640x480.
 
         Raises:
-            DamagedError: a picture differs from its checksum, or the database is broken.
+            DamagedError: an image does not match its checksum, or the database is damaged.
         """
         try:
             while num_pairs is None or min(self._num_checked.values()) < num_pairs:
-                stream = next(self._pictures, None)
+                stream = next(self._images, None)
                 if stream is None:
                     return
                 self._num_checked[stream] += 1
@@ -80,7 +79,7 @@ class RecordingFile:
             raise DamagedError(f"it cannot be read further ({error})") from error
 
     def num_frames(self) -> int | None:
-        """Pictures of the longer stream; None where that cannot be read."""
+        """Number of images of the longer stream; None if it cannot be read."""
         try:
             counts = [
                 self._database.execute("SELECT count(*) FROM messages WHERE topic_id = ?", (topic,)).fetchone()[0]
@@ -91,7 +90,7 @@ class RecordingFile:
         return max(counts, default=0)
 
     def last(self) -> dict[str, tuple[int, float]]:
-        """Frame number and timestamp in ms of each stream's last picture, as far as the file says them."""
+        """Frame number and timestamp in ms of each stream's last image; without the streams for which these cannot be read."""
         found = {}
         for topic, (stream, _) in self._find_topics("metadata").items():
             try:
@@ -107,7 +106,7 @@ class RecordingFile:
         return found
 
     def _find_topics(self, kind: str) -> dict[int, tuple[str, bool]]:
-        """Topic ids of both streams' pictures or metadata -> stream, whether it is compressed. Other topics are left alone."""
+        """Topic ids of both streams' images or metadata -> stream, and whether it is compressed. Other topics are ignored."""
         names = self._database.execute("SELECT id, name FROM topics").fetchall()
         return {
             topic: (stream, "compressed" in str(name))
@@ -117,18 +116,18 @@ class RecordingFile:
         }
 
     def _message_finder(self, topics: Collection[int]) -> Callable[[int | None, int], bool]:
-        """Tells whether there is a message of one of these topics at a time."""
+        """A function that returns whether a topic has a message at a given time."""
         query = "SELECT topic_id, timestamp FROM messages WHERE "
         if self._database.execute("SELECT 1 FROM pragma_index_list('messages')").fetchone():
             query += "topic_id = ? AND timestamp = ?"
-            return lambda *place: self._database.execute(query, place).fetchone() is not None
-        # Without the index by time each look would read the whole file.
+            return lambda *key: self._database.execute(query, key).fetchone() is not None
+        # Without an index by time, each query would read the complete file.
         places = ", ".join("?" for _ in topics)
         found = set(self._database.execute(f"{query} topic_id IN ({places})", tuple(topics)))
-        return lambda *place: place in found
+        return lambda *key: key in found
 
     def _checked_images(self) -> Generator[str, None, None]:
-        """The stream of each picture, once it was found to be whole."""
+        """Yield the stream of each image after its check."""
         places = ", ".join("?" for _ in self._topics)
         rows = self._database.execute(
             f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY id",
@@ -139,25 +138,23 @@ class RecordingFile:
         for topic, time_ns, data in rows:
             stream, is_compressed = self._topics[topic]
             if not has_message(metadata.get(stream), time_ns):
-                raise DamagedError(
-                    f"its {stream} picture {self._num_checked[stream] + 1} has lost its number and its time"
-                )
-            if not isinstance(data, bytes) or (is_compressed and not _is_whole(data)):
-                raise DamagedError(f"its {stream} picture {self._num_checked[stream] + 1} differs from its checksum")
+                raise DamagedError(f"{stream} image {self._num_checked[stream] + 1} has no frame number and timestamp")
+            if not isinstance(data, bytes) or (is_compressed and not _matches_checksum(data)):
+                raise DamagedError(f"{stream} image {self._num_checked[stream] + 1} does not match its checksum")
             yield stream
 
 
 def check_description(path: Path, *, is_option: Callable[[str], bool]) -> None:
-    """Does a .db3 file describe its device in a way that librealsense can open? To be asked before it is tried.
+    """Check the device description of a .db3 file before librealsense opens it.
 
-    Files of other programs, and those that SQLite cannot read, are left to librealsense, which refuses them.
+    Files of other programs, and files that SQLite cannot read, pass; librealsense refuses them.
 
     Args:
-        is_option: whether the SDK knows an option of this name, such as "Depth Units".
+        is_option: whether the SDK has an option of this name, such as "Depth Units".
 
     Raises:
-        DamagedError: a message is missing without which librealsense never returns, holding Python's lock, or takes a
-            default for the depth unit.
+        DamagedError: a message is missing. Without it librealsense would hang while it holds Python's GIL, or assume a default
+            depth unit.
     """
     try:
         with contextlib.closing(_open(path)) as database:
@@ -176,17 +173,17 @@ def check_description(path: Path, *, is_option: Callable[[str], bool]) -> None:
         return
     missing = [name for name in _needed(topics.values()) if name not in found]
     if missing:
-        raise DamagedError(f"it has no message of {', '.join(missing)}")
+        raise DamagedError(f"it has no message {', '.join(missing)}")
     for before, name in itertools.pairwise(["", *found]):
         folder, _, kind = name.rpartition("/")
         if kind == "description" and not is_option(Path(folder).name.replace("_", " ")):
             raise DamagedError(f"librealsense has no option {Path(folder).name} ({name})")
         if kind in _FOLLOWS and before != f"{folder}/{_FOLLOWS[kind]}":
-            raise DamagedError(f"it has no message of {folder}/{_FOLLOWS[kind]} before {name}")
+            raise DamagedError(f"it has no message {folder}/{_FOLLOWS[kind]} before {name}")
 
 
 def _needed(names: Iterable[str]) -> list[str]:
-    """The topics that describe the depth and colour streams whose pictures are in the file."""
+    """The topics that describe the depth and colour streams in the file."""
     needed = []
     for name in names:
         match = re.match(r"(/device_0/sensor_\d+)/((?:Depth|Color)_\d+)/image/data", name)
@@ -202,24 +199,24 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(f"{name}?mode=ro", uri=True, check_same_thread=False)
         database.execute("SELECT 1 FROM topics")
-    except sqlite3.OperationalError:  # such as a folder in which SQLite can make no lock file
+    except sqlite3.OperationalError:  # such as in a folder where SQLite cannot create a lock file
         database = sqlite3.connect(f"{name}?immutable=1", uri=True, check_same_thread=False)
     return database
 
 
-def _is_whole(message: bytes) -> bool:
-    """Do the checksums of the PNG in a message agree? True where the picture was compressed in another way."""
+def _matches_checksum(message: bytes) -> bool:
+    """Whether the PNG in a message matches its checksums; True if the image is compressed in another format."""
     start = message.find(_PNG_START, 0, _MAX_HEADER_BYTES)
     if start < 0:
         return b"png" not in message[:_MAX_HEADER_BYTES]
     view = memoryview(message)
-    place = start + len(_PNG_START)
-    while place + 12 <= len(view):
-        (length,) = struct.unpack_from(">I", view, place)
-        end = place + 8 + length
-        if end + 4 > len(view) or struct.unpack_from(">I", view, end)[0] != zlib.crc32(view[place + 4 : end]):
+    offset = start + len(_PNG_START)
+    while offset + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, offset)
+        end = offset + 8 + length
+        if end + 4 > len(view) or struct.unpack_from(">I", view, end)[0] != zlib.crc32(view[offset + 4 : end]):
             return False
-        if bytes(view[place + 4 : place + 8]) == b"IEND":
+        if bytes(view[offset + 4 : offset + 8]) == b"IEND":
             return True
-        place = end + 4
+        offset = end + 4
     return False

@@ -1,4 +1,4 @@
-"""A data set folder as a camera: its pairs in order, with their classes."""
+"""A data set folder as a camera: its pairs in order, with their classes as labels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgefuse_runtime.camera import Counters, EndOfStream, Frame
 
 
 class Folder:
-    """The pairs of `root/<class>/<instance>/`, sorted by path, each once, as fast as they are taken."""
+    """The pairs of `root/<class>/<sequence>/`, sorted by path, each once, as fast as the consumer reads."""
 
     def __init__(self, root: Path, *, align: Align = "color") -> None:
-        """Name the folder; `with` looks into it.
+        """Choose the folder; `with` scans it.
 
         Args:
-            align: what the consumer needs; a folder aligned otherwise is refused, because files cannot be aligned again.
+            align: the required alignment. A folder with the other one is refused, because stored pairs cannot be aligned again.
         """
         self._root = root
         self._align: Align = align
@@ -44,8 +44,8 @@ class Folder:
         dataset = scan([self._root])
         if dataset.align != self._align:
             raise UserError(
-                f"{self._root} is aligned to {dataset.align}, the model needs pairs aligned to {self._align}: "
-                f"record it again with --align {self._align}, or use a model that was trained on it"
+                f"{self._root} is aligned to {dataset.align}, but the model needs pairs aligned to {self._align}: "
+                f"record it again with --align {self._align}, or use a model trained on such pairs"
             )
         self._dataset, self._counters = dataset, Counters()
         self._description |= {

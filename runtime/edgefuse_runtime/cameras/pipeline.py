@@ -1,7 +1,4 @@
-"""Reading a started librealsense pipeline: wait, refuse stale pairs, align, copy, release.
-
-Owns the reading loop that live cameras and recordings share; only those two modules import it.
-"""
+"""Reading a started librealsense pipeline: wait, skip stale pairs, align, copy, release. For cameras and recordings."""
 
 from __future__ import annotations
 
@@ -20,18 +17,17 @@ from edgefuse_runtime.cameras.alignment import Aligner, check_color_format, dept
 from edgefuse_runtime.cameras.frame_sync import FrameSync
 
 WAIT_SLICE_MS = 50
-"""One wait of the SDK. Its stop waits for a running wait, and the end of a recording shows only between waits."""
-
+"""Time-out of one wait in the SDK: its stop blocks until the wait returns, and the end of a recording is detected between waits."""
 
 SKEWED_AFTER = 10
-"""So many pairs in a row whose two times lie more than half a frame apart are counted: less is a moment's disturbance."""
+"""Count skewed pairs only in runs of at least this many: single ones have other causes."""
 
 
 @dataclass(frozen=True)
 class SdkImage:
-    """A colour or depth frame of the SDK, as `edgefuse_runtime.cameras.frame_sync.Picture`.
+    """A colour or depth frame of the SDK as an `edgefuse_runtime.cameras.frame_sync.StreamImage`.
 
-    The tally keeps one of each stream: its buffer cannot become another frame's meanwhile, so that one address is one picture.
+    `FrameSync` retains one of each stream, so that its buffer is not reused: equal addresses mean the same image.
     """
 
     frame: Any
@@ -40,33 +36,33 @@ class SdkImage:
 
     @classmethod
     def of(cls, frame: Any) -> SdkImage:
-        """The picture that `frame` holds."""
+        """Wrap `frame`."""
         return cls(frame, frame.get_frame_number(), frame.get_timestamp())
 
-    def shows_the_same(self, other: SdkImage) -> bool:
+    def has_equal_pixels(self, other: SdkImage) -> bool:
         mine, others = np.asarray(self.frame.get_data()), np.asarray(other.frame.get_data())
         return mine.ctypes.data == others.ctypes.data or np.array_equal(mine, others)
 
 
 def stop(pipeline: Any) -> None:
-    """Stop a pipeline, also one that the SDK has stopped already: what ended it is the message that counts."""
+    """Stop a pipeline. If the SDK has already stopped it, ignore the error: the original one is more useful."""
     with contextlib.suppress(RuntimeError):
         pipeline.stop()
 
 
 class PipelineReader:
-    """Frames of a started pipeline. It owns nothing: who started the pipeline stops it."""
+    """Frames of a started pipeline. The caller owns and stops the pipeline."""
 
     def __init__(self, rs: Any, *, pipeline: Any, align: Align, has_ended: Callable[[], bool] | None = None) -> None:
-        """Look at what the pipeline streams.
+        """Read the stream profiles of the pipeline.
 
         Args:
             rs: the pyrealsense2 module.
             pipeline: started, with one depth and one colour stream.
-            has_ended: tells whether a recording is at its end; None = the source is live.
+            has_ended: returns whether the recording has ended; None = a live camera.
 
         Raises:
-            UserError: the streams cannot become an aligned pair.
+            UserError: the streams cannot be aligned.
         """
         profile = pipeline.get_active_profile()
         depth_profile, color_profile = profile.get_stream(rs.stream.depth), profile.get_stream(rs.stream.color)
@@ -77,7 +73,7 @@ class PipelineReader:
         self._aligner = Aligner(rs, align=align, depth_profile=depth_profile, color_profile=color_profile)
         self._color_format: str = color_profile.format().name
         check_color_format(self._color_format, resampled=self._aligner.resamples == "color")
-        # The SDK keeps the scale as a float32: 0.001 comes as 0.0010000000475.
+        # The SDK stores the scale as float32: 0.001 is read as 0.0010000000475.
         self.depth_unit_m = round(float(profile.get_device().first_depth_sensor().get_depth_scale()), 9)
         self._half_period_ms = 500 / max(1, min(_fps(depth_profile), _fps(color_profile)))
         self._frame_sync: FrameSync[SdkImage] = FrameSync(period_ms=2 * self._half_period_ms)
@@ -85,16 +81,16 @@ class PipelineReader:
 
     @property
     def newest(self) -> tuple[SdkImage, ...]:
-        """The newest colour and depth picture that arrived, in fresh pairs or stale ones."""
+        """The newest colour and depth image, in fresh or stale pairs."""
         return self._frame_sync.newest
 
     def close(self) -> None:
-        """Let go of the SDK's frames."""
+        """Release the SDK's frames."""
         self._frame_sync.forget_images()
 
     @property
     def counters(self) -> Counters:
-        """Counts of the pairs read so far."""
+        """Counts of the pairs so far."""
         return self._frame_sync.counters
 
     def describe(self) -> dict[str, Any]:
@@ -117,15 +113,15 @@ class PipelineReader:
         }
 
     def read(self, timeout_ms: int) -> Frame | None:
-        """The next fresh pair, or None when there was none within `timeout_ms` milliseconds.
+        """The next fresh pair, or None if none arrived within `timeout_ms` milliseconds.
 
         Raises:
-            EndOfStream: the recording is at its end.
+            EndOfStream: the recording has ended.
             UserError: the device failed.
         """
         deadline_ns = time.perf_counter_ns() + timeout_ms * 1_000_000
         while True:
-            # Asked before the wait: a recording that had ended by then has nothing more to put into it.
+            # Checked before the wait: if the recording has already ended, an empty wait means that no pair is left.
             ended = self._has_ended is not None and self._has_ended()
             left_ms = (deadline_ns - time.perf_counter_ns()) // 1_000_000
             frameset = self._wait(max(1, min(WAIT_SLICE_MS, left_ms)))
@@ -140,7 +136,7 @@ class PipelineReader:
                 return None
 
     def skip(self, num_framesets: int, *, timeout_s: float) -> None:
-        """Throw the first framesets away, uncounted; gives up after `timeout_s` seconds."""
+        """Discard framesets without counting them; return after `timeout_s` seconds at the latest."""
         deadline_s = time.monotonic() + timeout_s
         skipped = 0
         while skipped < num_framesets and time.monotonic() < deadline_s:
@@ -151,8 +147,8 @@ class PipelineReader:
             arrived, frameset = self._pipeline.try_wait_for_frames(timeout_ms)
         except RuntimeError as error:
             if self._has_ended is not None:
-                raise UserError(f"playing stopped: {error}") from error
-            raise UserError(f"the camera stopped: {error}. Plug it in again, then start again") from error
+                raise UserError(f"playback stopped: {error}") from error
+            raise UserError(f"the camera stopped: {error}. Reconnect it, then try again") from error
         return frameset if arrived else None
 
     def _frame_from(self, frameset: Any, *, arrival_ns: int) -> Frame | None:
@@ -166,9 +162,9 @@ class PipelineReader:
         times_ms = [image.timestamp_ms for image in images]
         domain = self._domain(color, depth)
         if same_clock:
-            self._watch_skew(abs(times_ms[0] - times_ms[1]))
+            self._count_skew(abs(times_ms[0] - times_ms[1]))
         aligned = self._aligner(frameset)
-        # Copied at once: frames that are held starve the SDK's pool until the stream stops.
+        # Copied immediately: retained frames exhaust the SDK's frame pool, and the stream stops.
         rgb = rgb_from(aligned.get_color_frame(), color_format=self._color_format)
         depth_codes = depth_from(aligned.get_depth_frame())
         return Frame(
@@ -185,8 +181,8 @@ class PipelineReader:
             name=str(images[0].number),
         )
 
-    def _watch_skew(self, skew_ms: float) -> None:
-        """Count pairs whose halves stay apart, as after the wrap of a clock (librealsense before 2.58.4)."""
+    def _count_skew(self, skew_ms: float) -> None:
+        """Count pairs with a lasting time difference, such as after the wrap of a clock (librealsense before 2.58.4)."""
         self._num_skewed = self._num_skewed + 1 if skew_ms > self._half_period_ms else 0
         if self._num_skewed >= SKEWED_AFTER:
             self.counters.skewed += SKEWED_AFTER if self._num_skewed == SKEWED_AFTER else 1
@@ -201,7 +197,7 @@ class PipelineReader:
             domains.hardware_clock: "hardware",
         }
         domain = color.get_frame_timestamp_domain()
-        # get_timestamp is on the host's clock in the global and system domains alone; on two clocks it says nothing.
+        # Only in the global and system domains, get_timestamp is on the host's clock. With two domains it has no meaning.
         return names.get(domain, "none") if domain == depth.get_frame_timestamp_domain() else "none"
 
 

@@ -1,4 +1,4 @@
-"""A RealSense recording (.db3, or .bag from librealsense before 2.58) as a camera, through the ordinary pipeline."""
+"""A RealSense recording (.db3, or .bag from librealsense before 2.58) as a camera, played through the SDK's pipeline."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
 SUFFIXES = (".db3", ".bag")
 
-
 MAX_UNSEEN_MS = 1000.0
-"""In real time the last pictures of a recording may be dropped; not of more than so long."""
+"""In real time, the last images of a recording may be dropped, up to this duration."""
 
 
 class Playback:
-    """A recording, played once from its beginning to its end. A damaged one ends with an error where the damage is.
+    """A recording, played once. A damaged one ends with an error at the damage.
 
-    By default every frame is given, however slow the consumer is. In real time the pipeline keeps only the newest pair, as
-    with a camera, and what it drops is counted.
+    By default no frame is dropped, however slow the consumer is. In real time the pipeline keeps only the newest pair, as with a
+    camera, and dropped pairs are counted.
     """
 
     def __init__(self, path: Path, *, align: Align = "color", real_time: bool = False) -> None:
-        """Name the file; `with` opens it."""
+        """Choose the file; `with` opens it."""
         self._path = path
         self._align: Align = align
         self._real_time = real_time
@@ -39,7 +38,7 @@ class Playback:
         self._reader: PipelineReader | None = None
         self._file: RecordingFile | None = None
         self._times_ms: list[float] = []
-        self._num_given = 0
+        self._num_returned = 0
         self._resume: threading.Thread | None = None
         self._counters = Counters()
         self._description: dict[str, Any] = {"kind": "recording", "path": str(path), "real_time": real_time}
@@ -64,15 +63,15 @@ class Playback:
             config.enable_device_from_file(str(self._path.absolute()), repeat_playback=False)
             wrapper = rs.pipeline_wrapper(pipeline)
             indexes = _enable_pair(rs, config, config.resolve(wrapper).get_device(), self._path)
-            # librealsense 2.59 itself checks a .bag as a whole when it opens it.
+            # librealsense 2.59 checks a .bag file completely when it opens it.
             if self._path.suffix.lower() == ".db3":
                 self._file = RecordingFile(self._path, **indexes)
-            # Enabling streams made the config forget its device: this one is the one that plays.
+            # Enabling streams resets the config's device, so resolve it again.
             device = config.resolve(wrapper).get_device()
             playback = device.as_playback()
             playback.set_real_time(self._real_time)
-            # Paused until both streams are started: playing begins with the first, and on a busy machine much of the file, or
-            # all of it, is gone before the second (playback_device.cpp: "not longer active, frame dropped").
+            # Paused until both streams have started: playback begins with the first, and on a busy machine much or all of the
+            # file may have played before the second starts (playback_device.cpp: "not longer active, frame dropped").
             playback.pause()
             pipeline.start(config)
         except DamagedError as error:
@@ -81,8 +80,8 @@ class Playback:
             self._close_file()
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{self._path} does not play with librealsense {rs.__version__}: {reason}. "
-                f"A whole .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
+                f"librealsense {rs.__version__} cannot play {self._path}: {reason}. "
+                f"A complete .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
             ) from error
         try:
             reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended)
@@ -94,8 +93,8 @@ class Playback:
             raise
         self._pipeline, self._playback = pipeline, playback
         self._reader, self._counters = reader, reader.counters
-        self._times_ms, self._num_given = [], 0
-        # In a thread of its own, because it may wait until the first frames are taken (10 s at most, with an error in the log).
+        self._times_ms, self._num_returned = [], 0
+        # In a separate thread, because it may block until the first frames are read (at most 10 s, with an error in the log).
         self._resume = threading.Thread(target=playback.resume, name="playback-resume", daemon=True)
         self._resume.start()
         info = rs.camera_info
@@ -116,10 +115,10 @@ class Playback:
             self._reader.close()
         stop(self._pipeline)
         self._resume.join()
-        # Pausing waits until the SDK's reading thread has done what stop left it; a device deleted before that ends the
-        # process ("pure virtual method called", once in 300 times on a busy machine).
+        # Pausing waits until the SDK's reading thread has finished. Deleting the device earlier terminates the process ("pure
+        # virtual method called", about 1 in 300 times on a busy machine).
         self._playback.pause()
-        # Released here and in this thread: left to the garbage collector, the SDK's objects would go at any time and in any one.
+        # Released here, in this thread: the garbage collector would delete the SDK's objects at any time, in any thread.
         self._reader = self._resume = self._pipeline = self._playback = None
 
     def read(self, timeout_ms: int) -> Frame | None:
@@ -127,7 +126,8 @@ class Playback:
         if self._reader is None:
             raise RuntimeError("read outside of `with`")
         try:
-            # The next pair before it is waited for, so that its latency has none of it; and what in real time came in its place.
+            # Check the next pair before the wait, so that its latency excludes the check. In real time, then check the pairs up
+            # to the one that arrived.
             self._check(self._counters.received + 1)
             frame = self._reader.read(timeout_ms)
             self._check(self._counters.received)
@@ -137,7 +137,7 @@ class Playback:
         except DamagedError as error:
             raise self._damaged(str(error)) from error
         if frame is not None:
-            self._num_given += 1
+            self._num_returned += 1
             self._times_ms = [*self._times_ms[:1], frame.timestamp_ms]
         return frame
 
@@ -151,7 +151,7 @@ class Playback:
             self._file.check(num_pairs)
 
     def _check_end(self) -> None:
-        """At the end of the stream: was it the end of the recording?"""
+        """At the end of the stream, check that it is the end of the recording."""
         if self._file is None or self._reader is None:
             return
         try:
@@ -165,35 +165,35 @@ class Playback:
             for stream, image in zip(("colour", "depth"), newest, strict=False)
             if stream in last
         ]
-        # One stream may go on alone in the end: such pictures are no pairs, and need not arrive.
+        # One stream may be longer than the other: its last images have no partner, and need not arrive.
         if last and not any(seen):
-            raise self._damaged("what follows does not play")
+            raise self._damaged("the rest does not play")
 
     def _damaged(self, what: str) -> UserError:
         num_frames = self._file.num_frames() if self._file is not None else None
         played_s = (self._times_ms[-1] - self._times_ms[0]) / 1e3 if self._times_ms else 0.0
-        frames = f"{self._num_given} of {num_frames}" if num_frames is not None else f"{self._num_given}"
+        frames = f"{self._num_returned} of {num_frames}" if num_frames is not None else f"{self._num_returned}"
         return UserError(
             f"{self._path} is damaged: stopped after {frames} frames ({played_s:.2f} s of "
             f"{self._description['duration_s']:.2f} s), {what}"
         )
 
     def _has_ended(self) -> bool:
-        # Before it has begun its status is "stopped" as well.
+        # The status is also "stopped" before playback has begun.
         has_begun = self._resume is not None and not self._resume.is_alive()
         return has_begun and self._playback.current_status().name == "stopped"
 
 
 def _check_file(rs: Any, path: Path) -> None:
-    """Refuse what librealsense should not be given."""
+    """Refuse a file that does not exist, or in which librealsense would hang."""
     if not path.is_file():
-        raise UserError(f"there is no recording {path}: give the path of a .db3 or .bag file")
+        raise UserError(f"the recording {path} does not exist: give the path of a .db3 or .bag file")
     if path.suffix.lower() == ".db3":
         check_description(path, is_option=lambda name: str(rs.option_from_string(name)) == name)
 
 
 def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> dict[str, int]:
-    """Ask for the depth and the colour stream alone: a recording may hold infrared and motion as well. Gives their indexes."""
+    """Enable only the depth and the colour stream: a recording may also have infrared and motion. Returns their indexes."""
     indexes = {}
     profiles = [profile for sensor in device.query_sensors() for profile in sensor.get_stream_profiles()]
     for stream in (rs.stream.depth, rs.stream.color):

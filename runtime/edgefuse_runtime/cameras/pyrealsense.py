@@ -1,4 +1,4 @@
-"""The one place that loads pyrealsense2, so that a missing package or system library is explained in one way."""
+"""Loading pyrealsense2, with one message for a missing package or system library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def load_pyrealsense2() -> Any:
     """The module `pyrealsense2`.
 
     Raises:
-        MissingPackageError: it, or libusb-1.0 under it, is not installed; the message names both commands.
+        MissingPackageError: it or libusb-1.0 is not installed; the message has both install commands.
     """
     return require(
         "pyrealsense2",

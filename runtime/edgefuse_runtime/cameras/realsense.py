@@ -1,7 +1,4 @@
-"""A RealSense camera on USB: found first, started on the best profile it has, warmed up, then read.
-
-Owns finding and starting devices; the reading is the pipeline reader's.
-"""
+"""A RealSense camera on USB: finding the device, choosing a stream profile, starting, warm-up."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
 WARMUP_FRAMES = 30
-"""Framesets that librealsense's own samples skip while auto-exposure settles."""
+"""Framesets to skip while auto-exposure settles, as librealsense's samples do."""
 
 
 class Profile(NamedTuple):
-    """Sizes in pixels and the rate that both streams share."""
+    """Image sizes in pixels, and the frame rate of both streams."""
 
     depth_width: int
     depth_height: int
@@ -42,11 +39,11 @@ PROFILES = (
     Profile(480, 270, 424, 240, 15),
     Profile(640, 480, 640, 480, 6),
 )
-"""Tried in this order: on USB 2 the larger and faster ones are missing."""
+"""Tried in this order. USB 2 does not offer the larger and faster ones."""
 
 
 class RealSense:
-    """A live camera. The pipeline keeps only the newest pair, so a slow consumer sees the present; what it misses is counted."""
+    """A live camera. The pipeline keeps only the newest pair, so a slow consumer gets current frames; dropped ones are counted."""
 
     def __init__(
         self,
@@ -57,13 +54,13 @@ class RealSense:
         profiles: Sequence[Profile] = PROFILES,
         device: Any | None = None,
     ) -> None:
-        """Name the camera; `with` finds and starts it.
+        """Choose the camera; `with` finds and starts it.
 
         Args:
-            serial: which camera; None = the only one there is, or the first.
-            warmup_frames: framesets to throw away first.
-            profiles: what to ask for, best first.
-            device: an SDK device to use in place of one on USB, such as `SoftwareCamera.device`.
+            serial: serial number; None = the first camera found.
+            warmup_frames: framesets to discard after the start.
+            profiles: stream profiles to try, best first.
+            device: an SDK device to use instead of one on USB, such as `SoftwareCamera.device`.
         """
         self._serial = serial
         self._align: Align = align
@@ -92,7 +89,7 @@ class RealSense:
         device = self._device if self._device is not None else _find_device(rs, self._serial)
         pipeline = _start(rs, device, self._profiles, is_on_usb=self._device is None)
         try:
-            _hold_color_rate(rs, device)
+            _keep_color_rate(rs, device)
             reader = PipelineReader(rs, pipeline=pipeline, align=self._align)
             reader.skip(self._warmup_frames, timeout_s=5.0)
         except BaseException:
@@ -130,9 +127,9 @@ def connected() -> list[str]:
 
 
 def _find_device(rs: Any, serial: str | None) -> Any:
-    """The device with this serial number, or the first.
+    """The device with this serial number, or the first one.
 
-    Asked for before any pipeline starts: `pipeline.start()` without a device stops every Python thread for 15 s.
+    Needed before a pipeline starts: without a device, `pipeline.start()` blocks every Python thread for 15 s.
     """
     devices = list(rs.context().query_devices())
     by_serial = {_info(rs, device)["serial"]: device for device in devices}
@@ -143,10 +140,10 @@ def _find_device(rs: Any, serial: str | None) -> Any:
     wanted = "no RealSense camera was found" if serial is None else f"no RealSense camera {serial} was found"
     if devices:
         found = ", ".join(f"{_info(rs, device)['name']} {number}" for number, device in by_serial.items())
-        raise UserError(f"{wanted}; there is {found}: give one of these as --camera realsense:SERIAL")
+        raise UserError(f"{wanted}; connected: {found}. Choose one with --camera realsense:SERIAL")
     others = ", ".join(_other_video_devices())
     raise UserError(
-        f"{wanted} on USB; {f'there is {others}' if others else 'no other video device either'}. "
+        f"{wanted} on USB; other video devices: {others or 'none'}. "
         f"Check the cable, a USB 3 port and the udev rules, or play a recording: --camera FILE.db3"
     )
 
@@ -157,9 +154,9 @@ def _other_video_devices() -> list[str]:
 
 
 def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, is_on_usb: bool) -> Any:
-    """A pipeline started on the first profile that the device has."""
+    """A pipeline, started with the first profile that the device supports."""
     for profile in profiles:
-        # A new pipeline for each try: after a failure the old one may be left half started.
+        # A new pipeline for each attempt: after a failure the old one may be partly started.
         pipeline, config = rs.pipeline(), rs.config()
         if is_on_usb:
             config.enable_device(_info(rs, device)["serial"])
@@ -175,16 +172,18 @@ def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, is_on_usb: bool
             raise UserError(_start_message(str(error), _info(rs, device))) from error
     info = _info(rs, device)
     raise UserError(
-        f"{info['name']} {info['serial']} (USB {info['usb']}) has none of these profiles: {'; '.join(map(str, profiles))}. "
-        f"It has {_offered(device)}. On USB 2 many are missing: use a USB 3 port and cable"
+        f"{info['name']} {info['serial']} (USB {info['usb']}) supports none of these profiles: {'; '.join(map(str, profiles))}. "
+        f"It supports {_offered(device)}. USB 2 offers fewer: use a USB 3 port and cable"
     )
 
 
 def _start_message(cause: str, info: dict[str, Any]) -> str:
     camera = f"{info['name']} {info['serial']}"
     if "busy" in cause.lower() or "errno=16" in cause:
-        return f"{camera} is in use by another process ({cause}): end that one (fuser -v /dev/video*), then start again"
-    return f"{camera} did not start ({cause}): plug it in again, then start again"
+        return (
+            f"{camera} is in use by another process ({cause}): end that process (fuser -v /dev/video*), then try again"
+        )
+    return f"{camera} did not start ({cause}): reconnect it, then try again"
 
 
 def _offered(device: Any) -> str:
@@ -199,8 +198,8 @@ def _offered(device: Any) -> str:
     return ", ".join(sorted(offered)) or "no video stream"
 
 
-def _hold_color_rate(rs: Any, device: Any) -> None:
-    """Keep the colour stream at its rate in the dark: otherwise long exposures halve it, and every second pair is stale."""
+def _keep_color_rate(rs: Any, device: Any) -> None:
+    """Keep the colour stream's frame rate in the dark. Otherwise long exposures halve it, and every second pair is stale."""
     for sensor in device.query_sensors():
         if sensor.supports(rs.option.auto_exposure_priority):
             sensor.set_option(rs.option.auto_exposure_priority, 0.0)

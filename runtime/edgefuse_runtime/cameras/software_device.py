@@ -1,7 +1,6 @@
 """A RealSense device without hardware: librealsense's software device with one depth and one colour stream.
 
-Owns the SDK calls that build such a device and put frames into it. Recording uses it to make files, tests use it as a
-camera; nothing else needs it.
+`write_recording` records from it; tests use it as a camera.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 ColorFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "yuyv", "uyvy"]
 BYTES_PER_PIXEL: dict[ColorFormat, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "yuyv": 2, "uyvy": 2}
 
-# Without a name, playback of the device's recording fails ("info Name not supported").
+# Playback of the device's recording needs a name: without one it fails with "info Name not supported".
 DEVICE_INFO = {
     "name": "edgefuse software camera",
     "serial_number": "000000000000",
@@ -29,10 +28,10 @@ DEVICE_INFO = {
 
 
 class SoftwareCamera:
-    """A depth and a colour stream of one size and rate, as a device of the SDK.
+    """An SDK device with a depth and a colour stream of the same size and rate.
 
     Attributes:
-        device: the `pyrealsense2.software_device`; give it to a pipeline or to a recorder.
+        device: the `pyrealsense2.software_device`, for a pipeline or a recorder.
         width, height: of both streams, in pixels.
     """
 
@@ -52,10 +51,10 @@ class SoftwareCamera:
         """Build the device.
 
         Args:
-            depth_unit_m: metres of one depth code.
-            focal_px: focal length of both streams in pixels, or of depth alone where `color_focal_px` differs.
-            baseline_m: how far to the side the colour camera stands; 0 with equal focal lengths = one shared view.
-            domain: the clock that the frames' timestamps claim to be on.
+            depth_unit_m: metres per depth code.
+            focal_px: focal length of both streams in pixels, or of depth only if `color_focal_px` is given.
+            baseline_m: horizontal distance of the colour camera; 0 with equal focal lengths = both streams have the same view.
+            domain: the clock reported for the frames' timestamps.
         """
         self._rs = rs = load_pyrealsense2()
         self.width, self.height = width, height
@@ -80,14 +79,14 @@ class SoftwareCamera:
         self.device.create_matcher(rs.matchers.default)
 
     def send_depth(self, depth: NDArray[np.uint16], *, number: int, timestamp_ms: float | None = None) -> None:
-        """Put one depth picture, uint16 [H, W], into the device; the SDK copies it."""
+        """Send a depth image, uint16 [H, W]; the SDK copies it."""
         frame = self._frame(depth, number=number, timestamp_ms=timestamp_ms, bytes_per_pixel=2)
         frame.profile = self._depth_profile.as_video_stream_profile()
         frame.depth_units = self._depth_unit_m
         self._depth_sensor.on_video_frame(frame)
 
     def send_color(self, color: NDArray[np.uint8], *, number: int, timestamp_ms: float | None = None) -> None:
-        """Put one colour picture, uint8 [H, W, bytes per pixel] in the device's colour format, into the device; the SDK copies it."""
+        """Send a colour image, uint8 [H, W, bytes per pixel] in the device's colour format; the SDK copies it."""
         bytes_per_pixel = BYTES_PER_PIXEL[self._color_format]
         frame = self._frame(color, number=number, timestamp_ms=timestamp_ms, bytes_per_pixel=bytes_per_pixel)
         frame.profile = self._color_profile.as_video_stream_profile()

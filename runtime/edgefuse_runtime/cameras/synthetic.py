@@ -1,4 +1,4 @@
-"""The built-in renderer as a camera that never ends: for trying things out without a camera or a file."""
+"""The built-in renderer as an endless camera, to try the runtime without hardware or files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Synthetic:
-    """Rendered 640x480 table-top scenes with their class and region, as fast as they are taken."""
+    """Rendered 640x480 table-top scenes with class and region, as fast as the consumer reads."""
 
     def __init__(self, *, seed: int = 0, align: Align = "color") -> None:
-        """Choose the scenes. Both pictures are rendered from one place, so every alignment is right."""
+        """Choose the scenes. Colour and depth are rendered from one viewpoint, so both alignments are identical."""
         self._seed = seed
         self._align: Align = align
         self._frames: Iterator[SynthFrame] | None = None

@@ -1,7 +1,4 @@
-"""Engines: what a bundle runs on, behind one protocol and one way to name it.
-
-Owns the words of `--engine` and which file each takes; the live loop, evaluation and the benchmarks open engines here.
-"""
+"""Inference engines. `open_engine` opens the one named by `--engine`, with the bundle's file for it."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ def open_engine(
     engine: str = "auto",
     num_threads: int | None = None,
 ) -> Engine:
-    """The engine that runs a bundle. Nothing is loaded before `with`, which logs what "auto" chose and why.
+    """The engine for a bundle. `with` loads it and logs what "auto" chose and why.
 
     Args:
-        file: name of an ONNX file of the bundle; None = the best for the engine: FP16 on a GPU where the bundle has it,
-            FP32 on the CPU. For TensorRT it says which file's plan is meant.
-        engine: "tensorrt", "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that one or an error. "auto": the first of them
-            that opens here, in this order.
-        num_threads: on the CPU; see `OnnxRuntimeEngine`.
+        file: name of an ONNX file of the bundle; None = the best for the engine: FP16 on a GPU if the bundle has it, FP32 on
+            the CPU. For TensorRT, a plan of the same precision is used.
+        engine: "tensorrt", "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that engine or an error. "auto": the first of them,
+            in this order, that works on this machine.
+        num_threads: CPU threads; see `OnnxRuntimeEngine`.
 
     Raises:
         UserError: an unknown engine or file, or a number of threads out of range.
@@ -37,7 +34,7 @@ def open_engine(
     if engine not in WORDS:
         raise UserError(f"engine {engine!r} is unknown: one of {', '.join(WORDS)} was expected")
     if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
-        raise UserError(f"{num_threads} threads were asked for: 1 to {MAX_THREADS} was expected")
+        raise UserError(f"the number of threads is {num_threads}: 1 to {MAX_THREADS} was expected")
     models = [name for name in bundle.manifest.files if name.endswith(".onnx")]
     if file is not None and file not in models:
         raise UserError(f"{bundle.folder} has no model file {file!r}; it has {', '.join(models) or 'none'}")
@@ -62,7 +59,7 @@ def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | N
 
 
 def fastest_file(bundle: Bundle) -> str:
-    """The bundle's FP16 file, which a GPU runs fastest with the answers of FP32; without one, the FP32 file."""
+    """The bundle's FP16 file, the fastest on a GPU without loss of accuracy; the FP32 file if there is none."""
     for name, entry in bundle.manifest.files.items():
         if name.endswith(".onnx") and entry.precision == "fp16":
             return name

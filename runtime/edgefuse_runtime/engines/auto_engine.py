@@ -1,4 +1,4 @@
-"""The engine that was asked for, or for "auto" the first that opens here, with the reason for each that was passed over."""
+"""The requested engine, or for "auto" the first that works on this machine, with the reason for each that was skipped."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class AutoEngine:
-    """One of several engines, decided in `with`. See `Engine` for the protocol."""
+    """One of several engines, chosen by `with`. See `Engine` for the protocol."""
 
     def __init__(self, bundle: Bundle, *, candidates: Mapping[str, Engine]) -> None:
-        """Name what may be opened; `with` opens the first that can be.
+        """List the engines; `with` opens the first that works.
 
         Args:
-            candidates: word -> engine, best first. The last one's error is the user's; the others' are reasons.
+            candidates: value of `--engine` -> engine, best first. An error of the last one is raised; errors of the others are
+                the reasons for skipping them.
         """
         self._bundle = bundle
         self._candidates = candidates
@@ -54,7 +55,7 @@ class AutoEngine:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The engine's own, and `passed_over`: word -> reason."""
+        """The engine's own, and `passed_over`: value of `--engine` -> reason for skipping it."""
         return self._description
 
     def __enter__(self) -> AutoEngine:
@@ -95,5 +96,5 @@ class AutoEngine:
 
 
 def _first_sentence(reason: str) -> str:
-    """What is wrong, without what to do about it: nobody asked for the engines before the one that runs."""
+    """The problem without the remedy: the user did not request the skipped engines."""
     return reason.split(". ", maxsplit=1)[0].rstrip(".")

@@ -1,7 +1,6 @@
-"""Which GPU is here: its name and compute capability, asked of the CUDA driver itself.
+"""Name and compute capability of the GPU, from the CUDA driver.
 
-The plan's key needs both before pycuda or TensorRT is loaded, and TensorRT tells neither. Builder and engine ask here, so
-that both spell a device alike.
+The key of a plan needs both before pycuda or TensorRT is loaded, and TensorRT provides neither.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ NAME_BYTES = 256
 
 
 class NoGpuError(UserError):
-    """No CUDA device can be used; the message says whether driver or device is missing, and what to do."""
+    """No CUDA device can be used. The message says whether the driver or the device is missing, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The device that CUDA calls 0, after CUDA_VISIBLE_DEVICES.
+    """CUDA device 0, after CUDA_VISIBLE_DEVICES.
 
     Attributes:
-        name: as cuDeviceGetName says it, such as "Orin".
+        name: from cuDeviceGetName, such as "Orin".
         compute_capability: "8.7".
     """
 
@@ -39,13 +38,13 @@ class Gpu:
 
 
 def current_gpu(*, library: str = DRIVER_LIBRARY) -> Gpu:
-    """Ask the driver for device 0. Makes no context.
+    """Query the driver for device 0, without creating a context.
 
     Args:
         library: the driver's library.
 
     Raises:
-        NoGpuError: no driver, no device, or a driver that does not start.
+        NoGpuError: there is no driver or no device, or the driver does not start.
     """
     try:
         driver = ctypes.CDLL(library)
@@ -73,13 +72,13 @@ def _call(driver: ctypes.CDLL, function: str, *arguments: Any) -> None:
         return
     if code == ERROR_NO_DEVICE:
         raise NoGpuError(
-            "the CUDA driver is there but finds no device: look at nvidia-smi and at CUDA_VISIBLE_DEVICES; in a container "
+            "the CUDA driver finds no device: check nvidia-smi and CUDA_VISIBLE_DEVICES; in a container "
             "start it with --gpus all (Jetson: --runtime nvidia)"
         )
     text = ctypes.c_char_p()
     driver.cuGetErrorString(code, ctypes.byref(text))
-    said = text.value.decode(errors="replace") if text.value else "unknown error"
+    reason = text.value.decode(errors="replace") if text.value else "unknown error"
     raise NoGpuError(
-        f"the CUDA driver does not start ({function}: error {code}, {said}): look at nvidia-smi; after an update of the "
-        f"driver restart the machine"
+        f"the CUDA driver does not start ({function}: error {code}, {reason}): check nvidia-smi; after a driver update "
+        f"restart the machine"
     )

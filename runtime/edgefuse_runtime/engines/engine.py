@@ -1,4 +1,4 @@
-"""What an engine is: a bundle's model, ready to run on a batch of framed pairs. The seam between the classifier and its backends."""
+"""The `Engine` protocol: a bundle's model, ready to run on batches of framed pairs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
 
-NOT_FINITE = "the model's answer is not a finite number"
+NOT_FINITE = "the model's output is not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A model's answers for n pairs. The arrays belong to the caller.
+    """A model's outputs for n pairs. The caller owns the arrays.
 
     Attributes:
         probabilities: float32 [n, C], in the order of the engine's labels.
@@ -29,7 +29,7 @@ class Decision:
 
     @property
     def is_finite(self) -> bool:
-        """Whether no NaN and no infinity is in it: half precision that overflows and spoilt weights answer so."""
+        """Whether the outputs have no NaN and no infinity, which come from FP16 overflow or corrupted weights."""
         return bool(np.isfinite(self.probabilities).all() and np.isfinite(self.gate).all())
 
 
@@ -38,8 +38,8 @@ class Tensor:
     """One named input or output of an engine.
 
     Attributes:
-        dtype: NumPy's name of its type, such as "uint8".
-        shape: sizes, batch first; a name such as "N" where the file leaves one open.
+        dtype: NumPy's name of the type, such as "uint8".
+        shape: sizes, batch first; a name such as "N" for a dynamic size.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Tensor:
 
 
 class Engine(Protocol):
-    """A model ready to run. The constructor loads nothing; `with engine:` loads it and runs it once, so that `run` is warm.
+    """A model ready to run. `with engine:` loads it and runs it once as a warm-up; the constructor loads nothing.
 
-    An engine belongs to the thread that opened it: that thread runs and closes it.
+    Open, run and close an engine in the same thread.
     """
 
     @property
@@ -59,39 +59,39 @@ class Engine(Protocol):
 
     @property
     def contract(self) -> InputContract:
-        """What the inputs mean."""
+        """The definition of the inputs."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What it takes, as the loaded file itself says; complete while it is open."""
+        """The inputs according to the loaded file; complete while it is open."""
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """What it gives, likewise."""
+        """The outputs according to the loaded file; complete while it is open."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """Engine, file, provider, precision, time to start and more, as JSON values; complete while it is open."""
+        """Engine, file, provider, precision, start-up time and more, as JSON values; complete while it is open."""
 
     @property
     def batch_size(self) -> int | None:
-        """Most pairs in one `run`; None = any number. Complete while it is open."""
+        """Maximum number of pairs in one `run`; None = unlimited. Valid while it is open."""
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """Run the model on n pairs, 1 <= n <= `batch_size`.
 
-        Where the file has a fixed batch, a shorter one is filled up with its last pair, and costs as much as a full one.
+        If the file has a fixed batch, a shorter one is padded with its last pair, and takes as long as a full one.
 
         Args:
-            rgb: uint8 [n, S, S, 3], RGB order. The caller's; not kept after the call.
-            depth: uint8 [n, S, S, 2], the contract's bytes. The caller's; not kept after the call.
+            rgb: uint8 [n, S, S, 3], RGB order. Not referenced after the call.
+            depth: uint8 [n, S, S, 2], the contract's bytes. Not referenced after the call.
 
         Returns:
-            New arrays of n rows, the caller's. Buffers on the device, and those that it copies from, are the engine's.
+            New arrays with n rows, owned by the caller.
 
         Raises:
-            UserError: an input is not what the contract says, too many pairs or none, or the device failed.
-            RuntimeError: it is not open, or another thread opened it.
+            UserError: an input does not match the contract, the number of pairs is 0 or too large, or the device failed.
+            RuntimeError: the engine is not open, or was opened by another thread.
         """
 
     def __enter__(self) -> Engine: ...
@@ -102,19 +102,17 @@ class Engine(Protocol):
 
 
 def check_num_pairs(num_pairs: int, batch_size: int | None) -> None:
-    """Refuse a batch that an engine does not take in one run.
+    """Refuse a batch that is empty or too large for one run.
 
     Raises:
         UserError: no pair, or more than `batch_size` of them.
     """
     if num_pairs < 1 or (batch_size is not None and num_pairs > batch_size):
         most = "1 or more were" if batch_size is None else "1 was" if batch_size == 1 else f"1 to {batch_size} were"
-        raise UserError(
-            f"{num_pairs} pairs were given in one run, {most} expected: give fewer, or export again with --batch N"
-        )
+        raise UserError(f"one run got {num_pairs} pairs, {most} expected: pass fewer, or export again with --batch N")
 
 
 def padded(batch: NDArray[np.uint8], batch_size: int | None) -> NDArray[np.uint8]:
-    """A batch of one or more, filled up to `batch_size` with its last pair: no statistics see an image that nobody gave."""
+    """A batch of one or more, padded to `batch_size` with its last pair."""
     missing = 0 if batch_size is None else batch_size - len(batch)
     return batch if missing <= 0 else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])

@@ -1,15 +1,13 @@
-"""The engine cache of a bundle, BUNDLE/engines/: what a TensorRT plan was built for, whether it may be loaded, how it is kept.
+"""Reading the TensorRT engine cache of a bundle, BUNDLE/engines/. Needs neither TensorRT nor a GPU.
 
-    engines/fp16-sm87-trt10.3.0-1f0c....plan    the plan; the name ends in its digest, so bytes under a name never change
+    engines/fp16-sm87-trt10.3.0-1f0c....plan    the plan; its name ends in its digest, so a name always means the same bytes
     engines/fp16-sm87-trt10.3.0-1f0c....json    its record: key, digest, layers by precision, parity, versions
-    engines/fp16-sm87-trt10.3.0-1f0c....log     what the builder said
-    engines/timing-....cache                    kernel timings of one GPU and version: a second build takes a fraction
-    engines/.lock                               held by whoever builds
+    engines/fp16-sm87-trt10.3.0-1f0c....log     the builder's log
+    engines/timing-....cache                    kernel timings of one GPU and version, which make a second build faster
+    engines/.lock                               held during a build
 
-The manifest names the plans that count. A plan that it does not name is not loaded, whatever the file's own record says,
-because loading a plan is running its maker's code.
-
-This module owns the reading side, and needs neither TensorRT nor a GPU; `edgefuse_export.tensorrt.engine_cache_writer` writes.
+Only plans that are listed in the manifest are loaded, whatever their record says: a plan can run code.
+`edgefuse_export.tensorrt.engine_cache_writer` writes the cache.
 """
 
 from __future__ import annotations
@@ -30,10 +28,9 @@ from edgefuse.io.text import quoted
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
-"""Which plan is taken where several fit. INT8 last: it may cost accuracy."""
+"""Order of preference among matching plans. INT8 is last: it may cost accuracy."""
 
 _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
-
 
 _RECORD_SPEC: Final = {
     "key": {
@@ -53,20 +50,20 @@ _RECORD_SPEC: Final = {
 
 
 class PlanError(UserError):
-    """A plan is missing, stale, damaged or not to be trusted; the message has the next command."""
+    """A plan is missing, stale, damaged or not trusted. The message has the next command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanKey:
-    """All that a plan depends on. Two equal keys: the plan may be used; any difference: it is built again.
+    """Everything that a plan depends on. With any difference, the plan is built again.
 
     Attributes:
-        onnx_sha256: of the file that it is built from.
-        tensorrt_version: "10.3.0"; a plan runs on the version that built it alone.
+        onnx_sha256: of the ONNX file.
+        tensorrt_version: "10.3.0"; a plan runs only on the version that built it.
         compute_capability: "8.7".
-        device_name: as CUDA says it; boards with one compute capability have other kernels.
+        device_name: CUDA's name; boards with the same compute capability may need other kernels.
         precision: "fp16", "int8" or "fp32".
-        shapes: input name -> shape, batch first. Static: smallest, usual and largest are one.
+        shapes: input name -> shape, batch first. Static: minimum, optimum and maximum are equal.
         builder_options: name -> JSON value, such as workspace_mib, optimization_level, network ("strongly typed").
     """
 
@@ -90,16 +87,16 @@ class PlanKey:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PlanKey:
-        """The inverse of `to_json`, for a value of its form.
+        """The inverse of `to_json`, for a value of that form.
 
         Raises:
-            TypeError: it has a field that this version does not know.
+            TypeError: it has an unknown field.
         """
         shapes = {name: tuple(shape) for name, shape in value["shapes"].items()}
         return cls(**{**value, "shapes": shapes, "builder_options": dict(value["builder_options"])})
 
     def changes_since(self, built: PlanKey) -> tuple[str, ...]:
-        """What differs from the key that a plan was built with, in words: "device name: 'Orin' -> 'H100'"."""
+        """The differences from the key of a plan, as text: "device name: 'Orin' -> 'H100'"."""
         now, then = _flat(self), _flat(built)
         return tuple(
             f"{name.replace('_', ' ')}: {_brief(then.get(name))} -> {_brief(now.get(name))}"
@@ -110,14 +107,14 @@ class PlanKey:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord:
-    """One plan that the manifest names.
+    """One plan of the manifest.
 
     Attributes:
         name: path inside the bundle, "engines/....plan"; also its key in the manifest's `files` and `parity`.
-        key: what it was built for.
+        key: everything that the plan depends on.
         onnx_file: the bundle's file that it was built from.
         plan_sha256, num_bytes: of the plan.
-        details: layers by precision, parity, versions, notes (such as a fall-back), time to build; JSON values.
+        details: layers by precision, parity, versions, notes (such as a fallback), build time; JSON values.
     """
 
     name: str
@@ -128,7 +125,7 @@ class PlanRecord:
     details: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object, as it stands beside the plan and in the manifest."""
+        """The record as a JSON object, as in the plan's .json file and in the manifest."""
         return {**vars(self), "key": self.key.to_json(), "details": dict(self.details)}
 
     @property
@@ -139,11 +136,11 @@ class PlanRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """What the cache holds for a key.
+    """The cached plan for a key.
 
     Attributes:
-        record: a plan that is whole and may be loaded as it is, or None.
-        reason: why there is none, in one sentence for the user; empty when there is one.
+        record: an intact plan, or None.
+        reason: why there is none, as one sentence for the user; empty if there is one.
     """
 
     record: PlanRecord | None
@@ -151,7 +148,7 @@ class Lookup:
 
 
 def plan_records(bundle: Bundle) -> tuple[PlanRecord, ...]:
-    """The plans that the manifest names, newest last. An entry that this version does not understand is left out."""
+    """The plans of the manifest, newest last. Entries with unknown fields are skipped."""
     found = []
     for name, value in bundle.manifest.engines.items():
         entry = bundle.manifest.files.get(name)
@@ -160,7 +157,7 @@ def plan_records(bundle: Bundle) -> tuple[PlanRecord, ...]:
         try:
             check_fields(value, _RECORD_SPEC, what=name)
             record = PlanRecord(**{**value, "name": name, "key": PlanKey.from_json(value["key"])})
-        except (UserError, TypeError):  # a field that this version does not know is a TypeError
+        except (UserError, TypeError):  # an unknown field is a TypeError
             continue
         if (record.plan_sha256, record.num_bytes) == (entry.sha256, entry.num_bytes):
             found.append(record)
@@ -168,14 +165,14 @@ def plan_records(bundle: Bundle) -> tuple[PlanRecord, ...]:
 
 
 def look_up(bundle: Bundle, wanted: PlanKey) -> Lookup:
-    """The plan for a key, after checking every byte of it; or why it must be built, part by part of the key."""
+    """The plan for a key, after checking its digest; or the differences of the key for which it must be built."""
     same_precision = [one for one in plan_records(bundle) if one.key.precision == wanted.precision]
     if not same_precision:
         return Lookup(record=None, reason=f"the bundle has no {wanted.precision} engine yet")
     nearest = min(same_precision, key=lambda one: len(wanted.changes_since(one.key)))
     changes = wanted.changes_since(nearest.key)
     if changes:
-        return Lookup(record=None, reason=f"{nearest.name} was built for something else: {'; '.join(changes)}")
+        return Lookup(record=None, reason=f"{nearest.name} does not match: {'; '.join(changes)}")
     try:
         read_plan(bundle, nearest)
     except PlanError as error:
@@ -192,16 +189,16 @@ def select_plan(
     device_name: str,
     batch_size: int | None = 1,
 ) -> PlanRecord:
-    """The plan to run here: for this bundle's file, version, GPU, precision and batch, whatever its builder options.
+    """The plan to run on this machine: it must match file, version, GPU, precision and batch, but not the builder options.
 
-    The bytes are not read; `read_plan` does that.
+    Does not read the plan; `read_plan` does.
 
     Args:
-        precision: None = the first of `PREFERRED_PRECISIONS` of which one fits.
-        batch_size: None = the largest of which one fits.
+        precision: None = the first of `PREFERRED_PRECISIONS` with a matching plan.
+        batch_size: None = the largest with a matching plan.
 
     Raises:
-        PlanError: there is none; says in what the nearest one differs, and the command that builds one.
+        PlanError: there is none. The message has the differences of the closest plan, and the build command.
     """
     nearest: tuple[str, ...] | None = None
     nearest_precision = precision or PREFERRED_PRECISIONS[0]
@@ -221,20 +218,19 @@ def select_plan(
         if not changes:
             return record
         if nearest is None or len(changes) < len(nearest):
-            nearest = (f"{record.name} was built for something else", *changes)
+            nearest = (f"{record.name} does not match", *changes)
             nearest_precision = record.key.precision
     why = "; ".join(nearest) if nearest else f"it has no {precision or 'TensorRT'} engine"
     command = build_command(bundle, nearest_precision)
-    raise PlanError(f"{bundle.folder} has no engine to run here: {why}. Build one: {command}")
+    raise PlanError(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
 
 
 def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
-    """The plan's bytes, to be handed to TensorRT as they are.
-
-    They are read once and the digest is of what is returned: nobody can put another file there in between.
+    """The plan's bytes. They are read once, and the digest is checked on the returned bytes, so that no other process can change
+    the file between check and use.
 
     Raises:
-        PlanError: the plan is missing, truncated or changed, or others could have written it.
+        PlanError: the plan is missing, truncated or changed, or others can write to it.
     """
     path = bundle.folder / record.name
     again = build_command(bundle, record.key.precision)
@@ -242,12 +238,12 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
         if place.exists():
             check_private(place)
     try:
-        # Without O_NONBLOCK a pipe of that name would be waited for.
+        # O_NONBLOCK: opening a pipe of that name would block.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
             check_private(path, status=status)
             if not stat.S_ISREG(status.st_mode):
-                raise PlanError(f"{path} is no regular file. Remove it, and build it again: {again}")
+                raise PlanError(f"{path} is not a regular file. Remove it, and build it again: {again}")
             plan = file.read() if status.st_size == record.num_bytes else b""
     except FileNotFoundError:
         raise PlanError(f"{path} is missing although the manifest lists it. Build it again: {again}") from None
@@ -268,31 +264,31 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
 
 
 def check_private(path: Path, *, status: os.stat_result | None = None) -> None:
-    """Refuse a file or folder of a plan that someone else could have written: loading a plan is running its maker's code.
+    """Refuse a file or folder of a plan that others can write to, because a plan can run code.
 
-    The user's own and root's are fine (root can do all things anyway), unless group or others may write.
+    It must belong to the user or root, and must not be writable by group or others.
 
     Args:
-        status: of the opened file, where one was opened.
+        status: of the file, if it is already open.
 
     Raises:
-        PlanError: with the chmod or chown command that mends it.
+        PlanError: the message has the chmod or chown command that fixes it.
     """
     status = path.stat() if status is None else status
     if status.st_uid not in {os.geteuid(), 0}:
         raise PlanError(
-            f"{path} belongs to user {status.st_uid}, you are user {os.geteuid()}: an engine is code, so it is loaded from "
-            f"your own folders alone. If you trust it: sudo chown -R {os.geteuid()} {quoted(path)}"
+            f"{path} belongs to user {status.st_uid}, but you are user {os.geteuid()}: an engine can run code, so it is loaded "
+            f"only from your own folders. If you trust it: sudo chown -R {os.geteuid()} {quoted(path)}"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PlanError(
-            f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}): an engine is code, so it is loaded "
-            f"only where nobody else could change it. If you trust it: chmod go-w {quoted(path)}"
+            f"{path} is writable by others (mode {stat.S_IMODE(status.st_mode):o}): an engine can run code, so it is loaded "
+            f"only if nobody else can change it. If you trust it: chmod go-w {quoted(path)}"
         )
 
 
 def build_command(bundle: Bundle, precision: str) -> str:
-    """The command that builds the plan that is missing."""
+    """The command that builds a plan."""
     return f"edgefuse build {quoted(bundle.folder)} --precision {precision}"
 
 
@@ -303,7 +299,7 @@ def _flat(key: PlanKey) -> dict[str, Any]:
 
 
 def _brief(value: Any) -> str:
-    """A value in a sentence; of a digest the first twelve digits."""
+    """A value as text; a digest is shortened to twelve digits."""
     if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
         return f"{value[:12]}..."
     return "none" if value is None else repr(value) if isinstance(value, str) else str(value)

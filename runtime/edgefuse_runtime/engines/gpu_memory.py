@@ -1,10 +1,8 @@
-"""What an engine needs of a GPU beside the network itself: memory, copies, a stream, events, CUDA graphs.
+"""The protocol for GPU memory, copies, streams, events and CUDA graphs, and its errors. `pycuda_memory` implements it.
 
-Owns the protocol and its errors; `pycuda_memory` is the one implementation, and whatever replaces pycuda is another.
-
-Whoever opens it owns it, for one thread. It owns all that it hands out, and frees it when it is closed. Every call but
-`properties` stands inside `with memory.active():`, which makes the GPU's primary context (the one that torch and ONNX
-Runtime use too) the thread's own for so long and no longer: a thread that ends with a pushed context ends the process.
+Use an instance in one thread. It owns everything that it returns, and frees it when it is closed. Every call except `properties`
+must be inside `with memory.active():`, which makes the GPU's primary context (also used by torch and ONNX Runtime) current for the
+block. A thread that ends with a context still pushed terminates the process.
 """
 
 from __future__ import annotations
@@ -22,26 +20,26 @@ from edgefuse.errors import UserError
 
 
 class GpuError(UserError):
-    """The CUDA driver refused something; the message has its words and what to do."""
+    """The CUDA driver failed. The message has the driver's error and what to do."""
 
 
 class GpuOutOfMemoryError(GpuError):
-    """No memory left on the GPU, or no page-locked memory on the host."""
+    """Out of memory on the GPU, or of page-locked memory on the host."""
 
 
 class CaptureError(GpuError):
-    """A CUDA graph could not be made or replayed. The same work can still be launched plainly."""
+    """A CUDA graph could not be captured or replayed. The kernels can still be launched without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuProperties:
-    """A GPU, as the driver tells it.
+    """Properties of a GPU according to the driver.
 
     Attributes:
         name: such as "Orin".
         compute_capability: such as "8.7".
-        integrated: it shares the host's memory (Jetson), so that mapped host memory saves the copies.
-        total_bytes: of its memory.
+        integrated: whether it shares the host's memory (Jetson), so that mapped host memory needs no copies.
+        total_bytes: size of its memory.
     """
 
     name: str
@@ -52,11 +50,11 @@ class GpuProperties:
 
 @dataclass(frozen=True, kw_only=True)
 class HostBuffer:
-    """Page-locked memory of the host.
+    """Page-locked host memory.
 
     Attributes:
-        array: it, as NumPy sees it; not to be touched once its owner is closed.
-        device_address: where the GPU sees the same bytes; None when it was not mapped.
+        array: the memory as an array. Do not access it after its owner is closed.
+        device_address: address of the same bytes for the GPU; None if not mapped.
     """
 
     array: NDArray[Any]
@@ -68,25 +66,25 @@ class Stream(Protocol):
 
     @property
     def handle(self) -> int:
-        """The driver's CUstream, as a number."""
+        """The driver's CUstream as an integer."""
 
 
 class Event(Protocol):
-    """A moment in a stream."""
+    """A CUDA event."""
 
     def record(self, stream: Any) -> object:
-        """Place it behind what `stream` holds now."""
+        """Record it in `stream`, after the work queued so far."""
 
     def time_since(self, earlier: Any) -> float:
-        """Milliseconds from an earlier event; both have passed."""
+        """Milliseconds since an earlier event; both must have completed."""
 
 
 class GpuMemory(Protocol):
-    """One GPU. The constructor touches nothing; see the module for who owns what."""
+    """One GPU. The constructor does not access it; see the module for ownership."""
 
     @property
     def properties(self) -> GpuProperties:
-        """Which GPU; also before `with`, and without a context.
+        """The GPU's properties; also before `with`, and without a context.
 
         Raises:
             MissingPackageError: pycuda or the CUDA driver is missing.
@@ -94,23 +92,23 @@ class GpuMemory(Protocol):
         """
 
     def active(self) -> AbstractContextManager[None]:
-        """The GPU's primary context for this thread, popped at the end whatever happens."""
+        """Make the GPU's primary context current in this thread for the block, and pop it in any case."""
 
     def allocate(self, num_bytes: int) -> int:
-        """Device memory: its address.
+        """Allocate device memory, and return its address.
 
         Raises:
-            GpuOutOfMemoryError: there is not so much.
+            GpuOutOfMemoryError: not enough memory.
         """
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool) -> HostBuffer:
-        """Page-locked host memory of zeros.
+        """Allocate page-locked host memory, filled with zeros.
 
         Args:
-            mapped: let the GPU see it at an address of its own.
+            mapped: map it into the GPU's address space.
 
         Raises:
-            GpuOutOfMemoryError: there is not so much.
+            GpuOutOfMemoryError: not enough memory.
         """
 
     def to_device(self, address: int, source: NDArray[Any], stream: Any) -> None:
@@ -120,26 +118,26 @@ class GpuMemory(Protocol):
         """Queue a copy from the device into a pinned array."""
 
     def stream(self) -> Stream:
-        """A new stream that does not wait for the default stream of others."""
+        """A new stream that does not synchronise with the default stream."""
 
     def event(self) -> Event:
         """A new event."""
 
     def synchronise(self, stream: Any) -> None:
-        """Wait until all that is queued has been done; other threads of Python go on meanwhile."""
+        """Wait for all queued work. Other Python threads continue to run."""
 
     def capture(self, stream: Any, work: Callable[[], None]) -> object:
-        """Record what `work` queues on `stream`, without doing it, as a graph that `launch` does at once.
+        """Capture the work that `work` queues on `stream`, without running it, as a graph for `launch`.
 
         Raises:
-            CaptureError: cuda-bindings is missing, or something in it cannot be recorded. The stream is usable again.
+            CaptureError: cuda-bindings is missing, or the work cannot be captured. The stream remains usable.
         """
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Queue a captured graph.
 
         Raises:
-            CaptureError: the driver refused it.
+            CaptureError: the driver failed to launch it.
         """
 
     def __enter__(self) -> GpuMemory: ...

@@ -1,4 +1,4 @@
-"""A bundle's ONNX file on ONNX Runtime: the CPU provider, or the CUDA provider with its inputs and outputs bound to the GPU."""
+"""Inference with a bundle's ONNX file on ONNX Runtime: the CPU provider, or the CUDA provider with bound inputs and outputs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ Device = Literal["cpu", "cuda"]
 
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgefuse[gpu]'"
-ON_JETSON = "Jetsons take TensorRT or the CPU: --engine tensorrt or --engine cpu; which of them have a wheel of onnxruntime-gpu is in docs/tensorrt.md"
+ON_JETSON = (
+    "On a Jetson, use TensorRT or the CPU: --engine tensorrt or --engine cpu; docs/tensorrt.md lists the Jetsons that have a wheel "
+    "of onnxruntime-gpu"
+)
 NUM_CUDA_WARMUPS = 3
-"""ONNX Runtime runs once plainly, records its CUDA graph in a later run, and replays it from then on."""
+"""ONNX Runtime first runs without a CUDA graph, captures it in a later run, and then replays it."""
 
-# Words of ONNX Runtime's and CUDA's own messages.
+# Parts of messages from ONNX Runtime and CUDA.
 _OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|ALLOC_FAILED|CUDA failure 2\b", re.IGNORECASE)
 
 OUTPUTS = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
@@ -47,13 +50,13 @@ class OnnxRuntimeEngine:
     def __init__(
         self, bundle: Bundle, *, file: str = MODEL_NAME, device: Device = "cpu", num_threads: int | None = None
     ) -> None:
-        """Name the file; `with` checks and loads it.
+        """Choose the file; `with` checks and loads it.
 
         Args:
             file: name of a file of the bundle.
-            device: "cpu", or "cuda" for the first CUDA device; what cannot be had is refused, never replaced.
-            num_threads: threads inside one operator on the CPU; None = ONNX Runtime's choice, one for each core. For tiny
-                models one thread has the best tail.
+            device: "cpu", or "cuda" for the first CUDA device, without fallback to the CPU.
+            num_threads: threads per operator on the CPU; None = ONNX Runtime's default, one per core. For tiny models, one thread
+                has the best tail latency.
         """
         self._bundle = bundle
         self._file = file
@@ -82,7 +85,7 @@ class OnnxRuntimeEngine:
 
     @property
     def batch_size(self) -> int | None:
-        """The file's own; on CUDA a file that takes any number runs one pair at a time, because the buffers have one size."""
+        """N of the file. On CUDA, a file with a dynamic batch runs one pair at a time, because its buffers have a fixed size."""
         return self._bundle.manifest.batch_size if self._session is None else _batch_size(self._session, self._device)
 
     @property
@@ -96,13 +99,13 @@ class OnnxRuntimeEngine:
         self._owner = threading.get_ident()
         if self._device == "cpu":
             self._open(ort, path)
-            how: dict[str, Any] = {"num_threads": self._num_threads or "one per core"}
+            settings: dict[str, Any] = {"num_threads": self._num_threads or "one per core"}
         else:
-            how = {"launch": self._open_on_cuda(ort, path)}
+            settings = {"launch": self._open_on_cuda(ort, path)}
         self._description |= {
             "provider": self._session.get_providers()[0],
             "precision": self._bundle.manifest.files[self._file].precision,
-            **how,
+            **settings,
             "version": ort.__version__,
             "start_ms": round((time.perf_counter() - started_s) * 1e3, 1),
         }
@@ -123,7 +126,7 @@ class OnnxRuntimeEngine:
         check_num_pairs(num_pairs, batch_size)
         if self._binding is not None and threading.get_ident() != self._owner:
             raise RuntimeError(
-                "an engine on CUDA belongs to the thread that opened it, because its buffers do; open one in each thread"
+                "an engine on CUDA was called by another thread than the one that opened it: open an engine in each thread"
             )
         rgb, depth = padded(rgb, batch_size), padded(depth, batch_size)
         with self._explained():
@@ -135,32 +138,32 @@ class OnnxRuntimeEngine:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What ONNX Runtime raises, with what to do about it."""
+        """Convert ONNX Runtime's exceptions to `UserError` with the next step."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             where = f"{self._bundle.folder}/{self._file}"
             raise UserError(
-                f"{where} does not run on {PROVIDERS[self._device]}: {_one_sentence(error)}. {_next_step(error, self._device)}"
+                f"{where} failed to run on {PROVIDERS[self._device]}: {_one_sentence(error)}. {_next_step(error, self._device)}"
             ) from error
 
     def _open_on_cuda(self, ort: ModuleType, path: Path) -> str:
-        """Open with a CUDA graph, or without one where that cannot be had; how kernels are launched, in words."""
-        # TF32 would round the FP32 file's products to 10 bits of mantissa, unasked.
+        """Open with a CUDA graph, or without one if that fails. Returns how kernels are launched, as text."""
+        # TF32 would round the factors of FP32 products to 10 bits of mantissa.
         options = {"device_id": "0", "use_tf32": "0"}
         try:
             self._open(ort, path, provider_options={**options, "enable_cuda_graph": "1"})
         except UserError as error:
             reason = str(error.__cause__ or error)
-            self._open(ort, path, provider_options=options)  # what is wrong with the file itself, is so again
-            _log.warning("ONNX Runtime without a CUDA graph, each kernel is launched by itself: %s", reason)
+            self._open(ort, path, provider_options=options)  # an error in the file is raised again
+            _log.warning("ONNX Runtime runs without a CUDA graph and launches each kernel separately: %s", reason)
             return f"plain ({reason})"
         return "CUDA graph"
 
     def _open(self, ort: ModuleType, path: Path, *, provider_options: Mapping[str, str] | None = None) -> None:
-        """Make the session, check it, and run it until it is warm."""
+        """Create the session, check it, and warm it up."""
         where, provider = f"{self._bundle.folder}/{self._file}", PROVIDERS[self._device]
         self._session = self._binding = None
         session = _new_session(
@@ -175,10 +178,10 @@ class OnnxRuntimeEngine:
                 binding = Binding(ort, session, device="cuda", rgb=rgb, depth=depth) if self._device == "cuda" else None
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
-                answer = self.run(rgb, depth)
-            if answer.probabilities.shape != (num_pairs, len(self.labels)) or len(answer.gate) != num_pairs:
+                decision = self.run(rgb, depth)
+            if decision.probabilities.shape != (num_pairs, len(self.labels)) or len(decision.gate) != num_pairs:
                 raise UserError(
-                    f"{where} answers {num_pairs} pair(s) with {list(answer.probabilities.shape)} probabilities, its manifest "
+                    f"{where} outputs {list(decision.probabilities.shape)} probabilities for {num_pairs} pair(s), but its manifest "
                     f"has {len(self.labels)} labels: export again: edgefuse export RUN --out BUNDLE"
                 )
         except UserError:
@@ -187,15 +190,15 @@ class OnnxRuntimeEngine:
 
 
 class Binding:
-    """Inputs and outputs at fixed places on a device, so that nothing is allocated for a decision and graphs can be replayed.
+    """Inputs and outputs at fixed addresses on a device: no allocation per run, and CUDA graphs can be replayed.
 
-    It owns the places; the answers are copied out of them.
+    It owns the buffers; outputs are returned as copies.
     """
 
     def __init__(
         self, ort: ModuleType, session: Any, *, device: Device, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
     ) -> None:
-        """Make places for batches of the shapes of `rgb` and `depth`."""
+        """Allocate buffers for batches of the shapes of `rgb` and `depth`."""
         self._session = session
         self._binding = session.io_binding()
         self._inputs = {
@@ -222,7 +225,7 @@ class Binding:
 
 
 def load_onnxruntime(device: Device) -> ModuleType:
-    """ONNX Runtime, with what `device` needs of it.
+    """Import ONNX Runtime for `device`.
 
     Raises:
         MissingPackageError: it is not installed, or has no CUDA provider.
@@ -232,15 +235,15 @@ def load_onnxruntime(device: Device) -> ModuleType:
     if device == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
         if both:
             raise MissingPackageError(
-                "both onnxruntime and onnxruntime-gpu are installed, in one folder, and the one without CUDA is in front. "
-                f"Install one alone: {INSTALL_GPU}"
+                "both onnxruntime and onnxruntime-gpu are installed in the same folder, and the one without CUDA is imported. "
+                f"Install only one: {INSTALL_GPU}"
             )
         step = ON_JETSON if is_jetson() else f"Install it: {INSTALL_GPU}"
         raise MissingPackageError(f"onnxruntime-gpu is not installed. {step}")
     if both:
         _warn_of_two_packages()
     if device == "cuda" and hasattr(ort, "preload_dlls"):
-        # CUDA and cuDNN of the nvidia-* wheels are on no search path. It prints what it misses; standard output is the user's.
+        # CUDA and cuDNN of the nvidia-* wheels are not on the library path. preload_dlls prints what is missing: not to stdout.
         with contextlib.redirect_stdout(sys.stderr):
             ort.preload_dlls()
     return ort
@@ -254,21 +257,21 @@ def _new_session(
     provider_options: Mapping[str, str] | None = None,
     num_threads: int | None = None,
 ) -> Any:
-    """A session on one provider and no other.
+    """A session on one provider, without fallback.
 
     Raises:
-        UserError: it does not load, or a node of it would run on another provider.
+        UserError: the file does not load, or one of its nodes would run on another provider.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # Spinning costs the other threads of a live loop more than it gains: 34 instead of 63 ms at p99 on shared cores.
+    # Without spinning, the live loop's other threads get more CPU time: p99 is 34 instead of 63 ms on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider != PROVIDERS["cpu"]:
-        # Otherwise a provider that does not load, or lacks an operator, is replaced by the CPU without a word.
+        # Otherwise a provider that does not load, or lacks an operator, is silently replaced by the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     elif eight_bits_saturate():
-        # Accuracy fell from 90 to 32 % there. What is between Q and DQ is then computed in FP32. The exact 8-bit kernels
-        # (session.x64quantprecision) are no way: ONNX Runtime 1.32 does not load some INT8 files with them.
+        # Otherwise accuracy fell from 90 to 32 %. With this option, nodes between Q and DQ run in FP32. The exact 8-bit kernels
+        # (session.x64quantprecision) are no alternative: with them, ONNX Runtime 1.32 does not load some INT8 files.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
@@ -276,10 +279,10 @@ def _new_session(
         return ort.InferenceSession(
             str(path), options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
         )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         device: Device = "cpu" if provider == PROVIDERS["cpu"] else "cuda"
         raise UserError(
-            f"{path} does not load in ONNX Runtime {ort.__version__} on {provider}: {_one_sentence(error)}. "
+            f"ONNX Runtime {ort.__version__} cannot load {path} on {provider}: {_one_sentence(error)}. "
             f"{_next_step(error, device)}"
         ) from error
 
@@ -289,19 +292,19 @@ def _one_sentence(error: Exception) -> str:
 
 
 def _next_step(error: Exception, device: Device) -> str:
-    """What to do about an error of ONNX Runtime's own."""
+    """What to do about an error from ONNX Runtime."""
     if device == "cpu":
-        return "Take a newer ONNX Runtime: pip install --upgrade onnxruntime; or export again: edgefuse export RUN --out BUNDLE"
+        return "Install a newer ONNX Runtime: pip install --upgrade onnxruntime; or export again: edgefuse export RUN --out BUNDLE"
     if _OUT_OF_MEMORY.search(str(error)):
         return (
-            "The GPU's memory does not suffice: end other programs that use it (nvidia-smi lists them), or run on the CPU: "
+            "The GPU is out of memory: end other programs that use it (nvidia-smi lists them), or run on the CPU: "
             "--engine cpu"
         )
-    return "Look at nvidia-smi, or run on the CPU: --engine cpu"
+    return "Check nvidia-smi, or run on the CPU: --engine cpu"
 
 
 def _check_provider(session: Any, provider: str, *, where: str) -> None:
-    """Refuse a session that runs on something else than was asked for."""
+    """Refuse a session that runs on another provider than requested."""
     used = session.get_providers()
     if used[0] != provider:
         step = (
@@ -314,7 +317,7 @@ def _check_provider(session: Any, provider: str, *, where: str) -> None:
 
 
 def _tensor(value: Any) -> Tensor:
-    """ONNX Runtime's "tensor(float)" in NumPy's words."""
+    """An input or output, with ONNX Runtime's type "tensor(float)" as NumPy's "float32"."""
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
     return Tensor(name=value.name, dtype=dtype, shape=tuple(value.shape))
@@ -326,7 +329,7 @@ def _batch_size(session: Any, device: Device) -> int | None:
 
 
 def _check_session(session: Any, manifest: Manifest, *, where: str) -> None:
-    """Refuse a file whose inputs or outputs are not what the manifest promises."""
+    """Refuse a file whose inputs or outputs differ from the manifest."""
     side, batch_size, num_labels = manifest.contract.size, manifest.batch_size, len(manifest.labels)
     expected = {RGB_INPUT: [side, side, 3], DEPTH_INPUT: [side, side, 2]}
     inputs = {value.name: value for value in session.get_inputs()}
@@ -341,32 +344,32 @@ def _check_session(session: Any, manifest: Manifest, *, where: str) -> None:
         )
         if value is None or value.type != "tensor(uint8)" or not batch_fits or list(value.shape[1:]) != tail:
             raise UserError(
-                f"{where} takes {found} as {name}, its manifest promises tensor(uint8) {[batch_size or 'N', *tail]}: "
+                f"{where} has {found} as the input {name}, its manifest requires tensor(uint8) {[batch_size or 'N', *tail]}: "
                 f"export again: edgefuse export RUN --out BUNDLE"
             )
     missing = {PROBABILITIES_OUTPUT, GATE_OUTPUT} - set(outputs)
     extra = set(inputs) - set(expected)
     if missing or extra:
         raise UserError(
-            f"{where} lacks the outputs {sorted(missing)} or has further inputs {sorted(extra)}: "
+            f"{where} lacks the outputs {sorted(missing)} or has unexpected inputs {sorted(extra)}: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
     for name in OUTPUTS:
         if outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
             raise UserError(
-                f"{where} gives {outputs[name].type} {outputs[name].shape} as {name}, tensor(float) with two dimensions was "
+                f"{where} has {outputs[name].type} {outputs[name].shape} as the output {name}, tensor(float) with two dimensions was "
                 f"expected: export again: edgefuse export RUN --out BUNDLE"
             )
     num_classes = outputs[PROBABILITIES_OUTPUT].shape[-1]
     if isinstance(num_classes, int) and num_classes != num_labels:
         raise UserError(
-            f"{where} tells {num_classes} classes apart, its manifest has {num_labels} labels: "
+            f"{where} has {num_classes} classes, but its manifest has {num_labels} labels: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
 
 
 def _warn_of_two_packages() -> None:
-    """Both packages write into one folder, and CUDA breaks (onnxruntime#26996)."""
+    """Both packages install into the same folder, which breaks CUDA (onnxruntime#26996)."""
     warnings.warn(
         "both onnxruntime and onnxruntime-gpu are installed, which breaks CUDA: "
         "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
@@ -375,7 +378,7 @@ def _warn_of_two_packages() -> None:
 
 
 def eight_bits_saturate(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Sums of 8-bit products may overflow 16 bits in the CPU provider's quick kernels: on x86, unless it is known to have VNNI."""
+    """Whether sums of 8-bit products may overflow 16 bits in the CPU provider's default kernels: on x86 without VNNI."""
     if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
         return False
     try:

@@ -1,6 +1,6 @@
 """`GpuMemory` with pycuda, and with cuda-bindings for the CUDA graphs that pycuda lacks (inducer/pycuda#424).
 
-Names and behaviour follow pycuda 2026.1's own source and cuda-bindings 12.8 to 13.5.
+Names and behaviour follow the source of pycuda 2026.1 and cuda-bindings 12.8 to 13.5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgefuse_runtime.engines.tensorrt_library import install_command
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h; pycuda has no name for it
 
 NO_DEVICE_HINT = (
-    "look at nvidia-smi and at CUDA_VISIBLE_DEVICES; in a container start it with --gpus all (Jetson: --runtime nvidia)"
+    "check nvidia-smi and CUDA_VISIBLE_DEVICES; in a container start it with --gpus all (Jetson: --runtime nvidia)"
 )
 MEMORY_HINT = (
     "end other programs that use the GPU (nvidia-smi, on a Jetson tegrastats, lists them), or build an engine that needs "
@@ -40,12 +40,12 @@ MEMORY_HINT = (
 
 
 def open_gpu_memory() -> GpuMemory:
-    """The first GPU that CUDA_VISIBLE_DEVICES leaves. Nothing is loaded before its first use."""
+    """The first GPU of CUDA_VISIBLE_DEVICES. pycuda is loaded on first use."""
     return PycudaMemory()
 
 
 class PycudaMemory:
-    """See `GpuMemory`. Not pycuda.autoinit: that makes a context of its own and never pops it."""
+    """See `GpuMemory`. Does not use pycuda.autoinit, which creates its own context and never pops it."""
 
     def __init__(self, *, device: int = 0) -> None:
         self._device = device
@@ -85,16 +85,16 @@ class PycudaMemory:
                 with suppress(CaptureError):
                     _called(driver, "cuGraphExecDestroy", graph)
             self._graphs.clear()
-            # Device memory by name; arrays and streams go with their last reference, and nobody may be left with a dead array.
+            # Device memory is freed explicitly; arrays and streams with their last reference, so that no array becomes invalid.
             for allocation in self._allocations:
                 allocation.free()
             self._allocations.clear()
             self._owned.clear()
         context, self._context = self._context, None
         before = _current_context()
-        # By name: pycuda's destructor calls cuCtxDetach, which is not for primary contexts, and the reference stays for ever.
+        # Explicitly: pycuda's destructor calls cuCtxDetach, which is invalid for a primary context, and leaks the reference.
         context.detach()
-        # detach() pushes the context before it releases it, and leaves it pushed (pycuda 2026.1, cuda.hpp).
+        # detach() pushes the context before it releases it, and does not pop it (pycuda 2026.1, cuda.hpp).
         if _current_context() != before:
             _pop_context()
 
@@ -110,7 +110,7 @@ class PycudaMemory:
 
     def allocate(self, num_bytes: int) -> int:
         cuda = self._started()
-        with _explained(cuda, asked=f"{num_bytes:,} bytes on the GPU"):
+        with _explained(cuda, requested=f"{num_bytes:,} bytes on the GPU"):
             buffer = cuda.mem_alloc(num_bytes)
         self._allocations.append(buffer)
         return int(buffer)
@@ -118,7 +118,7 @@ class PycudaMemory:
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, mapped: bool) -> HostBuffer:
         cuda = self._started()
         flags = cuda.host_alloc_flags.DEVICEMAP if mapped else 0
-        with _explained(cuda, asked=f"page-locked memory for {np.dtype(dtype)} {list(shape)}"):
+        with _explained(cuda, requested=f"page-locked memory for {np.dtype(dtype)} {list(shape)}"):
             array = cuda.pagelocked_empty(shape, dtype, mem_flags=flags)
             address = int(array.base.get_device_pointer()) if mapped else None
         array.fill(0)
@@ -157,15 +157,13 @@ class PycudaMemory:
         driver = self._driver
         if driver is None:
             raise CaptureError(f"cuda-bindings is not installed: {install_command('cuda-bindings')}")
-        # Thread-local: what other threads do with the GPU meanwhile (ONNX Runtime, torch) does not spoil the capture.
+        # Thread-local: work of other threads on the GPU (ONNX Runtime, torch) does not invalidate the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _called(driver, "cuStreamBeginCapture", stream.handle, mode)
         reason, graph = "", None
         try:
             work()
-        except (
-            Exception
-        ) as error:  # a capture that failed is told by its end, and the stream has to leave it in any case
+        except Exception as error:  # raised below: the stream has to end the capture in any case
             reason = str(error.__cause__ or error) or type(error).__name__
         finally:
             try:
@@ -216,7 +214,7 @@ def _load_pycuda() -> ModuleType:
 
 
 def _graph_driver() -> Any:
-    """cuda.bindings.driver, or None where cuda-bindings is not installed."""
+    """cuda.bindings.driver, or None if cuda-bindings is not installed."""
     try:
         return require("cuda.bindings.driver", extra="tensorrt")
     except MissingPackageError:
@@ -224,7 +222,7 @@ def _graph_driver() -> Any:
 
 
 def _current_context() -> int:
-    """The driver's own idea of this thread's context; pycuda tells of those on its own stack alone."""
+    """This thread's current context according to the driver; pycuda knows only the contexts on its own stack."""
     context = ctypes.c_void_p()
     ctypes.CDLL(DRIVER_LIBRARY).cuCtxGetCurrent(ctypes.byref(context))
     return context.value or 0
@@ -235,14 +233,14 @@ def _pop_context() -> None:
 
 
 def _called(driver: Any, function: str, *arguments: Any) -> tuple[Any, ...]:
-    """What a function of cuda-bindings gives, without its error code.
+    """Call a function of cuda-bindings. Returns its values without the error code.
 
     Raises:
-        CaptureError: it gave an error code, or raised: RuntimeError for what the driver lacks, TypeError for a handle.
+        CaptureError: it returned an error code, or raised: RuntimeError if the driver lacks the function, TypeError for a handle.
     """
     try:
         code, *values = getattr(driver, function)(*arguments)
-    except Exception as error:  # whatever a version of it raises: the work can still be launched plainly
+    except Exception as error:  # versions raise different types; kernels can still be launched without a graph
         raise CaptureError(f"{function}: {error or type(error).__name__}") from error
     if int(code) != 0:
         raise CaptureError(f"{function}: {getattr(code, 'name', code)}")
@@ -250,12 +248,12 @@ def _called(driver: Any, function: str, *arguments: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _explained(cuda: ModuleType, *, asked: str = "") -> Iterator[None]:
-    """pycuda's errors in words that help."""
+def _explained(cuda: ModuleType, *, requested: str = "") -> Iterator[None]:
+    """Convert pycuda's errors to `GpuError` with a hint."""
     try:
         yield
     except cuda.MemoryError as error:
-        what = f"for {asked} " if asked else ""
-        raise GpuOutOfMemoryError(f"the GPU has no memory left {what}({error}): {MEMORY_HINT}") from error
+        what = f" for {requested}" if requested else ""
+        raise GpuOutOfMemoryError(f"the GPU does not have enough memory{what} ({error}): {MEMORY_HINT}") from error
     except cuda.Error as error:
         raise GpuError(f"the GPU failed ({error}): {NO_DEVICE_HINT}") from error

@@ -1,6 +1,6 @@
-"""A bundle's TensorRT plan, run from page-locked buffers by one replay of a CUDA graph per decision.
+"""Inference with a bundle's TensorRT plan: page-locked buffers, and one CUDA graph launch per run.
 
-API-checked against TensorRT 10.3, 10.16 and 11.4; where and when it ran is in docs/hardware.md.
+API-checked against TensorRT 10.3, 10.16 and 11.4; docs/hardware.md lists the hardware on which it ran.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 KEPT_ERRORS = 5
 GRAPH_TOLERANCE = 1e-3
-"""Largest difference in a probability or the gate between a plain launch and the graph's; both run the same kernels."""
+"""Maximum difference of an output between runs without and with the graph. Both run the same kernels."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +61,14 @@ class TensorRTEngine:
         batch_size: int | None = None,
         open_memory: Callable[[], GpuMemory] = open_gpu_memory,
     ) -> None:
-        """Name the plan; `with` finds, checks and loads it.
+        """Choose the plan; `with` finds, checks and loads it.
 
         Args:
-            precision: of the plan to take from the bundle's cache; None = the best of those that fit here.
-            plan: a plan that this very process has built, instead of one from the cache. It is not checked: a plan is code.
-            batch_size: N of the plan's inputs; None = the bundle's, and the largest in its cache where the bundle takes any number.
-            open_memory: what gives GPU memory.
+            precision: of a plan in the bundle's cache; None = the best one that matches this machine.
+            plan: use this plan instead of one from the cache. It is not checked, and a plan can run code: pass only a plan that
+                this process has built.
+            batch_size: N of the plan's inputs; None = the bundle's, or with a dynamic batch the largest in its cache.
+            open_memory: opens the GPU memory.
         """
         self._bundle = bundle
         self._precision = precision
@@ -97,7 +98,7 @@ class TensorRTEngine:
 
     @property
     def batch_size(self) -> int | None:
-        """N of the loaded plan; before, of the one to look for."""
+        """N of the loaded plan; before loading, the requested N."""
         return self._loaded.batch_size if self._loaded is not None else self._batch_size
 
     @property
@@ -165,21 +166,20 @@ class TensorRTEngine:
             device_name=device_name,
             batch_size=self._batch_size,
         )
-        self._bundle.file(
-            record.onnx_file
-        )  # a plan says nothing of labels and framing; the file that it was built from does
+        # Checks the ONNX file's digest: a plan has no labels and framing, so these come from the file it was built from.
+        self._bundle.file(record.onnx_file)
         return record, read_plan(self._bundle, record)
 
     def _check_owner(self) -> None:
         if threading.get_ident() != self._owner:
             raise RuntimeError(
-                "a TensorRT engine belongs to the thread that opened it, and another one called it: open an engine in each "
-                "thread, or hand the pairs to the thread that has it"
+                "a TensorRT engine was called by another thread than the one that opened it: open an engine in each thread, or "
+                "pass the pairs to the thread that opened it"
             )
 
 
 class _Loaded:
-    """What lives on the GPU between `__enter__` and `__exit__`: TensorRT's objects, buffers, the stream, the graph."""
+    """The resources between `__enter__` and `__exit__`: TensorRT's objects, buffers, the stream, the graph."""
 
     def __init__(self, memory: GpuMemory, *, where: str, again: str, mapped: bool) -> None:
         self._memory = memory
@@ -201,53 +201,55 @@ class _Loaded:
         self.batch_size = 1
 
     def open(self, plan: bytes) -> None:
-        """Deserialise the plan, make its context, and give every tensor its address, once."""
+        """Deserialise the plan and create its execution context."""
         import tensorrt as trt
 
         with self._memory.active():
             self._logger = _logger(self._errors)
             try:
                 self._runtime = trt.Runtime(self._logger)
-            except TypeError as error:  # what pybind11 makes of a null pointer
+            except TypeError as error:  # pybind11's error for a null pointer
                 raise GpuError(
-                    f"TensorRT {trt.__version__} does not start{self._said()}: look at nvidia-smi"
+                    f"TensorRT {trt.__version__} does not start{self._reasons()}: check nvidia-smi"
                 ) from error
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise PlanError(
-                    f"TensorRT {trt.__version__} does not load {self._where}{self._said()}. Build it again: "
+                    f"TensorRT {trt.__version__} cannot load {self._where}{self._reasons()}. Build it again: "
                     f"{self._again} --force"
                 )
             self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise GpuOutOfMemoryError(f"{self._where} gets no memory on the GPU{self._said()}: {MEMORY_HINT}")
+                raise GpuOutOfMemoryError(
+                    f"the GPU does not have enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
+                )
             self.inputs = _tensors(self._engine, trt.TensorIOMode.INPUT)
             self.outputs = _tensors(self._engine, trt.TensorIOMode.OUTPUT)
 
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
-        """Refuse a plan whose inputs and outputs are not what the manifest promises."""
+        """Refuse a plan whose inputs and outputs differ from the manifest."""
         n, side = batch_size, contract.size
         self.batch_size = n
-        sequences = {
+        inputs = {
             Tensor(name=RGB_INPUT, dtype="uint8", shape=(n, side, side, 3)),
             Tensor(name=DEPTH_INPUT, dtype="uint8", shape=(n, side, side, 2)),
         }
-        gives = {one.name: (one.dtype, *one.shape[:-1]) for one in self.outputs}
+        outputs = {one.name: (one.dtype, *one.shape[:-1]) for one in self.outputs}
         widths = {one.name: one.shape[-1] for one in self.outputs}
         if (
-            set(self.inputs) != sequences
-            or gives != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
+            set(self.inputs) != inputs
+            or outputs != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
             or widths[PROBABILITIES_OUTPUT] != num_labels
         ):
             found = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in (*self.inputs, *self.outputs))
             raise PlanError(
-                f"{self._where} has {found}; the manifest promises {RGB_INPUT} uint8 {[n, side, side, 3]}, {DEPTH_INPUT} "
+                f"{self._where} has {found}; the manifest requires {RGB_INPUT} uint8 {[n, side, side, 3]}, {DEPTH_INPUT} "
                 f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and {GATE_OUTPUT} float32 "
                 f"[{n}, d]. Build it again: {self._again} --force"
             )
 
     def prepare(self) -> None:
-        """Buffers and stream; the first run; then the graph, if it can be had."""
+        """Allocate buffers, run once, then capture a CUDA graph if possible."""
         memory = self._memory
         with memory.active():
             assert self._context is not None
@@ -257,31 +259,31 @@ class _Loaded:
                 address = host.device_address if self._mapped else memory.allocate(host.array.nbytes)
                 if address is None or not self._context.set_tensor_address(tensor.name, address):
                     raise GpuError(
-                        f"TensorRT takes no address for {tensor.name} of {self._where}{self._said()}. Build it again: "
+                        f"TensorRT refuses the address of {tensor.name} of {self._where}{self._reasons()}. Build it again: "
                         f"{self._again} --force"
                     )
                 self._host[tensor.name], self._addresses[tensor.name] = host, address
             stream = self._stream = memory.stream()
-            # Outside of any capture first: TensorRT may still allocate and load kernels in its first run.
+            # First without capture: TensorRT may allocate memory and load kernels in its first run.
             self._queue()
             memory.synchronise(stream)
-            plain = self._answer()
-            if not (np.isfinite(plain.probabilities).all() and np.isfinite(plain.gate).all()):
-                raise PlanError(f"{self._where} answers with NaN or infinity. Build it again: {self._again} --force")
+            plain = self._outputs()
+            if not plain.is_finite:
+                raise PlanError(f"{self._where} outputs NaN or infinity. Build it again: {self._again} --force")
             try:
                 graph = memory.capture(stream, self._queue)
                 for name in (PROBABILITIES_OUTPUT, GATE_OUTPUT):
                     self._host[name].array.fill(np.nan)
                 memory.launch(graph, stream)
                 memory.synchronise(stream)
-                _check_same(plain, self._answer())
+                _check_same(plain, self._outputs())
             except CaptureError as error:
-                self._launch_plainly(error)
+                self._disable_graph(error)
             else:
                 self._graph = graph
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        """One decision, from and to the caller's arrays."""
+        """Run the plan on a full batch. Returns copies of the outputs."""
         with self._memory.active():
             np.copyto(self._host[RGB_INPUT].array, rgb)
             np.copyto(self._host[DEPTH_INPUT].array, depth)
@@ -289,14 +291,14 @@ class _Loaded:
                 if self._graph is not None:
                     self._memory.launch(self._graph, self._stream)
             except CaptureError as error:
-                self._launch_plainly(error)
+                self._disable_graph(error)
             if self._graph is None:
                 self._queue()
             self._memory.synchronise(self._stream)
-            return self._answer()
+            return self._outputs()
 
     def close(self) -> None:
-        """Let go of everything, each before what it stands on."""
+        """Release everything in the order of dependencies."""
         with self._memory.active():
             self._graph = None
             self._context = None
@@ -306,44 +308,46 @@ class _Loaded:
             self._stream = None
             self._host.clear()
 
-    def _launch_plainly(self, error: CaptureError) -> None:
-        """From now on: what the graph would have done can still be queued piece by piece."""
+    def _disable_graph(self, error: CaptureError) -> None:
+        """From now on, launch each kernel separately."""
         self._graph = None
         self.launch = f"plain ({error})"
-        _log.warning("TensorRT without a CUDA graph, each kernel is launched by itself: %s", error)
+        _log.warning("TensorRT runs without a CUDA graph and launches each kernel separately: %s", error)
 
     def _queue(self) -> None:
-        """Queue the copies in, the network, the copies out. On shared memory (Jetson) there is nothing to copy."""
+        """Queue input copies, the network, and output copies. With shared memory (Jetson), nothing is copied."""
         assert self._context is not None
         assert self._stream is not None
         if not self._mapped:
             for one in self.inputs:
                 self._memory.to_device(self._addresses[one.name], self._host[one.name].array, self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
-            raise GpuError(f"TensorRT did not run {self._where}{self._said()}. Build it again: {self._again} --force")
+            raise GpuError(
+                f"TensorRT failed to run {self._where}{self._reasons()}. Build it again: {self._again} --force"
+            )
         if not self._mapped:
             for one in self.outputs:
                 self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
 
-    def _answer(self) -> Decision:
+    def _outputs(self) -> Decision:
         return Decision(
             probabilities=self._host[PROBABILITIES_OUTPUT].array.copy(), gate=self._host[GATE_OUTPUT].array.copy()
         )
 
-    def _said(self) -> str:
+    def _reasons(self) -> str:
         """TensorRT's last errors, as the end of a sentence."""
         return f" ({' | '.join(self._errors)})" if self._errors else ""
 
 
 def _check_same(plain: Decision, replayed: Decision) -> None:
-    """A graph that left something out would answer with what the buffers held before, frame after frame."""
+    """Refuse a graph that does not compute all outputs: it would return old buffer contents in every run."""
     for one, other in ((plain.probabilities, replayed.probabilities), (plain.gate, replayed.gate)):
         if not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False):
-            raise CaptureError("the graph's answer differs from the plain one")
+            raise CaptureError("the graph's output differs from that of separate launches")
 
 
 def _tensors(engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
-    """The plan's inputs or outputs; a type that the contract does not know keeps TensorRT's name."""
+    """The plan's inputs or outputs. Types that the contract does not use keep TensorRT's name."""
     import tensorrt as trt
 
     dtypes = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
@@ -358,7 +362,7 @@ def _tensors(engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, .
 
 
 def _logger(errors: deque[str]) -> trt.ILogger:
-    """A logger that keeps the last errors: TensorRT answers None or False, and says why to the logger alone."""
+    """A logger that keeps the last errors: TensorRT returns None or False, and reports the reason only to its logger."""
     import tensorrt as trt
 
     class _Logger(trt.ILogger):  # type: ignore[misc]

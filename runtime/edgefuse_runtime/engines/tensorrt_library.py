@@ -1,4 +1,4 @@
-"""Loading TensorRT, or saying which of its parts is missing and how this machine gets it. Shared by builder and engine."""
+"""Loading TensorRT, with an error that names the missing part and its install command on this machine."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ FIRST_L4T_OF_CUDA_13 = 38
 
 
 def load_tensorrt(*, root: Path = Path("/")) -> str:
-    """Check that `import tensorrt` works. Afterwards each function imports it itself, so that mypy can check what it uses.
+    """Check that `import tensorrt` works. Afterwards each function imports it itself, so that mypy can check its calls.
 
     Args:
-        root: where the system's files stand.
+        root: root of the file system.
 
     Returns:
         The version, such as "10.3.0".
 
     Raises:
-        MissingPackageError: the bindings are missing, libnvinfer is missing beside them, or they are too old.
+        MissingPackageError: the bindings or their library libnvinfer are missing, or they are too old.
     """
     try:
         trt = importlib.import_module("tensorrt")
@@ -35,13 +35,13 @@ def load_tensorrt(*, root: Path = Path("/")) -> str:
         raise MissingPackageError(f"TensorRT's Python bindings are not installed. {_install(root)}") from error
     except (ImportError, OSError) as error:
         library = re.search(r"lib(nv|cu)\w+\.so[.\d]*", str(error))
-        missing = f"the library {library.group()} is missing" if library else "a library under them is missing"
+        missing = f"the library {library.group()} is missing" if library else "a library that they need is missing"
         raise MissingPackageError(
             f"TensorRT's Python bindings are installed, but {missing} ({error}). {_libraries(root)}"
         ) from error
-    if not hasattr(trt, "__version__"):  # any folder called tensorrt is a package to Python, such as in /usr/src
+    if not hasattr(trt, "__version__"):  # Python imports any folder called tensorrt as a package, such as in /usr/src
         raise MissingPackageError(
-            f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is something else. {_install(root)}"
+            f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is another folder of that name. {_install(root)}"
         )
     version = str(trt.__version__)
     if version_numbers(version) < OLDEST:
@@ -57,13 +57,13 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Is this a Jetson? Its TensorRT comes with JetPack, not from pip."""
+    """Whether this is a Jetson, whose TensorRT comes with JetPack, not from pip."""
     return platform.machine() == "aarch64" and (root / "etc/nv_tegra_release").is_file()
 
 
 def install_command(package: str, *, root: Path = Path("/")) -> str:
-    """How this machine gets pycuda or cuda-bindings: on a Jetson by name, for the extra may bring a TensorRT from pip,
-    which hides JetPack's.
+    """The command that installs pycuda or cuda-bindings. On a Jetson without the extra, which may install a TensorRT from pip
+    that hides JetPack's.
     """
     if not is_jetson(root):
         return INSTALL
@@ -80,11 +80,11 @@ def _install(root: Path) -> str:
     found = sorted(path.parent for path in (root / "usr/lib").glob("python3*/dist-packages/tensorrt"))
     if not found:
         return (
-            "This is a Jetson, whose TensorRT belongs to JetPack, not to pip: sudo apt-get install python3-libnvinfer, then "
-            "python3 -m venv --system-site-packages .venv, so that the environment sees it"
+            "This is a Jetson, whose TensorRT comes with JetPack, not from pip: sudo apt-get install python3-libnvinfer, then "
+            "python3 -m venv --system-site-packages .venv, so that the environment can import it"
         )
     return (
-        f"This is a Jetson and JetPack's bindings are in {found[0]}, which this environment does not see: make it with "
+        f"This is a Jetson and JetPack's bindings are in {found[0]}, which this environment cannot import: create it with "
         f"python3 -m venv --system-site-packages .venv, or add the folder: echo {found[0]} > "
         f"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')/jetpack.pth"
     )
@@ -92,8 +92,8 @@ def _install(root: Path) -> str:
 
 def _libraries(root: Path) -> str:
     if is_jetson(root):
-        return "This is a Jetson, whose TensorRT belongs to JetPack: sudo apt-get install libnvinfer-bin python3-libnvinfer"
+        return "This is a Jetson, whose TensorRT comes with JetPack: sudo apt-get install libnvinfer-bin python3-libnvinfer"
     return (
-        f"Install bindings and libraries together, in one version: {INSTALL}; or add the folder that has the library to "
+        f"Install bindings and libraries of the same version together: {INSTALL}; or add the library's folder to "
         f"LD_LIBRARY_PATH"
     )

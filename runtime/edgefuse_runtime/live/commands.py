@@ -29,23 +29,24 @@ def live(  # long: each option is a parameter
     camera: CameraSpec = "realsense",
     roi: RegionSpec = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many. Default: go on to the end.")
+        int | None,
+        typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many frames. Default: run until the stream ends."),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option(help="Write a JSON object per result, and the summary, into this file.")
+        Path | None, typer.Option(help="Write each result, and then the summary, as a line of JSON to this file.")
     ] = None,
     engine: EngineWord = "auto",
     file: ModelFile = None,
     threads: NumThreads = None,
     real_time: Annotated[
-        bool, typer.Option("--real-time", help="Play a recording at its own pace and drop what comes too fast.")
+        bool, typer.Option("--real-time", help="Play a recording at its recorded rate, and drop frames when too slow.")
     ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decide live on frames of a RealSense, a recording, a folder, or the built-in scenes.
+    """Classify the frames of a RealSense camera, a recording, a folder, or the built-in scenes.
 
-    Ends at the end of the stream, after --frames, or on Ctrl-C. --json prints the summary alone.
+    Stops at the end of the stream, after --frames, or on Ctrl-C. --json prints only the summary.
     """
     from contextlib import ExitStack
 
@@ -86,10 +87,10 @@ def live(  # long: each option is a parameter
     if summary.failed_sinks:
         raise typer.Exit(1)
     if summary.processed == 0:
-        say("no frame was decided: nothing came, or no region was found")
+        say("no frame was classified: no frame arrived, or no region was found")
         raise typer.Exit(1)
     if summary.not_finite == summary.processed:
         say(
-            "no frame was decided: every answer of the model was NaN or infinity; export it again with --precision fp32"
+            "no frame was classified: every output of the model had NaN or infinity; export it again with --precision fp32"
         )
         raise typer.Exit(1)

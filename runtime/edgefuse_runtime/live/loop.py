@@ -1,7 +1,4 @@
-"""The live loop: a frame, its region, the engine, a result to every sink; and a summary in the end.
-
-Owns the order of things; the command line, the demo and the benchmarks call `run_live`.
-"""
+"""The live loop: for each frame the region, the engine, and a result to every sink; then a summary."""
 
 from __future__ import annotations
 
@@ -45,25 +42,26 @@ def run_live(
     num_frames: int | None = None,
     stop: threading.Event | None = None,
 ) -> LiveSummary:
-    """Decide about the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
+    """Classify the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
-    A sink that fails is given nothing more and the run goes on, as long as another one is left. May be called in any thread;
-    Ctrl-C reaches the main thread alone, and a second one is ignored while the summary is written.
+    A sink that fails is removed, and the run continues with the others; it ends when none is left. May be called in any thread.
+    Only the main thread receives Ctrl-C; further ones are ignored while the summary is written.
 
-    Warnings are logged, each once, when they are first known.
+    Each warning is logged once, when its condition is first met.
 
     Args:
-        engine, camera, sinks: opened by the caller, who also closes them.
-        region: where to look; None = what the camera knows, or the whole picture. A `ChosenRegion` is told of in the summary.
-        fallback: what to report while a sensor is dead, from the bundle's manifest; None = no decision.
+        engine, camera, sinks: opened and closed by the caller.
+        region: the region source; None = the camera's own region if it has one, otherwise the whole image. The summary reports a
+            `ChosenRegion`.
+        degraded_mode: whether to predict or abstain if a sensor is missing, from the bundle's manifest; None = abstain.
         num_frames: frames to read.
-        stop: set it from another thread or a signal handler to end the run.
+        stop: set it in another thread or a signal handler to end the run.
 
     Returns:
-        The summary; sinks have it too.
+        The summary, which the sinks also receive.
 
     Raises:
-        UserError: the camera is aligned otherwise than the engine's contract says, or failed; the sinks have the summary.
+        UserError: the camera failed (the sinks have received the summary), or its alignment differs from the engine's contract.
     """
     _check_align(engine, camera)
     statistics = Statistics(engine, camera.counters, region=region)
@@ -72,17 +70,17 @@ def run_live(
     ended, failure = _decide_all(
         frames(camera, num_frames=num_frames, stop=stop), decide=decide, statistics=statistics, outputs=outputs
     )
-    with _undisturbed():
+    with _signals_ignored():
         if ended == "end of stream":
             ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
         summary = statistics.summary(camera, ended=ended, failure=failure, failed_sinks=outputs.failed)
-        outputs.give_summary(summary)
+        outputs.write_summary(summary)
     if failure is not None:
         raise failure
     return replace(summary, failed_sinks=tuple(outputs.failed))
 
 
-def live(  # long: what may be asked for, and its words
+def live(  # long: a public function, with documentation for each parameter
     bundle: str | Path,
     *,
     camera: str = "realsense",
@@ -93,25 +91,25 @@ def live(  # long: what may be asked for, and its words
     num_frames: int | None = None,
     real_time: bool = True,
 ) -> Iterator[Result]:
-    """Yield a result for every frame that a camera gives while the caller keeps up; the newest frame wins otherwise.
+    """Yield a result for each frame of a camera. If the caller is too slow, older frames are dropped.
 
-    A camera and a recording in real time keep one frame for the caller, the newest; what it missed is counted in the next result's
-    `dropped`. A folder and the synthetic camera wait for the caller and drop nothing.
+    A camera, or a recording in real time, keeps only the newest frame for the caller; dropped frames are counted in `dropped` of
+    the next result. A folder and the synthetic camera wait for the caller and drop nothing.
 
-    Nothing is opened before the first result is asked for. Camera and engine are closed when the stream ends, when the generator
-    is closed or forgotten (a `for` loop that is left forgets it), on errors, and when the program ends. Use it in one thread.
+    Camera and engine are opened when the first result is requested. They are closed when the stream ends, when the generator is
+    closed or garbage-collected (such as after `break` in a `for` loop), on errors, and at program exit. Use it in one thread.
 
     Args:
-        bundle: the folder that `edgefuse export` made.
+        bundle: the folder made by `edgefuse export`.
         camera: "realsense", "realsense:SERIAL", a recording (.db3, .bag), a data set folder, or "synthetic".
-        roi: as `edgefuse live --roi`: "x,y,w,h", "center", "nearest", "whole" or a regions file; None = as the training data
-            was cropped. Frames in which nothing is found give no result.
+        roi: as `edgefuse live --roi`: "x,y,w,h", "center", "nearest", "whole" or a regions file; None = the region of the training
+            data. Frames in which no region is found yield no result.
         engine, file, num_threads: see `edgefuse.Classifier`.
         num_frames: frames to read; None = until the stream ends.
-        real_time: play a recording at its own pace, and drop what the caller misses; False = every frame.
+        real_time: play a recording at its recorded rate, and drop the frames that the caller misses; False = every frame.
 
     Raises:
-        EdgefuseError: no bundle, no camera, a damaged recording, or an engine that failed.
+        EdgefuseError: the bundle or camera is missing, the recording is damaged, or the engine failed.
 
     Example:
         >>> import edgefuse
@@ -126,8 +124,8 @@ def live(  # long: what may be asked for, and its words
     given = None if roi is None else parse_region(roi)
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            # A generator that still waits when the program ends would be closed while the interpreter is taken down, which
-            # ends the process in librealsense ("terminate called without an active exception").
+            # Otherwise a suspended generator would be closed during interpreter shutdown, where librealsense terminates the
+            # process ("terminate called without an active exception").
             atexit.register(stack.close)
             stack.callback(atexit.unregister, stack.close)
         runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=num_threads))
@@ -150,7 +148,7 @@ def live(  # long: what may be asked for, and its words
 def _check_align(engine: Engine, camera: Camera) -> None:
     if camera.align != engine.contract.align:
         raise UserError(
-            f"the camera's pairs are aligned to {camera.align}, the bundle's contract says {engine.contract.align}: "
+            f"the camera's pairs are aligned to {camera.align}, but the bundle's contract requires {engine.contract.align}: "
             f"open the camera with align={engine.contract.align!r}"
         )
 
@@ -158,7 +156,7 @@ def _check_align(engine: Engine, camera: Camera) -> None:
 def _decide_all(
     stream: Iterable[Frame], *, decide: _Decider, statistics: Statistics, outputs: Outputs
 ) -> tuple[Ending, Exception | None]:
-    """Decide about each frame; why it ended, and the error where that was one: it has to wait for the summary."""
+    """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
     last_ns = time.perf_counter_ns()
     try:
         for frame in stream:
@@ -167,8 +165,8 @@ def _decide_all(
                 statistics.without_region += 1
             else:
                 statistics.add(result)
-                outputs.give_result(result)
-            if outputs.are_all_gone:
+                outputs.write_result(result)
+            if outputs.all_failed:
                 return "no output left", None
             last_ns = time.perf_counter_ns()
     except KeyboardInterrupt as interrupt:
@@ -179,7 +177,7 @@ def _decide_all(
 
 
 _SIGNALS: dict[str, Ending] = {"SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
-"""What the command line's signal handler puts into its KeyboardInterrupt."""
+"""Messages of the KeyboardInterrupt that the command line's signal handler raises."""
 
 
 def _ending(*, stop: threading.Event | None, reached: bool) -> Ending:
@@ -189,8 +187,8 @@ def _ending(*, stop: threading.Event | None, reached: bool) -> Ending:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ignore the signals that end a run while it is being ended; other threads have none."""
+def _signals_ignored() -> Iterator[None]:
+    """Ignore SIGINT, SIGTERM and SIGHUP while the summary is written. Only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -206,7 +204,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 class _Decider:
-    """From a frame to its result: where to look, whether the sensors live, what the model says, what of it is reported."""
+    """From a frame to its result: region, sensor states, prediction, degraded mode."""
 
     def __init__(
         self,
@@ -222,7 +220,7 @@ class _Decider:
         self._monitor = SensorHealthMonitor()
 
     def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:
-        """The result, or None where there is nothing to look at."""
+        """The result, or None if no region was found."""
         engine = self._engine
         region_started_ns = time.perf_counter_ns()
         region = self._find(frame)
@@ -232,10 +230,10 @@ class _Decider:
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
         sensors = self._monitor(frame, framed, roi=region.roi)
-        shown = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=region_started_ns)
-        (found,) = predict(engine, self._degraded_mode, [shown])
+        framed_region = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        (found,) = predict(engine, self._degraded_mode, [framed_region])
         if sensors.depth == "ok":
-            self._clipping.look(framed.depth)
+            self._clipping.add(framed.depth)
         expected = _expected(region, frame)
         most_likely = found.top(TOP_CLASSES) if found.label is not None else ()
         return Result(

@@ -1,7 +1,4 @@
-"""What a live run's summary is made of: timings, accuracy, sensors, clipped depth, and the warnings about them.
-
-Owns the collecting, in bounded memory; the live loop adds each result.
-"""
+"""Statistics of a live run, in bounded memory: timings, accuracy, sensor states, clipped depth, and warnings about them."""
 
 from __future__ import annotations
 
@@ -24,45 +21,46 @@ from edgefuse_runtime.results import STAGES, Ending, LiveSummary, Result, Score
 _log = logging.getLogger(__name__)
 
 MAX_SAMPLES = 100_000
-"""Timings kept for the percentiles, newest first: about an hour at 30 frames a second, however long the run."""
+"""Number of timings retained for the percentiles, the newest ones: about an hour at 30 frames/s."""
 
 CLIPPED_EVERY = 8
-"""Depth is looked at for measurements out of the model's range in each so many-th frame, and a warning said after some looks."""
-MIN_LOOKS = 3
+"""Every n-th frame is checked for depth out of the model's range."""
+MIN_CHECKS = 3
+"""Number of these checks before a warning is logged."""
 MAX_SKEWED = 0.05
-"""Share of the pairs whose halves are steadily apart in time, above which a reader is warned."""
+"""Maximum fraction of skewed pairs without a warning."""
 
 
 class Clipping:
-    """How much of the measured depth in the framed regions the contract's range clips, looked at now and then."""
+    """Fraction of the measured depth in the framed regions that is out of the contract's range, from a sample of the frames."""
 
     def __init__(self, contract: InputContract) -> None:
         self._contract = contract
         self._num_frames = 0
-        self.num_looks = 0
+        self.num_checks = 0
         self._sums = np.zeros(2)
 
-    def look(self, depth: NDArray[np.uint8]) -> None:
-        """Take a framed depth picture, uint8 [S, S, 2] of the contract's bytes; about 0.03 ms in each eighth frame."""
+    def add(self, depth: NDArray[np.uint8]) -> None:
+        """Add a framed depth image, uint8 [S, S, 2] of the contract's bytes; takes about 0.03 ms in every eighth frame."""
         if self._num_frames % CLIPPED_EVERY == 0:
             codes = codes_from_bytes(depth)
             near_m, far_m = self._contract.near_m, self._contract.far_m
             self._sums += clipped(codes, depth_unit_m=DEPTH_UNIT_M, near_m=near_m, far_m=far_m)
-            self.num_looks += 1
+            self.num_checks += 1
         self._num_frames += 1
 
     def mean(self) -> Clipped | None:
-        """Over the looks so far; None before the first."""
-        return Clipped(*(self._sums / self.num_looks).tolist()) if self.num_looks else None
+        """Mean over the checks so far; None before the first."""
+        return Clipped(*(self._sums / self.num_checks).tolist()) if self.num_checks else None
 
     def warning(self) -> str | None:
-        """One line where too much is clipped."""
+        """One line if too much is out of range, else None."""
         found = self.mean()
         return None if found is None else found.warning(near_m=self._contract.near_m, far_m=self._contract.far_m)
 
 
 class Statistics:
-    """What the summary needs from each result, in bounded memory; warnings are logged when they are first known."""
+    """Collects the data of the summary from each result. Each warning is logged once, when its condition is first met."""
 
     def __init__(self, engine: Engine, counters: Counters, *, region: RegionSource | None = None) -> None:
         self._region = region if isinstance(region, ChosenRegion) else None
@@ -95,8 +93,8 @@ class Statistics:
         self._not_finite += not result.is_finite
         self._score.add(result)
         if not result.is_finite:
-            self._warn_once("finite", f"{NOT_FINITE} but NaN or infinity for frame {result.name}: no decision there")
-        if self.clipping.num_looks == MIN_LOOKS:
+            self._warn_once("finite", f"{NOT_FINITE} for frame {result.name} (NaN or infinity): no decision")
+        if self.clipping.num_checks == MIN_CHECKS:
             self._warn_once("clipped", self.clipping.warning())
 
     def _warn_once(self, what: str, line: str | None) -> None:
@@ -113,14 +111,14 @@ class Statistics:
         failure: Exception | None,
         failed_sinks: Sequence[str],
     ) -> LiveSummary:
-        """The summary of the run, which is over now."""
+        """The summary, at the end of the run."""
         elapsed_s = (time.perf_counter_ns() - self._started_ns) / 1e9
         counters, before = camera.counters, self._before
         skew = _skew_warning(counters.skewed - before.skewed, counters.delivered - before.delivered)
         self._warn_once("clipped", self.clipping.warning())
         self._warn_once("skewed", skew)
-        left_out = None if self._region is None else self._region.note()
-        self._warn_once("regions", left_out)
+        skipped = None if self._region is None else self._region.note()
+        self._warn_once("regions", skipped)
         found = self.clipping.mean()
         num_finite = self.processed - self._not_finite
         return LiveSummary(
@@ -145,7 +143,7 @@ class Statistics:
             accuracy=self._score.accuracy(),
             ended=ended,
             failure=None if failure is None else str(failure),
-            warnings=(*self._warnings(), *filter(None, (skew, left_out))),
+            warnings=(*self._warnings(), *filter(None, (skew, skipped))),
             failed_sinks=tuple(failed_sinks),
             engine=self._engine.description,
             camera=camera.description,
@@ -174,8 +172,8 @@ def _skew_warning(num_skewed: int, num_pairs: int) -> str | None:
     if num_skewed <= MAX_SKEWED * num_pairs:
         return None
     return (
-        f"colour and depth were taken more than half a frame apart in {num_skewed} of {num_pairs} pairs: plug the camera in "
-        f"again, and update librealsense to 2.58.4 or newer (clocks wrap after 71 minutes)"
+        f"colour and depth are more than half a frame period apart in {num_skewed} of {num_pairs} pairs: reconnect the camera, "
+        f"and update librealsense to 2.58.4 or newer (clocks wrap after 71 minutes)"
     )
 
 

@@ -1,1 +1,1 @@
-"""Recording: labelled sequences of a data set, and RealSense recordings (.db3)."""
+"""Recording labelled sequences to a data set, and RealSense recordings (.db3)."""

@@ -13,25 +13,26 @@ from edgefuse_runtime.regions.option import RegionSpec, parsed_region
 
 def record(  # long: each option is a parameter
     out: Annotated[
-        str,  # a Path has no "" any more
-        typer.Argument(help="The data set folder; made where it does not exist, added to where it does."),
+        str,  # a Path would turn "" into "."
+        typer.Argument(help="Data set folder. Created if it does not exist; otherwise the sequence is added."),
     ],
-    label: Annotated[str, typer.Option(help="The class that the frames show.")],
+    label: Annotated[str, typer.Option(help="Class of the frames.")],
     camera: CameraSpec = "realsense",
-    sequence: Annotated[str | None, typer.Option(help="Name of the take. Default: date and time.")] = None,
+    sequence: Annotated[str | None, typer.Option(help="Name of the sequence. Default: date and time.")] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, max=MAX_FRAMES, help="Pairs to record. Default: until Ctrl-C or the end.")
     ] = None,
     every: Annotated[
-        int, typer.Option(min=1, max=MAX_FRAMES, help="Keep each N-th frame: neighbours are nearly the same picture.")
+        int,
+        typer.Option(min=1, max=MAX_FRAMES, help="Record every N-th frame: consecutive images are nearly identical."),
     ] = 1,
     roi: RegionSpec = None,
-    align: Annotated[str, typer.Option(help="Whose view the pairs share: color or depth.")] = "color",
+    align: Annotated[str, typer.Option(help="color: align depth to colour. depth: align colour to depth.")] = "color",
     force: Force = False,
 ) -> None:
-    """Record labelled pairs of a camera (or a recording) as one take of a data set.
+    """Record labelled pairs of a camera (or a recording) as one sequence of a data set.
 
-    Takes are what splits keep together: record several of each class, each with another object, place or light.
+    Splits never divide a sequence: record several per class, with different objects, places and light.
     """
     from typing import cast
 
@@ -42,7 +43,7 @@ def record(  # long: each option is a parameter
     from edgefuse_runtime.cameras import open_camera
     from edgefuse_runtime.recording.record import record as record_sequence
 
-    if not out.strip():  # a shell makes it of a variable that is not set
+    if not out.strip():  # such as from an unset variable of the shell
         raise UserError(
             f"the data set folder is empty: {out!r} was given, a name was expected (. is the current folder)"
         )
@@ -64,4 +65,6 @@ def record(  # long: each option is a parameter
             force=force,
             progress=progress,
         )
-    say(f"take: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN")
+    say(
+        f"sequence: {folder} ({len(list(folder.glob('*_rgb.png')))} pairs); next: edgefuse train {quoted(out)} --out RUN"
+    )

@@ -1,6 +1,6 @@
-"""Recording frames of a camera into the folder layout, as one take of one class.
+"""Recording frames of a camera to the folder layout, as one sequence of one class.
 
-Owns what is recorded and when it is refused; how a take grows on the disk is `edgefuse_runtime.recording.sequence_writer`'s.
+Decides what is recorded and what is refused; `edgefuse_runtime.recording.sequence_writer` writes the files.
 """
 
 from __future__ import annotations
@@ -42,42 +42,43 @@ def record(  # long: each option is a parameter
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write frames of an open camera to `root/label/instance/`.
+    """Write frames of an open camera to `root/label/sequence/`.
 
-    A pair is there with both its images or not at all, whenever the process ends. Ctrl-C and errors keep the pairs that were
-    written. Where a take is replaced, the old one stays after an error, and after Ctrl-C before `num_frames` pairs.
+    A pair on the disk always has both images, even if the process is killed. After Ctrl-C or an error, the pairs written so far
+    are kept. If an existing sequence is being replaced, the old one is kept after an error, and after Ctrl-C before `num_frames`
+    pairs.
 
     Args:
-        root: a data set's root; made where it does not exist.
-        label: the class that the frames show.
-        instance: name of the take; None = made of the date and time.
+        root: the data set folder; created if it does not exist.
+        label: class of the frames.
+        sequence: name of the sequence; None = date and time.
         num_frames: pairs to write; None = until the stream ends.
-        region: store the square around this region alone, at the camera's resolution; frames without one are left out.
-        every: keep each N-th frame.
-        force: replace a take of this name; the old one stays until the new one is complete.
-        progress: called with the pairs written so far and `num_frames`.
+        region: store only the square around this region, at the camera's resolution; frames without a region are skipped.
+        every: record every N-th frame.
+        force: replace an existing sequence; the old one is kept until the new one is complete.
+        progress: called with the number of pairs written so far and `num_frames`.
 
     Returns:
-        The take's folder.
+        The folder of the sequence.
 
     Raises:
-        UserError: names that are no folder names, a take that exists or is being recorded, a data set with another unit,
-            alignment or region, a region of no use in the image, no frame at all, or a camera that failed.
+        UserError: a name is not valid for a folder, the sequence exists or is being recorded, the data set has another depth unit,
+            alignment or region, the region is outside the image, no frame was recorded, or the camera failed.
         OSError: the disk is full.
     """
     if every < 1 or (num_frames is not None and num_frames < 1):
         raise UserError(f"every {every}, frames {num_frames}: 1 or more was expected")
     check_name(label, what="label")
-    check_name(sequence if sequence is not None else label, what="take")
+    check_name(sequence if sequence is not None else label, what="sequence")
     _check_label(root, label)
-    job = _Job(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
+    recording = _Recording(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
     with open_sequence(root, label, sequence, force=force) as writer:
-        failure = job.run(writer, progress)
+        failure = recording.write_to(writer, progress)
         if writer.num_written:
-            for text in job.warnings():
+            for text in recording.warnings():
                 _log.warning("%s", text)
         if writer.replaces and (failure is not None or writer.num_written < (num_frames or 0)):
-            raise _keep_old_sequence(writer, num_frames, failure)  # inside: it has not been replaced yet
+            raise _not_replaced(writer, num_frames, failure)  # inside the block: the sequence has not been replaced yet
         if failure is not None:
             if writer.num_written:
                 _log.info("%d pairs are kept in %s", writer.num_written, writer.folder)
@@ -85,14 +86,14 @@ def record(  # long: each option is a parameter
     return writer.folder
 
 
-def _keep_old_sequence(writer: SequenceWriter, num_frames: int | None, failure: Exception | None) -> Exception:
-    """The error of a recording that should have replaced a take, and came to an end before."""
+def _not_replaced(writer: SequenceWriter, num_frames: int | None, failure: Exception | None) -> Exception:
+    """The error for a recording that ended before it could replace a sequence."""
     if failure is not None and not isinstance(failure, UserError | OSError):
-        return failure  # a fault, which is reported as one
+        return failure  # a bug: report it with its traceback
     wanted = f" of {num_frames}" if num_frames is not None else ""
     reason = f" ({failure})" if failure is not None else ""
     error = UserError(
-        f"{writer.folder} stays as it was: {writer.num_written}{wanted} new pairs were recorded{reason}; record again, or under "
+        f"{writer.folder} was not replaced: {writer.num_written}{wanted} new pairs were recorded{reason}; record again, or use "
         "another name with --sequence"
     )
     error.__cause__ = failure
@@ -100,8 +101,8 @@ def _keep_old_sequence(writer: SequenceWriter, num_frames: int | None, failure: 
 
 
 @dataclass(kw_only=True)
-class _Job:
-    """From the camera's frames to the pairs of a take."""
+class _Recording:
+    """From the camera's frames to the pairs of a sequence."""
 
     root: Path
     label: str
@@ -111,8 +112,8 @@ class _Job:
     num_frames: int | None
     other_labels: Counter[str] = field(default_factory=Counter)
 
-    def run(self, sequence: SequenceWriter, progress: Progress) -> Exception | None:
-        """Write pairs into `take`. The error that ends it, also where there was no pair, is returned: pairs are kept."""
+    def write_to(self, sequence: SequenceWriter, progress: Progress) -> Exception | None:
+        """Write pairs to `sequence`. Returns its error instead of raising it, so that the pairs are kept; also without any pair."""
         failure: Exception | None = None
         try:
             for number, (frame, pair) in enumerate(self._pairs(), start=1):
@@ -132,20 +133,20 @@ class _Job:
         except Exception as error:
             failure = failure or error
         if failure is None and not sequence.num_written:
-            reason = self._note() or "the camera gave no frame, or no region was found in any"
+            reason = self._note() or "no frame arrived, or no region was found in any frame"
             return UserError(f"nothing was recorded: {reason}")
         return failure
 
     def warnings(self) -> Iterator[str]:
-        """What looks wrong after the run, one line each."""
+        """Warnings after the run, one line each."""
         note = self._note()
         if note is not None:
             yield note
         if self.other_labels:
             found = ", ".join(printable(name) for name, _ in self.other_labels.most_common(3))
             yield (
-                f"{self.other_labels.total()} pairs show another class by their source (such as {found}), recorded as "
-                f"{printable(self.label)}"
+                f"{self.other_labels.total()} pairs recorded as {printable(self.label)} have another class in their source (such as "
+                f"{found})"
             )
 
     def _note(self) -> str | None:
@@ -160,13 +161,13 @@ class _Job:
                 yield frame, pair
 
     def _cropped(self, frame: Frame) -> Pair | None:
-        """The pair to store. The crop is `framing`'s own: seen whole, it gives the model what live gives it for the region."""
+        """The pair to store. `framing.crop` is also used by live, so that training on the crop gives the model the same input."""
         found = self.region(frame) if self.region is not None else None
         if self.region is not None and found is None:
             return None
-        shown = found.label if found is not None and found.label is not None else frame.label
-        if shown not in (None, self.label):
-            self.other_labels[str(shown)] += 1
+        source_label = found.label if found is not None and found.label is not None else frame.label
+        if source_label not in (None, self.label):
+            self.other_labels[str(source_label)] += 1
         if found is None:
             return frame.rgb, frame.depth
         height, width = frame.depth.shape
@@ -175,9 +176,9 @@ class _Job:
 
     @contextmanager
     def _described(self, frame: Frame) -> Iterator[None]:
-        """Describe a data set without a pair as this frame is, while the block writes the first one; refuse what does not fit.
+        """Create `dataset.json` from this frame if the data set is empty, while the block writes the first pair; else check it.
 
-        Without a pair in the end the description goes: what recorded nothing decides nothing for others, who wait for it.
+        If no pair was written, `dataset.json` is removed, so that it does not restrict other recordings. These wait for this block.
         """
         root, region = self.root, self._region_word()
         with _only_writer(root):
@@ -198,7 +199,7 @@ class _Job:
                     (root / DATASET_NAME).unlink(missing_ok=True)
 
     def _region_word(self) -> str | None:
-        """What the data set says of its regions; None = not known, as of a folder that does not say it."""
+        """The region for `dataset.json`; None = unknown, if the source is a folder without one."""
         if self.region is None and self.camera.description.get("kind") == "folder":
             region = self.camera.description.get("region")
             return region if isinstance(region, str) else None
@@ -209,43 +210,43 @@ def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
     found = describe(root)
     if abs(found.depth_unit_m - frame.depth_unit_m) > 1e-9 or found.align != frame.align:
         raise UserError(
-            f"{root} has depth in units of {found.depth_unit_m:g} m aligned to {found.align}, this camera gives "
-            f"{frame.depth_unit_m:g} m aligned to {frame.align}: record into another folder, or with --align {found.align}"
+            f"{root} has depth in units of {found.depth_unit_m:g} m aligned to {found.align}, but this camera has "
+            f"{frame.depth_unit_m:g} m aligned to {frame.align}: record to another folder, or with --align {found.align}"
         )
     if not regions_agree(found.region, region):
         same = "without --roi" if found.region == WHOLE else f"with --roi {found.region}"
         raise UserError(
-            f"{root} holds images of the region {printable(str(found.region))}, these would be of {region}: a model needs one "
-            f"kind; record {same}, or into another folder"
+            f"{root} has images of the region {printable(str(found.region))}, but the new ones would be of {region}, and a model "
+            f"needs the same region in all images: record {same}, or to another folder"
         )
 
 
 @contextmanager
 def _only_writer(root: Path) -> Iterator[None]:
-    """Wait for others that write the description and the first pair, which takes them an instant."""
+    """Wait for other processes that write `dataset.json` and the first pair; this is short."""
     deadline_s = time.monotonic() + DESCRIPTION_TIMEOUT_S
     with ExitStack() as stack:
         while not stack.enter_context(locked(root)):
             stack.close()
             if time.monotonic() > deadline_s:
-                raise UserError(f"{root} is locked by another process: end it, or record into another folder")
+                raise UserError(f"{root} is locked by another process: end that process, or record to another folder")
             time.sleep(0.01)
         yield
 
 
 def _check_label(root: Path, label: str) -> None:
-    """Refuse a class that would make the folder look like a split; warn of one that people take for another."""
+    """Refuse a class name that would turn the folder into a split; warn about one that is easily confused with another."""
     others = [path.name for path in root.iterdir() if path.is_dir() and path.name[:1] != "."] if root.is_dir() else []
     reason = f"the label {label!r} is the name of a part of a split"
     if label in split_folders(sorted({*others, label})):
         raise UserError(
-            f"{reason}, so {root} would be taken for one, not for classes: choose another name, such as {label}_1"
+            f"{reason}, so {root} would be read as a split instead of classes: choose another name, such as {label}_1"
         )
     if label in split_folders(["train", "val", label]):
-        _log.warning("%s: with another of them beside it, %s is refused", reason, root)
+        _log.warning("%s: with a second such folder, %s would be refused", reason, root)
     alike = [name for name in others if name != label and _folded(name) == _folded(label)]
     if alike and label not in others:
-        _log.warning("the label %r is a class of its own beside %r: is it the same thing?", label, alike[0])
+        _log.warning("the label %r is similar to the class %r, but becomes a separate class", label, alike[0])
 
 
 def _folded(name: str) -> str:

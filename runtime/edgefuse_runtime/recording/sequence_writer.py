@@ -1,7 +1,7 @@
-"""A take as it grows on the disk: claimed by one process, and made of whole pairs whenever that process ends.
+"""Writing a sequence to the disk: locked by one process, with complete pairs at any time, even if the process is killed.
 
-Images are encoded and written by threads beside the camera's, so that recording keeps a camera's pace and Ctrl-C never comes
-between the two files of a pair. Owns names, claims and the order of writing; `edgefuse_runtime.recording.record` decides what is written.
+Separate threads encode and write the images, so that recording keeps up with the camera, and Ctrl-C never comes between the two
+files of a pair.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 
 NUM_WRITERS = 2
 MAX_WAITING = 8
-"""Pairs in memory that are not written yet; a camera that is faster for long has its frames dropped, and counted."""
+"""Maximum number of pairs in memory that are not yet written. If the camera is faster for longer, frames are dropped and counted."""
 
 
 class SequenceWriter:
-    """One take that this process writes.
+    """Writes the pairs of one sequence.
 
     Attributes:
-        folder: where it is in the end.
-        replaces: pairs are written aside and take the place of another take in the end.
-        num_written: pairs on the disk.
+        folder: the sequence's folder.
+        replaces: whether an existing sequence is being replaced. Pairs are then written to a temporary folder first.
+        num_written: number of pairs on the disk.
     """
 
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor, *, aside: Path | None) -> None:
+    def __init__(self, folder: Path, pool: ThreadPoolExecutor, *, temporary: Path | None) -> None:
         self.folder = folder
-        self.replaces = aside is not None
+        self.replaces = temporary is not None
         self.num_written = 0
-        self._aside = aside
+        self._temporary = temporary
         self._pool = pool
         self._waiting: deque[Future[None]] = deque()
         self._num_added = 0
 
     def add(self, pair: Pair) -> None:
-        """Have a pair written; waits where too many are waiting.
+        """Queue a pair for writing. Blocks while more than `MAX_WAITING` pairs are queued.
 
         Raises:
             OSError: an earlier pair could not be written.
         """
         self._num_added += 1
         name = f"frame_{self._num_added:06d}"
-        if self._num_added == 1:  # alone: it makes the take's folder
+        if self._num_added == 1:  # synchronously: it creates the sequence's folder
             self._write(name, pair)
             self.num_written += 1
             return
@@ -66,10 +66,10 @@ class SequenceWriter:
             self._write_oldest()
 
     def finish(self) -> None:
-        """Wait until what was added is on the disk.
+        """Wait until all queued pairs are on the disk.
 
         Raises:
-            OSError: a pair could not be written; the others are there.
+            OSError: a pair could not be written; the others were.
         """
         failure: Exception | None = None
         while self._waiting:
@@ -78,18 +78,18 @@ class SequenceWriter:
             except Exception as error:
                 failure = failure or error
         if self.num_written:
-            flush_below(self._aside or self.folder)
+            flush_below(self._temporary or self.folder)
         if failure is not None:
             raise failure
 
     def _write_oldest(self) -> None:
-        self._waiting[0].exception()  # Ctrl-C while waiting leaves it in the queue
+        self._waiting[0].exception()  # waits here, so that after Ctrl-C the pair is still in the queue
         self._waiting.popleft().result()
         self.num_written += 1
 
     def _write(self, name: str, pair: Pair) -> None:
-        if self._aside is not None:
-            write_pair(self._aside, name, *pair)
+        if self._temporary is not None:
+            write_pair(self._temporary, name, *pair)
         elif self.folder.exists():
             with files_added(self.folder) as temporary:
                 write_pair(temporary, name, *pair)
@@ -97,31 +97,31 @@ class SequenceWriter:
             self._write_first(name, pair)
 
     def _write_first(self, name: str, pair: Pair) -> None:
-        """Let the take, and its class where that is new, appear with a whole pair in it."""
+        """Create the sequence's folder, and the class's if it is new, together with the first pair."""
         label = self.folder.parent
         while not self.folder.exists():
             top = self.folder if label.is_dir() else label
             try:
                 with folder_added(top) as temporary:
                     write_pair(temporary if top == self.folder else temporary / self.folder.name, name, *pair)
-            except FileExistsError:  # another process has just made the class's folder
+            except FileExistsError:  # another process has just created the class's folder
                 if top == self.folder:
                     raise
 
 
 @contextmanager
 def open_sequence(root: Path, label: str, sequence: str | None, *, force: bool) -> Iterator[SequenceWriter]:
-    """Claim a take, and write into it.
+    """Lock a sequence for writing.
 
     Args:
-        instance: its name; None = one made of the date and time that no other process has or writes.
-        force: replace a take of this name: when the block ends without an error.
+        sequence: its name; None = date and time, with a suffix if another process uses that name.
+        force: replace an existing sequence, when the block ends without an error.
 
     Raises:
-        UserError: it exists, or another process records it, or a folder above it is a link to nothing.
+        UserError: the sequence exists, another process is recording it, or a parent folder is a broken link.
     """
     folder = root / label / (sequence if sequence is not None else time.strftime("take_%Y%m%d_%H%M%S"))
-    _refuse_dead_links(folder.parent)
+    _refuse_broken_links(folder.parent)
     if sequence is None:
         check_writable(folder)
     else:
@@ -133,32 +133,32 @@ def open_sequence(root: Path, label: str, sequence: str | None, *, force: bool) 
             if sequence is None:
                 folder = _claim_free(stack, root, folder)
             elif stack.enter_context(claimed(root, f"{label}/{sequence}")):
-                refuse_existing(folder, force=force, is_ours=_is_sequence)  # it may have appeared before the claim
+                refuse_existing(folder, force=force, is_ours=_is_sequence)  # it may have been created before the lock
             else:
                 raise UserError(f"{folder} is being recorded by another process: choose another name with --sequence")
             for other in root.glob("*/*"):
                 if other.is_dir():
                     complete(other)
             replaces = folder.is_dir() and any(folder.iterdir())
-            aside = stack.enter_context(folder_replaced(folder)) if replaces else None
+            temporary = stack.enter_context(folder_replaced(folder)) if replaces else None
             pool = stack.enter_context(ThreadPoolExecutor(NUM_WRITERS))
-            yield SequenceWriter(folder, pool, aside=aside)
+            yield SequenceWriter(folder, pool, temporary=temporary)
     finally:
         if is_new and not any(root.iterdir()):
             root.rmdir()
 
 
-def _refuse_dead_links(folder: Path) -> None:
-    """Refuse a folder that cannot be made because a link to nothing, or to itself, stands at its name or above it."""
+def _refuse_broken_links(folder: Path) -> None:
+    """Refuse a folder that cannot be created because it or one of its parents is a broken or circular link."""
     for path in (folder, *folder.parents):
         if path.is_symlink() and not path.exists():
             raise UserError(
-                f"{path} is a link to {path.readlink()}, which does not exist: make that folder, or record into another one"
+                f"{path} is a link to {path.readlink()}, which does not exist: create that folder, or record to another one"
             )
 
 
 def _claim_free(stack: ExitStack, root: Path, wanted: Path) -> Path:
-    """The first name like `wanted` that does not exist and could be claimed."""
+    """The first of `wanted`, `wanted`_2, `wanted`_3, ... that does not exist and is not locked. Locks it."""
     label = wanted.parent.name
     for count in itertools.count(1):
         name = wanted.name if count == 1 else f"{wanted.name}_{count}"
@@ -168,7 +168,7 @@ def _claim_free(stack: ExitStack, root: Path, wanted: Path) -> Path:
 
 
 def _is_sequence(folder: Path) -> bool:
-    """Is there nothing but pairs in it? Anything else was not recorded, and is not replaced."""
+    """Whether a folder has only pairs. Other contents were not recorded, and are never replaced."""
     return (
         folder.is_dir()
         and not folder.is_symlink()

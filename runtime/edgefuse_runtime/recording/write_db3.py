@@ -1,6 +1,6 @@
-"""Making a RealSense recording (.db3) out of pictures, with librealsense's own recorder on a software device.
+"""Writing a RealSense recording (.db3) from images, with librealsense's recorder on a software device.
 
-The file plays through the ordinary pipeline, so that a demo or a test needs no camera. Owns the writing of recordings.
+`Playback` reads the file like a camera's, so that demos and tests need no camera.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ def write_recording(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Record aligned pairs as a .db3 file whose two streams share one view.
+    """Record aligned pairs as a .db3 file whose two streams have the same view.
 
-    librealsense stamps a recording with the time at which frames reach it, so writing takes as long as playing: 1 / `fps`
-    seconds a pair. The file is played once to see that every pair is in it, and appears under its name only then.
+    librealsense records the arrival time of each frame, so writing takes as long as playback: 1 / `fps` seconds per pair. The
+    file is then played once, to check that it has every pair, and renamed to `path`.
 
     Args:
         path: the file to write; its suffix must be .db3.
-        frames: pairs of rgb uint8 [H, W, 3] in RGB order and depth uint16 [H, W], all of one size.
-        depth_unit_m: metres of one depth code.
+        frames: pairs of rgb uint8 [H, W, 3] in RGB order and depth uint16 [H, W], all of the same size.
+        depth_unit_m: metres per depth code.
         focal_px: focal length of both streams in pixels; the principal point is the centre.
-        force: replace a file of this name.
-        progress: called with the pairs written so far; their number is not known.
+        force: overwrite an existing file.
+        progress: called with the number of pairs written so far; the total is unknown.
 
     Returns:
         `path`.
 
     Raises:
-        UserError: another suffix, a file that exists, no frames, frames of the wrong type or of several sizes, or a file that
-            came out incomplete.
+        UserError: the suffix is wrong, the file exists, there are no frames, a frame has the wrong type or another size, or the
+            written file is incomplete.
     """
     if path.suffix != ".db3":
-        raise UserError(f"{path}: a recording's name ends with .db3")
+        raise UserError(f"{path}: a recording with the suffix .db3 was expected")
     refuse_existing(path, force=force)
     stream = iter(frames)
     first = next(stream, None)
     if first is None:
         raise UserError(f"{path}: there are no frames to record")
     if first[1].ndim != 2:
-        raise UserError(f"{path}: the first depth picture is {list(first[1].shape)}: [H, W] was expected")
+        raise UserError(f"{path}: the first depth image has the shape {list(first[1].shape)}: [H, W] was expected")
     height, width = first[1].shape
     with file_replaced(path) as temporary:
         camera = SoftwareCamera(width=width, height=height, fps=fps, depth_unit_m=depth_unit_m, focal_px=focal_px)
@@ -78,10 +78,10 @@ def write_recording(
 
 @contextmanager
 def recorder(path: Path, camera: SoftwareCamera) -> Iterator[None]:
-    """Record into `path` what `camera` is sent inside the block; the file is complete after it."""
+    """Record the frames sent to `camera` inside the block to `path`. The file is complete after the block."""
     rs = load_pyrealsense2()
     device = rs.recorder(str(path), camera.device)
-    queue = rs.frame_queue(1)  # a sensor streams only into something
+    queue = rs.frame_queue(1)  # a sensor needs a consumer to stream
     sensors = list(device.query_sensors())
     for sensor in sensors:
         sensor.open(sensor.get_stream_profiles())
@@ -92,12 +92,12 @@ def recorder(path: Path, camera: SoftwareCamera) -> Iterator[None]:
         for sensor in sensors:
             sensor.stop()
             sensor.close()
-        # The recorder writes the rest of its queue when its last reference goes.
+        # The recorder flushes its queue when its last reference is deleted.
         del sensor, sensors, device
 
 
 def _send(camera: SoftwareCamera, pairs: Iterable[Pair], *, fps: int, progress: Progress) -> int:
-    """Send `pairs` at their own pace; gives their number."""
+    """Send `pairs` at `fps`. Returns their number."""
     number = 0
     start_s = time.monotonic()
     for number, (rgb, depth) in enumerate(pairs, start=1):
@@ -119,5 +119,5 @@ def _check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], camera: Softw
     ):
         raise UserError(
             f"frame {number} is {rgb.dtype} {list(rgb.shape)} with depth {depth.dtype} {list(depth.shape)}: "
-            f"uint8 {[height, width, 3]} with uint16 {[height, width]} was expected, as in the first"
+            f"uint8 {[height, width, 3]} with uint16 {[height, width]} was expected, as in the first frame"
         )

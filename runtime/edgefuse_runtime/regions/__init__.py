@@ -1,1 +1,1 @@
-"""Regions of interest: given, from a file, or found in the depth image."""
+"""Regions of interest: fixed, from a file, or found in the depth image."""

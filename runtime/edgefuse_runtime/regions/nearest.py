@@ -1,8 +1,8 @@
-"""Finding the nearest compact thing in a depth image: what `--roi nearest` looks at.
+"""Finding the nearest compact object in a depth image, for `--roi nearest`.
 
-Owns the method: remove the surface that things stand on or hang before, search from near to far for compact parts, and accept
-only one that stands out: behind most of its outline, depth jumps. A belt, a floor, a wall or noise has no such part, so that nothing
-is found there. Work is bounded whatever the image holds. Only `edgefuse_runtime.regions.region` imports it.
+Method: remove the largest plane (such as a table or wall), search from near to far for compact parts, and accept only a part with
+a depth discontinuity along most of its outline. A belt, a floor, a wall or noise has no such part, so nothing is found there. The
+work is bounded for any image.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from edgefuse.framing import Roi
 
 GRID = 120
-"""Pixels of the shorter side that are searched: enough for a box, and 1 ms instead of 20."""
+"""Pixels of the shorter side after downsampling: enough for a bounding box, and 1 ms instead of 20."""
 
 LAYER_M = 0.12
-"""How deep a thing may be."""
+"""Maximum depth extent of an object."""
 
 MAX_LAYERS = 12
-"""Layers that are searched, from near to far: what bounds the time on depth that is spread over many distances."""
+"""Number of layers to search, from near to far; bounds the time for images with many distances."""
 
 MIN_AREA = 0.003
-"""Least fraction of the image's pixels: smaller ones are speckles."""
+"""Minimum fraction of the image's pixels: smaller parts are speckles."""
 
 MIN_COMPACTNESS = 0.2
-"""Least fraction of its bounding square that a thing fills: the edge of a table is more elongated."""
+"""Minimum fraction of its bounding square that an object fills: the edge of a table fills less."""
 
 PADDING = 0.1
 """Margin on each side, as a fraction of the square's side."""
@@ -36,29 +36,29 @@ PADDING = 0.1
 NUM_PLANES = 64
 NUM_POINTS = 800
 MIN_SURFACE = 0.3
-"""Least fraction of the measured pixels that a surface holds."""
+"""Minimum fraction of the measured pixels on a plane."""
 
 SURFACE_TOLERANCE_PER_M = 0.015
-"""How far from the surface a pixel still belongs to it, in 1/m: 1.5 cm at 1 m, 6 cm at 2 m, growing as a stereo camera's noise does."""
+"""Maximum distance of a pixel from its plane, in 1/m: 1.5 cm at 1 m, 6 cm at 2 m, proportional to a stereo camera's noise."""
 
 JUMP_REACH = 2
-"""Grid pixels from the outline inwards and outwards between which a jump is measured."""
+"""A discontinuity is measured between this many grid pixels inside and outside the outline."""
 
 JUMP_NOISE = 5.0
-"""Least size of a jump, in median deviations of the image from smoothness."""
+"""Minimum size of a discontinuity, as a multiple of the median second difference of the image."""
 
 MIN_JUMPING = 0.4
-"""Least fraction of an outline with a jump behind it: a thing touches the table on one side, a piece of floor goes on."""
+"""Minimum fraction of an outline with a discontinuity: an object touches the table on one side only, a piece of floor continues."""
 
 MAX_AT_EDGE = 0.5
-"""Largest fraction of an outline on the image's edge: what is cut off by more of it is a surface."""
+"""Maximum fraction of an outline at the image's edge: a part with more of it there is a surface."""
 
 VOID = 12
-"""Grid pixels without measurement up to the image's edge that are nothing, and not a hole in what is behind."""
+"""Up to this many unmeasured grid pixels before the image's edge count as the edge; more count as distant background."""
 
 
-def nearest_thing(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | None:
-    """The square around the nearest compact thing, inside the image; None where nothing stands out.
+def nearest_object(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | None:
+    """The square around the nearest compact object, inside the image; None if there is none.
 
     Args:
         depth: uint16 [H, W] in codes of `depth_unit_m` metres, 0 = no measurement.
@@ -75,9 +75,9 @@ def nearest_thing(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | No
     outline = _Outline(height_over, is_measured)
     found = None
     if surface is not None:
-        things = np.where(height_over > SURFACE_TOLERANCE_PER_M, small, 0).astype(np.uint16)
-        found = _nearest_blob(things, layer=layer, outline=outline)
-    if found is None:  # the largest surface may be the thing itself
+        objects = np.where(height_over > SURFACE_TOLERANCE_PER_M, small, 0).astype(np.uint16)
+        found = _nearest_blob(objects, layer=layer, outline=outline)
+    if found is None:  # the largest plane may be the object itself
         found = _nearest_blob(small, layer=layer, outline=outline)
     if found is None:
         return None
@@ -88,9 +88,9 @@ def nearest_thing(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | No
 
 
 def _surface(inverse: NDArray[np.float32], is_measured: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """The largest plane of the image, as what 1/z (in 1/m) is on it at each pixel; None where no plane is large.
+    """The largest plane of the image, as 1/z (in 1/m) at each pixel; None if no plane is large enough.
 
-    1/z of a plane is linear in the pixel's coordinates whatever the lens, so that no intrinsics are needed.
+    1/z of a plane is linear in pixel coordinates for any focal length, so no intrinsics are needed.
     """
     measured = np.flatnonzero(is_measured)
     if len(measured) < 3:
@@ -102,7 +102,7 @@ def _surface(inverse: NDArray[np.float32], is_measured: NDArray[np.bool_]) -> ND
     )
     corners = sample[rng.integers(0, len(sample), (NUM_PLANES, 3))]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    upright = np.abs(normals[:, 2]) > 1e-9  # three corners on a line span no plane over the image
+    upright = np.abs(normals[:, 2]) > 1e-9  # three points on a line define no plane over the image
     if not upright.any():
         return None
     corners, normals = corners[upright], normals[upright]
@@ -122,17 +122,17 @@ def _surface(inverse: NDArray[np.float32], is_measured: NDArray[np.bool_]) -> ND
 
 
 class _Outline:
-    """Tells whether a part of the image stands out from what surrounds it.
+    """Checks whether a part of the image is separated from its surroundings by a depth discontinuity.
 
-    A jump is how much farther the image is outside than the part's own slope would take it, in 1/m: a plane has none in any
-    direction, also across its holes. An area without measurement up to the image's edge counts as far away.
+    The discontinuity is the distance, in 1/m, by which the image outside is farther than the part's slope predicts. A plane has
+    none in any direction, even across its holes. An unmeasured area up to the image's edge counts as far away.
     """
 
     def __init__(self, height: NDArray[np.float32], is_measured: NDArray[np.bool_]) -> None:
         """Prepare for the parts of one image.
 
         Args:
-            height: float32 [H, W], 1/z over the largest surface, in 1/m; larger is nearer.
+            height: float32 [H, W], 1/z relative to the largest plane, in 1/m; larger is nearer.
         """
         bends = np.abs(2 * height[:, 2:-2] - height[:, :-4] - height[:, 4:])
         bends = bends[is_measured[:, 2:-2] & is_measured[:, :-4] & is_measured[:, 4:]]
@@ -143,8 +143,8 @@ class _Outline:
     def _views(self) -> list[_View]:
         return [_View(np.rot90(self._height, turns), np.rot90(self._is_measured, turns)) for turns in range(4)]
 
-    def stands_out(self, part: NDArray[np.bool_]) -> bool:
-        """Does depth jump behind most of the outline of `part`, a mask? Its holes do not count."""
+    def is_separate(self, part: NDArray[np.bool_]) -> bool:
+        """Whether depth is discontinuous along most of the outline of `part`, a mask. Holes are filled first."""
         inside = _filled(part)
         num_outline = num_jumps = num_at_edge = 0
         for turns, view in enumerate(self._views):
@@ -156,17 +156,17 @@ class _Outline:
 
 
 class _View:
-    """The image turned so that outwards is down."""
+    """The image, rotated so that outwards is downwards."""
 
     def __init__(self, height: NDArray[np.float32], is_measured: NDArray[np.bool_]) -> None:
         self._height, self._is_measured = height, is_measured
         self._num_rows = len(height)
         rows = np.where(is_measured, np.arange(self._num_rows)[:, np.newaxis], self._num_rows)
         self._next = np.minimum.accumulate(rows[::-1], axis=0)[::-1]
-        """The nearest row at or below each pixel that has a measurement in its column; the number of rows where none has."""
+        """For each pixel, the next row at or below it with a measurement in its column; the number of rows if there is none."""
 
     def jumps(self, mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.float32]]:
-        """Of the pixels with the outline of `mask` below them: how many have the image's edge there, and the others' jumps."""
+        """For the pixels of `mask` at its lower outline: how many are at the image's edge, and the discontinuities of the others."""
         beyond = np.zeros_like(mask)
         beyond[:-JUMP_REACH] = mask[JUMP_REACH:]
         rows, columns = np.nonzero(mask & ~beyond & self._is_measured)
@@ -183,7 +183,7 @@ class _View:
 
 
 def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`part` with its holes."""
+    """`part` with its holes filled."""
     outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros(part.shape, np.uint8)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
@@ -191,7 +191,7 @@ def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _nearest_blob(depth: NDArray[np.uint16], *, layer: int, outline: _Outline) -> Roi | None:
-    """Bounding box of the nearest compact part of `depth` that stands out; `layer` is in its codes."""
+    """Bounding box of the nearest compact part of `depth` that is separate; `layer` is in depth codes."""
     half = layer // 2
     counts = np.bincount(depth[depth > 0] // half, minlength=1)
     enough = np.flatnonzero(counts + np.append(counts[1:], 0) >= MIN_AREA * depth.size)
@@ -199,10 +199,10 @@ def _nearest_blob(depth: NDArray[np.uint16], *, layer: int, outline: _Outline) -
         part = _largest_part(depth, nearest=int(start) * half, layer=layer)
         if part is None:
             continue
-        # The layer began wherever its bin did; begin it again at the thing's own front, so as not to cut its back off.
-        whole = _largest_part(depth, nearest=int(np.percentile(depth[part], 2)), layer=layer)
-        part = part if whole is None else whole
-        if outline.stands_out(part):
+        # The layer began at its histogram bin. Begin it at the object's front instead, so as not to cut off its back.
+        complete = _largest_part(depth, nearest=int(np.percentile(depth[part], 2)), layer=layer)
+        part = part if complete is None else complete
+        if outline.is_separate(part):
             return Roi(*cv2.boundingRect(part.astype(np.uint8)))
     return None
 

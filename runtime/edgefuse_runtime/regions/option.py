@@ -1,4 +1,4 @@
-"""The option --roi of commands: its declaration, and its value as a source of regions."""
+"""The option --roi: its declaration and parser."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ RegionSpec = Annotated[
     str | None,
     typer.Option(
         "--roi",
-        help="Where to look: whole, x,y,w,h in pixels, center, nearest (the closest compact blob), or FILE.json with a region per "
-        "frame number. Default: record stores whole images, live looks where the model's training data was recorded.",
+        help="Region to use: whole (image), x,y,w,h in pixels, center, nearest (the closest compact object), or FILE.json with a "
+        "region per frame number. Default: whole for record; for live the region of the model's training data.",
     ),
 ]
 
 
 def parsed_region(roi: str | None) -> RegionSource:
-    """`--roi` as a source of regions.
+    """Parse `--roi` to a source of regions.
 
     Raises:
-        typer.BadParameter: it is none of the forms.
+        typer.BadParameter: the value is invalid.
     """
-    from edgefuse_runtime.regions.region import parse_region  # here: it loads OpenCV, which --help does not need
+    from edgefuse_runtime.regions.region import (
+        parse_region,
+    )  # imported here: it loads OpenCV, which --help does not need
 
     try:
         return parse_region(roi)

@@ -1,7 +1,6 @@
-"""Where in a frame to look: the words of `--roi` and what they mean.
+"""Region sources: callables from a frame to its `Region`, or to None if nothing is found; and the parser of `--roi`.
 
-Owns region sources: callables from a frame to a `Region`, or None where there is nothing to look at. Live and record use them;
-cropping itself is `edgefuse.framing`'s.
+Used by live and record. `edgefuse.framing` does the cropping.
 """
 
 from __future__ import annotations
@@ -15,38 +14,38 @@ from edgefuse.framing import ANY_CROP, WHOLE, Roi, centre_square, square_around,
 from edgefuse.io.json_files import Optional, read_json
 from edgefuse.io.text import printable
 from edgefuse_runtime.camera import Frame
-from edgefuse_runtime.regions.nearest import nearest_thing
+from edgefuse_runtime.regions.nearest import nearest_object
 
 WORDS = "whole, center, nearest, x,y,w,h (pixels), FILE.json (a region for each frame)"
 
 MAX_COORDINATE = 40_000
-"""Largest number of pixels in a rectangle: no image that is read here has a use for more."""
+"""Largest absolute value in a rectangle, in pixels; larger than any supported image."""
 
 _SPEC = {"frames": [{"frame": int, "roi_xywh": [int], "label": Optional(str)}]}
 
 
 class Region(NamedTuple):
-    """A rectangle in pixels, and the class of what is in it where the source knows that."""
+    """A rectangle in pixels, and the class of the object in it, if the source provides it."""
 
     roi: Roi
     label: str | None = None
 
 
 class RegionSource(Protocol):
-    """Says where in a frame to look. A source belongs to one run: it may remember what it saw."""
+    """Finds the region of a frame. Use a source for one run only: it may have state."""
 
     def __call__(self, frame: Frame) -> Region | None:
-        """The region of `frame`, or None when there is nothing to look at."""
+        """The region of `frame`, or None if nothing is found."""
 
 
 def parse_region(spec: str | None) -> RegionSource:
-    """The source that `--roi` names.
+    """Parse `--roi`.
 
     Args:
-        spec: one of `WORDS`; None = the region that the camera knows for the frame, or else the whole image.
+        spec: one of `WORDS`; None = the camera's own region for the frame if it has one, otherwise the whole image.
 
     Raises:
-        UserError: `spec` is none of them, or the file is not a regions file.
+        UserError: `spec` is invalid, or the file is not a regions file.
     """
     if spec is None:
         return DefaultRegion()
@@ -62,13 +61,13 @@ def parse_region(spec: str | None) -> RegionSource:
 
 
 def word_of(source: RegionSource | None) -> str:
-    """What a data set that is recorded with `source` says of its regions: a word of `--roi`, or "file" where none says it."""
+    """The region to store in a data set recorded with `source`: a value of `--roi`, or "file" if none describes it."""
     return WHOLE if source is None else getattr(source, "word", ANY_CROP)
 
 
 @dataclass(frozen=True)
 class DefaultRegion:
-    """The region that the camera knows for the frame, or else the whole image: what training looks at."""
+    """The camera's own region for the frame if it has one, otherwise the whole image, as in training."""
 
     word = WHOLE
 
@@ -78,7 +77,7 @@ class DefaultRegion:
 
 @dataclass(frozen=True)
 class WholeImage:
-    """The whole image, whatever the camera knows."""
+    """The whole image, even if the camera has a region for the frame."""
 
     word = WHOLE
 
@@ -113,21 +112,21 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The square around the nearest compact thing in depth; None where there is none."""
+    """The square around the nearest compact object in the depth image; None if there is none."""
 
     word = "nearest"
 
     def __call__(self, frame: Frame) -> Region | None:
-        roi = nearest_thing(frame.depth, depth_unit_m=frame.depth_unit_m)
+        roi = nearest_object(frame.depth, depth_unit_m=frame.depth_unit_m)
         return None if roi is None else Region(roi)
 
 
 class FromFile:
-    """A region for each frame, and its class where the file has it.
+    """A region per frame number, with its class if the file has it.
 
-    A frame is known by its number, the one that live writes as `frame`: a camera's and a recording's is the colour stream's own
-    frame number, as the device counted it; folders and the built-in scenes count from 1. A frame whose number is not in the file
-    has no region. Nothing is shifted: a file that counts otherwise matches nothing, and `note` says so.
+    The frame number is the one that live writes as `frame`: for cameras and recordings the colour stream's frame number as counted
+    by the device; folders and the built-in scenes count from 1. A frame whose number is not in the file has no region. Numbers are
+    not shifted: if no number of the file occurs in the run, `note` reports it.
     """
 
     word = ANY_CROP
@@ -138,14 +137,15 @@ class FromFile:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes that the file names."""
+        """The classes in the file."""
         return tuple(sorted({region.label for region in self._by_number.values() if region.label is not None}))
 
     def __call__(self, frame: Frame) -> Region | None:
         """The frame's region.
 
         Raises:
-            UserError: it does not fit the image; of a recording, whose images have one size, any entry of the file.
+            UserError: the region does not fit the image. For recordings, which have one image size, the first call checks all
+                entries of the file.
         """
         number = frame.color_number
         region = self._by_number.get(number)
@@ -161,15 +161,15 @@ class FromFile:
         return region
 
     def note(self) -> str | None:
-        """One line on frames of this run that had no region, or None."""
+        """One line about the frames of this run without a region, or None if there were none."""
         if not self._seen or self._seen[1] == self._seen[0]:
             return None
         num_frames, num_found, first, last = self._seen
         text = f"{num_found} of {num_frames} frames had a region in {self._path}"
         if num_found:
-            return f"{text}; the others were left out"
+            return f"{text}; the others were skipped"
         lowest, highest = min(self._by_number), max(self._by_number)
-        return f"{text}: it has regions for frames {lowest} to {highest}, the camera's are numbered {first} to {last}"
+        return f"{text}: it has regions for frames {lowest} to {highest}, but the camera's frames are {first} to {last}"
 
     def _check(self, number: int, frame: Frame) -> None:
         height, width = frame.depth.shape
@@ -180,10 +180,10 @@ class FromFile:
 
 
 def read_regions(path: Path) -> FromFile:
-    """Read a regions file: {"frames": [{"frame": 1, "roi_xywh": [x, y, w, h], "label": "call"}, ...]}; labels may be absent.
+    """Read a regions file: {"frames": [{"frame": 1, "roi_xywh": [x, y, w, h], "label": "call"}, ...]}; "label" is optional.
 
     Raises:
-        UserError: the file is missing or is not of this form, or a region is of no use in any image; the entry is named.
+        UserError: the file is missing or has another form, or a region is invalid for any image; the message has the entry.
     """
     entries = read_json(path, what="the regions file", spec=_SPEC)["frames"]
     if not entries:
@@ -194,7 +194,7 @@ def read_regions(path: Path) -> FromFile:
     for index, entry in enumerate(entries):
         number, region = _region_from_entry(entry, f"{path}, entry {index + 1} of frames")
         if number in by_number:
-            raise UserError(f"{path}, entry {index + 1} of frames: frame {number} is there twice")
+            raise UserError(f"{path}, entry {index + 1} of frames: frame {number} occurs twice")
         by_number[number] = region
     return FromFile(by_number, path=path)
 
@@ -202,33 +202,33 @@ def read_regions(path: Path) -> FromFile:
 def _region_from_entry(entry: dict[str, Any], where: str) -> tuple[int, Region]:
     number, box = entry["frame"], entry["roi_xywh"]
     if number < 0:
-        raise UserError(f"{where}: frame is {shown(number)}, a frame number of 0 or more was expected")
+        raise UserError(f"{where}: frame is {shortened(number)}, a frame number of 0 or more was expected")
     if len(box) != 4:
-        raise UserError(f"{where}: roi_xywh is {shown(box)}, four numbers [x, y, w, h] were expected")
-    return number, Region(_checked(Roi(*box), where=f"{where}: roi_xywh is {shown(box)}"), entry.get("label"))
+        raise UserError(f"{where}: roi_xywh is {shortened(box)}, four numbers [x, y, w, h] were expected")
+    return number, Region(_checked(Roi(*box), where=f"{where}: roi_xywh is {shortened(box)}"), entry.get("label"))
 
 
 def _parse_rectangle(spec: str) -> Roi:
     try:
         x, y, w, h = (int(part) for part in spec.split(","))
     except ValueError:
-        raise UserError(f"--roi {shown(spec)}: one of these was expected: {WORDS}") from None
-    return _checked(Roi(x, y, w, h), where=f"--roi {shown(spec)}")
+        raise UserError(f"--roi {shortened(spec)}: one of these was expected: {WORDS}") from None
+    return _checked(Roi(x, y, w, h), where=f"--roi {shortened(spec)}")
 
 
 def _checked(roi: Roi, *, where: str) -> Roi:
-    """`roi`, unless it is of no use whatever the image's size is."""
+    """`roi`. Refuses a region that is invalid for any image size."""
     if roi.w <= 0 or roi.h <= 0:
         raise UserError(f"{where}: a width and height above 0 were expected in x,y,w,h")
     if any(abs(value) > MAX_COORDINATE for value in roi):
-        raise UserError(f"{where}: pixels of an image were expected in x,y,w,h, not more than {MAX_COORDINATE}")
+        raise UserError(f"{where}: pixels of an image were expected in x,y,w,h, at most {MAX_COORDINATE}")
     square = square_around(roi)
     if square.x + square.w <= 0 or square.y + square.h <= 0:
-        raise UserError(f"{where}: it lies left of or above every image; a part inside was expected")
+        raise UserError(f"{where}: it is completely left of or above the image; an overlap was expected")
     return roi
 
 
-def shown(value: Any) -> str:
-    """A word or number that a user gave, in at most 60 characters."""
+def shortened(value: Any) -> str:
+    """A value given by the user, in at most 60 characters."""
     text = printable(value if isinstance(value, str) else repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

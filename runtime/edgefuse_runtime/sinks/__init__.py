@@ -1,1 +1,1 @@
-"""Where results go: lines, a table on a terminal, JSON lines."""
+"""Outputs for results: text lines, a table on a terminal, JSON lines."""

@@ -1,6 +1,6 @@
-"""Where results go: lines on a stream, a table on a terminal, JSON lines in a file.
+"""The `Sink` protocol, its implementations for text lines and JSON lines, and the handling of sinks that fail.
 
-Owns the protocol, its implementations, and what becomes of one that fails. Sinks run in the live loop: one that blocks holds up the next frame.
+Sinks run in the live loop: one that blocks delays the next frame.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Takes each result of a run, then its summary. The constructor opens nothing; `with sink:` does.
+    """Receives each result of a run, then its summary. `with sink:` opens it; the constructor opens nothing.
 
-    A sink that raises OSError is given nothing more; the run goes on.
+    A sink that raises OSError is not called again; the run continues.
     """
 
     def result(self, result: Result) -> None:
-        """Take one result; called from the live loop, in order."""
+        """Handle one result; called from the live loop, in order."""
 
     def summary(self, summary: LiveSummary) -> None:
-        """Take the summary; the last call of a run."""
+        """Handle the summary; the last call of a run."""
 
     def __enter__(self) -> Sink: ...
 
@@ -47,10 +47,10 @@ class Sink(Protocol):
 
 
 def line_of(result: Result) -> str:
-    """A result as one plain line."""
+    """A result as one line of text."""
     verdict = {None: "", True: "  right", False: f"  wrong, it is {result.expected}"}[result.correct]
     if result.expected is not None and not result.is_known:
-        verdict = f"  the model does not know {result.expected}"
+        verdict = f"  {result.expected} is not a class of the model"
     age = "" if result.age_ms is None else f"  age {result.age_ms:6.1f} ms"
     warning = f"  WARNING {result.warning}" if result.warning else ""
     return (
@@ -60,7 +60,7 @@ def line_of(result: Result) -> str:
 
 
 def label_of(result: Result) -> str:
-    """The label, or that there is none."""
+    """The label, or `NO_DECISION`."""
     return NO_DECISION if result.label is None else result.label
 
 
@@ -75,7 +75,7 @@ def gate_of(result: Result) -> str:
 
 
 def summary_lines(summary: LiveSummary) -> list[str]:
-    """A summary as plain lines."""
+    """A summary as lines of text."""
     lines = [
         f"{summary.processed} results in {summary.elapsed_s:.1f} s ({summary.results_per_s:.1f}/s), ended: {summary.ended}",
         f"received {summary.received} = processed {summary.processed} + dropped {summary.dropped} + stale {summary.stale}"
@@ -93,18 +93,18 @@ def summary_lines(summary: LiveSummary) -> list[str]:
         lines.append(f"{NO_DECISION} in {summary.without_decision} results")
     accuracy = summary.accuracy
     if accuracy is not None and accuracy.fraction is not None:
-        apart = f", {accuracy.abstained} without a decision apart" if accuracy.abstained else ""
-        lines.append(f"accuracy {accuracy.fraction:.3f} ({accuracy.correct} of {accuracy.scored}{apart})")
+        excluded = f", without {accuracy.abstained} that have no decision" if accuracy.abstained else ""
+        lines.append(f"accuracy {accuracy.fraction:.3f} ({accuracy.correct} of {accuracy.scored}{excluded})")
     if accuracy is not None and accuracy.unscored:
         lines.append(
-            f"{accuracy.unscored} results show classes that the model does not know, and are not in the accuracy: "
+            f"{accuracy.unscored} results are excluded from the accuracy, because the model does not have their classes: "
             + some_of(accuracy.unknown)
         )
     return lines
 
 
 class LinesSink:
-    """One plain line a result to a text stream, flushed; the stream stays the caller's."""
+    """Writes one line per result to a text stream and flushes it. The caller owns the stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -125,7 +125,7 @@ class LinesSink:
 
 
 class SummarySink:
-    """The summary alone, as one line of JSON to a text stream; the stream stays the caller's."""
+    """Writes only the summary, as one line of JSON, to a text stream. The caller owns the stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -153,17 +153,17 @@ def _write_line(text: str, stream: IO[str]) -> None:
 
 
 class JsonlSink:
-    """One JSON object a line in a file: {"kind": "result", ...} each, and {"kind": "summary", ...} last.
+    """Writes JSON lines to a file: {"kind": "result", ...} for each result, and {"kind": "summary", ...} at the end.
 
-    A program that is killed and a disk that is full leave whole lines; a file whose last line is not a summary is of a run
-    that did not end, or could not write it. The file is locked while it is written: nobody replaces it under its writer.
+    Lines are always complete, even if the process is killed or the disk is full. If the last line is not a summary, the run did
+    not end, or could not write it. The file is locked during the run, so that no other process replaces it.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        """Name the file.
+        """Choose the file.
 
         Args:
-            force: replace a file of this name that a sink like this wrote, or an empty one; no other is ever replaced.
+            force: overwrite an existing file, if it is empty or was written by a `JsonlSink`.
         """
         self._path = path
         self._force = force
@@ -188,12 +188,12 @@ class JsonlSink:
         return self
 
     def _begin(self, file: IO[bytes]) -> None:
-        """Lock the file and empty it. Until it is locked, it may be another's, and stays as it is; a pipe is not locked."""
+        """Lock the file, then truncate it: before the lock, another process may be writing it. A pipe is not locked."""
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return
         if not take_lock(self._path, file.fileno()):
             raise UserError(f"another process is writing {self._path}: wait until it has ended, or choose another file")
-        if os.fstat(file.fileno()).st_size:  # perhaps written since the first look
+        if os.fstat(file.fileno()).st_size:  # may have been written since the first check
             refuse_existing(self._path, force=self._force, is_ours=_may_be_replaced)
         file.truncate(0)
 
@@ -204,7 +204,7 @@ class JsonlSink:
 
     def _close(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # every line was written at once: there is nothing more to lose
+            with contextlib.suppress(OSError):  # unbuffered: every line has been written
                 self._file.close()
             self._file = None
 
@@ -215,13 +215,13 @@ class JsonlSink:
         self._write("summary", summary.to_json())
 
     def _write(self, kind: str, value: dict[str, Any]) -> None:
-        """Write one line, whole or not at all."""
+        """Write one complete line, or nothing."""
         if self._file is None:
             raise RuntimeError("write outside of `with`")
         line = dumps({"kind": kind, **value}).encode() + b"\n"
         left = memoryview(line)
         try:
-            while left:  # where the disk is nearly full, a part of it is written without an error
+            while left:  # on an almost full disk, a write may be partial without an error
                 left = left[self._file.write(left) :]
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -231,7 +231,7 @@ class JsonlSink:
 
 
 def _may_be_replaced(path: Path) -> bool:
-    """Is `path` empty, or what a `JsonlSink` wrote? A pipe or a terminal has nothing to lose."""
+    """Whether `path` is empty, written by a `JsonlSink`, a pipe or a terminal."""
     if path.is_fifo() or path.is_char_device():
         return True
     if not path.is_file():
@@ -245,26 +245,26 @@ def _may_be_replaced(path: Path) -> bool:
 
 
 class Outputs:
-    """The sinks of a run, without those that failed."""
+    """The sinks of a run. One that fails is removed."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.failed: list[str] = []
         self._sinks = list(sinks)
 
     @property
-    def are_all_gone(self) -> bool:
-        """Whether there were sinks, and none is left to decide for."""
+    def all_failed(self) -> bool:
+        """Whether there were sinks and all have failed."""
         return bool(self.failed) and not self._sinks
 
-    def give_result(self, result: Result) -> None:
-        """Let each sink take a result; one that cannot is switched off."""
-        self._give(lambda sink: sink.result(result))
+    def write_result(self, result: Result) -> None:
+        """Pass a result to each sink."""
+        self._for_each(lambda sink: sink.result(result))
 
-    def give_summary(self, summary: LiveSummary) -> None:
-        """The same for the summary."""
-        self._give(lambda sink: sink.summary(summary))
+    def write_summary(self, summary: LiveSummary) -> None:
+        """Pass the summary to each sink."""
+        self._for_each(lambda sink: sink.summary(summary))
 
-    def _give(self, call: Callable[[Sink], None]) -> None:
+    def _for_each(self, call: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
                 call(sink)
@@ -273,5 +273,5 @@ class Outputs:
                 name = error.filename or "the output"
                 reason = error.strerror or str(error)
                 self.failed.append(f"{name}: {reason}")
-                if error.errno != errno.EPIPE:  # who reads no more knows it
-                    _log.warning("%s cannot be written (%s): nothing more is written there", name, reason)
+                if error.errno != errno.EPIPE:  # the reader closed the pipe itself
+                    _log.warning("%s cannot be written (%s): this output is closed", name, reason)

@@ -1,7 +1,4 @@
-"""The live view on a terminal: the newest answer with its bars, the run so far, and the last results in a table.
-
-Owns the drawing; it is a sink like the others (`edgefuse_runtime.sinks.sink`).
-"""
+"""A sink that shows a live view on a terminal: the newest prediction, timings, and the last results in a table."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ NUM_ROWS = 8
 NUM_TIMINGS = 300
 BAR_WIDTH = 32
 REFRESH_PER_S = 8
-"""Drawing takes a few milliseconds of the interpreter; eight times a second is smooth enough to read."""
+"""Drawing holds the GIL for a few milliseconds."""
 
 
 class TableSink:
-    """A live view, drawn by a thread of its own a few times a second, whatever the rate of results."""
+    """A live view, redrawn by a separate thread at a fixed rate, independent of the rate of results."""
 
     def __init__(self, *, title: str = "edgefuse live", console: Console | None = None) -> None:
-        """Choose what stands on top, and the terminal (None = standard output)."""
+        """Set the title, and the terminal (None = standard output)."""
         self._title = title
         self._console = console
         self._live: Live | None = None
@@ -54,7 +51,7 @@ class TableSink:
     ) -> None:
         if self._live is not None:
             live, self._live = self._live, None
-            with contextlib.suppress(OSError):  # a terminal that is gone
+            with contextlib.suppress(OSError):  # the terminal was closed
                 live.stop()
 
     def result(self, result: Result) -> None:
@@ -81,7 +78,7 @@ class TableSink:
             return Panel(Text("waiting for the first frame"), title=self._title, width=80)
         newest = results[-1]
         now = Group(
-            _answer(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
+            _prediction(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
         right = ""
@@ -96,7 +93,7 @@ def _colour(result: Result) -> str:
     return {None: "cyan", True: "green", False: "red"}[result.correct]
 
 
-def _answer(result: Result) -> RenderableType:
+def _prediction(result: Result) -> RenderableType:
     from rich.text import Text
 
     text = Text.assemble(
@@ -115,8 +112,8 @@ def _bars(result: Result) -> RenderableType:
 
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=16, no_wrap=True)
-    for place, (label, probability) in enumerate(result.top):
-        color = _colour(result) if place == 0 else "bright_black"
+    for rank, (label, probability) in enumerate(result.top):
+        color = _colour(result) if rank == 0 else "bright_black"
         grid.add_row(printable(label), Bar(1.0, 0.0, probability, width=BAR_WIDTH, color=color), f"{probability:.2f}")
     return grid
 
@@ -125,9 +122,9 @@ def _gate(result: Result) -> RenderableType:
     from rich.text import Text
 
     if result.gate_mean is None:
-        return Text("gate    no number")
-    place = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
-    line = "─" * place + "●" + "─" * (BAR_WIDTH - 1 - place)
+        return Text("gate    not a finite number")
+    position = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
+    line = "─" * position + "●" + "─" * (BAR_WIDTH - 1 - position)
     return Text.assemble(
         "gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue"), f"  {result.gate_mean:.2f}"
     )
@@ -141,7 +138,7 @@ def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
     age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
     return Text(
         f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}{age}\n"
-        f"of it  {'  '.join(parts)}   (before it: {wait})"
+        f"of this  {'  '.join(parts)}   (before: {wait})"
     )
 
 
