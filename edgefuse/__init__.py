@@ -1,4 +1,4 @@
-"""edgefuse: gated-fusion RGB-D classification, from labelled frames to live decisions.
+"""edgefuse: gated-fusion RGB-D classification, from labelled frames to live predictions.
 
     import edgefuse
 
@@ -9,8 +9,8 @@
     for result in edgefuse.live("bundles/mugs", camera="realsense"):
         print(result.label, result.latency_ms)
 
-Importing this package loads nothing else; each name below loads what it needs when it is first used. Torch is needed to train, to
-export and to evaluate a run, and by nothing else.
+Importing this package loads nothing else; each name below loads what it needs at its first use. Only training, exporting and
+evaluating a run need PyTorch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_EXPORTS = {
     "Classifier": ("edgefuse_runtime.classifier", "Classifier"),
     "EdgefuseError": ("edgefuse.errors", "EdgefuseError"),
     "InputContract": ("edgefuse.contract", "InputContract"),
@@ -54,15 +54,15 @@ _HOMES = {
     "recipes": ("edgefuse.training.recipe", None),
     "train": ("edgefuse.app.api", "train"),
 }
-"""Public name -> its module, and its name there; None = the module itself."""
+"""Public name -> its module and its name in that module; None = the module itself."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'edgefuse' has no attribute {name!r}; it has {', '.join(__all__)}")
-    module, attribute = _HOMES[name]
-    home = importlib.import_module(module)
-    return home if attribute is None else getattr(home, attribute)
+    module, attribute = _EXPORTS[name]
+    loaded = importlib.import_module(module)
+    return loaded if attribute is None else getattr(loaded, attribute)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""How long functions report progress: one protocol, which any callable of this form follows.
+"""Progress reports of long-running functions: one protocol, which any callable with this signature follows.
 
 Messages are not progress: they go through `logging`, to the logger of their module.
 """
@@ -21,12 +21,12 @@ class Progress(Protocol):
     """
 
     def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:
-        """Take how far it is.
+        """Report progress.
 
         Args:
             done: steps done so far.
-            total: steps in all; None = not known, as of a recording that ends with Ctrl-C.
-            stage: what is being done, such as "rendering"; the count starts again with each stage.
+            total: number of steps; None = unknown, such as for a recording that ends with Ctrl-C.
+            stage: the current work, such as "rendering"; each stage counts from the start.
         """
 
 

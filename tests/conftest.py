@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures for the tests of several packages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import signal
 from pathlib import Path
 
-# The models of the tests are tiny: one thread is faster than several that wait for one another.
+# The models of the tests are tiny: one thread is faster than several that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts jobs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would wait for ever.
+# A shell starts jobs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -21,14 +21,14 @@ from edgefuse.data.dataset import write_description, write_pair
 
 SIDE = 40
 
-# nohup and some services ignore these likewise, and a command that is started so goes on ignoring them.
+# nohup and some services ignore these too, and child processes inherit that.
 for number in (signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 
 
 def draw_pair(kind: str, *, rng: np.random.Generator, side: int = SIDE) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """A picture that needs both sensors: colour is red or blue, depth is near or far, and a class is one combination."""
+    """An RGB-D pair whose class needs both sensors: red or blue in RGB, near or far in depth."""
     colour, distance = kind.split("_")
     rgb = rng.integers(40, 90, (side, side, 3), dtype=np.uint8)
     depth = rng.integers(1500, 1540, (side, side)).astype(np.uint16)
@@ -42,7 +42,7 @@ def draw_pair(kind: str, *, rng: np.random.Generator, side: int = SIDE) -> tuple
 
 @pytest.fixture(scope="session")
 def colour_and_range(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of three classes, four takes each, five frames a take; take names are shared by the classes."""
+    """A data set of three classes with four sequences of five frames each; the classes share sequence names."""
     root = tmp_path_factory.mktemp("data") / "colour_and_range"
     rng = np.random.default_rng(7)
     for kind in ("red_near", "red_far", "blue_near"):

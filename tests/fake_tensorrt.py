@@ -1,12 +1,12 @@
-"""A TensorRT in memory whose calls can be made to fail, for tests of what the project's code then does.
+"""A fake of TensorRT whose calls can be made to fail, for tests of the project's error handling.
 
-It has what the project calls and no more, and takes any arguments: tests/test_tensorrt_api.py checks both against the real
-bindings. How it behaves is written from the documentation; it proves nothing about TensorRT itself.
+It has only what the project calls and accepts any arguments; tests/test_tensorrt_api.py checks names and arguments against the real
+bindings. Its behaviour follows the documentation; it proves nothing about TensorRT itself.
 
     fake = FakeTensorRT(version="10.3.0")
     monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
 
-A plan holds its ONNX file. `execute_async_v3` reads and writes *host* addresses at once, with ONNX Runtime on that file.
+A plan contains its ONNX file. `execute_async_v3` reads and writes *host* addresses immediately, with ONNX Runtime on that file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
-"""JetPack 6's, where networks can be weakly typed; the last 10.x; the newest, where they cannot."""
+"""That of JetPack 6, with weakly typed networks; the last 10.x; the newest, without them."""
 ENUMS = {
     "DataType": "FLOAT HALF INT8 INT32 BOOL UINT8 INT64",
     "LayerInformationFormat": "ONELINE JSON",
@@ -42,7 +42,7 @@ NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation fo
 
 @dataclass(kw_only=True, slots=True)
 class Faults:
-    """What goes wrong. Each can be set at any time.
+    """Failures. Each can be set at any time.
 
     Attributes:
         no_driver: Builder and Runtime cannot be made; pybind11 says so with a TypeError.
@@ -72,7 +72,7 @@ class Faults:
 
 
 class FakeTensorRT:
-    """One stand-in: the module, what goes wrong in it, and what it was asked for.
+    """One fake: the module, its failures, and the calls that it received.
 
     Attributes:
         module: stands for `tensorrt`.
@@ -99,7 +99,7 @@ class FakeTensorRT:
 
 
 class Made:
-    """An object of the bindings; `fake` leads to what goes wrong."""
+    """An object of the bindings; `fake` has the failures."""
 
     fake: FakeTensorRT
 
@@ -124,7 +124,7 @@ class IProgressMonitor(Made):
 
 
 def _read(onnx_bytes: bytes, trt: Any, *, weak: bool) -> tuple[list[Any], list[Any]]:
-    """A file's inputs and outputs, and its layers. Stored weights are no inputs, of the file or of a layer.
+    """Inputs, outputs and layers of a file. Stored weights are not inputs, of the file or of a layer.
 
     Args:
         weak: the precision of a layer can be set; TensorRT 11 has no such attribute.
@@ -189,7 +189,7 @@ class Profile(dict[str, tuple[tuple[int, ...], ...]]):
 
 @dataclass
 class TimingCache:
-    """The device that it belongs to, and the digests of the files that it has timings of."""
+    """Its device, and the digests of the files that it has timings for."""
 
     device: str
     digests: list[str] = field(default_factory=list)
@@ -269,7 +269,7 @@ class Builder(NeedsDriver):
             return None
         digests[:] = sorted({*digests, digest})
         self.fake.log(self._logger, "Engine generation completed in 0.1 seconds.", severity="INFO")
-        # The file's types count in a strongly typed network only; in others the flag decides.
+        # The types of the file apply only to strongly typed networks; for others, the flag does.
         replaced = {"HALF": "FLOAT"}
         if not faults.no_fp16_layer and (network.strongly_typed or "FP16" in flags):
             replaced = {} if network.strongly_typed else {"FLOAT": "HALF"}
@@ -292,7 +292,7 @@ def _report(monitor: Any) -> bool:
 
 
 def _layers(network: Any, *, replaced: dict[str, str], held: list[int]) -> list[dict[str, Any]]:
-    """What the inspector prints: the engine's own inputs and outputs keep their types, and held layers do."""
+    """The output of the inspector: inputs and outputs of the engine keep their types, and so do held layers."""
     outer = {tensor.name for tensor in network.tensors}
 
     def described(tensor: Any, index: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What tests fetch from the package index, as pyproject.toml pins it: where it is kept, and what happens when it cannot be had."""
+"""Packages that tests fetch from the package index, pinned in pyproject.toml: their cache, and what happens if they are unavailable."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def groups() -> dict[str, list[str]]:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder for one kind of fetched things, made if need be."""
+    """A cache folder for one kind of files, created if necessary."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefuse" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def cannot(reason: str) -> Any:
-    """Skip with the reason; in CI, where everything must be there, fail."""
+    """Skip the test with the reason; fail in CI, where everything must be available."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -1,6 +1,6 @@
-"""GPU memory that is the host's: the functions of `GpuMemory` for tests without a GPU, made for `FakeTensorRT`.
+"""GPU memory on the host: the functions of `GpuMemory` for tests without a GPU, for use with `FakeTensorRT`.
 
-"Device" memory is NumPy arrays, queued work is done at once, and a captured graph is the list of what was queued.
+"Device" memory is NumPy arrays, queued work runs immediately, and a captured graph is the list of queued work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fake_tensorrt import FakeTensorRT
 
 @dataclass(kw_only=True)
 class HostStream:
-    """A stream: its number."""
+    """A stream: a number."""
 
     handle: int
 
@@ -53,7 +53,7 @@ class HostMemory:
 
     Attributes:
         fake: whose executions a capture collects.
-        missing: raised where the driver is asked for the first time.
+        missing: raised at the first access to the driver.
         num_free_bytes: what is left on the "device".
         drops_copies_of_graphs: captured copies are lost, as when a graph holds only half of the work.
     """

@@ -1,4 +1,4 @@
-"""What the library logs while a test runs, as lines."""
+"""Log messages of the library during a test, as lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The list fills with what is logged in the block, from INFO on; warnings begin with "warning: "."""
+    """A list that collects messages from INFO on while the block runs; warnings start with "warning: "."""
     lines: list[str] = []
     handler = _Lines(lines)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""pycuda, built from source into ~/.cache/edgefuse, for tests on machines that have none; it has no wheels.
+"""pycuda, built from source into ~/.cache/edgefuse, for tests on machines without it; it has no wheels.
 
 The headers of CUDA come from NVIDIA's wheels, as the group `pycuda` of pyproject.toml pins them, so no CUDA toolkit is needed,
 and a library with libcuda's name stands for the driver while it is linked. What is built runs on any driver that is new enough.
@@ -36,9 +36,9 @@ CXXFLAGS = ["-O1", "-g0", "-w"]
 
 @cache
 def pycuda_site() -> Path:
-    """The folder to put on the path, which holds pycuda and cuda-bindings; from the cache, or built in one to two minutes."""
+    """The folder with pycuda and cuda-bindings for sys.path; from the cache, or built in one to two minutes."""
     requirements = groups()[GROUP]
-    # The digest keeps a pin or a setting that was changed from finding the old folder.
+    # With the digest in its name, a changed pin or setting gets a new folder.
     digest = hashlib.sha256("\n".join([*requirements, SETTINGS]).encode()).hexdigest()[:8]
     cached = cache_folder("pycuda")
     folder = cached / f"{sys.implementation.cache_tag}-{platform.machine()}-{digest}"

@@ -33,16 +33,16 @@ CORRECTIONS = (
     (r"\bI(Builder|ParserError)\b", r"\1"),
     # trt.bool is a DataType.
     (r"(-> |: |\[|\| )bool\b", r"\1builtins.bool"),
-    # What Python's grammar refuses in plugins' methods.
+    # Invalid Python in the methods of plugins.
     (r"(?<=[ (])in(?=: )", "in_"),
     (r"(?<== None, )(\w+: [\w.]+)(?=[,)])", r"\1 = ..."),
     # pybind11 calls overrides with an int, and a parameter that takes any enum as a number would check nothing.
     (r"typing\.SupportsInt\b", "int"),
-    # Conversions and slots of the C type, of which the docstrings say nothing.
+    # Conversions and slots of the C type, which are not in the docstrings.
     (r"(?<=: )Dims(?=[,)])", "Dims | collections.abc.Sequence[int]"),
     (r"(?m)^class Dims:$", "class Dims:\n    def __iter__(self) -> collections.abc.Iterator[int]: ..."),
     (r"(?m)^class IHostMemory:$", "class IHostMemory:\n    def __buffer__(self, flags: int, /) -> memoryview: ..."),
-    # These return None where they fail: TensorRT's documentation says so, the docstrings' types do not.
+    # These return None on failure, according to the documentation of TensorRT; the types in the docstrings omit it.
     (rf"(def (?:{MAY_FAIL})\(.*-> \w+)", r"\1 | None"),
 )
 """Regular expressions for the generated text, in this order."""
@@ -59,7 +59,7 @@ def pins() -> dict[str, str]:
 
 
 def stubs(requirement: str) -> Path:
-    """A folder for MYPYPATH with a package `tensorrt`, whatever the bindings call themselves."""
+    """A folder for MYPYPATH with a package `tensorrt`, for any name of the bindings."""
     bindings = fetch(requirement)
     folder = bindings / f"stubs-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
     if not folder.is_dir():
@@ -71,10 +71,10 @@ def stubs(requirement: str) -> Path:
 
 
 def fetch(requirement: str) -> Path:
-    """The folder that holds the bindings, from the cache or from the package index, for the running Python."""
+    """The folder with the bindings, from the cache or from the package index, for the running Python."""
     cache = cache_folder("tensorrt-bindings")
     python = f"{sys.implementation.cache_tag}-{platform.machine()}"
-    # The digest keeps a pin that was changed from finding the old folder.
+    # With the digest in its name, a changed pin gets a new folder.
     digest = hashlib.sha256(requirement.encode()).hexdigest()[:8]
     folder = cache / f"{requirement.replace('==', '-')}-{python}-{digest}"
     if not folder.is_dir():
@@ -114,7 +114,7 @@ def generate(bindings: Path, out: Path) -> None:
 
 
 def _stand_in_for(library: Path, folder: Path) -> None:
-    """Compile what `library` links of NVIDIA's: lib*.so.10, .so.11 or, for TensorRT-RTX, .so.1."""
+    """Compile empty replacements of the NVIDIA libraries that `library` links: lib*.so.10, .so.11 or, for TensorRT-RTX, .so.1."""
     source = folder / "nothing.c"
     source.write_text("\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in SYMBOLS) + "\n")
     for name in set(re.findall(rb"lib(?:nv|tensorrt)\w+\.so\.\d+", library.read_bytes())):
@@ -127,5 +127,5 @@ def _stand_in_for(library: Path, folder: Path) -> None:
 def _keep(made: Path, folder: Path) -> None:
     try:
         made.rename(folder)
-    except OSError:  # another process was quicker
+    except OSError:  # another process was faster
         assert folder.is_dir()

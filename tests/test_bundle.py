@@ -1,4 +1,4 @@
-"""Whatever a bundle's manifest and ONNX file contain, opening it gives a consistent bundle or one UserError."""
+"""Opening a bundle with any manifest and ONNX file gives a consistent bundle or one UserError."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def complete_bundle(folder: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return complete_bundle(tmp_path_factory.mktemp("whole") / "bundle")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return complete_bundle(tmp_path_factory.mktemp("complete") / "bundle")
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -76,8 +76,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_manifest_that_was_changed_anywhere_is_a_bundle_or_one_user_error(whole: Bundle, data: st.DataObject) -> None:
-    path = whole.folder / MANIFEST_NAME
+def test_a_manifest_with_any_change_is_a_bundle_or_one_user_error(complete: Bundle, data: st.DataObject) -> None:
+    path = complete.folder / MANIFEST_NAME
     text = path.read_text()
     value = json.loads(text)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -97,11 +97,11 @@ def test_a_manifest_that_was_changed_anywhere_is_a_bundle_or_one_user_error(whol
         changed = changed[: data.draw(st.integers(0, len(changed)))]
     path.write_text(changed)
     try:
-        bundle = open_bundle(whole.folder)
+        bundle = open_bundle(complete.folder)
         assert bundle.file().is_file() and len(bundle.manifest.labels) == 2
         bundle.samples()
     except UserError as error:
-        assert str(whole.folder) in str(error) and len(str(error)) < 1000 + len(str(whole.folder)) * 3
+        assert str(complete.folder) in str(error) and len(str(error)) < 1000 + len(str(complete.folder)) * 3
     finally:
         path.write_text(text)
 
@@ -232,10 +232,10 @@ def test_samples_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "", ".", "a/../model.onnx", "a//b", "x\x00"])
-def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str, whole: Bundle) -> None:
-    entry = whole.manifest.files[MODEL_NAME]
+def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str, complete: Bundle) -> None:
+    entry = complete.manifest.files[MODEL_NAME]
     with pytest.raises(UserError, match="is not inside the bundle"):
-        dataclasses.replace(whole.manifest, files={name: entry})
+        dataclasses.replace(complete.manifest, files={name: entry})
 
 
 def test_a_link_out_of_the_bundle_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_metadata_is_what_onnx_reads(tmp_path: Path) -> None:
     assert read_metadata(bundle.file()) == {entry.key: entry.value for entry in model.metadata_props} != {}
 
 
-def test_a_manifest_survives_a_round_trip(whole: Bundle) -> None:
-    copied = copy.deepcopy(whole.manifest.to_json())
-    assert Manifest.from_json(copied) == whole.manifest
+def test_a_manifest_survives_a_round_trip(complete: Bundle) -> None:
+    copied = copy.deepcopy(complete.manifest.to_json())
+    assert Manifest.from_json(copied) == complete.manifest
 
 
 def test_a_file_given_by_its_path_is_checked_against_its_manifest(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_pairs_of_one_class_cannot_be_used(accuracy: float, part: str) -> None:
     )
 
 
-def test_it_is_chosen_on_validation_pairs_and_not_on_those_that_score_it() -> None:
+def test_it_is_chosen_on_validation_pairs_and_not_on_test_pairs() -> None:
     good, bad = {"both": 0.9, "no_rgb": 0.9, "no_depth": 0.9}, {"both": 0.9, "no_rgb": 0.1, "no_depth": 0.1}
     for validation, test, answer in ((good, bad, "predict"), (bad, good, "abstain")):
         chosen = choose_degraded_mode({**metrics(**validation), **metrics(**test, part="test")}, fusion="joint")

@@ -1,4 +1,4 @@
-"""Every example in a docstring (`>>>`) runs, in a folder that holds what the examples name: data set, run and bundle of mugs."""
+"""Every example in a docstring (`>>>`) runs, in a folder with the data set, run and bundle of mugs that the examples use."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ DOCUMENTED = [found for module, path in _sources() for found in _documented(modu
 
 
 def mug_pair(*labels: str) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """480x640; from left to right a view of each label: blue is near and red is far, as the toy bundle's rule wants it."""
+    """480x640; from left to right a view of each label: blue is near and red is far, as classified by the toy bundle."""
     rgb = np.random.default_rng(0).integers(60, 100, (30, 40, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     depth = np.hstack([np.full((480, 640 // len(labels)), 1200 if label == "red_mug" else 300) for label in labels])
     return rgb, depth.astype(np.uint16)
@@ -87,7 +87,7 @@ def mugs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(mugs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """The working folder: the data set, and what the example needs and does not make itself."""
+    """The working folder: the data set, and files that the example needs."""
     (tmp_path / "mugs").symlink_to(mugs / "mugs")
     name = str(request.getfixturevalue("found"))
     if name == EXPORT:

@@ -1,4 +1,4 @@
-"""Each program in `examples/` runs as its first line says; the README there lists which ones were tried."""
+"""Each program in `examples/` runs with the command in its first line; its README lists which ones were tried."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _run(name: str, *arguments: object) -> str:
 
 @contextmanager
 def _server(*command: object, port: int) -> Iterator[None]:
-    """A process that listens on `port` of this machine, ended afterwards."""
+    """A process that listens on a local `port`, terminated afterwards."""
     process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
@@ -152,7 +152,7 @@ def _wait_for(condition: Any, *, timeout_s: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_the_ros_node_is_python_and_said_to_be_untried() -> None:
+def test_the_ros_node_is_python_and_marked_untried() -> None:
     source = (EXAMPLES / "ros2_node.py").read_text(encoding="utf-8")
     compile(source, "ros2_node.py", "exec")
     assert "Untried" in source

@@ -31,7 +31,7 @@ def test_the_same_size_is_the_identity() -> None:
 @given(
     x=st.integers(-30, 50), y=st.integers(-30, 40), w=st.integers(1, 80), h=st.integers(1, 80), size=st.integers(16, 40)
 )
-def test_depth_values_are_never_invented(x: int, y: int, w: int, h: int, size: int) -> None:
+def test_depth_is_never_interpolated(x: int, y: int, w: int, h: int, size: int) -> None:
     rgb, depth = image(44, 56)
     side = max(w, h)
     left, top = x + (w - side) // 2, y + (h - side) // 2

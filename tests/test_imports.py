@@ -1,4 +1,4 @@
-"""What an import may bring along, and how fast the command answers. Each import has a process of its own."""
+"""Modules that an import may load, and the start-up time of the command. Each import has its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONAL = (
     *("torch", "torchvision", "safetensors", "sklearn", "matplotlib", "tensorboard", "onnx", "onnxscript"),
     *("onnxruntime", "tensorrt", "pycuda", "cuda", "pyrealsense2"),
 )
-"""What only an extra brings: imported inside the functions that need it, never with a module of the device."""
+"""Packages of extras: imported inside the functions that need them, never with a module of the device."""
 
 IMPORT_LIMIT_S = 0.05
 HELP_LIMIT_S = 0.3
@@ -58,7 +58,7 @@ def test_an_engine_is_built_without_torch_and_onnx(module: str) -> None:
     assert _loaded_with(module, of=("torch", "torchvision", "onnx", "onnxruntime")) == []
 
 
-def test_edgefuse_alone_loads_next_to_nothing() -> None:
+def test_import_edgefuse_loads_almost_nothing() -> None:
     assert _loaded_with("edgefuse", of=(*OPTIONAL, "numpy", "cv2", "rich", "typer")) == []
 
 
@@ -66,18 +66,18 @@ def test_the_list_of_commands_loads_neither_numpy_nor_opencv() -> None:
     assert _loaded_with("edgefuse.app.main; edgefuse.app.main.build_app()", of=("numpy", "cv2")) == []
 
 
-def test_the_check_sees_a_loaded_package() -> None:
+def test_the_check_finds_a_loaded_package() -> None:
     assert _loaded_with("edgefuse.framing", of=("cv2", "torch")) == ["cv2"]
 
 
-def test_import_takes_no_time() -> None:
-    """Processor time over that of an interpreter that imports nothing; best of several tries, as for the help."""
+def test_import_is_fast() -> None:
+    """CPU time above that of an interpreter without imports; the best of several tries."""
     own_s, bare_s = (min(_cpu_s(sys.executable, "-c", code) for _ in range(TRIES)) for code in ("import edgefuse", "0"))
     assert own_s - bare_s < IMPORT_LIMIT_S
 
 
-def test_help_answers_at_once() -> None:
-    """Best of several tries, in processor time: on a busy machine the time on the wall tells more about the others."""
+def test_help_is_fast() -> None:
+    """CPU time, the best of several tries: on a busy machine, wall time depends on other processes."""
     assert min(_cpu_s(EDGEFUSE, "--help", prints="live") for _ in range(TRIES)) < HELP_LIMIT_S
 
 

@@ -1,4 +1,4 @@
-"""A run, a bundle and a data set of an earlier commit open, and give the outputs that they gave then."""
+"""A run, a bundle and a data set of an older commit open, and give the same outputs as with that commit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_bundle_opens_and_classifies(old: Path) -> None:
     assert rgbd.dataset.samples[0].rgb_path.name == "000_rgb.png"
     with Classifier(old / "bundle") as classifier:
         found = classifier(rgbd.rgb[0], rgbd.depth[0], depth_unit_m=0.001, roi="whole")
-    assert found.label == "blue_mug_photo"  # as the commit that wrote the bundle answered
+    assert found.label == "blue_mug_photo"  # as with the commit that wrote the bundle
     assert found.probability == pytest.approx(0.27807, abs=1e-4) and found.gate == pytest.approx(0.47407, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Files, JSON, images, arrays and names each have one place (`edgefuse.io`); nothing goes round it.
+"""Files, JSON, images, arrays and names each have one module (`edgefuse.io`); nothing bypasses it.
 
 Like import-linter's contracts, for calls: each rule names calls that only its own module may make.
 """
@@ -27,8 +27,8 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
                 f"{IO}/json_files.py",
                 "edgefuse/framing.py",  # a digest of a constant
                 "export/edgefuse_export/tensorrt/lint.py",  # a file of the package
-                "export/edgefuse_export/tensorrt/inspect_engine.py",  # the inspector's answer, in memory
-                "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # from a process of ours to another
+                "export/edgefuse_export/tensorrt/inspect_engine.py",  # the inspector's output, in memory
+                "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # between two processes of the project
                 "benchmarks/edgefuse_benchmarks/suites/cold_start.py",
             }
         ),
@@ -45,7 +45,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "data sets are walked by edgefuse.data.tree": (
         frozenset({"os.walk", "os.scandir", ".rglob"}),
-        frozenset({"edgefuse/data/tree.py", f"{IO}/files.py"}),  # files: what it flushes to the disk
+        frozenset({"edgefuse/data/tree.py", f"{IO}/files.py"}),  # files that it flushes to the disk
     ),
     "text for people is written by edgefuse.io.text": (
         frozenset({"Console", "print", ".write_text"}),
@@ -54,7 +54,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
                 f"{IO}/text.py",
                 f"{IO}/json_files.py",
                 "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # JSON for another process
-                "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a script of its own, not the command line
+                "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a separate script, not the command line
                 "benchmarks/edgefuse_benchmarks/suites/precision.py",
                 "benchmarks/edgefuse_benchmarks/paper/seed_summary.py",
             }
@@ -70,7 +70,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 
 def _calls(source: str) -> set[str]:
-    """What a file calls, as dotted names; of a method of anything also ".name"."""
+    """The calls in a file, as dotted names; a method of any object also as ".name"."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -93,7 +93,7 @@ def _broken(rule: str) -> list[str]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_nothing_goes_round_the_one_place(rule: str) -> None:
+def test_nothing_bypasses_the_one_module(rule: str) -> None:
     assert _broken(rule) == []
 
 
@@ -123,11 +123,11 @@ RUNS: dict[str, str] = {
     "benchmarks/edgefuse_benchmarks/suites/engine.py": "the time of the engine alone",
     "benchmarks/edgefuse_benchmarks/suites/core_variants.py": "files of the fusion core, which are no bundles",
 }
-"""Where the `run` of an engine or of an ONNX Runtime session is used, and why it may be."""
+"""Files that use `run` of an engine or of an ONNX Runtime session, and the reason."""
 
 
 def _runs(source: str) -> set[str]:
-    """Every `run` that is called on something, or an engine's that is handed on; not those of processes and jobs."""
+    """Every call of a method `run`, and every engine's `run` that is passed on; not those of processes and jobs."""
     nodes = list(ast.walk(ast.parse(source)))
     called = [node.func for node in nodes if isinstance(node, ast.Call)]
     runs = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "run"]
@@ -135,7 +135,7 @@ def _runs(source: str) -> set[str]:
     return found - {f"{name}.run" for name in NOT_ENGINES}
 
 
-def test_the_classifier_is_the_one_path_from_a_frame_to_a_prediction() -> None:
+def test_the_classifier_is_the_only_path_from_a_frame_to_a_prediction() -> None:
     found = {
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
@@ -145,7 +145,7 @@ def test_the_classifier_is_the_one_path_from_a_frame_to_a_prediction() -> None:
     assert found == set(RUNS)
 
 
-def test_a_run_is_found_whatever_it_is_called_on() -> None:
+def test_a_run_is_found_on_any_object() -> None:
     source = (
         "subprocess.run(a); it.run(a, b); time(my_engine.run); self._opened.engine.run(**c); self.run.folder; run(b)"
     )
@@ -153,7 +153,7 @@ def test_a_run_is_found_whatever_it_is_called_on() -> None:
 
 
 OTHER_CALLBACKS = {"say", "on_progress", "listener"}
-"""Parameters that were there before: messages go through `logging`, progress through `edgefuse.progress`."""
+"""Parameters of older versions: messages go through `logging`, progress through `edgefuse.progress`."""
 
 SPEAKS = re.compile(
     r"edgefuse/console/|edgefuse/app/main\.py|benchmarks/edgefuse_benchmarks/console\.py"
@@ -161,11 +161,11 @@ SPEAKS = re.compile(
     r"|edgefuse/io/text\.py"
     r"|benchmarks/edgefuse_benchmarks/(suites/cold_process|suites/precision|gpu_report|paper/seed_summary)\.py"  # scripts
 )
-"""Modules that may print: the console's, and the commands."""
+"""Modules that may print: the console and the commands."""
 
 
 def _speaking(path: str, source: str) -> list[str]:
-    """Parameters and calls by which a library module would speak for itself."""
+    """Parameters and calls with which a library module would print."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg) and node.arg in OTHER_CALLBACKS:
@@ -202,11 +202,11 @@ def test_speaking_is_found(path: str, source: str, found: list[str]) -> None:
 COMMAND = re.compile(
     r"\b(edgefuse (record|train|evaluate|explain|crossval|reproduce|export|build|lint-onnx|live|demo|data [a-z]+)( .*--(out|camera|roi))?|cp|mv|rm|chmod \S+|chown -R \S+) $"
 )
-"""A message up to where a command that it gives has a path."""
+"""A message up to the path in its command."""
 
 
 def _bare_paths(source: str) -> list[str]:
-    """What follows such a text in an f-string and is not quoted for a shell."""
+    """Values after such a text in an f-string that are not quoted for a shell."""
     found = []
     for node in ast.walk(ast.parse(source)):
         text = ""
@@ -228,7 +228,7 @@ def test_paths_in_commands_are_quoted_for_the_shell() -> None:
         for path in sorted((ROOT / folder).rglob("*.py"))
         if (found := _bare_paths(path.read_text(encoding="utf-8")))
     }
-    bare.pop("edgefuse/app/demo.py", None)  # a name of a step
+    bare.pop("edgefuse/app/demo.py", None)  # the name of a step
     assert bare == {}
 
 

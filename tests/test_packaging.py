@@ -1,4 +1,4 @@
-"""The built packages: what is in them, and what a device gets that installs the wheel with the runtime extra alone."""
+"""The built packages: their contents, and an installation of the wheel with only the runtime extra, as on a device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def _run(command: Sequence[str | Path], *, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run outside the tree, and without the variables that would put the tree on the path."""
+    """Run outside the working tree, without environment variables that would add it to the path."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
@@ -69,7 +69,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A new environment with the wheel and its runtime extra, a bundle, and frames to look at."""
+    """A new environment with the wheel and its runtime extra, a bundle, and frames to classify."""
 
     folder: Path
     bin: Path
@@ -97,15 +97,15 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
     return device
 
 
-def test_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_only_the_four_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == PACKAGES
-    tracked_kinds = {".py", ".typed", ".json"}  # the JSON: what TensorRT's parser knows
+    tracked_kinds = {".py", ".typed", ".json"}  # the JSON: operators of TensorRT's parser
     assert [name for name in names if Path(name).suffix not in tracked_kinds] == []
 
 
-def test_wheel_says_every_extra(wheel: Path) -> None:
+def test_wheel_declares_every_extra(wheel: Path) -> None:
     metadata = _metadata(wheel)
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     base = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
@@ -135,7 +135,7 @@ def test_device_imports_the_wheel_without_torch(device: Device) -> None:
     assert device.run("python", "-c", "import torch").returncode != 0
 
 
-def test_device_answers_help(device: Device) -> None:
+def test_device_shows_help(device: Device) -> None:
     helped = device.run("edgefuse", "--help")
     assert helped.returncode == 0, helped.stderr
     assert "live" in helped.stdout
@@ -161,7 +161,7 @@ def test_device_runs_live_without_torch(device: Device) -> None:
         (("live", "bundle", "--camera", "realsense"), "realsense"),
     ],
 )
-def test_device_says_which_extra_is_missing(device: Device, arguments: tuple[str, ...], extra: str) -> None:
+def test_device_names_the_missing_extra(device: Device, arguments: tuple[str, ...], extra: str) -> None:
     done = device.run("edgefuse", *arguments)
     assert done.returncode == 1
     assert f"edgefuse[{extra}]" in done.stderr

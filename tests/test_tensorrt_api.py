@@ -25,14 +25,14 @@ SOURCES = {
 }
 MODULES = [path for path, text in SOURCES.items() if re.search(r"^ *(import|from) tensorrt\b", text, re.MULTILINE)]
 IN_SOME_VERSIONS = re.compile(r'(?:__members__(?:\[|\.get\()|hasattr\(\w+, )"(\w+)"')
-"""How the project asks for a name that not every version has; mypy does not look into the string."""
+"""How the project looks up a name that not every version has; mypy does not check the string."""
 
 
 @cache
 def errors(version: str, *paths: Path) -> list[str]:
-    """What mypy says about `paths` with the bindings of `version` as `tensorrt`."""
+    """Errors of mypy in `paths` with the bindings of `version` as `tensorrt`."""
     options = ["--no-error-summary", "--no-pretty", "--config-file", "pyproject.toml"]
-    # Without the bindings their classes are Any, and to derive from Any needs an ignore.
+    # Without the bindings their classes are Any, and subclassing Any needs an ignore.
     options += ["--no-warn-unused-ignores", "--cache-dir", str(cache_folder("mypy"))]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *map(str, paths)],
@@ -143,7 +143,7 @@ def derived(config: trt.IBuilderConfig) -> None:
     Lacking()  # Cannot instantiate abstract class "Lacking" with abstract attribute "phase_start"
     trt.Builder(Right())  # expected "ILogger"
 """
-"""Right code, and wrong lines with a part of what mypy is to say; before a colon: in these versions alone."""
+"""Correct code, and wrong lines with a part of the expected mypy error; before a colon: only in these versions."""
 
 
 @pytest.mark.parametrize("version", pins())

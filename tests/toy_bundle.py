@@ -1,4 +1,4 @@
-"""A small bundle made by hand, whose answer is known for every frame: for tests of whatever opens bundles.
+"""A small hand-made bundle with a known output for every frame, for tests that open bundles.
 
 score  = mean depth code / FULL_DEPTH_CODE - mean of the red channel / 255
 logits = SHARPNESS * score * (-1 ... +1 over the labels)
@@ -66,7 +66,7 @@ def make_toy_bundle(
     )
     contract = InputContract(size=size, align=align)
     metadata = bundle.model_metadata(labels=labels, contract=contract, precision="fp32", temperature=None)
-    del metadata["edgefuse.precision"]  # as in files of before; some tests let this one count as another precision's
+    del metadata["edgefuse.precision"]  # as in older files; some tests use this file as one of another precision
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
@@ -89,7 +89,7 @@ def _stated(batch: int | str) -> int | str:
 def toy_answer(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, num_labels: int = 2
 ) -> tuple[NDArray[np.float64], float]:
-    """What the bundle says about one framed pair, rgb [S, S, 3] and depth [S, S, 2], in NumPy: probabilities [C], gate."""
+    """The output of the bundle for one framed pair, rgb [S, S, 3] and depth [S, S, 2], in NumPy: probabilities [C], gate."""
     red = rgb[..., 0].mean() / 255.0
     score = codes_from_bytes(depth).astype(np.float64).mean() / FULL_DEPTH_CODE - red
     logits = SHARPNESS * score * np.linspace(-1.0, 1.0, num_labels)

@@ -1,1 +1,1 @@
-"""The front door: the command line, the public functions, the demo. The only modules that may import everything."""
+"""Entry points: the command line, the public functions and the demo. Only these modules may import every other package."""

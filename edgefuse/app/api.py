@@ -1,6 +1,6 @@
-"""The public functions behind `edgefuse.train`, `export`, `evaluate` and `open_bundle`: paths as text or `Path`, plain values in.
+"""The public functions behind `edgefuse.train`, `export`, `evaluate` and `open_bundle`: with paths as `str` or `Path`.
 
-Owns their signatures; each calls the function that its command calls. Only `edgefuse.__init__` imports it.
+Each calls the same function as its command. Only `edgefuse.__init__` imports this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AnyPath = str | Path
 
 
-def train(  # long: what may be asked for, and its words
+def train(  # long: mostly its docstring
     data: AnyPath | Sequence[AnyPath],
     out: AnyPath,
     *,
@@ -34,19 +34,19 @@ def train(  # long: what may be asked for, and its words
 
     Args:
         data: one data set folder, or several: root/<class>/<sequence>/<name>_rgb.png and _depth.png.
-        out: the run folder to make; it can be exported after its first epoch.
+        out: the run folder to create; it can be exported after the first epoch.
         recipe: from `edgefuse.recipes`, such as `edgefuse.recipes.mobilenet_rgbd(epochs=20)`; None = `small_rgbd()`.
         force: overwrite a run that exists at `out`.
-        skip_bad: leave unreadable or incomplete pairs out instead of refusing.
-        callback: called at each batch and epoch; extend `edgefuse.training.callbacks.NullCallback`.
-        progress: called with the epochs done and their number; see `edgefuse.progress.Progress`.
+        skip_bad: skip unreadable or incomplete pairs instead of failing.
+        callback: called after each batch and epoch; extend `edgefuse.training.callbacks.NullCallback`.
+        progress: called with the number of epochs done and in total; see `edgefuse.progress.Progress`.
 
     Returns:
-        The run folder; its figures are in `metrics.json`.
+        The run folder; `metrics.json` has its metrics.
 
     Raises:
-        EdgefuseError: bad data, an output that exists, weights that cannot be had, or a loss that is not finite.
-        KeyboardInterrupt: Ctrl-C; the run holds the last finished epoch.
+        EdgefuseError: bad data, an output that exists, weights that cannot be loaded, or a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C; the run has the last finished epoch.
 
     Example:
         >>> import edgefuse
@@ -83,18 +83,18 @@ def export(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
-    """Export a run to a bundle: ONNX files that give the trained model's answers, and their manifest.
+    """Export a run to a bundle: ONNX files with the outputs of the trained model, and their manifest.
 
     Args:
-        run: the folder that `train` made.
-        out: the bundle folder to make.
-        precisions: some of "fp32", "fp16" and "int8"; FP32 is always made.
-        batch: regions in one run of the engine, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
+        run: a folder written by `train`.
+        out: the bundle folder to create.
+        precisions: some of "fp32", "fp16" and "int8"; FP32 is always included.
+        batch: regions per inference, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
         force: overwrite a bundle that exists at `out`.
-        progress: called while an FP16 or INT8 file needs a search for layers to keep in FP32: blocks done, blocks in all.
+        progress: called during the search for layers to keep in FP32, if an FP16 or INT8 file needs it: blocks done and in total.
 
     Raises:
-        EdgefuseError: no run, an output that exists, or a file whose answers differ from the trained model's.
+        EdgefuseError: not a run, an output that exists, or a file whose outputs differ from those of the trained model.
 
     Example:
         >>> import edgefuse
@@ -112,20 +112,19 @@ def export(
 
 
 def open_bundle(bundle: AnyPath) -> Bundle:
-    """Read and check a bundle's manifest; its files are checked when they are asked for.
+    """Read and check the manifest of a bundle; its files are checked when they are opened.
 
     Raises:
-        EdgefuseError: no bundle there, or one that this version does not read.
+        EdgefuseError: not a bundle, or one that this version cannot read.
 
     Example:
         >>> import edgefuse
         >>> edgefuse.open_bundle("bundles/mugs").manifest.labels
         ('blue_mug', 'red_mug')
     """
+    from edgefuse import bundle as bundles
 
-    from edgefuse.bundle import open_bundle as opened
-
-    return opened(Path(bundle))
+    return bundles.open_bundle(Path(bundle))
 
 
 def evaluate(
@@ -142,18 +141,18 @@ def evaluate(
     """Score a model on a data set, with both sensors and with either missing.
 
     Args:
-        model: a bundle, which runs on the engine that live uses, or a run, which runs in torch.
+        model: a bundle, which runs on the same engine as live, or a run, which runs in PyTorch.
         data: one data set folder, or several.
-        only: score these sequences alone: glob patterns such as "s1_clip02".
-        engine, file, num_threads: for a bundle, as for `edgefuse.Classifier`; FP32 where no file is named.
-        skip_bad: leave unreadable or incomplete pairs out instead of refusing.
-        progress: called with the pairs scored and their number.
+        only: score only these sequences: glob patterns such as "s1_clip02".
+        engine, file, num_threads: for a bundle, as for `edgefuse.Classifier`; `file` defaults to FP32.
+        skip_bad: skip unreadable or incomplete pairs instead of failing.
+        progress: called with the number of pairs scored and in total.
 
     Returns:
         "both", "no_rgb" and "no_depth" -> `edgefuse.evaluation.metrics.Scores`: accuracy, recall by class, calibration error.
 
     Raises:
-        EdgefuseError: no model there, bad data, classes that the model does not know, or an answer that is not finite.
+        EdgefuseError: not a model, bad data, classes that the model does not know, or an output that is not finite.
 
     Example:
         >>> import edgefuse

@@ -1,6 +1,6 @@
-"""The main job in one go, without a camera: rendered data, four models, a bundle, a recording, and live on it.
+"""The complete workflow without a camera: rendered data, four models, a bundle, a recording, and live on it.
 
-Owns the order of the steps and the summary; every step is the function that its command calls.
+Owns the order of the steps and the summary; each step calls the function of its command.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from edgefuse_runtime.sinks.sink import Sink
 FUSIONS: tuple[FusionKind, ...] = ("rgb", "depth", "naive", "gated")
 RESULTS_NAME = "demo.json"
 Metrics = dict[str, dict[str, Any]]
-"""Fusion -> condition -> figures."""
+"""Fusion -> condition -> metrics."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """How much of everything. The default fits two CPU cores and six minutes."""
+    """Amount of data and training. The default takes six minutes on two CPU cores."""
 
     num_pairs: int = 1000
     epochs: int | None = None
@@ -53,12 +53,12 @@ class DemoSize:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo ended with.
+    """Result of the demo.
 
     Attributes:
-        metrics: fusion -> condition -> figures on held-out instances, as in a run's `metrics.json`.
-        live: what `edgefuse live` said about the recording.
-        seconds: step -> how long it took.
+        metrics: fusion -> condition -> metrics on held-out sequences, as in `metrics.json` of a run.
+        live: summary of `edgefuse live` on the recording.
+        seconds: step -> duration.
     """
 
     folder: Path
@@ -80,32 +80,32 @@ def run_demo(
     sinks: Sequence[Sink] = (),
     real_time: bool = False,
 ) -> DemoResult:
-    """Make everything below `out`.
+    """Run all steps and write their outputs to `out`.
 
     Args:
-        seed: decides the pictures, the split and the training.
-        callback: called at each batch and epoch of the trainings.
-        on_trained: is given the figures on held-out instances before the model is exported.
-        sinks: get the live results; opened here.
-        real_time: play the recording at its own pace.
+        seed: random seed of the images, the split and the training.
+        callback: called after each batch and epoch of the trainings.
+        on_trained: called with the metrics on held-out sequences before the export.
+        sinks: receive the live results; opened here.
+        real_time: play the recording at its original speed.
 
     Raises:
-        UserError: something stands at `out`, or a step failed.
+        UserError: `out` exists, or a step failed.
     """
     size = size if size is not None else DemoSize()
     refuse_existing(out, force=force, marker=RESULTS_NAME, contents=("data", "runs", "bundle", "live.db3", "live.json"))
-    with folder_begun(out) as new:  # what stands there goes when the first step is done
+    with folder_begun(out) as new:  # replaces an existing folder when the first step is done
         steps = _Steps(num_steps=5)
-        text = f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can tell apart"
+        text = f"render {size.num_pairs} RGB-D pairs of objects that neither sensor alone can distinguish"
         with steps("data", text):
             write_dataset(new.path / "data", num_pairs=size.num_pairs, seed=seed)
         write_json(new.path / RESULTS_NAME, {"state": "begun"})
         new.keep()
     data = out / "data"
-    with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the instances is held out"):
+    with steps("train", f"train {', '.join(FUSIONS)} on the same pairs; a quarter of the sequences is held out"):
         metrics = _train_all(data, out / "runs", config=_config(seed, size), callback=callback)
     on_trained(metrics)
-    with steps("export", "export the gated model to ONNX and compare it with the torch model"):
+    with steps("export", "export the gated model to ONNX and compare it with the PyTorch model"):
         bundle = export_run(out / "runs" / "gated", out / "bundle").bundle
     with steps("recording", f"record {size.num_live_frames} frames of new objects with librealsense's software device"):
         recording, regions = _record(out, seed=seed, size=size)
@@ -119,7 +119,7 @@ def run_demo(
 
 
 class _Steps:
-    """Logs each step as it begins, and keeps how long it took."""
+    """Logs each step when it starts, and records its duration."""
 
     def __init__(self, *, num_steps: int) -> None:
         self._num_steps = num_steps
@@ -163,7 +163,7 @@ def _train_all(data: Path, runs: Path, *, config: TrainConfig, callback: Callbac
 
 
 def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
-    """A recording of whole camera frames, and beside it the region and the label of each frame."""
+    """Record full camera frames, and write the region and the label of each frame to a JSON file."""
     frames = list(stream(seed=seed, num_frames=size.num_live_frames, frames_per_object=size.frames_per_object))
     recording = write_recording(out / "live.db3", [(frame.rgb, frame.depth) for frame in frames])
     entries = [

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where data, runs, bundle and recording go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Output folder for data, runs, bundle and recording.")] = Path("demo"),
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Decides the pictures, the split and the training.")
+        int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the images, the split and the training.")
     ] = 0,
-    pairs: Annotated[int, typer.Option(min=72, max=MAX_PAIRS, help="Rendered pairs to learn from.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=72, max=MAX_PAIRS, help="Number of pairs to render.")] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over them. Default: what the demo's recipe says.")
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Training epochs. Default: those of the demo recipe.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames of the recording that live runs on.")] = 90,
+    frames: Annotated[
+        int, typer.Option(min=1, max=MAX_FRAMES, help="Number of frames in the recording for live.")
+    ] = 90,
     force: Force = False,
 ) -> None:
-    """The main job without a camera: render data, train four models, export, record, run live. Some minutes."""
+    """Run the complete workflow without a camera: render data, train four models, export, record, run live. Takes some minutes."""
     from edgefuse.errors import require
 
     for package, extra in (("torch", "train"), ("onnx", "export"), ("onnxruntime", "runtime")):
@@ -52,7 +54,7 @@ def demo(
             callback=display,
             on_trained=_print_accuracies,
             sinks=(TableSink() if on_terminal else LinesSink(sys.stdout),),
-            real_time=on_terminal,  # to be looked at; elsewhere every frame is decided
+            real_time=on_terminal,  # for watching; otherwise every frame is classified
         )
     folder = printable(str(result.folder))
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items())
@@ -69,8 +71,8 @@ def _print_accuracies(metrics: Metrics) -> None:
     from edgefuse.io.text import new_console, new_table
 
     console = new_console()
-    table = new_table(title="accuracy on held-out instances")
-    for column in ("model", "both sensors", "RGB dead", "depth dead", "mean gate"):
+    table = new_table(title="accuracy on held-out sequences")
+    for column in ("model", "both sensors", "no RGB", "no depth", "mean gate"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for fusion, scores in metrics.items():
         cells = [f"{scores[condition]['accuracy']:.1%}" for condition in ("both", "no_rgb", "no_depth")]
@@ -84,10 +86,10 @@ def _print_accuracies(metrics: Metrics) -> None:
 
 
 def next_commands(result: DemoResult, *, prefix: Path = Path(sys.prefix)) -> list[str]:
-    """What to type next; first the line that lets the shell find `edgefuse`, where it does not.
+    """The next commands, after the activation of the environment if the shell does not find `edgefuse`.
 
     Args:
-        prefix: of the environment that runs the demo.
+        prefix: of the Python environment of the demo.
     """
     live = ("edgefuse", "live", str(result.bundle), "--camera", str(result.recording))
     regions = ("--roi", str(result.recording.with_suffix(".json")))

@@ -1,4 +1,4 @@
-"""edgefuse evaluate; `edgefuse explain` opens models and data by it."""
+"""edgefuse evaluate; `edgefuse explain` uses its functions to open models and data."""
 
 from __future__ import annotations
 
@@ -29,32 +29,36 @@ if TYPE_CHECKING:
 
 
 def evaluate(  # long: each option is a parameter
-    model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
+    model: Annotated[
+        Path, typer.Argument(help="A bundle (runs in ONNX Runtime or TensorRT) or a run (runs in PyTorch).")
+    ],
     data: DataFolders,
     only: OnlySequences = None,
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="Score under failing sensors: dark, frozen, noisy, shifted, dead ...")
+        bool,
+        typer.Option("--corruptions", help="Score with failing sensors: dark, frozen, noisy, shifted, missing ..."),
     ] = False,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="With --corruptions: one more bundle or run to put beside MODEL. Repeatable."),
+        typer.Option(help="With --corruptions: another bundle or run to compare with MODEL. Repeatable."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="With --corruptions: a PNG of accuracy against severity to write.")
+        Path | None, typer.Option(help="With --corruptions: PNG file to write, accuracy against severity.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="With --corruptions: the folder to make: report.md, report.csv, report.json, report.png."),
+        typer.Option(help="With --corruptions: output folder for report.md, report.csv, report.json and report.png."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="With --corruptions: decides their chance. Default: 0.")
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="With --corruptions: random seed for the corruptions. Default: 0."),
     ] = None,
     force: Force = False,
     file: Annotated[
         str | None,
         typer.Option(
-            help="With a bundle: which of its files answers, such as model.fp16.onnx. Default: model.onnx; with --engine "
-            "tensorrt the engine that live takes."
+            help="With a bundle: its file to evaluate, such as model.fp16.onnx. Default: model.onnx; with --engine tensorrt, the "
+            "same engine as live."
         ),
     ] = None,
     engine: EngineWord = "auto",
@@ -62,7 +66,7 @@ def evaluate(  # long: each option is a parameter
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on a data set: accuracy, recall by class, calibration, and the same with either sensor dead."""
+    """Score a model on a data set: accuracy, recall by class and calibration, with both sensors and with either one missing."""
     from edgefuse.errors import require
     from edgefuse.evaluation.corruption_benchmark import REPORT_JSON
     from edgefuse.io.files import refuse_existing
@@ -78,7 +82,7 @@ def evaluate(  # long: each option is a parameter
     if out is not None:
         refuse_existing(out, force=force, marker=REPORT_JSON, contents=("report.*",))
     if plot is not None or out is not None:
-        require("matplotlib", extra="train")  # draws the plot in the end
+        require("matplotlib", extra="train")  # for the plot at the end
     rgbd = load_dataset(data, only=only, skip_bad=skip_bad)
     if corruptions:
         models = [model, *(against or ())]
@@ -93,8 +97,8 @@ def evaluate(  # long: each option is a parameter
     with open_model(model, num_threads=threads, file=file, engine=engine) as opened:
         if opened.name.endswith(COMPUTES_IN_FP32):
             say(
-                "note: these figures show nothing of half precision's rounding, which ONNX Runtime's CPU provider does not do; "
-                "python -m edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER scores a reference that rounds"
+                "note: ONNX Runtime runs FP16 files in FP32 on a CPU, so FP16 rounding is not measured here; python -m "
+                "edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER measures it with a reference that rounds"
             )
         scores = score(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels)
     warn_of_training_pairs(opened, rgbd)
@@ -112,7 +116,7 @@ def evaluate(  # long: each option is a parameter
     lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
     if lacking:
         say(
-            f"note: the data has no pair of {some_of(lacking)}: these figures say nothing of {'it' if len(lacking) == 1 else 'them'}"
+            f"note: the data has no pair of {some_of(lacking)}: these metrics do not cover {'it' if len(lacking) == 1 else 'them'}"
         )
 
 
@@ -127,7 +131,7 @@ def _evaluate_corruptions(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Every model under every corruption: a table, or JSON, a plot and a report."""
+    """Score all models under all corruptions; print a table or JSON, and write plot and report."""
     import shlex
     import sys
 
@@ -148,11 +152,11 @@ def _evaluate_corruptions(
         "versions": versions(("edgefuse", "numpy", "opencv", "torch", *ENGINE_PACKAGES), only_installed=True),
     }
     if as_json:
-        told = {"data_digest": rgbd.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
-        typer.echo(dumps({**told, "versions": facts["versions"], "models": reports}))
+        header = {"data_digest": rgbd.dataset.digest, "seed": seed, "command": command, "commit": facts["commit"]}
+        typer.echo(dumps({**header, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
-    # What can fail comes after what was found.
+    # Files come last: writing them may fail.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
         say(f"report: {report_path} (report.csv, report.json, report.png)")
@@ -164,7 +168,7 @@ def _evaluate_corruptions(
 def _score_under_corruptions(
     models: list[Path], rgbd: RgbdDataset, *, seed: int, engine: str, threads: int | None
 ) -> tuple[dict[str, tuple[Row, ...]], dict[str, dict[str, Any]]]:
-    """By the models' names in tables: the rows, and what JSON says of the model."""
+    """Column name of the model -> rows; column name -> JSON report."""
     from edgefuse.app.open_model import open_model
     from edgefuse.console.progress import counting
     from edgefuse.evaluation.corruption_benchmark import evaluate_corruptions
@@ -173,7 +177,7 @@ def _score_under_corruptions(
     rows_by_model: dict[str, tuple[Row, ...]] = {}
     reports: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
-        # All are opened and looked at before the first is scored: a model that cannot be had or does not fit is said at once.
+        # All models are opened and checked before the first is scored, so that errors come before the work.
         opened = {
             name: stack.enter_context(open_model(model, num_threads=threads, engine=engine))
             for name, model in column_names(models).items()
@@ -201,14 +205,14 @@ def _score_under_corruptions(
 
 
 def column_names(models: list[Path]) -> dict[str, Path]:
-    """A name for each model: its folder's, or as much of the path as tells it apart from the others.
+    """A name for each model: its folder name, with as many parent folders as needed to be unique.
 
     Raises:
-        typer.BadParameter: a model is named twice.
+        typer.BadParameter: a model is given twice.
     """
     paths = [real_path(model) for model in models]
     if len(set(paths)) < len(paths):
-        raise typer.BadParameter("the same model is named twice", param_hint="--against")
+        raise typer.BadParameter("the same model is given twice", param_hint="--against")
     longest = max(len(path.parts) for path in paths)
     for num_parts in range(1, longest + 1):
         names = ["/".join(path.parts[-num_parts:]) for path in paths]
@@ -218,7 +222,7 @@ def column_names(models: list[Path]) -> dict[str, Path]:
 
 
 def load_dataset(data: list[Path], *, only: list[str] | None, skip_bad: bool) -> RgbdDataset:
-    """The data set's pictures, of all instances or of those that `--only` names."""
+    """Load a data set, or its sequences that match `--only`."""
     from edgefuse.data.dataset import load, scan
     from edgefuse.data.splits import matching
     from edgefuse.io.text import say
@@ -235,23 +239,23 @@ def load_dataset(data: list[Path], *, only: list[str] | None, skip_bad: bool) ->
 
 
 def warn_of_training_pairs(model: OpenModel, rgbd: RgbdDataset, *, name: str = "the model") -> None:
-    """Say so when the model was trained on some of the pictures, on another region, or on another range of depth."""
+    """Warn if the model was trained on some of these sequences, on another region, or on another depth range."""
     from edgefuse.app.open_model import sequences_trained_on
     from edgefuse.data.sensor_coverage import sensing_warnings
     from edgefuse.framing import regions_agree
     from edgefuse.io.text import say
 
-    learned, given = model.training.get("data", {}).get("region"), rgbd.dataset.region
-    if not regions_agree(learned, given):
-        say(f"warning: {name} was trained on another region ({learned}) than these images show ({given})")
+    trained_on, given = model.training.get("data", {}).get("region"), rgbd.dataset.region
+    if not regions_agree(trained_on, given):
+        say(f"warning: {name} was trained on another region ({trained_on}) than these images show ({given})")
     near_m, far_m = model.contract.near_m, model.contract.far_m
     for warning in sensing_warnings(rgbd, range(len(rgbd.rgb)), near_m=near_m, far_m=far_m):
         say(f"warning: {warning}" if name == "the model" else f"warning: {name}: {warning}")
     sequences = sequences_trained_on(model, rgbd)
     if sequences:
         say(
-            f"note: {name} was trained on {len(sequences)} of these instances ({sequences[0]} and so on); "
-            f"--only names held-out ones"
+            f"note: {name} was trained on {len(sequences)} of these sequences, such as {sequences[0]}; "
+            f"select held-out ones with --only"
         )
 
 
@@ -259,11 +263,10 @@ MAX_CLASSES_SHOWN = 40
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
-
     from edgefuse.io.text import new_console, new_table
 
     both = scores["both"]
-    table = new_table(title=f"{both.num_samples} pairs, answered by {answered_by}")
+    table = new_table(title=f"{both.num_samples} pairs, predicted by {answered_by}")
     table.add_column("")
     for name in scores:
         table.add_column(name.replace("_", " "), justify="right")
@@ -278,7 +281,7 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
     if len(shown) > MAX_CLASSES_SHOWN:
         worst = sorted((2.0 if recall is None else recall, label) for label, recall in shown.items())
         shown = {label: shown[label] for _, label in worst[:MAX_CLASSES_SHOWN]}
-        table.caption = f"the {MAX_CLASSES_SHOWN} worst of {len(both.recall)} classes; --json has all"
+        table.caption = f"the {MAX_CLASSES_SHOWN} classes with the lowest recall of {len(both.recall)}; --json has all"
     for label in shown:
         recalls = [s.recall[label] for s in scores.values()]
         table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
@@ -286,7 +289,6 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
 
 
 def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) -> None:
-
     from edgefuse.io.text import new_console, new_table
 
     table = new_table(title=title)
@@ -300,7 +302,7 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
             table.add_section()
         severity = f"{row.severity:g} {row.unit}" if row.unit else ""
         accuracies = [f"{rows[number].scores.accuracy:.1%}" for rows in rows_by_model.values()]
-        words = "" if row.corruption == previous else row.corruption.replace("_", " ")
-        table.add_row(words, severity, *accuracies)
+        title_cell = "" if row.corruption == previous else row.corruption.replace("_", " ")
+        table.add_row(title_cell, severity, *accuracies)
         previous = row.corruption
     new_console().print(table)

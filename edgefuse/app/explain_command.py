@@ -19,29 +19,29 @@ DEFINITIONS = "docs/failing-sensors.md#definitions"
 
 
 def explain(  # long: each option is a parameter
-    model: Annotated[Path, typer.Argument(help="A bundle (ONNX Runtime answers) or a run (torch answers).")],
+    model: Annotated[Path, typer.Argument(help="A bundle (runs in ONNX Runtime) or a run (runs in PyTorch).")],
     data: DataFolders,
-    out: Annotated[Path, typer.Option(help="The folder to make: explain.json, gate.png, examples.png.")],
+    out: Annotated[Path, typer.Option(help="Output folder for explain.json, gate.png and examples.png.")],
     only: OnlySequences = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides the corruptions' chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed for the corruptions.")] = 0,
     threads: NumThreads = None,
     force: Force = False,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model listens to: its gate by class and corruption, each sensor's share of the decision, examples."""
+    """Show how a model uses its sensors: gate by class and corruption, contribution of each sensor, examples."""
     from edgefuse.console.progress import counting
-    from edgefuse.evaluation.explain import EXAMPLES_NAME, EXPLANATION_NAME, GATE_PLOT_NAME
-    from edgefuse.evaluation.explain import explain as look_into
+    from edgefuse.evaluation import explain as explanations
     from edgefuse.io.files import refuse_existing
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say
 
-    refuse_existing(out, force=force, marker=EXPLANATION_NAME, contents=(EXAMPLES_NAME, GATE_PLOT_NAME))
+    contents = (explanations.EXAMPLES_NAME, explanations.GATE_PLOT_NAME)
+    refuse_existing(out, force=force, marker=explanations.EXPLANATION_NAME, contents=contents)
     rgbd = load_dataset(data, only=only, skip_bad=skip_bad)
 
     def show(explanation: Explanation) -> None:
-        """Before it is written, which may fail."""
+        """Print the results before the files are written, which may fail."""
         if as_json:
             typer.echo(dumps(explanation.to_json()))
         else:
@@ -51,13 +51,13 @@ def explain(  # long: each option is a parameter
         open_model(model, num_threads=threads) as opened,
         counting("corruptions", unit="pairs") as progress,
     ):
-        look_into(
+        explanations.explain(
             opened.predictor,
             rgbd,
             out,
             contract=opened.contract,
             labels=opened.labels,
-            title=f"{real_path(model).name}, {len(rgbd.rgb)} pairs, answered by {opened.name}",
+            title=f"{real_path(model).name}, {len(rgbd.rgb)} pairs, predicted by {opened.name}",
             seed=seed,
             pixel_gate=opened.pixel_gate,
             progress=progress,
@@ -65,19 +65,16 @@ def explain(  # long: each option is a parameter
         )
     warn_of_training_pairs(opened, rgbd)
     if opened.fusion == "spatial" and opened.pixel_gate is None:
-        say(
-            "note: where the pixel gate looks is seen from the run alone, an exported file does not tell: edgefuse explain RUN"
-        )
+        say("note: exported files do not output the pixel gate; to see which pixels it keeps: edgefuse explain RUN")
     say(f"explanation: {out} (explain.json, gate.png, examples.png)")
 
 
 def _print_explanation(explanation: Explanation) -> None:
-
     from edgefuse.io.text import new_console, new_table
 
     found = explanation.to_json()
-    table = new_table(title=f"{found['num_pairs']} pairs, both sensors alive; gate: 0 RGB, 1 depth")
-    headings = ["", "pairs", "mean gate", "RGB's share", "depth's share", "no share"]
+    table = new_table(title=f"{found['num_pairs']} pairs, both sensors available; gate: 0 RGB, 1 depth")
+    headings = ["", "pairs", "mean gate", "from RGB", "from depth", "from neither"]
     for heading in [*headings, *(["RGB kept"] if found["all"]["mean_kept_area"] is not None else [])]:
         table.add_column(heading, justify="right" if heading else "left")
     for label, group in found["by_class"].items():

@@ -1,6 +1,6 @@
 """The command line: a table of commands, each imported when it is called.
 
-A command lives beside what it calls, in the `commands` module of its package; this module only lists them.
+Each command is in the `commands` module of the package that implements it; this module only lists them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Entry:
-    """One command: its words on the command line, and where its function is.
+    """One command: its name on the command line, and the module of its function.
 
     Attributes:
         name: "train", or "data check" for a command of a group.
-        module: imported when the command is called, or listed by --help.
+        module: imported when the command is called or listed by --help.
         panel: heading in the list of commands.
-        hidden: an older name that still works and is not listed.
+        hidden: an old name that still works but is not listed.
     """
 
     name: str
@@ -71,7 +71,7 @@ def build_app(word: str | None = None) -> typer.Typer:
     """The command line as a Typer application.
 
     Args:
-        word: first word of the command to import; None, or a word that is no command = import all.
+        word: first word of the command to import; None or an unknown word = import all.
     """
     app = typer.Typer(
         name="edgefuse",
@@ -111,7 +111,7 @@ def _group() -> None: ...
 
 
 def main() -> None:
-    """Run the command line; errors become one message and an exit code."""
+    """Run the command line; an error becomes one message and an exit code."""
     prepare_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments

@@ -1,4 +1,4 @@
-"""Names of options and values from older versions: they keep working, and no help text lists them."""
+"""Options and values of older versions. They still work, but --help does not list them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ OPTIONS: dict[str, dict[str, str]] = {
     "crossval": {"--approaches": "--variants"},
     "reproduce": {"--approaches": "--variants"},
 }
-"""Command -> old option -> its present name."""
+"""Command -> old option -> current option."""
 
 VALUES: dict[str, dict[str, str]] = {
     "--without-rgb": {"label": "predict", "no-decision": "abstain"},
     "--without-depth": {"label": "predict", "no-decision": "abstain"},
     "--by": {"instance": "sequence"},
 }
-"""Option -> old value -> its present form."""
+"""Option -> old value -> current value."""
 
 
 def with_present_names(arguments: list[str]) -> list[str]:
-    """The arguments of a command line with old options and values under their present names.
+    """Replace old options and values in the arguments of a command line.
 
     Example:
         >>> with_present_names(["record", "mugs", "--take=left"])

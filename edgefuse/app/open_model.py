@@ -1,6 +1,6 @@
-"""A trained model that is ready to answer: a bundle on the engine that live uses, or a run in torch.
+"""Opens trained models for evaluation: a bundle on the same engine as live, or a run in PyTorch.
 
-Owns what stands for either in evaluation; the commands and `edgefuse.evaluate` open models here.
+Used by the commands and by `edgefuse.evaluate`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMPUTES_IN_FP32 = " (which computes FP16 files in FP32 on the CPU)"
 
 
 class OpenModel(NamedTuple):
-    """A model that is ready to answer, and what it says of itself."""
+    """An opened model and its description."""
 
     name: str
     predictor: Predictor
@@ -36,8 +36,10 @@ class OpenModel(NamedTuple):
 def open_model(
     model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
 ) -> Iterator[OpenModel]:
-    """A run answers with torch; everything else must be a bundle, of which `file` answers (None = the FP32 one, with
-    TensorRT by name whichever plan live takes).
+    """Open a run in PyTorch, or a bundle.
+
+    Args:
+        file: of the bundle; None = the FP32 file, or with engine "tensorrt" the same plan as live.
     """
     from edgefuse.errors import UserError, require
 
@@ -58,9 +60,9 @@ def open_model(
             )
         return
     if engine != "auto":
-        raise UserError(f"{model} is a run, which torch answers for: give a bundle, or leave --engine {engine} out")
+        raise UserError(f"{model} is a run, which runs in PyTorch: give a bundle, or leave out --engine {engine}")
     if file is not None:
-        raise UserError(f"{model} is a run, which has no {file}: give a bundle, or leave --file out")
+        raise UserError(f"{model} is a run and has no {file}: give a bundle, or leave out --file")
     require("torch", extra="train")
     from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
     from edgefuse.training.run import open_run
@@ -69,7 +71,7 @@ def open_model(
     network = run.build_model().to(best_device())
     config = run.model_config
     yield OpenModel(
-        "the run in torch",
+        "the run in PyTorch",
         torch_predictor(network),
         config.contract,
         run.labels,
@@ -80,7 +82,7 @@ def open_model(
 
 
 def name_of(description: dict[str, Any]) -> str:
-    """What answers, in words: the file, by what, and in which precision where the file does not say it."""
+    """The engine as text: file, library, and the precision if the file name does not show it."""
     file, provider = description["file"], description["provider"]
     if description["engine"] == "tensorrt":
         return f"{file} in TensorRT, {description['precision']}"
@@ -93,7 +95,7 @@ def name_of(description: dict[str, Any]) -> str:
 
 
 def sequences_trained_on(model: OpenModel, rgbd: RgbdDataset) -> list[str]:
-    """The instances, as class/instance, whose very pictures the model was trained on."""
+    """The sequences of the data, as class/sequence, that the model was trained on (same pixels)."""
     data = model.training.get("data") or {}
     seen = set((data.get("train_instances") or {}).values())
     return [name for name, digest in rgbd.dataset.sequence_digests().items() if digest in seen]

@@ -1,6 +1,6 @@
-"""How a command ends early: signals that act as Ctrl-C does, and errors in words.
+"""Early ends of a command: signals that act like Ctrl-C, and error messages.
 
-Owns the signal handlers of the command line and the message of every error; `edgefuse.app.main.main` uses it.
+Owns the signal handlers of the command line and the messages of all exceptions; used by `edgefuse.app.main.main`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""What systemd, docker stop and a closed terminal send."""
+"""Sent by systemd, docker stop and a closed terminal."""
 
 
 @dataclass
 class Ending:
-    """The signal that ended the command; Ctrl-C where no other came."""
+    """The signal that ended the command; SIGINT (Ctrl-C) by default."""
 
     signal: signal.Signals = signal.SIGINT
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[Ending]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C would, with its summary and its clean-up; later ones are ignored.
+    """Make SIGTERM and SIGHUP end the block like Ctrl-C, with summary and clean-up; further ones are ignored.
 
-    A signal that the parent process had ignored stays so (nohup ignores SIGHUP).
+    Signals that the parent process ignored stay ignored (nohup ignores SIGHUP).
     """
     ending = Ending()
 
@@ -49,7 +49,7 @@ def ended_by_signals() -> Iterator[Ending]:
 
 
 def message_of(error: Exception) -> str:
-    """An error as the user reads it; one that is not the user's asks for a report."""
+    """The message for an exception; unexpected ones are reported as a fault in edgefuse."""
     from edgefuse.errors import UserError, is_out_of_memory
 
     if is_out_of_memory(error):
@@ -61,4 +61,4 @@ def message_of(error: Exception) -> str:
     if isinstance(error, ImportError):
         package = (error.name or "").split(".")[0] or "a package"
         return f"error: {package} is missing or does not load ({error}): install edgefuse again: pip install --force-reinstall edgefuse"
-    return f"error: {type(error).__name__}: {error}\nThis is a fault in edgefuse; --debug shows where."
+    return f"error: {type(error).__name__}: {error}\nThis is a fault in edgefuse; --debug prints the traceback."

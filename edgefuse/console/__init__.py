@@ -1,1 +1,1 @@
-"""What commands share: options, progress bars, checks of their values."""
+"""Shared parts of the commands: options, messages, progress bars, checks of option values."""

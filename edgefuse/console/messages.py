@@ -1,4 +1,4 @@
-"""What the library logs, as the command line shows it: a line each on standard error, warnings marked as such."""
+"""Log messages on the command line: one line each on standard error, warnings with a prefix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOGGERS = ("edgefuse", "edgefuse_export", "edgefuse_runtime", "edgefuse_benchmar
 
 
 class _Lines(logging.Handler):
-    """Shows records as lines, above a progress bar where one is drawn: rich moves what is printed while it draws."""
+    """Prints records as lines; rich moves them above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -21,7 +21,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Show what the project's packages log, from INFO on, while the block runs."""
+    """Show log messages of the project's packages from INFO on while the block runs."""
     handler = _Lines()
     with ExitStack() as stack:
         for name in LOGGERS:
@@ -35,7 +35,7 @@ def messages_shown() -> Iterator[None]:
 
 @contextmanager
 def muted(name: str) -> Iterator[None]:
-    """Show nothing below ERROR of one package's loggers while the block runs, such as what every fold would repeat."""
+    """Hide messages below ERROR of one package while the block runs, such as those that every fold repeats."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

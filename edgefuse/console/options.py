@@ -62,9 +62,9 @@ NumThreads = Annotated[
     int | None,
     typer.Option(help="CPU threads of the engine. Default: the number of cores.", min=1, max=MAX_THREADS),
 ]
-# What a recipe decides; None = the recipe's.
-Epochs = Annotated[int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Passes over the training pairs.")]
-BatchSize = Annotated[int | None, typer.Option(min=2, max=MAX_BATCH, help="Pairs in a training step.")]
+# None = as in the recipe.
+Epochs = Annotated[int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Training epochs.")]
+BatchSize = Annotated[int | None, typer.Option(min=2, max=MAX_BATCH, help="Pairs per training step.")]
 Size = Annotated[int | None, typer.Option(min=16, max=1024, help="Side of the model input in pixels.")]
 NearM = Annotated[
     float | None,

@@ -1,4 +1,4 @@
-"""How long work shows itself: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress display: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_terminal() -> bool:
-    """Is standard error a terminal? Progress goes there, so that results can be piped."""
+    """Whether standard error is a terminal. Progress goes there, so that results can be piped."""
     return sys.stderr.isatty()
 
 
@@ -25,8 +25,8 @@ def counting(what: str = "", *, unit: str) -> Iterator[Progress]:
     """Yield a `Progress`: a bar on a terminal, a line at every quarter elsewhere.
 
     Args:
-        what: stands before the count, at once; without it, each stage has a bar of its own while it runs.
-        unit: what is counted, such as "pairs".
+        what: label of the count, shown immediately; without it, each stage has its own bar.
+        unit: of the count, such as "pairs".
     """
     shown = _Bars(what, unit) if is_terminal() else _Quarters(what, unit)
     with shown:
@@ -56,7 +56,7 @@ class _Quarters:
 
 
 class _Bars:
-    """A bar with the count and the time left, which ends when the count is complete; one for all, or one for each stage."""
+    """A bar with the count and the remaining time, which closes when the count is complete; one in total, or one per stage."""
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -80,7 +80,7 @@ class _Bars:
         if self._bar is not None:
             count = f"{done} {self._unit}" if total is None else f"{done} of {total} {self._unit}"
             self._bar.update(self._task, completed=done, total=total, count=count)
-        if done == total:  # what follows may print, and take long
+        if done == total:  # the next step may print, or take long
             self._close()
             self._stage = ""
 
@@ -96,10 +96,10 @@ class _Bars:
 
 
 class TrainingDisplay:
-    """A `Callback` that shows a training: a bar with epoch, loss, accuracy and time left on a terminal, a line an epoch elsewhere.
+    """A `Callback` that shows a training: a bar with epoch, loss, accuracy and remaining time on a terminal, a line per epoch elsewhere.
 
     Args:
-        brief: show nothing of what is trained nor of single epochs; the bar stays.
+        brief: show only the bar, without the messages of the training and the lines per epoch.
     """
 
     def __init__(self, *, brief: bool = False) -> None:
@@ -120,9 +120,9 @@ class TrainingDisplay:
     def on_train_start(self, num_epochs: int) -> None:
         self._num_epochs = num_epochs
         if is_terminal():
-            self._bar = _new_bar("{task.fields[figures]}{task.fields[held]}")
+            self._bar = _new_bar("{task.fields[figures]}{task.fields[validation]}")
             self._bar.start()
-            self._task = self._bar.add_task(f"epoch 1 of {num_epochs}", total=num_epochs, figures="", held="")
+            self._task = self._bar.add_task(f"epoch 1 of {num_epochs}", total=num_epochs, figures="", validation="")
 
     def on_batch_end(self, report: StepReport) -> None:
         if self._bar is not None:
@@ -134,13 +134,13 @@ class TrainingDisplay:
             )
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        held = "" if result.validation_accuracy is None else f"  held-out {result.validation_accuracy:.1%}"
+        validation = "" if result.validation_accuracy is None else f"  validation {result.validation_accuracy:.1%}"
         if self._bar is not None:
-            self._bar.update(self._task, held=held)
+            self._bar.update(self._task, validation=validation)
         elif not self._brief:
             say(
                 f"epoch {result.epoch + 1} of {self._num_epochs}: loss {result.train_loss:.3f}  "
-                f"accuracy {result.train_accuracy:.1%}{held}"
+                f"accuracy {result.train_accuracy:.1%}{validation}"
             )
 
     def on_train_end(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks of options that are wrong usage when they fail, exit code 2."""
+"""Checks of option values; a failure is wrong usage, exit code 2."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from edgefuse.io.files import real_path
 def checked_png(
     path: Path | None, *, option: str, force: bool = False, data: Sequence[Path] = (), mark: str | None = None
 ) -> Path | None:
-    """The image to write, seen to be possible before the work that it shows.
+    """Check, before any work, that an image can be written.
 
     Args:
-        force: replace what stands there.
-        data: data sets: nothing is written among their images, and nothing in them is replaced but a file with `mark`.
+        force: overwrite an existing file.
+        data: data sets: no file is written among their images, and no file in them is replaced except one with `mark`.
 
     Raises:
-        typer.BadParameter: the name does not end in .png, is a folder's, stands for something that must not be replaced, or lies
-            where nothing can be written.
+        typer.BadParameter: the name does not end in .png, is a folder, must not be replaced, or cannot be written.
     """
     from edgefuse.io.files import check_writable
     from edgefuse.io.images import has_mark
@@ -39,7 +38,7 @@ def checked_png(
     elif inside and os.path.lexists(path) and not (mark and has_mark(path, mark)):
         problem = f"{path} belongs to the data set and is never replaced: choose another name"
     elif inside and max(inside) > 1:
-        problem = f"{path} lies among the images of the data set and would count as one: choose another name"
+        problem = f"{path} is inside the data set and would count as one of its images: choose another name"
     elif os.path.lexists(path) and not force:
         problem = f"{path} exists already: choose another name, or add --force to replace it"
     if problem is None:
@@ -53,6 +52,6 @@ def checked_png(
 
 
 def _levels_below(path: Path, root: Path) -> list[int]:
-    """How many names lead from `root` to `path`, by its name and by where its links lead; empty where it lies elsewhere."""
+    """The number of path components from `root` to `path`, by name and with links resolved; empty if it is outside."""
     places = ((path.absolute(), root.absolute()), (real_path(path), real_path(root)))
     return [len(place.relative_to(top).parts) for place, top in places if place.is_relative_to(top)]

@@ -1,1 +1,1 @@
-"""How good a classifier is: metrics, calibration, corruptions, and what its gate does. Never imports torch."""
+"""Evaluation of classifiers: metrics, calibration, corruptions, and explanations of the gate. Never imports torch."""

@@ -1,6 +1,6 @@
-"""Temperature scaling: one number that makes probabilities as sure as they are right. Owns the fit, which needs SciPy.
+"""Temperature scaling: one number that matches the confidence of a model to its accuracy. Owns the fit, which needs SciPy.
 
-The logits are divided by the temperature before the softmax, so the order of the classes, and with it every answer, stays.
+The logits are divided by the temperature before the softmax, so the order of the classes and every prediction stay the same.
 Source: Guo et al., "On Calibration of Modern Neural Networks", section 4.2.
 """
 
@@ -15,13 +15,13 @@ from edgefuse.errors import require
 
 PRIOR_SIGMA = 0.5
 COLDEST, HOTTEST = 0.1, 10.0
-"""Limits of the temperature: beyond them the data says that the model is useless or flawless, which no finite data proves."""
+"""Limits of the temperature. Beyond them the model would be useless or perfect, which no finite data proves."""
 
 
 def rescale(probabilities: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]:
-    """What probabilities [N, C] made at temperature 1 become at another.
+    """Convert probabilities [N, C] from temperature 1 to another temperature.
 
-    Their logarithms are the logits up to a constant for each row, which softmax ignores.
+    Their logarithms are the logits up to a constant per row, which softmax ignores.
     """
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -35,17 +35,17 @@ def negative_log_likelihood(probabilities: NDArray[np.float32], truth: NDArray[n
 
 
 def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """The likeliest temperature on held-out samples, between `COLDEST` and `HOTTEST`.
+    """The most likely temperature on held-out samples, between `COLDEST` and `HOTTEST`.
 
-    ln T is thought to be near 0 before the samples are seen (a normal prior of standard deviation `PRIOR_SIGMA`): with all
-    answers right, the likelihood alone would ask for temperature 0. With many samples the prior does not count.
+    ln T has a normal prior with mean 0 and standard deviation `PRIOR_SIGMA`: if all predictions are correct, the likelihood alone
+    would lead to temperature 0. With many samples the prior is negligible.
 
     Args:
         probabilities: float [N, C] at temperature 1, of samples that were not trained on.
         truth: int [N], class numbers.
 
     Returns:
-        1.0 where there are no samples.
+        The temperature; 1.0 without samples.
     """
     num_samples = len(truth)
     if num_samples == 0:

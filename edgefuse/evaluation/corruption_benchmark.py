@@ -1,6 +1,6 @@
-"""How a classifier does while a sensor fails: its scores under every corruption and severity, their plot and their report.
+"""Scores of a classifier under every corruption and severity, their plot and their report.
 
-Owns the table; what each corruption does stands in `edgefuse.evaluation.corruptions`. Works on any `Predictor`.
+Owns the table; `edgefuse.evaluation.corruptions` defines the corruptions. Works on any `Predictor`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """In words, such as "dark rgb, 3 stops less light"."""
+        """As text, such as "dark rgb, 3 stops less light"."""
         words = self.corruption.replace("_", " ")
         return words if not self.unit else f"{words}, {self.severity:g} {self.unit}"
 
@@ -66,14 +66,13 @@ def evaluate_corruptions(
     batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> tuple[Row, ...]:
-    """Score a predictor on pictures as they are, and under every corruption at each of its severities.
+    """Score a predictor on unchanged images, and under every corruption at each of its severities.
 
-    The corruptions act on the framed pairs, so their pixels are those of the model's input. The same seed gives every
-    model of one input size the same corrupted pictures. Frames of another take need one: with a single take, those
-    corruptions are left out.
+    The corruptions act on the framed pairs, so pixels are those of the model's input. With the same seed, all models of one
+    input size get the same corrupted images. Corruptions that need frames of another sequence are skipped if there is only one.
 
     Args:
-        progress: called with the pairs done and their number.
+        progress: called with the number of pairs done and in total.
 
     Raises:
         UserError: as `edgefuse.evaluation.metrics.evaluate`.
@@ -131,7 +130,7 @@ def _change(
 
 
 def _sequences(rgbd: RgbdDataset) -> list[list[int]]:
-    """Positions of the frames of each take (class and instance), in the order of the numbers in their names."""
+    """Positions of the frames of each sequence of a class, in the order of the numbers in their names."""
     sequences: dict[tuple[int, str], list[int]] = {}
     samples = rgbd.dataset.samples
     for position, sample in enumerate(samples):
@@ -142,7 +141,7 @@ def _sequences(rgbd: RgbdDataset) -> list[list[int]]:
 def _stale_frames(
     rgbd: RgbdDataset, corruption: Corruption, *, severity: float, size: int, seed: int
 ) -> Callable[[int], Framed | None]:
-    """What a stopped stream still shows at a position; a take's first frame when it stopped longer ago than the take is old."""
+    """The frame that a stopped stream still shows at a position; the first of the sequence if the stream stopped before it."""
     if corruption.stale == "no":
         return lambda position: None
     sequences = _sequences(rgbd)
@@ -176,7 +175,7 @@ _AXES = {
     "depth_shift": "depth shifted against RGB by (pixels)",
     "frozen_depth": "depth late by (frames)",
 }
-"""What the severity of a corruption counts, for an axis."""
+"""Axis label of the severity of a corruption."""
 _TICKS = {
     CLEAN: "clean",
     "no_rgb": "no RGB",
@@ -187,9 +186,9 @@ _TICKS = {
 
 
 def plot_corruptions(rows_by_model: Mapping[str, Sequence[Row]], path: Path, *, title: str) -> None:
-    """Accuracy of up to five models: bars where a stream is missing or wrong, and lines over the severity.
+    """Accuracy of up to five models: bars for missing or wrong streams, and lines over the severity.
 
-    There is a panel for each of the corruptions that cost most accuracy, at most `MAX_PANELS` with the bars.
+    The corruptions that cost the most accuracy have a panel each, at most `MAX_PANELS` including the bars.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -224,7 +223,7 @@ def plot_corruptions(rows_by_model: Mapping[str, Sequence[Row]], path: Path, *, 
 
 
 def _cost(rows_by_model: Mapping[str, Sequence[Row]], name: str) -> float:
-    """Points of accuracy that a corruption costs at its worst severity, mean over the models."""
+    """Loss of accuracy at the worst severity of a corruption, mean over the models."""
     return float(
         np.mean(
             [
@@ -243,21 +242,21 @@ def write_failures(
     command: str,
     facts: Mapping[str, Any],
 ) -> Path:
-    """Leave the table as `report.md`, `report.csv` and `report.json` with `report.png` in the folder `out`; the path of the first.
+    """Write `report.md`, `report.csv`, `report.json` and `report.png` to the folder `out`; return the path of `report.md`.
 
     Args:
-        rows_by_model: the models were scored under the same corruptions.
-        out: replaced when it exists; it appears whole or not at all.
-        facts: what else made the figures, in the order in which it is told: seed, data, commit, versions.
+        rows_by_model: rows of models that were scored under the same corruptions.
+        out: replaced if it exists; written atomically.
+        facts: other information on how the figures were made, in the order of the report: seed, data, commit, versions.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    told = {"title": title, "command": command, **facts}
+    header = {"title": title, "command": command, **facts}
     with folder_replaced(out) as folder:
         plot_corruptions(rows_by_model, folder / "report.png", title=title)
         models = {name: [row.to_json() for row in rows] for name, rows in rows_by_model.items()}
-        write_json(folder / REPORT_JSON, {**told, "models": models})
+        write_json(folder / REPORT_JSON, {**header, "models": models})
         with (folder / "report.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["corruption", "severity", "unit", *rows_by_model])
@@ -267,7 +266,7 @@ def write_failures(
                 writer.writerow([first.corruption, f"{first.severity:g}", first.unit, *accuracies])
         lines = [f"# {title}", "", f"    {command}", ""]
         lines += [
-            f"- {name.replace('_', ' ')}: {value if isinstance(value, str | int) else _in_words(value)}."
+            f"- {name.replace('_', ' ')}: {value if isinstance(value, str | int) else _as_text(value)}."
             for name, value in facts.items()
         ]
         lines += [
@@ -284,12 +283,12 @@ def write_failures(
     return out / "report.md"
 
 
-def _in_words(facts: Mapping[str, Any]) -> str:
+def _as_text(facts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _plot_bars(panel: Any, rows_by_model: Mapping[str, Sequence[Row]], names: Sequence[str]) -> None:
-    """Accuracy clean and under corruptions that have one severity; each model's name is on its first bar."""
+    """Accuracy on clean images and under corruptions with a single severity; the first bar of each model has its name."""
     width = 0.84 / len(rows_by_model)
     ticks = (CLEAN, *names)
     for number, ((model, rows), colour) in enumerate(zip(rows_by_model.items(), COLOURS, strict=False)):

@@ -1,11 +1,10 @@
-"""What can go wrong with a sensor, by name and severity: pure functions on one aligned pair.
+"""Sensor failures by name and severity: pure functions on one aligned pair.
 
     rgb    uint8  [H, W, 3]   RGB order; linear light is (code / 255) ** 2.2
     codes  uint16 [H, W]      depth in codes of 1 mm, 0 = no measurement
 
-A pixel is one of the pair that is given; the evaluation gives pairs as the model takes them, [S, S].
-Owns what each corruption does. The same chance gives the same picture, and a severer one on top of a milder one: the holes
-of 10 % are among those of 25 %.
+Pixels are those of the input pair; the evaluation passes framed pairs, [S, S]. The same seed gives the same image, and a higher severity
+adds to a lower one: the holes of 10 % are among those of 25 %.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Sensor = Literal["rgb", "depth"]
 GAMMA = 2.2
 READ_NOISE = 0.002
 SHOT_NOISE = 2e-4
-"""Of linear light in [0, 1]: standard deviation of the read noise, and variance of the shot noise per unit of light."""
+"""For linear light in [0, 1]: standard deviation of the read noise, and variance of the shot noise per unit of light."""
 
 DAYLIGHT_K = 6500
 EDGE_JUMP = 1.05
@@ -39,7 +38,7 @@ EDGE_JUMP = 1.05
 
 
 class Scene(NamedTuple):
-    """What a corruption may look at: the pair itself, and for streams that stop the pair that the sensor still shows."""
+    """Input of a corruption: the pair itself and, for stopped streams, the stale pair that the sensor still shows."""
 
     rgb: Rgb
     codes: Codes
@@ -49,15 +48,15 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption:
-    """One way to fail.
+    """One kind of failure.
 
     Attributes:
-        name: as users see it.
-        sensor: the one that fails; the other one's picture stays as it is.
-        unit: what the severity counts; "" for a failure without degrees, whose severity is 1.
+        name: in reports and tables.
+        sensor: the one that fails; the image of the other is unchanged.
+        unit: of the severity; "" for a failure without degrees, whose severity is 1.
         severities: from mild to severe.
-        apply: the failing sensor's picture, from (scene, severity, rng).
-        stale: where the scene's stale pair comes from: so many frames "late" in the same take, or from "another" take.
+        apply: (scene, severity, rng) -> image of the failing sensor.
+        stale: source of the stale pair: "late" = earlier in the same sequence by `severity` frames, or "another" sequence.
     """
 
     name: str
@@ -69,14 +68,14 @@ class Corruption:
 
 
 def corrupt(corruption: Corruption, scene: Scene, *, severity: float, seed: tuple[int, ...]) -> tuple[Rgb, Codes]:
-    """One pair with one sensor failing.
+    """Apply a corruption to one pair.
 
     Args:
-        severity: in the corruption's unit; any value of its kind, not only the listed ones.
-        seed: the same numbers give the same picture.
+        severity: in the unit of the corruption; not only the listed ones.
+        seed: the same numbers give the same image.
 
     Returns:
-        rgb uint8 [H, W, 3] and codes uint16 [H, W]; the scene's arrays stay as they are, the healthy sensor's is handed on.
+        rgb uint8 [H, W, 3] and codes uint16 [H, W]. The arrays of the scene are not modified; that of the healthy sensor is returned.
     """
     rng = np.random.default_rng((*seed, crc32(corruption.name.encode())))
     failed = corruption.apply(scene, severity, rng)
@@ -86,31 +85,31 @@ def corrupt(corruption: Corruption, scene: Scene, *, severity: float, seed: tupl
 
 
 def by_name(name: str) -> Corruption:
-    """The corruption of that name.
+    """The corruption with that name.
 
     Raises:
-        UserError: there is none; the names are listed.
+        UserError: unknown name; the message lists the known ones.
     """
     for corruption in CORRUPTIONS:
         if corruption.name == name:
             return corruption
-    raise UserError(f"no corruption is called {name!r}; there are {', '.join(c.name for c in CORRUPTIONS)}")
+    raise UserError(f"corruption is {name!r}: one of {', '.join(c.name for c in CORRUPTIONS)} was expected")
 
 
 def no_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
-    """A dead colour sensor: black."""
+    """Missing RGB: black."""
     return np.zeros_like(scene.rgb)
 
 
 def no_depth(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """A dead depth sensor: no measurement anywhere."""
+    """Missing depth: no measurement anywhere."""
     return np.zeros_like(scene.codes)
 
 
 def dark_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
-    """Light falls to 2 ** -severity (severity in stops), and the sensor's noise stays.
+    """Light is scaled by 2 ** -severity (severity in stops), with unchanged sensor noise.
 
-    Noise of linear light x: standard deviation sqrt(0.002 ** 2 + 2e-4 x), after which half the read noise is taken away as
+    Noise of linear light x: standard deviation sqrt(0.002 ** 2 + 2e-4 x), then half the read noise is subtracted as the
     black level: the sensor model of the built-in data set (`edgefuse.synth.sensor_models`).
     """
     light = _light(scene.rgb) * np.float32(2.0**-severity)
@@ -120,7 +119,7 @@ def dark_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
 
 
 def overexposed_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
-    """Exposure is 2 ** severity times too long (severity in stops): what was bright is white."""
+    """Exposure is 2 ** severity times too long (severity in stops): bright pixels saturate."""
     return _image(_light(scene.rgb) * np.float32(2.0**severity))
 
 
@@ -130,20 +129,20 @@ def blur_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
 
 
 def coloured_light(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
-    """Light of `severity` kelvin on a camera that is balanced for 6500 K, with green kept.
+    """Light of `severity` kelvin on a camera that is balanced for 6500 K; green is unchanged.
 
-    Gains of linear red and blue are Planck's law at 600, 540 and 450 nm, relative to green and to 6500 K.
+    The gains of linear red and blue follow Planck's law at 600, 540 and 450 nm, relative to green and to 6500 K.
     """
     return _image(_light(scene.rgb) * light_gains(severity))
 
 
 def depth_holes(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """No measurement in blobs over a share `severity` (0..1) of the picture."""
+    """No measurement in blobs that cover the fraction `severity` (0..1) of the image."""
     return punch_holes(scene.codes, fraction=severity, rng=rng)
 
 
 def depth_edge_holes(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """No measurement within `severity` pixels of an edge of depth, where a stereo matcher has two answers."""
+    """No measurement within `severity` pixels of an edge of depth, where stereo matching is ambiguous."""
     valid = scene.codes > 0
     window = np.ones((3, 3), np.uint8)
     farthest = cv2.dilate(scene.codes, window).astype(np.float32)
@@ -154,10 +153,10 @@ def depth_edge_holes(scene: Scene, severity: float, rng: np.random.Generator) ->
 
 
 def depth_noise(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """Every measurement errs as a D4xx camera's does at `severity` metres.
+    """Noise of a D4xx camera at `severity` metres.
 
     Standard deviation in metres: severity ** 2 * subpixel / (focal length * baseline), with 0.08 px, 385 px and 0.05 m: a
-    constant error of disparity, so 4 mm at 1 m and 66 mm at 4 m. Neighbours share part of it. A measurement stays one.
+    constant disparity error, so 4 mm at 1 m and 66 mm at 4 m. The error of neighbours is correlated. Valid pixels stay valid.
     """
     sigma_mm = 1000 * depth_noise_m(severity)
     error = cv2.GaussianBlur(rng.standard_normal(scene.codes.shape, dtype=np.float32), (0, 0), 1.0)
@@ -168,17 +167,17 @@ def depth_noise(scene: Scene, severity: float, rng: np.random.Generator) -> Code
 
 
 def shifted_depth(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """Depth stands `severity` pixels to the right of RGB, as after a knock on the camera; nothing is measured at the left."""
+    """Depth is shifted `severity` pixels to the right of RGB, as after a knock on the camera; the left edge has no measurement."""
     return shift_depth(scene.codes, min(round(severity), scene.codes.shape[1]), 0)
 
 
 def stale_rgb(scene: Scene, severity: float, rng: np.random.Generator) -> Rgb:
-    """A colour stream that stopped: it shows the scene's stale pair."""
+    """A stopped RGB stream: the stale image."""
     return scene.stale_rgb
 
 
 def stale_depth(scene: Scene, severity: float, rng: np.random.Generator) -> Codes:
-    """A depth stream that stopped: it shows the scene's stale pair."""
+    """A stopped depth stream: the stale image."""
     return scene.stale_codes
 
 
@@ -228,7 +227,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption(
         name="depth_holes",
         sensor="depth",
-        unit="of the picture",
+        unit="of the image",
         severities=(0.1, 0.25, 0.5, 0.75, 0.9),
         apply=depth_holes,
     ),
@@ -238,4 +237,4 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption(name="frozen_depth", sensor="depth", unit=_LATE, severities=(1, 4, 16), apply=stale_depth, stale="late"),
     Corruption(name="foreign_depth", sensor="depth", unit="", severities=(1,), apply=stale_depth, stale="another"),
 )
-"""All of them, at the severities that `edgefuse evaluate --corruptions` tries."""
+"""All corruptions, with the severities of `edgefuse evaluate --corruptions`."""

@@ -1,6 +1,6 @@
-"""What a classifier listens to: its gate by class and corruption, each sensor's share of the decision, and examples.
+"""Explanations of a classifier: its gate by class and corruption, the contribution of each sensor, and examples.
 
-Owns the definitions and the pictures; works on any `Predictor`, looking only at what goes in and what comes out.
+Owns the definitions and the plots. Works on any `Predictor`, from its inputs and outputs only.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ EXAMPLES_NAME = "examples.png"
 MAX_EXAMPLES = 12
 
 CONTRIBUTION_DEFINITION = (
-    "For each pair, with k the class that is answered when both sensors are alive: a sensor's support is how far the log-odds "
-    "ln(p_k / (1 - p_k)) fall when that sensor is dead (RGB black, depth without measurement) and the other stays; a rise "
-    "counts as 0, and p is kept within 1e-6 of 0 and 1. Depth's share is its support over the sum of both, RGB's the rest. "
-    "A pair that neither sensor's death makes less sure has no share, and is counted apart."
+    "For each pair, let k be the class predicted with both sensors. The support of a sensor is the decrease of the log-odds "
+    "ln(p_k / (1 - p_k)) when only that sensor is missing (RGB black, depth without measurement); an increase counts as 0, and p is "
+    "clipped to 1e-6 .. 1 - 1e-6. The contribution of depth is its support divided by the sum of both; that of RGB is the rest. "
+    "A pair where no sensor has support has no contribution and is counted separately."
 )
 PROBABILITY_MARGIN = 1e-6
 KEPT_DEFINITION = (
-    "What the pixel gate G of a spatial model leaves of the RGB picture: 1 - G, mean over its pixels; null where there is no such "
-    "gate, or where it cannot be seen, as in an exported file."
+    "Fraction of the RGB image that the pixel gate G of a spatial model keeps: 1 - G, mean over the pixels; null without such a "
+    "gate, and for exported files, which do not output it."
 )
 
 PixelGate = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Depth uint8 [N, S, S, 2] -> what is left of each pixel's colour, 1 - G, float32 [N, S, S]."""
+"""Depth uint8 [N, S, S, 2] -> kept fraction of each pixel, 1 - G, float32 [N, S, S]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What was found on N pairs.
+    """Results on N pairs.
 
     Attributes:
-        answers: with both sensors alive.
-        depth_contribution: [N], 0 = the decision came from RGB, 1 = from depth, NaN = from neither; see `SHARE_DEFINITION`.
-        rows: scores and mean gate clean and under every corruption.
-        kept: [N], the share of the RGB picture that the pixel gate keeps, both sensors alive; None without such a gate.
-        kept_by_row: its mean in each of `rows`.
+        answers: outputs with both sensors available.
+        depth_contribution: [N], 0 = only RGB contributed, 1 = only depth, NaN = neither; see `CONTRIBUTION_DEFINITION`.
+        rows: scores and mean gate, clean and under every corruption.
+        kept: [N], fraction of the RGB image that the pixel gate keeps, with both sensors available; None without such a gate.
+        kept_by_row: mean kept fraction in each of `rows`.
     """
 
     labels: tuple[str, ...]
@@ -74,7 +74,7 @@ class Explanation:
     kept_by_row: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The figures by class and by corruption."""
+        """The results by class and by corruption."""
         gate = self.answers.gate.mean(axis=1)
         present = [(number, label) for number, label in enumerate(self.labels) if (self.answers.truth == number).any()]
         everything = np.ones(len(gate), bool)
@@ -113,7 +113,7 @@ class Explanation:
         }
 
 
-def explain(  # long: the order of the work, and what each part leaves
+def explain(  # long: the order of the steps
     predictor: Predictor,
     rgbd: RgbdDataset,
     out: Path,
@@ -126,19 +126,19 @@ def explain(  # long: the order of the work, and what each part leaves
     progress: Progress = no_progress,
     on_found: Callable[[Explanation], None] = lambda explanation: None,
 ) -> Explanation:
-    """Look into a predictor on pictures, and leave `explain.json`, `gate.png` and `examples.png` in the folder `out`.
+    """Explain a predictor on a data set: write `explain.json`, `gate.png` and `examples.png` to the folder `out`.
 
     Args:
-        out: replaced when it exists; it appears whole or not at all.
+        out: replaced if it exists; written atomically.
         labels: class names in the order of the predictor's probabilities.
-        pixel_gate: of a spatial model, where it can be seen.
-        on_found: is given the explanation before it is written.
+        pixel_gate: of a spatial model, if accessible.
+        on_found: called with the explanation before it is written.
 
     Raises:
         UserError: the data does not fit the model.
         MissingPackageError: matplotlib is not installed.
     """
-    new_figure(width_in=1, height_in=1)  # a missing matplotlib is better said before the work than after it
+    new_figure(width_in=1, height_in=1)  # fails early if matplotlib is missing
     found = answers_under(
         predictor,
         rgbd,
@@ -171,7 +171,7 @@ def explain(  # long: the order of the work, and what each part leaves
 
 
 class _KeptArea:
-    """A predictor that notes what the pixel gate keeps of each pair that is asked about."""
+    """A predictor that records the fraction that the pixel gate keeps of each pair."""
 
     def __init__(self, predictor: Predictor, pixel_gate: PixelGate) -> None:
         self._predictor = predictor
@@ -185,21 +185,21 @@ class _KeptArea:
         return self._predictor(rgb, depth)
 
     def by_row(self, num_rows: int) -> list[NDArray[np.float64]]:
-        """[N] of each row: `answers_under` asks about a batch under one change after the other."""
+        """[N] for each row: `answers_under` calls the predictor on a batch once per change, in order."""
         return [np.concatenate(self._calls[row::num_rows]) for row in range(num_rows)]
 
 
 def depth_contributions(
     both: NDArray[np.float32], no_rgb: NDArray[np.float32], no_depth: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Depth's share [N] of each decision, by `SHARE_DEFINITION`; NaN where neither sensor supported it.
+    """Contribution of depth [N] by `CONTRIBUTION_DEFINITION`; NaN if no sensor has support.
 
     Args:
-        both, no_rgb, no_depth: probabilities [N, C] of the same pairs with both sensors alive, and with either one dead.
+        both, no_rgb, no_depth: probabilities [N, C] of the same pairs with both sensors, and with either one missing.
     """
-    answered = both.argmax(axis=1)
-    available, blind, flat = (_log_odds(p[np.arange(len(p)), answered]) for p in (both, no_rgb, no_depth))
-    from_rgb, from_depth = np.maximum(available - blind, 0), np.maximum(available - flat, 0)
+    predicted = both.argmax(axis=1)
+    odds, odds_no_rgb, odds_no_depth = (_log_odds(p[np.arange(len(p)), predicted]) for p in (both, no_rgb, no_depth))
+    from_rgb, from_depth = np.maximum(odds - odds_no_rgb, 0), np.maximum(odds - odds_no_depth, 0)
     total = from_rgb + from_depth
     fraction = np.full(len(total), np.nan)
     np.divide(from_depth, total, out=fraction, where=total > 0)
@@ -212,9 +212,9 @@ def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
-    """The gate, the kept area and depth's contribution by class; below, what the corruptions change of the first two.
+    """Gate, kept area and contribution of depth by class; below, the first two under corruptions.
 
-    Of more than `MAX_NAMED` classes the ones with most pairs are shown.
+    With more than `MAX_NAMED` classes, the ones with the most pairs are shown.
     """
     found = explanation.to_json()
     by_pairs = sorted(found["by_class"].items(), key=lambda item: -item[1]["num_pairs"])[:MAX_NAMED]
@@ -247,13 +247,13 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
 MIN_CHANGE = 0.02
 _AXES = {
     "mean_gate": "mean gate\n0 = RGB only, 1 = depth only",
-    "mean_kept_area": "RGB kept by the spatial gate\n0 = nothing, 1 = the whole image",
+    "mean_kept_area": "RGB kept by the spatial gate\n0 = nothing, 1 = the complete image",
     "depth_contribution": "contribution of depth\n0 = RGB decided, 1 = depth decided",
 }
 
 
 def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
-    """The clean condition, then of each corruption that changes a mean by `MIN_CHANGE` the severity that changes it most."""
+    """The clean condition, then each corruption that changes a mean by `MIN_CHANGE`, at the severity with the largest change."""
     measures = {"mean_gate": [row.scores.mean_gate for row in explanation.rows]}
     if explanation.kept_by_row is not None:
         measures["mean_kept_area"] = list(explanation.kept_by_row)
@@ -270,7 +270,7 @@ def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
 
 
 def _dots(panel: Any, values: dict[str, float | None]) -> None:
-    """A dot for each name from 0 to 1 with its value, and its distance from the first one; "none" where there is no value."""
+    """A labelled dot from 0 to 1 for each name, and a line to the value of the first; "none" for None."""
     reference = next(iter(values.values()))
     for row, value in enumerate(values.values()):
         if value is not None:
@@ -304,12 +304,12 @@ def plot_examples(
     title: str,
     pixel_gate: PixelGate | None = None,
 ) -> None:
-    """A grid of up to `MAX_EXAMPLES` pairs as the model sees them: RGB, what the pixel gate leaves of it, coloured depth."""
+    """A grid of up to `MAX_EXAMPLES` pairs as model input: RGB, RGB masked by the pixel gate, coloured depth."""
     chosen = choose_examples(explanation.answers, rgbd, count=MAX_EXAMPLES)
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=len(chosen)))
-    left = None if pixel_gate is None else left_of_rgb(rgb, pixel_gate(depth))
+    masked = None if pixel_gate is None else masked_rgb(rgb, pixel_gate(depth))
     num_columns = min(6, len(chosen))
-    num_rows, height = -(-len(chosen) // num_columns), 2 if left is None else 3
+    num_rows, height = -(-len(chosen) // num_columns), 2 if masked is None else 3
     figure = new_figure(width_in=2 * num_columns, height_in=(1 + 2 * height) * num_rows + 0.5)
     axes = figure.subplots(height * num_rows, num_columns, squeeze=False)
     for panel in axes.ravel():
@@ -318,8 +318,8 @@ def plot_examples(
         top, column = height * (number // num_columns), number % num_columns
         axes[top, column].imshow(rgb[number])
         axes[top, column].set_title(_caption(explanation, position), fontsize=8, color=_colour(explanation, position))
-        if left is not None and explanation.kept is not None:
-            axes[top + 1, column].imshow(left[number])
+        if masked is not None and explanation.kept is not None:
+            axes[top + 1, column].imshow(masked[number])
             axes[top + 1, column].set_title(f"RGB after the gate, {explanation.kept[position]:.0%} kept", fontsize=7)
         axes[top + height - 1, column].set_title("depth", fontsize=7)
         depth_m = np.float32(DEPTH_UNIT_M) * codes_from_bytes(depth[number])
@@ -331,30 +331,30 @@ def plot_examples(
     save_figure(figure, path)
 
 
-def left_of_rgb(rgb: NDArray[np.uint8], kept: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The pictures [n, S, S, 3] as the pixel gate hands them on: what it leaves out has the mean colour. `kept`: [n, S, S]."""
+def masked_rgb(rgb: NDArray[np.uint8], kept: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The images [n, S, S, 3] after the pixel gate: masked pixels have the mean colour. `kept`: [n, S, S]."""
     mean = np.array(IMAGENET_MEAN, np.float32) * 255
     return np.asarray(np.rint(mean + (rgb - mean) * kept[..., None]).clip(0, 255), np.uint8)
 
 
 def choose_examples(answers: Answers, rgbd: RgbdDataset, *, count: int) -> list[int]:
-    """Positions of up to `count` pairs: right answers of every class in turn, then wrong ones, surest first, up to half of all.
+    """Positions of up to `count` pairs: correct ones of each class in turn, then up to half wrong ones, most confident first.
 
-    Pairs of sequences that are not shown yet come first, and nearly equal images are left out.
+    Sequences that are not shown yet come first; near-duplicates are skipped.
     """
-    answered, confidence = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
-    is_right = answered == answers.truth
-    surest = [int(i) for i in np.argsort(-confidence, kind="stable") if not is_right[i]]
-    wrong = _different(_new_sequences_first(surest, rgbd), rgbd, count=count // 2)
+    predicted, confidence = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
+    is_right = predicted == answers.truth
+    most_confident = [int(i) for i in np.argsort(-confidence, kind="stable") if not is_right[i]]
+    wrong = _different(_new_sequences_first(most_confident, rgbd), rgbd, count=count // 2)
     shuffled = np.random.default_rng(0).permutation(len(is_right))
-    by_class = [[int(i) for i in shuffled if is_right[i] and answered[i] == c] for c in np.unique(answers.truth)]
+    by_class = [[int(i) for i in shuffled if is_right[i] and predicted[i] == c] for c in np.unique(answers.truth)]
     turns = zip_longest(*(_new_sequences_first(of_class, rgbd, shown=wrong) for of_class in by_class))
     right = [i for turn in turns for i in turn if i is not None]
     return [*_different(right, rgbd, count=count, shown=wrong), *wrong]
 
 
 def _new_sequences_first(positions: list[int], rgbd: RgbdDataset, shown: Sequence[int] = ()) -> list[int]:
-    """The positions in an order in which the n-th pair of a sequence, counting those shown, stands before any (n + 1)-th one."""
+    """Sort stably by rank within the sequence, counting the shown pairs: first pairs, then second pairs, and so on."""
     samples, seen, rank = rgbd.dataset.samples, Counter[tuple[int, str]](), dict[int, int]()
     for position in (*shown, *positions):
         sequence = (samples[position].label, samples[position].sequence)
@@ -364,7 +364,7 @@ def _new_sequences_first(positions: list[int], rgbd: RgbdDataset, shown: Sequenc
 
 
 def _different(positions: list[int], rgbd: RgbdDataset, *, count: int, shown: Sequence[int] = ()) -> list[int]:
-    """The first positions whose images differ from each other and from those shown, so that they are `count` together."""
+    """The first positions whose images differ from each other and from those shown, up to `count` including the shown ones."""
     chosen = list(shown)
     for position in positions:
         if len(chosen) < count:
@@ -376,13 +376,13 @@ def _different(positions: list[int], rgbd: RgbdDataset, *, count: int, shown: Se
 
 def _caption(explanation: Explanation, position: int) -> str:
     probabilities, gate, truth = (part[position] for part in explanation.answers)
-    answered = int(probabilities.argmax())
+    predicted = int(probabilities.argmax())
     fraction = explanation.depth_contribution[position]
-    verdict = shortened(explanation.labels[answered])
-    if answered != truth:
+    verdict = shortened(explanation.labels[predicted])
+    if predicted != truth:
         verdict = f"predicted {verdict},\ntrue {shortened(explanation.labels[truth])}"
-    share_text = "depth: none" if np.isnan(fraction) else f"depth contributes {fraction:.0%}"
-    return f"{verdict}\nprobability {probabilities[answered]:.0%}\ngate {gate.mean():.2f}, {share_text}"
+    contribution = "depth: none" if np.isnan(fraction) else f"depth contributes {fraction:.0%}"
+    return f"{verdict}\nprobability {probabilities[predicted]:.0%}\ngate {gate.mean():.2f}, {contribution}"
 
 
 def _colour(explanation: Explanation, position: int) -> str:

@@ -1,6 +1,6 @@
-"""How good a classifier's answers are: accuracy, recall, calibration, and the same with one sensor dead.
+"""Metrics of a classifier: accuracy, recall and calibration, with both sensors and with one missing.
 
-Owns the figures; works on any `Predictor` (torch model, ONNX Runtime, ...), and needs NumPy alone.
+Works on any `Predictor` (torch model, ONNX Runtime, ...); needs only NumPy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 class Predictor(Protocol):
-    """Answers a framed batch: rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2] -> probabilities [N, C], gate [N, d]."""
+    """Classifies a framed batch: rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2] -> probabilities [N, C], gate [N, d]."""
 
     def __call__(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
@@ -32,9 +32,9 @@ class Predictor(Protocol):
 
 
 class Change(Protocol):
-    """What happens to framed pairs before the predictor sees them; what it is given stays as it is.
+    """A modification of framed pairs before prediction; it does not modify its arguments.
 
-    rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2], and where the pairs stand among the pictures.
+    rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2], and the positions of the pairs in the data set.
     """
 
     def __call__(
@@ -43,7 +43,7 @@ class Change(Protocol):
 
 
 class Answers(NamedTuple):
-    """What a predictor said of N pairs: probabilities [N, C], gate [N, d], and the true class numbers [N]."""
+    """Outputs of a predictor for N pairs: probabilities [N, C], gate [N, d]; and the true class numbers [N]."""
 
     probabilities: NDArray[np.float32]
     gate: NDArray[np.float32]
@@ -52,14 +52,14 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Figures of one condition.
+    """Metrics of one condition.
 
     Attributes:
-        accuracy: share of right top-1 answers, 0..1.
-        recall: the same by class; None for a class without samples.
+        accuracy: fraction of correct top-1 predictions, 0..1.
+        recall: by class; None for a class without samples.
         expected_calibration_error: `expected_calibration_error` with 15 bins.
         mean_gate: mean of the gate over samples and features; 0 = RGB, 1 = depth.
-        confusion: counts [C][C], rows = truth, columns = answer.
+        confusion: counts [C][C], rows = true class, columns = predicted class.
     """
 
     num_samples: int
@@ -70,14 +70,14 @@ class Scores:
     confusion: list[list[int]]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
+        """The metrics as a JSON object."""
         return dict(vars(self))
 
 
 def expected_calibration_error(
     probabilities: NDArray[np.float32], truth: NDArray[np.int64], *, num_bins: int = 15
 ) -> float:
-    """Mean gap between confidence and accuracy over equal bins of confidence, weighted by their samples.
+    """Mean gap between confidence and accuracy over equal bins of confidence, weighted by the number of samples.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", equation 3.
 
@@ -98,14 +98,14 @@ def expected_calibration_error(
 def score(
     probabilities: NDArray[np.float32], gate: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]
 ) -> Scores:
-    """The figures from answers [N, C], gates [N, d] and true class numbers [N]."""
-    answers = probabilities.argmax(axis=1)
+    """Metrics from probabilities [N, C], gates [N, d] and true class numbers [N]."""
+    predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(labels), len(labels)), int)
-    np.add.at(confusion, (truth, answers), 1)
+    np.add.at(confusion, (truth, predicted), 1)
     totals = confusion.sum(axis=1)
     return Scores(
         num_samples=len(truth),
-        accuracy=float((answers == truth).mean()),
+        accuracy=float((predicted == truth).mean()),
         recall={label: float(confusion[i, i] / totals[i]) if totals[i] else None for i, label in enumerate(labels)},
         expected_calibration_error=expected_calibration_error(probabilities, truth),
         mean_gate=float(gate.mean()),
@@ -116,7 +116,7 @@ def score(
 def framed_batches(
     rgbd: RgbdDataset, *, contract: InputContract, batch_size: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]]:
-    """The pictures as the model takes them, in order: rgb [n, S, S, 3], depth [n, S, S, 2], class numbers [n]."""
+    """The images as model input, in order: rgb [n, S, S, 3], depth [n, S, S, 2], class numbers [n]."""
     samples = rgbd.dataset.samples
     for start in range(0, len(samples), batch_size):
         chosen = range(start, min(start + batch_size, len(samples)))
@@ -140,16 +140,16 @@ def evaluate(
     batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> dict[Condition, Scores]:
-    """Score a predictor on pictures, as they are and with one sensor dead.
+    """Score a predictor on a data set, with both sensors and with one missing.
 
     Args:
-        labels: class names in the order of the predictor's probabilities; the pictures' classes must be among them.
-        conditions: "both" as they are, "no_rgb" with RGB black, "no_depth" with no depth measurement.
+        labels: class names in the order of the predictor's probabilities; they must include all classes of the data.
+        conditions: "both" = unchanged, "no_rgb" = RGB is black, "no_depth" = no depth measurement.
         batch_size: 1 for engines with a fixed batch.
-        progress: called with the pairs done and their number.
+        progress: called with the number of pairs done and in total.
 
     Raises:
-        UserError: the data has a class that the model does not know, or another alignment than the contract.
+        UserError: the data has a class that the model does not know, or its alignment differs from the contract.
     """
     found = answers_under(
         predictor,
@@ -173,11 +173,11 @@ def answers_under(
     batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> dict[str, Answers]:
-    """The predictor's answers on the same pictures under several changes; each pair is framed once.
+    """Outputs of a predictor on the same images under several changes; each pair is framed once.
 
     Args:
-        changes: name -> what is done to the framed pairs.
-        progress: called with the pairs done and their number.
+        changes: name -> modification of the framed pairs.
+        progress: called with the number of pairs done and in total.
 
     Raises:
         UserError: as `evaluate`.
@@ -202,34 +202,34 @@ def answers_under(
 
 
 def refuse_unfit(rgbd: RgbdDataset, *, contract: InputContract, labels: Sequence[str]) -> None:
-    """Look whether a model can be scored on the pictures, before the work of it.
+    """Check, before any work, that a model can be scored on a data set.
 
     Raises:
-        UserError: the data has a class that the model does not know, or another alignment than the contract.
+        UserError: the data has a class that the model does not know, or its alignment differs from the contract.
     """
     class_numbers(rgbd.dataset.labels, labels)
     if rgbd.dataset.align != contract.align:
-        raise UserError(f"the data is aligned to {rgbd.dataset.align}, the model wants {contract.align}")
+        raise UserError(f"the data is aligned to {rgbd.dataset.align}, the model expects {contract.align}")
 
 
 def as_they_are(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The change that is none."""
+    """No change."""
     return rgb, depth
 
 
 def without_rgb(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A dead colour sensor: black."""
+    """Missing RGB: black."""
     return np.zeros_like(rgb), depth
 
 
 def without_depth(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint8], positions: range
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A dead depth sensor: no measurement anywhere."""
+    """Missing depth: no measurement anywhere."""
     return rgb, np.zeros_like(depth)
 
 
@@ -245,6 +245,6 @@ def class_numbers(data_labels: Sequence[str], model_labels: Sequence[str]) -> ND
     unknown = [label for label in data_labels if label not in model_labels]
     if unknown:
         raise UserError(
-            f"the data has classes that the model does not know: {some_of(unknown)}; it knows {some_of(model_labels)}"
+            f"the data has classes that the model does not know: {some_of(unknown)}; its classes are {some_of(model_labels)}"
         )
     return np.array([list(model_labels).index(label) for label in data_labels])

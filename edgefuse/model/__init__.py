@@ -1,4 +1,4 @@
-"""The gated-fusion classifier in PyTorch: input decoding, backbones, fusion, and the whole.
+"""The gated-fusion classifier in PyTorch: input decoding, backbones, fusion, and the complete model.
 
 Source: Oyedotun, Aouada, Ottersten, "Learning to Fuse Latent Representations for Multimodal Data" (ICASSP 2019).
 """

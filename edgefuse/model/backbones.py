@@ -1,7 +1,7 @@
-"""Backbones: from a decoded picture to a feature map. Owns their names, their widths and their pretrained weights.
+"""Backbones: from a decoded image to a feature map. Owns their construction, widths and pretrained weights.
 
 RGB    float [N, 3, S, S]  ->  float [N, c, h, w]
-depth  float [N, e, S, S]  ->  float [N, c, h, w]     (as `edgefuse.model.encoding` gives it)
+depth  float [N, e, S, S]  ->  float [N, c, h, w]     (encoded by `edgefuse.model.encoding`)
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from edgefuse.model.choices import (
 )
 
 MIN_TORCHVISION_SIZE = 32
-"""Side of the smallest input in pixels: five halvings leave one pixel of it."""
+"""Smallest input side in pixels: a downsampling by 32 leaves one pixel."""
 
 HEADS = ("avgpool", "classifier", "fc")
-"""Where a torchvision network without `features` goes from its feature map to class scores."""
+"""Names of the modules of torchvision networks that follow the feature map."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     """A feature extractor; `num_channels` is the width c of its feature map.
 
     Attributes:
-        pretrained: it carries weights learned elsewhere, so it wants a smaller learning rate and frozen statistics.
+        pretrained: whether it has pretrained weights, and so needs a smaller learning rate and frozen statistics.
     """
 
     def __init__(self, features: nn.Module, *, num_channels: int, pretrained: bool = False) -> None:
@@ -53,15 +53,15 @@ class Backbone(nn.Module):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The layers and blocks in the order they are passed through, without the drawing of depth before them."""
+        """The layers and blocks in the order of execution, without `DepthAsImage`."""
         parts = list(self.features.children())
         return list(parts[1].children()) if isinstance(parts[0], DepthAsImage) else parts
 
 
 class DepthAsImage(nn.Module):
-    """Draw depth as a picture for a backbone made for RGB.
+    """Convert depth to an RGB image for a backbone that expects one.
 
-    Two channels: the range in grey, as the paper does for its comparison. Four: nearness in red, slopes in green and blue.
+    Two channels: range as grey, as in the comparison of the paper. Four: nearness as red, slopes as green and blue.
     """
 
     mean: Tensor
@@ -93,18 +93,18 @@ def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     check_backbones(rgb=name)
     if name == RGB_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
-            raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave --rgb-weights out")
+            raise UserError(f"the backbone 'small' has no pretrained weights, got {weights}: leave out --rgb-weights")
         return Backbone(_small_cnn(stem=_conv(3, 16, stride=2), widths=(16, 32, 64, 128)), num_channels=128)
     return _torchvision_backbone(name, weights=weights, option="--rgb-weights")
 
 
 def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels: int = 2) -> Backbone:
-    """A depth backbone: "scratch", or a torchvision one that sees depth drawn as a picture.
+    """A depth backbone: "scratch", or a torchvision one on depth as an image.
 
     Args:
         name: "scratch", or a torchvision network as in `build_rgb_backbone`.
         weights: as in `build_rgb_backbone`.
-        num_channels: e, of the depth encoding.
+        num_channels: e, number of channels of the depth encoding.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
@@ -113,7 +113,7 @@ def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels
     if name == DEPTH_FROM_SCRATCH:
         if weights != WEIGHTS_NONE:
             raise UserError(
-                f"the backbone 'scratch' has no pretrained weights, got {weights}: leave --depth-weights out"
+                f"the backbone 'scratch' has no pretrained weights, got {weights}: leave out --depth-weights"
             )
         stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
@@ -129,7 +129,7 @@ def _conv(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential:
 
 
 def _small_cnn(*, stem: nn.Module, widths: tuple[int, ...]) -> nn.Sequential:
-    """A plain network that two CPU cores train in a minute: after the stem, each stage halves the picture."""
+    """A small network that two CPU cores train in a minute; after the stem, each stage halves the resolution."""
     layers: list[nn.Module] = [stem]
     for num_in, num_out in itertools.pairwise(widths):
         layers += [_conv(num_in, num_out, stride=2), _conv(num_out, num_out)]
@@ -151,17 +151,17 @@ def _torchvision_backbone(name: str, *, weights: str, option: str) -> Backbone:
 
 @cache
 def num_feature_channels(name: str) -> int:
-    """The width of a torchvision network's feature map, seen on PyTorch's meta device, which computes shapes alone.
+    """The number of channels of a torchvision feature map, from a forward pass on the meta device, which only computes shapes.
 
     Raises:
-        UserError: torchvision has no classification network of that name, or the network has no such map: transformers, those
-            whose training needs auxiliary outputs, and AlexNet, which needs larger inputs.
+        UserError: torchvision has no classification network of that name, or the network has no spatial feature map: transformers,
+            networks with auxiliary outputs in training, and AlexNet, which needs larger inputs.
     """
     models = require("torchvision.models", extra="train")
     if name not in models.list_models(module=models):
         raise UserError(f"torchvision has no classification network {name!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some networks announce changes of their first weights
+        warnings.simplefilter("ignore")  # some networks warn about a changed initialisation
         try:
             with torch.device("meta"):
                 network = models.get_model(name, weights=None)
@@ -170,34 +170,34 @@ def num_feature_channels(name: str) -> int:
     image = torch.zeros(1, 3, MIN_TORCHVISION_SIZE, MIN_TORCHVISION_SIZE, device="meta")
     try:
         shape = tuple(_without_head(network).eval()(image).shape)
-    except Exception:  # each kind of network fails in its own way
+    except Exception:  # the exception depends on the network
         shape = ()
     if len(shape) != 4 or shape[2] != shape[3]:  # Swin has its channels last
-        raise UserError(f"{name} has none for images of {MIN_TORCHVISION_SIZE} pixels")
+        raise UserError(f"{name} has none for inputs of {MIN_TORCHVISION_SIZE} x {MIN_TORCHVISION_SIZE} pixels")
     return int(shape[1])
 
 
 def _with_imagenet_weights(name: str, *, option: str) -> Any:
-    """The network with torchvision's weights; a download is announced."""
+    """The network with the weights of torchvision; a download is logged."""
     from torchvision import models
 
     enum = models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
     if not cached.is_file():
         size_mb = enum.meta["_file_size"]
-        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s, once", name, size_mb, cached)
+        _log.info("downloading the ImageNet weights of %s (%.0f MB) to %s (only once)", name, size_mb, cached)
     try:
         return models.get_model(name, weights=enum)
     except OSError as error:
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}): fetch {enum.url} on a connected "
-            f"machine and give the file with {option} FILE, or train without them with {option} none"
+            f"the ImageNet weights of {name} could not be downloaded ({error}): download {enum.url} on another "
+            f"machine and use {option} FILE, or train without them with {option} none"
         ) from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many exceptions for a damaged file
         if is_out_of_memory(error):
             raise
         raise UserError(
-            f"the ImageNet weights of {name} cannot be read ({_first_line(error)}): remove {cached}, and they are downloaded again"
+            f"the ImageNet weights of {name} cannot be read ({_first_line(error)}): delete {cached} to download them again"
         ) from error
 
 
@@ -210,20 +210,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _without_head(network: Any) -> nn.Sequential:
-    """The part of a torchvision classifier before pooling; its parts are the stages that can be frozen."""
+    """A torchvision classifier up to its pooling; the children are the stages that can be frozen."""
     from torchvision.models import DenseNet
 
     children = getattr(network, "features", network).named_children()
     parts = [part for _, part in itertools.takewhile(lambda child: child[0] not in HEADS, children)]
-    if len(parts) <= 2:  # MNASNet and RegNet: one child holds nearly everything
+    if len(parts) <= 2:  # MNASNet and RegNet: one child contains almost all layers
         parts = [inner for part in parts for inner in (part if isinstance(part, nn.Sequential) else [part])]
     if isinstance(network, DenseNet):
-        parts.append(nn.ReLU())  # its forward has it behind `features`
+        parts.append(nn.ReLU())  # applied after `features` in its forward()
     return nn.Sequential(*parts)
 
 
 def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
-    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the classifier's own layers may differ."""
+    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the layers of `HEADS` may differ."""
     if not path.is_file():
         raise UserError(f"the weights file {path} does not exist: give a state dict of torchvision's {name}")
     try:
@@ -233,7 +233,7 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for a bad file
+    except Exception as error:  # torch and safetensors raise many exceptions for a bad file
         if is_out_of_memory(error):
             raise
         raise UserError(
@@ -245,17 +245,17 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
     own = network.state_dict()
     wanted = {key for key in own if not key.startswith(tuple(f"{head}." for head in HEADS))}
     fitting = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
-    lacking = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
-    if lacking:
+    missing = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
+    if missing:
         raise UserError(
-            f"{path} does not fit {name}: {len(lacking)} of {len(wanted)} tensors are missing or of another shape, "
-            f"first {lacking[0]}: give a state dict of torchvision's {name}"
+            f"{path} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another shape, "
+            f"first {missing[0]}: give a state dict of torchvision's {name}"
         )
-    spoilt = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
-    if spoilt:
+    not_finite = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
+    if not_finite:
         raise UserError(
-            f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): give another state dict of "
+            f"{path} contains values that are not finite ({not_finite[0]}; {len(not_finite)} tensor(s)): give another state dict of "
             f"torchvision's {name}"
         )
-    own.update(fitting)  # in place: MNASNet asks for the version that its own state dict carries
+    own.update(fitting)  # updated in place, because MNASNet checks the version in its state dict
     network.load_state_dict(own)

@@ -1,4 +1,4 @@
-"""The names that a user chooses models by. Free of torch, so that the command line can list them at once."""
+"""Names of fusions, encodings and backbones. Does not import torch, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
 SINGLE_MODALITIES: tuple[FusionKind, ...] = ("rgb", "depth")
 DEPTH_ENCODINGS: tuple[DepthEncoding, ...] = get_args(DepthEncoding)
 COMMON_BACKBONES = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "mobilenet_v3_small")
-"""Of torchvision's networks, those that are named in messages; see `edgefuse.model.backbones` for all that work."""
+"""The torchvision networks that messages list; `edgefuse.model.backbones` accepts more."""
 RGB_FROM_SCRATCH = "small"
 DEPTH_FROM_SCRATCH = "scratch"
 WEIGHTS_IMAGENET = "imagenet"
@@ -21,15 +21,15 @@ WEIGHTS_NONE = "none"
 
 
 def is_torchvision(backbone: str) -> bool:
-    """Is it a torchvision network, with ImageNet weights to be had, and not one of the two small ones of edgefuse?"""
+    """Whether it is a torchvision network, which has ImageNet weights, and not one of the two small ones of edgefuse."""
     return backbone not in (RGB_FROM_SCRATCH, DEPTH_FROM_SCRATCH)
 
 
 def check_backbones(*, rgb: str | None = None, depth: str | None = None) -> None:
-    """Refuse names that no backbone has. PyTorch is imported only for names outside of `COMMON_BACKBONES`.
+    """Refuse unknown backbones. PyTorch is imported only for names outside of `COMMON_BACKBONES`.
 
     Raises:
-        UserError: neither edgefuse's own for that modality nor a torchvision network with a spatial feature map.
+        UserError: neither the backbone of edgefuse for that modality nor a torchvision network with a spatial feature map.
     """
     for field, name, own in (("rgb", rgb, RGB_FROM_SCRATCH), ("depth", depth, DEPTH_FROM_SCRATCH)):
         if name is None or name in (own, *COMMON_BACKBONES):
@@ -46,6 +46,6 @@ def check_backbones(*, rgb: str | None = None, depth: str | None = None) -> None
 
 
 def model_in_words(*, fusion: str, rgb: str, depth: str) -> str:
-    """A model for the heading of a plot, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
+    """A model as text, for titles of plots, such as "gated fusion of resnet18 (RGB) and scratch (depth)"."""
     alone = {"rgb": f"RGB only ({rgb})", "depth": f"depth only ({depth})"}
     return alone.get(fusion, f"{fusion} fusion of {rgb} (RGB) and {depth} (depth)")

@@ -1,4 +1,4 @@
-"""The whole model: bytes in, logits and gate out. `build_classifier` is the only place that puts the parts together."""
+"""The complete model: bytes in, logits and gate out. Only `build_classifier` assembles it."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ OLD_NAMES = {"votes": "auxiliary_heads", "reach_m": "depth_window_m"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What the model is made of.
+    """Architecture of the model.
 
     Attributes:
         contract: meaning of the inputs.
         num_classes: C.
         fusion: one of `FUSION_KINDS`.
         rgb, depth: names of the backbones.
-        encoding: what the depth backbone sees: "relative" to the nearest surface, or "absolute" range.
-        depth_window_m: how far behind the nearest surface the relative encoding and the spatial gate look, in metres.
-        encoding_revision: how the nearest surface is estimated; a run keeps the one that it was trained with.
-        num_features: d, the width that both feature vectors are projected to.
+        encoding: input of the depth backbone: "relative" to the nearest surface, or "absolute" range.
+        depth_window_m: depth range behind the nearest surface that the relative encoding and the spatial gate use, in metres.
+        encoding_revision: version of the estimate of the nearest surface; a run keeps the one that it was trained with.
+        num_features: d, width of both projected feature vectors.
         num_hidden: width of the first fully connected layer.
-        dropout: share of hidden units dropped in training.
-        feature_dropout: share of a backbone's pooled features dropped in training.
-        votes: each modality also answers alone, and `spatial` answers with their gated sum; see `edgefuse.model.fusion.Votes`.
+        dropout: fraction of hidden units dropped in training.
+        feature_dropout: fraction of a backbone's pooled features dropped in training.
+        auxiliary_heads: each modality also has a classifier of its own, and `spatial` predicts with their gated sum; see
+            `edgefuse.model.fusion.AuxiliaryHeads`.
         temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.evaluation.calibration`).
     """
 
@@ -60,7 +61,7 @@ class ModelConfig:
     fusion: FusionKind = field(default="gated", metadata=one_of(FUSION_KINDS))
     rgb: str = RGB_FROM_SCRATCH
     depth: str = DEPTH_FROM_SCRATCH
-    # What runs had before there was a choice.
+    # These defaults are those of runs from before the field existed.
     encoding: DepthEncoding = field(default="absolute", metadata=one_of(DEPTH_ENCODINGS))
     depth_window_m: float = limited(0.3, 0, MAX_DEPTH_CODE * DEPTH_UNIT_M, above=True)
     encoding_revision: int = limited(REVISION, 1, REVISION, whole=True)
@@ -68,7 +69,7 @@ class ModelConfig:
     num_hidden: int = limited(128, 1, 65536, whole=True)
     dropout: float = limited(0.2, 0, 1, below=True)
     feature_dropout: float = limited(0.0, 0, 1, below=True)
-    auxiliary_heads: bool = False  # what runs had before there was a choice
+    auxiliary_heads: bool = False  # as in runs from before the field existed
     temperature: float = limited(1.0, 0, above=True)
 
     def __post_init__(self) -> None:
@@ -78,10 +79,10 @@ class ModelConfig:
         deep = [name for name in used if is_torchvision(name)]
         if deep and self.contract.size < MIN_TORCHVISION_SIZE:
             raise UserError(
-                f"{deep[0]} cannot look at {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"
+                f"{deep[0]} cannot process {self.contract.size} x {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"
             )
         if self.num_classes < 2:
-            raise UserError(f"the model has {self.num_classes} class(es): at least two are needed to tell apart")
+            raise UserError(f"the model has {self.num_classes} class(es): at least two were expected")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
@@ -96,7 +97,7 @@ class ModelConfig:
 
 
 class FeatureExtractor(nn.Module):
-    """A backbone, averaged over the picture and projected to d features: [N, c, S, S] -> [N, d]."""
+    """A backbone, averaged over the image and projected to d features: [N, c, S, S] -> [N, d]."""
 
     def __init__(self, backbone: Backbone, *, num_features: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -106,22 +107,22 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         pooled = self.backbone(image_NCHW).mean((2, 3))
-        # A function and no module: between modules each tensor keeps its precision in a half model.
+        # A function, not a module: between modules, each tensor keeps its precision in an FP16 model.
         return self.project(functional.dropout(pooled, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
 class FusionClassifier(nn.Module):
-    """RGB-D classifier. A modality that the fusion does not use has no backbone and costs nothing."""
+    """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("encode", "look")
-    """Computed in FP32 in a file of any precision, besides the decoding."""
+    fp32_modules = ("encode", "spatial_gate")
+    """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
         self,
         *,
         decode: InputDecoder,
         encode: AbsoluteDepth | RelativeDepth,
-        look: SpatialGate | None,
+        spatial_gate: SpatialGate | None,
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
         core: FusionCore,
@@ -131,7 +132,7 @@ class FusionClassifier(nn.Module):
         assert rgb_features is not None or depth_features is not None
         self.decode = decode
         self.encode = encode
-        self.look = look
+        self.spatial_gate = spatial_gate
         self.rgb_features = rgb_features
         self.depth_features = depth_features
         self.core = core
@@ -143,9 +144,9 @@ class FusionClassifier(nn.Module):
         """Classify one batch.
 
         Args:
-            rgb_NHWC: uint8 [N, S, S, 3], as the contract says.
-            depth_NHW2: uint8 [N, S, S, 2], as the contract says.
-            with_auxiliary_heads: for training; the logits of each modality alone follow, where the model has votes.
+            rgb_NHWC: uint8 [N, S, S, 3], as defined by the contract.
+            depth_NHW2: uint8 [N, S, S, 2], as defined by the contract.
+            with_auxiliary_heads: for training: also return the logits of each auxiliary head, if the model has them.
 
         Returns:
             logits [N, C] and gate [N, d] in [0, 1].
@@ -157,35 +158,35 @@ class FusionClassifier(nn.Module):
         return logits, gate
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """softmax(logits / temperature) in FP32, [N, C]: what `predict` and the exported graph answer."""
+        """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
     def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
-        """F_A and F_B, [N, d] each; a modality without a backbone gives the other one's features, which its fusion ignores."""
+        """F_A and F_B, [N, d] each. A modality without a backbone gets the features of the other, which its fusion ignores."""
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
         F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
         if self.rgb_features is None:
             assert F_B is not None
             return F_B, F_B
-        F_A = self.rgb_features(rgb if self.look is None else self.look(rgb, depth))
+        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth))
         return F_A, (F_A if F_B is None else F_B)
 
 
 def build_classifier(
     config: ModelConfig, *, rgb_weights: str = WEIGHTS_NONE, depth_weights: str = WEIGHTS_NONE
 ) -> FusionClassifier:
-    """Put the model together.
+    """Assemble a model.
 
     Args:
-        config: what it is made of.
+        config: its architecture.
         rgb_weights, depth_weights: "imagenet", "none" or a file; see `backbones.build_rgb_backbone`.
 
     Raises:
-        UserError: unknown names, or weights that cannot be had or do not fit.
+        UserError: unknown names, or weights that cannot be loaded or do not fit.
     """
     relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m, revision=config.encoding_revision)
     encode = relative if config.encoding == "relative" else AbsoluteDepth()
-    look = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
+    spatial_gate = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
     if config.fusion != "depth":
         rgb = build_rgb_backbone(config.rgb, weights=rgb_weights)
@@ -204,7 +205,7 @@ def build_classifier(
     return FusionClassifier(
         decode=InputDecoder(config.contract),
         encode=encode,
-        look=look,
+        spatial_gate=spatial_gate,
         rgb_features=rgb_features,
         depth_features=depth_features,
         core=core,
@@ -218,7 +219,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def not_finite(module: nn.Module) -> list[str]:
-    """Names of the weights and statistics that hold NaN or infinite numbers."""
+    """Names of the weights and statistics that contain NaN or infinity."""
     return [name for name, tensor in module.state_dict().items() if not bool(torch.isfinite(tensor).all())]
 
 

@@ -1,4 +1,4 @@
-"""The first layers of the model: from the contract's bytes to tensors. The NumPy twin is in `edgefuse.contract`."""
+"""The first layers of the model: the contract's bytes to tensors. `edgefuse.contract` has the same in NumPy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edgefuse.contract import DEPTH_UNIT_M, IMAGENET_MEAN, IMAGENET_STD, InputCo
 
 
 class InputDecoder(nn.Module):
-    """Decode camera bytes in FP32, whatever the precision of the layers that follow.
+    """Decode camera bytes in FP32, for any precision of the layers that follow.
 
-    Bytes are cast to float before anything else: TensorRT takes UINT8 inputs only in front of a cast.
-    In half precision depth would lose up to 8 mm, and code 65535 would become infinity.
+    The cast to float comes first: TensorRT accepts a UINT8 input only in front of a cast.
+    In FP16, depth would lose up to 8 mm, and code 65535 would become infinity.
     """
 
     mean: Tensor

@@ -1,10 +1,10 @@
-"""What the depth side sees of a decoded depth map: absolute range, or the surface that is nearest to the camera.
+"""Encodings of a decoded depth map for the depth backbone: absolute range, or depth relative to the nearest surface.
 
     depth    float [N, 2, S, S]   range in [0, 1] over the contract's near..far, validity 0 or 1   (`InputDecoder`)
     encoded  float [N, e, S, S]   e = `num_channels`
 
-Owns the encodings and the estimate of the nearest surface. Everything here is computed in FP32, like the decoding:
-a difference of two ranges would lose its millimetres in half precision.
+Owns the encodings and the estimate of the nearest surface. Everything here runs in FP32, like the decoder: in FP16, the difference of
+two ranges would lose its millimetres.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from torch.nn import functional
 from edgefuse.contract import InputContract
 
 BLOCKS_ACROSS = 12
-"""The nearest surface is looked for in this many blocks across the picture, so that one stray pixel is no surface."""
+"""The image is divided into this many blocks across to find the nearest surface, so that a stray pixel does not count as one."""
 
 MARGIN = 0.1
-"""The layer starts this share of the reach in front of the estimate, which is a block's mean and not its nearest point."""
+"""The depth window starts this fraction of its length in front of the estimate, which is the mean of a block, not its nearest point."""
 
 SLOPE_GAIN = 4.0
-"""Slopes of a surface are small against its nearness; this brings both to the same order."""
+"""Scales slopes to the same order of magnitude as nearness; unscaled they are much smaller."""
 
 FAR = 1e3
-"""Stands for the distance of blocks without a measurement, in metres: no camera sees as far."""
+"""Distance in metres that blocks without a measurement get, beyond the range of any camera."""
 
 
 REVISION = 2
-"""Of the estimate of the nearest surface. 1, of runs from before November 2026, takes blocks that are measured by half alone; where
-there are none, everything measured counts as nearest."""
+"""Version of the estimate of the nearest surface. Version 1, in runs from before November 2026, uses only blocks with more than half of
+their pixels measured; without any, everything measured counts as nearest."""
 
 HALF, THIRD = 0.5, 0.33
 DENSE, SPARSE = 1.0, 0.75
-"""A block counts that has more than this share of the measurements of the best one: half of a whole block, a third where the best
-block lacks a quarter of its measurements or more. A third and no less, so that stray pixels are no surface in sparse depth either."""
+"""A block counts if its measured fraction exceeds a fraction of that of the best block: `HALF` if the best block is completely measured,
+`THIRD` if the best one misses a quarter or more, interpolated in between. Not below a third, so that stray pixels in sparse depth do not
+count as a surface."""
 
 
 class AbsoluteDepth(nn.Module):
-    """Range and validity as they are decoded: for classes that a distance to the camera tells apart."""
+    """Range and validity as decoded: for classes that differ in their distance to the camera."""
 
     num_channels = 2
 
@@ -48,10 +49,10 @@ class AbsoluteDepth(nn.Module):
 
 
 class RelativeDepth(nn.Module):
-    """Depth behind the nearest surface, which does not change when the same thing is held nearer or farther.
+    """Depth behind the nearest surface, which does not change when the same object is closer or farther away.
 
-    Four channels: nearness (1 at the nearest surface, 0 from `depth_window_m` behind it on, 0 without a measurement), validity, and
-    the slopes of nearness to the right and downwards, which are the surface's normal up to scale.
+    Four channels: nearness (1 at the nearest surface, 0 at `depth_window_m` behind it and beyond, 0 without a measurement), validity,
+    and the slopes of nearness to the right and downwards, which are the surface normal up to scale.
     """
 
     num_channels = 4
@@ -80,10 +81,9 @@ class RelativeDepth(nn.Module):
         return (1 - torch.clamp(behind_m / self.depth_window_m, 0, 1)) * valid, valid
 
     def nearest_m(self, depth_m: Tensor, valid: Tensor) -> Tensor:
-        """Distance of the nearest surface, [N, 1, 1, 1] in metres: the least mean of a block among the well measured ones.
+        """Distance of the nearest surface, [N, 1, 1, 1] in metres: the smallest block mean among the well-measured blocks.
 
-        Well measured: for more than half where a block is whole, and measured by the best ones' measure where depth is
-        sparse. Without any measurement it is `FAR`.
+        See `HALF` and `THIRD` for what counts as well measured. Without any measurement it is `FAR`.
         """
         fraction = functional.avg_pool2d(valid, self.block)
         if self.revision == 1:

@@ -1,11 +1,11 @@
-"""Fusion of two feature vectors: the paper's gate, its baseline, and the single modalities, behind one interface.
+"""Fusion of two feature vectors: the paper's gate, its baseline, and single modalities, behind one interface.
 
-    F_A  float [N, d]   features of the RGB picture
+    F_A  float [N, d]   features of the RGB image
     F_B  float [N, d]   features of the depth map
     G    float [N, d]   the gate: 0 = this feature comes from RGB, 1 = it comes from depth
-    F_O  float [N, m]   what the fully connected layers see (m = `num_outputs`)
+    F_O  float [N, m]   input of the fully connected layers (m = `num_outputs`)
 
-Every fusion maps (F_A, F_B) to (F_O, G). Those without a gate report the constant that says what they do.
+Every fusion maps (F_A, F_B) to (F_O, G). Fusions without a gate return a constant G.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GatedFusion(nn.Module):
 
 
 class JointFusion(nn.Module):
-    """Equation 6 with both features in the gate, so that it can also react to a dark or missing RGB picture (ours)."""
+    """Equation 6 with both features in the gate, so that it can also react to a dark or missing RGB image (ours)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class JointFusion(nn.Module):
 
 
 class NaiveFusion(nn.Module):
-    """Plain concatenation, the paper's baseline "NF". The gate it reports is 0.5: both count alike."""
+    """Plain concatenation, the paper's baseline "NF". It returns a constant gate of 0.5."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class NaiveFusion(nn.Module):
 
 
 class RgbOnly(nn.Module):
-    """RGB alone; the gate it reports is 0."""
+    """RGB only; it returns a constant gate of 0."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class RgbOnly(nn.Module):
 
 
 class DepthOnly(nn.Module):
-    """Depth alone; the gate it reports is 1."""
+    """Depth only; it returns a constant gate of 1."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class DepthOnly(nn.Module):
 
 
 class AuxiliaryHeads(nn.Module):
-    """What each modality says alone: one linear layer from its features to the classes. The answer of `spatial` is their gated sum.
+    """One linear classifier for each modality. `spatial` predicts with their gated sum.
 
-        vote_A = V_A F_A + b_A,  vote_B = V_B F_B + b_B                    [N, C] each
-        answer = 2 (V_A (F_A * (1 - G)) + V_B (F_B * G)) + b_A + b_B      equation 7, then one linear layer
+        logits_A = V_A F_A + b_A,  logits_B = V_B F_B + b_B                [N, C] each
+        logits = 2 (V_A (F_A * (1 - G)) + V_B (F_B * G)) + b_A + b_B      equation 7, then one linear layer
 
-    At G = 0.5 the answer is the sum of both votes, which multiplies their probabilities. Where every vote is trained to be right by
-    itself (`TrainConfig.aux_loss_weight`), neither backbone can leave the work to the other.
+    At G = 0.5 this is logits_A + logits_B, a product of both probabilities. Each head has its own loss
+    (`TrainConfig.aux_loss_weight`), so each backbone learns to classify without the other.
     """
 
     def __init__(self, num_features: int, *, num_classes: int) -> None:
@@ -93,24 +93,23 @@ class AuxiliaryHeads(nn.Module):
         self.depth = nn.Linear(num_features, num_classes)
 
     def forward(self, F_O: Tensor) -> Tensor:
-        """The answer from equation 7's features, [N, 2 d] -> logits [N, C]."""
+        """The gated sum, from equation 7's features: [N, 2 d] -> logits [N, C]."""
         doubled, d = 2 * F_O, self.rgb.in_features
         return self.rgb(doubled[:, :d]) + self.depth(doubled[:, d:])  # type: ignore[no-any-return]
 
     def alone(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Both votes, [N, C] logits each."""
+        """The logits of each head, [N, C] each."""
         return self.rgb(F_A), self.depth(F_B)
 
 
 class FusionCore(nn.Module):
-    """Gate, fusion and the last layers: all that comes after the features.
+    """Gate, fusion and the last layers: everything after the features. The core benchmark measures this part alone.
 
-    The last layers are the paper's two fully connected ones or, for `spatial` with `votes`, the gated sum of both votes.
-    This is the part that the core benchmark measures alone.
+    The last layers are the paper's two fully connected ones or, for `spatial` with auxiliary heads, their gated sum.
 
     Attributes:
-        votes: each modality's own answer; None without `votes`, and where there is one modality. Other fusions than `spatial` use
-            it in training only, and it leaves no trace in an exported file.
+        auxiliary_heads: a classifier for each modality; None if disabled, or with a single modality. All fusions but `spatial` use
+            them in training only, and do not export them.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class FusionCore(nn.Module):
         self.head = None
         if kind == "spatial" and self.auxiliary_heads is not None:
             assert isinstance(fusion, JointFusion)
-            nn.init.zeros_(fusion.W.weight)  # the gate starts at 0.5: both votes count alike
+            nn.init.zeros_(fusion.W.weight)  # the gate starts at 0.5: both heads have equal weight
             nn.init.zeros_(fusion.W.bias)
         else:
             self.head = nn.Sequential(
@@ -145,7 +144,7 @@ class FusionCore(nn.Module):
             )
 
     def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, d] of both pictures -> logits [N, C] and gate [N, d]."""
+        """Features [N, d] of both images -> logits [N, C] and gate [N, d]."""
         F_O, G = self.fusion(F_A, F_B)
         if self.head is not None:
             return self.head(F_O), G
@@ -159,7 +158,7 @@ _FUSIONS: dict[str, type[GatedFusion | JointFusion | NaiveFusion | RgbOnly | Dep
     "rgb": RgbOnly,
     "depth": DepthOnly,
     "joint": JointFusion,
-    "spatial": JointFusion,  # after `edgefuse.model.spatial_gate` has gated the picture
+    "spatial": JointFusion,  # after `edgefuse.model.spatial_gate` has masked the image
 }
 
 

@@ -1,11 +1,11 @@
-"""The spatial gate: depth says where the RGB backbone looks, pixel by pixel, before anything is pooled.
+"""The spatial gate: a per-pixel mask of the RGB image, computed from depth, in front of the RGB backbone.
 
-Equation 6 with W as a 1x1 convolution over maps computed from depth, and the RGB half of equation 7 on the picture:
+Equation 6 with W as a 1x1 convolution over maps computed from depth, and the RGB half of equation 7 on the image:
 
-    G      = sigmoid(W * maps + theta)   [N, 1, S, S]   1 = this pixel's colour is left out
-    picture * (1 - G)                    [N, 3, S, S]   left-out pixels have the mean colour, 0 after normalisation
+    G = sigmoid(W * maps + theta)   [N, 1, S, S]   1 = this pixel is masked
+    rgb * (1 - G)                   [N, 3, S, S]   masked pixels have the mean colour, 0 after normalisation
 
-Owns this gate; the gate over feature vectors that follows it is `edgefuse.model.fusion`'s.
+The gate over feature vectors that follows is in `edgefuse.model.fusion`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch.nn import functional
 from edgefuse.model.encoding import RelativeDepth
 
 LAYER_GAIN = 20.0
-"""Nearness from which on a pixel counts as the near layer: 1 / 20 of the reach before its end."""
+"""A pixel belongs fully to the near layer from a nearness of 1 / 20 on, so up to 1 / 20 before the end of the depth window."""
 
 AVAILABLE_GAIN = 20.0
-"""A picture counts as measured from 1 / 20 of valid pixels on."""
+"""Depth counts as available from 1 / 20 valid pixels on."""
 
 WIDENING = 40
-"""The layer is widened by 1 / 40 of the picture to each side: depth loses the edges and the fingertips."""
+"""The near layer is dilated by 1 / 40 of the image side, because depth misses edges and fingertips."""
 
 TRUSTED_FRACTION, DOUBTED_FRACTION = 0.45, 0.2
-"""From this share of valid pixels on, one without a measurement counts as background (borders and shadows of things have none);
-at the second share and below it counts as unknown, and its colour stays in. Between them, in proportion."""
+"""At this fraction of valid pixels or more, a pixel without a measurement counts as background (borders and shadows of objects have none);
+at the second fraction or less, it counts as unknown and is not masked. In between, linearly."""
 
 
 class SpatialGate(nn.Module):
-    """Where to look, from depth. It starts as the near layer and learns from there.
+    """A learned mask of the RGB image from depth. Initially it keeps the near layer.
 
-    Without any depth measurement every pixel stays in: a dead depth sensor leaves the RGB picture whole. Where most of the
-    measurements are missing, the pixels without one stay in, and only what was measured as background is left out.
+    Without any depth measurement nothing is masked, so RGB stays complete if the depth sensor is missing. If most measurements
+    are missing, only pixels that were measured as background are masked.
     """
 
     def __init__(self, encoding: RelativeDepth, *, size: int) -> None:
@@ -48,7 +48,7 @@ class SpatialGate(nn.Module):
             self.W.bias.fill_(-4.0)  # type: ignore[union-attr]
 
     def forward(self, rgb_N3SS: Tensor, depth_N2SS: Tensor) -> Tensor:
-        """The normalised picture with what the gate leaves out at the mean colour."""
+        """The normalised image with masked pixels at the mean colour."""
         return rgb_N3SS * (1 - self.gate(depth_N2SS))
 
     def gate(self, depth_N2SS: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Training: recipes, batches, the loop, and the run folder that it leaves."""
+"""Training: recipes, batches, the loop, and the run folder."""

@@ -1,4 +1,4 @@
-"""Pictures to torch batches. Owns the order and the chance: the same seed and epoch give the same batches."""
+"""Images to torch batches. Owns order and randomness: the same seed and epoch give the same batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgefuse.data.dataset import RgbdDataset
 
 
 class Batch(NamedTuple):
-    """rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2], labels int64 [N], and where the pairs stand among the pictures, int64 [N]."""
+    """rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2], labels int64 [N], and positions of the pairs in the data set, int64 [N]."""
 
     rgb: Tensor
     depth: Tensor
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class AugmentedDataset(Dataset[Batch]):
-    """Varied samples of pictures in memory; call `start_epoch` before each pass."""
+    """Augmented samples of a loaded data set; call `start_epoch` before each pass."""
 
     def __init__(self, rgbd: RgbdDataset, *, size: int, augmentation: Augmentation, seed: int) -> None:
         self.rgbd = rgbd
@@ -57,7 +57,7 @@ class AugmentedDataset(Dataset[Batch]):
 
 
 def build_loader(samples: AugmentedDataset, *, batch_size: int, seed: int) -> DataLoader[Batch]:
-    """A shuffling loader. The last batch is dropped when it would hold a single sample, which BatchNorm cannot take."""
+    """A shuffling loader. A last batch of one sample is dropped, because BatchNorm needs two."""
     return DataLoader(
         samples,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""What a training calls while it runs. A caller follows `Callback`, or extends `NullCallback` with the methods that it needs."""
+"""Callbacks of a training. Implement `Callback`, or extend `NullCallback` and override methods."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class Callback(Protocol):
-    """Methods that are called in the thread that trains. An exception in one ends the training."""
+    """Called in the training thread. An exception ends the training."""
 
     def on_train_start(self, num_epochs: int) -> None:
-        """The first epoch begins."""
+        """Called before the first epoch."""
 
     def on_batch_end(self, report: StepReport) -> None:
-        """A batch changed the weights."""
+        """Called after each optimizer step."""
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        """An epoch is over, and its weights are in the run folder (with early stop: where they are the best so far)."""
+        """Called after each epoch, when its weights are in the run folder (with early stop: if they are the best so far)."""
 
     def on_train_end(self) -> None:
-        """No further epoch comes: the last one was, or early stop, Ctrl-C or an error ended the training."""
+        """Called after the last epoch, also if early stop, Ctrl-C or an error ended the training."""
 
 
 class NullCallback:

@@ -29,18 +29,18 @@ from edgefuse.model.choices import COMMON_BACKBONES, DEPTH_FROM_SCRATCH, RGB_FRO
 
 def train(  # long: each option is a parameter, and each parameter a line of the recipe
     data: DataFolders,
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    out: Annotated[Path, typer.Option(help="Output run folder.")],
     recipe: Annotated[
         str,
         typer.Option(
             help="small_rgbd: from scratch, on any machine; mobilenet_rgbd: MobileNetV2 with ImageNet weights, for real images. "
-            "It decides whatever no option below changes."
+            "The options below change it."
         ),
     ] = "small_rgbd",
     fusion: Annotated[
         FusionKind | None,
         typer.Option(
-            help="gated is the paper's; spatial: depth also says where RGB looks; joint: its gate sees RGB too; naive: no gate."
+            help="gated: as in the paper; spatial: depth also masks the RGB image; joint: the gate uses RGB too; naive: no gate."
         ),
     ] = None,
     rgb: Annotated[
@@ -55,23 +55,25 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Depth backbone: {DEPTH_FROM_SCRATCH}, or one of torchvision's, which sees depth as an image. With --rgb: as that, "
-            f"{DEPTH_FROM_SCRATCH} beside {RGB_FROM_SCRATCH}.",
+            help=f"Depth backbone: {DEPTH_FROM_SCRATCH}, or a torchvision network on depth as an image. Default with --rgb: the same, "
+            f"or {DEPTH_FROM_SCRATCH} for {RGB_FROM_SCRATCH}.",
         ),
     ] = None,
     encoding: Annotated[
         DepthEncoding | None,
         typer.Option(
-            help="relative: depth behind the nearest surface; absolute: distance to the camera, where classes differ by it."
+            help="relative: depth behind the nearest surface; absolute: distance to the camera, for classes that differ in it."
         ),
     ] = None,
     rgb_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a state dict FILE. With --rgb: imagenet where the backbone has it."),
+        typer.Option(help="imagenet, none, or a state dict FILE. Default with --rgb: imagenet if available."),
     ] = None,
     depth_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a state dict FILE. Default: as --rgb-weights for the same backbone."),
+        typer.Option(
+            help="imagenet, none, or a state dict FILE. Default: as --rgb-weights, if the backbone is the same."
+        ),
     ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -80,25 +82,30 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     far: FarM = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=MAX_SEED, help="Decides the splits, the first weights and the augmentation."),
+        typer.Option(min=0, max=MAX_SEED, help="Random seed of splits, initial weights and augmentation."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Instances held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
+        typer.Option(help="Sequences held out for testing: a glob such as 's1_clip02' or 'mug/*'. Repeatable."),
     ] = None,
     validation_fraction: Annotated[
         float | None,
-        typer.Option(min=0, max=0.5, callback=finite, help="Share held out by instance to watch training with."),
+        typer.Option(
+            min=0, max=0.5, callback=finite, help="Fraction of the pairs held out by sequence for validation."
+        ),
     ] = None,
     test_fraction: Annotated[
         float | None,
         typer.Option(
-            min=0, max=0.5, callback=finite, help="Share held out by instance for testing, besides --exclude."
+            min=0,
+            max=0.5,
+            callback=finite,
+            help="Fraction of the pairs held out by sequence for testing, in addition to --exclude.",
         ),
     ] = None,
     flip: Flip = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: one for each core.")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: the number of cores.")
     ] = None,
     values: SetValues = None,
     force: Force = False,
@@ -106,10 +113,10 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a classifier from labelled RGB-D pairs, split by instance, and leave a run folder.
+    """Train a classifier on labelled RGB-D pairs, split by sequence, and write a run folder.
 
-    The recipe has a value for everything; options change it, and --set changes it last.
-    Ctrl-C leaves a usable run with the last finished epoch.
+    The recipe has all settings; options change it, then --set.
+    After Ctrl-C, the run has the last finished epoch and can be exported.
     """
     from edgefuse.errors import UserError, require
 
@@ -157,14 +164,14 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         say(f"error: {summary.not_written}")
         raise typer.Exit(1)
     if summary.interrupted:
-        say(f"stopped early: {out} holds the last finished epoch and can be exported")
+        say(f"stopped early: {out} has the last finished epoch and can be exported")
         raise typer.Exit(130)
     plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
     say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:
-    """The accuracies on each held-out part with the classes that it lacks, and what calibration did."""
+    """The accuracy on each held-out part with the classes missing in it, and the effect of calibration."""
     from edgefuse.training.final_scores import classes_without_pairs
 
     lines = []
@@ -181,7 +188,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def calibration_line(calibration: dict[str, Any]) -> str:
-    """The temperature, what it was fitted on, and what it did to the test pairs, or to the same pairs where there are no others."""
+    """The temperature and its effect on the test pairs, or on the validation pairs if there are no test pairs."""
     if not calibration["fitted_on_validation_pairs"]:
         return ""
     part = "test" if "test" in calibration else "validation"
@@ -190,5 +197,5 @@ def calibration_line(calibration: dict[str, Any]) -> str:
         f"{words} {before[name]:.3f} -> {after[name]:.3f}"
         for words, name in (("ECE", "expected_calibration_error"), ("NLL", "negative_log_likelihood"))
     )
-    where = "test" if part == "test" else "on the same data, which flatters it:"
+    where = "test" if part == "test" else "on the same data (optimistic):"
     return f"Calibrated on validation data (T = {calibration['temperature']:.3f}): {where} {changes}"

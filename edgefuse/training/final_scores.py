@@ -1,6 +1,6 @@
-"""What a finished training is worth: its temperature, its scores on held-out pairs, and the plots of both.
+"""Results of a finished training: the temperature, the scores on held-out pairs, and their plots.
 
-Owns what `metrics.json` holds; `train` calls it when the last epoch has ended.
+Owns the contents of `metrics.json`; `train` calls it after the last epoch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from edgefuse.training.plots import plot_confusion, plot_training
 def calibrate(
     model: FusionClassifier, held_out: dict[str, RgbdDataset], *, contract: InputContract, labels: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Give the model the temperature that fits the validation pairs (1 where there are none); what it did on each part.
+    """Fit the temperature of the model on the validation pairs (1 without any), and report its effect on each part.
 
-    The part that it was fitted on flatters it; "test" is the honest one.
+    Figures on validation are optimistic, because it was fitted there; figures on "test" are not.
     """
     found: dict[str, Answers] = {
         part: answers_under(
@@ -59,9 +59,9 @@ def measure(
     contract: InputContract,
     labels: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Score the model on what it was not trained on: what `metrics.json` holds.
+    """Score the model on held-out pairs: the contents of `metrics.json`.
 
-    "untested_classes" and "unvalidated_classes" are those without a pair in the part, where there is such a part.
+    "untested_classes" and "unvalidated_classes" list the classes without a pair in that part.
     """
     metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
     for name, rgbd in held_out.items():
@@ -75,7 +75,7 @@ _LACKING = {"test": "untested_classes", "validation": "unvalidated_classes"}
 
 
 def classes_without_pairs(metrics: Mapping[str, Any], part: str) -> str:
-    """Words for the figures of a part that lacks classes, such as "; no pair of bad, worse"; empty where it has all."""
+    """A suffix that names the classes missing in a part, such as "; no pair of bad, worse"; empty if there are none."""
     lacking = metrics.get(_LACKING[part]) or []
     return f"; no pair of {some_of(lacking)}" if lacking else ""
 
@@ -89,12 +89,12 @@ def plot_metrics(
     title: str,
     loss: str,
 ) -> None:
-    """Draw `training.png`, and `confusion.png` of the test pairs, or of the validation pairs where there are no others."""
+    """Draw `training.png`, and `confusion.png` of the test pairs, or of the validation pairs if there are no test pairs."""
     plot_training(history, out / "training.png", title=title, loss=loss, num_classes=len(labels))
     for part in ("test", "validation"):
         if part in metrics:
             scores = metrics[part]["both"]
             counted = f"{part}: {scores['accuracy']:.1%} of {scores['num_samples']} pairs correct"
-            words = counted + classes_without_pairs(metrics, part)
-            plot_confusion(scores["confusion"], labels, out / "confusion.png", title=f"{title}\n{words}")
+            subtitle = counted + classes_without_pairs(metrics, part)
+            plot_confusion(scores["confusion"], labels, out / "confusion.png", title=f"{title}\n{subtitle}")
             break

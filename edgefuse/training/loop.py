@@ -1,6 +1,6 @@
 """The training loop: Adam, learning rate annealed along a cosine, one epoch after the other.
 
-Owns what happens to the weights; knows no files. The caller is told of each step and each epoch.
+Owns the updates of the weights; does not access files. Callbacks report each step and each epoch.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NUM_NAMED_PAIRS = 3
 
 
 class NotFiniteError(UserError):
-    """Loss, gradients or weights are not finite, so the training cannot go on; the message names the batch."""
+    """Loss, gradients or weights are not finite, so the training ends; the message names the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """Figures of one epoch; those of validation are None without validation samples."""
+    """Metrics of one epoch; those of validation are None without validation samples."""
 
     epoch: int
     train_loss: float
@@ -46,7 +46,7 @@ class EpochResult:
 
 
 class StepReport:
-    """What a progress display wants to know after each step: position, epoch from 1, smoothed loss and accuracy."""
+    """Progress after each step: step, epoch (from 1), smoothed loss and accuracy."""
 
     def __init__(self, num_steps: int, *, num_epochs: int = 1) -> None:
         self.num_steps = num_steps
@@ -66,7 +66,7 @@ class StepReport:
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if available, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -80,10 +80,10 @@ def train_epochs(
     device: torch.device,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> Iterator[EpochResult]:
-    """Train in place, yielding after each epoch; the model is then in eval mode, and all its numbers are finite.
+    """Train in place and yield after each epoch, with the model in eval mode and all its weights finite.
 
     Raises:
-        NotFiniteError: a loss or a gradient, before it reaches the weights; a weight or a statistic, after an epoch.
+        NotFiniteError: a loss or a gradient is not finite, before it reaches the weights; or a weight or a statistic, after an epoch.
     """
     prepare(model, device=device, frozen_fraction=config.frozen_fraction)
     samples = AugmentedDataset(train, size=contract.size, augmentation=config.augmentation, seed=config.seed)
@@ -99,12 +99,9 @@ def train_epochs(
             for number, batch in enumerate(loader, start=1):
                 where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
                 rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
-                optimizer.zero_grad(set_to_none=True)
                 loss, logits = criterion(model, rgb, depth, truth)
                 losses.append(_finite(loss, "the loss", where))
-                loss.backward()  # type: ignore[no-untyped-call]
-                _finite(_gradient_norm(model), "the gradients' norm", where)
-                optimizer.step()
+                _update(model, loss, optimizer, where)
                 schedule.step()
                 right = int((logits.argmax(dim=1) == truth).sum())
                 num_right, num_seen = num_right + right, num_seen + len(truth)
@@ -125,9 +122,9 @@ def train_epochs(
 def annealed_adam(
     model: FusionClassifier, config: TrainConfig, *, num_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Adam and its schedule, to be stepped after each batch: linear warm-up times a cosine.
+    """Adam and its schedule, stepped after each batch: linear warm-up times cosine.
 
-    LambdaLR scales each parameter group from its own rate; CosineAnnealingLR has one final rate for all of them.
+    LambdaLR scales the learning rate of each parameter group; CosineAnnealingLR has one final rate for all groups.
     """
     optimizer = torch.optim.Adam(parameter_groups(model, config), weight_decay=config.weight_decay)
     end = config.final_learning_rate / config.learning_rate
@@ -140,18 +137,23 @@ def annealed_adam(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
+def _update(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, where: Callable[[], str]) -> None:
+    """One optimizer step, if all gradients are finite."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    _finite(torch.nn.utils.get_total_norm(gradients), "the gradient norm", where)
+    optimizer.step()
+
+
 def refuse_not_finite(model: nn.Module, where: Callable[[], str]) -> None:
-    """Look at every weight and every statistic of a model, such as BatchNorm's, which no loss tells of in training.
+    """Check every weight and statistic of a model. BatchNorm's statistics do not affect the training loss.
 
     Raises:
-        NotFiniteError: one has a number that is not finite; the first such one is named.
+        NotFiniteError: one contains NaN or infinity; the message names the first.
     """
-    if spoilt := not_finite(model):
-        raise NotFiniteError(f"{spoilt[0]} holds numbers that are not finite after {where()}")
-
-
-def _gradient_norm(model: nn.Module) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if names := not_finite(model):
+        raise NotFiniteError(f"{names[0]} contains values that are not finite after {where()}")
 
 
 def _finite(tensor: Tensor, what: str, where: Callable[[], str]) -> float:
@@ -162,16 +164,17 @@ def _finite(tensor: Tensor, what: str, where: Callable[[], str]) -> float:
 
 
 def _where(batch: Batch, dataset: Dataset, *, number: int, num_batches: int, epoch: int) -> str:
-    """The batch in words: its place, and the first of its pairs."""
+    """The batch as text: its number and its first pairs."""
     samples = [dataset.samples[i] for i in batch.indices[:NUM_NAMED_PAIRS].tolist()]
     names = ", ".join(f"{dataset.labels[sample.label]}/{sample.sequence}/{sample.name}" for sample in samples)
     return f"batch {number} of {num_batches} in epoch {epoch + 1} (first pairs {names})"
 
 
 def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: float) -> None:
-    """Move the model to its device, set it training, and keep the weights of the first `frozen_fraction` of each pretrained backbone's stages.
+    """Move the model to its device in train mode, and freeze the first `frozen_fraction` of the stages of each pretrained backbone.
 
-    Edges and textures need no learning again. In channels-last order a MobileNetV2 learns a quarter faster on a CPU.
+    The first stages detect edges and textures, which need no retraining. With channels-last memory, MobileNetV2 trains a quarter faster
+    on a CPU.
     """
     model.to(device).to(memory_format=torch.channels_last)
     for backbone in _pretrained_backbones(model):
@@ -181,7 +184,7 @@ def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: f
 
 
 def parameter_groups(model: FusionClassifier, config: TrainConfig) -> list[dict[str, object]]:
-    """Adam's groups: what is new learns at the full rate, pretrained backbones at a share of it."""
+    """Parameter groups for Adam: new layers at the full learning rate, pretrained backbones at a fraction of it."""
     slow = [p for backbone in _pretrained_backbones(model) for p in backbone.parameters() if p.requires_grad]
     slow_ids = {id(p) for p in slow}
     fast = [p for p in model.parameters() if p.requires_grad and id(p) not in slow_ids]
@@ -192,7 +195,7 @@ def parameter_groups(model: FusionClassifier, config: TrainConfig) -> list[dict[
 
 
 def set_training(model: FusionClassifier) -> None:
-    """Train mode, but for the BatchNorm statistics of pretrained backbones: small data would spoil them."""
+    """Set train mode, except for BatchNorm in pretrained backbones: small data sets give poor statistics."""
     model.train()
     for backbone in _pretrained_backbones(model):
         for module in backbone.modules():
@@ -201,31 +204,33 @@ def set_training(model: FusionClassifier) -> None:
 
 
 def torch_predictor(model: FusionClassifier) -> Predictor:
-    """The model as an `edgefuse.evaluation.metrics.Predictor`, on whatever device it is."""
+    """The model as an `edgefuse.evaluation.metrics.Predictor`, on its current device."""
     device = next(model.parameters()).device
 
-    def answer(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict_arrays(
+        rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         probabilities, gate = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
         return probabilities.cpu().numpy(), gate.cpu().numpy()
 
-    return answer
+    return predict_arrays
 
 
 def torch_pixel_gate(model: FusionClassifier) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None:
-    """What a spatial model's gate leaves of each pixel's colour: depth uint8 [N, S, S, 2] -> 1 - G, float32 [N, S, S].
+    """The kept fraction of each pixel in a spatial model: depth uint8 [N, S, S, 2] -> 1 - G, float32 [N, S, S].
 
-    None where the model has no such gate.
+    None if the model has no spatial gate.
     """
-    if model.look is None:
+    spatial_gate, decode, device = model.spatial_gate, model.decode, next(model.parameters()).device
+    if spatial_gate is None:
         return None
-    look, decode, device = model.look, model.decode, next(model.parameters()).device
 
     @torch.inference_mode()
     def kept(depth: NDArray[np.uint8]) -> NDArray[np.float32]:
         codes = torch.from_numpy(depth).to(device)
         black = torch.zeros((*codes.shape[:3], 3), dtype=torch.uint8, device=device)
         _, decoded = decode(black, codes)
-        return np.asarray((1 - look.gate(decoded))[:, 0].float().cpu().numpy(), np.float32)
+        return np.asarray((1 - spatial_gate.gate(decoded))[:, 0].float().cpu().numpy(), np.float32)
 
     return kept
 
@@ -238,10 +243,10 @@ def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
 def _loss(
     model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
-    """What is minimised, and the logits [N, C]: the fused answer's cross-entropy and, weighted, those of the auxiliary heads."""
-    logits, _, *alone = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
+    """The training loss and the logits [N, C]. The loss is the cross-entropy of the logits plus the weighted ones of the auxiliary heads."""
+    logits, _, *auxiliary = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
     criterion = partial(functional.cross_entropy, target=truth, label_smoothing=config.label_smoothing)
-    return criterion(logits) + config.aux_loss_weight * sum(criterion(one) for one in alone), logits
+    return criterion(logits) + config.aux_loss_weight * sum(criterion(one) for one in auxiliary), logits
 
 
 @torch.inference_mode()
@@ -252,7 +257,7 @@ def _validate(
     contract: InputContract,
     criterion: Callable[[FusionClassifier, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[float, float] | tuple[None, None]:
-    """Loss and accuracy of the validation pairs, by one forward pass in eval mode."""
+    """Loss and accuracy on the validation pairs, in eval mode."""
     if rgbd is None:
         return None, None
     device, sums = next(model.parameters()).device, np.zeros(2)

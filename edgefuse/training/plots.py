@@ -1,4 +1,4 @@
-"""Plots of a training: its curve and its confusion matrix, as PNG files that need no display."""
+"""Plots of a training: curves and confusion matrix, as PNG files; no display needed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def plot_training(history: Sequence[EpochResult], path: Path, *, title: str, loss: str, num_classes: int) -> None:
-    """Loss and accuracy over the epochs, in training and on validation pairs.
+    """Loss and accuracy over the epochs, on training and validation pairs.
 
     Args:
-        loss: what is minimised, in words; see `loss_in_words`.
+        loss: axis label of the training loss; see `loss_in_words`.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -46,7 +46,7 @@ def plot_training(history: Sequence[EpochResult], path: Path, *, title: str, los
 
 
 def loss_in_words(*, has_auxiliary_heads: bool, label_smoothing: float) -> str:
-    """What the training loss is made of, short enough for an axis."""
+    """The terms of the training loss, as an axis label."""
     words = "cross-entropy" + (", 3 heads" if has_auxiliary_heads else "")
     return f"{words}\n(label smoothing {label_smoothing:g})" if label_smoothing else words
 
@@ -54,7 +54,7 @@ def loss_in_words(*, has_auxiliary_heads: bool, label_smoothing: float) -> str:
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path, *, title: str) -> None:
     """Confusion matrix [C][C] of counts, rows = true, columns = predicted; each cell has its percentage of the row.
 
-    Up to 20 classes have counts in the cells as well; with more than `MAX_NAMED` there are no numbers and no names, but those of the
+    With up to 20 classes the cells also have counts; with more than `MAX_NAMED` there are no numbers and no names except those of the
     most frequent mistakes.
     """
     import numpy as np
@@ -75,8 +75,8 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], pa
         unit = "% of the row, and pairs" if has_counts else "% of the row"
         axes.set(xlabel=f"predicted class (in the cells: {unit})", ylabel="true class (pairs)")
         for row, column in np.argwhere(counts):
-            share = f"{percent[row, column]:.0f}"
-            text = f"{share}%\n{counts[row, column]}" if has_counts else share
+            fraction = f"{percent[row, column]:.0f}"
+            text = f"{fraction}%\n{counts[row, column]}" if has_counts else fraction
             colour = "white" if percent[row, column] > 50 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9 if has_counts else 7)
     else:

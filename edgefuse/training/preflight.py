@@ -1,6 +1,6 @@
-"""What a training says before it starts: what it learns from, whether images are mirrored and why, and what may go wrong.
+"""Checks before a training starts: a summary of the data, whether images are mirrored and why, and warnings.
 
-Owns these lines, and the augmentation that labels and fusion allow.
+Owns these messages, and the augmentation that labels and fusion allow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgefuse.training.recipe import TrainConfig
 
 
 def fitting_augmentation(config: TrainConfig, dataset: Dataset) -> Augmentation:
-    """The augmentation with mirroring decided, and without dropping the only modality that there is."""
+    """The augmentation with `flip` resolved, and without modality dropout if there is only one modality."""
     augmentation = config.augmentation
     if augmentation.flip is None:
         augmentation = replace(augmentation, flip=not labels_with_sides(dataset.labels))
@@ -32,7 +32,7 @@ def opening_line(dataset: Dataset, parts: Split, *, asked_flip: bool | None) -> 
     """Classes, pairs of each part, and mirroring.
 
     Args:
-        asked_flip: what the recipe says of mirroring; None = by the class names.
+        asked_flip: `flip` of the recipe; None = by the class names.
     """
     groups = dataset.groups()
     counts = ", ".join(
@@ -46,19 +46,19 @@ def opening_line(dataset: Dataset, parts: Split, *, asked_flip: bool | None) -> 
 def mirroring(labels: tuple[str, ...], *, asked: bool | None) -> str:
     """Whether images are mirrored, and why."""
     if asked is not None:
-        return f"images are {'' if asked else 'not '}mirrored, as asked for"
-    sided = labels_with_sides(labels)
-    if sided:
-        speak = "speaks of a side" if len(sided) == 1 else "speak of sides"
-        return f"images are not mirrored: {some_of(sided, most=3)} {speak} (--flip mirrors them all the same)"
-    return "half of the images are mirrored: no class name speaks of a side (--no-flip turns it off)"
+        return f"images are {'' if asked else 'not '}mirrored, as requested"
+    with_sides = labels_with_sides(labels)
+    if with_sides:
+        contain = "contains" if len(with_sides) == 1 else "contain"
+        return f"images are not mirrored: {some_of(with_sides, most=3)} {contain} a side (--flip mirrors them anyway)"
+    return "half of the images are mirrored: no class name contains a side (--no-flip turns it off)"
 
 
 def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> list[str]:
-    """One line for each thing that would make figures or the model wrong without a word.
+    """One line for each problem that would silently make the metrics or the model wrong.
 
     Args:
-        config: as it was asked for, before `fitting_augmentation`.
+        config: as requested, before `fitting_augmentation`.
     """
     dataset = rgbd.dataset
     found = list[str]()
@@ -66,9 +66,9 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
         lacking = labels_without_samples(dataset, part) if part else []
         if lacking:
             rest = (
-                "the test figures say nothing of"
+                "the test metrics do not cover"
                 if name == "test"
-                else "temperature and degraded mode rest on figures without"
+                else "temperature and degraded mode are chosen without"
             )
             found.append(
                 f"no {name} pair of {some_of(lacking)} ({len(lacking)} of {len(dataset.labels)} classes): "
@@ -76,14 +76,14 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
             )
     if config.validation_fraction and not parts.validation:
         found.append(
-            "no validation pairs: each class needs its last sequence to learn from, so temperature and degraded mode are not "
-            "chosen on pairs of their own; record more sequences"
+            "no validation pairs: each class needs its only sequence for training, so temperature and degraded mode are not "
+            "chosen on held-out pairs; record more sequences"
         )
-    sided = labels_with_sides(dataset.labels)
-    if config.augmentation.flip and sided:
+    with_sides = labels_with_sides(dataset.labels)
+    if config.augmentation.flip and with_sides:
         found.append(
-            f"images are mirrored although {some_of(sided, most=3)} speak{'s' if len(sided) == 1 else ''} of a side: "
-            "a mirrored image may belong to another class; leave --flip out"
+            f"images are mirrored although {some_of(with_sides, most=3)} contain{'s' if len(with_sides) == 1 else ''} a side: "
+            "a mirrored image may belong to another class; leave out --flip"
         )
     return [*found, *sensing_notes(rgbd, parts.train, config)]
 
@@ -91,6 +91,6 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
 def sensing_notes(
     rgbd: RgbdDataset, indices: Sequence[int], config: TrainConfig, *, of: str = "training pairs"
 ) -> list[str]:
-    """One line for each sensor of the recipe that is missing in most pairs of a class, and one of depth out of its range."""
+    """One line for each sensor of the recipe that is missing in most pairs of a class, and one for depth out of range."""
     modalities = SINGLE_MODALITIES if config.fusion not in SINGLE_MODALITIES else (config.fusion,)
     return sensing_warnings(rgbd, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=modalities)

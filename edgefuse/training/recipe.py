@@ -1,4 +1,4 @@
-"""Recipes: functions that return all numbers of a training, in one frozen value."""
+"""Recipes: functions that return all settings of a training in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ OLD_NAMES = {
     "validation_share": "validation_fraction",
     "test_share": "test_fraction",
 }
-"""Fields of runs from before 2026-11-25, and their present names; --set takes both."""
+"""Fields of runs from before 2026-11-25, and their current names; --set accepts both."""
 MAX_SEED = 2**32 - 2
-"""NumPy takes 32 bits, and a split uses the seed and the one after it."""
+"""NumPy accepts 32 bits, and a split also uses seed + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides how a model learns, apart from the data.
+    """All settings of a training except the data.
 
     Attributes:
         rgb_weights, depth_weights: "imagenet", "none" or a file.
-        encoding, depth_window_m: what the depth side sees; see `edgefuse.model.classifier.ModelConfig`.
+        encoding, depth_window_m: input of the depth backbone; see `edgefuse.model.classifier.ModelConfig`.
         size: side of the model input in pixels.
         near_m, far_m: depth range of the contract in metres.
         learning_rate, final_learning_rate: Adam's, annealed along a cosine from the first to the last (the paper: 1e-3 to 1e-5).
-        warm_up: over this share of the steps the learning rate rises from nothing; without it the first steps of Adam can kill every
-            feature of a pretrained backbone, and the training never leaves chance.
-        pretrained_rate_scale: pretrained backbones learn this much slower, with their BatchNorm statistics frozen.
-        aux_loss_weight: weight of the loss of each modality's own answer beside that of the fused one; 0 = no such answers, as the paper.
-        frozen_fraction: this share of a pretrained backbone's stages, from the input on, keeps its weights.
-        validation_fraction, test_fraction: share of the samples held out by group, besides `exclude`.
-        exclude: glob patterns of instances held out for testing.
-        num_threads: CPU threads of torch; None = its own choice, one for each core.
+        warm_up: fraction of the steps in which the learning rate rises from 0. Without warm-up, the first steps of Adam can zero all
+            features of a pretrained backbone, and the accuracy stays at chance.
+        pretrained_rate_scale: factor of the learning rate of pretrained backbones; their BatchNorm statistics are frozen.
+        aux_loss_weight: weight of the loss of each auxiliary head, added to that of the fused output; 0 = no heads, as in the paper.
+        frozen_fraction: fraction of the stages of a pretrained backbone, from the input on, that are not trained.
+        validation_fraction, test_fraction: fraction of the samples held out by group, in addition to `exclude`.
+        exclude: glob patterns of sequences held out for testing.
+        num_threads: CPU threads of torch; None = one for each core.
     """
 
     fusion: FusionKind = field(default="spatial", metadata=one_of(FUSION_KINDS))
@@ -111,14 +111,14 @@ class TrainConfig:
 
 
 def small_rgbd(**changes: Any) -> TrainConfig:
-    """From scratch on any machine: what `edgefuse train` does when nothing else is asked for.
+    """Small backbones trained from scratch on any machine: the default of `edgefuse train`.
 
     Args:
-        changes: fields of `TrainConfig` that are to be otherwise, such as `epochs=20`.
+        changes: fields of `TrainConfig` to change, such as `epochs=20`.
 
     Raises:
-        UserError: a value is out of its range.
-        TypeError: there is no such field.
+        UserError: a value is out of range.
+        TypeError: unknown field.
 
     Example:
         >>> import edgefuse
@@ -129,10 +129,10 @@ def small_rgbd(**changes: Any) -> TrainConfig:
 
 
 def mobilenet_rgbd(**changes: Any) -> TrainConfig:
-    """MobileNetV2 for both sensors, from ImageNet's weights: the recipe for real images.
+    """MobileNetV2 with ImageNet weights for both sensors: the recipe for real images.
 
     Args:
-        changes: as for `small_rgbd`; `rgb_weights="mobilenet_v2.pth"` takes the weights from a file.
+        changes: as for `small_rgbd`; `rgb_weights="mobilenet_v2.pth"` loads the weights from a file.
 
     Example:
         >>> import edgefuse
@@ -145,10 +145,10 @@ def mobilenet_rgbd(**changes: Any) -> TrainConfig:
 
 
 def demo_rgbd() -> TrainConfig:
-    """Small enough that a CPU trains four models within the demo's minutes.
+    """Small enough to train the four models of the demo on a CPU in a few minutes.
 
-    One thread: layers this small gain nothing from a second one (7 s against 8 s on two idle cores) and lose much when the
-    cores are busy (20 s against 7 s).
+    One thread: layers this small gain nothing from a second one (7 s with one, 8 s with two on two idle cores) and lose much if the
+    cores are busy (7 s with one, 20 s with two).
 
     Example:
         >>> import edgefuse
@@ -159,20 +159,20 @@ def demo_rgbd() -> TrainConfig:
 
 
 RECIPES: dict[str, Callable[..., TrainConfig]] = {"small_rgbd": small_rgbd, "mobilenet_rgbd": mobilenet_rgbd}
-"""What `--recipe` takes."""
+"""Values of `--recipe`."""
 
 
 def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig:
-    """A recipe with the options of a command line.
+    """A recipe changed by the options of a command line.
 
     Args:
         name: one of `RECIPES`.
-        options: fields of `TrainConfig`, and `flip` of its augmentation; None = the recipe's. An RGB backbone brings the depth
-            backbone of the same name ("scratch" beside "small") and, as a depth backbone does, its ImageNet weights, where nothing
-            else is given.
+        options: fields of `TrainConfig`, and `flip` of its augmentation; None = as in the recipe. An RGB backbone also sets the
+            depth backbone to the same network ("scratch" for "small"), and both use ImageNet weights if available, unless other
+            options set them.
 
     Raises:
-        UserError: there is no such recipe, or a value is out of its range.
+        UserError: unknown recipe, or a value out of range.
     """
     if name not in RECIPES:
         raise UserError(f"the recipe is {name!r}: one of {', '.join(RECIPES)} was expected")
@@ -190,19 +190,19 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
 
 
 def default_weights(backbone: str) -> str:
-    """The weights that a backbone starts from when none are named."""
+    """The default initial weights of a backbone."""
     return WEIGHTS_IMAGENET if is_torchvision(backbone) else WEIGHTS_NONE
 
 
 def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
-    """The recipe with some of its numbers replaced.
+    """The recipe with some values replaced.
 
     Args:
-        values: "name=value", such as "depth_window_m=0.2" or "augmentation.grey=0"; any field of `TrainConfig` that holds one
-            number, switch or word, and any of `Augmentation`; "auto" for None.
+        values: "name=value", such as "depth_window_m=0.2" or "augmentation.grey=0"; any field of `TrainConfig` with a
+            single number, bool or string, and any of `Augmentation`; "auto" for None.
 
     Raises:
-        UserError: not of that form, an unknown name, a value of another kind than the field's, or out of its range.
+        UserError: another form, an unknown name, or a value of the wrong type or out of range.
     """
     for text in values:
         name, equals, value = text.partition("=")
@@ -226,7 +226,7 @@ def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
 
 
 def _parsed(value: str, kind: str, *, text: str) -> bool | float | str | None:
-    """`value` as what a field's annotation says: a switch, a whole number, a number or a word; "auto" where it may be None."""
+    """Convert `value` to the annotated type of a field; "auto" for None, if allowed."""
     kind, *others = kind.split(" | ")
     if "None" in others and value.lower() == "auto":
         return None

@@ -1,16 +1,16 @@
-"""A run: the folder that a training leaves, readable at any moment of it.
+"""A run: the output folder of a training, readable at any time during the training.
 
     run.json             labels, model, training configuration, data digest, versions, epochs done, epoch kept, files
     model.safetensors    weights of the last finished epoch (with early stop: of the best)
-    samples.npz          framed pairs of the run's data that were not trained on (where there are any), for parity checks
-    metrics.json         figures on training's held-out instances
+    samples.npz          framed pairs for parity checks, held-out ones if there are any
+    metrics.json         metrics on held-out pairs
     training.png, confusion.png, tensorboard/
 
-`run.json` has the sha256 of the other three, and one over its own labels, model and files: what was changed or damaged later is
-refused. A file is replaced after `run.json` was told its new digest beside the old one, so that a training that is killed at
-any moment leaves a run that opens. Runs from before November 2026 have no digests, and open.
+`run.json` has the sha256 of the other three files, and one of its own labels, model and files, so that modified or damaged runs are
+refused. Before a file is replaced, its new digest is added to `run.json` next to the old one, so that a training killed at any time
+leaves a valid run. Runs from before November 2026 have no digests and still open.
 
-Owns the folder's form; export and evaluation read it through `open_run`.
+Owns the format of the folder; export and evaluation read it with `open_run`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ WEIGHTS_NAME = "model.safetensors"
 SAMPLES_NAME = "samples.npz"
 METRICS_NAME = "metrics.json"
 CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "tensorboard")
-"""What a run folder holds besides `run.json`."""
+"""Contents of a run folder in addition to `run.json`."""
 FORMAT = 1
-_OLD_MODULE = re.compile(r"\bvotes\.")
-"""Name of `auxiliary_heads` in weights from before 2026-11-25."""
+_OLD_MODULES = {r"\bvotes\.": "auxiliary_heads.", r"^look\.": "spatial_gate."}
+"""Module names in weights from before 2026-11-26, as regular expressions, and their present names."""
 
 _CONTRACT = {"size": int, "near_m": float, "far_m": float, "align": str}
 _MODEL = {
@@ -93,8 +93,8 @@ class Run:
 
     Attributes:
         labels: class names in the order of the model's outputs.
-        model_config: what the model is made of; its contract too.
-        info: everything else in `run.json` (training configuration, data, versions, epochs done and kept).
+        model_config: architecture of the model, including its contract.
+        info: everything else in `run.json` (training configuration, data, versions, number of epochs done and kept).
     """
 
     folder: Path
@@ -106,8 +106,7 @@ class Run:
         """The trained model on the CPU, in eval mode.
 
         Raises:
-            UserError: the weights file is missing, is not the one that was written, does not fit, or holds numbers that are not
-                finite.
+            UserError: the weights file is missing, was modified, does not fit, or contains values that are not finite.
         """
         from safetensors.torch import load_file
 
@@ -118,7 +117,7 @@ class Run:
         model = build_classifier(self.model_config)
         try:
             weights = load_file(path)
-            model.load_state_dict({_OLD_MODULE.sub("auxiliary_heads.", name): value for name, value in weights.items()})
+            model.load_state_dict({_present_name(name): value for name, value in weights.items()})
         except Exception as error:  # safetensors and torch raise many kinds for a damaged or foreign file
             if is_out_of_memory(error):
                 raise
@@ -126,39 +125,39 @@ class Run:
             raise UserError(
                 f"{path} does not fit the model that {RUN_NAME} describes ({reason}): train again"
             ) from error
-        if spoilt := not_finite(model):
+        if names := not_finite(model):
             raise UserError(
-                f"{path} holds numbers that are not finite ({spoilt[0]}; {len(spoilt)} tensor(s)): train again, "
+                f"{path} contains values that are not finite ({names[0]}; {len(names)} tensor(s)): train again, "
                 "with a smaller learning rate"
             )
         return model.eval()
 
     def metrics(self) -> dict[str, Any]:
-        """What stands in `metrics.json`; empty where there is none, as in a run that was cut off.
+        """The contents of `metrics.json`; empty if there is none, as in an unfinished run.
 
         Raises:
-            UserError: the file is damaged, or is not the one that was written.
+            UserError: the file is damaged or was modified.
         """
         path = self.folder / METRICS_NAME
-        was_cut_off = "files" in self.info and METRICS_NAME not in self.info["files"]
-        if not path.is_file() or was_cut_off:
+        is_unfinished = "files" in self.info and METRICS_NAME not in self.info["files"]
+        if not path.is_file() or is_unfinished:
             return {}
-        found = read_json(path, what="the run's record of figures", spec=_METRICS)
+        found = read_json(path, what="the run's metrics", spec=_METRICS)
         self._verify(METRICS_NAME)
         for part in ("validation", "test"):
             for condition, scores in (found.get(part) or {}).items():
-                _check_scores(scores, what=f"the run's record of figures ({path}), {part}.{condition}")
+                _check_scores(scores, what=f"the run's metrics ({path}), {part}.{condition}")
         return found
 
     def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Framed pairs of the run's data: rgb uint8 [n, S, S, 3], depth uint8 [n, S, S, 2].
 
         Raises:
-            UserError: the file is missing, damaged, not the one that was written, or not of the model's input.
+            UserError: the file is missing, damaged or modified, or does not fit the input of the model.
         """
         path = self.folder / SAMPLES_NAME
         if not path.is_file():
-            raise UserError(f"{path} is missing: train again, export checks itself on these samples")
+            raise UserError(f"{path} is missing, and export needs it for its checks: train again")
         self._verify(SAMPLES_NAME)
         arrays = read_arrays(path, ("rgb", "depth"))
         try:
@@ -171,21 +170,21 @@ class Run:
 
     def _verify(self, name: str) -> None:
         expected = self.info.get("files", {}).get(name)
-        if not expected:  # a run from before there were digests
+        if not expected:  # runs from before November 2026
             return
         found = sha256_of_file(self.folder / name)
         if found not in expected:
             raise UserError(
-                f"{self.folder / name} is not the file that the training wrote: its sha256 is {found[:12]}..., {RUN_NAME} says "
+                f"{self.folder / name} is not the file that the training wrote: its sha256 is {found[:12]}..., {RUN_NAME} has "
                 f"{expected[0][:12]}...; copy the run again, or train again"
             )
 
 
 def open_run(folder: Path) -> Run:
-    """Read a run's description.
+    """Read `run.json`.
 
     Raises:
-        UserError: no run there, one of another format, or a description that is damaged or was changed.
+        UserError: not a run, another format, or a damaged or modified `run.json`.
     """
     path = folder / RUN_NAME
     if not path.is_file():
@@ -208,14 +207,14 @@ def open_run(folder: Path) -> Run:
     info = {name: value for name, value in info.items() if value is not None}
     if info.get("sha256", _seal(info)) != _seal(info):
         raise UserError(
-            f"the run's description ({path}) was changed after the training: labels, model or files are not the ones that it "
-            "wrote; copy the run again, or train again"
+            f"the run's description ({path}) was modified after the training: labels, model or files differ from what it wrote; "
+            "copy the run again, or train again"
         )
     return Run(folder=folder, labels=labels, model_config=model_config, info=info)
 
 
 def write_run(folder: Path, *, labels: tuple[str, ...], model_config: ModelConfig, info: Mapping[str, Any]) -> None:
-    """Write `run.json`, atomically, with the digests of the other files as they are now."""
+    """Write `run.json` atomically, with the current digests of the other files."""
     files = {
         name: [sha256_of_file(folder / name)]
         for name in (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME)
@@ -226,30 +225,36 @@ def write_run(folder: Path, *, labels: tuple[str, ...], model_config: ModelConfi
 
 
 def write_weights(folder: Path, model: nn.Module) -> None:
-    """Write the model's state as safetensors, atomically."""
+    """Write the state dict of the model as safetensors, atomically."""
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with _writing(folder / WEIGHTS_NAME), file_replaced(folder / WEIGHTS_NAME) as temporary:
         save_file(state, temporary)
-        _announce(folder, WEIGHTS_NAME, temporary)
+        _add_digest(folder, WEIGHTS_NAME, temporary)
 
 
 def write_samples(folder: Path, *, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> None:
     """Write framed pairs for later parity checks, atomically."""
     with _writing(folder / SAMPLES_NAME):
         write_arrays(folder / SAMPLES_NAME, rgb=rgb, depth=depth)
-        _announce(folder, SAMPLES_NAME, folder / SAMPLES_NAME)
+        _add_digest(folder, SAMPLES_NAME, folder / SAMPLES_NAME)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`, atomically; it counts from the next `write_run` on."""
+    """Write `metrics.json` atomically; it is valid after the next `write_run`."""
     with _writing(folder / METRICS_NAME):
         write_json(folder / METRICS_NAME, metrics)
 
 
-def _announce(folder: Path, name: str, path: Path) -> None:
-    """Tell `run.json`, where there is one, of the file that is to be `name`, beside the one that is: either may stand there."""
+def _present_name(name: str) -> str:
+    for old, present in _OLD_MODULES.items():
+        name = re.sub(old, present, name)
+    return name
+
+
+def _add_digest(folder: Path, name: str, path: Path) -> None:
+    """Add the digest of the next file `name` to an existing `run.json`, next to the current one: either file is valid."""
     if (folder / RUN_NAME).is_file():
         info = read_json(folder / RUN_NAME, what="the run's description")
         files = info.get("files") or {}
@@ -263,13 +268,13 @@ def _write_description(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def _seal(info: Mapping[str, Any]) -> str:
-    """Digest of what decides a run's answers."""
+    """Digest of everything that determines the outputs of a run."""
     return hashlib.sha256(dumps({name: info.get(name) for name in ("labels", "model", "files")}).encode()).hexdigest()
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Errors of writing as one line with the file's name; safetensors has a kind of its own, and NumPy's have no name."""
+    """Convert write errors to one line with the file name; safetensors has its own exception, and NumPy's has no file name."""
     from safetensors import SafetensorError
 
     try:
@@ -287,5 +292,5 @@ def _check_scores(scores: Mapping[str, Any], *, what: str) -> None:
     is_square = all(len(row) == len(confusion) and min(row, default=0) >= 0 for row in confusion)
     if not is_square or num_pairs != scores["num_samples"] or num_pairs < 1 or not 0 <= scores["accuracy"] <= 1:
         raise UserError(
-            f"{what} contradicts itself: accuracy, number of samples and confusion do not agree; train again"
+            f"{what} are inconsistent: accuracy, number of samples and confusion matrix do not match; train again"
         )

@@ -1,6 +1,6 @@
-"""TensorBoard's log of a run: one file of scalars, written at once and by this thread, so that a full disk is an error and not a dead thread.
+"""TensorBoard log of a run: one file of scalars, written without buffering in the calling thread, so that a full disk raises an error.
 
-Owns the log; a training goes on without it where it cannot be written.
+If it cannot be written, the training continues without it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 class Board:
-    """The log of one run; it ends with a warning where it cannot be written."""
+    """The log of one run; a write error ends it with a warning."""
 
     def __init__(self) -> None:
         self._name = f"events.out.tfevents.{int(time.time())}.edgefuse"
         self._is_open = True
 
     def log(self, result: EpochResult, run: Path) -> None:
-        """Add one epoch to the log below the run folder, which may have another name than at the call before."""
+        """Append one epoch to the log in the run folder, which may have been renamed since the last call."""
         if not self._is_open:
             return
         scalars = {
@@ -39,7 +39,11 @@ class Board:
         except OSError as error:
             self._is_open = False
             where = run / FOLDER_NAME
-            _log.warning("the TensorBoard log ends here (%s: %s); the training goes on", error.strerror, where)
+            _log.warning(
+                "the TensorBoard log cannot be written (%s: %s); the training continues without it",
+                error.strerror,
+                where,
+            )
 
     def _append(self, folder: Path, scalars: dict[str, float], *, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -1,4 +1,4 @@
-"""One training from data folders to a finished run folder. Called by the command, the demo and the benchmarks."""
+"""One training, from data folders to a finished run folder. Used by the command, the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _log = logging.getLogger(__name__)
 
 
 class NothingLearnedError(UserError):
-    """A training was interrupted before its first epoch ended, so there is no model."""
+    """The training was interrupted before its first epoch ended, so there is no model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
-    """What a training ended with.
+    """Result of a training.
 
     Attributes:
-        metrics: what stands in `metrics.json`: figures by held-out part ("validation", "test") and condition.
-        interrupted: stopped by Ctrl-C; the run holds the last finished epoch.
-        not_written: what could not be written after the last epoch, such as a plot on a full disk; the figures are here.
+        metrics: contents of `metrics.json`: metrics by held-out part ("validation", "test") and condition.
+        interrupted: stopped by Ctrl-C; the run has the last finished epoch.
+        not_written: error of writing files after the last epoch, such as a plot on a full disk; `metrics` is complete.
     """
 
     folder: Path
@@ -67,33 +67,32 @@ def train(
     callback: Callback | None = None,
     progress: Progress = no_progress,
 ) -> TrainSummary:
-    """Train one model and leave a run folder.
+    """Train one model and write a run folder.
 
     Args:
         roots: data set folders, used together.
-        out: the run folder to make; after each epoch it holds a usable run.
-        force: replace a run that stands at `out`.
-        skip_bad: leave unreadable pairs out.
-        strict: refuse, before the first epoch, what would be a warning.
+        out: the run folder to create; after each epoch it is a valid run.
+        force: overwrite a run that exists at `out`.
+        skip_bad: skip unreadable pairs.
+        strict: raise an error instead of warnings, before the first epoch.
         callback: called at each batch and each epoch.
-        progress: called with the epochs done and their number.
+        progress: called with the number of epochs done and in total.
 
     Raises:
-        UserError: bad data, an existing folder, weights that cannot be had, a loss, gradient or weight that is not finite, or a
+        UserError: bad data, an existing folder, weights that cannot be loaded, a loss, gradient or weight that is not finite, or a
             file that cannot be written.
     """
     refuse_existing(out, force=force, marker=run_folder.RUN_NAME, contents=run_folder.CONTENTS)
-    require("matplotlib", extra="train")  # draws the figures in the end
-    with folder_begun(
-        out
-    ) as place:  # before the data is read, so that a second training of this run is refused at once
+    require("matplotlib", extra="train")  # for the plots at the end
+    # Before the data is read, so that a second training with the same output fails immediately.
+    with folder_begun(out) as place:
         rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
         return train_on_dataset(
             rgbd, out, config=config, strict=strict, callback=callback, progress=progress, begun=place
         )
 
 
-def train_on_dataset(  # long: every part of a training is put together here, and each is a call
+def train_on_dataset(  # long: calls each part of a training in order
     rgbd: RgbdDataset,
     out: Path,
     *,
@@ -105,12 +104,12 @@ def train_on_dataset(  # long: every part of a training is put together here, an
     early_stop: int | None = None,
     begun: NewFolder | None = None,
 ) -> TrainSummary:
-    """`train` on pictures that are in memory already; what stands at `out` is replaced.
+    """`train` on a loaded data set; an existing `out` is overwritten.
 
     Args:
-        begun: the run folder, where it was begun already.
-        parts: a ready-made split; the configuration's own shares and `exclude` then do not count.
-        early_stop: stop after this many epochs without a better validation accuracy, and keep the best epoch's weights.
+        begun: the run folder, if it was already begun.
+        parts: a ready-made split; the fractions and `exclude` of the configuration are then ignored.
+        early_stop: stop after this many epochs without a better validation accuracy, and keep the weights of the best epoch.
 
     Raises:
         UserError: as `train`; or early stop without validation samples.
@@ -126,7 +125,7 @@ def train_on_dataset(  # long: every part of a training is put together here, an
             seed=config.seed,
         )
     if early_stop is not None and not parts.validation:
-        raise UserError("early stop watches validation samples, and the split holds none out")
+        raise UserError("early stop needs validation samples, and the split has none: set validation_fraction above 0")
     _log.info("%s", opening_line(dataset, parts, asked_flip=config.augmentation.flip))
     for line in dataset.left_out_lines():
         _log.info("%s", line)
@@ -178,14 +177,14 @@ def train_on_dataset(  # long: every part of a training is put together here, an
         )
         if not history:
             raise NothingLearnedError(
-                f"stopped before the first epoch ended: nothing was written to {out}, start again"
+                f"stopped before the end of the first epoch: nothing was written to {out}; train again"
             )
         place.keep()
         metrics, not_written = _finish(place.path, held_out, history, config=config, info=info, device=device)
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted, not_written=not_written)
 
 
-def _run_epochs(  # long: what happens after an epoch, and what ends them
+def _run_epochs(  # long: all that follows an epoch
     model: FusionClassifier,
     place: NewFolder,
     out: Path,
@@ -201,7 +200,7 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
     progress: Progress,
     early_stop: int | None,
 ) -> tuple[list[EpochResult], bool]:
-    """Train, saving after every epoch (with early stop: every best one); the history, and whether Ctrl-C ended it."""
+    """Train and save after every epoch (with early stop: every best one); return the history, and whether Ctrl-C ended it."""
     history, best_epoch, best_accuracy = list[EpochResult](), -1, -1.0
     board = Board()
     try:
@@ -218,7 +217,7 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
             accuracy = result.validation_accuracy or 0.0
             if early_stop is None or accuracy > best_accuracy:
                 if place.is_kept:
-                    place.keep()  # looks whether another process replaced it
+                    place.keep()  # fails if another process replaced the folder
                 run_folder.write_weights(place.path, model)
                 kept = {**info, **_epochs(result.epoch + 1)}
                 run_folder.write_run(place.path, labels=labels, model_config=model_config, info=kept)
@@ -243,33 +242,33 @@ def _run_epochs(  # long: what happens after an epoch, and what ends them
 
 
 def _message(error: Exception, place: NewFolder, out: Path, *, epoch: int, config: TrainConfig) -> str | None:
-    """What ended the training, what is kept, and the next step; None for faults of ours."""
-    holds = (
-        f"{out} holds the weights of epoch {epoch + 1}" if place.is_kept else "no epoch was finished, nothing is kept"
+    """Error message: the cause, what was saved, and the next step; None for internal errors."""
+    saved = (
+        f"{out} has the weights of epoch {epoch + 1}" if place.is_kept else "no epoch was finished, nothing was saved"
     )
     if isinstance(error, NotFiniteError):
-        return f"{error}: {holds}; try a smaller learning rate than {config.learning_rate:g}"
+        return f"{error}: {saved}; try a smaller learning rate than {config.learning_rate:g}"
     if is_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else "out of memory"
         return (
-            f"not enough memory ({reason}): {holds}; try a smaller --batch-size than {config.batch_size}, or a smaller --size "
+            f"not enough memory ({reason}): {saved}; try a smaller --batch-size than {config.batch_size}, or a smaller --size "
             f"than {config.size}"
         )
     if isinstance(error, UserError | OSError):
-        return f"{str(error).replace(str(place.path), str(out))}; {holds}"
+        return f"{str(error).replace(str(place.path), str(out))}; {saved}"
     return None
 
 
 def _epochs(kept: int, *, done: int = 0) -> dict[str, int]:
-    """How `run.json` counts: epochs that were trained, and the one, from 1, whose weights are stored (early stop's best)."""
+    """Epoch counts in `run.json`: epochs trained, and the epoch (from 1) whose weights are stored (with early stop: the best)."""
     return {"epochs_done": max(kept, done), "epoch_kept": kept}
 
 
 def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes: int) -> ModelConfig:
-    """What a recipe's model is made of.
+    """Architecture of the model of a recipe.
 
     Raises:
-        UserError: it cannot be built, such as a deep backbone on too few pixels.
+        UserError: it cannot be built, such as a torchvision backbone with too small an input.
     """
     return ModelConfig(
         contract=contract,
@@ -304,7 +303,7 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
 
 
 def _store_samples(out: Path, rgbd: RgbdDataset, contract: InputContract) -> None:
-    """Keep framed pairs, spread over the classes, for the parity checks of later steps."""
+    """Store framed pairs, spread over the classes, for parity checks in later steps."""
     count = len(rgbd.rgb)
     chosen = np.unique(np.linspace(0, count - 1, min(NUM_STORED_SAMPLES, count)).astype(int)).tolist()
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
@@ -320,10 +319,10 @@ def _finish(
     info: dict[str, Any],
     device: torch.device,
 ) -> tuple[dict[str, Any], str]:
-    """Calibrate the run that stands at `out`, and measure it as it will be used: the figures, and what could not be written.
+    """Calibrate and evaluate the run at `out`; return the metrics, and an error message if a file could not be written.
 
-    The figures are stored before the temperature that they were measured with: `metrics.json` counts once `run.json`, which has the
-    temperature, has its digest. What cannot be written costs no figure.
+    `metrics.json` is written before `run.json` with the temperature, and is valid once `run.json` has its digest. The metrics are
+    returned even if writing fails.
     """
     run = run_folder.open_run(out)
     model = run.build_model().to(device)
@@ -341,12 +340,12 @@ def _finish(
     except UserError as error:
         return (
             metrics,
-            f"{error}; {out} holds the weights of epoch {run.info['epoch_kept']}, without figures and temperature",
+            f"{error}; {out} has the weights of epoch {run.info['epoch_kept']}, without metrics and temperature",
         )
     try:
-        made_of = run.model_config
-        words = model_in_words(fusion=made_of.fusion, rgb=made_of.rgb, depth=made_of.depth)
-        title = f"{words}; run {out.name}"
+        model_config = run.model_config
+        text = model_in_words(fusion=model_config.fusion, rgb=model_config.rgb, depth=model_config.depth)
+        title = f"{text}; run {out.name}"
         loss = loss_in_words(
             has_auxiliary_heads=model.core.auxiliary_heads is not None, label_smoothing=config.label_smoothing
         )

@@ -1,4 +1,4 @@
-"""The public Python API: what `import edgefuse` gives, and that its parts do what the commands do."""
+"""The public Python API: its names, and that its functions do the same as the commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_public_name_is_there_and_documented() -> None:
 @pytest.mark.parametrize(
     "use", ["edgefuse.Classifier", "edgefuse.live", "edgefuse.open_bundle", "edgefuse.train", "edgefuse.InputContract"]
 )
-def test_no_name_loads_torch_or_an_engine(use: str) -> None:
+def test_names_load_neither_torch_nor_an_engine(use: str) -> None:
     code = f"import sys, edgefuse; {use}; print([m for m in ('torch', 'onnxruntime', 'onnx', 'pyrealsense2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -69,7 +69,7 @@ def test_regions_are_classified_one_by_one(tmp_path: Path) -> None:
                 classifier(rgb, depth, roi=roi)  # type: ignore[arg-type]
 
 
-def test_a_missing_sensor_is_seen_and_the_bundle_says_what_it_means(tmp_path: Path) -> None:
+def test_a_missing_sensor_is_detected_and_the_bundle_decides_what_follows(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle", degraded_mode=DegradedMode(no_rgb="predict", no_depth="abstain"))
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
         no_depth = classifier(scene()[0], np.zeros_like(NEAR))
@@ -79,7 +79,7 @@ def test_a_missing_sensor_is_seen_and_the_bundle_says_what_it_means(tmp_path: Pa
     assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "predicted without it" in no_rgb.warning
 
 
-def test_wrong_arrays_and_wrong_use_are_named(tmp_path: Path) -> None:
+def test_wrong_arrays_and_wrong_use_are_refused(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle")
     classifier = edgefuse.Classifier(tmp_path / "bundle")
     with pytest.raises(RuntimeError, match="inside `with`"):
@@ -126,7 +126,7 @@ def test_recipes_are_changed_by_name() -> None:
 
 
 class Recorder(NullCallback):
-    """Remembers what a training called."""
+    """Records the calls of a training."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -144,7 +144,9 @@ class Recorder(NullCallback):
         self.calls.append("end")
 
 
-def test_the_whole_way_in_python(colour_and_range: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_train_export_evaluate_and_classify_in_python(
+    colour_and_range: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     seen: dict[str, list[tuple[int, int | None]]] = {}
 
     def progress(done: int, total: int | None, /, *, stage: str = "") -> None:

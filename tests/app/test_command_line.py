@@ -1,4 +1,4 @@
-"""The command line as a user has it: another process, its exit code, and what it prints."""
+"""The command line in another process: exit code and output."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def test_train_says_what_the_temperature_did(colour_and_range: Path, tmp_path: Path) -> None:
+def test_train_reports_the_effect_of_the_temperature(colour_and_range: Path, tmp_path: Path) -> None:
     quick = ("--epochs", 1, "--size", 32, "--batch-size", 8, "--exclude", "take3")
     result = edgefuse("train", colour_and_range, "--out", tmp_path / "run", *quick)
-    told = json.loads((tmp_path / "run/metrics.json").read_text())["calibration"]
-    before, after = (told["test"][when]["expected_calibration_error"] for when in ("before", "after"))
-    line = f"Calibrated on validation data (T = {told['temperature']:.3f}): test ECE {before:.3f} -> {after:.3f}, NLL "
+    calibration = json.loads((tmp_path / "run/metrics.json").read_text())["calibration"]
+    before, after = (calibration["test"][when]["expected_calibration_error"] for when in ("before", "after"))
+    line = f"Calibrated on validation data (T = {calibration['temperature']:.3f}): test ECE {before:.3f} -> {after:.3f}, NLL "
     assert result.returncode == 0 and line in result.stderr
 
 
@@ -109,11 +109,11 @@ def test_train_export_evaluate_live_agree(run: Path, bundle: Path, colour_and_ra
 def test_evaluate_prints_a_table_and_warns_about_training_data(bundle: Path, colour_and_range: Path) -> None:
     result = edgefuse("evaluate", bundle, colour_and_range)
     assert result.returncode == 0 and "recall of red_far" in result.stdout and "no depth" in result.stdout
-    assert "was trained on 9 of these instances" in result.stderr
+    assert "was trained on 9 of these sequences" in result.stderr
     assert "trained on" not in edgefuse("evaluate", bundle, colour_and_range, "--only", "take3").stderr
 
 
-def test_live_prints_a_line_a_result(colour_and_range: Path, tmp_path: Path) -> None:
+def test_live_prints_one_line_per_result(colour_and_range: Path, tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "toy").folder
     result = edgefuse("live", bundle, "--camera", colour_and_range, "--frames", 3, "--roi", "5,5,20,20")
     assert result.returncode == 0, result.stderr
@@ -121,7 +121,7 @@ def test_live_prints_a_line_a_result(colour_and_range: Path, tmp_path: Path) -> 
     assert len(results) >= 3
 
 
-def test_record_makes_a_take_that_train_accepts(colour_and_range: Path, tmp_path: Path) -> None:
+def test_record_writes_a_sequence_that_train_accepts(colour_and_range: Path, tmp_path: Path) -> None:
     for label in ("red_far", "red_near"):
         result = edgefuse(
             "record",
@@ -213,10 +213,10 @@ def test_a_reader_that_leaves_is_no_error(colour_and_range: Path, tmp_path: Path
     assert "frame" in result.stdout and "Error" not in result.stderr and "Traceback" not in result.stderr
 
 
-# What goes wrong, and what the user reads
+# Errors and their messages
 
 
-def test_no_camera_answers_within_a_second(tmp_path: Path) -> None:
+def test_a_missing_camera_is_reported_within_a_second(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "toy").folder
     started_s = time.monotonic()
     message = fails("live", bundle, "--camera", "realsense:123456")
@@ -224,10 +224,10 @@ def test_no_camera_answers_within_a_second(tmp_path: Path) -> None:
     idle_s = time.monotonic()
     edgefuse("live", "--help")
     start_up_s = time.monotonic() - idle_s
-    assert idle_s - started_s < 1.5 + 2 * start_up_s  # the answer, besides starting Python and loading the libraries
+    assert idle_s - started_s < 1.5 + 2 * start_up_s  # in addition to starting Python and loading the libraries
 
 
-def spoil(root: Path) -> Path:
+def bad_data_set(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("0", "1", "2", "3", "4"):
         for label in ("cup", "ball"):
@@ -237,12 +237,12 @@ def spoil(root: Path) -> Path:
             cv2.imwrite(str(folder / f"{name}_depth.png"), rng.integers(1, 2000, (32, 32)).astype(np.uint16))
     cv2.imwrite(str(root / "cup/t0/0_depth.png"), np.zeros((32, 32), np.uint8))
     cv2.imwrite(str(root / "cup/t0/1_depth.png"), np.zeros((16, 32), np.uint16))
-    (root / "ball/t0/2_rgb.png").write_bytes(b"not a picture")
+    (root / "ball/t0/2_rgb.png").write_bytes(b"not an image")
     return root
 
 
-def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
-    root = spoil(tmp_path / "set")
+def test_bad_data_is_named_before_training_and_can_be_skipped(tmp_path: Path) -> None:
+    root = bad_data_set(tmp_path / "set")
     quick = ("--epochs", 1, "--size", 32, "--validation-fraction", 0)
     message = fails("train", root, "--out", tmp_path / "run", *quick)
     for words in ("3 bad pair(s)", "8-bit", "its depth is 32x16", "2_rgb.png", "--skip-bad"):
@@ -296,7 +296,7 @@ def test_bad_data_is_named_at_once_and_can_be_skipped(tmp_path: Path) -> None:
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
-def test_wrong_input_is_told_with_the_right_code(
+def test_wrong_input_is_refused_with_the_right_exit_code(
     arguments: list[str], code: int, words: str, colour_and_range: Path, tmp_path: Path
 ) -> None:
     toy = make_toy_bundle(tmp_path / "toy").folder if "{toy}" in arguments else tmp_path
@@ -306,7 +306,7 @@ def test_wrong_input_is_told_with_the_right_code(
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    root = spoil(tmp_path / "set")
+    root = bad_data_set(tmp_path / "set")
     shutil.rmtree(root / "cup")
     (root / "ball/t0/2_rgb.png").unlink()
     (root / "ball/t0/2_depth.png").unlink()
@@ -331,7 +331,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_names_the_fix(tmp_path: Path, colour_and_range: Path) -> None:
-    """A package of that name that does not load stands for one that is broken or not there."""
+    """A package of that name that does not load replaces a broken or missing one."""
     bundle = make_toy_bundle(tmp_path / "toy").folder
     for module, words in (
         ("pyrealsense2", "apt-get install libusb-1.0-0"),

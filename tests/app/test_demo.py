@@ -29,7 +29,7 @@ def test_the_demo_ends_with_the_live_panel_and_the_next_command(tmp_path: Path) 
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r", "")
     assert process.returncode == 0, text
     before, panel, after = text.rpartition(" edgefuse live ─")
-    assert panel and "accuracy on held-out instances" in before and "gated against the better single sensor" in before
+    assert panel and "accuracy on held-out sequences" in before and "gated against the better single sensor" in before
     assert re.search(r"of it  read [\d.]+  preprocess [\d.]+  infer [\d.]+", after)
     *_, next_command = after.split("next: ")
     assert next_command.strip().endswith("edgefuse live d/bundle --camera d/live.db3 --roi d/live.json")
@@ -37,7 +37,7 @@ def test_the_demo_ends_with_the_live_panel_and_the_next_command(tmp_path: Path) 
 
 
 def _read(screen: int) -> bytes:
-    """What is shown next; nothing where the terminal's other side is closed."""
+    """The next output; empty when the other end of the terminal is closed."""
     try:
         return os.read(screen, 65_536)
     except OSError:

@@ -1,4 +1,4 @@
-"""`edgefuse evaluate --engine`: the engine that was asked for answers, or none."""
+"""`edgefuse evaluate --engine`: the requested engine is used, or none."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A bundle with an FP16 plan, on stand-ins of TensorRT and of GPU memory."""
+    """A bundle with an FP16 plan, on fakes of TensorRT and GPU memory."""
     monkeypatch.syspath_prepend(str(RUNTIME_TESTS))
     from tensorrt_scenes import bundle_with_plan
 
@@ -61,7 +61,7 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_an_engine_by_name_answers(toy: Path, data: Path) -> None:
+def test_an_engine_can_be_selected_by_name(toy: Path, data: Path) -> None:
     done = evaluate(toy, data, "--engine", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["answered_by"] == "model.onnx in ONNX Runtime"
@@ -69,22 +69,22 @@ def test_an_engine_by_name_answers(toy: Path, data: Path) -> None:
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
 @pytest.mark.parametrize("more", [[], ["--corruptions"]])
-def test_an_engine_that_is_missing_is_an_error_and_not_replaced(toy: Path, data: Path, more: list[str]) -> None:
+def test_a_missing_engine_is_an_error_and_not_replaced(toy: Path, data: Path, more: list[str]) -> None:
     done = evaluate(toy, data, "--engine", "tensorrt", *more)
     assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
     assert "TensorRT's Python bindings are not installed" in done.stderr
 
 
-def test_a_run_is_for_torch(tmp_path: Path) -> None:
+def test_a_run_accepts_no_engine_option(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()
     with (
-        pytest.raises(UserError, match=r"is a run, which torch answers for: .*leave --engine cuda out"),
+        pytest.raises(UserError, match=r"is a run, which runs in PyTorch: .*leave out --engine cuda"),
         open_model(tmp_path, num_threads=None, engine="cuda"),
     ):
         pass
 
 
-def test_the_plan_that_answered_is_named_with_its_precision(planned: Bundle) -> None:
+def test_the_plan_is_named_with_its_precision(planned: Bundle) -> None:
     with open_model(planned.folder, num_threads=None, engine="tensorrt") as opened:
         assert opened.name == "model.fp16.onnx in TensorRT, fp16"
     with (
@@ -94,7 +94,7 @@ def test_the_plan_that_answered_is_named_with_its_precision(planned: Bundle) -> 
         pass
 
 
-def test_depth_beyond_the_models_range_and_a_missing_sensor_are_warned_of(toy: Path, tmp_path: Path) -> None:
+def test_depth_out_of_range_and_a_missing_sensor_are_warned_of(toy: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for label, depth_mm in (("near", 500), ("far", 4000)):
         for number in range(2):

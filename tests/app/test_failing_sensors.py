@@ -1,4 +1,4 @@
-"""`edgefuse evaluate --corruptions`, `edgefuse explain` and the fallback of `edgefuse export` as a user has them."""
+"""`edgefuse evaluate --corruptions`, `edgefuse explain` and the degraded mode of `edgefuse export`, run as processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folders
 
 
-def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_and_range: Path, tmp_path: Path) -> None:
+def test_several_models_share_one_table(bundles: tuple[Path, Path], colour_and_range: Path, tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     arguments = (
         "evaluate",
@@ -67,19 +67,19 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
     rows = {row["corruption"]: row["scores"] for row in models["old/bundle"]["rows"]}
     assert (rows["clean"], rows["no_rgb"], rows["no_depth"]) == (scores["both"], scores["no_rgb"], scores["no_depth"])
 
-    out = tmp_path / "kept"
+    out = tmp_path / "report"
     table = edgefuse(*arguments, "--out", out, "--seed", 3)
-    kept = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text())
     assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".json", ".md", ".png"]
-    assert (kept["seed"], kept["data"]) == (3, json.loads(result.stdout)["data_digest"][:12])
-    assert "--seed 3" in kept["command"] and kept["commit"] and kept["versions"]["numpy"]
-    assert kept["title"] == "colour_and_range, 30 pairs: accuracy while a sensor fails"
-    again, seeded = (found["old/bundle"] for found in (json.loads(result.stdout)["models"], kept["models"]))
-    assert len(seeded) == NUM_ROWS and seeded[0] == again["rows"][0]  # nothing is drawn for clean pictures
+    assert (report["seed"], report["data"]) == (3, json.loads(result.stdout)["data_digest"][:12])
+    assert "--seed 3" in report["command"] and report["commit"] and report["versions"]["numpy"]
+    assert report["title"] == "colour_and_range, 30 pairs: accuracy while a sensor fails"
+    again, seeded = (found["old/bundle"] for found in (json.loads(result.stdout)["models"], report["models"]))
+    assert len(seeded) == NUM_ROWS and seeded[0] == again["rows"][0]  # clean images do not depend on the seed
     lines = (out / "report.csv").read_text().splitlines()
     assert len(lines) == 1 + NUM_ROWS and lines[0] == "corruption,severity,unit,old/bundle,new/bundle"
     text = (out / "report.md").read_text()
-    assert kept["command"] in text and "| overexposed rgb, 2 stops over |" in text and "- seed: 3." in text
+    assert report["command"] in text and "| overexposed rgb, 2 stops over |" in text and "- seed: 3." in text
     assert "exists already" in edgefuse(*arguments, "--out", out).stderr
     assert table.returncode == 0 and "new/bundle" in table.stdout and "depth shift" in table.stdout
     assert "16 pixels" in table.stdout and table.stdout.count("%") == 2 * NUM_ROWS
@@ -92,18 +92,18 @@ def test_several_models_stand_in_one_table(bundles: tuple[Path, Path], colour_an
         (("--plot", "x.png"), 2, "it needs --corruptions"),
         (("--out", "x"), 2, "it needs --corruptions"),
         (("--seed", "0"), 2, "it needs --corruptions"),
-        (("--corruptions", "--against", "MODEL"), 2, "named twice"),
+        (("--corruptions", "--against", "MODEL"), 2, "given twice"),
         (("--corruptions", "--against", "absent"), 1, "absent is not a bundle"),
         (("--corruptions", "--against", "DATA"), 1, "it looks like a data set: edgefuse train"),
         (("--corruptions", "--against", "UNLIKE"), 1, "classes that the model does not know: blue_near"),
-        (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model wants depth"),
+        (("--corruptions", "--against", "TURNED"), 1, "the data is aligned to color, the model expects depth"),
         (("--corruptions", "--only", "take9"), 1, "no sequence matches 'take9'"),
         (("--corruptions", "--plot", "plot.jpg"), 2, "ends in .png was expected"),
         (("--corruptions", "--plot", "FOLDER.png"), 2, "is a folder"),
         (("--corruptions", "--plot", "FILE/plot.png"), 2, "cannot be written"),
     ],
 )
-def test_wrong_usage_is_said_before_any_work(
+def test_wrong_usage_is_reported_before_any_work(
     options: tuple[str, ...],
     code: int,
     words: str,
@@ -138,10 +138,10 @@ def test_corruptions_of_bad_pairs_are_refused_by_name(bundles: tuple[Path, Path]
     assert done.returncode == 0 and "left out 1 bad pair(s)" in done.stderr
     rows = json.loads(done.stdout)["models"]["bundle"]["rows"]
     assert {row["scores"]["num_samples"] for row in rows} == {2}
-    assert "foreign_rgb" not in {row["corruption"] for row in rows}  # there is one take only
+    assert "foreign_rgb" not in {row["corruption"] for row in rows}  # there is only one sequence
 
 
-def test_explain_leaves_a_folder_and_replaces_only_its_own(
+def test_explain_writes_a_folder_and_replaces_only_its_own(
     bundles: tuple[Path, Path], colour_and_range: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "seen"
@@ -156,7 +156,7 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
     again = edgefuse(*arguments)
     assert again.returncode == 1 and "--force" in again.stderr
     forced = edgefuse(*arguments, "--force")
-    assert forced.returncode == 0 and "depth's share" in forced.stdout and DEFINITIONS in forced.stdout
+    assert forced.returncode == 0 and "from depth" in forced.stdout and DEFINITIONS in forced.stdout
     document, _, section = DEFINITIONS.partition("#")
     headings = [line for line in (ROOT / document).read_text().splitlines() if line.startswith("## ")]
     assert section in [line.removeprefix("## ").lower().replace(",", "").replace(" ", "-") for line in headings]
@@ -168,7 +168,7 @@ def test_explain_leaves_a_folder_and_replaces_only_its_own(
 
 @pytest.fixture(scope="module")
 def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Trainings of one epoch: fused, and of RGB alone."""
+    """Trainings of one epoch: gated, and RGB only."""
     root = tmp_path_factory.mktemp("runs")
     config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
     for fusion in ("gated", "rgb"):
@@ -176,7 +176,7 @@ def runs(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return {fusion: root / fusion for fusion in ("gated", "rgb")}
 
 
-def test_a_spatial_run_shows_where_its_gate_looks_and_its_bundle_says_that_it_cannot(
+def test_a_spatial_run_shows_its_kept_area_and_its_bundle_says_that_it_cannot(
     colour_and_range: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig(size=32, epochs=1, batch_size=16, num_features=16, num_hidden=16)
@@ -193,16 +193,16 @@ def test_a_spatial_run_shows_where_its_gate_looks_and_its_bundle_says_that_it_ca
     assert json.loads(result.stdout)["all"]["mean_kept_area"] is None
 
 
-def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
-    asked = edgefuse(
-        *("export", runs["gated"], "--out", tmp_path / "asked", "--json"),
+def test_export_reports_what_live_does_without_a_sensor(runs: dict[str, Path], tmp_path: Path) -> None:
+    chosen = edgefuse(
+        *("export", runs["gated"], "--out", tmp_path / "chosen", "--json"),
         *("--without-rgb", "predict", "--without-depth", "abstain"),
     )
-    assert asked.returncode == 0, asked.stderr
-    told = json.loads(asked.stdout)["degraded_mode"]
-    assert told == json.loads((tmp_path / "asked/manifest.json").read_text())["degraded_mode"]
-    assert (told["no_rgb"], told["no_depth"], told["measured"]["part"]) == ("predict", "abstain", "validation")
-    assert "without RGB live predicts, with a warning: set at export" in asked.stderr
+    assert chosen.returncode == 0, chosen.stderr
+    mode = json.loads(chosen.stdout)["degraded_mode"]
+    assert mode == json.loads((tmp_path / "chosen/manifest.json").read_text())["degraded_mode"]
+    assert (mode["no_rgb"], mode["no_depth"], mode["measured"]["part"]) == ("predict", "abstain", "validation")
+    assert "without RGB live predicts, with a warning: set at export" in chosen.stderr
 
     by_rule = edgefuse("export", runs["rgb"], "--out", tmp_path / "rule")
     assert "without RGB live abstains: the model uses rgb only" in by_rule.stderr
@@ -217,7 +217,7 @@ def test_export_says_what_live_will_do_without_a_sensor(runs: dict[str, Path], t
         ("rgb", "predict", 1, "the model uses rgb only"),
     ],
 )
-def test_an_impossible_degraded_mode_is_refused_and_nothing_is_written(
+def test_an_invalid_degraded_mode_is_refused_and_nothing_is_written(
     fusion: str, option: str, code: int, words: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     result = edgefuse("export", runs[fusion], "--out", tmp_path / "bundle", "--without-rgb", option)

@@ -1,4 +1,4 @@
-"""What a new user types wrongly is answered with the next command."""
+"""Common mistakes of new users: the message has the next command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgefuse_runtime.recording.commands import record
 from toy_bundle import make_toy_bundle
 
 
-def test_a_folder_of_another_kind_is_told_by_what_it_is(tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_recognised(tmp_path: Path) -> None:
     bundle = make_toy_bundle(tmp_path / "demo/bundle").folder
     run, data = tmp_path / "demo/runs/gated", tmp_path / "demo/data"
     for folder, name in ((run, "run.json"), (data, "dataset.json")):
@@ -44,7 +44,7 @@ def test_a_folder_of_another_kind_is_told_by_what_it_is(tmp_path: Path) -> None:
     assert f"{run} is one: give that" in not_a("run", tmp_path / "demo")
 
 
-def test_commands_with_blanks_in_paths_can_be_typed(tmp_path: Path) -> None:
+def test_paths_with_blanks_are_quoted_in_commands(tmp_path: Path) -> None:
     run = tmp_path / "it's my run"
     run.mkdir()
     (run / "run.json").write_text("{}")
@@ -54,7 +54,7 @@ def test_commands_with_blanks_in_paths_can_be_typed(tmp_path: Path) -> None:
     assert quoted(Path("plain/name")) == "plain/name"
 
 
-def test_what_commands_say_next_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_command_of_a_command_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "my mugs"
     synth(out, num_pairs=8, size=32, seed=0, workers=1, force=False)
     assert shlex.split(capsys.readouterr().err.split("next: ")[1]) == ["edgefuse", "train", str(out), "--out", "RUN"]
@@ -63,7 +63,7 @@ def test_what_commands_say_next_can_be_typed(tmp_path: Path, capsys: pytest.Capt
     assert shlex.split(said) == ["edgefuse", "train", str(tmp_path / "my takes"), "--out", "RUN"]
 
 
-def test_the_demos_end_is_what_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_lines_of_the_demo_are_valid_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result: Any = SimpleNamespace(bundle=Path("my demo/bundle"), recording=Path("my demo/live.db3"))
     live = "edgefuse live 'my demo/bundle' --camera 'my demo/live.db3' --roi 'my demo/live.json'"
     (tmp_path / ".venv/bin").mkdir(parents=True)

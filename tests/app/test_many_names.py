@@ -1,4 +1,4 @@
-"""A thousand classes, whose names hold what terminals, markup and disks obey: what is shown stays short, and is one line a fact."""
+"""A thousand classes with control characters and markup in their names: output stays short and safe, one line per message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def edgefuse(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_names_come_back(bundle: Bundle) -> None:
+def test_names_are_unchanged_after_export(bundle: Bundle) -> None:
     with open_engine(bundle, engine="cpu") as engine:
         assert engine.labels == LABELS
 

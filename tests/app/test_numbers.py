@@ -1,4 +1,4 @@
-"""Numbers in options: each has bounds, and NaN, infinity and what no library can take are wrong usage, exit code 2."""
+"""Numeric options: each has limits; NaN, infinity and values out of range are wrong usage, exit code 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgefuse.console.options import finite
 
 APP = build_app()
 REASONS: dict[tuple[str, str], str] = {}
-"""Command and parameter -> why it has no bounds."""
+"""Command and parameter -> why it has no limits."""
 
 
 def commands(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -44,7 +44,7 @@ def numbers() -> Iterator[tuple[str, str, type, Any]]:
 NUMBERS = list(numbers())
 
 
-def test_the_walk_finds_them() -> None:
+def test_all_numeric_options_are_found() -> None:
     found = {(words, name) for words, name, _, _ in NUMBERS}
     assert {("live", "threads"), ("train", "near"), ("data convert", "levels"), ("bench learning", "seeds")} <= found
     assert len(found) > 40
@@ -53,7 +53,7 @@ def test_the_walk_finds_them() -> None:
 @pytest.mark.parametrize(
     ("words", "name", "kind", "option"), NUMBERS, ids=[f"{words} {name}" for words, name, _, _ in NUMBERS]
 )
-def test_every_number_has_bounds(words: str, name: str, kind: type, option: Any) -> None:
+def test_every_number_has_limits(words: str, name: str, kind: type, option: Any) -> None:
     if (words, name) in REASONS:
         return
     assert option.min is not None and option.max is not None

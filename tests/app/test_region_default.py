@@ -1,4 +1,4 @@
-"""The region goes from recording to data set, run and bundle, and live looks there without being told."""
+"""The region goes from recording to data set, run and bundle, and live uses it by default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _edgefuse(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def _pair(label: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class is in the middle; beside it lies what every image has."""
+    """The object that differs by class is in the middle; the rest is the same in every image."""
     rng = np.random.default_rng(seed)
     rgb, depth = rng.integers(0, 40, (HEIGHT, WIDTH, 3), dtype=np.uint8), np.full((HEIGHT, WIDTH), 1500, np.uint16)
     rgb[16:32, 40:56, 0 if label == "red" else 2] = 220
@@ -50,50 +50,50 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _live(folder: Path, *arguments: object) -> tuple[dict[str, str], str, list[int]]:
-    """Where live says it looked, what it said, and the region of its first result."""
+    """The region that live reports, its messages, and the region of its first result."""
     jsonl = folder / "results.jsonl"
     done = _edgefuse("live", folder / "bundle", *arguments, "--json", "--jsonl", jsonl, "--force", "--threads", 1)
     results = [json.loads(line) for line in jsonl.read_text().splitlines()]
     return json.loads(done.stdout)["region"], done.stderr, results[0]["roi"]
 
 
-def test_the_region_is_kept_all_the_way(folder: Path) -> None:
+def test_the_region_is_stored_at_every_step(folder: Path) -> None:
     assert json.loads((folder / "set/dataset.json").read_text())["region"] == "center"
     assert json.loads((folder / "run/run.json").read_text())["data"]["region"] == "center"
     assert open_bundle(folder / "bundle").manifest.region == "center"
 
 
-def test_live_looks_there_by_default(folder: Path) -> None:
-    region, said, roi = _live(folder, "--camera", folder / "red.db3")
+def test_live_uses_the_region_by_default(folder: Path) -> None:
+    region, messages, roi = _live(folder, "--camera", folder / "red.db3")
     assert region == {"roi": "center", "from": "bundle"} and roi == [24, 0, 48, 48]
-    assert "region: center, as in the model's training data" in said and "warning" not in said
+    assert "region: center, as in the model's training data" in messages and "warning" not in messages
 
 
 def test_live_warns_of_another_region_and_uses_it(folder: Path) -> None:
-    region, said, roi = _live(folder, "--camera", folder / "red.db3", "--roi", "whole")
+    region, messages, roi = _live(folder, "--camera", folder / "red.db3", "--roi", "whole")
     assert region == {"roi": "whole", "from": "--roi"} and roi == [0, 0, WIDTH, HEIGHT]
-    assert said.count("warning") == 1 and "the region is whole, but the model was trained on center" in said
+    assert messages.count("warning") == 1 and "the region is whole, but the model was trained on center" in messages
 
 
 def test_crops_of_the_data_set_are_not_cropped_again(folder: Path) -> None:
-    region, said, roi = _live(folder, "--camera", folder / "set")
+    region, messages, roi = _live(folder, "--camera", folder / "set")
     assert region == {"roi": "center", "from": "camera"} and roi == [0, 0, 48, 48]
-    assert "warning" not in said
+    assert "warning" not in messages
 
 
 def test_evaluate_warns_of_images_of_another_region(folder: Path) -> None:
     _edgefuse("record", folder / "wide", "--label", "red", "--sequence", "a", "--camera", folder / "red.db3")
-    words = "trained on another region (center) than these images show (whole)"
+    text = "trained on another region (center) than these images show (whole)"
     for model in ("run", "bundle"):
-        assert words in _edgefuse("evaluate", folder / model, folder / "wide").stderr
-        assert words not in _edgefuse("evaluate", folder / model, folder / "set").stderr
+        assert text in _edgefuse("evaluate", folder / model, folder / "wide").stderr
+        assert text not in _edgefuse("evaluate", folder / model, folder / "set").stderr
 
 
-def test_live_says_how_many_frames_a_regions_file_has(folder: Path) -> None:
+def test_live_reports_how_many_frames_have_a_region(folder: Path) -> None:
     regions = folder / "regions.json"
     regions.write_text(json.dumps({"frames": [{"frame": n, "roi_xywh": [24, 0, 48, 48]} for n in (3, 4, 5)]}))
-    _, said, _ = _live(folder, "--camera", folder / "red.db3", "--roi", regions)
-    assert f"warning: 2 of 4 frames had a region in {regions}; the others were skipped" in said
+    _, messages, _ = _live(folder, "--camera", folder / "red.db3", "--roi", regions)
+    assert f"warning: 2 of 4 frames had a region in {regions}; the others were skipped" in messages
     regions.write_text(json.dumps({"frames": [{"frame": 70, "roi_xywh": [24, 0, 48, 48]}]}))
     done = subprocess.run(
         [*EDGEFUSE, "live", str(folder / "bundle"), "--camera", str(folder / "red.db3"), "--roi", str(regions)],

@@ -240,7 +240,7 @@ def test_every_note_on_the_folds_is_reported(colour_and_range: Path, tmp_path: P
     notes = json.loads(ended.stdout)["notes"]
     assert notes[0].startswith("2 folds have classes without a test pair: fold ")
     assert notes[0].endswith(" tests no pair of blue_near") and len(notes) == 2
-    assert notes[1].startswith("half of the images are mirrored: no class name speaks of a side")
+    assert notes[1].startswith("half of the images are mirrored: no class name contains a side")
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"note: {note}" in ended.stderr and f"- Note: {note}." in report for note in notes)
     assert report.startswith("# data, 4 folds by sequence\n") and "inputs of 32 px, 1 epoch of batches" in report

@@ -157,7 +157,7 @@ def test_the_number_of_pairs_and_early_stopping_can_be_set_and_are_reported(
     [
         ({"variants": ["gated-lenet"]}, "<fusion>-<backbone> was expected"),
         ({"weights": ["absent.pth"], "variants": ["rgb-resnet18"]}, "absent.pth does not exist"),
-        ({"size": 16, "variants": ["rgb-resnet18"], "weights": ["none"]}, "cannot look at 16 pixels"),
+        ({"size": 16, "variants": ["rgb-resnet18"], "weights": ["none"]}, "cannot process 16 x 16 pixels"),
     ],
 )
 def test_settings_are_refused_before_the_tree_is_converted(

@@ -1,4 +1,4 @@
-"""What the command line shows while the library works: bars on a stream that says it is a terminal, lines elsewhere, and messages."""
+"""Progress on the command line: bars on a terminal, lines elsewhere, and log messages."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("ends", ["early stop", "error"])
-def test_the_bar_ends_with_the_training_whatever_ended_it(
+def test_the_bar_closes_with_the_training_however_it_ends(
     ends: str, colour_and_range: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An open bar is drawn by a thread of its own, over whatever is printed next."""
+    """The thread of an open bar would draw over later output."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     rgbd = load(scan([colour_and_range]))
     parts = make_folds(rgbd.dataset, num_folds=4, by="sequence", validation_fraction=0.3).splits[0]
@@ -47,7 +47,7 @@ def test_the_bar_ends_with_the_training_whatever_ended_it(
     assert " of " in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_stage_has_its_count_and_its_bar_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_has_its_count_and_its_bar_closes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     before = threading.active_count()
     with messages_shown(), counting(unit="blocks") as progress:
@@ -65,7 +65,7 @@ def test_a_stage_has_its_count_and_its_bar_ends_with_it(monkeypatch: pytest.Monk
     assert "41 of 41 blocks" in text and "recording" in text and "1 blocks" in text and "a line above the bar" in text
 
 
-def test_lines_come_at_quarters_and_begin_anew_with_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_come_at_quarters_and_restart_with_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
     with counting(unit="blocks") as progress:
         for stage in ("fp16", "int8"):
             for number in range(1, 9):
@@ -74,7 +74,7 @@ def test_lines_come_at_quarters_and_begin_anew_with_a_stage(capsys: pytest.Captu
     assert said == [f"{stage}: {number} of 8 blocks" for stage in ("fp16", "int8") for number in (2, 4, 6, 8)]
 
 
-def test_what_the_library_logs_is_shown_by_the_command_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_messages_are_shown_by_the_command_line_only(capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("edgefuse.training.trainer")
     log.info("before")
     with messages_shown():

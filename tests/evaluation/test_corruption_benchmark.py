@@ -19,7 +19,7 @@ LABELS = ("blue_near", "red_far", "red_near")
 
 
 def reader(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads colour from RGB and range from depth; its gate says how much depth there is."""
+    """Reads colour from RGB and range from depth; its gate is the fraction of valid depth."""
     is_red = rgb[..., 0].max((1, 2)) > rgb[..., 2].max((1, 2))
     codes = codes_from_bytes(depth).astype(int)
     is_near = ((codes > 0) & (codes < 900)).any((1, 2))
@@ -28,7 +28,7 @@ def reader(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def colour_blind(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sees depth alone."""
+    """Uses depth only."""
     return reader(np.zeros_like(rgb), depth)
 
 
@@ -53,16 +53,16 @@ def test_the_table_has_every_corruption_at_every_severity(rows: tuple[Row, ...])
 
 
 def test_a_corruption_costs_what_the_predictor_needed(rows: tuple[Row, ...]) -> None:
-    # Without RGB all look blue, without depth red ones look far: one class, and two classes of three, stay right.
+    # Without RGB all are predicted blue, without depth red ones are predicted far: one, and two classes of three, stay correct.
     assert accuracy(rows, "no_rgb") == [pytest.approx(1 / 3)] and accuracy(rows, "no_depth") == [pytest.approx(2 / 3)]
-    assert accuracy(rows, "depth_shift")[:4] == [1.0] * 4  # nothing that it looks at moves out of the picture
-    assert accuracy(rows, "frozen_rgb") == [1.0] * 3  # another frame of a take has the same colour
+    assert accuracy(rows, "depth_shift")[:4] == [1.0] * 4  # no pixel that it reads leaves the image
+    assert accuracy(rows, "frozen_rgb") == [1.0] * 3  # other frames of the sequence have the same colour
     assert accuracy(rows, "foreign_rgb")[0] < 0.9 and accuracy(rows, "foreign_depth")[0] < 0.9
     gates = {row.corruption: row.scores.mean_gate for row in rows}
     assert gates["no_depth"] == 0 and gates["no_rgb"] == gates[CLEAN]
 
 
-def test_a_sensor_that_is_not_looked_at_may_fail(rgbd: RgbdDataset) -> None:
+def test_an_unused_sensor_may_fail(rgbd: RgbdDataset) -> None:
     rows = evaluate_corruptions(colour_blind, rgbd, contract=CONTRACT, labels=LABELS)
     clean = rows[0].scores
     sensor = {c.name: c.sensor for c in CORRUPTIONS}
@@ -70,7 +70,7 @@ def test_a_sensor_that_is_not_looked_at_may_fail(rgbd: RgbdDataset) -> None:
     assert any(row.scores != clean for row in rows[1:] if sensor[row.corruption] == "depth")
 
 
-def test_the_same_seed_gives_the_same_table_whatever_the_batch(rgbd: RgbdDataset) -> None:
+def test_the_same_seed_gives_the_same_table_for_any_batch(rgbd: RgbdDataset) -> None:
     some = [c for c in CORRUPTIONS if c.name in {"foreign_depth", "depth_holes", "depth_noise"}]
     seen: list[list[np.ndarray]] = []
 
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_table_whatever_the_batch(rgbd: RgbdDataset
 
 
 def test_a_stopped_stream_shows_the_right_frame(rgbd: RgbdDataset) -> None:
-    """Five frames a take: late ones come from the same take and not from before it, foreign ones from another take."""
+    """Sequences of five frames: late frames come from the same sequence, foreign ones from another."""
     sequence = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (1, "take2")]
     other = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (0, "take0")]
     two_sequences = rgbd.subset([*sequence, *other])
@@ -118,7 +118,7 @@ def test_a_stopped_stream_shows_the_right_frame(rgbd: RgbdDataset) -> None:
     assert all(i >= 5 for i in foreign[:5]) and all(i < 5 for i in foreign[5:]) and len(set(foreign)) > 2
 
 
-def test_a_single_take_has_no_foreign_frames(rgbd: RgbdDataset) -> None:
+def test_a_single_sequence_has_no_foreign_frames(rgbd: RgbdDataset) -> None:
     sequence = [i for i, s in enumerate(rgbd.dataset.samples) if (s.label, s.sequence) == (1, "take2")]
     rows = evaluate_corruptions(reader, rgbd.subset(sequence), contract=CONTRACT, labels=LABELS)
     names = {row.corruption for row in rows}
@@ -156,8 +156,8 @@ def test_the_plot_has_five_models_five_panels_and_chance(
 
 
 def test_frames_are_late_by_the_numbers_in_their_names(rgbd: RgbdDataset) -> None:
-    """frame_2 comes before frame_10, as a recorder that pads no zeros names them."""
-    names = ["frame_1", "frame_10", "frame_11", "frame_2", "frame_3"]  # as a file system sorts them
+    """frame_2 comes before frame_10, for recorders that do not pad with zeros."""
+    names = ["frame_1", "frame_10", "frame_11", "frame_2", "frame_3"]  # in the order of a file system
     sequence = rgbd.subset(range(5))
     samples = tuple(replace(sample, name=name) for sample, name in zip(sequence.dataset.samples, names, strict=True))
     sequence = replace(sequence, dataset=replace(sequence.dataset, samples=samples))

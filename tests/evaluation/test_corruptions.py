@@ -13,7 +13,7 @@ NAMES = [c.name for c in CORRUPTIONS]
 
 
 def make_scene(seed: int = 0) -> Scene:
-    """A bright square near the camera before a wall, with texture in RGB; the stale pair is another such scene."""
+    """A bright square in front of a wall, with texture in RGB; the stale pair is another such scene."""
 
     def pair(number: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, number))
@@ -45,7 +45,7 @@ def missing(codes: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_healthy_sensor_and_the_scene_stay_as_they_are(name: str) -> None:
+def test_the_healthy_sensor_and_the_scene_are_unchanged(name: str) -> None:
     corruption, before = by_name(name), make_scene()
     for severity in corruption.severities:
         rgb, codes = corrupt(corruption, SCENE, severity=severity, seed=(1,))
@@ -60,7 +60,7 @@ def test_the_healthy_sensor_and_the_scene_stay_as_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides(name: str) -> None:
+def test_the_result_depends_on_the_seed(name: str) -> None:
     corruption = by_name(name)
     severity = corruption.severities[0]
     np.testing.assert_array_equal(failed(corruption, severity, seed=3), failed(corruption, severity, seed=3))
@@ -69,18 +69,18 @@ def test_the_seed_decides(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [c.name for c in CORRUPTIONS if len(c.severities) > 1 and c.stale == "no"])
-def test_severer_is_farther_from_the_truth(name: str) -> None:
+def test_higher_severity_changes_more(name: str) -> None:
     corruption = by_name(name)
     truth = (SCENE.rgb if corruption.sensor == "rgb" else SCENE.codes).astype(float)
     errors = [np.abs(failed(corruption, severity) - truth).mean() for severity in corruption.severities]
     assert errors[0] > 0 and all(np.diff(errors) > 0), errors
 
 
-def test_dead_sensors_say_nothing() -> None:
+def test_missing_sensors_give_no_signal() -> None:
     assert not failed(by_name("no_rgb"), 1).any() and not failed(by_name("no_depth"), 1).any()
 
 
-def test_each_stop_halves_the_light_and_the_noise_stays() -> None:
+def test_each_stop_halves_the_light_and_keeps_the_noise() -> None:
     dark = by_name("dark_rgb")
     assert dark.severities == (1, 2, 3, 4, 5, 6, 7, 8)
     flat = SCENE._replace(rgb=np.full((SIDE, SIDE, 3), 200, np.uint8))
@@ -100,7 +100,7 @@ def test_overexposure_doubles_the_light_until_it_is_white() -> None:
     assert all(np.diff(white) > 0) and white[-1] > 0.5
 
 
-def test_blur_takes_detail_and_keeps_light() -> None:
+def test_blur_removes_detail_and_keeps_brightness() -> None:
     blur = by_name("blur_rgb")
     for severity in blur.severities:
         assert failed(blur, severity).mean() == pytest.approx(SCENE.rgb.mean(), rel=0.02)
@@ -118,12 +118,12 @@ def test_warm_light_is_red_and_cold_light_is_blue() -> None:
         for severity in by_name(name).severities:
             red, green, blue = failed(by_name(name), severity).reshape(-1, 3).astype(float).mean(axis=0) * order
             assert red > green > blue
-    # Planck's law, worked by hand: at 2856 K (the CIE's illuminant A) red over blue is 5.3 times that at 6500 K.
+    # Planck's law, by hand: at 2856 K (the CIE's illuminant A) red over blue is 5.3 times that at 6500 K.
     red, _, blue = light_gains(2856)
     assert red / blue == pytest.approx(np.exp(0.014388 * (1 / 450e-9 - 1 / 600e-9) * (1 / 2856 - 1 / 6500)), rel=0.04)
 
 
-def test_holes_cover_their_share_and_grow() -> None:
+def test_holes_cover_their_fraction_and_grow() -> None:
     holes = by_name("depth_holes")
     found = [failed(holes, severity) for severity in holes.severities]
     for severity, codes in zip(holes.severities, found, strict=True):
@@ -134,20 +134,20 @@ def test_holes_cover_their_share_and_grow() -> None:
     np.testing.assert_array_equal(found[0][kept], SCENE.codes[kept])
 
 
-def test_edge_holes_lie_at_edges_only() -> None:
+def test_edge_holes_are_at_edges_only() -> None:
     edges = by_name("depth_edge_holes")
     codes = np.full((SIDE, SIDE), 1500, np.uint16)
     codes[:, 48:] = 600
     step = SCENE._replace(codes=codes)
     for severity in edges.severities:
         gone = (failed(edges, severity, scene=step) == 0).all(axis=0)
-        # The two columns at the edge are at distance 0; a severity of r takes those nearer than r.
+        # The two columns at the edge are at distance 0; a severity of r removes those closer than r.
         np.testing.assert_array_equal(np.flatnonzero(gone), np.arange(48 - severity, 48 + severity))
     flat = SCENE._replace(codes=np.full((SIDE, SIDE), 1500, np.uint16))
     assert missing(failed(edges, 8, scene=flat)) == 0
 
 
-def test_noise_is_what_the_camera_has_at_that_distance() -> None:
+def test_noise_is_that_of_the_camera_at_the_distance() -> None:
     noise = by_name("depth_noise")
     flat = SCENE._replace(codes=np.full((SIDE, SIDE), 1500, np.uint16))
     for distance_m in noise.severities:
@@ -174,6 +174,6 @@ def test_a_stopped_stream_shows_the_stale_pair() -> None:
         np.testing.assert_array_equal(failed(by_name(name), 1), SCENE.stale_codes)
 
 
-def test_unknown_names_are_answered_with_the_known_ones() -> None:
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="depth_holes"):
         by_name("rain")

@@ -19,7 +19,7 @@ from edgefuse.evaluation.explain import (
     choose_examples,
     depth_contributions,
     explain,
-    left_of_rgb,
+    masked_rgb,
 )
 from edgefuse.evaluation.metrics import Answers, Scores
 from edgefuse.io.matplotlib_io import new_figure
@@ -27,30 +27,30 @@ from edgefuse.io.matplotlib_io import new_figure
 LABELS = ("blue_near", "red_far", "red_near")
 
 
-def certainty(*probabilities: float) -> np.ndarray:
-    """Two classes; the first one's probability."""
+def two_classes(*probabilities: float) -> np.ndarray:
+    """Probabilities [N, 2] from those of the first class."""
     p = np.array(probabilities, np.float32)
     return np.stack([p, 1 - p], axis=1)
 
 
-def test_the_share_is_the_loss_of_log_odds() -> None:
-    both = certainty(0.9, 0.9, 0.9, 0.9)
-    no_rgb = certainty(0.9, 0.5, 0.5, 0.95)
-    no_depth = certainty(0.5, 0.9, 0.5, 0.9)
+def test_the_contribution_is_the_decrease_of_log_odds() -> None:
+    both = two_classes(0.9, 0.9, 0.9, 0.9)
+    no_rgb = two_classes(0.9, 0.5, 0.5, 0.95)
+    no_depth = two_classes(0.5, 0.9, 0.5, 0.9)
     fractions = depth_contributions(both, no_rgb, no_depth)
     np.testing.assert_allclose(fractions[:3], [1, 0, 0.5], atol=1e-6)
-    assert np.isnan(fractions[3])  # neither sensor's death makes it less sure
-    uneven = depth_contributions(certainty(0.9), certainty(0.75), certainty(0.5))
+    assert np.isnan(fractions[3])  # neither sensor has support
+    uneven = depth_contributions(two_classes(0.9), two_classes(0.75), two_classes(0.5))
     fall_rgb, fall_depth = np.log(9) - np.log(3), np.log(9)
     assert uneven[0] == pytest.approx(fall_depth / (fall_depth + fall_rgb), abs=1e-5)
 
 
-def test_certain_answers_have_finite_shares() -> None:
-    assert depth_contributions(certainty(1.0), certainty(0.0), certainty(0.0))[0] == pytest.approx(0.5)
+def test_certain_predictions_have_finite_contributions() -> None:
+    assert depth_contributions(two_classes(1.0), two_classes(0.0), two_classes(0.0))[0] == pytest.approx(0.5)
 
 
-def test_examples_come_from_every_class_and_sequence_and_are_no_twins(tmp_path: Path) -> None:
-    """Three classes of four sequences with five frames; the frames of a sequence but for its last are equal."""
+def test_examples_come_from_every_class_and_sequence_without_near_duplicates(tmp_path: Path) -> None:
+    """Three classes of four sequences with five frames; only the last frame of a sequence differs."""
     rng = np.random.default_rng(0)
     for label in "abc":
         for sequence in range(4):
@@ -73,7 +73,7 @@ def test_examples_come_from_every_class_and_sequence_and_are_no_twins(tmp_path: 
     everything = choose_examples(Answers(probabilities, gate, truth), rgbd, count=60)
     assert len(everything) == 24 and len(sequences(everything)) == 12  # two of each sequence differ
 
-    probabilities[[3, 34]] = [[0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]  # two wrong answers
+    probabilities[[3, 34]] = [[0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]  # two wrong predictions
     some_wrong = choose_examples(Answers(probabilities, gate, truth), rgbd, count=12)
     assert some_wrong[-2:] == [3, 34] and np.bincount(truth[some_wrong[:-2]]).tolist() == [4, 3, 3]
     assert len(sequences(some_wrong)) == 11  # the first class has four sequences, and one is shown as wrong
@@ -82,8 +82,8 @@ def test_examples_come_from_every_class_and_sequence_and_are_no_twins(tmp_path: 
     assert set(wrong[:-6]) == {3, 34} and len(sequences(wrong[-6:])) == 6
 
 
-def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path: Path) -> None:
-    """A predictor that knows blue by RGB alone, and takes near from far by depth alone."""
+def test_the_folder_has_the_contribution_of_each_sensor(colour_and_range: Path, tmp_path: Path) -> None:
+    """A predictor that recognises blue by RGB only, and near by depth only."""
 
     def predictor(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         redness = rgb[..., 0].max((1, 2)).astype(int) - rgb[..., 2].max((1, 2))
@@ -98,7 +98,7 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
         return (powers / powers.sum(1, keepdims=True)).astype(np.float32), np.where(is_blue, 0.1, 0.6)[:, None]
 
     def near_half(depth: np.ndarray) -> np.ndarray:
-        """Keeps half of what is measured nearer than 0.9 m, and all where nothing is measured."""
+        """Keeps half of each pixel closer than 0.9 m, and all of those without a measurement."""
         codes = codes_from_bytes(depth).astype(int)
         kept = np.where((codes > 0) & (codes < 900), 0.5, 0.0)
         kept[(codes == 0).all((1, 2))] = 1.0
@@ -118,7 +118,7 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
 
     look(out)
     plain, with_mask = (cv2.imread(str(folder / "examples.png")) for folder in (out, tmp_path / "gated"))
-    assert plain is not None and with_mask is not None and with_mask.shape[0] > 1.2 * plain.shape[0]  # a row more
+    assert plain is not None and with_mask is not None and with_mask.shape[0] > 1.2 * plain.shape[0]  # one more row
     found = json.loads((out / "explain.json").read_text())
     blue, near = found["by_class"]["blue_near"], found["by_class"]["red_near"]
     assert blue["rgb_contribution"] == 1.0 and blue["num_pairs"] == 20 and blue["mean_gate"] == pytest.approx(0.1)
@@ -133,15 +133,15 @@ def test_the_folder_tells_what_each_sensor_did(colour_and_range: Path, tmp_path:
     assert not list(tmp_path.glob(".seen*"))
 
 
-def test_what_the_pixel_gate_leaves_out_has_the_mean_colour() -> None:
+def test_masked_pixels_have_the_mean_colour() -> None:
     rgb = np.full((1, 2, 2, 3), 200, np.uint8)
     kept = np.array([[[1.0, 0.0], [0.5, 1.0]]], np.float32)
-    left = left_of_rgb(rgb, kept)[0]
+    left = masked_rgb(rgb, kept)[0]
     assert left[0, 0].tolist() == [200, 200, 200] and left[0, 1].tolist() == [124, 116, 104]
     assert left[1, 0].tolist() == [162, 158, 152]
 
 
-def test_the_gate_plot_tells_no_value_from_0() -> None:
+def test_the_gate_plot_distinguishes_no_value_from_0() -> None:
     axes = new_figure(width_in=3, height_in=3).subplots()
     _dots(axes, {"all": 0.25, "a": 0.0, "b": None})
     assert [text.get_text() for text in axes.texts] == ["0.25", "0.00", "none"]

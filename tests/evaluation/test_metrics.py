@@ -11,21 +11,21 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import class_numbers, evaluate, expected_calibration_error, score
 
 
-def test_calibration_error_of_known_answers() -> None:
-    # Ten answers of confidence 0.8, seven right: gap 0.1. Ten of 0.6, six right: gap 0.
+def test_calibration_error_of_known_predictions() -> None:
+    # Ten predictions of confidence 0.8, seven correct: gap 0.1. Ten of 0.6, six correct: gap 0.
     confidence = np.repeat([0.8, 0.6], 10)
     probabilities = np.stack([confidence, 1 - confidence], axis=1).astype(np.float32)
     truth = np.array([0] * 7 + [1] * 3 + [0] * 6 + [1] * 4)
     assert expected_calibration_error(probabilities, truth) == pytest.approx(0.05, abs=1e-6)
 
 
-def test_sure_and_right_is_calibrated_sure_and_wrong_is_not() -> None:
+def test_confident_and_correct_is_calibrated_confident_and_wrong_is_not() -> None:
     sure = np.eye(3, dtype=np.float32)
     assert expected_calibration_error(sure, np.array([0, 1, 2])) == 0
     assert expected_calibration_error(sure, np.array([1, 2, 0])) == 1
 
 
-def test_scores_of_known_answers() -> None:
+def test_scores_of_known_predictions() -> None:
     answers = np.eye(3, dtype=np.float32)[[0, 0, 1, 1]]
     scores = score(answers, np.full((4, 2), 0.25, np.float32), np.array([0, 1, 1, 1]), ["a", "b", "c"])
     assert scores.accuracy == 0.75 and scores.mean_gate == 0.25
@@ -33,8 +33,8 @@ def test_scores_of_known_answers() -> None:
     assert scores.confusion == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
 
 
-def test_a_dead_sensor_is_dead_for_the_predictor(colour_and_range: Path) -> None:
-    """A predictor that reads colour from RGB and range from depth is right with both, and knows half with one."""
+def test_a_missing_sensor_is_missing_for_the_predictor(colour_and_range: Path) -> None:
+    """A predictor that reads colour from RGB and range from depth is correct with both, and partly with one."""
     labels = ("blue_near", "red_far", "red_near")
     batch_sizes = []
 

@@ -55,7 +55,7 @@ def test_layers_are_in_fp16_and_decoding_and_softmax_in_fp32(fusion: str, tmp_pa
     encoding = "relative" if fusion == "spatial" else "absolute"
     graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
-    kept = ("decode", "encode", "look")
+    kept = ("decode", "encode", "spatial_gate")
     assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(kept))
     others = {module: kinds for module, kinds in found.items() if module and not module.startswith(kept)}
     assert len(others) > 10 and all(kinds == {"FLOAT16"} for kinds in others.values())

@@ -46,7 +46,7 @@ def test_every_layer_is_in_one_small_block(rgb: str, depth: str) -> None:
     layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and not inside(n, outside)]
     assert all(sum(inside(layer, (block,)) for block in blocks) == 1 for layer in layers)
     assert all(0 < num_layers(model.get_submodule(block)) <= MAX_LAYERS for block in blocks)
-    assert not any(inside(block, outside) for block in blocks) and "look.W" not in blocks
+    assert not any(inside(block, outside) for block in blocks) and "spatial_gate.W" not in blocks
     if rgb == "mobilenet_v2":
         assert {"rgb_features.backbone.features.1", "depth_features.backbone.features.1.17"} <= set(blocks)
 

@@ -197,9 +197,7 @@ def test_the_root_of_a_mounted_disk_is_refused_before_the_work() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_a_disk_that_fails_at_the_flush_leaves_the_old(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_fsync_leaves_the_old_file(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many systems write late: a full or broken disk may fail only in fsync."""
     path = tmp_path / "file"
     path.write_text("old")
@@ -250,9 +248,7 @@ def test_without_locks_nothing_is_removed_as_a_leftover(tmp_path: Path, monkeypa
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_temporary_removed_by_another_process_is_created_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removed_temporary_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = fcntl.flock, []
 
     def flock(handle: int, operation: int) -> None:

@@ -39,7 +39,7 @@ def test_every_fusion_gives_probabilities_and_a_gate(fusion: str) -> None:
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
 
 
-def test_a_single_modality_does_not_look_at_the_other_and_has_no_weights_for_it() -> None:
+def test_a_single_modality_ignores_the_other_and_has_no_weights_for_it() -> None:
     rgb, depth = batch()
     for fusion, other in (("rgb", (rgb, depth * 0)), ("depth", (rgb * 0, depth))):
         model = build_classifier(ModelConfig(contract=CONTRACT, num_classes=4, fusion=fusion)).eval()  # type: ignore[arg-type]
@@ -52,25 +52,25 @@ OTHER_BACKBONES = (
     *("convnext_tiny", "densenet121", "efficientnet_b0", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "vgg11_bn"),
 )
-"""One of each family besides those that are named in messages."""
+"""One of each other family."""
 
 
 @pytest.mark.parametrize("name", ["small", *COMMON_BACKBONES])
-def test_rgb_backbones_say_their_width(name: str) -> None:
+def test_rgb_backbones_report_their_width(name: str) -> None:
     backbone = build_rgb_backbone(name).eval()
     features = backbone(torch.randn(1, 3, 64, 64))
     assert features.ndim == 4 and features.shape[:2] == (1, backbone.num_channels) and not backbone.pretrained
 
 
 @pytest.mark.parametrize("name", ["scratch", *COMMON_BACKBONES, "efficientnet_b0"])
-def test_depth_backbones_take_range_and_validity(name: str) -> None:
+def test_depth_backbones_accept_range_and_validity(name: str) -> None:
     backbone = build_depth_backbone(name).eval()
     features = backbone(torch.rand(1, 2, 64, 64))
     assert features.ndim == 4 and features.shape[:2] == (1, backbone.num_channels)
 
 
 @pytest.mark.parametrize("name", OTHER_BACKBONES)
-def test_a_backbone_is_all_of_the_network_before_its_pooling(name: str, tmp_path: Path) -> None:
+def test_a_backbone_is_the_complete_network_before_pooling(name: str, tmp_path: Path) -> None:
     from torchvision.models import get_model
 
     torch.manual_seed(0)
@@ -94,12 +94,12 @@ def test_a_network_without_a_feature_map_is_refused_with_those_that_have_one(nam
         ModelConfig(contract=CONTRACT, num_classes=3, depth=name)
 
 
-def test_weights_come_from_a_file_whatever_its_head(tmp_path: Path) -> None:
+def test_weights_come_from_a_file_with_any_head(tmp_path: Path) -> None:
     from safetensors.torch import save_file
     from torchvision.models import mobilenet_v3_small
 
     torch.manual_seed(1)
-    state = mobilenet_v3_small(num_classes=7).state_dict()  # the head is not torchvision's: it is not used
+    state = mobilenet_v3_small(num_classes=7).state_dict()  # another head than torchvision's: it is not used
     torch.save(state, tmp_path / "w.pth")
     save_file(state, tmp_path / "w.safetensors")
     for name in ("w.pth", "w.safetensors"):
@@ -128,7 +128,7 @@ def test_the_small_backbone_has_no_pretrained_weights() -> None:
 
 def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there, with or without a network
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server listens there
     with pytest.raises(UserError, match=r"--rgb-weights FILE.*--rgb-weights none"):
         build_rgb_backbone("resnet18", weights="imagenet")
 
@@ -136,7 +136,7 @@ def test_a_failed_download_names_the_file_option(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot look at 16 pixels"),
+        ({"rgb": "vgg19", "contract": InputContract(size=16)}, "vgg19 cannot process 16 x 16 pixels"),
         ({"fusion": "sum"}, "fusion is 'sum'"),
         ({"num_classes": 1}, "1 class"),
         ({"num_features": -1}, "num_features is -1: a whole number with 1 <= num_features"),

@@ -1,4 +1,4 @@
-"""What the depth side sees, and where the spatial gate lets RGB look."""
+"""Depth encodings and the spatial gate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HAND = (slice(16, 32), slice(16, 32))
 
 
 def scene_mm(hand_mm: int = 600, wall_mm: int = 2000) -> np.ndarray:
-    """Something 16 x 16 pixels wide in front of a wall, uint16 [48, 48]."""
+    """An object of 16 x 16 pixels in front of a wall, uint16 [48, 48]."""
     codes = np.full((48, 48), wall_mm, np.uint16)
     codes[HAND] = hand_mm
     return codes
@@ -38,18 +38,18 @@ def gate_of(codes: np.ndarray) -> np.ndarray:
     return gate.gate(decoded(codes))[0, 0].detach().numpy()
 
 
-def test_nearness_is_one_at_the_nearest_surface_and_zero_beyond_its_reach() -> None:
+def test_nearness_is_one_at_the_nearest_surface_and_zero_beyond_the_window() -> None:
     nearness = encoded(scene_mm())[0]
-    assert nearness[24, 24] == pytest.approx(0.9, abs=1e-3)  # the layer starts a tenth of the reach in front
+    assert nearness[24, 24] == pytest.approx(0.9, abs=1e-3)  # the window starts a tenth of its length in front
     assert (nearness[:10] == 0).all()
     assert encoded(scene_mm(600, 750))[0][0, 0] == pytest.approx(1 - 0.18 / 0.3, abs=1e-3)
 
 
-def test_it_does_not_matter_how_far_the_thing_is_held() -> None:
+def test_the_distance_of_the_object_does_not_matter() -> None:
     np.testing.assert_allclose(encoded(scene_mm(500, 900)), encoded(scene_mm(1500, 1900)), atol=1e-4)
 
 
-def test_a_stray_near_pixel_is_no_surface() -> None:
+def test_a_stray_near_pixel_is_not_a_surface() -> None:
     codes = scene_mm()
     stray = codes.copy()
     stray[2, 2] = 210
@@ -78,7 +78,7 @@ SPARSE_CONTRACT = InputContract(size=96, near_m=0.2, far_m=4.0)
 
 
 def sparse_scene(fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A thing at 0.6 m, a third of the view wide, before a wall at 1.6 m, with this share of the pixels measured; and where it is."""
+    """An object at 0.6 m, a third of the view wide, in front of a wall at 1.6 m, with this fraction of pixels valid; and its mask."""
     rng = np.random.default_rng(seed)
     is_thing = np.zeros((96, 96), bool)
     top, left = rng.integers(0, 64, 2)
@@ -95,7 +95,7 @@ def sparse_nearness(codes: np.ndarray, revision: int = 2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.6, 0.3, 0.1, 0.02])
-def test_the_nearest_surface_is_the_thing_and_not_the_wall_however_few_pixels_are_measured(fraction: float) -> None:
+def test_the_nearest_surface_is_the_object_even_in_sparse_depth(fraction: float) -> None:
     for seed in range(10):
         codes, is_thing = sparse_scene(fraction, seed=seed)
         nearness = sparse_nearness(codes)
@@ -103,7 +103,7 @@ def test_the_nearest_surface_is_the_thing_and_not_the_wall_however_few_pixels_ar
         assert (nearness[~is_thing] == 0).all(), "the wall, a metre behind, and what was not measured"
 
 
-def test_nothing_measured_is_near_nothing() -> None:
+def test_without_measurements_nothing_is_near() -> None:
     nearness = sparse_nearness(np.zeros((96, 96), np.uint16))
     assert (nearness == 0).all()
     one = np.zeros((96, 96), np.uint16)
@@ -111,7 +111,7 @@ def test_nothing_measured_is_near_nothing() -> None:
     assert sparse_nearness(one)[40, 40] == pytest.approx(0.9, abs=1e-3) and np.count_nonzero(sparse_nearness(one)) == 1
 
 
-def test_a_stray_near_pixel_is_no_surface_in_sparse_depth_either() -> None:
+def test_a_stray_near_pixel_is_not_a_surface_in_sparse_depth_either() -> None:
     codes, _ = sparse_scene(0.3, seed=3)
     stray = codes.copy()
     stray[5, 5] = 210
@@ -120,39 +120,39 @@ def test_a_stray_near_pixel_is_no_surface_in_sparse_depth_either() -> None:
     assert off.max() < 1e-4
 
 
-def test_dense_depth_is_seen_as_runs_from_before_see_it() -> None:
-    """Such a run keeps its own estimate, which differs where the best block lacks measurements."""
+def test_dense_depth_is_encoded_as_in_older_runs() -> None:
+    """Older runs keep their estimate, which differs if the best block lacks measurements."""
     dense, _ = sparse_scene(1.0, seed=1)
-    dense[30:50, 30:60] = 0  # a hole, as cameras have them
+    dense[30:50, 30:60] = 0  # a hole, as in camera images
     np.testing.assert_allclose(sparse_nearness(dense, revision=1), sparse_nearness(dense), atol=1e-6)
     sparse, is_thing = sparse_scene(0.1, seed=1)
     assert (sparse_nearness(sparse, revision=1)[~is_thing & (sparse > 0)] == 1).all()
 
 
-def test_a_run_from_before_keeps_its_estimate_and_a_new_one_has_the_present_one() -> None:
+def test_an_older_run_keeps_its_estimate_and_a_new_one_has_the_current_one() -> None:
     config = ModelConfig(contract=CONTRACT, num_classes=3, fusion="spatial", encoding="relative")
     written = config.to_json()
     assert ModelConfig.from_json(written) == config and config.encoding_revision == 2
     del written["encoding_revision"]
     old = build_classifier(ModelConfig.from_json(written))
-    assert isinstance(old.encode, RelativeDepth) and old.look is not None
-    assert old.encode.revision == old.look.encoding.revision == 1
+    assert isinstance(old.encode, RelativeDepth) and old.spatial_gate is not None
+    assert old.encode.revision == old.spatial_gate.encoding.revision == 1
 
 
-def test_the_gate_starts_on_the_near_layer_and_reaches_over_its_edges() -> None:
+def test_the_gate_starts_as_the_near_layer_with_dilated_edges() -> None:
     gate = gate_of(scene_mm())
     assert gate[HAND].max() < 0.05 and gate[:8].min() > 0.95
     assert gate[15, 24] < 0.5  # one pixel outside of the measured edge
 
 
-def test_a_dead_depth_sensor_leaves_the_picture_whole() -> None:
+def test_without_depth_nothing_is_masked() -> None:
     assert gate_of(np.zeros((48, 48), np.uint16)).max() < 0.05
 
 
-def test_with_most_measurements_gone_only_what_was_measured_as_background_is_left_out() -> None:
+def test_with_few_measurements_only_measured_background_is_masked() -> None:
     codes = scene_mm()
     codes[:, :24] = 0
-    assert gate_of(codes)[:8, :16].min() > 0.95  # half of the depth map is there: a hole counts as background
+    assert gate_of(codes)[:8, :16].min() > 0.95  # half of the depth map is valid: a hole counts as background
     codes[:, :44] = 0
     gate = gate_of(codes)
     assert gate[:, :40].max() < 0.05, "a twelfth is there: nothing says that the rest is background"
@@ -177,8 +177,8 @@ def test_the_gate_learns() -> None:
     rgb = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 4))
     model(rgb, depth)[0].square().sum().backward()
-    assert model.look is not None
-    assert model.look.W.weight.grad is not None and model.look.W.weight.grad.abs().sum() > 0
+    assert model.spatial_gate is not None
+    assert model.spatial_gate.W.weight.grad is not None and model.spatial_gate.W.weight.grad.abs().sum() > 0
 
 
 def test_background_colour_does_not_reach_a_spatial_model() -> None:
@@ -189,13 +189,13 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
     rgb[1, :8] = 255
     depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 2))
     decoded_rgb, decoded_depth = model.decode(rgb, depth)
-    assert model.look is not None
-    looked = model.look(decoded_rgb, decoded_depth)
+    assert model.spatial_gate is not None
+    looked = model.spatial_gate(decoded_rgb, decoded_depth)
     plain_change = (decoded_rgb[1] - decoded_rgb[0]).abs().max()
     assert (looked[1] - looked[0]).abs().max() < 0.03 * plain_change
 
 
-def test_unknown_encoding_and_reach_are_refused() -> None:
+def test_unknown_encoding_and_bad_window_are_refused() -> None:
     with pytest.raises(UserError, match="absolute, relative"):
         ModelConfig(contract=CONTRACT, num_classes=3, encoding="hha")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="depth_window_m is 0.0: a number with 0 < depth_window_m"):

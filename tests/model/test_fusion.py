@@ -28,7 +28,7 @@ def test_the_gate_is_equations_6_and_7_of_the_paper() -> None:
     np.testing.assert_allclose(F_O.detach().numpy(), expected_F_O, atol=1e-6)
 
 
-def test_the_papers_gate_sees_depth_only_and_the_joint_gate_sees_both() -> None:
+def test_the_papers_gate_uses_depth_only_and_the_joint_gate_uses_both() -> None:
     F_A, F_B = features()
     gated, joint = GatedFusion(12), JointFusion(12)
     assert torch.equal(gated(F_A, F_B)[1], gated(F_A * 0, F_B)[1])
@@ -37,7 +37,7 @@ def test_the_papers_gate_sees_depth_only_and_the_joint_gate_sees_both() -> None:
 
 
 @pytest.mark.parametrize(("kind", "gate"), [("naive", 0.5), ("rgb", 0.0), ("depth", 1.0)])
-def test_fusions_without_a_gate_report_the_constant_that_says_what_they_do(kind: str, gate: float) -> None:
+def test_fusions_without_a_gate_return_a_constant(kind: str, gate: float) -> None:
     F_A, F_B = features()
     F_O, G = build_fusion(kind, num_features=12)(F_A, F_B)
     assert (gate == G).all() and G.shape == F_A.shape
@@ -48,7 +48,7 @@ def test_fusions_without_a_gate_report_the_constant_that_says_what_they_do(kind:
 
 
 @pytest.mark.parametrize("kind", FUSION_KINDS)
-def test_the_core_learns_through_every_fusion(kind: str) -> None:
+def test_gradients_reach_the_core_through_every_fusion(kind: str) -> None:
     core = FusionCore(kind=kind, num_features=12, num_hidden=8, num_classes=3)  # type: ignore[arg-type]
     F_A, F_B = (f.requires_grad_() for f in features())
     logits, gate = core(F_A, F_B)
@@ -59,7 +59,7 @@ def test_the_core_learns_through_every_fusion(kind: str) -> None:
     assert (F_A.grad is not None) == (kind != "depth") and (F_B.grad is not None) == (kind != "rgb")
 
 
-def test_the_answer_of_spatial_is_the_gated_sum_of_both_votes() -> None:
+def test_spatial_predicts_with_the_gated_sum_of_both_heads() -> None:
     """A NumPy transcription: 2 (V_A (F_A (1 - G)) + V_B (F_B G)) + b_A + b_B."""
     F_A, F_B = features()
     core = FusionCore(kind="spatial", num_features=12, num_hidden=8, num_classes=3, auxiliary_heads=True)
@@ -78,7 +78,7 @@ def test_the_answer_of_spatial_is_the_gated_sum_of_both_votes() -> None:
 
 
 @pytest.mark.parametrize("kind", FUSION_KINDS)
-def test_votes_change_the_answer_of_spatial_only_and_one_sensor_has_none(kind: str) -> None:
+def test_auxiliary_heads_change_only_spatial_and_a_single_modality_has_none(kind: str) -> None:
     core = FusionCore(kind=kind, num_features=12, num_hidden=8, num_classes=3, auxiliary_heads=True)  # type: ignore[arg-type]
     assert (core.auxiliary_heads is None) == (kind in ("rgb", "depth"))
     if core.auxiliary_heads is None or kind == "spatial":

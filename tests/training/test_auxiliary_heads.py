@@ -1,4 +1,4 @@
-"""Each modality's own answer: what training makes of it, and runs from before there was one."""
+"""Auxiliary heads: training, and runs from before they existed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgefuse.training.run import open_run
 from edgefuse.training.trainer import train
 
 QUICK = TrainConfig(
-    encoding="absolute",  # near and far are classes here
+    encoding="absolute",  # the classes differ by distance
     size=32,
     epochs=12,
     batch_size=8,
@@ -28,7 +28,7 @@ QUICK = TrainConfig(
 )
 
 
-def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: Path) -> None:
+def test_each_head_learns_to_classify(colour_and_range: Path, tmp_path: Path) -> None:
     config = replace(QUICK, fusion="naive", aux_loss_weight=1.0)
     train([colour_and_range], tmp_path / "run", config=config)
     model = open_run(tmp_path / "run").build_model()
@@ -36,15 +36,15 @@ def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: 
     dataset = rgbd.dataset
     rgbd = rgbd.subset([i for i, sample in enumerate(dataset.samples) if sample.sequence == "take3"])
 
-    def accuracy_of(vote: int) -> float:
+    def accuracy_of(head: int) -> float:
         def answer(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_auxiliary_heads=True)[2 + vote]
+            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_auxiliary_heads=True)[2 + head]
             return torch.softmax(logits, dim=1).detach().numpy(), np.zeros((len(rgb), 1), np.float32)
 
         contract = open_run(tmp_path / "run").model_config.contract
         return evaluate(answer, rgbd, contract=contract, labels=dataset.labels)["both"].accuracy
 
-    # Three classes of colour x range: a modality alone tells one of them for certain and guesses between the others.
+    # Three classes of colour x range: a single modality recognises one of them and has to guess between the others.
     assert accuracy_of(0) > 0.6 and accuracy_of(1) > 0.6
 
     train([colour_and_range], tmp_path / "without", config=replace(config, aux_loss_weight=0.0, epochs=1))
@@ -52,7 +52,7 @@ def test_each_modality_learns_to_answer_alone(colour_and_range: Path, tmp_path: 
     assert without.core.auxiliary_heads is None
 
 
-def test_a_run_from_before_votes_is_read_as_it_was(colour_and_range: Path, tmp_path: Path) -> None:
+def test_a_run_from_before_auxiliary_heads_opens(colour_and_range: Path, tmp_path: Path) -> None:
     train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion="spatial", aux_loss_weight=0.0, epochs=1))
     run_json = json.loads((tmp_path / "run/run.json").read_text())
     del (

@@ -1,4 +1,4 @@
-"""A disk that is full, or a name that is taken, while a training writes: the last kept epoch stays, and no figure is lost."""
+"""Write errors during a training, such as a full disk: the last saved epoch stays, and no metrics are lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = TrainConfig(
 
 
 class After(NullCallback):
-    """Does something when an epoch has ended."""
+    """Calls a function after an epoch."""
 
     def __init__(self, epoch: int, action: Callable[[], object]) -> None:
         self._epoch, self._action = epoch, action
@@ -38,7 +38,7 @@ class After(NullCallback):
 
 @pytest.fixture
 def small_files() -> object:
-    """Set the largest size of a file that this process may write: what ENOSPC is to a disk, EFBIG is to this."""
+    """Limit the size of files that this process may write: EFBIG instead of ENOSPC."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -51,7 +51,7 @@ def test_a_full_disk_keeps_the_last_epoch_and_names_the_file(
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=After(1, small_files))
     text = str(caught.value)
     assert f"{tmp_path / 'run/model.safetensors'} cannot be written (" in text and "File too large" in text
-    assert text.endswith(f"{tmp_path / 'run'} holds the weights of epoch 1")
+    assert text.endswith(f"{tmp_path / 'run'} has the weights of epoch 1")
     run = open_run(tmp_path / "run")
     assert run.info["epoch_kept"] == 1 and run.build_model() is not None
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
@@ -70,7 +70,7 @@ def test_a_full_disk_before_the_first_epoch_leaves_nothing(
     ("name", "words", "has_figures"),
     [("metrics.json", "metrics.json cannot be written", False), ("confusion.png", "the plots in", True)],
 )
-def test_figures_that_cannot_be_written_are_not_lost(
+def test_metrics_that_cannot_be_written_are_not_lost(
     name: str, words: str, has_figures: bool, colour_and_range: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -96,11 +96,11 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(colour_and_range
     with logged() as lines:
         train([colour_and_range], run, config=replace(QUICK, epochs=3), callback=After(1, block))
     (line,) = [line for line in lines if "TensorBoard" in line]
-    assert line.startswith("warning: ") and line.endswith("the training goes on")
+    assert line.startswith("warning: ") and line.endswith("the training continues without it")
     assert open_run(run).info["epochs_done"] == 3
 
 
-def test_the_log_is_one_that_tensorboard_reads(colour_and_range: Path, tmp_path: Path) -> None:
+def test_tensorboard_reads_the_log(colour_and_range: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     summary = train([colour_and_range], tmp_path / "run", config=QUICK)
@@ -112,20 +112,20 @@ def test_the_log_is_one_that_tensorboard_reads(colour_and_range: Path, tmp_path:
     assert losses == pytest.approx([epoch["train_loss"] for epoch in summary.metrics["history"]])
 
 
-def test_memory_that_runs_out_is_told_with_what_is_kept(colour_and_range: Path, tmp_path: Path) -> None:
+def test_out_of_memory_is_reported_with_what_was_saved(colour_and_range: Path, tmp_path: Path) -> None:
     class Greedy(NullCallback):
         def on_batch_end(self, report: StepReport) -> None:
             if report.epoch == 2:
                 torch.empty(1 << 60)
 
     with pytest.raises(
-        UserError, match=r"not enough memory .*run holds the weights of epoch 1; try a smaller --batch-size than 16"
+        UserError, match=r"not enough memory .*run has the weights of epoch 1; try a smaller --batch-size than 16"
     ):
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=Greedy())
 
 
 @pytest.mark.parametrize("content", ["list", "numbers", "nan", "garbage", "empty", "pickle", "cut"])
-def test_weights_files_that_are_none_are_one_user_error(content: str, tmp_path: Path) -> None:
+def test_invalid_weights_files_are_one_user_error(content: str, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     path = tmp_path / "w.pth"
@@ -137,7 +137,7 @@ def test_weights_files_that_are_none_are_one_user_error(content: str, tmp_path: 
     elif content == "nan":
         torch.save({**state, "conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}, path)
     elif content == "pickle":
-        torch.save({"state_dict": print}, path)  # code, which is not run
+        torch.save({"state_dict": print}, path)  # pickled code, which is not run
     elif content == "cut":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:10_000])

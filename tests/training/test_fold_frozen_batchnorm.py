@@ -16,8 +16,8 @@ from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.loop import prepare, set_training
 
 
-def with_lively_statistics(backbone: Backbone) -> Backbone:
-    """Fresh statistics are 0 and 1, which folding could get wrong unseen."""
+def with_random_statistics(backbone: Backbone) -> Backbone:
+    """Initial statistics are 0 and 1, which would hide errors of folding."""
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
@@ -29,9 +29,9 @@ def with_lively_statistics(backbone: Backbone) -> Backbone:
 @pytest.mark.parametrize(
     "name", [*COMMON_BACKBONES, "efficientnet_b0", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"]
 )
-def test_answers_and_input_gradients_stay_and_every_batchnorm_rests(name: str) -> None:
+def test_outputs_and_input_gradients_are_equal_and_every_batchnorm_is_folded(name: str) -> None:
     torch.manual_seed(0)
-    backbone = with_lively_statistics(build_rgb_backbone(name)).eval().requires_grad_(False).double()
+    backbone = with_random_statistics(build_rgb_backbone(name)).eval().requires_grad_(False).double()
     image = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
 
     def answer() -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +50,7 @@ def test_answers_and_input_gradients_stay_and_every_batchnorm_rests(name: str) -
     assert not any("forward" in vars(module) for module in backbone.modules())
 
 
-def test_what_learns_is_not_folded_and_names_stay(tmp_path: Path) -> None:
+def test_trained_layers_are_not_folded_and_names_are_unchanged(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     from torchvision.models import mobilenet_v2
 
@@ -75,7 +75,7 @@ def test_what_learns_is_not_folded_and_names_stay(tmp_path: Path) -> None:
     assert learns and all(norm.training for norm in learns)
 
 
-def test_an_error_inside_leaves_the_model_as_it_was() -> None:
+def test_an_error_inside_restores_the_model() -> None:
     backbone = build_rgb_backbone("mobilenet_v2").eval().requires_grad_(False)
     with pytest.raises(RuntimeError), fold_frozen_batchnorm(backbone):
         raise RuntimeError

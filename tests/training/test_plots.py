@@ -1,4 +1,4 @@
-"""Plots stay of a size that opens, whatever the number of classes and the length of their names."""
+"""Plots have a bounded size for any number of classes and any length of names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_confusion_plot_has_a_bounded_size(num_classes: int, name: str, tmp_pa
     assert image is not None and max(image.shape) <= 3600
 
 
-def test_of_many_classes_the_frequent_mistakes_are_named() -> None:
+def test_with_many_classes_the_frequent_mistakes_are_named() -> None:
     counts = np.diag(np.full(60, 9))
     counts[3, 7], counts[5, 1] = 8, 2
     labels = [f"c{number}" for number in range(60)]
@@ -43,7 +43,7 @@ def test_long_names_keep_both_ends() -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are saved, as matplotlib objects."""
+    """Collects the saved figures as matplotlib objects."""
     figures: list[Any] = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     return figures
@@ -54,7 +54,9 @@ def texts(axes: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("num_epochs", [1, 3, 40])
-def test_a_training_has_whole_epochs_both_losses_and_chance(num_epochs: int, drawn: list[Any], tmp_path: Path) -> None:
+def test_the_training_plot_has_integer_epochs_both_losses_and_chance(
+    num_epochs: int, drawn: list[Any], tmp_path: Path
+) -> None:
     history = [
         EpochResult(
             epoch=epoch,
@@ -85,7 +87,7 @@ def test_a_training_has_whole_epochs_both_losses_and_chance(num_epochs: int, dra
     assert texts(drawn[1].axes[0]) == {"training\n(augmented)"}
 
 
-def test_the_loss_and_the_model_are_called_what_they_are() -> None:
+def test_the_loss_and_the_model_are_named() -> None:
     assert loss_in_words(has_auxiliary_heads=False, label_smoothing=0.0) == "cross-entropy"
     words = loss_in_words(has_auxiliary_heads=True, label_smoothing=0.1)
     assert words == "cross-entropy, 3 heads\n(label smoothing 0.1)"

@@ -1,4 +1,4 @@
-"""What a training says before it starts, and what it says of its figures when it has ended."""
+"""Messages before a training, and messages about its metrics afterwards."""
 
 from __future__ import annotations
 
@@ -49,24 +49,26 @@ def opening(root: Path, out: Path, **changes: object) -> list[str]:
         (
             ("cup", "bright"),
             None,
-            "half of the images are mirrored: no class name speaks of a side (--no-flip turns it off)",
+            "half of the images are mirrored: no class name contains a side (--no-flip turns it off)",
         ),
-        (("glove_L", "glove_R"), None, "images are not mirrored: glove_L, glove_R speak of sides (--flip mirrors"),
-        (("cup", "turn_left"), None, "images are not mirrored: turn_left speaks of a side"),
-        (("glove_L", "glove_R"), True, "images are mirrored, as asked for"),
-        (("cup", "ball"), False, "images are not mirrored, as asked for"),
+        (("glove_L", "glove_R"), None, "images are not mirrored: glove_L, glove_R contain a side (--flip mirrors"),
+        (("cup", "turn_left"), None, "images are not mirrored: turn_left contains a side"),
+        (("glove_L", "glove_R"), True, "images are mirrored, as requested"),
+        (("cup", "ball"), False, "images are not mirrored, as requested"),
     ],
 )
-def test_mirroring_is_always_told_with_its_reason(labels: tuple[str, ...], asked: bool | None, words: str) -> None:
+def test_mirroring_is_always_reported_with_its_reason(labels: tuple[str, ...], asked: bool | None, words: str) -> None:
     assert mirroring(labels, asked=asked).startswith(words)
 
 
 @pytest.mark.parametrize(("asked", "stored", "warned"), [(None, False, 0), (True, True, 1), (False, False, 0)])
-def test_what_was_asked_for_wins_with_a_warning(asked: bool | None, stored: bool, warned: int, tmp_path: Path) -> None:
+def test_the_option_overrides_the_class_names_with_a_warning(
+    asked: bool | None, stored: bool, warned: int, tmp_path: Path
+) -> None:
     root = make_data(tmp_path / "d", {"glove_L": 3, "glove_R": 3})
     lines = opening(root, tmp_path / "run", augmentation=replace(QUICK.augmentation, flip=asked))
     assert "mirrored" in lines[0] and open_run(tmp_path / "run").info["training"]["augmentation"]["flip"] is stored
-    assert sum("although glove_L, glove_R speak of a side" in line for line in lines) == warned
+    assert sum("although glove_L, glove_R contain a side" in line for line in lines) == warned
 
 
 def test_classes_without_test_or_validation_pairs_are_named_everywhere(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.M
         tmp_path / "run",
         config=replace(QUICK, test_fraction=0.25),
     )
-    assert "\ntest: " in titles[0] and titles[0].endswith("no pair of once")
+    assert titles[0].startswith("RGB only (small); run run\ntest: ") and titles[0].endswith("no pair of once")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_depth_out_of_range_is_one_line(codes: int, unit_m: float, words: str | 
         assert ("--far" if "beyond" in words else "--near") in text
 
 
-def test_depth_of_few_pairs_out_of_range_is_not_warned_of(tmp_path: Path) -> None:
+def test_depth_out_of_range_in_few_pairs_gives_no_warning(tmp_path: Path) -> None:
     near = make_data(tmp_path / "near", {"a": 10})
     far = make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
     rgbd = load(scan([near, far]))
@@ -120,7 +122,7 @@ def test_depth_of_few_pairs_out_of_range_is_not_warned_of(tmp_path: Path) -> Non
     assert sensing_notes(rgbd, everything[:-2], QUICK) == []
 
 
-def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path) -> None:
+def test_a_single_class_out_of_range_is_named(tmp_path: Path) -> None:
     near, far = make_data(tmp_path / "near", {"a": 30}), make_data(tmp_path / "far", {"b": 1}, depth_codes=3000)
     rgbd = load(scan([near, far]))
     (text,) = sensing_notes(rgbd, range(62), QUICK)
@@ -129,7 +131,7 @@ def test_one_class_out_of_range_is_named_although_the_set_is_not(tmp_path: Path)
     assert text.startswith("in 60 of 62 training pairs: 97% of the measured depth is nearer")
 
 
-def test_a_sensor_that_gave_nothing_is_warned_of_where_the_model_uses_it(tmp_path: Path) -> None:
+def test_a_missing_sensor_gives_a_warning_if_the_model_uses_it(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"a": 3, "b": 3}, depth_codes=0)
     assert not any("missing" in line for line in opening(root, tmp_path / "rgb"))
     (text,) = [line for line in opening(root, tmp_path / "gated", fusion="gated") if "missing" in line]
@@ -145,8 +147,8 @@ def test_strict_makes_warnings_errors_before_anything_is_written(tmp_path: Path)
     train([fine], tmp_path / "run", config=QUICK, strict=True)
 
 
-def test_what_reading_the_data_found_is_a_warning_of_the_training(tmp_path: Path) -> None:
-    """One image under two labels: no split of instances keeps it from being learned as both."""
+def test_warnings_about_the_data_are_warnings_of_the_training(tmp_path: Path) -> None:
+    """The same image with two labels."""
     root = make_data(tmp_path / "d", {"a": 3, "b": 3})
     for kind in ("rgb", "depth"):
         shutil.copy(root / f"a/a0/f0_{kind}.png", root / f"b/b0/f0_{kind}.png")
@@ -156,15 +158,15 @@ def test_what_reading_the_data_found_is_a_warning_of_the_training(tmp_path: Path
         train([root], tmp_path / "other", config=QUICK, strict=True)
 
 
-def test_without_a_validation_part_it_is_said(tmp_path: Path) -> None:
+def test_a_missing_validation_part_gives_a_warning(tmp_path: Path) -> None:
     rgbd = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
     parts = Split(train=(0, 1, 4, 5), validation=(), test=(2, 3, 6, 7))
     (warning,) = warnings_before(rgbd, parts, config=QUICK)
-    assert warning.startswith("no validation pairs: each class needs its last sequence")
+    assert warning.startswith("no validation pairs: each class needs its only sequence")
     assert warnings_before(rgbd, parts, config=replace(QUICK, validation_fraction=0.0)) == []
 
 
-def test_the_calibration_line_says_what_was_fitted_on_what() -> None:
+def test_the_calibration_line_names_the_data() -> None:
     figures = {
         "before": {"expected_calibration_error": 0.181, "negative_log_likelihood": 0.9},
         "after": {"expected_calibration_error": 0.124, "negative_log_likelihood": 0.8},
@@ -173,12 +175,12 @@ def test_the_calibration_line_says_what_was_fitted_on_what() -> None:
     assert calibration_line({**fitted, "test": figures}) == (
         "Calibrated on validation data (T = 0.647): test ECE 0.181 -> 0.124, NLL 0.900 -> 0.800"
     )
-    assert "on the same data, which flatters it: ECE 0.181 -> 0.124" in calibration_line(fitted)
+    assert "on the same data (optimistic): ECE 0.181 -> 0.124" in calibration_line(fitted)
     assert calibration_line({"temperature": 1.0, "fitted_on_validation_pairs": 0, "test": figures}) == ""
 
 
 def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
-    """The second is refused while the first one writes; one that put its run there first keeps it."""
+    """The second is refused while the first writes; a run that another process created meanwhile is kept."""
     root = make_data(tmp_path / "d", {"a": 3, "b": 3})
     refused = list[str]()
 
@@ -195,7 +197,7 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
         def on_train_start(self, num_epochs: int) -> None:
             with pytest.raises(UserError, match="another process is writing .*late: wait"):
                 train([root], tmp_path / "late", config=replace(QUICK, seed=2))
-            shutil.copytree(tmp_path / "run", tmp_path / "late")  # by hand, past the lock
+            shutil.copytree(tmp_path / "run", tmp_path / "late")  # bypasses the lock
 
     with pytest.raises(UserError, match="written by another process and is not replaced"):
         train([root], tmp_path / "late", config=QUICK, callback=Overtaken())
@@ -203,7 +205,7 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path) -> None:
     open_run(tmp_path / "late").build_model()
 
 
-def test_a_run_that_another_process_replaced_is_not_written_into(tmp_path: Path) -> None:
+def test_a_run_that_another_process_replaced_is_not_modified(tmp_path: Path) -> None:
     root = make_data(tmp_path / "d", {"a": 3, "b": 3})
 
     class Replaced(NullCallback):

@@ -1,4 +1,4 @@
-"""Every number of the recipe has a range; what is outside is refused wherever it comes from."""
+"""Every number of the recipe has a range; values outside are refused from any source."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NUMBERS = [f.name for f in fields(TrainConfig) if f.type in ("float", "int", "in
 AUGMENTATION_NUMBERS = [f"augmentation.{f.name}" for f in fields(Augmentation) if f.type == "float"]
 
 
-def test_no_number_is_forgotten() -> None:
+def test_every_number_has_a_range() -> None:
     assert len(NUMBERS) == 22 and len(AUGMENTATION_NUMBERS) == 15
 
 
 @pytest.mark.parametrize("name", NUMBERS + AUGMENTATION_NUMBERS)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e999", "9" * 400, "9" * 5000, "", "None", "0x10"])
-def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str) -> None:
+def test_numbers_out_of_range_are_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(UserError, match=rf"--set {name}="):
         with_values(small_rgbd(), [f"{name}={value}"])
 
@@ -37,7 +37,7 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str
         "feature_dropout=5",
         "label_smoothing=7",
         "depth_window_m=0",
-        "far_m=0.1",  # before near
+        "far_m=0.1",  # below near
         "near_m=2.5",
         "size=8",
         "size=2048",
@@ -49,7 +49,7 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str
         "seed=4294967295",
         "num_threads=99999999999999999999",
         "augmentation.rotation_deg=181",
-        "augmentation.rgb_dropout=0.95",  # and depth's 0.1
+        "augmentation.rgb_dropout=0.95",  # plus 0.1 of depth
         "augmentation.zoom=1",
         "fusion=sum",
         "rgb=alexnet",
@@ -57,19 +57,19 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(name: str, value: str
         "augmentation.flip=maybe",
     ],
 )
-def test_what_a_training_could_not_use_is_refused(text: str) -> None:
+def test_combinations_that_cannot_be_trained_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--set {text}.*expected"):
         with_values(small_rgbd(), [text])
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, True, "0.5"])
-def test_a_recipe_in_python_is_held_to_the_same_ranges(name: str, value: object) -> None:
+def test_a_recipe_in_python_has_the_same_ranges(name: str, value: object) -> None:
     with pytest.raises(UserError, match=f"{name} is"):
         TrainConfig(**{name: value})  # type: ignore[arg-type]
 
 
-def test_what_may_be_left_open_is_auto() -> None:
+def test_optional_values_can_be_auto() -> None:
     config = with_values(small_rgbd(), ["num_threads=2", "augmentation.flip=true"])
     assert (config.num_threads, config.augmentation.flip) == (2, True)
     config = with_values(config, ["num_threads=auto", "augmentation.flip=auto"])
@@ -78,7 +78,7 @@ def test_what_may_be_left_open_is_auto() -> None:
 
 
 @given(st.floats(0, 0.99), st.integers(1, 10_000))
-def test_what_is_in_range_is_taken(dropout: float, epochs: int) -> None:
+def test_values_in_range_are_accepted(dropout: float, epochs: int) -> None:
     config = with_values(small_rgbd(), [f"dropout={dropout!r}", f"epochs={epochs}"])
     assert (config.dropout, config.epochs) == (dropout, epochs)
     assert replace(config) == config
@@ -124,7 +124,7 @@ def test_an_unknown_recipe_is_refused_with_those_that_are() -> None:
         ("crossval", ["--set", "dropout=nan"]),
     ],
 )
-def test_options_are_held_to_them_before_any_data_is_read(command: str, options: list[str]) -> None:
+def test_options_are_checked_before_any_data_is_read(command: str, options: list[str]) -> None:
     call = [
         sys.executable,
         "-c",

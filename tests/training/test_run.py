@@ -1,4 +1,4 @@
-"""A run is what its training wrote, or it is refused; whatever ends the writing leaves one that opens."""
+"""A modified or damaged run is refused; a run whose training was killed at any time opens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_run(folder: Path) -> Path:
 
 
 def use(folder: Path) -> None:
-    """What export and evaluation read of a run."""
+    """Read a run as export and evaluation do."""
     run = open_run(folder)
     run.build_model()
     run.samples()
@@ -54,16 +54,16 @@ def use(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_run(tmp_path_factory.mktemp("runs") / "whole")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "complete")
     use(folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "samples.npz", "metrics.json"])
-def test_another_file_in_its_place_is_refused_by_name(name: str, whole: Path, tmp_path: Path) -> None:
+def test_a_replaced_file_is_refused_by_name(name: str, complete: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     other = make_run(tmp_path / "other")
     torch.manual_seed(1)
     write_weights(other, build_classifier(CONFIG))
@@ -81,11 +81,11 @@ def test_another_file_in_its_place_is_refused_by_name(name: str, whole: Path, tm
     byte=st.integers(0, 255),
     cut=st.booleans(),
 )
-def test_any_damage_is_one_error_with_the_name(
-    name: str, where: float, byte: int, cut: bool, whole: Path, tmp_path_factory: pytest.TempPathFactory
+def test_any_damage_is_one_error_with_the_file_name(
+    name: str, where: float, byte: int, cut: bool, complete: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     run = tmp_path_factory.mktemp("damaged") / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     data = bytearray((run / name).read_bytes())
     place = int(where * len(data))
     same = not cut and data[place] == byte
@@ -95,15 +95,15 @@ def test_any_damage_is_one_error_with_the_name(
         use(run)
     except UserError as error:
         assert name in str(error) or (name == "run.json" and "run format" in str(error))
-    else:  # of run.json only what decides answers is held: not white space, epochs or versions
+    else:  # run.json protects only what determines outputs, not white space, epochs or versions
         assert same or name == "run.json"
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "labels in another order": (lambda run: run["labels"].reverse(), "was changed after the training"),
-    "another range": (lambda run: run["model"]["contract"].update(far_m=4.0), "was changed after the training"),
-    "another temperature": (lambda run: run["model"].update(temperature=2.0), "was changed after the training"),
-    "no digests": (lambda run: run.update(files={}), "was changed after the training"),
+    "labels in another order": (lambda run: run["labels"].reverse(), "was modified after the training"),
+    "another range": (lambda run: run["model"]["contract"].update(far_m=4.0), "was modified after the training"),
+    "another temperature": (lambda run: run["model"].update(temperature=2.0), "was modified after the training"),
+    "no digests": (lambda run: run.update(files={}), "was modified after the training"),
     "negative width": (lambda run: run["model"].update(num_features=-1), "num_features is -1"),
     "width of a billion": (lambda run: run["model"].update(num_hidden=10**9), "num_hidden is 1000000000"),
     "width as text": (lambda run: run["model"].update(num_features="8"), "model.num_features = '8'"),
@@ -119,9 +119,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_description_is_refused(change: str, whole: Path, tmp_path: Path) -> None:
+def test_a_changed_description_is_refused(change: str, complete: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     description = json.loads((run / "run.json").read_text())
     CHANGES[change][0](description)
     (run / "run.json").write_text(json.dumps(description))
@@ -130,10 +130,10 @@ def test_a_changed_description_is_refused(change: str, whole: Path, tmp_path: Pa
     assert "run.json" in str(caught.value)
 
 
-def test_what_may_be_changed_by_hand_may(whole: Path, tmp_path: Path) -> None:
-    """Data that moved: its place in the description is no part of the answers."""
+def test_other_fields_may_be_edited(complete: Path, tmp_path: Path) -> None:
+    """Such as the path of data that moved."""
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     description = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**description, "data": {"roots": ["/elsewhere"]}}))
     use(run)
@@ -152,9 +152,9 @@ def test_what_may_be_changed_by_hand_may(whole: Path, tmp_path: Path) -> None:
         {**SCORES, "confusion": [[3, 3]]},
     ],
 )
-def test_figures_of_old_runs_that_cannot_be_are_refused(scores: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+def test_impossible_metrics_of_old_runs_are_refused(scores: dict[str, Any], complete: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     without_digests(run)
     (run / "metrics.json").write_text(json.dumps({"test": {"both": SCORES, "no_rgb": scores, "no_depth": SCORES}}))
     with pytest.raises(UserError, match=r"metrics\.json"):
@@ -167,15 +167,15 @@ def without_digests(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(description))
 
 
-def test_a_run_from_before_there_were_digests_opens(whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
+def test_a_run_from_before_digests_opens(complete: Path, tmp_path: Path) -> None:
+    shutil.copytree(complete, tmp_path / "run")
     without_digests(tmp_path / "run")
     use(tmp_path / "run")
 
 
-def test_figures_without_the_temperature_that_they_were_measured_with_do_not_count(whole: Path, tmp_path: Path) -> None:
-    """A training that was killed between metrics.json and the run.json that has its digest."""
-    shutil.copytree(whole, tmp_path / "run")
+def test_metrics_without_their_temperature_are_ignored(complete: Path, tmp_path: Path) -> None:
+    """The training was killed after writing metrics.json and before writing its digest to run.json."""
+    shutil.copytree(complete, tmp_path / "run")
     (tmp_path / "run/metrics.json").unlink()
     write_run(tmp_path / "run", labels=LABELS, model_config=CONFIG, info={})
     write_metrics(tmp_path / "run", METRICS)
@@ -199,9 +199,9 @@ for epoch in range(10**9):
 """
 
 
-def test_a_training_that_is_killed_at_any_moment_leaves_a_run_that_opens(whole: Path, tmp_path: Path) -> None:
+def test_a_training_that_is_killed_at_any_time_leaves_a_run_that_opens(complete: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     for delay_s in (0.0, 0.003, 0.007, 0.011):
         with subprocess.Popen([sys.executable, "-c", WRITER, str(run)], stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
@@ -212,12 +212,12 @@ def test_a_training_that_is_killed_at_any_moment_leaves_a_run_that_opens(whole: 
         open_run(run).build_model()
 
 
-def test_between_the_description_and_the_weights_either_weights_are_the_runs(whole: Path, tmp_path: Path) -> None:
+def test_between_writing_digest_and_weights_both_weights_are_valid(complete: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete, run)
     old = (run / "model.safetensors").read_bytes()
     torch.manual_seed(5)
     write_weights(run, build_classifier(CONFIG))
     open_run(run).build_model()
-    (run / "model.safetensors").write_bytes(old)  # as if it had been killed before the second file took its place
+    (run / "model.safetensors").write_bytes(old)  # as if it was killed before the second file was replaced
     open_run(run).build_model()

@@ -33,7 +33,7 @@ from edgefuse.training.trainer import train
 
 QUICK = TrainConfig(
     fusion="gated",
-    encoding="absolute",  # near and far are classes here
+    encoding="absolute",  # the classes differ by distance
     size=32,
     epochs=20,
     batch_size=8,
@@ -45,7 +45,7 @@ QUICK = TrainConfig(
 
 
 def without_digests(run: Path) -> dict[str, Any]:
-    """Make a run one from before there were digests; its description."""
+    """Remove the digests of a run, as in older versions; return run.json."""
     description: dict[str, Any] = json.loads((run / "run.json").read_text())
     del description["files"], description["sha256"]
     (run / "run.json").write_text(json.dumps(description))
@@ -57,7 +57,7 @@ def trained(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return train([colour_and_range], tmp_path_factory.mktemp("runs") / "gated", config=QUICK).folder
 
 
-def test_a_gated_model_learns_what_needs_both_sensors(trained: Path) -> None:
+def test_a_gated_model_learns_classes_that_need_both_sensors(trained: Path) -> None:
     test = json.loads((trained / "metrics.json").read_text())["test"]
     assert test["both"]["accuracy"] >= 0.9
     # Without RGB red_near and blue_near are one class, without depth red_near and red_far are: two of three are expected.
@@ -65,19 +65,19 @@ def test_a_gated_model_learns_what_needs_both_sensors(trained: Path) -> None:
     assert test["no_rgb"]["accuracy"] < 0.9 and test["no_depth"]["accuracy"] < 0.9
 
 
-def test_a_run_holds_what_export_and_people_need(trained: Path) -> None:
+def test_a_run_has_all_files(trained: Path) -> None:
     run = open_run(trained)
     assert run.labels == ("blue_near", "red_far", "red_near")
     assert run.info["data"]["test_groups"] == ["take3"] and len(run.info["data"]["digest"]) == 64
     assert TrainConfig.from_json(run.info["training"]).exclude == ("take3",)
     rgb, depth = run.samples()
-    assert rgb.shape == (15, 32, 32, 3) and depth.shape == (15, 32, 32, 2)  # every held-out pair: there are 15 only
+    assert rgb.shape == (15, 32, 32, 3) and depth.shape == (15, 32, 32, 2)  # all 15 held-out pairs
     for name in ("training.png", "confusion.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
     assert any((trained / "tensorboard").iterdir())
 
 
-def test_the_stored_weights_give_the_stored_figures(trained: Path, colour_and_range: Path) -> None:
+def test_the_stored_weights_give_the_stored_metrics(trained: Path, colour_and_range: Path) -> None:
     run = open_run(trained)
     rgbd = load(scan([colour_and_range]))
     held = rgbd.subset([i for i, s in enumerate(rgbd.dataset.samples) if s.sequence == "take3"])
@@ -113,12 +113,12 @@ def test_ctrl_c_leaves_the_last_finished_epoch(colour_and_range: Path, tmp_path:
     run.build_model()
 
 
-def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(colour_and_range: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_first_epoch_reports_that_there_is_no_model(colour_and_range: Path, tmp_path: Path) -> None:
     class VeryImpatient(NullCallback):
         def on_batch_end(self, report: StepReport) -> None:
             raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="before the first epoch"):
+    with pytest.raises(UserError, match="before the end of the first epoch"):
         train([colour_and_range], tmp_path / "run", config=QUICK, callback=VeryImpatient())
     assert list(tmp_path.iterdir()) == []
 
@@ -131,26 +131,28 @@ def test_a_forced_training_that_ends_early_leaves_the_old_run(
             raise KeyboardInterrupt
 
     shutil.copytree(trained, tmp_path / "run")
-    with pytest.raises(UserError, match="before the first epoch"):
+    with pytest.raises(UserError, match="before the end of the first epoch"):
         train([colour_and_range], tmp_path / "run", config=QUICK, force=True, callback=VeryImpatient())
     assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_run_knows_the_instances_that_it_learned_from(colour_and_range: Path, trained: Path) -> None:
+def test_a_run_stores_digests_of_its_training_sequences(colour_and_range: Path, trained: Path) -> None:
     rgbd = load(scan([colour_and_range]))
     digests = rgbd.dataset.sequence_digests()
     learned = open_run(trained).info["data"]["train_instances"]
     assert learned == {name: digest for name, digest in digests.items() if not name.endswith("take3")}
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(colour_and_range: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"in batch \d+ of 6 in epoch 1 .*no epoch was finished, nothing is kept"):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
+    colour_and_range: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"in batch \d+ of 6 in epoch 1 .*no epoch was finished, nothing was saved"):
         train([colour_and_range], tmp_path / "run", config=replace(QUICK, learning_rate=1e25, epochs=3))
 
 
 class Poison(NullCallback):
-    """Spoils the weights when epoch 2 has ended, so that the first loss of epoch 3 is no number."""
+    """Sets weights to NaN after epoch 2, so that the first loss of epoch 3 is not finite."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -173,7 +175,7 @@ class Poison(NullCallback):
                 next(iter(self._model.parameters())).fill_(float("nan"))
 
 
-def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_is_named(
+def test_later_nan_weights_keep_the_last_good_checkpoint_and_name_the_batch(
     colour_and_range: Path, tmp_path: Path
 ) -> None:
     poison = Poison(tmp_path / "run")
@@ -186,7 +188,7 @@ def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_i
     finally:
         hook.remove()
     assert f"batch 1 of {poison.num_steps // 4} in epoch 3" in str(caught.value)
-    assert f"{tmp_path / 'run'} holds the weights of epoch 2; try a smaller" in str(caught.value)
+    assert f"{tmp_path / 'run'} has the weights of epoch 2; try a smaller" in str(caught.value)
     run = open_run(tmp_path / "run")
     assert (run.info["epochs_done"], run.info["epoch_kept"]) == (2, 2)
     assert (tmp_path / "run/model.safetensors").read_bytes() == poison.good
@@ -194,7 +196,7 @@ def test_weights_that_spoil_later_leave_the_last_good_checkpoint_and_the_batch_i
 
 
 class PoisonAtStep(NullCallback):
-    """Spoils one number of the model in a forward pass of training, where it changes no loss before the step."""
+    """Makes one value not finite in a forward pass of training, without effect on the loss before the step."""
 
     def __init__(self, *, forward: int, spoil: Callable[[FusionClassifier], None]) -> None:
         self._left = forward
@@ -207,14 +209,14 @@ class PoisonAtStep(NullCallback):
                 self._spoil(module)
 
 
-def spoil_statistics(model: FusionClassifier) -> None:
-    """BatchNorm's running variance, which no training loss looks at."""
+def infinite_statistics(model: FusionClassifier) -> None:
+    """BatchNorm's running variance, which does not affect the training loss."""
     module = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None)
     module.running_var.fill_(float("inf"))  # type: ignore[union-attr]
 
 
-def spoil_gradient(model: FusionClassifier) -> None:
-    """A gradient, not the loss: as a square root at 0 does it."""
+def nan_gradient(model: FusionClassifier) -> None:
+    """A gradient but not the loss, as a square root at 0."""
     model.core.head[0].weight.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[union-attr]
 
 
@@ -222,14 +224,14 @@ def spoil_gradient(model: FusionClassifier) -> None:
     ("spoil", "words"),
     [
         (
-            spoil_statistics,
-            r"running_var holds numbers that are not finite after batch 6 of 6 in epoch 2 \(first pairs",
+            infinite_statistics,
+            r"running_var contains values that are not finite after batch 6 of 6 in epoch 2 \(first pairs",
         ),
-        (spoil_gradient, r"the gradients' norm is nan in batch 6 of 6 in epoch 2 \(first pairs"),
+        (nan_gradient, r"the gradient norm is nan in batch 6 of 6 in epoch 2 \(first pairs"),
     ],
 )
-@pytest.mark.parametrize("epochs", [2, 3])  # epoch 2 is the last one, or not
-def test_what_is_spoilt_in_the_last_batch_of_an_epoch_is_not_kept(
+@pytest.mark.parametrize("epochs", [2, 3])  # epoch 2 is the last one or not
+def test_values_that_become_nan_in_the_last_batch_are_not_saved(
     spoil: Callable[[FusionClassifier], None], words: str, epochs: int, colour_and_range: Path, tmp_path: Path
 ) -> None:
     poison = PoisonAtStep(forward=12, spoil=spoil)
@@ -239,7 +241,7 @@ def test_what_is_spoilt_in_the_last_batch_of_an_epoch_is_not_kept(
             train([colour_and_range], tmp_path / "run", config=replace(QUICK, epochs=epochs), callback=poison)
     finally:
         hook.remove()
-    assert f"{tmp_path / 'run'} holds the weights of epoch 1;" in str(caught.value)
+    assert f"{tmp_path / 'run'} has the weights of epoch 1;" in str(caught.value)
     run = open_run(tmp_path / "run")
     assert (run.info["epochs_done"], run.info["epoch_kept"]) == (1, 1)
     assert all(bool(torch.isfinite(value).all()) for value in run.build_model().state_dict().values())
@@ -315,7 +317,7 @@ def test_without_validation_pairs_the_temperature_is_1(trained: Path) -> None:
     assert calibration["test"]["before"] == calibration["test"]["after"]
 
 
-def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
+def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_prediction(
     colour_and_range: Path, tmp_path: Path
 ) -> None:
     config = replace(QUICK, epochs=6, validation_fraction=0.3, exclude=("take3",))
@@ -324,7 +326,7 @@ def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
     temperature, calibration = run.model_config.temperature, metrics["calibration"]
     assert temperature == calibration["temperature"] != 1.0 and run.info["epochs_done"] == 6
     assert calibration["fitted_on_validation_pairs"] == run.info["data"]["num_validation"] > 0
-    for part in ("validation", "test"):  # what is measured of the run is what the temperature makes of it
+    for part in ("validation", "test"):  # the metrics include the temperature
         after = calibration[part]["after"]["expected_calibration_error"]
         assert metrics[part]["both"]["expected_calibration_error"] == pytest.approx(after, abs=1e-5)
     model, (rgb, depth) = run.build_model(), run.samples()
@@ -336,7 +338,7 @@ def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_answer(
     assert np.abs(after - before).max() > 1e-3
 
 
-def test_runs_from_before_temperatures_have_1(trained: Path, tmp_path: Path) -> None:
+def test_runs_from_before_temperatures_have_temperature_1(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
     description = without_digests(tmp_path)
     del description["model"]["temperature"]
@@ -381,6 +383,6 @@ def test_any_number_of_the_recipe_can_be_set(text: str, got: Callable[[TrainConf
 @pytest.mark.parametrize(
     "text", ["reach=0.2", "depth_window_m", "augmentation.turn=1", "epochs=2.5", "augmentation.flip=yes"]
 )
-def test_what_cannot_be_set_is_refused_with_what_can(text: str) -> None:
+def test_unknown_values_are_refused_with_the_known_ones(text: str) -> None:
     with pytest.raises(UserError, match=f"--set {text}"):
         with_values(TrainConfig(), [text])
