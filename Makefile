@@ -11,6 +11,8 @@ PYTHON ?= python3
 # If the default is too old or lacks venv, the next ones are tried. A PYTHON that was given is used as it is.
 PYTHONS := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.12 python3.11 python3.10)
 PYTEST_ARGS ?=
+# One process a core; modules stay together, because their fixtures train models.
+PYTEST := -m pytest -n logical --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +37,7 @@ demo: setup ## set up, then render data, train, export, record and run live; res
 
 test: lint types layers ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' selects tests
 	@echo "== tests"
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 setup: libusb $(STAMP) ## create .venv and install everything (PyTorch: several GB on x86-64)
 

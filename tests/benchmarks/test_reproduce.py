@@ -185,7 +185,7 @@ def test_a_tree_of_the_other_layout_is_recognised(washington_tree: Path, bu3dfe_
 
 
 @pytest.mark.slow
-def test_all_nine_rows_by_one_command(washington_tree: Path, tmp_path: Path) -> None:
+def test_washington_by_one_command(washington_tree: Path, tmp_path: Path) -> None:
     command = [
         *EDGEFUSE,
         "reproduce",
@@ -196,15 +196,15 @@ def test_all_nine_rows_by_one_command(washington_tree: Path, tmp_path: Path) -> 
         "--quick",
         "--json",
     ]
-    command += ["--variants", "paper", "--epochs", "1", "--size", "32", "--samples", "18"]
+    command += ["--variants", "naive-resnet50,gated-resnet50", "--epochs", "1", "--size", "32", "--samples", "18"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr
     value = json.loads(ended.stdout)
-    assert list(value["results"]) == list(PAPER_ROWS) and not value["failures"]
+    assert list(value["results"]) == ["naive-resnet50", "gated-resnet50"] and not value["failures"]
     assert {len(results) for results in value["results"].values()} == {2}
-    assert [test["variant"] for test in value["paired_tests"]] == ["gated-resnet50", "gated-vgg19"]
+    assert [test["variant"] for test in value["paired_tests"]] == ["gated-resnet50"]
     with (tmp_path / "out/table3-by-frame/report.csv").open() as file:
-        assert {row["variant"]: row["paper"] for row in csv.DictReader(file)}["gated-vgg19"] == "0.9954"
+        assert {row["variant"]: row["paper"] for row in csv.DictReader(file)}["gated-resnet50"] == "0.9932"
 
 
 @pytest.mark.slow
