@@ -292,7 +292,7 @@ def test_bad_data_is_named_before_training_and_can_be_skipped(tmp_path: Path) ->
             1,
             "apple_1_1_1_crop.png",
         ),
-        (["reproduce", "bu3dfe", "{data}", "--out", "{tmp}/w", "--by", "trials"], 1, "for washington trials"),
+        (["reproduce", "bu3dfe", "{data}", "--out", "{tmp}/w", "--by", "trials"], 1, "for washington, trials"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )

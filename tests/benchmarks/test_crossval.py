@@ -192,7 +192,7 @@ def test_early_stop_keeps_the_best_epoch(colour_and_range: Path, tmp_path: Path)
     assert summary.metrics["validation"]["both"]["accuracy"] == max(history)
     info = open_run(tmp_path / "run").info
     assert (info["epochs_done"], info["epoch_kept"]) == (len(history), int(np.argmax(history)) + 1)
-    with pytest.raises(UserError, match="holds none out"):
+    with pytest.raises(UserError, match="early stop needs validation samples"):
         train_on_dataset(rgbd, tmp_path / "other", config=config, parts=replace(parts, validation=()), early_stop=3)
 
 

@@ -211,7 +211,9 @@ def test_the_manifest_has_the_comparisons_of_the_fp16_file(all_precisions: Expor
 
 
 def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'layer7\*' matches no module; modules: decode, encode, look, .*rgb_features"):
+    with pytest.raises(
+        UserError, match=r"'layer7\*' matches no module; modules: decode, encode, spatial_gate, .*rgb_features"
+    ):
         export_run(trained_run, tmp_path / "b", precisions=("fp16",), keep_fp32=("layer7*",))
     with pytest.raises(UserError, match="'fp8' is unknown"):
         export_run(trained_run, tmp_path / "b", precisions=("fp8",))
