@@ -167,7 +167,7 @@ def predict_framed(
         file = engine.description.get("file", "the model")
         raise UserError(
             f"{file} has NaN or infinity in its output for {num_bad} of {len(rgb)} pairs: FP16 overflows, or the weights are "
-            f"corrupted; check it with edgefuse check-onnx, or export again with --precision fp32"
+            f"corrupted; check it with edgefuse lint-onnx, or export again with --precision fp32"
         )
     return probabilities, gate
 
