@@ -30,7 +30,6 @@ from edgefuse.training.loop import (
 from edgefuse.training.recipe import TrainConfig, with_values
 from edgefuse.training.run import open_run, write_weights
 from edgefuse.training.trainer import train
-from logs import logged
 
 QUICK = TrainConfig(
     fusion="gated",
@@ -56,18 +55,6 @@ def without_digests(run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train([colour_and_range], tmp_path_factory.mktemp("runs") / "gated", config=QUICK).folder
-
-
-@pytest.mark.parametrize(
-    ("fusion", "words"),
-    [("gated", "gated fusion of small (RGB) and scratch (depth), "), ("rgb", "RGB only (small), ")],
-)
-def test_the_log_names_the_backbones_that_are_trained(
-    colour_and_range: Path, tmp_path: Path, fusion: Any, words: str
-) -> None:
-    with logged() as lines:
-        train([colour_and_range], tmp_path / "run", config=replace(QUICK, fusion=fusion, epochs=1))
-    assert sum(line.startswith(words) for line in lines) == 1
 
 
 def test_a_gated_model_learns_classes_that_need_both_sensors(trained: Path) -> None:
