@@ -146,8 +146,11 @@ def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: 
     """Check that two arrays are an aligned RGB-D pair.
 
     Raises:
-        UserError: wrong dtype, shape or number of channels, different sizes, or an implausible depth unit.
+        UserError: not arrays, wrong dtype, shape or number of channels, different sizes, or an implausible depth unit.
     """
+    for name, image in (("RGB", rgb), ("depth", depth)):
+        if not isinstance(image, np.ndarray):  # cv2.imread gives None for a file that is missing
+            raise UserError(f"{name} is {type(image).__name__}: a NumPy array was expected")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise UserError(f"RGB is {rgb.dtype} {list(rgb.shape)}: uint8 [H, W, 3] was expected")
     if depth.dtype != np.uint16 or depth.ndim != 2:

@@ -119,6 +119,8 @@ def test_centre_square_is_inside_and_largest() -> None:
     ("rgb", "depth", "options", "word"),
     [
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is"),
+        (None, np.zeros((4, 4), np.uint16), {}, "RGB is NoneType"),
+        (np.zeros((4, 4, 3), np.uint8), [[1]], {}, "depth is list"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), {}, "depth is uint8"),
         (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 4), np.uint16), {}, "RGB is 6x4 and depth 4x4"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), {"depth_unit_m": 0.0}, "unit is 0"),

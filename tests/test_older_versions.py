@@ -80,6 +80,7 @@ def test_a_data_set_loads(old: Path) -> None:
         ("export run --without-depth=no-decision", "export run --without-depth=abstain"),
         ("record mugs --label label --sequence instance", "record mugs --label label --sequence instance"),
         ("bench live bundle --take 3", "bench live bundle --take 3"),
+        ("record --take=a -- --take --by instance", "record --sequence=a -- --take --by instance"),
     ],
 )
 def test_old_options_and_values_keep_working(old_form: str, present: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgefuse.app.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("edgefuse", "export", "runtime", "benchmarks")
 
@@ -197,6 +199,18 @@ def test_the_library_logs_and_reports_progress_in_one_way() -> None:
 def test_speaking_is_found(path: str, source: str, found: list[str]) -> None:
     seen = _speaking(path, source)
     assert len(seen) == len(found) and all(any(text.endswith(words) for text in seen) for words in found)
+
+
+def test_messages_name_no_command_by_its_old_name() -> None:
+    old = [f"edgefuse {entry.name}" for entry in COMMANDS if entry.hidden]
+    files = [
+        path
+        for folder in (*FOLDERS, "docs", "examples")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".md")
+    ]
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in files for name in old if name in path.read_text("utf-8")]
+    assert old and found == []
 
 
 COMMAND = re.compile(

@@ -120,8 +120,8 @@ def main() -> None:
     with messages_shown(), ended_by_signals() as ending:
         try:
             build_app(arguments[0] if arguments else None)(args=with_present_names(arguments))
-        except SystemExit as done:
-            if done.code == EXIT_INTERRUPTED:
+        except (SystemExit, KeyboardInterrupt) as done:
+            if isinstance(done, KeyboardInterrupt) or done.code == EXIT_INTERRUPTED:
                 say("interrupted" if ending.signal == signal.SIGINT else f"ended by {ending.signal.name}")
                 sys.exit(128 + ending.signal)
             raise

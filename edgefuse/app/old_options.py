@@ -28,7 +28,9 @@ def with_present_names(arguments: list[str]) -> list[str]:
     """
     options = OPTIONS.get(" ".join(arguments[:2])) or OPTIONS.get(" ".join(arguments[:1])) or {}
     renamed: list[str] = []
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
+        if argument == "--":  # only positional arguments follow
+            return renamed + arguments[number:]
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             name = options.get(name, name)

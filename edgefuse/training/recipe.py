@@ -141,7 +141,8 @@ def mobilenet_rgbd(**changes: Any) -> TrainConfig:
     """
     backbones: dict[str, Any] = {"rgb": "mobilenet_v2", "depth": "mobilenet_v2", "rgb_weights": WEIGHTS_IMAGENET}
     chosen = {**backbones, **changes}
-    return TrainConfig(**{"depth_weights": chosen["rgb_weights"], **chosen})
+    same = chosen["rgb_weights"] if chosen["depth"] == chosen["rgb"] else default_weights(chosen["depth"])
+    return TrainConfig(**{"depth_weights": same, **chosen})
 
 
 def demo_rgbd() -> TrainConfig:

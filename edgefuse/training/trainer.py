@@ -149,7 +149,8 @@ def train_on_dataset(  # long: calls each part of a training in order
     train_rgbd = rgbd.subset(parts.train)
     device = best_device()
     size_m = count_parameters(model) / 1e6
-    _log.info("%s of %s and %s, %.2f M parameters, on %s", config.fusion, config.rgb, config.depth, size_m, device)
+    words = model_in_words(fusion=config.fusion, rgb=config.rgb, depth=config.depth)
+    _log.info("%s, %.2f M parameters, on %s", words, size_m, device)
     info = {
         "training": config.to_json(),
         "data": _describe_data(dataset, parts),

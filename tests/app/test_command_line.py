@@ -330,6 +330,18 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.returncode == 1 and "Traceback" in result.stderr and "not a run" in result.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_command_is_imported_is_no_traceback(number: signal.Signals) -> None:
+    program = f"""
+import os, edgefuse.app.main as main
+main.importlib.import_module = lambda name: os.kill(os.getpid(), {number.value})
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "train"], capture_output=True, text=True, timeout=60)
+    word = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert (done.returncode, done.stderr.split("\n")) == (128 + number, [word, ""])
+
+
 def test_a_missing_library_names_the_fix(tmp_path: Path, colour_and_range: Path) -> None:
     """A package of that name that does not load replaces a broken or missing one."""
     bundle = make_toy_bundle(tmp_path / "toy").folder

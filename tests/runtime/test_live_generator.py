@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +19,12 @@ import pytest
 from runtime_scenes import draw_pair
 
 import edgefuse
-from edgefuse.bundle import Bundle
+from edgefuse.bundle import Bundle, write_manifest
 from edgefuse_runtime.cameras.playback import Playback
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgefuse_runtime.recording.write_db3 import write_recording
+from logs import logged
+from toy_bundle import make_toy_bundle
 
 FPS, SECONDS, SLOW_S = 30, 3, 0.2
 
@@ -158,6 +161,23 @@ def test_a_garbage_collected_generator_closes_both(bundle: Bundle, recording: Pa
     del holder
     gc.collect()
     assert open_resources == []
+
+
+@pytest.mark.parametrize(
+    ("roi", "note"),
+    [
+        ("0,0,20,20", "warning: the region is 0,0,20,20, but the model was trained on center"),
+        (None, "region: center, as in the model's training data (use --roi whole for the whole image)"),
+    ],
+)
+def test_notes_about_the_region_are_logged_at_their_level(
+    tmp_path: Path, near_far_folder: Path, roi: str | None, note: str
+) -> None:
+    toy = make_toy_bundle(tmp_path / "bundle")
+    write_manifest(toy.folder, replace(toy.manifest, training={"data": {"region": "center"}}))
+    with logged() as lines:
+        list(edgefuse.live(toy.folder, camera=str(near_far_folder), roi=roi, num_frames=1, engine="cpu"))
+    assert lines.count(note) == 1
 
 
 def test_an_engine_that_fails_closes_the_camera(

@@ -13,6 +13,7 @@ import pytest
 from edgefuse.data.dataset import load, scan, write_description, write_pair
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
+from edgefuse.model.choices import FusionKind
 from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.commands import calibration_line, summary_lines
 from edgefuse.training.preflight import mirroring, sensing_notes, warnings_before
@@ -59,6 +60,19 @@ def opening(root: Path, out: Path, **changes: object) -> list[str]:
 )
 def test_mirroring_is_always_reported_with_its_reason(labels: tuple[str, ...], asked: bool | None, words: str) -> None:
     assert mirroring(labels, asked=asked).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "words"),
+    [("gated", "gated fusion of small (RGB) and scratch (depth), "), ("rgb", "RGB only (small), ")],
+)
+def test_the_log_names_the_backbones_that_are_trained(
+    colour_and_range: Path, tmp_path: Path, fusion: FusionKind, words: str
+) -> None:
+    config = TrainConfig(fusion=fusion, size=32, epochs=1, batch_size=8, validation_fraction=0.0)
+    with logged() as lines:
+        train([colour_and_range], tmp_path / "run", config=config)
+    assert sum(line.startswith(words) for line in lines) == 1
 
 
 @pytest.mark.parametrize(("asked", "stored", "warned"), [(None, False, 0), (True, True, 1), (False, False, 0)])

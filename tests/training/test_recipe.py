@@ -110,6 +110,13 @@ def test_an_unknown_name_is_refused_with_all_names() -> None:
         assert ("depth_window_m" in str(refused.value)) == (not text.startswith("augmentation."))
 
 
+@pytest.mark.parametrize(
+    ("depth", "weights"), [("scratch", "none"), ("resnet18", "imagenet"), ("mobilenet_v2", "w.pth")]
+)
+def test_depth_has_the_weights_of_rgb_only_for_the_same_network(depth: str, weights: str) -> None:
+    assert mobilenet_rgbd(depth=depth, rgb_weights="w.pth").depth_weights == weights
+
+
 def test_an_unknown_recipe_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="'big': one of small_rgbd, mobilenet_rgbd"):
         recipe_with_options("big")

@@ -132,7 +132,8 @@ def live(  # long: a public function, with documentation for each parameter
         source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
         region = choose_region(given, trained_on=opened.manifest.region, camera=source)
         for note in region.notes:
-            _log.warning("%s", note)
+            level = logging.WARNING if note.startswith("warning: ") else logging.INFO
+            _log.log(level, "%s", note.removeprefix("warning: "))
         decide = _Decider(
             runner, region, opened.manifest.degraded_mode, source.counters, Clipping(opened.manifest.contract)
         )
