@@ -154,6 +154,24 @@ def test_device_runs_live_without_torch(device: Device) -> None:
     assert all(0 < result["probability"] <= 1 for result in results)
 
 
+PYTHON_API = """
+import sys, numpy as np, edgefuse
+rgb, depth = np.arange(48 * 64 * 3).astype(np.uint8).reshape(48, 64, 3), np.full((48, 64), 800, np.uint16)
+with edgefuse.Classifier(sys.argv[1]) as classifier:
+    one = classifier(rgb, depth, depth_unit_m=0.001, roi="whole")
+    several = classifier.batch(rgb, depth, rois=[(0, 0, 40, 40), (8, 0, 48, 48)])
+live = [result.label for result in edgefuse.live(sys.argv[1], camera=sys.argv[2], num_frames=2)]
+print(one.label, len(several), len(live), *sorted({"torch", "onnx"} & set(sys.modules)))
+"""
+
+
+def test_device_has_the_python_api_without_torch(device: Device) -> None:
+    done = device.run("python", "-c", PYTHON_API, device.bundle, device.frames)
+    assert done.returncode == 0, done.stderr
+    label, *rest = done.stdout.split()
+    assert label in open_bundle(device.bundle).manifest.labels and rest == ["2", "2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
