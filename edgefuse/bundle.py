@@ -258,7 +258,7 @@ class Bundle:
     """An opened bundle: its folder and its checked manifest."""
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)
 
     def file(self, name: str = MODEL_NAME) -> Path:
         """Path of a file of the bundle, after checking its bytes against the manifest.

@@ -130,13 +130,15 @@ def _by_rule(name: str, *, sensor: str, fusion: str, measured: Mapping[str, Any]
     )  # the tolerance accepts 0.72 of 0.8, which is below 0.9 * 0.8 in floating point
     least = least_above_chance(measured["chance"], num_pairs=measured["num_pairs"])
     action: Action = "predict" if measured[name] >= max(needed, least - 1e-9) else "abstain"
-    figures = f"{measured[name]:.1%} instead of {measured['both']:.1%}"
-    reason = f"accuracy {figures} of {measured['num_pairs']} {measured['part']} pairs"
+    figures = f"{measured[name]:.1%} without it, {measured['both']:.1%} with both"
+    reason = f"accuracy {figures}, on {measured['num_pairs']} {measured['part']} pairs"
     if measured["part"] == "test":
-        reason += " (chosen on the test pairs, because there are no validation pairs: the test figures are optimistic)"
+        reason += " (there are no validation pairs; choosing on the test pairs makes their accuracy optimistic)"
     if needed <= measured[name] < least - 1e-9:
         chance = f"clearly above the chance of {measured['chance']:.1%}"
-        reason += f", less than {least:.1%}, which is {chance}" if least <= 1 else f", too few to be {chance}"
+        reason += f"; {least:.1%} is required, {chance}" if least <= 1 else f"; too few pairs to be {chance}"
+    elif action == "abstain":
+        reason += f"; {KEPT_FRACTION:.0%} of the accuracy with both is required"
     return action, reason
 
 

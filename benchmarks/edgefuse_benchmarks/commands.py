@@ -164,7 +164,7 @@ def learning(
     ] = 5,
     pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs per seed.")] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Default: that of the demo's recipe.")
+        int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Training epochs. Default: as in edgefuse demo.")
     ] = None,
     out: Out = Path("bench-results"),
 ) -> None:

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """Amount of data and training. The default takes six minutes on two CPU cores."""
+    """Amount of data and training. The default takes about three minutes on two CPU cores."""
 
     num_pairs: int = 1000
     epochs: int | None = None

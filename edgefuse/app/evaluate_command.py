@@ -36,14 +36,16 @@ def evaluate(  # long: each option is a parameter
     only: OnlySequences = None,
     corruptions: Annotated[
         bool,
-        typer.Option("--corruptions", help="Score with failing sensors: dark, frozen, noisy, shifted, missing ..."),
+        typer.Option(
+            "--corruptions", help="Also score with a failing sensor: dark, frozen, noisy, shifted, missing ..."
+        ),
     ] = False,
     against: Annotated[
         list[Path] | None,
         typer.Option(help="With --corruptions: another bundle or run to compare with MODEL. Repeatable."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="With --corruptions: PNG file to write, accuracy against severity.")
+        Path | None, typer.Option(help="With --corruptions: PNG file for a plot of accuracy against severity.")
     ] = None,
     out: Annotated[
         Path | None,

@@ -49,13 +49,13 @@ Flip = Annotated[
     bool | None,
     typer.Option(
         "--flip/--no-flip",
-        help="Mirror half of the pairs. Default: unless a class name contains a side, such as left or _R. The first line reports it.",
+        help="Mirror half of the pairs. Default: on, unless a class name contains a side, such as left or _R. The first line of the output says which.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OnlySequences = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Evaluate only the sequences that match a glob such as 's1_clip02'. Repeatable."),
+    typer.Option("--only", help="Use only the sequences whose names match a glob such as 's1_clip02'. Repeatable."),
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle made by edgefuse export.")]
 NumThreads = Annotated[
@@ -77,7 +77,7 @@ EngineWord = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="tensorrt, cuda or cpu: that engine or an error. auto: the first of them that works, with the reason for the others.",
+        help="tensorrt, cuda or cpu: that engine or an error. auto: the first of them that works; prints why the others do not.",
     ),
 ]
 ModelFile = Annotated[

@@ -67,7 +67,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     ] = None,
     rgb_weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a state dict FILE. Default with --rgb: imagenet if available."),
+        typer.Option(help="imagenet, none, or a state dict FILE. Default with --rgb: imagenet, or none for small."),
     ] = None,
     depth_weights: Annotated[
         str | None,

@@ -76,8 +76,8 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
             )
     if config.validation_fraction and not parts.validation:
         found.append(
-            "no validation pairs: each class needs its only sequence for training, so temperature and degraded mode are not "
-            "chosen on held-out pairs; record more sequences"
+            "no validation pairs: each class needs its last sequence for training, so the temperature stays 1 and degraded mode is "
+            "chosen on the test pairs, if there are any; record more sequences"
         )
     with_sides = labels_with_sides(dataset.labels)
     if config.augmentation.flip and with_sides:

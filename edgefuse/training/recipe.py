@@ -213,8 +213,10 @@ def with_values(config: TrainConfig, values: Iterable[str]) -> TrainConfig:
         kinds = {f.name: str(f.type) for f in fields(part) if f.name not in ("exclude", "augmentation")}
         if not equals or field_name not in kinds:
             prefix = "augmentation." if part is config.augmentation else ""
-            names = ", ".join(sorted(prefix + known_name for known_name in kinds))
-            raise UserError(f"--set {text}: NAME=VALUE was expected, with one of {names}")
+            names = sorted(prefix + known_name for known_name in kinds)
+            if part is config:
+                names += [f"augmentation.{f.name}" for f in fields(config.augmentation)]
+            raise UserError(f"--set {text}: NAME=VALUE was expected, with one of {', '.join(names)}")
         changed: dict[str, Any] = {field_name: _parsed(value, kinds[field_name], text=text)}
         try:
             if part is config:

@@ -81,7 +81,7 @@ class Classifier:
 
     @property
     def batch_size(self) -> int | None:
-        """Maximum number of regions in one engine run; None = unlimited. See `edgefuse export --batch`."""
+        """Maximum number of regions in one engine run; None = any number, run in parts of 32. See `edgefuse export --batch`."""
         return self._engine.batch_size
 
     def __enter__(self) -> Classifier:

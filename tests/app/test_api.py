@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -34,6 +36,16 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(edgefuse, name).__doc__, name
     with pytest.raises(AttributeError, match="Classifier"):
         edgefuse.classifier  # noqa: B018
+
+
+@pytest.mark.parametrize("name", edgefuse.__all__)
+def test_the_page_of_the_api_has_every_name_with_its_parameters(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    listed = re.findall(rf"^\| `{name}(?:\((.*?)\))?` \|", page, re.MULTILINE)
+    assert len(listed) == 1
+    if listed[0]:
+        parameters = re.findall(r"(\w+)(?:=|,|$)", re.sub(r"=(?:\(.*?\)|[^,]*)", "=", listed[0]))
+        assert parameters == list(inspect.signature(getattr(edgefuse, name)).parameters)
 
 
 @pytest.mark.parametrize(

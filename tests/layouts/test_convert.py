@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgefuse.data.dataset import load, scan
 from edgefuse.data.layouts.convert import convert, unit_in_metres
-from edgefuse.data.layouts.pairs import nearest_times
+from edgefuse.data.layouts.tum import nearest_times
 from edgefuse.errors import UserError
 
 SHAPE = (8, 10)

@@ -176,7 +176,7 @@ def test_a_missing_validation_part_gives_a_warning(tmp_path: Path) -> None:
     rgbd = load(scan([make_data(tmp_path / "d", {"a": 2, "b": 2})]))
     parts = Split(train=(0, 1, 4, 5), validation=(), test=(2, 3, 6, 7))
     (warning,) = warnings_before(rgbd, parts, config=QUICK)
-    assert warning.startswith("no validation pairs: each class needs its only sequence")
+    assert warning.startswith("no validation pairs: each class needs its last sequence")
     assert warnings_before(rgbd, parts, config=replace(QUICK, validation_fraction=0.0)) == []
 
 

@@ -103,6 +103,13 @@ def test_options_change_the_recipe_and_nothing_else(options: dict[str, Any], exp
     assert recipe_with_options(**options) == expected
 
 
+def test_an_unknown_name_is_refused_with_all_names() -> None:
+    for text in ("depth_windo_m=0.2", "augmentation.gray=0"):
+        with pytest.raises(UserError, match=r"augmentation\.grey") as refused:
+            with_values(small_rgbd(), [text])
+        assert ("depth_window_m" in str(refused.value)) == (not text.startswith("augmentation."))
+
+
 @pytest.mark.parametrize(
     ("depth", "weights"), [("scratch", "none"), ("resnet18", "imagenet"), ("mobilenet_v2", "w.pth")]
 )

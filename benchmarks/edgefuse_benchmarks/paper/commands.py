@@ -54,14 +54,15 @@ def crossval(  # long: each option is a parameter
     variants: Annotated[
         str,
         typer.Option(
-            help="Comma-separated names <fusion>-<backbone>, such as gated-small,depth-scratch; or paper, for its nine."
+            help="Comma-separated names <fusion>-<backbone>, such as gated-small,depth-scratch; or paper, for its nine rows."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
     folds: Annotated[int, typer.Option(min=2, max=1000, help="Number of folds; not used with --by trials.")] = 5,
     by: Annotated[
         str,
         typer.Option(
-            help="sequence; frame (leaks); trials (of a converted washington); or a regular expression whose first group is the group's name: '^(s\\d+)_'."
+            help="sequence; frame (frames of one sequence are in training and test); trials (Washington's official ones); "
+            "or a regular expression whose first group is the group's name: '^(s\\d+)_'."
         ),
     ] = "sequence",
     epochs: Epochs = None,

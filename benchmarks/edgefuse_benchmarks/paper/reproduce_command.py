@@ -23,7 +23,8 @@ def reproduce(  # long: each option is a parameter
     by: Annotated[
         Literal["frame", "sequence", "trials"] | None,
         typer.Option(
-            help="Default: frame for washington (leaks), sequence (subjects) for bu3dfe. trials: the official ones of washington."
+            help="Default: frame for washington (frames of one sequence are in training and test), "
+            "sequence (subjects) for bu3dfe. trials: the official ones of washington."
         ),
     ] = None,
     variants: Annotated[str, typer.Option(help="Comma-separated names; or paper, for its nine rows.")] = "paper",

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgefuse.data.description import DATASET_NAME, UNITS_M, describe, stated
-from edgefuse.data.layouts import bu3dfe, washington
-from edgefuse.data.layouts import pairs as layouts
+from edgefuse.data.layouts import bu3dfe, npy, pairs, tum, washington
 from edgefuse.data.layouts.source import Converted, Source, write_source
 from edgefuse.errors import UserError
 from edgefuse.io.files import real_path
@@ -132,13 +131,13 @@ def _read_bu3dfe(source: Path, given: dict[str, Any]) -> Source:
 
 def _read_pairs(source: Path, given: dict[str, Any]) -> Source:
     unit_m = _unit(source, given)
-    return layouts.read_pairs(
+    return pairs.read_pairs(
         source, unit_m=_code_unit(unit_m, default_m=UNITS_M["mm"]), sequence_pattern=given.get("sequence_pattern")
     )
 
 
 def _read_npy(source: Path, given: dict[str, Any]) -> Source:
-    return layouts.read_npy(source, unit_m=_unit(source, given), sequence_pattern=given.get("sequence_pattern"))
+    return npy.read_npy(source, unit_m=_unit(source, given), sequence_pattern=given.get("sequence_pattern"))
 
 
 def _read_tum(source: Path, given: dict[str, Any]) -> Source:
@@ -149,8 +148,8 @@ def _read_tum(source: Path, given: dict[str, Any]) -> Source:
             raise UserError(
                 f"{option} is {printable(name)!r}: {problem}; a plain name for the sequence's class was expected, such as --label mug"
             )
-    unit_m = _code_unit(_unit(source, given), default_m=layouts.TUM_UNIT_M)
-    return layouts.read_tum(source, label=label, sequence=given.get("sequence"), unit_m=unit_m)
+    unit_m = _code_unit(_unit(source, given), default_m=tum.TUM_UNIT_M)
+    return tum.read_tum(source, label=label, sequence=given.get("sequence"), unit_m=unit_m)
 
 
 def _unit(source: Path, given: dict[str, Any]) -> float | None:

@@ -24,7 +24,9 @@ def export(  # long: each option is a parameter
     out: Annotated[Path, typer.Option(help="Bundle folder to create.")],
     trt: Annotated[
         bool,
-        typer.Option("--trt", help="Add an FP16 file, and build its TensorRT engine, like edgefuse build BUNDLE."),
+        typer.Option(
+            "--trt", help="Also write an FP16 file and build its TensorRT engine, as edgefuse build BUNDLE does."
+        ),
     ] = False,
     precision: Annotated[
         str,
@@ -45,7 +47,7 @@ def export(  # long: each option is a parameter
         str,
         typer.Option(
             metavar="N|dynamic",
-            help="Pairs in one run of the files, for several regions of a frame: a fixed number, or dynamic for any number.",
+            help="Regions in one engine run, for Classifier.batch. dynamic: any number. N: always N, so one region takes as long as N.",
         ),
     ] = "1",
     without_rgb: Annotated[

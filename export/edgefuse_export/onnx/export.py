@@ -136,7 +136,7 @@ def export_run(  # long: the options, and the order of the files
         job.write_samples()
         job.write_fp32()
         if "fp16" in precisions:
-            _log.info("FP16: comparing with PyTorch in FP16 on the CPU, which rounds like a GPU")
+            _log.info("FP16: compared in PyTorch, because ONNX Runtime on a CPU runs FP16 files in FP32")
             job.write_fp16()
         if "int8" in precisions:
             assert data is not None

@@ -20,16 +20,18 @@ def build(
     workspace_mib: Annotated[
         int,
         typer.Option(
-            min=1, max=1 << 20, help="Most scratch memory of one layer, in MiB. Use less if GPU memory is short."
+            min=1,
+            max=1 << 20,
+            help="Limit for the scratch memory of one layer, in MiB. Lower it if GPU memory is short.",
         ),
     ] = 1024,
     optimization_level: Annotated[
-        int, typer.Option(min=0, max=5, help="0: fastest build. 5: fastest engine, if the search finds one.")
+        int, typer.Option(min=0, max=5, help="0: shortest build. 5: longest search for a fast engine.")
     ] = 3,
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Pairs in one run. Default: the batch of the bundle, or 1 if it is dynamic."
+            min=1, max=1024, help="Regions in one engine run. Default: the batch of the bundle, or 1 if it is dynamic."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,

@@ -120,7 +120,7 @@ def open_sequence(root: Path, label: str, sequence: str | None, *, force: bool) 
     Raises:
         UserError: the sequence exists, another process is recording it, or a parent folder is a broken link.
     """
-    folder = root / label / (sequence if sequence is not None else time.strftime("take_%Y%m%d_%H%M%S"))
+    folder = root / label / (sequence if sequence is not None else time.strftime("sequence_%Y%m%d_%H%M%S"))
     _refuse_broken_links(folder.parent)
     if sequence is None:
         check_writable(folder)
