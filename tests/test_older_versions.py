@@ -15,6 +15,7 @@ from edgefuse.evaluation.metrics import framed_batches
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.recipe import TrainConfig, small_rgbd, with_values
 from edgefuse.training.run import open_run
+from edgefuse_benchmarks.suites.precision import measure
 from edgefuse_export.onnx.export import export_run
 from edgefuse_runtime.classifier import Classifier
 
@@ -58,6 +59,11 @@ def test_an_old_run_is_exported_to_the_same_outputs(old: Path, tmp_path: Path) -
     now = open_bundle(tmp_path / "bundle").samples()
     assert np.array_equal(now.rgb, then.rgb)
     np.testing.assert_allclose(now.probabilities, then.probabilities, atol=1e-5)
+
+
+def test_the_precision_of_an_old_bundle_is_measured(old: Path) -> None:
+    _, fp16 = measure(old / "run", open_bundle(old / "bundle"), load(scan([old / "dataset"])))
+    assert "look" in fp16.fp32_modules and 0 < fp16.max_probability_difference < 0.02
 
 
 def test_a_data_set_loads(old: Path) -> None:

@@ -42,8 +42,8 @@ METRICS_NAME = "metrics.json"
 CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "tensorboard")
 """Contents of a run folder in addition to `run.json`."""
 FORMAT = 1
-_OLD_MODULES = {r"\bvotes\.": "auxiliary_heads.", r"^look\.": "spatial_gate."}
-"""Module names in weights from before 2026-11-26, as regular expressions, and their present names."""
+_OLD_MODULES = {r"\bvotes\b": "auxiliary_heads", r"^look\b": "spatial_gate"}
+"""Module names in weights and bundles from before 2026-11-26, as regular expressions, and their present names."""
 
 _CONTRACT = {"size": int, "near_m": float, "far_m": float, "align": str}
 _MODEL = {
@@ -117,7 +117,7 @@ class Run:
         model = build_classifier(self.model_config)
         try:
             weights = load_file(path)
-            model.load_state_dict({_present_name(name): value for name, value in weights.items()})
+            model.load_state_dict({present_module(name): value for name, value in weights.items()})
         except Exception as error:  # safetensors and torch raise many kinds for a damaged or foreign file
             if is_out_of_memory(error):
                 raise
@@ -247,7 +247,8 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
         write_json(folder / METRICS_NAME, metrics)
 
 
-def _present_name(name: str) -> str:
+def present_module(name: str) -> str:
+    """The present name of a module, or of one of its weights, in a run or bundle of an older version."""
     for old, present in _OLD_MODULES.items():
         name = re.sub(old, present, name)
     return name

@@ -144,7 +144,7 @@ def _fp16(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Pre
 
     from edgefuse.evaluation.metrics import framed_batches
     from edgefuse.training.loop import torch_predictor
-    from edgefuse.training.run import open_run
+    from edgefuse.training.run import open_run, present_module
     from edgefuse_export.onnx.fp16 import fp16_from_model
 
     model = open_run(run_folder).build_model()
@@ -153,7 +153,7 @@ def _fp16(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Pre
     if expected.shape != samples.probabilities.shape or np.abs(expected - samples.probabilities).max() > 1e-4:
         raise UserError(f"{bundle.folder} was not exported from {run_folder}: give the run that it was exported from")
     rgb, depth, _ = next(framed_batches(rgbd, contract=bundle.manifest.contract, batch_size=1))
-    kept = bundle.manifest.parity[MODEL_NAMES["fp16"]]["fp32_modules"]
+    kept = [present_module(name) for name in bundle.manifest.parity[MODEL_NAMES["fp16"]]["fp32_modules"]]
     fp16 = fp16_from_model(model, rgb_NHWC=torch.from_numpy(rgb), depth_NHW2=torch.from_numpy(depth), keep_fp32=kept)
     return "torch with the file's layers in FP16 on the CPU", torch_predictor(fp16.model)
 
