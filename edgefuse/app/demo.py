@@ -24,11 +24,8 @@ from edgefuse.training.callbacks import Callback
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.trainer import train_on_dataset
 from edgefuse_export.onnx.export import export_run
-from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.live.loop import open_live, run_live
 from edgefuse_runtime.recording.write_db3 import write_recording
-from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import parse_region
 from edgefuse_runtime.results import LiveSummary
 from edgefuse_runtime.sinks.sink import Sink
@@ -178,10 +175,9 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
 def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink], real_time: bool) -> LiveSummary:
     with (
         ExitStack() as stack,
-        open_engine(bundle) as engine,
-        open_camera(str(recording), align=bundle.manifest.contract.align, real_time=real_time) as camera,
+        open_live(bundle, camera=str(recording), region=parse_region(str(regions)), real_time=real_time) as opened,
     ):
-        region = choose_region(parse_region(str(regions)), trained_on=bundle.manifest.region, camera=camera)
+        engine, camera, region = opened
         for sink in sinks:
             stack.enter_context(sink)
         summary = run_live(

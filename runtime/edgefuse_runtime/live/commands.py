@@ -52,10 +52,7 @@ def live(  # long: each option is a parameter
 
     from edgefuse.bundle import open_bundle
     from edgefuse.io.text import say
-    from edgefuse_runtime.cameras import open_camera
-    from edgefuse_runtime.engines import open_engine
-    from edgefuse_runtime.live.loop import run_live
-    from edgefuse_runtime.regions.default_region import choose_region
+    from edgefuse_runtime.live.loop import open_live, run_live
     from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, SummarySink
     from edgefuse_runtime.sinks.terminal import TableSink
 
@@ -69,11 +66,17 @@ def live(  # long: each option is a parameter
     if jsonl is not None:
         sinks.append(JsonlSink(jsonl, force=force))
     with ExitStack() as stack:
-        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=threads))
-        source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
-        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
-        for note in region.notes:
-            say(note)
+        runner, source, region = stack.enter_context(
+            open_live(
+                opened,
+                camera=camera,
+                region=given,
+                engine=engine,
+                file=file,
+                num_threads=threads,
+                real_time=real_time,
+            )
+        )
         for sink in sinks:
             stack.enter_context(sink)
         summary = run_live(

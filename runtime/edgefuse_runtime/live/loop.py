@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgefuse import framing
-from edgefuse.bundle import open_bundle
+from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
@@ -21,15 +20,13 @@ from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
 from edgefuse_runtime.predict import FramedRegion, predict
-from edgefuse_runtime.regions.default_region import choose_region
+from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
 from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
 from edgefuse_runtime.sensor_health import SensorHealthMonitor
 from edgefuse_runtime.sinks.sink import Outputs, Sink
 
 TOP_CLASSES = 5
-
-_log = logging.getLogger(__name__)
 
 
 def run_live(
@@ -80,6 +77,35 @@ def run_live(
     return replace(summary, failed_sinks=tuple(outputs.failed))
 
 
+@contextmanager
+def open_live(
+    bundle: Bundle,
+    *,
+    camera: str,
+    region: RegionSource | None,
+    engine: str = "auto",
+    file: str | None = None,
+    num_threads: int | None = None,
+    real_time: bool = True,
+) -> Iterator[tuple[Engine, Camera, ChosenRegion]]:
+    """Open a bundle's engine and a camera, and choose the region; notes and warnings about it are logged.
+
+    Args:
+        region: the user's; None = as the training data was cropped.
+        camera, engine, file, num_threads, real_time: see `live`.
+    """
+    from edgefuse_runtime.cameras import open_camera
+
+    manifest = bundle.manifest
+    with (
+        open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner,
+        open_camera(camera, align=manifest.contract.align, real_time=real_time) as source,
+    ):
+        chosen = choose_region(region, trained_on=manifest.region, camera=source)
+        chosen.log_notes()
+        yield runner, source, chosen
+
+
 def live(  # long: a public function, with documentation for each parameter
     bundle: str | Path,
     *,
@@ -118,8 +144,6 @@ def live(  # long: a public function, with documentation for each parameter
         1 red_mug
         2 blue_mug
     """
-    from edgefuse_runtime.cameras import open_camera
-
     opened = open_bundle(Path(bundle))
     given = None if roi is None else parse_region(roi)
     with ExitStack() as stack:
@@ -128,12 +152,17 @@ def live(  # long: a public function, with documentation for each parameter
             # process ("terminate called without an active exception").
             atexit.register(stack.close)
             stack.callback(atexit.unregister, stack.close)
-        runner = stack.enter_context(open_engine(opened, file=file, engine=engine, num_threads=num_threads))
-        source = stack.enter_context(open_camera(camera, align=opened.manifest.contract.align, real_time=real_time))
-        region = choose_region(given, trained_on=opened.manifest.region, camera=source)
-        for note in region.notes:
-            level = logging.WARNING if note.startswith("warning: ") else logging.INFO
-            _log.log(level, "%s", note.removeprefix("warning: "))
+        runner, source, region = stack.enter_context(
+            open_live(
+                opened,
+                camera=camera,
+                region=given,
+                engine=engine,
+                file=file,
+                num_threads=num_threads,
+                real_time=real_time,
+            )
+        )
         decide = _Decider(
             runner, region, opened.manifest.degraded_mode, source.counters, Clipping(opened.manifest.contract)
         )

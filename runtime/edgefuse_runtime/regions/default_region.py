@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ from edgefuse_runtime.regions.region import (
     shortened,
     word_of,
 )
+
+_log = logging.getLogger(__name__)
 
 Origin = Literal["--roi", "bundle", "camera", "default"]
 
@@ -40,6 +43,12 @@ class ChosenRegion:
 
     def __call__(self, frame: Frame) -> Region | None:
         return self.find(frame)
+
+    def log_notes(self) -> None:
+        """Log each note; those that begin with "warning: " as warnings, without these words."""
+        for note in self.notes:
+            text = note.removeprefix("warning: ")
+            _log.log(logging.INFO if text == note else logging.WARNING, "%s", text)
 
     def note(self) -> str | None:
         """One line about the frames without a region, or None; call it after the run."""
