@@ -197,20 +197,19 @@ class PycudaMemory:
 
 
 def _load_pycuda() -> ModuleType:
-    try:
-        return require(
-            "pycuda.driver",
-            extra="tensorrt",
-            hint="pip builds it: it needs g++ and the CUDA headers (nvcc).",
-            install=install_command("pycuda"),
-        )
-    except MissingPackageError as error:
-        if "libcuda.so" not in str(error.__cause__):
-            raise
+    try:  # first, because pycuda is useless without it
+        ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError as error:
         raise MissingPackageError(
-            f"the CUDA driver is missing ({error.__cause__}). Install NVIDIA's driver (nvidia-smi shows whether it works); "
+            f"the CUDA driver is missing ({error}). Install NVIDIA's driver (nvidia-smi shows whether it works); "
             f"in a container start it with --gpus all (Jetson: --runtime nvidia)."
         ) from error
+    return require(
+        "pycuda.driver",
+        extra="tensorrt",
+        hint="pip builds it: it needs g++ and the CUDA headers (nvcc).",
+        install=install_command("pycuda"),
+    )
 
 
 def _graph_driver() -> Any:

@@ -25,19 +25,23 @@ class Product:
 
     Attributes:
         name: in messages.
+        engine: value of `--engine`.
         package: of its Python bindings.
         oldest: version that the project supports.
         install: the command that installs it on a desktop.
     """
 
     name: str
+    engine: str
     package: str
     oldest: tuple[int, int]
     install: str
 
 
-TENSORRT = Product(name="TensorRT", package="tensorrt", oldest=(10, 3), install=INSTALL)
-RTX = Product(name="TensorRT-RTX", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'")
+TENSORRT = Product(name="TensorRT", engine="tensorrt", package="tensorrt", oldest=(10, 3), install=INSTALL)
+RTX = Product(
+    name="TensorRT-RTX", engine="rtx", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
