@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefuse.bundle import (
     MODEL_NAME,
@@ -21,7 +20,7 @@ from edgefuse.bundle import (
     write_manifest,
     write_samples,
 )
-from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, bytes_from_codes
 from edgefuse_export.tensorrt.engine_cache_writer import build_lock, store_plan
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
@@ -73,25 +72,33 @@ def bundle_with_plan(
     return open_bundle(folder)
 
 
-def bundle_for_rtx(folder: Path, fake: FakeTensorRT, *, targets: str = "8.6, 8.9", **options: Any) -> Bundle:
-    """A toy bundle with a plan for TensorRT-RTX, as it is built without a GPU: for several compute capabilities."""
+def bundle_for_rtx(
+    folder: Path, fake: FakeTensorRT, *, targets: str = "8.6, 8.9", has_samples: bool = True, **options: Any
+) -> Bundle:
+    """A toy bundle with a plan for TensorRT-RTX, as it is built without a GPU: for several compute capabilities, not compared."""
     changes = {"engine": "rtx", "compute_capability": targets, "device_name": "any"}
-    return bundle_with_plan(folder, fake, key_changes=changes, **options)
+    made = bundle_with_plan(folder, fake, key_changes=changes, **{"details": {"parity": None}, **options})
+    if has_samples:
+        files = {**made.manifest.files, SAMPLES_NAME: write_samples(folder, _samples(made))}
+        write_manifest(folder, dataclasses.replace(made.manifest, files=files))
+    return open_bundle(folder)
 
 
-def add_samples(made: Bundle, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Bundle:
-    """Store sample frames with the toy model's outputs."""
+def _samples(made: Bundle) -> Samples:
+    """Dark and bright frames at all distances, with the toy model's outputs."""
+    side, rng = made.manifest.contract.size, np.random.default_rng(0)
+    rgb = rng.integers(0, 128, (16, side, side, 3), dtype=np.uint8) + np.uint8(100) * (np.arange(16) % 2).astype(
+        np.uint8
+    ).reshape(-1, 1, 1, 1)
+    codes = rng.integers(1, 2000, (16, 1, 1), dtype=np.uint16) + np.zeros((16, side, side), np.uint16)
+    depth = bytes_from_codes(codes)
     answers = [toy_answer(*pair) for pair in zip(rgb, depth, strict=True)]
-    width = made.manifest.model["width"]
-    samples = Samples(
+    return Samples(
         rgb=rgb,
         depth=depth,
         probabilities=np.array([probabilities for probabilities, _ in answers], np.float32),
-        gate=np.array([[gate] * width for _, gate in answers], np.float32),
+        gate=np.array([[gate] * made.manifest.model["width"] for _, gate in answers], np.float32),
     )
-    files = {**made.manifest.files, SAMPLES_NAME: write_samples(made.folder, samples)}
-    write_manifest(made.folder, dataclasses.replace(made.manifest, files=files))
-    return open_bundle(made.folder)
 
 
 def plan_bytes(fake: FakeTensorRT, onnx_file: Path) -> bytes:

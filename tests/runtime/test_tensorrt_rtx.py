@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runtime_scenes import draw_pair
-from tensorrt_scenes import COMPARED, add_samples, bundle_for_rtx, bundle_with_plan
+from tensorrt_scenes import COMPARED, bundle_for_rtx, bundle_with_plan
 
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
@@ -31,8 +31,6 @@ from host_memory import HostMemory
 from logs import logged
 from toy_bundle import toy_answer
 
-UNCOMPARED = {"parity": None}
-
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRTX:
@@ -46,8 +44,8 @@ def planned(tmp_path: Path, fake: FakeRTX) -> Bundle:
     return bundle_for_rtx(tmp_path / "bundle", fake)
 
 
-def framed(label: str, *, brightness: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    pair = framing.fit(*draw_pair(label, brightness=brightness), size=32)
+def framed(label: str) -> tuple[np.ndarray, np.ndarray]:
+    pair = framing.fit(*draw_pair(label), size=32)
     return pair.rgb[np.newaxis], pair.depth[np.newaxis]
 
 
@@ -77,7 +75,7 @@ def test_one_plan_runs_on_each_gpu_that_it_was_built_for(planned: Bundle, fake: 
         described = engine.description
     assert (described["engine"], described["provider"]) == ("rtx", f"TensorRT-RTX {VERSION}")
     assert (described["compute_capability"], described["device"]) == (gpu, fake.device)
-    assert described["launch"] == "CUDA graph of TensorRT-RTX" and described["parity"] == {"compared": "at the build"}
+    assert described["launch"] == "CUDA graph of TensorRT-RTX"
 
 
 def test_a_plan_for_another_gpu_names_both_and_the_command(tmp_path: Path, fake: FakeRTX) -> None:
@@ -178,7 +176,7 @@ def test_kernels_that_cannot_be_used_are_compiled_again(planned: Bundle, fake: F
 def test_a_bundle_that_cannot_be_written_runs_without_the_file(fake: FakeRTX) -> None:
     place = Path(tempfile.mkdtemp())
     try:
-        planned = add_samples(bundle_for_rtx(place / "bundle", fake, details=UNCOMPARED), *framed("far"))
+        planned = bundle_for_rtx(place / "bundle", fake)
         with engine_for(planned, fake):  # imports what another user may not read
             pass
         for path in (*kernels_of(planned), *checked_of(planned)):
@@ -226,38 +224,40 @@ def test_out_of_gpu_memory_has_a_next_step(planned: Bundle, fake: FakeRTX) -> No
     assert "--workspace-mib" in open_fails(planned, fake, GpuOutOfMemoryError)
 
 
-# Outputs of a plan that was built without a GPU
-
-
-@pytest.fixture
-def unchecked(tmp_path: Path, fake: FakeRTX) -> Bundle:
-    pairs = [framed(label, brightness=number) for number in range(8) for label in ("near", "far")]
-    rgb, depth = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return add_samples(bundle_for_rtx(tmp_path / "unchecked", fake, details=UNCOMPARED), rgb, depth)
+# Outputs at the first load
 
 
 def checked_of(bundle: Bundle) -> list[Path]:
     return sorted((bundle.folder / "engines").glob("*.checked.json"))
 
 
-def test_the_first_load_compares_the_outputs_and_the_second_does_not(unchecked: Bundle, fake: FakeRTX) -> None:
-    with logged() as messages, engine_for(unchecked, fake) as engine:
+def test_the_first_load_compares_the_outputs_and_the_second_does_not(planned: Bundle, fake: FakeRTX) -> None:
+    with logged() as messages, engine_for(planned, fake) as engine:
         parity = engine.description["parity"]
-    assert any("built without a GPU: comparing its outputs" in line for line in messages)
+    assert any("is new on this GPU: comparing its outputs" in line for line in messages)
     assert parity["compared"] == "at this load" and parity["num_frames"] == 16 and parity["top1_flips"] == 0
     assert 0 <= parity["max_probability_difference"] < 1e-4
-    (path,) = checked_of(unchecked)
+    (path,) = checked_of(planned)
     assert json.loads(path.read_text())["library"] == f"TensorRT-RTX {VERSION}"
-    with logged() as messages, engine_for(unchecked, fake) as engine:
+    with logged() as messages, engine_for(planned, fake) as engine:
         assert engine.description["parity"] == {**parity, "compared": "at an earlier load"}
     assert messages == []
 
 
+def test_a_comparison_at_the_build_was_on_one_gpu_only(tmp_path: Path, fake: FakeRTX) -> None:
+    planned = bundle_for_rtx(tmp_path / "bundle", fake, details=COMPARED)
+    for device in ("Fake RTX 4070", "Fake RTX 4090"):
+        fake.device = device
+        with engine_for(planned, fake) as engine:
+            assert engine.description["parity"]["compared"] == "at this load"
+    assert len(checked_of(planned)) == 2
+
+
 @pytest.mark.parametrize("change", ["plan", "library", "writable", "damaged"])
-def test_the_comparison_is_repeated_for_anything_else(unchecked: Bundle, fake: FakeRTX, change: str) -> None:
-    with engine_for(unchecked, fake):
+def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: FakeRTX, change: str) -> None:
+    with engine_for(planned, fake):
         pass
-    (path,) = checked_of(unchecked)
+    (path,) = checked_of(planned)
     value = json.loads(path.read_text())
     if change == "writable":
         path.chmod(0o666)
@@ -266,22 +266,22 @@ def test_the_comparison_is_repeated_for_anything_else(unchecked: Bundle, fake: F
     else:
         field = {"plan": "plan_sha256", "library": "library"}[change]
         path.write_text(json.dumps({**value, field: "another"}))
-    with engine_for(unchecked, fake) as engine:
+    with engine_for(planned, fake) as engine:
         assert engine.description["parity"]["compared"] == "at this load"
 
 
-def test_other_outputs_are_refused_at_every_load(unchecked: Bundle, fake: FakeRTX) -> None:
+def test_other_outputs_are_refused_at_every_load(planned: Bundle, fake: FakeRTX) -> None:
     fake.faults.answers_off = 0.05
     for _ in range(2):
-        message = open_fails(unchecked, fake, OutputsDifferError)
+        message = open_fails(planned, fake, OutputsDifferError)
     assert "stored outputs: probabilities differ by 0.05, at most 0.02 is allowed" in message
-    assert "--engine rtx --for sm86,sm89 --precision fp16 --force" in message and checked_of(unchecked) == []
+    assert "--engine rtx --for sm86,sm89 --precision fp16 --force" in message and checked_of(planned) == []
 
 
-def test_auto_passes_over_wrong_outputs_with_a_warning(unchecked: Bundle, fake: FakeRTX) -> None:
+def test_auto_passes_over_wrong_outputs_with_a_warning(planned: Bundle, fake: FakeRTX) -> None:
     fake.faults.answers_off = 0.05
-    candidates = {"rtx": engine_for(unchecked, fake), "cpu": OnnxRuntimeEngine(unchecked)}
-    with logged() as messages, AutoEngine(unchecked, candidates=candidates) as engine:
+    candidates = {"rtx": engine_for(planned, fake), "cpu": OnnxRuntimeEngine(planned)}
+    with logged() as messages, AutoEngine(planned, candidates=candidates) as engine:
         assert "other outputs on this GPU" in engine.description["passed_over"]["rtx"]
     assert messages[-1].startswith("warning: engine: cpu (rtx: ") and "other outputs" in messages[-1]
 
@@ -296,5 +296,5 @@ def test_without_a_plan_auto_passes_it_over_without_a_warning(tmp_path: Path, fa
 
 
 def test_a_plan_without_samples_cannot_be_checked(tmp_path: Path, fake: FakeRTX) -> None:
-    planned = bundle_for_rtx(tmp_path / "bundle", fake, details=UNCOMPARED)
+    planned = bundle_for_rtx(tmp_path / "bundle", fake, has_samples=False)
     assert "samples.npz" in open_fails(open_bundle(planned.folder), fake, ValueError)

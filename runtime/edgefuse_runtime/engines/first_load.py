@@ -1,7 +1,8 @@
-"""Checks the outputs of a plan that was built on a machine without a GPU, when a GPU loads it for the first time.
+"""Checks the outputs of a plan when a GPU loads it for the first time, if the build did not compare them on this kind of GPU.
 
-The outputs for the bundle's sample frames are compared with the stored ones, with the limits of a build. That they are right is kept
-in a file beside the plan, for this GPU and version of the library; a difference is found again by every load.
+A plan for TensorRT-RTX is built for several GPUs, often on a machine without one. The outputs for the bundle's sample frames are
+compared with the stored ones, with the limits of a build. That they are right is kept in a file beside the plan, for this GPU and
+version of the library; a difference is found again by every load.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgefuse.bundle import SAMPLES_NAME, Bundle, Samples
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import parse_json, write_json
 from edgefuse_runtime.engines.engine import Decision
-from edgefuse_runtime.engines.engine_cache import PlanError, PlanRecord, build_command, read_private
+from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, PlanError, PlanRecord, build_command, read_private
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class OutputsDifferError(PlanError):
 
 
 def check_first_load(bundle: Bundle, record: PlanRecord, run: Run, *, library: str, checked: Path) -> dict[str, Any]:
-    """Compare the outputs with the bundle's samples, unless they were compared at the build or by an earlier load.
+    """Compare the outputs with the bundle's samples, unless they were compared by an earlier load or at the build for this GPU.
 
     Args:
         run: runs the loaded plan.
@@ -46,14 +47,14 @@ def check_first_load(bundle: Bundle, record: PlanRecord, run: Run, *, library: s
         OutputsDifferError: they differ by more than a build allows.
         UserError: the bundle has no samples.
     """
-    if record.details.get("parity") is not None:
+    if record.key.device_name != ANY_DEVICE and record.details.get("parity") is not None:
         return {"compared": "at the build"}
     samples = bundle.manifest.files.get(SAMPLES_NAME)
     of = {"library": library, "plan_sha256": record.plan_sha256, "samples_sha256": samples.sha256 if samples else ""}
     found = _remembered(checked, of)
     if found is not None:
         return {"compared": "at an earlier load", **found}
-    _log.info("%s was built without a GPU: comparing its outputs with those of the bundle", record.name)
+    _log.info("%s is new on this GPU: comparing its outputs with those of the bundle", record.name)
     found = _compare(bundle, record, run, samples=bundle.samples())
     try:
         write_json(checked, {**of, "differences": found}, private=True)
