@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,7 +44,7 @@ class TensorRTEngine:
         plan: bytes | None = None,
         batch_size: int | None = None,
         product: Product = TENSORRT,
-        open_memory: Callable[[], GpuMemory] = open_gpu_memory,
+        open_memory: Callable[[], GpuMemory] | None = None,
     ) -> None:
         """Choose the plan; `with` finds, checks and loads it.
 
@@ -53,14 +54,14 @@ class TensorRTEngine:
                 this process has built.
             batch_size: N of the plan's inputs; None = the bundle's, or with a dynamic batch the largest in its cache.
             product: TensorRT or TensorRT-RTX.
-            open_memory: opens the GPU memory.
+            open_memory: opens the GPU memory. Default: pycuda.
         """
         self._bundle = bundle
         self._precision = precision
         self._given_plan = plan
         self._batch_size = batch_size if batch_size is not None else bundle.manifest.batch_size
         self._product = product
-        self._open_memory = open_memory
+        self._open_memory = open_memory or partial(open_gpu_memory, product)
         self._loaded: LoadedPlan | None = None
         self._stack = ExitStack()
         self._owner = 0

@@ -14,7 +14,6 @@ from typing import Any
 
 from edgefuse.errors import MissingPackageError
 
-INSTALL = "pip install 'edgefuse[tensorrt]'"
 FIRST_L4T_OF_CUDA_13 = 38
 """JetPack 7 is L4T R38 with CUDA 13; JetPack 6 is R36 with CUDA 12."""
 
@@ -38,7 +37,9 @@ class Product:
     install: str
 
 
-TENSORRT = Product(name="TensorRT", engine="tensorrt", package="tensorrt", oldest=(10, 3), install=INSTALL)
+TENSORRT = Product(
+    name="TensorRT", engine="tensorrt", package="tensorrt", oldest=(10, 3), install="pip install 'edgefuse[tensorrt]'"
+)
 RTX = Product(
     name="TensorRT-RTX", engine="rtx", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'"
 )
@@ -111,12 +112,12 @@ def is_jetson(root: Path = Path("/")) -> bool:
     return platform.machine() == "aarch64" and (root / "etc/nv_tegra_release").is_file()
 
 
-def install_command(package: str, *, root: Path = Path("/")) -> str:
-    """The command that installs pycuda or cuda-bindings. On a Jetson without the extra, which may install a TensorRT from pip
-    that hides JetPack's.
+def install_command(package: str, *, product: Product = TENSORRT, root: Path = Path("/")) -> str:
+    """The command that installs pycuda or cuda-bindings for `product`. On a Jetson without the extra, which may install a TensorRT
+    from pip that hides JetPack's.
     """
     if not is_jetson(root):
-        return INSTALL
+        return product.install
     if package != "cuda-bindings":
         return f"pip install {package}"
     found = re.search(r"R(\d+)", (root / "etc/nv_tegra_release").read_text(encoding="utf-8", errors="replace"))
