@@ -278,12 +278,19 @@ def test_other_outputs_are_refused_at_every_load(planned: Bundle, fake: FakeRTX)
     assert "--engine rtx --for sm86,sm89 --precision fp16 --force" in message and checked_of(planned) == []
 
 
-def test_auto_passes_over_wrong_outputs_with_a_warning(planned: Bundle, fake: FakeRTX) -> None:
+def test_auto_passes_over_wrong_outputs_with_a_warning(
+    planned: Bundle, fake: FakeRTX, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.faults.answers_off = 0.05
-    candidates = {"rtx": engine_for(planned, fake), "cpu": OnnxRuntimeEngine(planned)}
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    candidates = {
+        "tensorrt": TensorRTEngine(planned),
+        "rtx": engine_for(planned, fake),
+        "cpu": OnnxRuntimeEngine(planned),
+    }
     with logged() as messages, AutoEngine(planned, candidates=candidates) as engine:
         assert "other outputs on this GPU" in engine.description["passed_over"]["rtx"]
-    assert messages[-1].startswith("warning: engine: cpu (rtx: ") and "other outputs" in messages[-1]
+    assert messages[-1].startswith("warning: engine: cpu (tensorrt: ") and "other outputs" in messages[-1]
 
 
 def test_without_a_plan_auto_passes_it_over_without_a_warning(tmp_path: Path, fake: FakeRTX) -> None:

@@ -232,8 +232,9 @@ def select_plan(
     nearest: tuple[str, ...] | None = None
     nearest_precision = precision or PREFERRED_PRECISIONS[0]
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
-    records = [one for one in plan_records(bundle) if one.key.engine == engine and one.key.precision in wanted]
-    for record in sorted(reversed(records), key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
+    newest_first = reversed([one for one in plan_records(bundle) if one.key.engine == engine])
+    records = [one for one in newest_first if one.key.precision in wanted]
+    for record in sorted(records, key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,
