@@ -82,7 +82,7 @@ def _write_reference(bundle: Path, out: Path, options: BuildOptions, *, as_json:
 
     written = write_reference(bundle, out, options)
     say(
-        f"{out}: batches of {written.batch_size}: {written.num_batches}; no engine was built. The commands that compare:"
+        f"{out}: {written.num_batches} batch(es) of {written.batch_size}; no engine was built. Commands that compare:"
     )
     if as_json:
         typer.echo(dumps({**vars(written), "folder": str(out)}))
