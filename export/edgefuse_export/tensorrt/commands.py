@@ -81,9 +81,7 @@ def _write_reference(bundle: Path, out: Path, options: BuildOptions, *, as_json:
     from edgefuse_export.tensorrt.reference_data import write_reference
 
     written = write_reference(bundle, out, options)
-    say(
-        f"{out}: {written.num_batches} batch(es) of {written.batch_size}; no engine was built. Commands that compare:"
-    )
+    say(f"{out}: {written.num_batches} batch(es) of {written.batch_size}; no engine was built. Commands that compare:")
     if as_json:
         typer.echo(dumps({**vars(written), "folder": str(out)}))
         return
