@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import sys
@@ -19,6 +20,7 @@ from tensorrt_scenes import COMPARED, bundle_for_rtx, bundle_with_plan
 
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
+from edgefuse_export.tensorrt.engine_cache_writer import sweep
 from edgefuse_runtime.engines.auto_engine import AutoEngine
 from edgefuse_runtime.engines.engine_cache import NoPlanError, PlanError, look_up, plan_records
 from edgefuse_runtime.engines.first_load import OutputsDifferError
@@ -194,6 +196,18 @@ def test_a_bundle_that_cannot_be_written_runs_without_the_file(fake: FakeRTX) ->
         assert kernels_of(planned) == [] and not any(line.startswith("warning") for line in messages)
     finally:
         shutil.rmtree(place)
+
+
+def test_a_build_removes_the_kernels_of_plans_that_it_replaced(planned: Bundle, fake: FakeRTX) -> None:
+    with engine_for(planned, fake):
+        pass
+    (path,) = kernels_of(planned)
+    of_older = path.rename(path.with_name(re.sub(r"[0-9a-f]{12}\.", f"{'0' * 12}.", path.name)))
+    with engine_for(planned, fake):
+        pass
+    assert len(kernels_of(planned)) == 2
+    sweep(planned)
+    assert len(kernels_of(planned)) == len(checked_of(planned)) == 1 and not of_older.exists()
 
 
 # CUDA graphs

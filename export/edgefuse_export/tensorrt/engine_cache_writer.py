@@ -38,7 +38,7 @@ from edgefuse_runtime.engines.engine_cache import (
 LOCK_NAME = ".lock"
 
 _OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|log)")
-_OF_A_GPU = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\..+\.(kernels|checked\.json)")
+_OF_A_GPU = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\..+\.(kernels|checked\.json)")
 
 
 def check_cache(bundle: Bundle) -> None:
