@@ -13,7 +13,7 @@ import pytest
 
 from edgefuse.errors import MissingPackageError
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_library, version_numbers
+from edgefuse_runtime.engines.tensorrt_library import RTX, is_jetson, load_library, version_numbers
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
@@ -143,6 +143,26 @@ def test_versions_before_10_3_are_refused(
     else:
         with pytest.raises(MissingPackageError, match=rf"TensorRT {version} is installed, 10\.3 or newer is needed"):
             load_library(root=tmp_path)
+
+
+def test_an_older_tensorrt_rtx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_rtx").mkdir()
+    (tmp_path / "tensorrt_rtx" / "__init__.py").write_text("__version__ = '1.2.0.54'")
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingPackageError) as caught:
+        load_library(RTX, root=tmp_path)
+    message = str(caught.value)
+    assert message.startswith("TensorRT-RTX 1.2.0.54 is installed, 1.4 or newer is needed")
+    assert message.endswith("pip install 'edgefuse[rtx]'")
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+
+
+def test_tensorrt_rtx_is_not_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = a_jetson(tmp_path / "root", monkeypatch, bindings=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingPackageError, match=r"desktop and workstation GPUs; on a Jetson .*--engine tensorrt"):
+        load_library(RTX, root=root)
 
 
 def test_an_empty_folder_of_that_name_is_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def test_a_plan_of_another_version_names_both_and_the_command(tmp_path: Path, fa
 def test_a_plan_for_tensorrt_is_none_for_tensorrt_rtx(tmp_path: Path, fake: FakeRTX) -> None:
     planned = bundle_with_plan(tmp_path / "bundle", fake, key_changes={"compute_capability": "8.9"})
     message = open_fails(planned, fake, NoPlanError)
-    assert "it has no TensorRT-RTX engine. Build one: " in message and "--engine rtx --for sm89" in message
+    assert message.endswith(
+        f"it has no TensorRT-RTX engine. Build one: edgefuse build {planned.folder} --engine rtx --precision fp16"
+    )
     message = open_fails(planned, fake, NoPlanError, precision="int8")
     assert "it has no int8 engine for TensorRT-RTX" in message
 

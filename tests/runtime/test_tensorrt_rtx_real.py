@@ -82,6 +82,27 @@ def test_without_a_driver_the_plan_is_not_loaded(planned: Bundle) -> None:
     assert message.endswith("Plans for TensorRT-RTX can be built without a GPU, but not run")
 
 
+def test_without_a_plan_the_library_is_not_even_loaded(tmp_path: Path) -> None:
+    folder = make_toy_bundle(tmp_path / "toy").folder
+    code = """
+import sys
+from pathlib import Path
+from edgefuse.bundle import open_bundle
+from edgefuse_runtime.engines import open_engine
+with open_engine(open_bundle(Path(sys.argv[1]))) as engine:
+    print(engine.description["passed_over"]["rtx"], "tensorrt_rtx" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "it has no TensorRT-RTX engine. Build one: edgefuse build" in done.stdout and done.stdout.endswith("False\n")
+
+
 def test_auto_runs_on_the_cpu_and_has_the_reason(planned: Bundle) -> None:
     with logged() as messages, open_engine(planned) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"

@@ -250,10 +250,19 @@ def select_plan(
         if nearest is None or len(changes) < len(nearest):
             nearest = (f"{record.name} does not match", *changes)
             nearest_precision = record.key.precision
-    command = build_command(bundle, nearest_precision, engine=engine, targets=(compute_capability,))
-    why = "; ".join(nearest) if nearest else f"it has no {_named(engine, precision)}"
-    kind = PlanError if nearest else NoPlanError
-    raise kind(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
+    targets = (compute_capability,)
+    if nearest is None:
+        raise no_plan_error(bundle, engine=engine, precision=precision, targets=targets)
+    command = build_command(bundle, nearest_precision, engine=engine, targets=targets)
+    raise PlanError(f"{bundle.folder} has no engine for this machine: {'; '.join(nearest)}. Build one: {command}")
+
+
+def no_plan_error(bundle: Bundle, *, engine: str, precision: str | None, targets: Sequence[str] = ()) -> NoPlanError:
+    """The error for a bundle that has no plan for a library."""
+    command = build_command(bundle, precision or PREFERRED_PRECISIONS[0], engine=engine, targets=targets)
+    return NoPlanError(
+        f"{bundle.folder} has no engine for this machine: it has no {_named(engine, precision)}. Build one: {command}"
+    )
 
 
 def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
@@ -337,10 +346,13 @@ def build_command(bundle: Bundle, precision: str, *, engine: str = "tensorrt", t
     """The command that builds a plan.
 
     Args:
-        targets: compute capabilities, such as "8.9"; only for TensorRT-RTX, which builds for GPUs of other machines too.
+        targets: compute capabilities, such as "8.9", for TensorRT-RTX, which builds for GPUs of other machines too; none = for the
+            GPU of this machine.
     """
-    options = f"--engine rtx --for {','.join(map(sm_name, targets))} " if engine == "rtx" else ""
-    return f"edgefuse build {quoted(bundle.folder)} {options}--precision {precision}"
+    options = ["--engine rtx"] if engine == "rtx" else []
+    if options and targets:
+        options.append(f"--for {','.join(map(sm_name, targets))}")
+    return " ".join(["edgefuse build", quoted(bundle.folder), *options, f"--precision {precision}"])
 
 
 def sm_name(compute_capability: str) -> str:

@@ -5,7 +5,7 @@ Both have the same Python API, so the code that uses them takes a `Library`.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import platform
 import re
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ TENSORRT = Product(
     name="TensorRT", engine="tensorrt", package="tensorrt", oldest=(10, 3), install="pip install 'edgefuse[tensorrt]'"
 )
 RTX = Product(
-    name="TensorRT-RTX", engine="rtx", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'"
+    name="TensorRT-RTX", engine="rtx", package="tensorrt_rtx", oldest=(1, 4), install="pip install 'edgefuse[rtx]'"
 )
 
 
@@ -64,6 +64,14 @@ class Library:
     def title(self) -> str:
         """Name and version, such as "TensorRT 10.3.0"."""
         return f"{self.product.name} {self.version}"
+
+
+def is_installed(product: Product) -> bool:
+    """Whether the bindings can be found. Does not import them."""
+    try:
+        return importlib.util.find_spec(product.package) is not None
+    except ValueError:  # imported, but not from a file
+        return True
 
 
 def load_library(product: Product = TENSORRT, *, root: Path = Path("/")) -> Library:
