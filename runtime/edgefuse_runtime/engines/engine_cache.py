@@ -229,8 +229,7 @@ def select_plan(
         NoPlanError: the bundle has none for this library.
         PlanError: none matches. The message has the differences of the closest plan, and the build command.
     """
-    nearest: tuple[str, ...] | None = None
-    nearest_precision = precision or PREFERRED_PRECISIONS[0]
+    others: list[tuple[tuple[str, ...], PlanRecord]] = []
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
     newest_first = reversed([one for one in plan_records(bundle) if one.key.engine == engine])
     records = [one for one in newest_first if one.key.precision in wanted]
@@ -247,14 +246,14 @@ def select_plan(
         changes = here.changes_since(record.key)
         if not changes:
             return record
-        if nearest is None or len(changes) < len(nearest):
-            nearest = (f"{record.name} does not match", *changes)
-            nearest_precision = record.key.precision
+        others.append((changes, record))
     targets = (compute_capability,)
-    if nearest is None:
+    if not others:
         raise no_plan_error(bundle, engine=engine, precision=precision, targets=targets)
-    command = build_command(bundle, nearest_precision, engine=engine, targets=targets)
-    raise PlanError(f"{bundle.folder} has no engine for this machine: {'; '.join(nearest)}. Build one: {command}")
+    changes, nearest = min(others, key=lambda one: len(one[0]))
+    why = "; ".join((f"{nearest.name} does not match", *changes))
+    command = build_command(bundle, nearest.key.precision, engine=engine, targets=targets)
+    raise PlanError(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
 
 
 def no_plan_error(bundle: Bundle, *, engine: str, precision: str | None, targets: Sequence[str] = ()) -> NoPlanError:
