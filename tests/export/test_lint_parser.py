@@ -16,7 +16,8 @@ from onnx_cases import FORMS, all_cases
 from test_lint import CAST, FLOAT, RELU, UINT16, graph, node
 
 from edgefuse.errors import MissingPackageError, UserError
-from edgefuse_export.tensorrt.lint import NotReadyError, check_file, check_model, refuse_unready
+from edgefuse_export.onnx.export import ExportSummary, export_run
+from edgefuse_export.tensorrt.lint import NotReadyError, Readiness, check_file, check_model, refuse_unready
 from edgefuse_export.tensorrt.operator_list import supported
 from edgefuse_export.tensorrt.parse import NO_OPERATOR, ask_parser, verdict
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library
@@ -170,6 +171,27 @@ def test_the_json_has_the_parser(library: Library, tmp_path: Path) -> None:
     assert found["against"] == f"the ONNX parser of {library.title}"
     result = lint(path)
     assert result.returncode == 0 and "ready, once its batch is fixed" in result.stdout
+
+
+def test_every_file_of_an_export_was_accepted_by_the_parser(library: Library, all_precisions: ExportSummary) -> None:
+    parity = all_precisions.bundle.manifest.parity
+    assert len(parity) == 3
+    for entry in parity.values():
+        assert entry["tensorrt"]["parser"] == {"library": library.title, "accepts": True, "refusals": []}
+
+
+def test_an_export_is_refused_if_the_parser_refuses_a_file(
+    library: Library, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_planted_operator(path: Path) -> Readiness:
+        model = onnx.load(str(path))
+        model.graph.node.append(node("Det", model.graph.node[-1].output[0], "planted"))
+        return check_file(save(model, tmp_path / "planted.onnx"))
+
+    monkeypatch.setattr("edgefuse_export.onnx.export.check_file", with_planted_operator)
+    with pytest.raises(NotReadyError, match=rf"model.onnx \(the ONNX parser of {library.title}\)(.|\n)*the_det"):
+        export_run(trained_run, tmp_path / "bundle", precisions=("fp32",))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_without_a_parser_the_list_is_used_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
