@@ -16,6 +16,8 @@ from edgefuse_export.tensorrt.onnx_graph import OnnxGraph, Problem, named
 QUANTISED_TYPES = ("INT8", "FP8", "INT4", "FP4")
 """The parser accepts them almost everywhere, the builder only between QuantizeLinear and DequantizeLinear."""
 
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+
 
 @cache
 def supported() -> dict[str, Any]:
@@ -106,10 +108,9 @@ def _constants(graph: OnnxGraph) -> Iterator[Problem]:
             tensor = node.input[number] if number < len(node.input) else ""
             if tensor in graph.hot:
                 yield Problem("operator", named(node), f"{tensor} is computed, the parser needs a constant")
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2]:
-            if not _is_zero(graph, node.input[2]):
-                what = f"the zero point {node.input[2]} must be 0: quantise symmetrically"
-                yield Problem("quantisation", named(node), what)
+        zero = node.input[2] if node.op_type in _QUANTISERS and len(node.input) > 2 else ""
+        if zero and not _is_zero(graph, zero):
+            yield Problem("quantisation", named(node), f"the zero point {zero} must be 0: quantise symmetrically")
 
 
 def _is_zero(graph: OnnxGraph, tensor: str) -> bool:
