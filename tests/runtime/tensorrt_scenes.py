@@ -87,11 +87,10 @@ def bundle_for_rtx(
 def _samples(made: Bundle) -> Samples:
     """Dark and bright frames at all distances, with the toy model's outputs."""
     side, rng = made.manifest.contract.size, np.random.default_rng(0)
-    rgb = rng.integers(0, 128, (16, side, side, 3), dtype=np.uint8) + np.uint8(100) * (np.arange(16) % 2).astype(
-        np.uint8
-    ).reshape(-1, 1, 1, 1)
-    codes = rng.integers(1, 2000, (16, 1, 1), dtype=np.uint16) + np.zeros((16, side, side), np.uint16)
-    depth = bytes_from_codes(codes)
+    rgb = rng.integers(0, 128, (16, side, side, 3), dtype=np.uint8)
+    rgb[::2] += 100
+    codes = rng.integers(1, 2000, (16, 1, 1), dtype=np.uint16)
+    depth = bytes_from_codes(np.broadcast_to(codes, (16, side, side)))
     answers = [toy_answer(*pair) for pair in zip(rgb, depth, strict=True)]
     return Samples(
         rgb=rgb,
