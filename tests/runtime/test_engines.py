@@ -84,6 +84,22 @@ def test_auto_without_a_gpu_runs_on_the_cpu_and_logs_why(
     ]
 
 
+def test_a_cuda_provider_that_does_not_load_is_passed_over_with_a_warning(
+    bundle: Bundle, without_tensorrt: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose onnxruntime-gpu finds no CUDA: the package of this machine has no such provider."""
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with logged() as messages, open_engine(bundle) as engine:
+        assert engine.description["provider"] == "CPUExecutionProvider"
+        assert "CUDAExecutionProvider" in engine.description["passed_over"]["cuda"]
+    (line,) = [line for line in messages if "engine: cpu" in line]
+    assert line.startswith("warning: engine: cpu (tensorrt: TensorRT's Python bindings are not installed; ")
+
+
 @pytest.mark.parametrize(
     ("word", "command"),
     [
