@@ -25,7 +25,10 @@ def info(
     path: Annotated[Path, typer.Argument(help="A bundle, run or data set folder, or a recording (.db3, .bag).")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a bundle, run, recording or data set contains. Exit code 1 if it is none of them, or a file is damaged."""
+    """Show what a bundle, run, recording or data set contains, without loading it.
+
+    Exit code 1 if it is none of them, or if a file of it is damaged.
+    """
     from edgefuse.app.info import describe
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import say

@@ -22,7 +22,10 @@ LIMIT_S = 20.0
 
 
 def find_cameras(as_json: AsJson = False) -> None:
-    """List the connected RealSense cameras: serial number, firmware, USB speed, streams. Exit code 1 if none can be used."""
+    """List the connected RealSense cameras: serial number, firmware, USB speed, streams.
+
+    Exit code 1 if none can be used.
+    """
     from edgefuse.errors import MissingPackageError, UserError
     from edgefuse.io.json_files import dumps
     from edgefuse_runtime.cameras.find import FoundCamera, not_listed, on_usb

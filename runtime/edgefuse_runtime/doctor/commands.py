@@ -22,7 +22,7 @@ BEFORE_STEP = "  "
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check what this machine can run: Python, PyTorch, engines, GPU, cameras; and show what to type for what is missing.
+    """Check Python, PyTorch, engines, GPU and cameras of this machine, and show what to type for what is missing.
 
     Exit code 1 if a part is installed but does not work. A missing part is no failure: it is needed only for what it is for.
     """
@@ -49,13 +49,14 @@ def show(checks: Sequence[Check], console: Console, *, version: str) -> None:
         if check.component.group != group:
             group = check.component.group
             console.print(group, style="bold")
-        line = Text(f"  {check.state:<{NAME_COLUMN - 2}}", style=STYLES[check.state])
-        line.append(f"{check.component.name:<{FOUND_COLUMN - NAME_COLUMN}}", style="default")
-        line.append(_wrapped(check.found, console.width), style="default")
+        line = Text()
+        line.append(f"  {check.state:<{NAME_COLUMN - 2}}", style=STYLES[check.state])
+        line.append(f"{check.component.name:<{FOUND_COLUMN - NAME_COLUMN}}")
+        line.append(_wrapped(check.found, console.width))
         last_line = line.plain.rpartition("\n")[2]
         for step in map(printable, check.step.splitlines()):
             fits = check.step == step and len(last_line) + len(BEFORE_STEP) + len(step) <= console.width
-            line.append(BEFORE_STEP if fits else f"\n{' ' * NAME_COLUMN}", style="default")
+            line.append(BEFORE_STEP if fits else f"\n{' ' * NAME_COLUMN}")
             line.append(step, style="cyan")
         console.print(line, soft_wrap=True)
     if any(check.step for check in checks):

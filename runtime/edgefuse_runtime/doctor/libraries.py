@@ -46,6 +46,11 @@ def main(name: str, argument: str = "") -> None:
     os._exit(0)  # libraries of a GPU or camera may crash in their own clean-up
 
 
+def _opencv() -> Iterator[dict[str, Any]]:
+    yield {"numpy": importlib.import_module("numpy").__version__}
+    yield {"version": importlib.import_module("cv2").__version__}
+
+
 def _torch() -> Iterator[dict[str, Any]]:
     torch = importlib.import_module("torch")  # by name: no module of the device imports it
     yield {"version": torch.__version__, "cuda": torch.version.cuda}
@@ -163,6 +168,7 @@ def _formats(device: Any) -> dict[str, dict[str, Any]]:
 
 
 PROBES: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
+    "opencv": _opencv,
     "torch": _torch,
     "cuda_driver": _cuda_driver,
     "onnxruntime": _onnxruntime,

@@ -1,4 +1,4 @@
-"""The checks of the machine itself: Python, OpenCV, driver, disk, power mode, udev rules. Only `report` imports it.
+"""The checks of the machine itself: Python, driver, disk, power mode, udev rules. Only `report` imports it.
 
 Files are read below `root`, so that another machine's can be checked.
 """
@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgefuse.io.environment import installed, output_of
+from edgefuse.io.environment import output_of
 from edgefuse.io.text import printable
-from edgefuse_runtime.doctor.check import CUDA_DRIVER, DISK, OPENCV, POWER_MODE, PYTHON, UDEV_RULES, Check, brief
+from edgefuse_runtime.doctor.check import CUDA_DRIVER, DISK, POWER_MODE, PYTHON, UDEV_RULES, Check, brief
 from edgefuse_runtime.doctor.probe import Facts
 
 MIN_FREE_BYTES = 5 << 30
@@ -40,20 +40,6 @@ def python() -> Check:
     """The interpreter."""
     found = f"{platform.python_version()}, {platform.machine()}, {_os_name()}"
     return PYTHON.is_now("ok", found)
-
-
-def opencv() -> Check:
-    """OpenCV, which every command needs; two of its packages overwrite each other's files."""
-    result = OPENCV.is_now
-    packages = installed("opencv")
-    again = f"pip uninstall -y {' '.join(packages)} && pip install opencv-python-headless"
-    try:
-        import cv2
-    except ImportError as error:
-        return result("broken", f"does not load ({brief(error)})", again)
-    if len(packages) > 1:
-        return result("warning", f"{cv2.__version__}; {' and '.join(packages)} overwrite each other", again)
-    return result("ok", cv2.__version__)
 
 
 def disk(folder: Path) -> Check:

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgefuse_runtime.cameras.pyrealsense import OLD_SDK, UPDATE_SDK, is_old_sdk
-from edgefuse_runtime.doctor.check import ONNXRUNTIME, OPENVINO, PYCUDA, PYREALSENSE2, TORCH, Check, Component, brief
+from edgefuse_runtime.doctor.check import (
+    ONNXRUNTIME,
+    OPENCV,
+    OPENVINO,
+    PYCUDA,
+    PYREALSENSE2,
+    TORCH,
+    Check,
+    Component,
+    brief,
+)
 from edgefuse_runtime.doctor.probe import Facts
 
 INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgefuse[gpu]'"
@@ -28,6 +38,19 @@ class Machine:
 
     gpu: str | None
     is_jetson: bool
+
+
+def opencv(facts: Facts) -> Check:
+    """OpenCV and NumPy, which every command needs; two packages of OpenCV overwrite each other's files."""
+    result = OPENCV.is_now
+    packages = facts.get("packages") or ["opencv-python-headless"]
+    again = f"pip uninstall -y {' '.join(packages)} && pip install --force-reinstall numpy opencv-python-headless"
+    if "missing" in facts or "problem" in facts:
+        return result("broken", "not installed" if "missing" in facts else _does_not_load(facts), again)
+    found = f"{facts['version']}, NumPy {facts['numpy']}"
+    if len(packages) > 1:
+        return result("warning", f"{found}; {' and '.join(packages)} overwrite each other", again)
+    return result("ok", found)
 
 
 def torch(facts: Facts, machine: Machine) -> Check:

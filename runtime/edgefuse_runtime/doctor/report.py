@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LIMIT_S = 20.0
 """For importing one library. PyTorch takes up to 10 s from a cold disk; what is missing takes no time."""
 
-_PACKAGES = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "openvino", "pyrealsense2")
+_PACKAGES = ("opencv", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "openvino", "pyrealsense2")
 
 
 def examine(*, root: Path = Path("/"), folder: Path = Path(), limit_s: float = LIMIT_S) -> tuple[check.Check, ...]:
@@ -82,7 +82,7 @@ def _checks(
 
     return (
         (check.PYTHON, machine.python),
-        (check.OPENCV, machine.opencv),
+        (check.OPENCV, lambda: packages.opencv(facts["opencv"])),
         (check.DISK, lambda: machine.disk(folder)),
         (check.POWER_MODE, lambda: machine.power_mode(is_jetson=here.is_jetson, root=root)),
         (check.TORCH, lambda: packages.torch(facts["torch"], here)),
