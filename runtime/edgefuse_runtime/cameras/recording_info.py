@@ -67,15 +67,24 @@ def describe_recording(path: Path) -> RecordingInfo:
     Raises:
         DamagedError: it is damaged, was cut off, or is no recording. The message does not name the file.
     """
-    try:
+    with _damage_reported():
         found = _describe_bag(path) if path.suffix.lower() == ".bag" else _describe_db3(path)
-    except (sqlite3.Error, struct.error, ValueError, KeyError) as error:
-        raise DamagedError(f"it cannot be read ({error})") from error
-    except OSError as error:
-        raise DamagedError(f"it cannot be read ({error.strerror})") from error
     if not found.streams:
         raise DamagedError("it has no stream of images")
     return found
+
+
+@contextlib.contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Convert the errors of a damaged file to `DamagedError`."""
+    try:
+        yield
+    except (sqlite3.Error, struct.error, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"it cannot be read ({error})") from error
+    except OSError as error:
+        raise DamagedError(f"it cannot be read ({error.strerror})") from error
 
 
 def _describe_db3(path: Path) -> RecordingInfo:
@@ -127,7 +136,14 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _describe_bag(path: Path) -> RecordingInfo:
-    """From the index (http://wiki.ros.org/Bags/Format/2.0), and the SDK's own description where it is installed."""
+    images, end_ns = _counted_in_bag(path)
+    details, device = _from_sdk(path)
+    streams = (StreamInfo(name=name, frames=frames, **details.get(name, {})) for name, frames in sorted(images.items()))
+    return RecordingInfo(streams=tuple(streams), device=device, duration_s=end_ns / 1e9)
+
+
+def _counted_in_bag(path: Path) -> tuple[dict[str, int], int]:
+    """Frames of each stream, and the time of the last message in ns, from the index (http://wiki.ros.org/Bags/Format/2.0)."""
     topics: dict[bytes, str] = {}
     numbers: Counter[bytes] = Counter()
     end_ns = 0
@@ -140,9 +156,7 @@ def _describe_bag(path: Path) -> RecordingInfo:
             for at in range(0, len(data), 8):
                 numbers[data[at : at + 4]] += struct.unpack_from("<I", data, at + 4)[0]
     images = {match["stream"]: numbers[number] for number, name in topics.items() if (match := _IMAGES.match(name))}
-    details, device = _from_sdk(path)
-    streams = (StreamInfo(name=name, frames=frames, **details.get(name, {})) for name, frames in sorted(images.items()))
-    return RecordingInfo(streams=tuple(streams), device=device, duration_s=end_ns / 1e9)
+    return images, end_ns
 
 
 def _index(path: Path) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
