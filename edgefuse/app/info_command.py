@@ -62,7 +62,7 @@ def _show(found: Mapping[str, Any]) -> None:
 def _bundle(found: Mapping[str, Any]) -> Iterator[Row]:
     yield from _model_rows(found)
     batch = found["batch_size"]
-    yield "batch", "any number of pairs" if batch is None else f"{batch} pair{'' if batch == 1 else 's'}"
+    yield "batch", "any number of pairs" if batch is None else _of(batch, "pair")
     if found["region"]:
         yield "region", found["region"]
     mode = found["degraded_mode"]
@@ -123,7 +123,7 @@ def _recording(found: Mapping[str, Any]) -> Iterator[Row]:
     for stream in found["streams"]:
         rate = f" at {stream['rate']}/s" if stream["rate"] else ""
         streams.append(
-            f"{stream['name']}: {stream['frames']} frames, {stream['size'] or ''} {stream['format'] or ''}{rate}"
+            f"{stream['name']}: {_of(stream['frames'], 'frame')}, {stream['size'] or ''} {stream['format'] or ''}{rate}"
         )
     yield "streams", "\n".join(streams)
     if found["depth_unit_m"]:
@@ -133,13 +133,13 @@ def _recording(found: Mapping[str, Any]) -> Iterator[Row]:
 
 def _data_set(found: Mapping[str, Any]) -> Iterator[Row]:
     classes = found["classes"]
-    yield "pairs", f"{found['num_pairs']} in {found['num_sequences']} sequences"
+    yield "pairs", f"{found['num_pairs']} in {_of(found['num_sequences'], 'sequence')} and {_of(len(classes), 'class')}"
     width = max((len(one["label"]) for one in classes), default=0)
     lines = [
-        f"{one['label']:<{width}}: {one['pairs']} pairs, {one['sequences']} sequences" for one in classes[:MAX_ROWS]
+        f"{one['label']:<{width}}  {_of(one['pairs'], 'pair')}, {_of(one['sequences'], 'sequence')}" for one in classes
     ]
-    more = [f"and {len(classes) - MAX_ROWS} more; --json lists all"] if len(classes) > MAX_ROWS else []
-    yield f"{len(classes)} classes", "\n".join([*lines, *more])
+    more = [f"and {len(lines) - MAX_ROWS} more; --json lists all"] if len(lines) > MAX_ROWS else []
+    yield "classes", "\n".join([*lines[:MAX_ROWS], *more])
     yield "first pair", found["first_size"] or "cannot be read"
     yield "depth unit", f"{1000 * found['depth_unit_m']:g} mm, aligned to {found['align']}"
     if found["region"]:
@@ -156,6 +156,12 @@ def _file(file: Mapping[str, Any]) -> str:
     compared = "" if difference is None else f", at most {difference:.1e} from PyTorch"
     state = "damaged" if file["problem"] else "intact"
     return f"{file['name']}: {file['precision']}, {_bytes(file['num_bytes'])}, {state}{compared}"
+
+
+def _of(number: int, noun: str) -> str:
+    """ "1 pair", "2 pairs", "3 classes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def _versions(found: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -68,7 +69,7 @@ def test_the_json_output_has_every_component_once(tmp_path: Path) -> None:
     ("name", "source", "state", "text"),
     [
         ("openvino", "import os; os.abort()", "broken", "does not load (it crashed (SIGABRT))"),
-        ("torch", "import sys; print('noise'); sys.exit('[no] libcudnn')", "broken", "does not load ([no] libcudnn)"),
+        ("torch", "import sys; print('noise', end='', flush=True); sys.exit('[no] libcudnn')", "broken", "does not load ([no] libcudnn)"),
         ("torch", "import os; os._exit(7)", "broken", "does not load (exit code 7)"),
         ("numpy", "import os, signal; os.kill(os.getpid(), signal.SIGILL)", "broken", "it crashed (SIGILL)"),
         ("cv2", "print('noise'); raise ImportError('libGL.so.1')", "broken", "does not load (libGL.so.1)"),
@@ -116,7 +117,9 @@ def test_a_package_that_hangs_is_ended_and_what_it_said_before_is_kept(
 ) -> None:
     source = "import time\n__version__ = '2025.3'\nclass Core:\n    def __init__(self): time.sleep(60)\n"
     monkeypatch.syspath_prepend(str(package(tmp_path, "openvino", source)))
+    started_s = time.monotonic()
     facts = probe("openvino", limit_s=2)
+    assert time.monotonic() - started_s < 20
     assert facts == {"version": "2025.3", "problem": "no answer within 2 s"}
     assert packages.openvino(facts).found == "2025.3 does not load (no answer within 2 s)"
 

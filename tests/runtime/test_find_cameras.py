@@ -118,7 +118,7 @@ def test_without_the_sdk_the_message_has_the_install_command(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("import os; os.abort()", "it crashed (SIGABRT)"),
+        ("import os; os.abort()", "pyrealsense2 does not load (it crashed (SIGABRT))"),
         ("__version__ = '2.57.0'\ndef context(): raise RuntimeError('[usb] failed')", "cannot list the cameras ([usb] failed)"),
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ def test_a_real_bag(d435_bag: Path) -> None:
 def test_a_bag_without_the_sdk_has_its_frames(d435_bag: Path, tmp_path: Path) -> None:
     done = bare_edgefuse(tmp_path, "info", d435_bag)
     assert done.returncode == 0, done.stderr
-    assert "Color_0: 1 frames" in done.stdout and "Depth_0: 2 frames" in done.stdout
+    assert "Color_0: 1 frame," in done.stdout and "Depth_0: 2 frames" in done.stdout
 
 
 def test_a_bag_that_was_cut_off_has_no_index(d435_bag: Path, tmp_path: Path) -> None:

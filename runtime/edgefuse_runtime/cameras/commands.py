@@ -45,7 +45,8 @@ def find_cameras(as_json: AsJson = False) -> None:
     if "sdk" in facts and is_old_sdk(facts["sdk"]):
         say(f"warning: pyrealsense2 {facts['sdk']}: {OLD_SDK}: {UPDATE_SDK}")
     if "sdk" not in facts:
-        raise MissingPackageError(facts.get("problem", "pyrealsense2 does not load"), facts.get("step", ""))
+        problem = facts["problem"] if "step" in facts else f"pyrealsense2 does not load ({facts['problem']})"
+        raise MissingPackageError(problem, facts.get("step") or "")
     if "problem" in facts:
         raise UserError(
             f"librealsense cannot list the cameras ({facts['problem']})",

@@ -13,7 +13,7 @@ from typing import Any
 
 INTEL, REALSENSE = "8086", "38e5"
 _INTEL_PRODUCT = re.compile(r"0a[a-f][0-9a-f]|0b[0-9a-f]{2}|115[56]|abc[cd]")
-"""Product ids of RealSense cameras with Intel's vendor id, which other devices have too (librealsense, ds-private.h)."""
+"""Product ids of RealSense cameras with Intel's vendor id, which other devices have too (from librealsense's udev rules)."""
 
 
 @dataclass(frozen=True, kw_only=True)
