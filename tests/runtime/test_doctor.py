@@ -69,7 +69,12 @@ def test_the_json_output_has_every_component_once(tmp_path: Path) -> None:
     ("name", "source", "state", "text"),
     [
         ("openvino", "import os; os.abort()", "broken", "does not load (it crashed (SIGABRT))"),
-        ("torch", "import sys; print('noise', end='', flush=True); sys.exit('[no] libcudnn')", "broken", "does not load ([no] libcudnn)"),
+        (
+            "torch",
+            "import sys; print('noise', end='', flush=True); sys.exit('[no] libcudnn')",
+            "broken",
+            "does not load ([no] libcudnn)",
+        ),
         ("torch", "import os; os._exit(7)", "broken", "does not load (exit code 7)"),
         ("numpy", "import os, signal; os.kill(os.getpid(), signal.SIGILL)", "broken", "it crashed (SIGILL)"),
         ("cv2", "print('noise'); raise ImportError('libGL.so.1')", "broken", "does not load (libGL.so.1)"),
