@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -31,7 +32,9 @@ def bare_edgefuse(
         packages = Path(sysconfig.get_path("purelib"))
         for path in {path for pattern in ALWAYS for path in packages.glob(pattern)}:
             (site / path.name).symlink_to(path)
-    library = [path for path in sys.path if path and "site-packages" not in path and Path(path).name != "tests"]
+    library = [
+        path for path in sys.path if path and not re.search("(site|dist)-packages", path) and Path(path).name != "tests"
+    ]
     library = [path for path in library if not Path(path).is_relative_to(ROOT)]
     path = ":".join(map(str, [*extra, *SOURCES, *library, site]))
     return subprocess.run(
