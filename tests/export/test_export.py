@@ -51,6 +51,7 @@ def test_every_fusion_keeps_its_outputs_and_the_contracts_names(fusion: str, tmp
     assert [(o.name, o.type, o.shape) for o in session.get_outputs()] == [
         ("probabilities", "tensor(float)", [1, 3]),
         ("gate", "tensor(float)", [1, 128]),
+        ("nearest_m", "tensor(float)", [1, 1]),
     ]
     rgb, depth = samples(1)
     expected = torch_predictor(model)(rgb, depth)
@@ -119,9 +120,9 @@ def test_the_temperature_is_part_of_the_graph(temperature: float, run: Path, tmp
     rgb, depth = open_run(run).samples()
     model = open_run(run).build_model()
     with torch.inference_mode():
-        logits, _ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
+        logits, *_ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
     with open_engine(summary.bundle) as engine:
-        found, _ = predict_framed(engine, rgb, depth)
+        found = predict_framed(engine, rgb, depth).probabilities
     np.testing.assert_allclose(found, torch.softmax(logits / temperature, dim=1).numpy(), atol=1e-4)
     np.testing.assert_array_equal(found.argmax(axis=1), logits.numpy().argmax(axis=1))
 
@@ -225,10 +226,11 @@ def test_a_bundle_replaces_another_only_when_forced(run: Path, bundle_folder: Pa
 def test_an_exported_bundle_runs(bundle_folder: Path, run: Path) -> None:
     rgb, depth = open_run(run).samples()
     with open_engine(open_bundle(bundle_folder)) as engine:
-        probabilities, gate = predict_framed(engine, rgb, depth)
+        found = predict_framed(engine, rgb, depth)
     expected = torch_predictor(open_run(run).build_model())(rgb, depth)
-    np.testing.assert_allclose(probabilities, expected[0], atol=1e-4)
-    np.testing.assert_allclose(gate, expected[1], atol=1e-4)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert expected.nearest_m is not None and np.ptp(expected.nearest_m) > 0.01
 
 
 def copy_bundle(source: Path, target: Path, *, names: tuple[str, ...] = ("manifest.json", "model.onnx")) -> Path:
@@ -248,6 +250,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
         "depth": ("uint8", (16, 32, 32, 2)),
         "probabilities": ("float32", (16, 3)),
         "gate": ("float32", (16, 32)),
+        "nearest_m": ("float32", (16, 1)),
     }
     rgb, depth = open_run(run).samples()
     np.testing.assert_array_equal(found.rgb[: len(rgb)], rgb)
@@ -255,6 +258,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
     expected = torch_predictor(open_run(run).build_model())(found.rgb, found.depth)
     np.testing.assert_array_equal(found.probabilities, expected[0])
     np.testing.assert_array_equal(found.gate, expected[1])
+    np.testing.assert_array_equal(found.nearest_m, expected[2])
 
 
 def test_samples_that_are_damaged_or_absent_are_refused(bundle_folder: Path, tmp_path: Path) -> None:

@@ -55,13 +55,13 @@ def test_layers_are_in_fp16_and_decoding_and_softmax_in_fp32(fusion: str, tmp_pa
     encoding = "relative" if fusion == "spatial" else "absolute"
     graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
-    kept = ("decode", "encode", "spatial_gate")
+    kept = ("decode", "nearest_surface", "encode", "spatial_gate")
     assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(kept))
     others = {module: kinds for module, kinds in found.items() if module and not module.startswith(kept)}
     assert len(others) > 10 and all(kinds == {"FLOAT16"} for kinds in others.values())
     (softmax,) = (node for node in graph.graph.node if node.op_type == "Softmax")
     types = {v.name: v.type.tensor_type.elem_type for v in graph.graph.output}
-    assert types == {"probabilities": onnx.TensorProto.FLOAT, "gate": onnx.TensorProto.FLOAT}
+    assert types == dict.fromkeys(("probabilities", "gate", "nearest_m"), onnx.TensorProto.FLOAT)
     assert "probabilities" in softmax.output
 
 
@@ -212,7 +212,8 @@ def test_the_manifest_has_the_comparisons_of_the_fp16_file(all_precisions: Expor
 
 def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"'layer7\*' matches no module; modules: decode, encode, spatial_gate, .*rgb_features"
+        UserError,
+        match=r"'layer7\*' matches no module; modules: decode, nearest_surface, encode, spatial_gate, .*rgb_features",
     ):
         export_run(trained_run, tmp_path / "b", precisions=("fp16",), keep_fp32=("layer7*",))
     with pytest.raises(UserError, match="'fp8' is unknown"):

@@ -21,7 +21,7 @@ from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import GpuError, GpuOutOfMemoryError
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
-from toy_bundle import make_toy_bundle, toy_answer
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -66,6 +66,7 @@ def test_the_output_is_the_graphs(planned: Bundle, memory: HostMemory, integrate
             probabilities, gate = toy_answer(rgb[0], depth[0])
             np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
             np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+            np.testing.assert_allclose(decision.nearest_m, [toy_nearest_m(depth[0])], atol=1e-5)
             assert engine.labels[int(decision.probabilities.argmax())] == label
     assert not memory.is_open
 
@@ -115,6 +116,7 @@ def test_the_description_and_the_tensors_have_what_runs(
         assert {(one.name, one.dtype, one.shape) for one in engine.outputs} == {
             ("probabilities", "float32", (1, 2)),
             ("gate", "float32", (1, 4)),
+            ("nearest_m", "float32", (1, 1)),
         }
     assert described["provider"] == f"TensorRT {fake.version}"
     assert (described["precision"], described["file"], described["device"]) == ("fp16", FP16_NAME, fake.device)
