@@ -11,7 +11,7 @@ import torch
 from export_runs import CONTRACT, LABELS, RUN_FILES, samples
 
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
-from edgefuse.contract import InputContract, codes_from_bytes
+from edgefuse.contract import InputContract, Outputs, codes_from_bytes
 from edgefuse.degraded_mode import least_above_chance
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS
@@ -179,14 +179,13 @@ def test_parity_finds_a_model_that_differs() -> None:
 
 
 def test_parity_finds_nan() -> None:
-    def reference(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32)
+    def reference(rgb: np.ndarray, depth: np.ndarray) -> Outputs:
+        return Outputs(np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32))
 
-    def candidate(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, gate = reference(rgb, depth)
-        if not codes_from_bytes(depth).any():  # fails on these edge cases only
-            probabilities = probabilities * np.nan
-        return probabilities, gate
+    def candidate(rgb: np.ndarray, depth: np.ndarray) -> Outputs:
+        found = reference(rgb, depth)
+        is_bad = not codes_from_bytes(depth).any()  # fails on these edge cases only
+        return found._replace(probabilities=found.probabilities * (np.nan if is_bad else 1))
 
     report = check_parity(
         reference=reference,
@@ -207,6 +206,14 @@ def test_edge_cases_match_their_names() -> None:
     cases = edge_cases(rgb, depth, contract=CONTRACT)
     assert not cases["no depth"][1].any() and (codes_from_bytes(cases["depth codes 65535"][1]) == 65535).all()
     assert (codes_from_bytes(cases["depth at its maximum"][1]) == 2000).all()
+    codes = {name: codes_from_bytes(pair[1])[0] for name, pair in cases.items()}
+    assert (codes["all depth equal"] == 1100).all()
+    (row, column), (rows, columns) = np.argwhere(codes["one valid pixel"])[0], np.nonzero(codes["one valid row"])
+    assert np.count_nonzero(codes["one valid pixel"]) == 1 and codes["one valid pixel"][row, column] == 1100
+    assert set(rows) == {16} and len(columns) == 32
+    alternating = codes["depth codes 0 and 65535 alternating"]
+    assert set(alternating[0]) == {0, 65535} and (alternating[1:] != alternating[:-1]).all()
+    assert (alternating[:, 1:] != alternating[:, :-1]).all()
     assert not cases["black RGB"][0].any() and (cases["white RGB"][0] == 255).all()
     np.testing.assert_array_equal(cases["no depth"][0], rgb)
     np.testing.assert_array_equal(cases["white RGB"][1], depth)
