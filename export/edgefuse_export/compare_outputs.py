@@ -184,7 +184,7 @@ def edge_cases(
         "all depth equal": (rgb, every_pixel(middle_code)),
         "one valid pixel": (rgb, only((0, middle, middle))),
         "one valid row": (rgb, only((0, middle))),
-        "depth codes 0 and 65535 alternating": (
+        "alternating 0, 65535": (
             rgb,
             bytes_from_codes(np.where((rows + columns) % 2, MAX_DEPTH_CODE, 0).astype(np.uint16)),
         ),

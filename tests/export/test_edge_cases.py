@@ -43,7 +43,7 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "all depth equal": spread,
     "one valid pixel": degrees_of_freedom,
     "one valid row": height,
-    "depth codes 0 and 65535 alternating": num_neighbours,
+    "alternating 0, 65535": num_neighbours,
 }
 
 

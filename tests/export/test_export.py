@@ -211,7 +211,7 @@ def test_edge_cases_match_their_names() -> None:
     (row, column), (rows, columns) = np.argwhere(codes["one valid pixel"])[0], np.nonzero(codes["one valid row"])
     assert np.count_nonzero(codes["one valid pixel"]) == 1 and codes["one valid pixel"][row, column] == 1100
     assert set(rows) == {16} and len(columns) == 32
-    alternating = codes["depth codes 0 and 65535 alternating"]
+    alternating = codes["alternating 0, 65535"]
     assert set(alternating[0]) == {0, 65535} and (alternating[1:] != alternating[:-1]).all()
     assert (alternating[:, 1:] != alternating[:, :-1]).all()
     assert not cases["black RGB"][0].any() and (cases["white RGB"][0] == 255).all()

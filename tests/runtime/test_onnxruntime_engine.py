@@ -16,7 +16,7 @@ from runtime_scenes import draw_pair
 
 from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.contract import OUTPUTS
+from edgefuse.contract import OUTPUTS, OUTPUTS_OF_OLDER_BUNDLES
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import onnxruntime as engine_module
 from edgefuse_runtime.engines import open_engine
@@ -41,7 +41,25 @@ def test_the_output_is_the_graphs(bundle: Bundle, label: str) -> None:
     assert decision.gate.shape == (1, 4) and decision.gate.dtype == np.float32
     np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
     np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+    np.testing.assert_allclose(decision.nearest_m, [toy_nearest_m(framed.depth)], atol=1e-5)
     assert engine.labels[int(decision.probabilities.argmax())] == label
+
+
+def test_a_file_without_an_output_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "bundle")
+    model = onnx.load(str(bundle.file()))
+    del model.graph.output[-1]
+    bundle = with_model(bundle, model.SerializeToString())
+    with pytest.raises(UserError, match=r"lacks the outputs \['nearest_m'\]"), OnnxRuntimeEngine(bundle):
+        pass
+
+
+def test_an_older_bundle_has_no_distance(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "bundle", outputs=OUTPUTS_OF_OLDER_BUNDLES)
+    framed = framing.fit(*draw_pair("near"), size=32)
+    with OnnxRuntimeEngine(bundle) as engine:
+        decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+    assert decision.nearest_m is None and decision.is_finite and len(decision.gate) == 1
 
 
 def test_outputs_are_owned_by_the_caller(bundle: Bundle) -> None:

@@ -78,8 +78,7 @@ class TableSink:
             return Panel(Text("waiting for the first frame"), title=self._title, width=80)
         newest = results[-1]
         now = Group(
-            *(_prediction(newest), Text(), _bars(newest), Text(), _gate(newest)),
-            *(Text(f"nearest {nearest_of(newest).strip()}"), Text(), _timings(newest, latencies_ms)),
+            _prediction(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
         right = ""
@@ -127,7 +126,8 @@ def _gate(result: Result) -> RenderableType:
     position = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
     line = "─" * position + "●" + "─" * (BAR_WIDTH - 1 - position)
     return Text.assemble(
-        "gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue"), f"  {result.gate_mean:.2f}"
+        *("gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue")),
+        f"  {result.gate_mean:.2f}   nearest {nearest_of(result).strip()}",
     )
 
 
