@@ -31,7 +31,7 @@ FAR = 1e3
 
 REVISION = 2
 """Version of the estimate of the nearest surface. Version 1, in runs from before November 2026, uses only blocks with more than half of
-their pixels measured; without any, everything measured counts as nearest."""
+their pixels measured; without any, everything measured counts as nearest, and the distance is 0."""
 
 HALF, THIRD = 0.5, 0.33
 DENSE, SPARSE = 1.0, 0.75
@@ -43,8 +43,8 @@ count as a surface."""
 class NearestSurface(nn.Module):
     """Distance of the nearest surface: the smallest block mean among the well-measured blocks. See `HALF` and `THIRD`.
 
-    It is an output of the exported graph, and everything that depends on it uses that output: TensorRT 11.2 fused a minimum over an
-    input with what follows, and computed wrong outputs, unless the minimum was an output itself.
+    It is an output of the exported graph, and everything that depends on it uses that output: TensorRT 11.2 was reported to fuse a
+    minimum over an input with what follows, and to compute wrong outputs, unless the minimum is an output itself.
     """
 
     def __init__(self, contract: InputContract, *, revision: int = REVISION) -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from export_runs import CONTRACT, LABELS, RUN_FILES, samples
+from export_runs import CONTRACT, LABELS, RUN_FILES, new_model, samples
 
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, Outputs, codes_from_bytes
@@ -20,6 +21,7 @@ from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
 from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
+from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_session
 from edgefuse_runtime.engines import open_engine
@@ -63,6 +65,26 @@ def test_every_fusion_keeps_its_outputs_and_the_contracts_names(fusion: str, tmp
         i.name for i in graph.initializer
     }  # each is the output of a node, the gate too
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no separate file of weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_probabilities_depend_on_the_nearest_surface_through_the_output_alone(precision: str, tmp_path: Path) -> None:
+    """Otherwise TensorRT may fuse the minimum with what follows it."""
+    model = new_model("spatial", encoding="relative")
+    rgb, depth = (torch.from_numpy(array) for array in samples(1))
+    more: dict[str, Any] = {}
+    if precision == "fp16":
+        fp16 = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
+        model, more = fp16.model, {"fp32_modules": fp16.fp32_modules}
+    graph = onnx.load(str(onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS, **more))).graph
+    (reached,) = ({*node.output} for node in graph.node if node.op_type == "ReduceMin")
+    through_output = {"nearest_m"}
+    for node in graph.node:  # sorted topologically
+        if through_output & set(node.input):
+            through_output |= set(node.output)
+        if (reached - {"nearest_m"}) & set(node.input):
+            reached |= set(node.output)
+    assert "probabilities" in through_output and "nearest_m" in reached and "probabilities" not in reached
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "shufflenet_v2_x0_5"])
