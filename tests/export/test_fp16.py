@@ -83,7 +83,7 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
     model = new_model()
     model.depth_features = Features(model.depth_features)  # type: ignore[assignment, arg-type]
     assert types_by_module(fp16_graph(model, tmp_path / "a.onnx"))["depth_features.encode"] == {"FLOAT16"}
-    model.fp32_modules = ("*.encode",)  # type: ignore[assignment]
+    model.fp32_modules = (*model.fp32_modules, "*.encode")  # type: ignore[assignment]
     found = types_by_module(fp16_graph(model, tmp_path / "b.onnx"))
     assert found["depth_features.encode"] == {"FLOAT"} and "FLOAT" not in found["core.fusion"]
 
@@ -91,7 +91,14 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
 def test_only_modules_to_keep_are_in_fp32(tmp_path: Path) -> None:
     found = types_by_module(fp16_graph(new_model(), tmp_path / "h.onnx", "core.head", "rgb_*.project.0"))
     in_fp32 = {module for module, kinds in found.items() if module and "FLOAT" in kinds}
-    assert in_fp32 == {"decode", "core.head.0", "core.head.1", "core.head.3", "rgb_features.project.0"}
+    assert in_fp32 == {
+        "decode",
+        "nearest_surface",
+        "core.head.0",
+        "core.head.1",
+        "core.head.3",
+        "rgb_features.project.0",
+    }
 
 
 def test_a_tensor_of_the_wrong_type_is_named(tmp_path: Path) -> None:
@@ -280,7 +287,7 @@ def test_magnitudes_are_those_of_activations_and_not_of_weights() -> None:
 
 def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     graph = fp16_graph(new_model(), tmp_path / "h.onnx")
-    check_types(graph, fp32_modules=("decode",))
+    check_types(graph, fp32_modules=("decode", "nearest_surface"))
     node = next(n for n in graph.graph.node if n.op_type == "Gemm" and module_of(n) == "core.head.0")
     weight = next(one for one in graph.graph.initializer if one.name == node.input[1])
     wide = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float32), weight.name)
@@ -294,4 +301,4 @@ def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     node.input[1] = "narrowed"
     graph.graph.node.insert(at, cast)
     with pytest.raises(UserError, match=r"Cast in core.head.0\) is FLOAT, FLOAT16 was expected"):
-        check_types(graph, fp32_modules=("decode",))
+        check_types(graph, fp32_modules=("decode", "nearest_surface"))
