@@ -26,7 +26,7 @@ from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
-from toy_bundle import make_toy_bundle, toy_answer
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 FP16_NAME = "model.fp16.onnx"
 COMPARED = {"parity": {"cases": []}}
@@ -97,6 +97,7 @@ def _samples(made: Bundle) -> Samples:
         depth=depth,
         probabilities=np.array([probabilities for probabilities, _ in answers], np.float32),
         gate=np.array([[gate] * made.manifest.model["width"] for _, gate in answers], np.float32),
+        nearest_m=np.array([[toy_nearest_m(one)] for one in depth], np.float32),
     )
 
 

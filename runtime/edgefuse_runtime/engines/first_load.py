@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import SAMPLES_NAME, Bundle, Samples
+from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import parse_json, write_json
 from edgefuse_runtime.engines.engine import Decision
@@ -67,12 +68,11 @@ def _compare(bundle: Bundle, record: PlanRecord, run: Run, *, samples: Samples) 
     from edgefuse.evaluation.compare_outputs import ENGINE_TOLERANCES, joined, report_of
 
     num_frames = len(samples.rgb)
-    decisions = [run(samples.rgb[i : i + 1], samples.depth[i : i + 1]) for i in range(num_frames)]
-    found = joined([(one.probabilities, one.gate) for one in decisions])
+    found = joined([run(samples.rgb[i : i + 1], samples.depth[i : i + 1]).outputs for i in range(num_frames)])
     tolerance = ENGINE_TOLERANCES[record.key.precision]
     if tolerance.flips_fraction:  # 3 % of 16 frames would be none
         tolerance = replace(tolerance, flips_fraction=max(tolerance.flips_fraction, 1 / num_frames))
-    stored = {"stored outputs": ((samples.probabilities, samples.gate), found)}
+    stored = {"stored outputs": (Outputs(samples.probabilities, samples.gate, samples.nearest_m), found)}
     report = report_of(stored, reference="the bundle's samples", candidate=record.name, tolerance=tolerance)
     if failures := report.failures():
         again = build_command(

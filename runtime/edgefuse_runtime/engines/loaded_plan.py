@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
+from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, outputs_of
 from edgefuse_runtime.engines.engine import Decision, Tensor
 from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import (
@@ -124,14 +124,14 @@ class LoadedPlan:
         widths = {one.name: one.shape[-1] for one in self.outputs}
         if (
             set(self.inputs) != inputs
-            or outputs != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
+            or outputs != dict.fromkeys(contract.outputs, ("float32", n))
             or widths[PROBABILITIES_OUTPUT] != num_labels
         ):
             found = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in (*self.inputs, *self.outputs))
             raise PlanError(
                 f"{self._where} has {found}; the manifest requires {RGB_INPUT} uint8 {[n, side, side, 3]}, {DEPTH_INPUT} "
-                f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and {GATE_OUTPUT} float32 "
-                f"[{n}, d]. Build it again: {self._again} --force"
+                f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and float32 "
+                f"{', '.join(contract.outputs[1:])}. Build it again: {self._again} --force"
             )
 
     def prepare(self) -> None:
@@ -199,10 +199,10 @@ class LoadedPlan:
 
     def _clear_outputs(self) -> None:
         """Fill the outputs with NaN, so that a run that does not compute them is noticed."""
-        for name in (PROBABILITIES_OUTPUT, GATE_OUTPUT):
-            self._host[name].array.fill(np.nan)
+        for one in self.outputs:
+            self._host[one.name].array.fill(np.nan)
             if not self._mapped:
-                self._memory.to_device(self._addresses[name], self._host[name].array, self._stream)
+                self._memory.to_device(self._addresses[one.name], self._host[one.name].array, self._stream)
         self._memory.synchronise(self._stream)
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
@@ -255,9 +255,8 @@ class LoadedPlan:
                 self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
 
     def _outputs(self) -> Decision:
-        return Decision(
-            probabilities=self._host[PROBABILITIES_OUTPUT].array.copy(), gate=self._host[GATE_OUTPUT].array.copy()
-        )
+        arrays = {one.name: self._host[one.name].array.copy() for one in self.outputs}
+        return Decision.of(outputs_of(arrays, num_pairs=self.batch_size))
 
     def _reasons(self) -> str:
         """TensorRT's last errors, as the end of a sentence."""
@@ -266,8 +265,12 @@ class LoadedPlan:
 
 def _check_same(plain: Decision, replayed: Decision) -> None:
     """Refuse a graph that does not compute all outputs: it would return old buffer contents in every run."""
-    for one, other in ((plain.probabilities, replayed.probabilities), (plain.gate, replayed.gate)):
-        if not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False):
+    for one, other in zip(plain.outputs, replayed.outputs, strict=True):
+        if (
+            one is not None
+            and other is not None
+            and not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False)
+        ):
             raise CaptureError("the graph's output differs from that of separate launches")
 
 

@@ -151,7 +151,7 @@ class TensorRTEngine:
         check_num_pairs(len(rgb), batch_size)
         decision = self._loaded.run(padded(rgb, batch_size), padded(depth, batch_size))
         self._description["launch"] = self._loaded.launch
-        return Decision(probabilities=decision.probabilities[: len(rgb)], gate=decision.gate[: len(rgb)])
+        return decision.rows(0, len(rgb))
 
     def _check_any_plan(self) -> None:
         """Without any plan, the library is not loaded: it takes a quarter of a second and 150 MB."""
@@ -166,7 +166,9 @@ class TensorRTEngine:
         except UserError as error:
             if self._product is not RTX:
                 raise
-            raise type(error)(f"{error} Plans for {RTX.name} can be built without a GPU, but not run") from error
+            raise type(error)(
+                f"{str(error).rstrip('.')}. Plans for {RTX.name} can be built without a GPU, but not run"
+            ) from error
 
     def _find_plan(self, library: Library, gpu: GpuProperties) -> tuple[PlanRecord | None, bytes]:
         if self._given_plan is not None:
@@ -188,8 +190,7 @@ class TensorRTEngine:
         self, loaded: LoadedPlan, record: PlanRecord, library: Library, gpu: GpuProperties
     ) -> dict[str, Any]:
         def run(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-            decision = loaded.run(padded(rgb, loaded.batch_size), padded(depth, loaded.batch_size))
-            return Decision(probabilities=decision.probabilities[:1], gate=decision.gate[:1])
+            return loaded.run(padded(rgb, loaded.batch_size), padded(depth, loaded.batch_size)).rows(0, 1)
 
         checked = self._beside(record, gpu, ".checked.json")
         return check_first_load(self._bundle, record, run, library=library.title, checked=checked)
