@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -146,16 +147,14 @@ def test_versions_before_10_3_are_refused(
 
 
 def test_an_older_tensorrt_rtx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tensorrt_rtx").mkdir()
-    (tmp_path / "tensorrt_rtx" / "__init__.py").write_text("__version__ = '1.2.0.54'")
-    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    older = ModuleType("tensorrt_rtx")
+    older.__dict__["__version__"] = "1.2.0.54"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", older)
     with pytest.raises(MissingPackageError) as caught:
         load_library(RTX, root=tmp_path)
     message = str(caught.value)
     assert message.startswith("TensorRT-RTX 1.2.0.54 is installed, 1.4 or newer is needed")
     assert message.endswith("pip install 'edgefuse[rtx]'")
-    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
 
 
 def test_tensorrt_rtx_is_not_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
