@@ -6,6 +6,7 @@ A sink that fails is closed and opened again after a pause. What it misses is co
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -229,7 +230,8 @@ class _Worker:
         """Whether nothing waits and the sink is in no call; at the end, whether the thread has ended."""
         if self._has_ended or self.is_finishing:
             return self._has_ended
-        return not (self._results or self._events or self._is_busy)
+        has_given_up = self._state == "failed" and self._retry_at_s == math.inf
+        return has_given_up or not (self._results or self._events or self._is_busy)
 
     def _has_room(self) -> bool:
         return len(self._results) < self._info.queue_size
@@ -323,9 +325,8 @@ class _Worker:
             current, self._current = self._current, None
             self._written += isinstance(current, _Waiting)
             self._progress += 1
-            works_again = (
-                self._is_in_trouble and current is not None
-            )  # opening alone shows nothing: the disk may still be full
+            # That it opens, or takes an event, shows little: a short line may fit a full disk.
+            works_again = self._is_in_trouble and isinstance(current, (_Waiting, LiveSummary))
             if works_again:
                 self._is_in_trouble, self._pause_s = False, FIRST_PAUSE_S
             self._changed.notify_all()
@@ -351,7 +352,7 @@ class _Worker:
                 self._tries_left -= 1
                 if self._tries_left < 0:
                     self._drop_all()
-                self._retry_at_s = 0.0 if self._tries_left >= 0 else float("inf")
+                self._retry_at_s = 0.0 if self._tries_left >= 0 else math.inf
             self._changed.notify_all()
         if is_first:
             text = f"{self._info.name} failed ({self._error}): it is opened again after a pause"
