@@ -155,7 +155,7 @@ class SinkCounts:
 
     Attributes:
         name: of the sink, such as "results.jsonl".
-        state: "open"; "failed": closed after an error, opened again later; "closed": its reader has gone; "hangs": it did not
+        state: "open"; "failed": closed after an error, and no result was written since; "closed": its reader has gone; "hangs": it did not
             return in time, and was abandoned at the end of the run.
         written: results that it has taken.
         dropped: results that it has not: replaced by newer ones while it was busy, or lost while it had failed.
@@ -298,7 +298,7 @@ class LiveSummary:
 
     @property
     def failed_sinks(self) -> tuple[str, ...]:
-        """The sinks that did not work at the end of the run, with the reason."""
+        """The sinks that did not work at the end of the run, with the reason; each has lost results."""
         return tuple(f"{sink.name}: {sink.error or sink.state}" for sink in self.sinks if sink.state != "open")
 
     def to_json(self) -> dict[str, Any]:

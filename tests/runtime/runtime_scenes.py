@@ -1,4 +1,4 @@
-"""Small images with a known prediction, and paths of real data, for the runtime's tests."""
+"""Small images with a known prediction, a result, and paths of real data, for the runtime's tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,42 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgefuse.framing import Roi
+from edgefuse_runtime.frame_times import FrameTimes
+from edgefuse_runtime.results import Result
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint16]]
+
+TIMES = FrameTimes(
+    waiting_ns=9_000_000,
+    arrival_ns=10_000_000,
+    ready_ns=10_200_000,
+    dequeued_ns=10_250_000,
+    framed_ns=10_550_000,
+    engine_start_ns=10_560_000,
+    engine_end_ns=14_060_000,
+    published_ns=14_250_000,
+    published_unix_ms=1_795_676_889_123.0,
+    sensor_ms=1_795_676_889_081.8,
+    sensor_clock="hardware",
+)
+RESULT = Result(
+    index=4,
+    frame=37,
+    name="37",
+    label="palm",
+    probability=0.93,
+    top=(("palm", 0.93), ("stop", 0.05)),
+    gate_mean=0.41,
+    expected=None,
+    roi=Roi(1, 2, 3, 4),
+    times=TIMES,
+    valid_depth=0.875,
+    dropped=2,
+    stale=1,
+)
 
 
 def real_data(relative: str) -> Path:

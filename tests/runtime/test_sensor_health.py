@@ -135,7 +135,7 @@ def run_command(bundle: Bundle, folder: Path, log: Path) -> tuple[str, list[dict
     command = [*EDGEFUSE, "live", str(bundle.folder), "--camera", str(folder), "--jsonl", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    *results, summary = [json.loads(line) for line in log.read_text().splitlines()]
+    _, *results, summary = [json.loads(line) for line in log.read_text().splitlines()]
     return done.stdout, results, summary
 
 
@@ -295,8 +295,8 @@ def test_a_live_device_with_colour_that_freezes_and_recovers(declared: Bundle) -
         source.send_color(shown[number], number=number)
 
     class SendNext(Keep):
-        def result(self, result: Result) -> None:
-            super().result(result)
+        def result(self, result: Result, frame: Frame | None) -> None:
+            super().result(result, frame)
             send(result.frame + 1)
 
     camera = RealSense(device=source.device, profiles=[Profile(64, 48, 64, 48, 30)], warmup_frames=0)

@@ -15,48 +15,17 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from runtime_scenes import RESULT, TIMES
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.frame_times import FrameTimes
 from edgefuse_runtime.live.loop import run_live
-from edgefuse_runtime.results import Result
 from edgefuse_runtime.sinks.json_lines import JsonlSink
 from edgefuse_runtime.sinks.lines import LinesSink, line_of
 from edgefuse_runtime.sinks.sink import Sink
 from edgefuse_runtime.sinks.terminal import TableSink
-
-TIMES = FrameTimes(
-    waiting_ns=9_000_000,
-    arrival_ns=10_000_000,
-    ready_ns=10_200_000,
-    dequeued_ns=10_250_000,
-    framed_ns=10_550_000,
-    engine_start_ns=10_560_000,
-    engine_end_ns=14_060_000,
-    published_ns=14_250_000,
-    published_unix_ms=1_795_676_889_123.0,
-    sensor_ms=1_795_676_889_081.8,
-    sensor_clock="hardware",
-)
-RESULT = Result(
-    index=4,
-    frame=37,
-    name="37",
-    label="palm",
-    probability=0.93,
-    top=(("palm", 0.93), ("stop", 0.05)),
-    gate_mean=0.41,
-    expected=None,
-    roi=Roi(1, 2, 3, 4),
-    times=TIMES,
-    valid_depth=0.875,
-    dropped=2,
-    stale=1,
-)
 
 
 def _run(bundle: Bundle, folder: Path, sink: Sink) -> None:
@@ -234,7 +203,7 @@ def test_a_killed_run_leaves_complete_lines(tmp_path: Path) -> None:
     code = f"""
 import itertools
 from pathlib import Path
-from test_sinks import RESULT
+from runtime_scenes import RESULT
 from edgefuse_runtime.sinks.json_lines import JsonlSink
 import dataclasses
 with JsonlSink(Path({str(path)!r})) as sink:

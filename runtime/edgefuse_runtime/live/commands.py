@@ -15,7 +15,7 @@ from edgefuse.console.options import (
     ModelFile,
     NumThreads,
 )
-from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Stats
+from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Metrics, Mqtt, Stats, Trace
 from edgefuse_runtime.regions.option import RegionSpec, parsed_region
 
 
@@ -31,6 +31,9 @@ def live(  # long: each option is a parameter
     jsonl_mb: JsonlMb = 256,
     jsonl_keep: JsonlKeep = 8,
     stats: Stats = False,
+    trace: Trace = None,
+    metrics: Metrics = None,
+    mqtt: Mqtt = None,
     engine: EngineWord = "auto",
     file: ModelFile = None,
     threads: NumThreads = None,
@@ -52,7 +55,15 @@ def live(  # long: each option is a parameter
     opened = open_bundle(bundle)
     given = parsed_region(roi) if roi is not None else None
     outputs = OutputOptions(
-        jsonl=jsonl, jsonl_mb=jsonl_mb, jsonl_keep=jsonl_keep, stats=stats, force=force, as_json=as_json
+        jsonl=jsonl,
+        jsonl_mb=jsonl_mb,
+        jsonl_keep=jsonl_keep,
+        stats=stats,
+        trace=trace,
+        metrics=metrics,
+        mqtt=mqtt,
+        force=force,
+        as_json=as_json,
     )
     sinks = outputs.sinks()
     with open_live(

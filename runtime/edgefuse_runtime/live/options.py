@@ -43,6 +43,24 @@ Stats = Annotated[
         "--stats", rich_help_panel=PANEL, help="End with p50, p95, p99 and max of each stage and the frame age."
     ),
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=PANEL, help="Write the stages of each frame to this file, for ui.perfetto.dev."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="[HOST:]PORT",
+        help="Serve Prometheus metrics at http://HOST:PORT/metrics. Default host: 127.0.0.1.",
+    ),
+]
+Mqtt = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL, metavar="HOST[:PORT]/TOPIC", help="Publish each result as JSON to an MQTT broker."
+    ),
+]
 ForceOutputs = Annotated[
     bool, typer.Option("--force", help="Begin with an empty --jsonl file, and replace an existing --trace file.")
 ]
@@ -56,6 +74,9 @@ class OutputOptions:
     jsonl_mb: int = 256
     jsonl_keep: int = 8
     stats: bool = False
+    trace: Path | None = None
+    metrics: str | None = None
+    mqtt: str | None = None
     force: bool = False
     as_json: bool = False
 
@@ -69,6 +90,19 @@ class OutputOptions:
         yield self._on_standard_output()
         if self.jsonl is not None and self.jsonl != STANDARD_OUTPUT:
             yield JsonlSink(self.jsonl, force=self.force, max_mb=self.jsonl_mb, num_kept=self.jsonl_keep)
+
+        if self.trace is not None:
+            from edgefuse_runtime.sinks.trace import TraceSink
+
+            yield TraceSink(self.trace, force=self.force)
+        if self.metrics is not None:
+            from edgefuse_runtime.sinks.metrics import MetricsSink, parse_address
+
+            yield MetricsSink(*parse_address(self.metrics))
+        if self.mqtt is not None:
+            from edgefuse_runtime.sinks.mqtt import MqttSink, parse_mqtt
+
+            yield MqttSink(*parse_mqtt(self.mqtt))
 
     def _on_standard_output(self) -> Sink:
         from edgefuse_runtime.sinks.json_lines import JsonLinesOutput

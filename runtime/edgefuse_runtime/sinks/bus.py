@@ -326,7 +326,8 @@ class _Worker:
             self._written += isinstance(current, _Waiting)
             self._progress += 1
             # That it opens, or takes an event, shows little: a short line may fit a full disk.
-            works_again = self._is_in_trouble and isinstance(current, (_Waiting, LiveSummary))
+            is_proof = isinstance(current, _Waiting) or (isinstance(current, LiveSummary) and not self._dropped)
+            works_again = self._is_in_trouble and is_proof
             if works_again:
                 self._is_in_trouble, self._pause_s = False, FIRST_PAUSE_S
             self._changed.notify_all()

@@ -170,7 +170,7 @@ class SummarySink:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._output = TextOutput(stream)
-        self.info = SinkInfo(name="standard output")
+        self.info = SinkInfo(name="standard output", queue_size=QUEUE_SIZE)
 
     def __enter__(self) -> SummarySink:
         return self
