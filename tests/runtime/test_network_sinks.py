@@ -330,3 +330,56 @@ def test_the_command_has_the_outputs(bundle: Bundle, near_far_folder: Path, tmp_
     assert [sink["written"] for sink in json.loads(done.stdout)["sinks"]] == [8, 8, 8, 8]
     assert [value["frame"] for topic, value in received if topic == "shelf/left"] == list(range(1, 9))
     assert len(_spans(trace)) == 48
+
+
+# Rerun
+
+
+def _rerun_entities(path: Path) -> str:
+    cli = pytest.importorskip("rerun_cli")
+    command = [sys.executable, "-m", cli.__name__, "rrd", "print", "-v", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_frames_are_recorded_for_rerun(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    from edgefuse_runtime.sinks.rerun import RerunSink
+
+    path = tmp_path / "live.rrd"
+    summary = _live(bundle, near_far_folder, RerunSink(str(path), max_per_s=1e6))
+    assert summary.sinks[0].state == "open", summary.sinks
+    found = _rerun_entities(path)
+    assert [
+        name for name in ("/rgb", "/depth", "/rgb/region", "/values/probability", "/events") if name not in found
+    ] == []
+    with pytest.raises(UserError, match="exists already"), RerunSink(str(path)):
+        pass
+
+
+def test_a_rerun_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    from edgefuse_runtime.sinks.rerun import RerunSink
+
+    sink, frame = RerunSink(str(tmp_path / "live.rrd"), max_per_s=1e6), next(iter(_frames()))
+    with SinkBus([sink]) as bus:
+        bus.publish(RESULT, frame)
+        _until(lambda: bus.counts()[0].written == 1)
+        assert sink._process is not None
+        sink._process.kill()
+        _until(lambda: bus.publish(RESULT, frame) or bus.counts()[0].restarts == 1)
+        before = bus.counts()[0].written
+        _until(lambda: bus.publish(RESULT, frame) or bus.counts()[0].written > before)
+    assert "/rgb" in _rerun_entities(tmp_path / "live-1.rrd")
+
+
+def _frames() -> Iterator[Any]:
+    with open_camera("synthetic") as camera:
+        yield camera.read(1000)
+
+
+@pytest.mark.parametrize("target", ["file.txt", "", "host:9876"])
+def test_rerun_targets(target: str) -> None:
+    from edgefuse_runtime.sinks.rerun import RerunSink
+
+    with pytest.raises(UserError, match=re.escape(repr(target))):
+        RerunSink(target)

@@ -15,7 +15,7 @@ from edgefuse.console.options import (
     ModelFile,
     NumThreads,
 )
-from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Metrics, Mqtt, Stats, Trace
+from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Metrics, Mqtt, Rerun, Stats, Trace
 from edgefuse_runtime.regions.option import RegionSpec, parsed_region
 
 
@@ -34,6 +34,7 @@ def live(  # long: each option is a parameter
     trace: Trace = None,
     metrics: Metrics = None,
     mqtt: Mqtt = None,
+    rerun: Rerun = None,
     engine: EngineWord = "auto",
     file: ModelFile = None,
     threads: NumThreads = None,
@@ -62,6 +63,7 @@ def live(  # long: each option is a parameter
         trace=trace,
         metrics=metrics,
         mqtt=mqtt,
+        rerun=rerun,
         force=force,
         as_json=as_json,
     )

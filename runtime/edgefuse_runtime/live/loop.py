@@ -50,9 +50,7 @@ def run_live(
 
     A sink that is slow or fails neither delays nor ends the run (`edgefuse_runtime.sinks.bus`); the run ends when the readers of
     all sinks have closed them. May be called in any thread. Only the main thread receives Ctrl-C; further ones are ignored while
-    the summary is written.
-
-    Each warning is logged once, when its condition is first met.
+    the summary is written. Each warning is logged once, when its condition is first met.
 
     Args:
         engine, camera: opened and closed by the caller.

@@ -61,8 +61,19 @@ Mqtt = Annotated[
         rich_help_panel=PANEL, metavar="HOST[:PORT]/TOPIC", help="Publish each result as JSON to an MQTT broker."
     ),
 ]
+Rerun = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="FILE.rrd|URL",
+        help="Record five frames a second for the Rerun viewer, or send them to one: rerun+http://HOST:9876/proxy.",
+    ),
+]
 ForceOutputs = Annotated[
-    bool, typer.Option("--force", help="Begin with an empty --jsonl file, and replace an existing --trace file.")
+    bool,
+    typer.Option(
+        "--force", help="Begin with an empty --jsonl file, and replace an existing file of --trace or --rerun."
+    ),
 ]
 
 
@@ -77,6 +88,7 @@ class OutputOptions:
     trace: Path | None = None
     metrics: str | None = None
     mqtt: str | None = None
+    rerun: str | None = None
     force: bool = False
     as_json: bool = False
 
@@ -103,6 +115,10 @@ class OutputOptions:
             from edgefuse_runtime.sinks.mqtt import MqttSink, parse_mqtt
 
             yield MqttSink(*parse_mqtt(self.mqtt))
+        if self.rerun is not None:
+            from edgefuse_runtime.sinks.rerun import RerunSink
+
+            yield RerunSink(self.rerun, force=self.force)
 
     def _on_standard_output(self) -> Sink:
         from edgefuse_runtime.sinks.json_lines import JsonLinesOutput
