@@ -25,7 +25,7 @@ from edgefuse.errors import UserError
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
-from edgefuse_runtime.results import LiveSummary
+from edgefuse_runtime.results import Event, LiveSummary
 from edgefuse_runtime.sensor_health import SensorStates
 from edgefuse_runtime.sinks import bus as bus_module
 from edgefuse_runtime.sinks import mqtt as mqtt_module
@@ -330,6 +330,24 @@ def test_the_command_has_the_outputs(bundle: Bundle, near_far_folder: Path, tmp_
     assert [sink["written"] for sink in json.loads(done.stdout)["sinks"]] == [8, 8, 8, 8]
     assert [value["frame"] for topic, value in received if topic == "shelf/left"] == list(range(1, 9))
     assert len(_spans(trace)) == 48
+
+
+def test_the_documentation_has_every_field_and_metric(bundle: Bundle, near_far_folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
+    event = Event(event="sink", message="", unix_ms=0.0)
+    values = [RESULT.to_json(), event.to_json(), _live(bundle, near_far_folder).to_json()]
+    names = {
+        name for value in values for name in (*value, *value.get("stages", ()), *value.get("since_arrival_ms", ()))
+    }
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+    port = _free_port()
+    with SinkBus([MetricsSink("127.0.0.1", port)]) as bus:
+        bus.publish(RESULT)
+        bus.drain(hurry=False)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            served = set(re.findall(r"^# HELP (\w+)", answer.read().decode(), re.MULTILINE))
+    missing = [name for name in served if name not in text and not name.endswith("_created")]
+    assert len(served) > 10 and missing == []
 
 
 # Rerun
