@@ -28,7 +28,7 @@ from edgefuse.io.text import quoted
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
-"""Order of preference among matching plans. INT8 is last: it may cost accuracy."""
+"""Order of preference among matching plans. INT8 is last, because it may cost accuracy, unless it was measured faster than FP16."""
 
 _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
 
@@ -46,7 +46,12 @@ _RECORD_SPEC: Final = {
     "onnx_file": str,
     "plan_sha256": str,
     "num_bytes": int,
-    "details": {"layers": Optional({str: int}), "parity": Optional(dict)},
+    "details": {
+        "layers": Optional({str: int}),
+        "parity": Optional(dict),
+        "fusion_broken_at": Optional({"tensors": [str]}),
+        "int8_timing": Optional({"faster": bool}),
+    },
 }
 
 
@@ -142,6 +147,17 @@ class PlanRecord:
         """N of its inputs."""
         return self.key.batch_size
 
+    @property
+    def extra_outputs(self) -> tuple[str, ...]:
+        """Its outputs that the contract does not have: the tensors at which fusion was broken."""
+        return tuple((self.details.get("fusion_broken_at") or {}).get("tensors", ()))
+
+    @property
+    def preference(self) -> int:
+        """Position in the order in which `auto` chooses; INT8 comes first where it was measured faster than FP16 on this GPU."""
+        is_faster = (self.details.get("int8_timing") or {}).get("faster", False)
+        return -1 if is_faster else PREFERRED_PRECISIONS.index(self.key.precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
@@ -203,7 +219,7 @@ def select_plan(
     Does not read the plan; `read_plan` does.
 
     Args:
-        precision: None = the first of `PREFERRED_PRECISIONS` with a matching plan.
+        precision: None = that of the matching plan with the lowest `preference`.
         batch_size: None = the largest with a matching plan.
 
     Raises:
@@ -213,7 +229,7 @@ def select_plan(
     nearest_precision = precision or PREFERRED_PRECISIONS[0]
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
     newest_first = [one for one in reversed(plan_records(bundle)) if one.key.precision in wanted]
-    for record in sorted(newest_first, key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
+    for record in sorted(newest_first, key=lambda one: (one.preference, -one.batch_size)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,

@@ -58,6 +58,7 @@ class TensorRTEngine:
         *,
         precision: str | None = None,
         plan: bytes | None = None,
+        extra_outputs: tuple[str, ...] = (),
         batch_size: int | None = None,
         product: Product = TENSORRT,
         open_memory: Callable[[], GpuMemory] = open_gpu_memory,
@@ -68,6 +69,7 @@ class TensorRTEngine:
             precision: of a plan in the bundle's cache; None = the best one that matches this machine.
             plan: use this plan instead of one from the cache. It is not checked, and a plan can run code: pass only a plan that
                 this process has built.
+            extra_outputs: outputs of `plan` that the contract does not have: tensors at which fusion was broken.
             batch_size: N of the plan's inputs; None = the bundle's, or with a dynamic batch the largest in its cache.
             product: TensorRT or TensorRT-RTX.
             open_memory: opens the GPU memory.
@@ -75,6 +77,7 @@ class TensorRTEngine:
         self._bundle = bundle
         self._precision = precision
         self._given_plan = plan
+        self._extra_outputs = extra_outputs
         self._batch_size = batch_size if batch_size is not None else bundle.manifest.batch_size
         self._product = product
         self._open_memory = open_memory
@@ -121,10 +124,10 @@ class TensorRTEngine:
             stack.enter_context(memory)
             loaded = _Loaded(memory, library, where=where, again=again, mapped=gpu.integrated)
             stack.callback(loaded.close)
-            loaded.open(plan)
+            loaded.open(plan, extra_outputs=self._extra_outputs if record is None else record.extra_outputs)
             batch_size = record.batch_size if record is not None else self._batch_size or 1
             loaded.check(self.contract, batch_size=batch_size, num_labels=len(self.labels))
-            loaded.prepare()
+            loaded.prepare(is_stored=record is not None)
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
             "provider": library.title,
@@ -157,6 +160,12 @@ class TensorRTEngine:
         decision = self._loaded.run(padded(rgb, batch_size), padded(depth, batch_size))
         self._description["launch"] = self._loaded.launch
         return Decision(probabilities=decision.probabilities[: len(rgb)], gate=decision.gate[: len(rgb)])
+
+    def extra_outputs(self) -> dict[str, NDArray[Any]]:
+        """Name -> values of the last run, of the outputs that the contract does not have."""
+        assert self._loaded is not None
+        self._check_owner()
+        return self._loaded.read_extra()
 
     def _find_plan(self, version: str, compute_capability: str, device_name: str) -> tuple[PlanRecord | None, bytes]:
         if self._given_plan is not None:
@@ -201,10 +210,11 @@ class _Loaded:
         self._addresses: dict[str, int] = {}
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
+        self.extra: tuple[Tensor, ...] = ()
         self.launch = "CUDA graph"
         self.batch_size = 1
 
-    def open(self, plan: bytes) -> None:
+    def open(self, plan: bytes, *, extra_outputs: tuple[str, ...]) -> None:
         """Deserialise the plan and create its execution context."""
         trt = self._library.module
         with self._memory.active():
@@ -225,7 +235,9 @@ class _Loaded:
                     f"the GPU does not have enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
                 )
             self.inputs = _tensors(self._library, self._engine, trt.TensorIOMode.INPUT)
-            self.outputs = _tensors(self._library, self._engine, trt.TensorIOMode.OUTPUT)
+            outputs = _tensors(self._library, self._engine, trt.TensorIOMode.OUTPUT)
+            self.outputs = tuple(one for one in outputs if one.name not in extra_outputs)
+            self.extra = tuple(one for one in outputs if one.name in extra_outputs)
 
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs differ from the manifest."""
@@ -249,12 +261,12 @@ class _Loaded:
                 f"[{n}, d]. Build it again: {self._again} --force"
             )
 
-    def prepare(self) -> None:
-        """Allocate buffers, run once, then capture a CUDA graph if possible."""
+    def prepare(self, *, is_stored: bool) -> None:
+        """Allocate buffers, run once, then capture a CUDA graph if possible. A stored plan must have finite outputs."""
         memory = self._memory
         with memory.active():
             assert self._context is not None
-            for tensor in (*self.inputs, *self.outputs):
+            for tensor in (*self.inputs, *self.outputs, *self.extra):
                 shape, dtype = tuple(int(size) for size in tensor.shape), np.dtype(tensor.dtype).type
                 host = memory.pinned(shape, dtype, mapped=self._mapped)
                 address = host.device_address if self._mapped else memory.allocate(host.array.nbytes)
@@ -269,7 +281,7 @@ class _Loaded:
             self._queue()
             memory.synchronise(stream)
             plain = self._outputs()
-            if not plain.is_finite:
+            if is_stored and not plain.is_finite:
                 raise PlanError(f"{self._where} outputs NaN or infinity. Build it again: {self._again} --force")
             try:
                 graph = memory.capture(stream, self._queue)
@@ -282,6 +294,14 @@ class _Loaded:
                 self._disable_graph(error)
             else:
                 self._graph = graph
+
+    def read_extra(self) -> dict[str, NDArray[Any]]:
+        """Copy the extra outputs of the last run to the host, which `run` does not do."""
+        with self._memory.active():
+            for one in () if self._mapped else self.extra:
+                self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
+            self._memory.synchronise(self._stream)
+            return {one.name: self._host[one.name].array.copy() for one in self.extra}
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """Run the plan on a full batch. Returns copies of the outputs."""
