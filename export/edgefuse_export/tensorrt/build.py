@@ -137,13 +137,13 @@ def build_engine(
     bundle = open_bundle(bundle_folder)
     library, gpu = check_machine(runs_here=open_plan is None)
     typing = typing_for(library=library, precision=options.precision)
-    _source(bundle, typing, precision=options.precision)
+    source_file(bundle, typing.onnx_file, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
     waiting = f"another process is building in {bundle_folder}: waiting for it to end"
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
         bundle = open_bundle(bundle_folder)  # another process may have built this engine
-        onnx_path = _source(bundle, typing, precision=options.precision)
+        onnx_path = source_file(bundle, typing.onnx_file, precision=options.precision)
         key = _key(bundle, version=library.version, gpu=gpu, typing=typing, options=options)
         found = look_up(bundle, key)
         if found.record is not None and not options.force:
@@ -271,19 +271,19 @@ class _Job:
         }
 
 
-def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
+def source_file(bundle: Bundle, onnx_file: str, *, precision: str) -> Path:
     """The ONNX file to build from, with a correct digest.
 
     Raises:
         UserError: the bundle has no file of this precision, or the file was changed.
     """
-    if typing.onnx_file not in bundle.manifest.files:
+    if onnx_file not in bundle.manifest.files:
         raise UserError(
-            f"{bundle.folder} has no {typing.onnx_file}, which a {precision} engine is built from: export it: "
-            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build from the FP32 "
-            f"file: edgefuse build {quoted(bundle.folder)} --precision fp32"
+            f"{bundle.folder} has no {onnx_file}, which a {precision} engine is built from: export it: "
+            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or use the FP32 "
+            "file: --precision fp32"
         )
-    return bundle.file(typing.onnx_file)
+    return bundle.file(onnx_file)
 
 
 def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
