@@ -134,6 +134,12 @@ class HostEngine:
         probabilities = np.zeros((len(rgb), len(self._labels)), np.float32)
         gate = np.zeros((len(rgb), GATE_WIDTH), np.float32)
         arrays = {RGB_INPUT: rgb, DEPTH_INPUT: depth, PROBABILITIES_OUTPUT: probabilities, GATE_OUTPUT: gate}
+        self._extra = {
+            name: np.zeros(tensor.shape, np.float16 if tensor.dtype.name == "HALF" else np.float32)
+            for name, tensor in self._engine.tensors.items()
+            if name not in arrays
+        }
+        arrays.update(self._extra)
         for name in (RGB_INPUT, DEPTH_INPUT):
             self._context.set_input_shape(name, arrays[name].shape)
         for name, array in arrays.items():
@@ -141,10 +147,15 @@ class HostEngine:
         assert self._context.execute_async_v3(7)
         return Decision(probabilities=probabilities, gate=gate)
 
+    def extra_outputs(self) -> dict[str, NDArray[Any]]:
+        return self._extra
+
 
 def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:
     """`open_plan` for `build_engine`."""
-    return lambda path: HostEngine(fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+    return lambda path, _extra_outputs=(): HostEngine(
+        fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels
+    )
 
 
 def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) -> FakeTensorRT:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,12 @@ from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
 from edgefuse.io.text import quoted
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import ParityReport
 from edgefuse_export.tensorrt.build_log import BUILDING, Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
-from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
+from edgefuse_export.tensorrt.first_difference import TracedEngine
 from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
-from edgefuse_export.tensorrt.verify_engine import verify_engine
+from edgefuse_export.tensorrt.trial import OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import Library, load_library
@@ -36,10 +34,6 @@ MAX_OPTIMIZATION_LEVEL = 5
 CANDIDATE_PREFIX = ".candidate-"
 
 _log = logging.getLogger(__name__)
-
-
-class EngineOutputError(UserError):
-    """The outputs of the engine differ from those of the bundle; the engine was discarded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +80,6 @@ class BuildSummary:
     record: PlanRecord
     built: bool
     reason: str
-
-
-OpenPlan = Callable[[Path], Engine]
-"""Opens a plan that this process has just built: path -> Engine, used with `with`."""
 
 
 def check_machine(*, runs_here: bool = True) -> tuple[Library, Gpu]:
@@ -171,7 +161,7 @@ class _Job:
     options: BuildOptions
     onnx_path: Path
 
-    def run(
+    def run(  # long: the settings of one build
         self,
         *,
         samples: Samples,
@@ -184,7 +174,8 @@ class _Job:
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
             logger = new_logger(self.library, journal)
-            built = plan_from_onnx(
+            build_plan = partial(
+                plan_from_onnx,
                 self.onnx_path,
                 library=self.library,
                 typing=self.typing,
@@ -196,68 +187,43 @@ class _Job:
                 logger=logger,
                 progress=progress,
             )
-            build_s = time.monotonic() - started_s
-            layers = count_layers(built.content, library=self.library, logger=logger, shapes=self.key.shapes)
-            check_precision(layers, precision=self.key.precision)
-            candidate = Path(place) / "candidate.plan"
-            candidate.write_bytes(built.content)
-            parity = self._compare(candidate, samples=samples, open_plan=open_plan)
+            attempt, broken = Trial(
+                bundle=self.bundle,
+                key=self.key,
+                library=self.library,
+                logger=logger,
+                onnx_path=self.onnx_path,
+                build_plan=build_plan,
+                candidate=Path(place) / "candidate.plan",
+                samples=samples,
+                open_plan=open_plan or self._open_here,
+            ).right_engine()
             progress(100, 100, stage=BUILDING)
             details = {
-                "layers": layers,
-                "notes": [*filter(None, [self.typing.note]), *built.notes],
-                **self._versions(build_s=build_s),
-                "parity": parity.to_json(),
+                "layers": attempt.layers,
+                "notes": [*filter(None, [self.typing.note]), *attempt.built.notes],
+                **self._versions(build_s=time.monotonic() - started_s),
+                "parity": attempt.parity.to_json(),
+                **broken,
             }
             return store_plan(
                 self.bundle.folder,
                 lock=self.lock,
                 key=self.key,
                 onnx_file=self.typing.onnx_file,
-                plan=built.content,
+                plan=attempt.built.content,
                 details=details,
                 log=failed_log,
             )
 
-    def _compare(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
-        opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
-        try:
-            with opened as engine:
-                report = verify_engine(
-                    self.bundle,
-                    engine,
-                    samples=samples,
-                    precision=self.key.precision,
-                    batch_size=self.key.batch_size,
-                    name=f"TensorRT {self.key.tensorrt_version} {self.key.precision} on {self.key.device_name}",
-                )
-        except UserError as error:
-            raise EngineOutputError(
-                f"the engine was built but does not run, so it was discarded: {error}\n{self._next_step()}"
-            ) from error
-        failures = report.failures()
-        if failures:
-            raise EngineOutputError(
-                "the outputs of the engine differ from those of the bundle, so it was discarded:\n  "
-                + "\n  ".join(failures)
-                + f"\n{self._next_step()}"
-            )
-        return report
-
-    def _next_step(self) -> str:
-        return (
-            f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
-            "or use another --optimization-level; if a layer overflows in FP16, export again with --keep-fp32 PATTERN; or "
-            "build with --precision fp32"
-        )
-
-    def _open_here(self, candidate: Path) -> Engine:
+    def _open_here(self, candidate: Path, extra_outputs: tuple[str, ...]) -> TracedEngine:
         from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(
             self.bundle,
             precision=self.key.precision,
             plan=candidate.read_bytes(),
+            extra_outputs=extra_outputs,
             batch_size=self.key.batch_size,
         )
 

@@ -6,7 +6,7 @@ Checked against the bindings of TensorRT 10.3, 10.16 and 11.4; not yet run with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
 from edgefuse.progress import Progress, no_progress
+from edgefuse_export.tensorrt.break_fusion import make_outputs
 from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, version_numbers
 
@@ -41,10 +42,12 @@ class BuiltPlan:
     Attributes:
         content: the serialized plan.
         notes: messages for the user about the build.
+        marked: intermediate tensor that was made an output -> the layer that computes it, in topological order.
     """
 
     content: bytes
     notes: tuple[str, ...]
+    marked: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     timing_cache: Path,
     journal: Journal,
     logger: trt.ILogger,
+    mark_outputs: Collection[str] | None = (),
     progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan for the GPU of this machine.
@@ -146,6 +150,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
         optimization_level: 0 (fastest build) to 5 (fastest engine).
         timing_cache: file that is read if it exists and matches, and updated with the new timings.
         journal: the log that `logger` writes to.
+        mark_outputs: intermediate tensors to make outputs of the plan; None = all.
         progress: called with (percent, 100).
 
     Raises:
@@ -159,6 +164,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_path)):
         raise BuildError(_parser_message(parser, onnx_path, journal, title=library.title))
+    marked = make_outputs(library, network, mark_outputs)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
@@ -181,7 +187,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib))
     _save_timing_cache(config, timing_cache)
-    return BuiltPlan(content=bytes(plan), notes=notes)
+    return BuiltPlan(content=bytes(plan), notes=notes, marked=marked)
 
 
 def _start(library: Library, logger: trt.ILogger, journal: Journal) -> trt.Builder:
