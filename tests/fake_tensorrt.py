@@ -28,7 +28,7 @@ VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 ENUMS = {
     "DataType": "FLOAT HALF INT8 INT32 BOOL UINT8 INT64",
     "LayerInformationFormat": "ONELINE JSON",
-    "LayerType": "CONVOLUTION DECONVOLUTION MATRIX_MULTIPLY SOFTMAX ELEMENTWISE",
+    "LayerType": "CONSTANT CONVOLUTION DECONVOLUTION MATRIX_MULTIPLY QUANTIZE SOFTMAX ELEMENTWISE",
     "MemoryPoolType": "WORKSPACE",
     "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
     "ProfilingVerbosity": "LAYER_NAMES_ONLY DETAILED",
@@ -36,7 +36,13 @@ ENUMS = {
     "TensorIOMode": "NONE INPUT OUTPUT",
 }
 FLAGS_OF_10 = "TF32 FP16 INT8 OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS"
-LAYERS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
+LAYERS = {
+    "Conv": "CONVOLUTION",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Softmax": "SOFTMAX",
+    "QuantizeLinear": "QUANTIZE",
+}
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
 
 
