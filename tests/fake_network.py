@@ -5,7 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-LAYERS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
+LAYERS = {
+    "Conv": "CONVOLUTION",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Softmax": "SOFTMAX",
+    "QuantizeLinear": "QUANTIZE",
+}
 
 
 def network_of(onnx_bytes: bytes, trt: Any, *, weak: bool) -> tuple[list[Any], list[Any]]:

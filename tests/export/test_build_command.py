@@ -111,7 +111,8 @@ def test_without_tensorrt_it_fails_at_once_and_changes_nothing(bundle: Bundle, c
             "library libnvinfer.so.10 is missing",
         ),
         ("__version__ = '8.6.1'", "10.3 or newer is needed"),
-        ("__version__ = '10.3.0'", "pycuda"),
+        ("__version__ = '10.3.0'", "without its ONNX parser"),
+        ("__version__, OnnxParser = '10.3.0', type", "pycuda"),
         ("raise ModuleNotFoundError(name='tensorrt')", "pip install 'edgefuse[tensorrt]'"),
     ],
 )

@@ -139,6 +139,7 @@ def test_only_decoding_its_constants_and_softmax_stay_in_fp32(tmp_path: Path, mo
             tmp_path / "decoding.onnx",
             library=library,
             typing=typing_for(library=library, precision="fp16"),
+            precision="fp16",
             shapes={"depth": (1, 4, 4, 2)},
             workspace_mib=1,
             optimization_level=0,

@@ -37,13 +37,13 @@ class Attempt:
     """An engine that was built and compared.
 
     Attributes:
-        layers: number of layers by precision.
+        layers: number of layers by precision; None, as `parity`, if the engine cannot run on this machine.
         failures: why it is not accepted; empty = its outputs agree.
     """
 
     built: BuiltPlan
-    layers: Mapping[str, int]
-    parity: ParityReport
+    layers: Mapping[str, int] | None
+    parity: ParityReport | None
     failures: tuple[str, ...]
 
 

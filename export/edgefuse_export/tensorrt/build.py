@@ -1,10 +1,12 @@
-"""Builds a TensorRT engine for a bundle: looks it up in the cache, builds it, checks precision and outputs, and stores it.
+"""Builds an engine for a bundle with TensorRT or TensorRT-RTX: looks it up in the cache, builds it, checks precision and outputs, and
+stores it.
 
-The bundle is not changed before TensorRT and a GPU are found, and a plan that fails a check is not stored.
+The bundle is not changed before everything that the build needs is found, and a plan that fails a check is not stored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
@@ -16,22 +18,34 @@ from typing import Any
 
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
-from edgefuse.errors import UserError, require
+from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse.io.text import quoted
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.tensorrt.build_log import BUILDING, Journal
+from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.first_difference import TracedEngine
-from edgefuse_export.tensorrt.plan_from_onnx import Typing, json_settings, new_logger, plan_from_onnx, typing_for
+from edgefuse_export.tensorrt.plan_from_onnx import (
+    Typing,
+    check_parser,
+    json_settings,
+    new_logger,
+    plan_from_onnx,
+    typing_for,
+)
+from edgefuse_export.tensorrt.rtx_targets import sm_name, targets_for
 from edgefuse_export.tensorrt.trial import OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import Library, load_library
+from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, load_library
 
+ENGINES = {"tensorrt": TENSORRT, "rtx": RTX}
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
 CANDIDATE_PREFIX = ".candidate-"
+ANY_DEVICE = "any"
+"""Device name of a plan for TensorRT-RTX, which compiles its kernels when a GPU loads it."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +60,8 @@ class BuildOptions:
         optimization_level: 0 (fastest build) to 5 (fastest engine); 3 is TensorRT's default.
         batch_size: N of the engine's inputs; None = that of the bundle, or 1 if the bundle's is dynamic.
         force: build even if the cache has the engine.
+        engine: "tensorrt", for the GPU of this machine, or "rtx" (TensorRT-RTX), for any of its GPUs on any machine.
+        targets: GPUs to build for, such as "sm89" or "current", only for "rtx". Default: see `targets_for`.
     """
 
     precision: str = "fp16"
@@ -53,8 +69,17 @@ class BuildOptions:
     optimization_level: int = 3
     batch_size: int | None = None
     force: bool = False
+    engine: str = "tensorrt"
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"engine {self.engine!r} is unknown: one of {', '.join(ENGINES)} was expected")
+        if self.targets and self.engine != "rtx":
+            raise UserError(
+                f"--for {','.join(self.targets)} is for --engine rtx: TensorRT builds only for the GPU of the machine that it runs on. "
+                "Add --engine rtx, or leave out --for and build on the device"
+            )
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r} is unknown: one of {', '.join(PRECISIONS)} was expected")
         if self.workspace_mib < 1 or (self.batch_size is not None and self.batch_size < 1):
@@ -82,29 +107,73 @@ class BuildSummary:
     reason: str
 
 
-def check_machine(*, runs_here: bool = True) -> tuple[Library, Gpu]:
-    """TensorRT and the GPU to build for. Takes a second, so that missing parts are reported before a long export or build.
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this machine builds with, and for.
+
+    Attributes:
+        targets: compute capabilities, such as ("8.6", "8.9").
+        device_name: of the GPU that the plan is for; "any" with TensorRT-RTX.
+        not_run: why the new plan cannot run here, so that its outputs are not compared; "" = it can.
+    """
+
+    library: Library
+    targets: tuple[str, ...]
+    device_name: str
+    not_run: str = ""
+
+
+def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True) -> Machine:
+    """The library, and the GPUs to build for. Takes a second, so that missing parts are reported before a long export or build.
 
     Args:
+        options: engine and targets. Default: TensorRT.
         runs_here: the comparison runs the new engine with this project's TensorRT engine, which requires pycuda.
 
     Raises:
         MissingPackageError, NoGpuError, GpuError: names the missing part and how to install it on this machine.
+        TargetError: TensorRT-RTX does not build for one of the targets.
     """
+    options = options or BuildOptions()
+    if options.engine == "rtx":
+        return _machine_for_rtx(options.targets, runs_here=runs_here)
     try:
         gpu = current_gpu()
     except NoGpuError as error:  # first, because the other parts are useless without a GPU
         raise NoGpuError(
-            "no NVIDIA GPU here: build on the device that is to run the engine; live works without an engine too: "
-            f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
+            "no NVIDIA GPU here: build on the device that is to run the engine, or with --engine rtx for desktop GPUs; live works "
+            f"without an engine too: edgefuse live BUNDLE. If this machine has a GPU: {error}"
         ) from error
     library = load_library()
+    check_parser(library)
+    _require_to_run(runs_here=runs_here)
+    return Machine(library=library, targets=(gpu.compute_capability,), device_name=gpu.name)
+
+
+def _machine_for_rtx(wanted: tuple[str, ...], *, runs_here: bool) -> Machine:
+    library = load_library(RTX)
+    check_parser(library)
+    gpu: Gpu | None = None
+    not_run = "built without a GPU"
+    with contextlib.suppress(NoGpuError):
+        gpu = current_gpu()
+    targets = targets_for(wanted, library=library, gpu=gpu)
+    if gpu is not None:
+        not_run = "" if gpu.compute_capability in targets else f"{gpu.name} is none of the GPUs that it was built for"
+        try:
+            _require_to_run(runs_here=runs_here)
+        except (MissingPackageError, GpuError) as error:
+            not_run = not_run or str(error)
+    return Machine(library=library, targets=targets, device_name=ANY_DEVICE, not_run=not_run)
+
+
+def _require_to_run(*, runs_here: bool) -> None:
+    """Raises MissingPackageError or GpuError if a plan cannot be run and compared here."""
     require(
         "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
     )
     if runs_here:
         _ = open_gpu_memory().properties  # a pycuda for another CUDA version can be imported, but does not load
-    return library, gpu
 
 
 def build_engine(
@@ -114,19 +183,22 @@ def build_engine(
     open_plan: OpenPlan | None = None,
     progress: Progress = no_progress,
 ) -> BuildSummary:
-    """Build an engine of the bundle for this machine's GPU and TensorRT, unless the cache has it.
+    """Build an engine of the bundle, unless the cache has it.
+
+    TensorRT builds for the GPU of this machine, TensorRT-RTX for the GPUs of `options.targets`. The outputs are compared if the
+    plan runs on the GPU of this machine.
 
     Args:
         open_plan: opens the new plan for the comparison. Default: the TensorRT engine that live uses.
-        progress: called with (percent, 100) while TensorRT builds.
+        progress: called with (percent, 100) while the library builds.
 
     Raises:
         UserError: a part is missing, the cache cannot be written, the build fails, or the engine runs in another precision or
             has other outputs; the engine is then discarded, and the manifest is unchanged.
     """
     bundle = open_bundle(bundle_folder)
-    library, gpu = check_machine(runs_here=open_plan is None)
-    typing = typing_for(library=library, precision=options.precision)
+    machine = check_machine(options, runs_here=open_plan is None)
+    typing = typing_for(library=machine.library, precision=options.precision)
     source_file(bundle, typing.onnx_file, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
@@ -134,16 +206,17 @@ def build_engine(
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
         bundle = open_bundle(bundle_folder)  # another process may have built this engine
         onnx_path = source_file(bundle, typing.onnx_file, precision=options.precision)
-        key = _key(bundle, version=library.version, gpu=gpu, typing=typing, options=options)
+        key = _key(bundle, machine=machine, typing=typing, options=options)
         found = look_up(bundle, key)
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
         reason = found.reason or "--force was given"
-        _log.info("building an engine for %s: %s", gpu.name, reason)
+        where = machine.device_name if options.engine == "tensorrt" else ", ".join(map(sm_name, machine.targets))
+        _log.info("building an engine for %s: %s", where, reason)
         if typing.note:
             _log.info("note: %s", typing.note)
         job = _Job(
-            bundle=bundle, lock=lock, library=library, typing=typing, key=key, options=options, onnx_path=onnx_path
+            bundle=bundle, lock=lock, machine=machine, typing=typing, key=key, options=options, onnx_path=onnx_path
         )
         record = job.run(samples=samples, open_plan=open_plan, progress=progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
@@ -155,7 +228,7 @@ class _Job:
 
     bundle: Bundle
     lock: BuildLock
-    library: Library
+    machine: Machine
     typing: Typing
     key: PlanKey
     options: BuildOptions
@@ -173,37 +246,43 @@ class _Job:
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            logger = new_logger(self.library, journal)
+            library, is_rtx = self.machine.library, self.machine.library.product is RTX
+            logger = new_logger(library, journal)
             build_plan = partial(
                 plan_from_onnx,
                 self.onnx_path,
-                library=self.library,
+                library=library,
                 typing=self.typing,
+                precision=self.key.precision,
                 shapes=self.key.shapes,
                 workspace_mib=self.options.workspace_mib,
                 optimization_level=self.options.optimization_level,
-                timing_cache=folder / _timing_cache_name(self.key),
+                timing_cache=None if is_rtx else folder / _timing_cache_name(self.key),
+                targets=self.machine.targets if is_rtx else (),
                 journal=journal,
                 logger=logger,
                 progress=progress,
             )
-            attempt, broken = Trial(
+            trial = Trial(
                 bundle=self.bundle,
                 key=self.key,
-                library=self.library,
+                library=library,
                 logger=logger,
                 onnx_path=self.onnx_path,
                 build_plan=build_plan,
                 candidate=Path(place) / "candidate.plan",
                 samples=samples,
                 open_plan=open_plan or self._open_here,
-            ).right_engine()
-            progress(100, 100, stage=BUILDING)
+            )
+            not_run = self.machine.not_run
+            attempt, broken = (trial.unverified(), {}) if not_run else trial.right_engine()
+            notes = [self.typing.note, not_run and f"outputs not compared: {not_run}", *attempt.built.notes]
             details = {
                 "layers": attempt.layers,
-                "notes": [*filter(None, [self.typing.note]), *attempt.built.notes],
+                "parsed_layers": attempt.built.parsed,
+                "notes": [note for note in notes if note],
                 **self._versions(build_s=time.monotonic() - started_s),
-                "parity": attempt.parity.to_json(),
+                "parity": None if attempt.parity is None else attempt.parity.to_json(),
                 **broken,
             }
             return store_plan(
@@ -225,13 +304,14 @@ class _Job:
             plan=candidate.read_bytes(),
             extra_outputs=extra_outputs,
             batch_size=self.key.batch_size,
+            product=self.machine.library.product,
         )
 
     def _versions(self, *, build_s: float) -> dict[str, Any]:
         from edgefuse import __version__
 
         return {
-            "versions": {"edgefuse": __version__, "tensorrt": self.key.tensorrt_version},
+            "versions": {"edgefuse": __version__, self.key.engine: self.key.tensorrt_version},
             "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_s": round(build_s, 1),
         }
@@ -252,14 +332,15 @@ def source_file(bundle: Bundle, onnx_file: str, *, precision: str) -> Path:
     return bundle.file(onnx_file)
 
 
-def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:
+def _key(bundle: Bundle, *, machine: Machine, typing: Typing, options: BuildOptions) -> PlanKey:
     side, num = bundle.manifest.contract.size, options.batch_size or bundle.manifest.batch_size or 1
     return PlanKey(
         onnx_sha256=bundle.manifest.files[typing.onnx_file].sha256,
-        tensorrt_version=version,
-        compute_capability=gpu.compute_capability,
-        device_name=gpu.name,
+        tensorrt_version=machine.library.version,
+        compute_capability=", ".join(machine.targets),
+        device_name=machine.device_name,
         precision=options.precision,
+        engine=options.engine,
         shapes={RGB_INPUT: (num, side, side, 3), DEPTH_INPUT: (num, side, side, 2)},
         builder_options=json_settings(
             typing=typing, workspace_mib=options.workspace_mib, optimization_level=options.optimization_level

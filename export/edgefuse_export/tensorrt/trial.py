@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgefuse.bundle import Bundle, Samples
 from edgefuse.errors import UserError
 from edgefuse_export.tensorrt.break_fusion import Attempt, break_fusion, broken_at
+from edgefuse_export.tensorrt.build_log import reported
 from edgefuse_export.tensorrt.first_difference import TracedEngine, first_difference
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
 from edgefuse_export.tensorrt.plan_from_onnx import BuiltPlan
@@ -65,7 +66,7 @@ class Trial:
             return attempt, {}
         search = break_fusion(self.build, wrong=attempt)
         if search.kept is not None:
-            check_precision(search.kept.layers, precision=self.key.precision)
+            check_precision(search.kept.layers or {}, precision=self.key.precision)
             return search.kept, {"fusion_broken_at": broken_at(search, wrong=attempt)}
         fusion, where = "", ""
         if search.everything is not None:
@@ -76,15 +77,20 @@ class Trial:
             + f"\n{where}{self._next_step()}"
         )
 
+    def unverified(self) -> Attempt:
+        """An engine that cannot run on this machine."""
+        return Attempt(built=self.build_plan(mark_outputs=()), layers=None, parity=None, failures=())
+
     def build(self, outputs: Collection[str] | None) -> Attempt:
         """Build, check and compare an engine with additional outputs; None = all intermediate tensors."""
         key = self.key
         built = self.build_plan(mark_outputs=outputs)
-        layers = count_layers(built.content, library=self.library, logger=self.logger, shapes=key.shapes)
+        with reported(lambda: "checking the precision of the layers"):
+            layers = count_layers(built.content, library=self.library, logger=self.logger, shapes=key.shapes)
         if outputs is not None:  # the outputs of a weakly typed network are FP32, and then so are its layers
             check_precision(layers, precision=key.precision)
         try:
-            with self._opened(built) as engine:
+            with reported(lambda: "comparing the outputs"), self._opened(built) as engine:
                 report = verify_engine(
                     self.bundle,
                     engine,
