@@ -36,13 +36,8 @@ ENUMS = {
     "TensorIOMode": "NONE INPUT OUTPUT",
 }
 FLAGS_OF_10 = "TF32 FP16 INT8 OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS"
-LAYERS = {
-    "Conv": "CONVOLUTION",
-    "Gemm": "MATRIX_MULTIPLY",
-    "MatMul": "MATRIX_MULTIPLY",
-    "Softmax": "SOFTMAX",
-    "QuantizeLinear": "QUANTIZE",
-}
+LAYERS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
+LAYERS["QuantizeLinear"] = "QUANTIZE"
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
 
 

@@ -26,6 +26,7 @@ from edgefuse_export.tensorrt.build_log import Journal, reported
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
 from edgefuse_export.tensorrt.plan_from_onnx import (
+    BuiltPlan,
     Typing,
     check_parser,
     json_settings,
@@ -256,29 +257,14 @@ class _Job:
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            library, is_rtx = self.machine.library, self.machine.library.product is RTX
-            logger = new_logger(library, journal)
-            built = plan_from_onnx(
-                self.onnx_path,
-                library=library,
-                typing=self.typing,
-                precision=self.key.precision,
-                shapes=self.key.shapes,
-                workspace_mib=self.options.workspace_mib,
-                optimization_level=self.options.optimization_level,
-                timing_cache=None if is_rtx else folder / _timing_cache_name(self.key),
-                targets=self.machine.targets if is_rtx else (),
-                journal=journal,
-                logger=logger,
-                progress=progress,
-            )
+            logger = new_logger(self.machine.library, journal)
+            built = self._plan(folder, journal=journal, logger=logger, progress=progress)
             build_s = time.monotonic() - started_s
-            layers, parity = None, None
-            not_compared = self.machine.not_run and f"outputs not compared: {self.machine.not_run}"
-            if not self.machine.not_run:
-                with reported(lambda: "checking the precision of the layers"):
-                    layers = count_layers(built.content, library=library, logger=logger, shapes=self.key.shapes)
-                check_precision(layers, precision=self.key.precision)
+            layers, parity, notes = None, None, [*filter(None, [self.typing.note]), *built.notes]
+            if self.machine.not_run:
+                notes.append(f"outputs not compared: {self.machine.not_run}; live compares them at its first start")
+            else:
+                layers = self._count_layers(built.content, logger)
                 candidate = Path(place) / "candidate.plan"
                 candidate.write_bytes(built.content)
                 with reported(lambda: "comparing the outputs"):
@@ -286,7 +272,7 @@ class _Job:
             details = {
                 "layers": layers,
                 "parsed_layers": built.parsed,
-                "notes": [*filter(None, [self.typing.note, not_compared]), *built.notes],
+                "notes": notes,
                 **self._versions(build_s=build_s),
                 "parity": parity,
             }
@@ -299,6 +285,29 @@ class _Job:
                 details=details,
                 log=failed_log,
             )
+
+    def _plan(self, folder: Path, *, journal: Journal, logger: Any, progress: Progress) -> BuiltPlan:
+        is_rtx = self.key.engine == "rtx"
+        return plan_from_onnx(
+            self.onnx_path,
+            library=self.machine.library,
+            typing=self.typing,
+            precision=self.key.precision,
+            shapes=self.key.shapes,
+            workspace_mib=self.options.workspace_mib,
+            optimization_level=self.options.optimization_level,
+            timing_cache=None if is_rtx else folder / _timing_cache_name(self.key),
+            targets=self.machine.targets if is_rtx else (),
+            journal=journal,
+            logger=logger,
+            progress=progress,
+        )
+
+    def _count_layers(self, plan: bytes, logger: Any) -> dict[str, int]:
+        with reported(lambda: "checking the precision of the layers"):
+            layers = count_layers(plan, library=self.machine.library, logger=logger, shapes=self.key.shapes)
+        check_precision(layers, precision=self.key.precision)
+        return layers
 
     def _compare(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
         opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
