@@ -10,6 +10,7 @@ import contextlib
 import logging
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -25,6 +26,7 @@ from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.first_difference import TracedEngine
 from edgefuse_export.tensorrt.plan_from_onnx import (
+    BuiltPlan,
     Typing,
     check_parser,
     json_settings,
@@ -234,7 +236,7 @@ class _Job:
     options: BuildOptions
     onnx_path: Path
 
-    def run(  # long: the settings of one build
+    def run(
         self,
         *,
         samples: Samples,
@@ -246,41 +248,27 @@ class _Job:
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            library, is_rtx = self.machine.library, self.machine.library.product is RTX
-            logger = new_logger(library, journal)
-            build_plan = partial(
-                plan_from_onnx,
-                self.onnx_path,
-                library=library,
-                typing=self.typing,
-                precision=self.key.precision,
-                shapes=self.key.shapes,
-                workspace_mib=self.options.workspace_mib,
-                optimization_level=self.options.optimization_level,
-                timing_cache=None if is_rtx else folder / _timing_cache_name(self.key),
-                targets=self.machine.targets if is_rtx else (),
-                journal=journal,
-                logger=logger,
-                progress=progress,
-            )
+            logger = new_logger(self.machine.library, journal)
             trial = Trial(
                 bundle=self.bundle,
                 key=self.key,
-                library=library,
+                library=self.machine.library,
                 logger=logger,
                 onnx_path=self.onnx_path,
-                build_plan=build_plan,
+                build_plan=partial(self._plan, folder, journal=journal, logger=logger, progress=progress),
                 candidate=Path(place) / "candidate.plan",
                 samples=samples,
                 open_plan=open_plan or self._open_here,
             )
             not_run = self.machine.not_run
             attempt, broken = (trial.unverified(), {}) if not_run else trial.right_engine()
-            notes = [self.typing.note, not_run and f"outputs not compared: {not_run}", *attempt.built.notes]
+            notes = [*filter(None, [self.typing.note]), *attempt.built.notes]
+            if not_run:
+                notes.append(f"outputs not compared: {not_run}; live compares them at its first start")
             details = {
                 "layers": attempt.layers,
                 "parsed_layers": attempt.built.parsed,
-                "notes": [note for note in notes if note],
+                "notes": notes,
                 **self._versions(build_s=time.monotonic() - started_s),
                 "parity": None if attempt.parity is None else attempt.parity.to_json(),
                 **broken,
@@ -294,6 +282,32 @@ class _Job:
                 details=details,
                 log=failed_log,
             )
+
+    def _plan(
+        self,
+        folder: Path,
+        *,
+        journal: Journal,
+        logger: Any,
+        progress: Progress,
+        mark_outputs: Collection[str] | None,
+    ) -> BuiltPlan:
+        is_rtx = self.key.engine == "rtx"
+        return plan_from_onnx(
+            self.onnx_path,
+            library=self.machine.library,
+            typing=self.typing,
+            precision=self.key.precision,
+            shapes=self.key.shapes,
+            workspace_mib=self.options.workspace_mib,
+            optimization_level=self.options.optimization_level,
+            timing_cache=None if is_rtx else folder / _timing_cache_name(self.key),
+            targets=self.machine.targets if is_rtx else (),
+            journal=journal,
+            logger=logger,
+            mark_outputs=mark_outputs,
+            progress=progress,
+        )
 
     def _open_here(self, candidate: Path, extra_outputs: tuple[str, ...]) -> TracedEngine:
         from edgefuse_runtime.engines.tensorrt import TensorRTEngine

@@ -22,18 +22,33 @@ Reference = Annotated[
     ),
 ]
 
+WorkspaceMib = Annotated[
+    int,
+    typer.Option(
+        min=1, max=1 << 20, help="Limit for the scratch memory of one layer, in MiB. Lower it if GPU memory is short."
+    ),
+]
+EngineToBuild = Annotated[
+    str,
+    typer.Option(
+        help="tensorrt: for the GPU of this machine. rtx: TensorRT-RTX, for desktop and workstation GPUs, on any machine."
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="GPUS",
+        help="With --engine rtx: GPUs to build for, such as sm86,sm89,sm120, or current. Default: the GPU of this machine; "
+        "without one, all but sm75.",
+    ),
+]
+
 
 def build(
     bundle: BundleFolder,
     precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
-    workspace_mib: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1 << 20,
-            help="Limit for the scratch memory of one layer, in MiB. Lower it if GPU memory is short.",
-        ),
-    ] = 1024,
+    workspace_mib: WorkspaceMib = 1024,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="0: shortest build. 5: longest search for a fast engine.")
     ] = 3,
@@ -43,21 +58,8 @@ def build(
             min=1, max=1024, help="Regions in one engine run. Default: the batch of the bundle, or 1 if it is dynamic."
         ),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="tensorrt: for the GPU of this machine. rtx: TensorRT-RTX, for desktop and workstation GPUs, on any machine."
-        ),
-    ] = "tensorrt",
-    targets: Annotated[
-        str | None,
-        typer.Option(
-            "--for",
-            metavar="GPUS",
-            help="With --engine rtx: GPUs to build for, such as sm86,sm89,sm120, or current. Default: the GPU of this machine; "
-            "without one, all but sm75.",
-        ),
-    ] = None,
+    engine: EngineToBuild = "tensorrt",
+    targets: Targets = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,
     reference: Reference = None,
     as_json: AsJson = False,
