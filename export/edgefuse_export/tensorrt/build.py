@@ -10,8 +10,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,8 @@ from edgefuse.progress import Progress, no_progress
 from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.first_difference import TracedEngine
+from edgefuse_export.tensorrt.int8_timing import Int8Timing, SlowerError, time_int8
 from edgefuse_export.tensorrt.plan_from_onnx import (
-    BuiltPlan,
     Typing,
     check_parser,
     json_settings,
@@ -35,7 +34,7 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
     typing_for,
 )
 from edgefuse_export.tensorrt.rtx_targets import sm_name, targets_for
-from edgefuse_export.tensorrt.trial import OpenPlan, Trial
+from edgefuse_export.tensorrt.trial import BuildPlan, OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.gpu_memory import GpuError
@@ -74,6 +73,10 @@ class BuildOptions:
     engine: str = "tensorrt"
     targets: tuple[str, ...] = ()
 
+    def of_fp16(self) -> BuildOptions:
+        """The same options for the FP16 engine, from the cache if it has it."""
+        return replace(self, precision="fp16", force=False)
+
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UserError(f"engine {self.engine!r} is unknown: one of {', '.join(ENGINES)} was expected")
@@ -101,12 +104,14 @@ class BuildSummary:
     Attributes:
         built: False = it was in the cache.
         reason: why it was built, or "".
+        int8_timing: if an INT8 engine was requested and discarded because it is not faster: its time. `record` is then the FP16 engine.
     """
 
     bundle: Bundle
     record: PlanRecord
     built: bool
     reason: str
+    int8_timing: Int8Timing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,11 @@ class Machine:
     targets: tuple[str, ...]
     device_name: str
     not_run: str = ""
+
+    @property
+    def where(self) -> str:
+        """What a plan is built for, in messages."""
+        return ", ".join(map(sm_name, self.targets)) if self.device_name == ANY_DEVICE else self.device_name
 
 
 def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True) -> Machine:
@@ -188,7 +198,7 @@ def build_engine(
     """Build an engine of the bundle, unless the cache has it.
 
     TensorRT builds for the GPU of this machine, TensorRT-RTX for the GPUs of `options.targets`. The outputs are compared if the
-    plan runs on the GPU of this machine.
+    plan runs on the GPU of this machine; INT8 is then kept only if it is faster than FP16, or with `options.force`.
 
     Args:
         open_plan: opens the new plan for the comparison. Default: the TensorRT engine that live uses.
@@ -204,6 +214,9 @@ def build_engine(
     source_file(bundle, typing.onnx_file, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
+    fp16: BuildSummary | None = None
+    if options.precision == "int8" and not machine.not_run:  # to measure INT8 against
+        fp16 = build_engine(bundle_folder, options.of_fp16(), open_plan=open_plan, progress=progress)
     waiting = f"another process is building in {bundle_folder}: waiting for it to end"
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
         bundle = open_bundle(bundle_folder)  # another process may have built this engine
@@ -213,14 +226,15 @@ def build_engine(
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
         reason = found.reason or "--force was given"
-        where = machine.device_name if options.engine == "tensorrt" else ", ".join(map(sm_name, machine.targets))
-        _log.info("building an engine for %s: %s", where, reason)
-        if typing.note:
-            _log.info("note: %s", typing.note)
+        _log.info("building an engine for %s: %s", machine.where, reason)
         job = _Job(
             bundle=bundle, lock=lock, machine=machine, typing=typing, key=key, options=options, onnx_path=onnx_path
         )
-        record = job.run(samples=samples, open_plan=open_plan, progress=progress)
+        try:
+            record = job.run(samples=samples, open_plan=open_plan, progress=progress, fp16=fp16)
+        except SlowerError as slower:
+            assert fp16 is not None
+            return replace(fp16, int8_timing=slower.timing)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
 
@@ -242,7 +256,10 @@ class _Job:
         samples: Samples,
         open_plan: OpenPlan | None,
         progress: Progress,
+        fp16: BuildSummary | None,
     ) -> PlanRecord:
+        if self.typing.note:
+            _log.info("note: %s", self.typing.note)
         folder = self.bundle.folder / ENGINES_FOLDER
         sweep(self.bundle)
         failed_log = folder / f"{self.key.precision}.failed.log"
@@ -255,23 +272,21 @@ class _Job:
                 library=self.machine.library,
                 logger=logger,
                 onnx_path=self.onnx_path,
-                build_plan=partial(self._plan, folder, journal=journal, logger=logger, progress=progress),
+                build_plan=self._plan_builder(folder, journal, logger, progress),
                 candidate=Path(place) / "candidate.plan",
                 samples=samples,
                 open_plan=open_plan or self._open_here,
             )
-            not_run = self.machine.not_run
-            attempt, broken = (trial.unverified(), {}) if not_run else trial.right_engine()
-            notes = [*filter(None, [self.typing.note]), *attempt.built.notes]
-            if not_run:
-                notes.append(f"outputs not compared: {not_run}; live compares them at its first start")
+            attempt, further = (trial.unverified(), {}) if self.machine.not_run else trial.right_engine()
+            if fp16 is not None:
+                further["int8_timing"] = time_int8(trial, attempt, fp16=fp16.record, keep=self.options.force).to_json()
             details = {
                 "layers": attempt.layers,
                 "parsed_layers": attempt.built.parsed,
-                "notes": notes,
+                "notes": [*self._notes(), *attempt.built.notes],
                 **self._versions(build_s=time.monotonic() - started_s),
                 "parity": None if attempt.parity is None else attempt.parity.to_json(),
-                **broken,
+                **further,
             }
             return store_plan(
                 self.bundle.folder,
@@ -283,17 +298,18 @@ class _Job:
                 log=failed_log,
             )
 
-    def _plan(
-        self,
-        folder: Path,
-        *,
-        journal: Journal,
-        logger: Any,
-        progress: Progress,
-        mark_outputs: Collection[str] | None,
-    ) -> BuiltPlan:
+    def _notes(self) -> list[str]:
+        notes, not_run = [self.typing.note] if self.typing.note else [], self.machine.not_run
+        if not_run:
+            notes.append(f"outputs not compared: {not_run}; live compares them at its first start")
+        if not_run and self.key.precision == "int8":
+            notes.append(f"not measured whether INT8 is faster than FP16: {not_run}; auto prefers FP16")
+        return notes
+
+    def _plan_builder(self, folder: Path, journal: Journal, logger: Any, progress: Progress) -> BuildPlan:
         is_rtx = self.key.engine == "rtx"
-        return plan_from_onnx(
+        return partial(
+            plan_from_onnx,
             self.onnx_path,
             library=self.machine.library,
             typing=self.typing,
@@ -305,7 +321,6 @@ class _Job:
             targets=self.machine.targets if is_rtx else (),
             journal=journal,
             logger=logger,
-            mark_outputs=mark_outputs,
             progress=progress,
         )
 

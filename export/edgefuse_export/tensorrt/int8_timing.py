@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgefuse.bundle import Samples
 from edgefuse.measure import Plan, Variant, measure, ratio
+from edgefuse_export.tensorrt.break_fusion import Attempt
+from edgefuse_export.tensorrt.build_log import reported
+from edgefuse_export.tensorrt.trial import Trial
 from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.engines.engine_cache import PlanRecord, read_plan
 
 PLAN = Plan(warmup_s=0.5, min_warmup_calls=50, measure_s=5.0, min_rounds=100, max_rounds=5000)
 CALLS_PER_TURN = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +67,33 @@ class SlowerError(Exception):
         self.timing = timing
 
 
-def time_int8(int8: Engine, fp16: Engine, *, samples: Samples, fp16_plan: str) -> Int8Timing:
-    """Measure two open engines whose outputs were already compared."""
+def time_int8(trial: Trial, int8: Attempt, *, fp16: PlanRecord, keep: bool) -> Int8Timing:
+    """Measure a new INT8 engine against the stored FP16 engine; the outputs of both were compared when they were built.
+
+    Args:
+        keep: accept an INT8 engine that is not faster.
+
+    Raises:
+        SlowerError: it is not faster.
+    """
+    fp16_path = trial.candidate.with_name("fp16.plan")
+    fp16_path.write_bytes(read_plan(trial.bundle, fp16))
+    with (
+        reported(lambda: "measuring INT8 and FP16"),
+        trial.opened(int8.built) as int8_engine,
+        trial.open_plan(fp16_path, fp16.extra_outputs) as fp16_engine,
+    ):
+        timing = _measured(int8_engine, fp16_engine, samples=trial.samples, fp16_plan=fp16.name)
+    if timing.is_faster or keep:
+        _log.info("%s", timing.description)
+        return timing
+    _log.warning(
+        "%s: not faster, so it was discarded; FP16 is in %s (--force keeps INT8)", timing.description, fp16.name
+    )
+    raise SlowerError(timing)
+
+
+def _measured(int8: Engine, fp16: Engine, *, samples: Samples, fp16_plan: str) -> Int8Timing:
     variants = [
         Variant(name=name, call=_calls(engine, samples), calls_per_turn=CALLS_PER_TURN, settle_calls=1)
         for name, engine in (("int8", int8), ("fp16", fp16))

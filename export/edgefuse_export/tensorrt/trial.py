@@ -90,7 +90,7 @@ class Trial:
         if outputs is not None:  # the outputs of a weakly typed network are FP32, and then so are its layers
             check_precision(layers, precision=key.precision)
         try:
-            with reported(lambda: "comparing the outputs"), self._opened(built) as engine:
+            with reported(lambda: "comparing the outputs"), self.opened(built) as engine:
                 report = verify_engine(
                     self.bundle,
                     engine,
@@ -108,7 +108,7 @@ class Trial:
     def _where_different(self, attempt: Attempt) -> str:
         """The layer where the outputs begin to differ, or why it is not known, as a sentence."""
         try:
-            with self._opened(attempt.built) as engine:
+            with self.opened(attempt.built) as engine:
                 return first_difference(
                     engine,
                     onnx_path=self.onnx_path,
@@ -120,7 +120,8 @@ class Trial:
         except UserError as error:
             return f"The layer where the difference starts was not found: {error}"
 
-    def _opened(self, built: BuiltPlan) -> TracedEngine:
+    def opened(self, built: BuiltPlan) -> TracedEngine:
+        """The engine of a plan, for `with`."""
         self.candidate.write_bytes(built.content)
         return self.open_plan(self.candidate, tuple(built.marked))
 
