@@ -39,11 +39,13 @@ from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, load_library
+from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, load_library, version_numbers
 
 ENGINES = {"tensorrt": TENSORRT, "rtx": RTX}
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
+INT8_SINCE = (1, 7)
+"""First TensorRT-RTX that builds the exporter's INT8 files; 1.4, 1.5 and 1.6 fail with an internal error."""
 CANDIDATE_PREFIX = ".candidate-"
 ANY_DEVICE = "any"
 """Device name of a plan for TensorRT-RTX, which compiles its kernels when a GPU loads it."""
@@ -148,7 +150,7 @@ def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True
     """
     options = options or BuildOptions()
     if options.engine == "rtx":
-        return _machine_for_rtx(options.targets, runs_here=runs_here)
+        return _machine_for_rtx(options, runs_here=runs_here)
     try:
         gpu = current_gpu()
     except NoGpuError as error:  # first, because the other parts are useless without a GPU
@@ -162,14 +164,19 @@ def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True
     return Machine(library=library, targets=(gpu.compute_capability,), device_name=gpu.name)
 
 
-def _machine_for_rtx(wanted: tuple[str, ...], *, runs_here: bool) -> Machine:
+def _machine_for_rtx(options: BuildOptions, *, runs_here: bool) -> Machine:
     library = load_library(RTX)
     check_parser(library)
+    if options.precision == "int8" and version_numbers(library.version)[:2] < INT8_SINCE:
+        raise UserError(
+            f"{library.title} builds no engine from an INT8 file, {'.'.join(map(str, INT8_SINCE))} or newer does: "
+            "pip install --upgrade tensorrt-rtx-cu12; or build with --precision fp16"
+        )
     gpu: Gpu | None = None
     not_run = "built without a GPU"
     with contextlib.suppress(NoGpuError):
         gpu = current_gpu()
-    targets = targets_for(wanted, library=library, gpu=gpu)
+    targets = targets_for(options.targets, library=library, gpu=gpu)
     if gpu is not None:
         not_run = "" if gpu.compute_capability in targets else f"{gpu.name} is none of the GPUs that it was built for"
         try:
