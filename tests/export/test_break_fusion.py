@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_scenes import build, everything_in, installed, make_engine_bundle
+from engine_scenes import SIZE, build, everything_in, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
 from edgefuse_export.tensorrt.break_fusion import MAX_BUILDS, Attempt, Search, break_fusion, make_outputs
-from edgefuse_export.tensorrt.plan_from_onnx import BuildError, BuiltPlan
+from edgefuse_export.tensorrt.build_log import Journal
+from edgefuse_export.tensorrt.plan_from_onnx import BuildError, BuiltPlan, new_logger, plan_from_onnx, typing_for
 from edgefuse_export.tensorrt.trial import EngineOutputError
 from edgefuse_runtime.engines.engine_cache import plan_records
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
-from edgefuse_runtime.engines.tensorrt_library import RTX, Library
+from edgefuse_runtime.engines.tensorrt_library import RTX, load_library
 from fake_tensorrt import VERSIONS, FakeTensorRT
 from host_memory import HostMemory
 from logs import logged
@@ -201,29 +202,34 @@ def test_an_engine_that_cannot_have_all_outputs_is_refused(bundle: Bundle, monke
 # With NVIDIA's library, which parses and builds without a GPU
 
 
-def test_tensorrt_rtx_builds_with_each_tensor_as_an_output(bundle: Bundle) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
-    library = Library(product=RTX, module=trt, version=trt.__version__)
+def test_tensorrt_rtx_builds_with_each_tensor_as_an_output(bundle: Bundle, tmp_path: Path) -> None:
+    library = load_library(RTX)
+    trt = library.module
+    path = bundle.file("model.fp16.onnx")
+    with Journal(tmp_path / "log") as journal:
+        logger = new_logger(library, journal)
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def log(self, severity: Any, msg: str) -> None: ...
+        def built(names: Collection[str] | None) -> BuiltPlan:
+            return plan_from_onnx(
+                path,
+                library=library,
+                typing=typing_for(library=library, precision="fp16"),
+                precision="fp16",
+                shapes={"rgb": (1, SIZE, SIZE, 3), "depth": (1, SIZE, SIZE, 2)},
+                workspace_mib=64,
+                optimization_level=3,
+                timing_cache=None,
+                targets=("8.9",),
+                journal=journal,
+                logger=logger,
+                mark_outputs=names,
+            )
 
-    logger = Logger()
-
-    def outputs_of_a_build(names: Collection[str] | None) -> tuple[dict[str, str], set[str]]:
-        builder = trt.Builder(logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        assert trt.OnnxParser(network, logger).parse_from_file(str(bundle.file("model.fp16.onnx")))
-        made = make_outputs(library, network, names)
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-        assert builder.build_serialized_network(network, config) is not None
-        return made, {network.get_output(i).name for i in range(network.num_outputs)}
-
-    everything, outputs = outputs_of_a_build(None)
-    assert set(everything) >= {"red", "distance", "score", "score_half", "logits"}
-    assert outputs == {*everything, "probabilities", "gate"}
-    for name in everything:
-        made, outputs = outputs_of_a_build([name])
-        assert list(made) == [name] and outputs == {name, "probabilities", "gate"}
+        everything = list(built(None).marked)
+        assert set(everything) >= {"red", "distance", "score", "score_half", "logits"}
+        for name in everything:
+            assert list(built([name]).marked) == [name]
+        network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        assert trt.OnnxParser(network, logger).parse_from_file(str(path))
+        assert list(make_outputs(library, network, ["score"])) == ["score"]
+    assert {network.get_output(i).name for i in range(network.num_outputs)} == {"probabilities", "gate", "score"}
