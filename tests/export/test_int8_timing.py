@@ -14,7 +14,8 @@ from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.errors import UserError
 from edgefuse.measure import Plan
 from edgefuse_export.tensorrt import int8_timing
-from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, Machine, build_engine
+from edgefuse_export.tensorrt.build import BuildSummary, Machine, build_engine
+from edgefuse_export.tensorrt.build_options import BuildOptions
 from edgefuse_export.tensorrt.commands import summary_json
 from edgefuse_export.tensorrt.int8_timing import Int8Timing
 from edgefuse_runtime.engines.engine import Decision

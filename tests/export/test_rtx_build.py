@@ -315,11 +315,13 @@ def test_the_lines_of_a_build_have_its_phase(bundle: Bundle, monkeypatch: pytest
 
 def test_the_command_prints_a_table_and_json(bundle: Bundle) -> None:
     code = "from edgefuse.app.main import main; main()"
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code, "build", str(bundle.folder), "--engine", "rtx", "--for", "sm86,sm89", "--json"],
         capture_output=True,
         text=True,
         timeout=120,
+        env=env,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

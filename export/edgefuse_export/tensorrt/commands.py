@@ -13,7 +13,8 @@ from edgefuse.console.options import AsJson, BundleFolder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary
+    from edgefuse_export.tensorrt.build import BuildSummary
+    from edgefuse_export.tensorrt.build_options import BuildOptions
     from edgefuse_export.tensorrt.lint import Readiness
 
 Reference = Annotated[
@@ -75,7 +76,7 @@ def build(
     With --engine rtx it is built for any desktop GPU, here or on another
     machine; without a GPU, live compares the outputs at its first start.
     """
-    from edgefuse_export.tensorrt.build import ENGINES, PRECISIONS, BuildOptions
+    from edgefuse_export.tensorrt.build_options import ENGINES, PRECISIONS, BuildOptions
 
     for value, known, option in ((precision, PRECISIONS, "--precision"), (engine, ENGINES, "--engine")):
         if value not in known:
@@ -130,7 +131,8 @@ def build_and_report(bundle: Path, options: BuildOptions | None = None) -> Build
     """
     from edgefuse.console.progress import counting
     from edgefuse.io.text import say
-    from edgefuse_export.tensorrt.build import BuildOptions, build_engine
+    from edgefuse_export.tensorrt.build import build_engine
+    from edgefuse_export.tensorrt.build_options import BuildOptions
 
     options = BuildOptions() if options is None else options
     with counting(f"building {options.precision}", unit="%") as progress:
@@ -145,7 +147,7 @@ def build_and_report(bundle: Path, options: BuildOptions | None = None) -> Build
 def engine_in_words(folder: Path, summary: BuildSummary) -> list[tuple[str, str]]:
     """The rows of the printed table: name and text."""
     from edgefuse.io.text import quoted
-    from edgefuse_export.tensorrt.build import ENGINES
+    from edgefuse_export.tensorrt.build_options import ENGINES
     from edgefuse_export.tensorrt.inspect_engine import in_words
     from edgefuse_export.tensorrt.rtx_targets import sm_name
 

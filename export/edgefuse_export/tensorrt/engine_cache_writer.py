@@ -264,6 +264,6 @@ def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str])
 
 
 def _replaces(one: PlanKey, other: PlanKey) -> bool:
-    """Whether both plans are for the same library, GPU, precision and batch."""
-    parts = ("engine", "device_name", "compute_capability", "precision", "batch_size")
+    """Whether both plans are for the same GPU, precision and batch."""
+    parts = ("device_name", "compute_capability", "precision", "batch_size")
     return all(getattr(one, part) == getattr(other, part) for part in parts)

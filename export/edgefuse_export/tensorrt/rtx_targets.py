@@ -70,8 +70,10 @@ def set_targets(library: Library, config: trt.IBuilderConfig, targets: Sequence[
         TargetError: the parsed network has layers that one of them does not support.
     """
     trt = library.module
-    if not targets or not hasattr(config, "num_compute_capabilities") or not hasattr(trt, "ComputeCapability"):
-        return  # only TensorRT-RTX has them
+    if not (hasattr(config, "num_compute_capabilities") and hasattr(config, "set_compute_capability")):
+        return  # only TensorRT-RTX has targets
+    if not targets or not hasattr(trt, "ComputeCapability"):
+        return
     if TURING in targets and (num_products := parsed.get("float", {}).get("matrix_multiply", 0)):
         others = ",".join(sm_name(one) for one in targets if one != TURING)
         raise TargetError(
@@ -81,7 +83,10 @@ def set_targets(library: Library, config: trt.IBuilderConfig, targets: Sequence[
         )
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
-        config.set_compute_capability(trt.ComputeCapability.__members__[sm_name(target).upper()], index)
+        if not config.set_compute_capability(trt.ComputeCapability.__members__[sm_name(target).upper()], index):
+            raise TargetError(
+                f"{library.title} does not build for {_listed(targets)} at once: build for one after the other"
+            )
 
 
 def _target(name: str, *, library: Library, gpu: Gpu | None) -> str:
