@@ -301,7 +301,7 @@ def test_a_long_step_logs_a_line_every_few_seconds() -> None:
     with logged() as lines, reported(lambda: "building the engine: Timing tactics, 17 %", every_s=0.05):
         time.sleep(0.5)
     num_lines = len(lines)
-    assert num_lines >= 3 and all(line.startswith("building the engine: Timing tactics, 17 %, 0 s") for line in lines)
+    assert num_lines >= 3 and all(line.startswith("building the engine: Timing tactics, 17 %, ") for line in lines)
     time.sleep(0.15)
     assert len(lines) == num_lines
 
