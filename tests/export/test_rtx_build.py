@@ -310,7 +310,7 @@ def test_the_lines_of_a_build_have_its_phase(bundle: Bundle, monkeypatch: pytest
     monkeypatch.setattr(plan_module, "reported", partial(reported, every_s=0.001))
     with logged() as lines:
         build(bundle, "sm89")
-    assert any(line.startswith("building the engine: ") and " %, " in line for line in lines)
+    assert any(line.startswith("building the engine") and " %, " in line for line in lines)
 
 
 def test_the_command_prints_a_table_and_json(bundle: Bundle) -> None:
