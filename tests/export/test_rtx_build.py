@@ -301,7 +301,7 @@ def test_a_long_step_logs_a_line_every_few_seconds() -> None:
     with logged() as lines, reported(lambda: "building the engine: Timing tactics, 17 %", every_s=0.05):
         time.sleep(0.5)
     num_lines = len(lines)
-    assert num_lines >= 3 and all(line.startswith("building the engine: Timing tactics, 17 %, 0 s") for line in lines)
+    assert num_lines >= 3 and all(line.startswith("building the engine: Timing tactics, 17 %, ") for line in lines)
     time.sleep(0.15)
     assert len(lines) == num_lines
 
@@ -310,7 +310,7 @@ def test_the_lines_of_a_build_have_its_phase(bundle: Bundle, monkeypatch: pytest
     monkeypatch.setattr(plan_module, "reported", partial(reported, every_s=0.001))
     with logged() as lines:
         build(bundle, "sm89")
-    assert any(line.startswith("building the engine: ") and " %, " in line for line in lines)
+    assert any(line.startswith("building the engine") and " %, " in line for line in lines)
 
 
 def test_the_command_prints_a_table_and_json(bundle: Bundle) -> None:

@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
 
         @functools.cache
         def write(fusion: str, rgb: str, depth: str) -> TinyFiles:
-            encoding = "relative" if rgb in ("small", "vgg") else "absolute"
+            encoding = "relative" if rgb == "small" and fusion in ("spatial", "depth") else "absolute"
             return write_files(tmp_path_factory.mktemp(fusion), fusion=fusion, rgb=rgb, depth=depth, encoding=encoding)
 
         yield write

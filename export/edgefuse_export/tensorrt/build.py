@@ -125,16 +125,19 @@ def _machine_for_rtx(options: BuildOptions, *, runs_here: bool) -> Machine:
             "pip install --upgrade tensorrt-rtx-cu12; or build with --precision fp16"
         )
     gpu: Gpu | None = None
-    not_run = "built without a GPU"
     with contextlib.suppress(NoGpuError):
         gpu = current_gpu()
     targets = targets_for(options.targets, library=library, gpu=gpu)
-    if gpu is not None:
-        not_run = "" if gpu.compute_capability in targets else f"{gpu.name} is none of the GPUs that it was built for"
+    not_run = ""
+    if gpu is None:
+        not_run = "built without a GPU"
+    elif gpu.compute_capability not in targets:
+        not_run = f"{gpu.name} is none of the GPUs that it was built for"
+    else:
         try:
             _require_to_run(runs_here=runs_here)
         except (MissingPackageError, GpuError) as error:
-            not_run = not_run or str(error)
+            not_run = str(error)
     return Machine(library=library, targets=targets, device_name=ANY_DEVICE, not_run=not_run)
 
 

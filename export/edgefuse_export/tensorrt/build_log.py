@@ -140,8 +140,8 @@ class BuildProgress:
     def status(self) -> str:
         """The innermost phase and the percentage: "building the engine: Timing tactics, 17 %"."""
         with self._lock:
-            phase = next(reversed(self._parents), "starting")
-            return f"building the engine: {phase}, {self._shown} %"
+            phase = next(reversed(self._parents), "")
+            return f"building the engine{phase and f': {phase}'}, {self._shown} %"
 
     def _show(self) -> None:
         roots = [phase for phase, parent in self._parents.items() if parent not in self._parents]
