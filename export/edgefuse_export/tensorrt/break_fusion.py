@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
-from edgefuse_export.compare_outputs import ParityReport
+from edgefuse.evaluation.compare_outputs import ParityReport
 from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:

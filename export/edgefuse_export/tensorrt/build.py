@@ -37,7 +37,7 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
 from edgefuse_export.tensorrt.rtx_targets import sm_name, targets_for
 from edgefuse_export.tensorrt.trial import BuildPlan, OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library, version_numbers
@@ -45,8 +45,6 @@ from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library
 INT8_SINCE = (1, 7)
 """First TensorRT-RTX that builds the exporter's INT8 files; 1.4, 1.5 and 1.6 fail with an internal error."""
 CANDIDATE_PREFIX = ".candidate-"
-ANY_DEVICE = "any"
-"""Device name of a plan for TensorRT-RTX, which compiles its kernels when a GPU loads it."""
 
 _log = logging.getLogger(__name__)
 

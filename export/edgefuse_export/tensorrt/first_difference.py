@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Samples
 from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
 from edgefuse.errors import require
-from edgefuse_export.compare_outputs import edge_cases
+from edgefuse.evaluation.compare_outputs import edge_cases
 from edgefuse_export.ort_reference import reference_session
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import PlanKey
