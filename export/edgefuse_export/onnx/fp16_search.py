@@ -1,0 +1,102 @@
+"""Finds the layers that the FP16 file keeps in FP32, by running the PyTorch model in emulated FP16 on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgefuse.evaluation.metrics import Predictor
+from edgefuse.model.classifier import FusionClassifier
+from edgefuse.training.loop import torch_predictor
+from edgefuse_export.compare_outputs import Answers, ParityReport
+from edgefuse_export.onnx.activation_statistics import ITSELF, TorchActivationObserver
+from edgefuse_export.onnx.calibration_data import Frames
+from edgefuse_export.onnx.check_precision import inside
+from edgefuse_export.onnx.emulated_fp16 import EmulatedFp16
+from edgefuse_export.onnx.fp16 import FP16_MAX, FoldedModel, Fp16Model, folded_model, fp16_from_folded, fp32_modules
+from edgefuse_export.onnx.layer_sensitivity import find_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp16Evaluation:
+    """A model in FP16, and its comparison with the FP32 model."""
+
+    fp16: Fp16Model
+    report: ParityReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp16Search:
+    """The FP16 model with any blocks in FP32.
+
+    Attributes:
+        model: in FP32.
+        frames: real frames; the first shows which modules compute.
+        keep_fp32: modules that stay in FP32 in any case, as glob patterns.
+        compare: compares a predictor of this name with the model, on all frames and edge cases.
+        kernels: makes the context that FP16 runs in; `nullcontext` for PyTorch's own FP16 kernels.
+    """
+
+    model: FusionClassifier
+    frames: Frames
+    keep_fp32: tuple[str, ...]
+    compare: Callable[[Predictor, str], ParityReport]
+    kernels: Callable[[], AbstractContextManager[Any]] = EmulatedFp16
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that may stay in FP32."""
+        return find_blocks(self.model, outside=fp32_modules(self.model, keep_fp32=self.keep_fp32))
+
+    def fp16(self, blocks: Sequence[str]) -> Fp16Model:
+        """The model in FP16, with `keep_fp32` and `blocks` in FP32."""
+        return fp16_from_folded(self._folded, keep_fp32=(*self.keep_fp32, *blocks))
+
+    def evaluate(self, blocks: Sequence[str]) -> Fp16Evaluation:
+        """Compare the model in FP16, with `keep_fp32` and `blocks` in FP32, on all frames."""
+        fp16 = self.fp16(blocks)
+        observer = TorchActivationObserver(dtype=torch.float16)
+        with self.kernels(), observer.on(fp16.model):
+            report = self.compare(torch_predictor(fp16.model), "torch with its layers in emulated FP16 on the CPU")
+        report = replace(report, activations=observer.activations.to_json(limit=FP16_MAX))
+        return Fp16Evaluation(fp16=fp16, report=report)
+
+    def alone(self, block: str) -> Predictor:
+        """The model with `block` in FP16 and all others in FP32."""
+        predict = torch_predictor(self.fp16([other for other in self.blocks if other != block]).model)
+
+        def emulated(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Answers:
+            with self.kernels():
+                return predict(rgb, depth)
+
+        return emulated
+
+    def overflows(self, found: Fp16Evaluation) -> str:
+        """The layers that exceed the range of FP16, and the options that keep them in FP32; "" if there are none."""
+        observer = TorchActivationObserver()
+        with observer.on(self._folded.model):
+            self.compare(torch_predictor(self._folded.model), "torch fp32")
+        known = (ITSELF, *found.fp16.fp32_modules)
+        over = [name for name in observer.activations.over(FP16_MAX) if not inside(name, known)]
+        if not over:
+            first_bad = next(iter((found.report.activations or {}).get("not_finite", {})), "")
+            return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
+        layers = ", ".join(f"{name} ({observer.activations.largest[name]:.3g})" for name in over)
+        options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
+        return (
+            f"layers beyond {FP16_MAX:.0f}, the largest FP16 number: {layers}\n"
+            f"Keep them in FP32: {options}; train with a smaller learning rate or weight decay; or "
+            "export without FP16: --precision fp32"
+        )
+
+    @cached_property
+    def _folded(self) -> FoldedModel:
+        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
+        return folded_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1])
