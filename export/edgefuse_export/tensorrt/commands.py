@@ -13,6 +13,15 @@ from edgefuse.console.options import AsJson, BundleFolder
 if TYPE_CHECKING:
     from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary
 
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Do not build: write the sample frames and expected outputs into DIR for trtexec and Polygraphy, and print the "
+        "commands that compare. Needs no GPU. With --force, DIR is replaced if it has only files of this option.",
+    ),
+]
+
 
 def build(
     bundle: BundleFolder,
@@ -35,6 +44,7 @@ def build(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,
+    reference: Reference = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a TensorRT engine of a bundle for the GPU and the TensorRT version of this machine.
@@ -54,11 +64,30 @@ def build(
         batch_size=batch,
         force=force,
     )
+    if reference is not None:
+        _write_reference(bundle, reference, options, as_json=as_json)
+        return
     summary = build_and_report(bundle, options)
     if as_json:
         from edgefuse.io.json_files import dumps
 
         typer.echo(dumps({"bundle": str(bundle), **summary_json(summary)}))
+
+
+def _write_reference(bundle: Path, out: Path, options: BuildOptions, *, as_json: bool) -> None:
+    """Write reference data; the commands, on standard output, are a shell script."""
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import quoted, say, write_line
+    from edgefuse_export.tensorrt.reference_data import write_reference
+
+    written = write_reference(bundle, out, options)
+    say(f"{out}: {written.num_batches} batch(es) of {written.batch_size}; no engine was built. Commands that compare:")
+    if as_json:
+        typer.echo(dumps({**vars(written), "folder": str(out)}))
+        return
+    write_line(f"cd {quoted(out)}", sys.stdout)
+    for runner, command in written.commands.items():
+        write_line(f"\n# {runner}\n{command}", sys.stdout)
 
 
 def check_build() -> None:
