@@ -91,7 +91,7 @@ class Fp16Search:
         model = self.fp16(fp32_blocks).model
         for name in fp32_blocks:
             module = model.get_submodule(name)
-            module.forward = _Remembering(module.forward, self._known.setdefault(name, []), new)  # type: ignore[method-assign]
+            module.forward = _Remembering(module.forward, self._known.setdefault(name, []), new)
         return torch_predictor(model)
 
     def overflows(self, found: Fp16Evaluation) -> str:
