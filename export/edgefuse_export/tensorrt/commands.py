@@ -11,7 +11,10 @@ import typer
 from edgefuse.console.options import AsJson, BundleFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary
+    from edgefuse_export.tensorrt.lint import Readiness
 
 Reference = Annotated[
     Path | None,
@@ -133,11 +136,12 @@ def lint_onnx(
     files: Annotated[list[Path], typer.Argument(help="ONNX files, in a bundle or anywhere else.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check offline whether TensorRT's ONNX parser supports a file: operators, types, shapes, uint8 inputs, outputs.
+    """Check whether TensorRT takes a file: NVIDIA's parser first, then edgefuse's own rules.
 
-    The check uses the parser's operator lists and builds nothing; a file of
-    a bundle is also compared with its manifest. Exit code 1 if any file has
-    problems.
+    The parser is that of tensorrt or tensorrt_rtx, if one can be imported;
+    tensorrt_rtx needs no GPU. Otherwise lists of its operators are used, and
+    the output says so. Nothing is built. A file of a bundle is also compared
+    with its manifest. Exit code 1 if any file has problems.
     """
     from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
@@ -151,11 +155,19 @@ def lint_onnx(
         typer.echo(dumps({name: readiness.to_json() for name, readiness in found.items()}))
     else:
         for name, readiness in found.items():
-            verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
-            if readiness.open_batch and not readiness.problems:
-                verdict = "ready, once its batch is fixed"
-            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT was not run", sys.stdout)
-            for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
-                write_line(f"  {line}", sys.stdout)
+            for line in _lint_lines(name, readiness):
+                write_line(line, sys.stdout)
     if any(readiness.problems for readiness in found.values()):
         raise typer.Exit(1)
+
+
+def _lint_lines(name: str, found: Readiness) -> Iterator[str]:
+    """The parser's verdict, the project's rules, then the conclusion."""
+    answer = "refused" if found.refusals else "accepted"
+    yield f"{name}: {answer} by {found.against}" + ("; nothing was built" if found.verdict else "")
+    yield from (f"  {problem}" for problem in found.refusals)
+    yield f"  edgefuse's own rules: {len(found.broken_rules) or 'no'} problem{'s' * (len(found.broken_rules) > 1)}"
+    yield from (f"    {problem}" for problem in found.broken_rules)
+    yield from (f"  note: {note}" for note in found.notes)
+    ready = "ready, once its batch is fixed" if found.open_batch else "ready"
+    yield f"  {'not ready' if found.problems else ready}"

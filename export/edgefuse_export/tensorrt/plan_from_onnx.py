@@ -6,7 +6,7 @@ Checked against the bindings of TensorRT 10.3, 10.16 and 11.4; not yet run with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,13 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
 from edgefuse.progress import Progress, no_progress
 from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
-from edgefuse_runtime.engines.tensorrt_library import RTX, Library, version_numbers
+from edgefuse_export.tensorrt.parse import Refusal, is_strongly_typed, refusals_of
+from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 _log = logging.getLogger(__name__)
-
-STRONGLY_TYPED_SINCE = (10, 12)
-"""First version in which NVIDIA calls strongly typed networks fully available; TensorRT 11 has no others."""
 
 
 class BuildError(UserError):
@@ -74,7 +72,7 @@ def typing_for(*, library: Library, precision: str) -> Typing:
 
     Args:
     """
-    if library.product is RTX or version_numbers(library.version)[:2] >= STRONGLY_TYPED_SINCE:
+    if is_strongly_typed(library):
         return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
         return Typing(strongly_typed=False, flag=None, onnx_file=MODEL_NAMES[precision], note="")
@@ -157,8 +155,8 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typing.strongly_typed else 0
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_path)):
-        raise BuildError(_parser_message(parser, onnx_path, journal, title=library.title))
+    if refusals := refusals_of(parser, onnx_path):
+        raise BuildError(_refused_message(refusals, onnx_path, title=library.title))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
@@ -329,15 +327,11 @@ def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
         temporary.write_bytes(bytes(cache.serialize()))
 
 
-def _parser_message(parser: trt.OnnxParser, onnx_path: Path, journal: Journal, *, title: str) -> str:
-    errors = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        errors.append(f"node {error.node_name()} ({error.node_operator()}): {error.desc()}")
-    reasons = "\n  ".join(errors) or journal.last_errors() or "no reason was given"
+def _refused_message(refusals: Sequence[Refusal], onnx_path: Path, *, title: str) -> str:
+    reasons = "\n  ".join(map(str, refusals))
     return (
         f"{title} cannot parse {onnx_path}:\n  {reasons}\n"
-        f"Export again with this version of edgefuse, which checks the file against the operators that TensorRT supports"
+        f"Export again with this version of edgefuse, which checks the file with NVIDIA's parser or its operator lists"
     )
 
 

@@ -76,23 +76,25 @@ def load_library(product: Product = TENSORRT, *, root: Path = Path("/")) -> Libr
     except ModuleNotFoundError as error:
         if (error.name or "").split(".", maxsplit=1)[0] != product.package:
             raise MissingPackageError(
-                f"{name}'s Python bindings do not load ({error}). {_install(product, root)}"
+                f"{name}'s Python bindings do not load ({error})", _install(product, root)
             ) from error
-        raise MissingPackageError(f"{name}'s Python bindings are not installed. {_install(product, root)}") from error
+        raise MissingPackageError(f"{name}'s Python bindings are not installed", _install(product, root)) from error
     except (ImportError, OSError) as error:
         library = re.search(r"lib(nv|cu|tensorrt)\w+\.so[.\d]*", str(error))
         missing = f"the library {library.group()} is missing" if library else "a library that they need is missing"
         raise MissingPackageError(
-            f"{name}'s Python bindings are installed, but {missing} ({error}). {_libraries(product, root)}"
+            f"{name}'s Python bindings are installed, but {missing} ({error})", _libraries(product, root)
         ) from error
     if not hasattr(trt, "__version__"):  # Python imports any folder called tensorrt as a package, such as in /usr/src
         raise MissingPackageError(
-            f"{name}'s Python bindings are not installed: {list(trt.__path__)} is another folder of that name. {_install(product, root)}"
+            f"{name}'s Python bindings are not installed: {list(trt.__path__)} is another folder of that name",
+            _install(product, root),
         )
     version = str(trt.__version__)
     if version_numbers(version) < product.oldest:
         raise MissingPackageError(
-            f"{name} {version} is installed, {'.'.join(map(str, product.oldest))} or newer is needed. {_install(product, root)}"
+            f"{name} {version} is installed, {'.'.join(map(str, product.oldest))} or newer is needed",
+            _install(product, root),
         )
     return Library(product=product, module=trt, version=version)
 
