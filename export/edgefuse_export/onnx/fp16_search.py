@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgefuse.contract import Outputs
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
-from edgefuse_export.compare_outputs import Answers, ParityReport
+from edgefuse_export.compare_outputs import ParityReport
 from edgefuse_export.onnx.activation_statistics import ITSELF, TorchActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
@@ -76,7 +77,7 @@ class Fp16Search:
         """The model with `block` in FP16 and all others in FP32."""
         predict = self._predictor([other for other in self.blocks if other != block], new=False)
 
-        def emulated(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Answers:
+        def emulated(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
             with self.kernels():
                 batch = rgb.tobytes() + depth.tobytes()
                 if batch not in self._batches:

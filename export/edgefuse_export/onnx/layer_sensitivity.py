@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import nn
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import Answers, Tolerance, compare_outputs, edge_cases, joined
+from edgefuse_export.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 
@@ -123,7 +123,7 @@ def measure_sensitivity(
     rgb = np.concatenate([some.rgb, *(case[0] for case in cases)])
     depth = np.concatenate([some.depth, *(case[1] for case in cases)])
 
-    def answers(predictor: Predictor) -> Answers:
+    def answers(predictor: Predictor) -> Outputs:
         starts = range(0, len(rgb), batch_size)
         return joined([predictor(rgb[i : i + batch_size], depth[i : i + batch_size]) for i in starts])
 
