@@ -266,7 +266,10 @@ def test_the_command_writes_all_precisions_and_prints_their_tables(trained_run: 
     assert list(parity) == ["model.onnx", "model.fp16.onnx", NAME] and parity[NAME]["calibration"]["num_frames"] == 8
     for words in ("|dgate|", "depth at its maximum", "torch with its layers in emulated FP16", "of 65504 ("):
         assert words in result.stderr
-    for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
+    for arguments, word in (
+        (("--precision", "fp4"), "fp32,fp16,int8"),
+        (("--precision", "fp32", "--keep-fp32", "core"), "--precision"),
+    ):
         result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
         assert result.returncode == 2 and word in result.stderr, result.stderr
 
