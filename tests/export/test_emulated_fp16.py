@@ -16,10 +16,10 @@ from test_layer_sensitivity import SENSITIVE, make_sensitive
 from torch import Tensor
 from torch.nn import functional
 
+from edgefuse.evaluation.compare_outputs import FP16_TOLERANCE, check_parity, predicted_in_batches
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run
-from edgefuse_export.compare_outputs import FP16_TOLERANCE, check_parity, predicted_in_batches
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.emulated_fp16 import EmulatedFp16
 from edgefuse_export.onnx.fp16 import fp16_from_model

@@ -28,6 +28,14 @@ from edgefuse.bundle import (
 )
 from edgefuse.degraded_mode import Action, DegradedMode, choose_degraded_mode
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import (
+    NUM_OF_DYNAMIC,
+    TOLERANCES,
+    ParityReport,
+    Tolerance,
+    check_parity,
+    predicted_in_batches,
+)
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
 from edgefuse.io.files import folder_replaced, refuse_existing
@@ -36,14 +44,6 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.progress import Progress, no_progress, step
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.compare_outputs import (
-    NUM_OF_DYNAMIC,
-    TOLERANCES,
-    ParityReport,
-    Tolerance,
-    check_parity,
-    predicted_in_batches,
-)
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgefuse.contract import Outputs
+from edgefuse.evaluation.compare_outputs import ParityReport
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import torch_predictor
-from edgefuse_export.compare_outputs import ParityReport
 from edgefuse_export.onnx.activation_statistics import ITSELF, TorchActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside

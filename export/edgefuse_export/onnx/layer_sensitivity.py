@@ -16,9 +16,9 @@ import numpy as np
 from torch import nn
 
 from edgefuse.contract import InputContract, Outputs
+from edgefuse.evaluation.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 

@@ -17,9 +17,9 @@ from typing import Any
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import UserError, require
+from edgefuse.evaluation.compare_outputs import ParityReport
 from edgefuse.io.text import quoted
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import ParityReport
 from edgefuse_export.tensorrt.build_log import BUILDING, Journal
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
 from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
