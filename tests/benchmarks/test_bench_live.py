@@ -55,6 +55,11 @@ def test_a_recording_is_measured_in_both_paces(report: Report) -> None:
     )  # a frame arrives every 17 ms, and the toy bundle takes less than one
 
 
+def test_the_report_has_the_engine_and_those_passed_over(report: Report) -> None:
+    engine = report.parameters["engine"]
+    assert engine["provider"] and isinstance(engine["passed_over"], dict)
+
+
 def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:
     whole, engine = report.groups[1].ratios
     assert (whole.numerator, whole.denominator) == ("paced, frame to result", "back to back, frame to result")

@@ -15,11 +15,11 @@ from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, Outputs, codes_from_bytes
 from edgefuse.degraded_mode import least_above_chance
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
-from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model

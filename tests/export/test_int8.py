@@ -21,8 +21,8 @@ import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse.training.run import open_run
-from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, open_data
 from edgefuse_export.onnx.check_precision import inside, module_of

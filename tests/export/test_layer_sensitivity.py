@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgefuse.contract import Outputs
+from edgefuse.evaluation.compare_outputs import FP16_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
-from edgefuse_export.compare_outputs import FP16_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.export import ParityError, export_run

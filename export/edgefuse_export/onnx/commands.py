@@ -12,7 +12,7 @@ from edgefuse.console.options import MAX_PAIRS, AsJson, Force
 from edgefuse.degraded_mode import Action
 
 if TYPE_CHECKING:
-    from edgefuse_export.compare_outputs import ParityReport
+    from edgefuse.evaluation.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
     from edgefuse_export.onnx.torch_to_onnx import Batch
 

@@ -30,6 +30,7 @@ from edgefuse.bundle import (
 )
 from edgefuse.degraded_mode import Action, DegradedMode, choose_degraded_mode
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import NUM_OF_DYNAMIC, TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
 from edgefuse.io.files import folder_replaced, refuse_existing
@@ -38,7 +39,6 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.compare_outputs import NUM_OF_DYNAMIC, TOLERANCES, ParityReport, Tolerance, check_parity
 from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside

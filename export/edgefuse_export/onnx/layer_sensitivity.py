@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from edgefuse.contract import InputContract
+from edgefuse.evaluation.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 

@@ -19,9 +19,9 @@ from typing import Any
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import MissingPackageError, UserError, require
+from edgefuse.evaluation.compare_outputs import ParityReport
 from edgefuse.io.text import quoted
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import ParityReport
 from edgefuse_export.tensorrt.build_log import Journal, reported
 from edgefuse_export.tensorrt.build_options import BuildOptions
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
@@ -35,11 +35,11 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
     plan_from_onnx,
     typing_for,
 )
-from edgefuse_export.tensorrt.rtx_targets import sm_name, targets_for
+from edgefuse_export.tensorrt.rtx_targets import targets_for
 from edgefuse_export.tensorrt.verify_engine import verify_engine
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up, sm_name
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library, version_numbers
@@ -47,8 +47,6 @@ from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library
 INT8_SINCE = (1, 7)
 """First TensorRT-RTX that builds the exporter's INT8 files; 1.4, 1.5 and 1.6 fail with an internal error."""
 CANDIDATE_PREFIX = ".candidate-"
-ANY_DEVICE = "any"
-"""Device name of a plan for TensorRT-RTX, which compiles its kernels when a GPU loads it."""
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True
         ) from error
     library = load_library()
     check_parser(library)
-    _require_to_run(runs_here=runs_here)
+    _require_to_run(library, runs_here=runs_here)
     return Machine(library=library, targets=(gpu.compute_capability,), device_name=gpu.name)
 
 
@@ -138,19 +136,19 @@ def _machine_for_rtx(options: BuildOptions, *, runs_here: bool) -> Machine:
         not_run = f"{gpu.name} is none of the GPUs that it was built for"
     else:
         try:
-            _require_to_run(runs_here=runs_here)
+            _require_to_run(library, runs_here=runs_here)
         except (MissingPackageError, GpuError) as error:
             not_run = str(error)
     return Machine(library=library, targets=targets, device_name=ANY_DEVICE, not_run=not_run)
 
 
-def _require_to_run(*, runs_here: bool) -> None:
+def _require_to_run(library: Library, *, runs_here: bool) -> None:
     """Raises MissingPackageError or GpuError if a plan cannot be run and compared here."""
     require(
         "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
     )
     if runs_here:
-        _ = open_gpu_memory().properties  # a pycuda for another CUDA version can be imported, but does not load
+        _ = open_gpu_memory(library.product).properties  # a pycuda for another CUDA version can be imported, but does not load
 
 
 def build_engine(

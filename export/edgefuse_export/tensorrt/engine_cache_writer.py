@@ -25,7 +25,6 @@ from edgefuse.io.json_files import write_json
 from edgefuse.io.new_files import held
 from edgefuse.io.temporaries import remove_leftovers
 from edgefuse.io.text import quoted
-from edgefuse_export.tensorrt.rtx_targets import sm_name
 from edgefuse_runtime.engines.engine_cache import (
     ENGINES_FOLDER,
     PlanError,
@@ -34,11 +33,13 @@ from edgefuse_runtime.engines.engine_cache import (
     build_command,
     check_private,
     plan_records,
+    sm_name,
 )
 
 LOCK_NAME = ".lock"
 
 _OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\.(plan|json|log)")
+_OF_A_GPU = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\..+\.(kernels|checked\.json)")
 
 
 def check_cache(bundle: Bundle) -> None:
@@ -162,8 +163,10 @@ def sweep(bundle: Bundle) -> None:
     """Remove the leftovers of killed builds: temporary files, and plans that are not in the manifest. Requires `build_lock`."""
     folder = bundle.folder / ENGINES_FOLDER
     stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
+    of_stems = tuple(f"{stem}." for stem in stems)
     left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
     left += [path for path in folder.iterdir() if _OF_A_PLAN.fullmatch(path.name) and path.stem not in stems]
+    left += [path for path in folder.iterdir() if _OF_A_GPU.fullmatch(path.name) and not path.name.startswith(of_stems)]
     remove_leftovers(bundle.folder)
     for path in left:
         if path.is_dir():
@@ -243,7 +246,7 @@ def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: s
         return bundle
     raise PlanError(
         f"{bundle_folder} was exported again while its engine was being built, so the engine was discarded. "
-        f"Build it again: {build_command(bundle, key.precision)}"
+        f"Build it again: {build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)}"
     )
 
 
