@@ -148,7 +148,9 @@ def _require_to_run(library: Library, *, runs_here: bool) -> None:
         "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
     )
     if runs_here:
-        _ = open_gpu_memory(library.product).properties  # a pycuda for another CUDA version can be imported, but does not load
+        _ = open_gpu_memory(
+            library.product
+        ).properties  # a pycuda for another CUDA version can be imported, but does not load
 
 
 def build_engine(
