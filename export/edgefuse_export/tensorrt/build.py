@@ -10,24 +10,23 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgefuse.bundle import Bundle, Samples, open_bundle
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
 from edgefuse.errors import MissingPackageError, UserError, require
-from edgefuse.evaluation.compare_outputs import ParityReport
 from edgefuse.io.text import quoted
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.tensorrt.build_log import Journal, reported
+from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.build_options import BuildOptions
 from edgefuse_export.tensorrt.engine_cache_writer import BuildLock, build_lock, check_cache, store_plan, sweep
-from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layers
+from edgefuse_export.tensorrt.first_difference import TracedEngine
+from edgefuse_export.tensorrt.int8_timing import Int8Timing, SlowerError, time_int8
 from edgefuse_export.tensorrt.plan_from_onnx import (
-    BuiltPlan,
     Typing,
     check_parser,
     json_settings,
@@ -36,9 +35,8 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
     typing_for,
 )
 from edgefuse_export.tensorrt.rtx_targets import targets_for
-from edgefuse_export.tensorrt.verify_engine import verify_engine
+from edgefuse_export.tensorrt.trial import BuildPlan, OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up, sm_name
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
@@ -51,10 +49,6 @@ CANDIDATE_PREFIX = ".candidate-"
 _log = logging.getLogger(__name__)
 
 
-class EngineOutputError(UserError):
-    """The outputs of the engine differ from those of the bundle; the engine was discarded."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
     """The engine of the bundle.
@@ -62,16 +56,14 @@ class BuildSummary:
     Attributes:
         built: False = it was in the cache.
         reason: why it was built, or "".
+        int8_timing: if an INT8 engine was requested and discarded because it is not faster: its time. `record` is then the FP16 engine.
     """
 
     bundle: Bundle
     record: PlanRecord
     built: bool
     reason: str
-
-
-OpenPlan = Callable[[Path], Engine]
-"""Opens a plan that this process has just built: path -> Engine, used with `with`."""
+    int8_timing: Int8Timing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +80,11 @@ class Machine:
     targets: tuple[str, ...]
     device_name: str
     not_run: str = ""
+
+    @property
+    def where(self) -> str:
+        """What a plan is built for, in messages."""
+        return ", ".join(map(sm_name, self.targets)) if self.device_name == ANY_DEVICE else self.device_name
 
 
 def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True) -> Machine:
@@ -163,7 +160,7 @@ def build_engine(
     """Build an engine of the bundle, unless the cache has it.
 
     TensorRT builds for the GPU of this machine, TensorRT-RTX for the GPUs of `options.targets`. The outputs are compared if the
-    plan runs on the GPU of this machine.
+    plan runs on the GPU of this machine; INT8 is then kept only if it is faster than FP16, or with `options.force`.
 
     Args:
         open_plan: opens the new plan for the comparison. Default: the TensorRT engine that live uses.
@@ -179,6 +176,9 @@ def build_engine(
     source_file(bundle, typing.onnx_file, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
+    fp16: BuildSummary | None = None
+    if options.precision == "int8" and not machine.not_run:  # to measure INT8 against
+        fp16 = build_engine(bundle_folder, options.of_fp16(), open_plan=open_plan, progress=progress)
     waiting = f"another process is building in {bundle_folder}: waiting for it to end"
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
         bundle = open_bundle(bundle_folder)  # another process may have built this engine
@@ -188,14 +188,15 @@ def build_engine(
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
         reason = found.reason or "--force was given"
-        where = machine.device_name if options.engine == "tensorrt" else ", ".join(map(sm_name, machine.targets))
-        _log.info("building an engine for %s: %s", where, reason)
-        if typing.note:
-            _log.info("note: %s", typing.note)
+        _log.info("building an engine for %s: %s", machine.where, reason)
         job = _Job(
             bundle=bundle, lock=lock, machine=machine, typing=typing, key=key, options=options, onnx_path=onnx_path
         )
-        record = job.run(samples=samples, open_plan=open_plan, progress=progress)
+        try:
+            record = job.run(samples=samples, open_plan=open_plan, progress=progress, fp16=fp16)
+        except SlowerError as slower:
+            assert fp16 is not None
+            return replace(fp16, int8_timing=slower.timing)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
 
@@ -217,44 +218,60 @@ class _Job:
         samples: Samples,
         open_plan: OpenPlan | None,
         progress: Progress,
+        fp16: BuildSummary | None,
     ) -> PlanRecord:
+        if self.typing.note:
+            _log.info("note: %s", self.typing.note)
         folder = self.bundle.folder / ENGINES_FOLDER
         sweep(self.bundle)
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
             logger = new_logger(self.machine.library, journal)
-            built = self._plan(folder, journal=journal, logger=logger, progress=progress)
-            build_s = time.monotonic() - started_s
-            layers, parity, notes = None, None, [*filter(None, [self.typing.note]), *built.notes]
-            if self.machine.not_run:
-                notes.append(f"outputs not compared: {self.machine.not_run}; live compares them at its first start")
-            else:
-                layers = self._count_layers(built.content, logger)
-                candidate = Path(place) / "candidate.plan"
-                candidate.write_bytes(built.content)
-                with reported(lambda: "comparing the outputs"):
-                    parity = self._compare(candidate, samples=samples, open_plan=open_plan).to_json()
+            trial = Trial(
+                bundle=self.bundle,
+                key=self.key,
+                library=self.machine.library,
+                logger=logger,
+                onnx_path=self.onnx_path,
+                build_plan=self._plan_builder(folder, journal, logger, progress),
+                candidate=Path(place) / "candidate.plan",
+                samples=samples,
+                open_plan=open_plan or self._open_here,
+            )
+            attempt, further = (trial.unverified(), {}) if self.machine.not_run else trial.right_engine()
+            if fp16 is not None:
+                further["int8_timing"] = time_int8(trial, attempt, fp16=fp16.record, keep=self.options.force).to_json()
             details = {
-                "layers": layers,
-                "parsed_layers": built.parsed,
-                "notes": notes,
-                **self._versions(build_s=build_s),
-                "parity": parity,
+                "layers": attempt.layers,
+                "parsed_layers": attempt.built.parsed,
+                "notes": [*self._notes(), *attempt.built.notes],
+                **self._versions(build_s=time.monotonic() - started_s),
+                "parity": None if attempt.parity is None else attempt.parity.to_json(),
+                **further,
             }
             return store_plan(
                 self.bundle.folder,
                 lock=self.lock,
                 key=self.key,
                 onnx_file=self.typing.onnx_file,
-                plan=built.content,
+                plan=attempt.built.content,
                 details=details,
                 log=failed_log,
             )
 
-    def _plan(self, folder: Path, *, journal: Journal, logger: Any, progress: Progress) -> BuiltPlan:
+    def _notes(self) -> list[str]:
+        notes, not_run = [self.typing.note] if self.typing.note else [], self.machine.not_run
+        if not_run:
+            notes.append(f"outputs not compared: {not_run}; live compares them at its first start")
+        if not_run and self.key.precision == "int8":
+            notes.append(f"not measured whether INT8 is faster than FP16: {not_run}; auto prefers FP16")
+        return notes
+
+    def _plan_builder(self, folder: Path, journal: Journal, logger: Any, progress: Progress) -> BuildPlan:
         is_rtx = self.key.engine == "rtx"
-        return plan_from_onnx(
+        return partial(
+            plan_from_onnx,
             self.onnx_path,
             library=self.machine.library,
             typing=self.typing,
@@ -269,51 +286,14 @@ class _Job:
             progress=progress,
         )
 
-    def _count_layers(self, plan: bytes, logger: Any) -> dict[str, int]:
-        with reported(lambda: "checking the precision of the layers"):
-            layers = count_layers(plan, library=self.machine.library, logger=logger, shapes=self.key.shapes)
-        check_precision(layers, precision=self.key.precision)
-        return layers
-
-    def _compare(self, candidate: Path, *, samples: Samples, open_plan: OpenPlan | None) -> ParityReport:
-        opened = self._open_here(candidate) if open_plan is None else open_plan(candidate)
-        try:
-            with opened as engine:
-                report = verify_engine(
-                    self.bundle,
-                    engine,
-                    samples=samples,
-                    precision=self.key.precision,
-                    batch_size=self.key.batch_size,
-                    name=f"{self.machine.library.title} {self.key.precision} on {self.key.device_name}",
-                )
-        except UserError as error:
-            raise EngineOutputError(
-                f"the engine was built but does not run, so it was discarded: {error}\n{self._next_step()}"
-            ) from error
-        failures = report.failures()
-        if failures:
-            raise EngineOutputError(
-                "the outputs of the engine differ from those of the bundle, so it was discarded:\n  "
-                + "\n  ".join(failures)
-                + f"\n{self._next_step()}"
-            )
-        return report
-
-    def _next_step(self) -> str:
-        return (
-            f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
-            "or use another --optimization-level; if a layer overflows in FP16, export again with --keep-fp32 PATTERN; or "
-            "build with --precision fp32"
-        )
-
-    def _open_here(self, candidate: Path) -> Engine:
+    def _open_here(self, candidate: Path, extra_outputs: tuple[str, ...]) -> TracedEngine:
         from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(
             self.bundle,
             precision=self.key.precision,
             plan=candidate.read_bytes(),
+            extra_outputs=extra_outputs,
             batch_size=self.key.batch_size,
             product=self.machine.library.product,
         )

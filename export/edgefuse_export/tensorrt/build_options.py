@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT
@@ -21,7 +21,7 @@ class BuildOptions:
         workspace_mib: most scratch memory of one layer.
         optimization_level: 0 (fastest build) to 5 (fastest engine); 3 is TensorRT's default.
         batch_size: N of the engine's inputs; None = that of the bundle, or 1 if the bundle's is dynamic.
-        force: build even if the cache has the engine.
+        force: build even if the cache has the engine; keep INT8 even if it is not faster than FP16.
         engine: "tensorrt", for the GPU of this machine, or "rtx" (TensorRT-RTX), for any of its GPUs on any machine.
         targets: GPUs to build for, such as "sm89" or "current", only for "rtx". Default: see `targets_for`.
     """
@@ -33,6 +33,10 @@ class BuildOptions:
     force: bool = False
     engine: str = "tensorrt"
     targets: tuple[str, ...] = ()
+
+    def of_fp16(self) -> BuildOptions:
+        """The same options for the FP16 engine, from the cache if it has it."""
+        return replace(self, precision="fp16", force=False)
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:

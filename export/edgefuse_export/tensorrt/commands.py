@@ -51,7 +51,7 @@ Targets = Annotated[
 
 def build(
     bundle: BundleFolder,
-    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="fp16, int8 (kept only if faster than fp16) or fp32.")] = "fp16",
     workspace_mib: WorkspaceMib = 1024,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="0: shortest build. 5: longest search for a fast engine.")
@@ -182,6 +182,7 @@ def summary_json(summary: BuildSummary) -> dict[str, object]:
         "reason": summary.reason,
         "engine": record.to_json(),
         "times_onnx_size": round(ratio, 3),
+        "int8_timing": summary.int8_timing.to_json() if summary.int8_timing else None,
     }
 
 

@@ -7,7 +7,7 @@ untried.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse.io.files import file_replaced
 from edgefuse.progress import Progress, no_progress
+from edgefuse_export.tensorrt.break_fusion import make_outputs
 from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted, reported
 from edgefuse_export.tensorrt.inspect_engine import ParsedLayers, check_parsed_precision, check_plan_size, parsed_layers
 from edgefuse_export.tensorrt.parse import Refusal, is_strongly_typed, refusals_of
@@ -43,11 +44,13 @@ class BuiltPlan:
         content: the serialized plan.
         notes: messages for the user about the build.
         parsed: the layers of the network that was built from.
+        marked: intermediate tensor that was made an output -> the layer that computes it, in topological order.
     """
 
     content: bytes
     notes: tuple[str, ...]
     parsed: ParsedLayers
+    marked: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     targets: Sequence[str] = (),
     journal: Journal,
     logger: trt.ILogger,
+    mark_outputs: Collection[str] | None = (),
     progress: Progress = no_progress,
 ) -> BuiltPlan:
     """Build a plan: with TensorRT for the GPU of this machine, with TensorRT-RTX for any of its GPUs.
@@ -153,6 +157,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
         timing_cache: file that is read if it exists and matches, and updated with the new timings; TensorRT-RTX measures none.
         targets: compute capabilities to build for, only for TensorRT-RTX.
         journal: the log that `logger` writes to.
+        mark_outputs: intermediate tensors to make outputs of the plan; None = all.
         progress: called with (percent, 100).
 
     Raises:
@@ -172,6 +177,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     parsed = parsed_layers(library, network)
     if typing.strongly_typed:
         check_parsed_precision(parsed, precision=precision, file=str(onnx_path))
+    marked = make_outputs(library, network, mark_outputs)
     config = builder.create_builder_config()
     set_targets(library, config, targets, parsed=parsed)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
@@ -200,7 +206,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     phases.complete()
     content = bytes(plan)
     check_plan_size(len(content), onnx_bytes=onnx_path.stat().st_size, file=str(onnx_path), title=library.title)
-    return BuiltPlan(content=content, notes=notes, parsed=parsed)
+    return BuiltPlan(content=content, notes=notes, parsed=parsed, marked=marked)
 
 
 def check_parser(library: Library) -> None:
