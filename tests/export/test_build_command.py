@@ -29,7 +29,7 @@ import edgefuse_export.tensorrt.build as module
 from edgefuse.app.main import main
 fake = FakeTensorRT(version={version!r}, device=GPU.name)
 sys.modules["tensorrt"] = fake.module
-module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda: HostMemory(fake=fake)
+module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda _: HostMemory(fake=fake)
 module._Job._open_here = lambda job, candidate, _extra_outputs: host_opener(fake, job.bundle)(candidate)
 main()
 """

@@ -133,7 +133,7 @@ def test_on_one_of_the_gpus_the_outputs_are_compared(bundle: Bundle, stand_in: F
 def test_why_the_outputs_are_not_compared_is_noted(
     bundle: Bundle, stand_in: FakeTensorRT, targets: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> Any:
+    def refuse(_: object) -> Any:
         raise MissingPackageError("this needs the package pycuda")
 
     monkeypatch.setattr(build_module, "open_gpu_memory", refuse)

@@ -34,10 +34,10 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
     plan_from_onnx,
     typing_for,
 )
-from edgefuse_export.tensorrt.rtx_targets import sm_name, targets_for
+from edgefuse_export.tensorrt.rtx_targets import targets_for
 from edgefuse_export.tensorrt.trial import BuildPlan, OpenPlan, Trial
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up
+from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up, sm_name
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library, version_numbers
@@ -110,7 +110,7 @@ def check_machine(options: BuildOptions | None = None, *, runs_here: bool = True
         ) from error
     library = load_library()
     check_parser(library)
-    _require_to_run(runs_here=runs_here)
+    _require_to_run(library, runs_here=runs_here)
     return Machine(library=library, targets=(gpu.compute_capability,), device_name=gpu.name)
 
 
@@ -133,19 +133,21 @@ def _machine_for_rtx(options: BuildOptions, *, runs_here: bool) -> Machine:
         not_run = f"{gpu.name} is none of the GPUs that it was built for"
     else:
         try:
-            _require_to_run(runs_here=runs_here)
+            _require_to_run(library, runs_here=runs_here)
         except (MissingPackageError, GpuError) as error:
             not_run = str(error)
     return Machine(library=library, targets=targets, device_name=ANY_DEVICE, not_run=not_run)
 
 
-def _require_to_run(*, runs_here: bool) -> None:
+def _require_to_run(library: Library, *, runs_here: bool) -> None:
     """Raises MissingPackageError or GpuError if a plan cannot be run and compared here."""
     require(
         "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
     )
     if runs_here:
-        _ = open_gpu_memory().properties  # a pycuda for another CUDA version can be imported, but does not load
+        _ = open_gpu_memory(
+            library.product
+        ).properties  # a pycuda for another CUDA version can be imported, but does not load
 
 
 def build_engine(

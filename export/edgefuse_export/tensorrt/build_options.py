@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT
 
-ENGINES = {"tensorrt": TENSORRT, "rtx": RTX}
+ENGINES = {product.engine: product for product in (TENSORRT, RTX)}
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
 

@@ -25,7 +25,6 @@ from edgefuse.io.json_files import write_json
 from edgefuse.io.new_files import held
 from edgefuse.io.temporaries import remove_leftovers
 from edgefuse.io.text import quoted
-from edgefuse_export.tensorrt.rtx_targets import sm_name
 from edgefuse_runtime.engines.engine_cache import (
     ENGINES_FOLDER,
     PlanError,
@@ -34,6 +33,7 @@ from edgefuse_runtime.engines.engine_cache import (
     build_command,
     check_private,
     plan_records,
+    sm_name,
 )
 
 LOCK_NAME = ".lock"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgefuse.errors import UserError
 from edgefuse_export.tensorrt.inspect_engine import ParsedLayers
 from edgefuse_runtime.engines.cuda_device import Gpu
+from edgefuse_runtime.engines.engine_cache import sm_name
 from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ _log = logging.getLogger(__name__)
 
 class TargetError(UserError):
     """TensorRT-RTX does not build for this GPU. The message names the GPUs that it builds for, or the engine to use instead."""
-
-
-def sm_name(compute_capability: str) -> str:
-    """A compute capability as `--for` takes it: "sm89" for "8.9"."""
-    return f"sm{compute_capability.replace('.', '')}"
 
 
 def targets_for(wanted: Sequence[str], *, library: Library, gpu: Gpu | None) -> tuple[str, ...]:
