@@ -77,7 +77,9 @@ def test_only_the_module_for_tensorrt_rtx_is_checked_against_one_version() -> No
 
 
 def test_every_module_that_uses_tensorrt_is_checked() -> None:
-    assert {"plan_from_onnx.py", "inspect_engine.py", "loaded_plan.py"} <= {path.name for path in MODULES}
+    assert {"plan_from_onnx.py", "inspect_engine.py", "rtx_targets.py", "loaded_plan.py"} <= {
+        path.name for path in MODULES
+    }
     untyped = re.compile(r'(require|import_module)\("tensorrt|\btrt: (ModuleType|Any)|\bmodule\b.*trt\b|\.module\.')
     assert [path.name for path, text in SOURCES.items() if untyped.search(text)] == ["tensorrt_library.py"]
     assert {path for path, text in SOURCES.items() if "library.module" in text} - set(MODULES) == {
@@ -88,8 +90,8 @@ def test_every_module_that_uses_tensorrt_is_checked() -> None:
 def test_names_of_some_versions_are_in_one() -> None:
     asked = {name for path in MODULES for name in IN_SOME_VERSIONS.findall(SOURCES[path])}
     text = "".join(path.read_text() for pin in pins().values() for path in stubs(pin).rglob("tensorrt*.pyi"))
-    assert {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision"} <= asked
-    assert not {name for name in asked if not re.search(rf"^    (def )?{name}\b", text, re.MULTILINE)}
+    assert {"FP16", "OBEY_PRECISION_CONSTRAINTS", "precision", "num_compute_capabilities"} <= asked
+    assert not {name for name in asked if not re.search(rf"^(    (def )?|class ){name}\b", text, re.MULTILINE)}
 
 
 PLANTED = """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import ParityError
+from edgefuse.measure import ParityError
 from edgefuse_benchmarks.report import Report
 from edgefuse_benchmarks.suites.live import LivePlan, bench_live
 

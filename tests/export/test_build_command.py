@@ -29,8 +29,8 @@ import edgefuse_export.tensorrt.build as module
 from edgefuse.app.main import main
 fake = FakeTensorRT(version={version!r}, device=GPU.name)
 sys.modules["tensorrt"] = fake.module
-module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda: HostMemory(fake=fake)
-module._Job._open_here = lambda job, candidate: host_opener(fake, job.bundle)(candidate)
+module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda _: HostMemory(fake=fake)
+module._Job._open_here = lambda job, candidate, _extra_outputs: host_opener(fake, job.bundle)(candidate)
 main()
 """
 
@@ -119,7 +119,8 @@ def test_without_tensorrt_it_fails_at_once_and_changes_nothing(bundle: Bundle, c
             "library libnvinfer.so.10 is missing",
         ),
         ("__version__ = '8.6.1'", "10.3 or newer is needed"),
-        ("__version__ = '10.3.0'", "pycuda"),
+        ("__version__ = '10.3.0'", "without its ONNX parser"),
+        ("__version__, OnnxParser = '10.3.0', type", "pycuda"),
         ("raise ModuleNotFoundError(name='tensorrt')", "pip install 'edgefuse[tensorrt]'"),
     ],
 )

@@ -163,6 +163,11 @@ def test_the_file_has_its_contract_without_its_bundle(bundle_folder: Path) -> No
     assert len(json.loads(properties["edgefuse.framing"])["sha256"]) == 64
 
 
+def test_files_have_no_paths_of_the_machine_that_exported_them(bundle_folder: Path) -> None:
+    content = (bundle_folder / "model.onnx").read_bytes()
+    assert b"core" in content and str(Path.cwd()).encode() not in content and b"site-packages" not in content
+
+
 def test_the_manifest_has_the_comparisons(bundle_folder: Path, run: Path) -> None:
     manifest = open_bundle(bundle_folder).manifest
     cases = manifest.parity["model.onnx"]["cases"]

@@ -16,7 +16,7 @@ from gpu_figures import TOLERANCES, Record
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import Plan, Variant, measure
+from edgefuse.measure import Plan, Variant, measure
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Engine

@@ -21,8 +21,8 @@ from edgefuse.errors import UserError, require
 from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.framing import fit
+from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks import machine
-from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_benchmarks.suites.cold_start import measure_cold_start
 from edgefuse_runtime.camera import frames

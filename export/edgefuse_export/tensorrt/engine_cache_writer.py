@@ -33,11 +33,12 @@ from edgefuse_runtime.engines.engine_cache import (
     build_command,
     check_private,
     plan_records,
+    sm_name,
 )
 
 LOCK_NAME = ".lock"
 
-_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|log)")
+_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\.(plan|json|log)")
 _OF_A_GPU = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\..+\.(kernels|checked\.json)")
 
 
@@ -177,7 +178,9 @@ def sweep(bundle: Bundle) -> None:
 
 def plan_stem(key: PlanKey, plan_sha256: str) -> str:
     """Name of a plan's files, without the suffix."""
-    stem = f"{key.precision}-sm{key.compute_capability.replace('.', '')}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
+    gpus = "_".join(map(sm_name, key.compute_capabilities))
+    library = "rtx" if key.engine == "rtx" else "trt"
+    stem = f"{key.precision}-{gpus}-{library}{key.tensorrt_version}-{plan_sha256[:12]}"
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
 
 
@@ -197,7 +200,7 @@ def store_plan(
 
     Args:
         lock: of this bundle, held.
-        details: see `PlanRecord`; an entry "parity" is also written to the manifest's `parity`.
+        details: see `PlanRecord`; an entry "parity" that is not None is also written to the manifest's `parity`.
         log: the builder's log; it is moved next to the plan.
 
     Raises:

@@ -31,7 +31,8 @@ from edgefuse.io.arrays import npy_bytes
 from edgefuse.io.files import folder_replaced, real_path, refuse_existing
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import quoted
-from edgefuse_export.tensorrt.build import BuildOptions, source_file
+from edgefuse_export.tensorrt.build import source_file
+from edgefuse_export.tensorrt.build_options import BuildOptions
 
 INPUTS = (RGB_INPUT, DEPTH_INPUT)
 POLYGRAPHY_INPUTS, POLYGRAPHY_OUTPUTS = "polygraphy_inputs.json", "polygraphy_outputs.json"

@@ -30,7 +30,7 @@ from edgefuse.io.text import quoted
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
-"""Order of preference among matching plans. INT8 is last: it may cost accuracy."""
+"""Order of preference among matching plans. INT8 is last, because it may cost accuracy, unless it was measured faster than FP16."""
 ANY_DEVICE = "any"
 """The device name of plans for TensorRT-RTX."""
 
@@ -38,11 +38,7 @@ _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
 
 _RECORD_SPEC: Final = {
     "key": {
-        "onnx_sha256": str,
-        "tensorrt_version": str,
-        "compute_capability": str,
-        "device_name": str,
-        "precision": str,
+        **dict.fromkeys(("onnx_sha256", "tensorrt_version", "compute_capability", "device_name", "precision"), str),
         "engine": Optional(str),
         "shapes": {str: [int]},
         "builder_options": dict,
@@ -50,7 +46,12 @@ _RECORD_SPEC: Final = {
     "onnx_file": str,
     "plan_sha256": str,
     "num_bytes": int,
-    "details": {"layers": Optional({str: int}), "parity": Optional(dict)},
+    "details": {
+        "layers": Optional({str: int}),
+        "parity": Optional(dict),
+        "fusion_broken_at": Optional({"tensors": [str]}),
+        "int8_timing": Optional({"faster": bool}),
+    },
 }
 
 
@@ -155,6 +156,17 @@ class PlanRecord:
         """N of its inputs."""
         return self.key.batch_size
 
+    @property
+    def extra_outputs(self) -> tuple[str, ...]:
+        """Its outputs that the contract does not have: the tensors at which fusion was broken."""
+        return tuple((self.details.get("fusion_broken_at") or {}).get("tensors", ()))
+
+    @property
+    def preference(self) -> int:
+        """Position in the order in which `auto` chooses; INT8 comes first where it was measured faster than FP16 on this GPU."""
+        is_faster = (self.details.get("int8_timing") or {}).get("faster", False)
+        return -1 if is_faster else PREFERRED_PRECISIONS.index(self.key.precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
@@ -219,7 +231,7 @@ def select_plan(
     Does not read the plan; `read_plan` does.
 
     Args:
-        precision: None = the first of `PREFERRED_PRECISIONS` with a matching plan.
+        precision: None = that of the matching plan with the lowest `preference`.
         tensorrt_version: of the library that `engine` names.
         device_name: not compared for TensorRT-RTX.
         batch_size: None = the largest with a matching plan.
@@ -231,9 +243,9 @@ def select_plan(
     """
     others: list[tuple[tuple[str, ...], PlanRecord]] = []
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
-    newest_first = reversed([one for one in plan_records(bundle) if one.key.engine == engine])
-    records = [one for one in newest_first if one.key.precision in wanted]
-    for record in sorted(records, key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
+    newest_first = reversed(plan_records(bundle))
+    records = [one for one in newest_first if one.key.engine == engine and one.key.precision in wanted]
+    for record in sorted(records, key=lambda one: (one.preference, -one.batch_size)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,
@@ -271,10 +283,8 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
     Raises:
         PlanError: the plan is missing, truncated or changed, or others can write to it.
     """
-    path = bundle.folder / record.name
-    again = build_command(
-        bundle, record.key.precision, engine=record.key.engine, targets=record.key.compute_capabilities
-    )
+    path, key = bundle.folder / record.name, record.key
+    again = build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)
     for place in (bundle.folder, bundle.folder / MANIFEST_NAME, path.parent):
         if place.exists():
             check_private(place)

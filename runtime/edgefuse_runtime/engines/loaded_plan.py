@@ -75,10 +75,11 @@ class LoadedPlan:
         self._addresses: dict[str, int] = {}
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
+        self.extra: tuple[Tensor, ...] = ()
         self.launch = f"CUDA graph of {RTX.name}" if library.product is RTX else "CUDA graph"
         self.batch_size = 1
 
-    def open(self, plan: bytes) -> None:
+    def open(self, plan: bytes, *, extra_outputs: tuple[str, ...]) -> None:
         """Deserialise the plan and create its execution context."""
         trt = self._library.module
         with self._memory.active():
@@ -110,7 +111,9 @@ class LoadedPlan:
                     f"the GPU does not have enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
                 )
             self.inputs = _tensors(self._library, self._engine, trt.TensorIOMode.INPUT)
-            self.outputs = _tensors(self._library, self._engine, trt.TensorIOMode.OUTPUT)
+            outputs = _tensors(self._library, self._engine, trt.TensorIOMode.OUTPUT)
+            self.outputs = tuple(one for one in outputs if one.name not in extra_outputs)
+            self.extra = tuple(one for one in outputs if one.name in extra_outputs)
 
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs differ from the manifest."""
@@ -134,11 +137,11 @@ class LoadedPlan:
                 f"{', '.join(contract.outputs[1:])}. Build it again: {self._again} --force"
             )
 
-    def prepare(self) -> None:
-        """Allocate buffers, run once, then launch by a CUDA graph if possible."""
+    def prepare(self, *, is_stored: bool) -> None:
+        """Allocate buffers, run once, then launch by a CUDA graph if possible. A stored plan must have finite outputs."""
         memory = self._memory
         with memory.active():
-            for tensor in (*self.inputs, *self.outputs):
+            for tensor in (*self.inputs, *self.outputs, *self.extra):
                 shape, dtype = tuple(int(size) for size in tensor.shape), np.dtype(tensor.dtype).type
                 host = memory.pinned(shape, dtype, mapped=self._mapped)
                 address = host.device_address if self._mapped else memory.allocate(host.array.nbytes)
@@ -150,7 +153,7 @@ class LoadedPlan:
             self._queue()
             memory.synchronise(stream)
             plain = self._outputs()
-            if not plain.is_finite:
+            if is_stored and not plain.is_finite:
                 raise PlanError(f"{self._where} outputs NaN or infinity. Build it again: {self._again} --force")
             if self._rtx is not None:
                 self._rtx.save()
@@ -204,6 +207,14 @@ class LoadedPlan:
             if not self._mapped:
                 self._memory.to_device(self._addresses[one.name], self._host[one.name].array, self._stream)
         self._memory.synchronise(self._stream)
+
+    def read_extra(self) -> dict[str, NDArray[Any]]:
+        """Copy the extra outputs of the last run to the host, which `run` does not do."""
+        with self._memory.active():
+            for one in () if self._mapped else self.extra:
+                self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
+            self._memory.synchronise(self._stream)
+            return {one.name: self._host[one.name].array.copy() for one in self.extra}
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
         """Run the plan on a full batch. Returns copies of the outputs."""

@@ -44,6 +44,7 @@ class TensorRTEngine:
         *,
         precision: str | None = None,
         plan: bytes | None = None,
+        extra_outputs: tuple[str, ...] = (),
         batch_size: int | None = None,
         product: Product = TENSORRT,
         open_memory: Callable[[], GpuMemory] | None = None,
@@ -54,6 +55,7 @@ class TensorRTEngine:
             precision: of a plan in the bundle's cache; None = the best one that matches this machine.
             plan: use this plan instead of one from the cache. It is not checked, and a plan can run code: pass only a plan that
                 this process has built.
+            extra_outputs: outputs of `plan` that the contract does not have: tensors at which fusion was broken.
             batch_size: N of the plan's inputs; None = the bundle's, or with a dynamic batch the largest in its cache.
             product: TensorRT or TensorRT-RTX.
             open_memory: opens the GPU memory. Default: pycuda.
@@ -61,6 +63,7 @@ class TensorRTEngine:
         self._bundle = bundle
         self._precision = precision
         self._given_plan = plan
+        self._extra_outputs = extra_outputs
         self._batch_size = batch_size if batch_size is not None else bundle.manifest.batch_size
         self._product = product
         self._open_memory = open_memory or partial(open_gpu_memory, product)
@@ -114,10 +117,10 @@ class TensorRTEngine:
             stack.enter_context(memory)
             loaded = LoadedPlan(memory, library, where=where, again=again, mapped=gpu.integrated, kernels=kernels)
             stack.callback(loaded.close)
-            loaded.open(plan)
+            loaded.open(plan, extra_outputs=self._extra_outputs if record is None else record.extra_outputs)
             batch_size = record.batch_size if record is not None else self._batch_size or 1
             loaded.check(self.contract, batch_size=batch_size, num_labels=len(self.labels))
-            loaded.prepare()
+            loaded.prepare(is_stored=record is not None)
             parity = None if record is None else self._check_outputs(loaded, record, library, gpu)
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
@@ -152,6 +155,12 @@ class TensorRTEngine:
         decision = self._loaded.run(padded(rgb, batch_size), padded(depth, batch_size))
         self._description["launch"] = self._loaded.launch
         return decision.rows(0, len(rgb))
+
+    def extra_outputs(self) -> dict[str, NDArray[Any]]:
+        """Name -> values of the last run, of the outputs that the contract does not have."""
+        assert self._loaded is not None
+        self._check_owner()
+        return self._loaded.read_extra()
 
     def _check_any_plan(self) -> None:
         """Without any plan, the library is not loaded: it takes a quarter of a second and 150 MB."""
