@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -276,11 +278,26 @@ def test_results_are_published_and_the_broker_may_die_and_return(
     assert (counts.state, counts.dropped) == ("open", 0) and counts.errors > 0 and counts.restarts > 0
 
 
-def test_a_broker_that_takes_no_messages_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"", "the broker does not answer"), (b"\x20\x02\x00\x00", "the broker takes no messages")],  # CONNACK
+)
+def test_a_broker_that_takes_no_messages_delays_nothing(
+    answer: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mqtt_module, "TIMEOUT_S", 0.3)
+    callers: list[socket.socket] = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                callers.append(silent.accept()[0])
+                callers[-1].sendall(answer)
+
     with closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
+        threading.Thread(target=accept, daemon=True).start()
         started_s = time.monotonic()
         with SinkBus([MqttSink("127.0.0.1", silent.getsockname()[1], "shelf/left")]) as bus:
             bus.publish(RESULT)
@@ -288,8 +305,10 @@ def test_a_broker_that_takes_no_messages_delays_nothing(monkeypatch: pytest.Monk
             _until(lambda: bus.counts()[0].errors > 1)
             bus.drain(hurry=True)
             counts = bus.counts()[0]
+    for caller in callers:
+        caller.close()
     assert published_s - started_s < 1.5 and (counts.written, counts.dropped) == (0, 1)
-    assert counts.error == "the broker does not answer"
+    assert counts.error == reason
 
 
 @pytest.mark.parametrize(
