@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +74,8 @@ def draw_pair(label: str, *, brightness: int = 0) -> Pair:
 
 def labels_of(num_frames: int) -> list[str]:
     return ["near" if index % 3 else "far" for index in range(num_frames)]
+
+
+def spans_of(path: Path) -> list[dict[str, Any]]:
+    """The complete events of a trace, in the order of the file."""
+    return [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]

@@ -81,10 +81,10 @@ def live(  # long: each option is a parameter
         )
     if summary.failed_sinks:
         raise typer.Exit(1)
-    if summary.processed == 0:
+    if summary.processed == 0 and not summary.was_interrupted:
         say("no frame was classified: no frame arrived, or no region was found")
         raise typer.Exit(1)
-    if summary.not_finite == summary.processed:
+    if summary.not_finite == summary.processed > 0:
         say(
             "no frame was classified: every output of the model had NaN or infinity; export it again with --precision fp32"
         )

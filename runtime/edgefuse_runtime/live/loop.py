@@ -70,12 +70,11 @@ def run_live(
     """
     _check_align(engine, camera)
     with SinkBus(sinks, wait_s=WAIT_FOR_SINKS_S if _waits(camera) else 0.0) as bus:
-        bus.event("started", "the run started", **_facts(engine, camera, region))
         statistics = Statistics(engine, camera.counters, region=region)
         decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
-        ended, failure = _decide_all(
-            frames(camera, num_frames=num_frames, stop=stop), decide=decide, statistics=statistics, bus=bus
-        )
+        stream = frames(camera, num_frames=num_frames, stop=stop)
+        facts = _facts(engine, camera, region)
+        ended, failure = _decide_all(stream, decide=decide, statistics=statistics, bus=bus, facts=facts)
         with _signals_ignored():
             if ended == "end of stream":
                 ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
@@ -206,11 +205,12 @@ def _check_align(engine: Engine, camera: Camera) -> None:
 
 
 def _decide_all(
-    stream: Iterable[Frame], *, decide: _Decider, statistics: Statistics, bus: SinkBus
+    stream: Iterable[Frame], *, decide: _Decider, statistics: Statistics, bus: SinkBus, facts: dict[str, object]
 ) -> tuple[Ending, Exception | None]:
     """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
     last_ns = time.perf_counter_ns()
     try:
+        bus.event("started", "the run started", **facts)
         for frame in stream:
             result = decide(frame, index=statistics.processed, since_ns=last_ns)
             if result is None:
