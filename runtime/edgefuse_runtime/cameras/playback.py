@@ -8,9 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Counters, EndOfStream, Frame
+from edgefuse_runtime.cameras.alignment import Allocate
 from edgefuse_runtime.cameras.db3_file import DamagedError, RecordingFile, check_description
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
@@ -28,10 +31,19 @@ class Playback:
     camera, and dropped pairs are counted.
     """
 
-    def __init__(self, path: Path, *, align: Align = "color", real_time: bool = False) -> None:
-        """Choose the file; `with` opens it."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        align: Align = "color",
+        real_time: bool = False,
+        allow_missing: bool = False,
+        allocate: Allocate = np.empty,
+    ) -> None:
+        """Choose the file; `with` opens it. `allow_missing` and `allocate`: see `PipelineReader`."""
         self._path = path
         self._align: Align = align
+        self._reader_options: dict[str, Any] = {"allow_missing": allow_missing, "allocate": allocate}
         self._real_time = real_time
         self._pipeline: Any = None
         self._playback: Any = None
@@ -84,7 +96,7 @@ class Playback:
                 f"A complete .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
             ) from error
         try:
-            reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended)
+            reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended, **self._reader_options)
             if not 0 < reader.depth_unit_m < math.inf:
                 raise UserError(f"{self._path} is damaged: its depth unit (Depth_Units) is {reader.depth_unit_m} m")
         except BaseException:
