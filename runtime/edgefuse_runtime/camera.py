@@ -26,6 +26,10 @@ READ_TIMEOUT_MS = 250
 """Time-out of one read in `frames`: short, so that the loop stops soon, and the SDK's stop does not wait long."""
 
 
+PATIENCE_S = 10.0
+"""Time without a frame after which `frames` gives a camera up."""
+
+
 class EndOfStream(Exception):  # noqa: N818  (an end, not an error; named like StopIteration)
     """A recording or a folder has no more frames. A time-out returns None instead."""
 
@@ -123,7 +127,7 @@ def frames(
     *,
     num_frames: int | None = None,
     stop: threading.Event | None = None,
-    patience_s: float = 10.0,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[Frame]:
     """Yield the frames of an open camera until its stream ends, `num_frames` were yielded, or `stop` is set.
 

@@ -189,14 +189,13 @@ class PipelineReader:
         return frameset if arrived else None
 
     def _frame_from(self, frameset: Any, *, arrival_ns: int) -> Frame | None:
-        color, depth = frameset.get_color_frame() or None, frameset.get_depth_frame() or None
-        if self._absent is not None:
-            color, depth = (None, depth) if self._absent == "rgb" else (color, None)
-        if (color is None and self._absent != "rgb") or (depth is None and self._absent != "depth"):
-            return None
+        color, depth = frameset.get_color_frame(), frameset.get_depth_frame()
         # A sensor that did not start is counted as if its images came with those of the other one.
-        images = SdkImage.of(color or depth), SdkImage.of(depth or color)
-        domains = [frame.get_frame_timestamp_domain() for frame in (color or depth, depth or color)]
+        color, depth = (color or depth, depth or color) if self._absent is not None else (color, depth)
+        if not color or not depth:
+            return None
+        images = SdkImage.of(color), SdkImage.of(depth)
+        domains = [color.get_frame_timestamp_domain(), depth.get_frame_timestamp_domain()]
         same_clock = domains[0] == domains[1]
         missing = self._absent
         if not self._frame_sync.is_fresh(color=images[0], depth=images[1], same_clock=same_clock):

@@ -96,7 +96,9 @@ class Playback:
                 f"A complete .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
             ) from error
         try:
-            reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended, **self._reader_options)
+            reader = PipelineReader(
+                rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended, **self._reader_options
+            )
             if not 0 < reader.depth_unit_m < math.inf:
                 raise UserError(f"{self._path} is damaged: its depth unit (Depth_Units) is {reader.depth_unit_m} m")
         except BaseException:

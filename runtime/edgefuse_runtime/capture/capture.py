@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.camera import Counters, EndOfStream, Frame
+from edgefuse_runtime.camera import PATIENCE_S, Camera, Counters, EndOfStream, Frame
 from edgefuse_runtime.cameras.find import on_usb
 from edgefuse_runtime.capture.child import ProcessRunner, Runner, ThreadRunner
 from edgefuse_runtime.capture.ladder import GOOD_AFTER_S, pause_before_process
@@ -86,7 +89,7 @@ class Capture:
         self._retry_s = 0.0
         self._usb: list[Any] = []
         self._check_s = 0.0
-        self._is_requested = False
+        self._is_requested = self._is_early = False
         self._skewed_before = 0
 
     @property
@@ -109,6 +112,7 @@ class Capture:
     def start_early(self) -> None:
         """Start to open a live camera, without waiting for it: `with` waits. Frames until then are not counted."""
         if self._source.is_live and self._started is None:
+            self._is_early = True
             self._start(has_opened=False)
 
     def _start(self, *, has_opened: bool) -> None:
@@ -121,7 +125,7 @@ class Capture:
         try:
             if self._started is None:
                 self._start(has_opened=False)
-            while not self._is_open:
+            while not self._has_opened:
                 self._supervise()
                 self._raise_failure()
                 if self._started is not None:
@@ -190,7 +194,7 @@ class Capture:
         return frame
 
     def _forget_early_frames(self) -> None:
-        taken = self._started.link.reader.take() if self._source.is_live and self._started is not None else None
+        taken = self._started.link.reader.take() if self._is_early and self._started is not None else None
         if taken is not None:
             early = taken[1]
             self._before = Counters(received=-early.received, stale=-early.stale, skewed=-early.skewed)
@@ -250,7 +254,7 @@ class Capture:
             elif kind == "lost":
                 self._lost(message["reason"])
             elif kind == "ended":
-                self._has_ended = True
+                self._has_ended, self._is_open = True, False
                 self._states.enter("ended")
             elif kind == "failed":
                 self._fail(message["problem"], message["step"])
@@ -269,7 +273,7 @@ class Capture:
     def _fail(self, problem: str, step: str = "") -> None:
         """End the stream with an error, after the frames that are still in the ring."""
         self._states.enter("failed", problem)
-        self._has_ended = True
+        self._has_ended, self._is_open = True, False
         self._failure = UserError(problem, step)
 
     def _raise_failure(self) -> None:
@@ -304,3 +308,21 @@ class Capture:
             self._num_failures = 0
         self._is_open, self._frames_since_s = False, None
         self._states.enter("reconnecting", reason, attempt=self.state.attempt + 1)
+
+
+@contextmanager
+def early_start(camera: Camera) -> Iterator[None]:
+    """Let a live camera start while the block opens other things, such as the engine; closed afterwards in every case."""
+    if not isinstance(camera, Capture):
+        yield
+        return
+    try:
+        camera.start_early()
+        yield
+    finally:
+        camera.close()
+
+
+def patience_s(camera: Camera) -> float:
+    """How long the consumer waits for a frame before it gives the camera up: a `Capture` gives up by itself."""
+    return math.inf if isinstance(camera, Capture) else PATIENCE_S

@@ -47,15 +47,13 @@ class Files:
     @classmethod
     def from_worker(cls, files: Sequence[int]) -> Files:
         """The link in the capture process."""
-        return cls(RingFiles(*files[:4], -1), -1, files[4], files[5], -1)
+        return cls(RingFiles._make([*files[:4], -1]), -1, files[4], files[5], -1)
 
     def without_worker(self) -> Files:
         """The reader's own ends, after closing the others: a worker in another process has its own copies of them."""
         _, ready_in, _, _, free_out = self.ring
         mine = Files(RingFiles(-1, ready_in, -1, -1, free_out), self.messages_in, -1, -1, self.life_out)
-        Files(
-            self.ring._replace(ready_in=-1, free_out=-1), -1, self.messages_out, self.life_in, -1
-        ).close()
+        Files(self.ring._replace(ready_in=-1, free_out=-1), -1, self.messages_out, self.life_in, -1).close()
         return mine
 
     def close(self) -> None:
