@@ -114,7 +114,7 @@ def _hang() -> None:
 
 
 class SoftwareRealSense(RealSense):
-    """librealsense's software device. It sends frame n with brightness n, 60 of each second; a sensor is silent in its gaps.
+    """librealsense's software device. It sends 60 frames/s; a sensor is silent in its gaps.
 
     Args:
         gaps: [first, end) of the numbers that a sensor does not send.
@@ -140,6 +140,7 @@ class SoftwareRealSense(RealSense):
         while not self._done.wait(1 / 60):
             number += 1
             rgb, depth = draw_pair("near", brightness=number % 50)
+            depth += np.uint16(number % 50)  # an image that never changes would count as frozen
             if not any(first <= number < end for first, end in self._gaps["depth"]):
                 self._software.send_depth(depth, number=number)
             if not any(first <= number < end for first, end in self._gaps["color"]):
