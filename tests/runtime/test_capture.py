@@ -180,10 +180,9 @@ def test_the_first_opening_fails_at_once(opened: Callable[..., Capture], mode: M
 
 @BOTH
 def test_a_recording_that_fails_ends_after_its_last_frame(opened: Callable[..., Capture], mode: Mode) -> None:
-    seen = []
+    seen: list[int] = []
     with opened("raise", is_live=False, mode=mode) as camera, pytest.raises(UserError, match="the cable is loose"):
-        for frame in frames(camera):
-            seen.append(frame.depth_number)
+        seen += (frame.depth_number for frame in frames(camera))
     assert seen[-1] == 5 and camera.state.name == "failed"
 
 
@@ -220,13 +219,16 @@ def test_no_process_is_left_when_the_reader_is_killed(fault: str, tmp_path: Path
 
 def test_nothing_is_left_open(opened: Callable[..., Capture]) -> None:
     gc.collect()
-    files, memory = len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("edgefuse-capture")
+    files, memory = (
+        len(list(Path("/proc/self/fd").iterdir())),
+        Path("/proc/self/maps").read_text().count("edgefuse-capture"),
+    )
     for mode in ("process", "thread"):
         with opened("none", mode=mode) as camera:
             _read_until(camera, lambda frame: frame is not None)
         del camera
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
     assert Path("/proc/self/maps").read_text().count("edgefuse-capture") == memory
 
 

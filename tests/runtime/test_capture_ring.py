@@ -145,7 +145,7 @@ def test_a_writer_that_waits_sends_one_frame_for_each_request(ring: tuple[Writer
 
 
 def test_files_and_memory_are_released() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     files = Files.create()
     reader, writer = Reader(files.ring), Writer(files.ring)
     writer.publish(_frame(1), Counters())
@@ -157,4 +157,4 @@ def test_files_and_memory_are_released() -> None:
     del reader, writer, taken
     gc.collect()
     assert "edgefuse-capture" not in Path("/proc/self/maps").read_text()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

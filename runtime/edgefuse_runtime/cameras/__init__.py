@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgefuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +41,11 @@ def open_camera(
     from edgefuse_runtime.cameras.realsense import RealSense
     from edgefuse_runtime.cameras.synthetic import Synthetic
 
-    options: dict[str, Any] = {"align": align, "allow_missing": allow_missing, "allocate": allocate or np.empty}
+    options: dict[str, Any] = {
+        "align": align,
+        "allow_missing": allow_missing,
+        **({"allocate": allocate} if allocate else {}),
+    }
     kind, _, detail = spec.partition(":")
     if kind == "realsense":
         return RealSense(serial=detail or None, **options)

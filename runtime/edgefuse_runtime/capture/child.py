@@ -79,7 +79,7 @@ class ThreadRunner:
 
     def __init__(self, source: Source, files: Files, *, has_opened: bool) -> None:
         worker = Worker(source, WorkerLink(files), has_opened=has_opened)
-        self._thread = threading.Thread(target=worker.run, name="capture", daemon=True)
+        self._thread = threading.Thread(target=worker.capture, name="capture", daemon=True)
         self._thread.start()
 
     def ending(self) -> str | None:
@@ -102,7 +102,7 @@ def main(request: str) -> None:
     arguments = parse_json(request.encode(), what="the request")
     files = Files.from_worker(arguments["files"])
     _end_with_reader(files.life_in)
-    Worker(Source(**arguments["source"]), WorkerLink(files), has_opened=arguments["has_opened"]).run()
+    Worker(Source(**arguments["source"]), WorkerLink(files), has_opened=arguments["has_opened"]).capture()
     os._exit(0)
 
 

@@ -34,7 +34,7 @@ class Worker:
         self._counters = Counters()
         self._opened_s: float | None = None
 
-    def run(self) -> None:
+    def capture(self) -> None:
         """Read the camera until the reader asks to stop, the stream ends, or restarts do not help."""
         ladder, attempt = Ladder(), 0
         while not self._link.must_stop:
