@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, OUTPUTS, InputContract
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
@@ -27,7 +27,7 @@ from edgefuse.model.choices import (
     is_torchvision,
 )
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, NearestSurface, RelativeDepth
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.spatial_gate import SpatialGate
 
@@ -93,7 +93,8 @@ class ModelConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
         value = with_new_names(value, OLD_NAMES)
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**{"encoding_revision": 1, **known, "contract": InputContract.from_json(value["contract"])})
+        contract = replace(InputContract.from_json(value["contract"]), outputs=OUTPUTS)
+        return cls(**{"encoding_revision": 1, **known, "contract": contract})
 
 
 class FeatureExtractor(nn.Module):
@@ -114,13 +115,14 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("encode", "spatial_gate")
+    fp32_modules = ("nearest_surface", "encode", "spatial_gate")
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
         self,
         *,
         decode: InputDecoder,
+        nearest_surface: NearestSurface,
         encode: AbsoluteDepth | RelativeDepth,
         spatial_gate: SpatialGate | None,
         rgb_features: FeatureExtractor | None,
@@ -131,6 +133,7 @@ class FusionClassifier(nn.Module):
         super().__init__()
         assert rgb_features is not None or depth_features is not None
         self.decode = decode
+        self.nearest_surface = nearest_surface
         self.encode = encode
         self.spatial_gate = spatial_gate
         self.rgb_features = rgb_features
@@ -149,27 +152,31 @@ class FusionClassifier(nn.Module):
             with_auxiliary_heads: for training: also return the logits of each auxiliary head, if the model has them.
 
         Returns:
-            logits [N, C] and gate [N, d] in [0, 1].
+            logits [N, C], gate [N, d] in [0, 1], and distance of the nearest surface [N, 1] in metres, 0 = no measurement.
         """
-        F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
+        F_A, F_B, nearest_m = self.features(rgb_NHWC, depth_NHW2)
         logits, gate = self.core(F_A, F_B)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
-            return logits, gate, *self.core.auxiliary_heads.alone(F_A, F_B)
-        return logits, gate
+            return logits, gate, nearest_m, *self.core.auxiliary_heads.alone(F_A, F_B)
+        return logits, gate, nearest_m
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
-    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
-        """F_A and F_B, [N, d] each. A modality without a backbone gets the features of the other, which its fusion ignores."""
+    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """F_A and F_B, [N, d] each, and the distance of the nearest surface, [N, 1].
+
+        A modality without a backbone gets the features of the other, which its fusion ignores.
+        """
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
-        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
+        nearest_m = self.nearest_surface(depth)
+        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth, nearest_m))
         if self.rgb_features is None:
             assert F_B is not None
-            return F_B, F_B
-        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth))
-        return F_A, (F_A if F_B is None else F_B)
+            return F_B, F_B, nearest_m
+        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m))
+        return F_A, (F_A if F_B is None else F_B), nearest_m
 
 
 def build_classifier(
@@ -184,7 +191,7 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be loaded or do not fit.
     """
-    relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m, revision=config.encoding_revision)
+    relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m)
     encode = relative if config.encoding == "relative" else AbsoluteDepth()
     spatial_gate = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
@@ -204,6 +211,7 @@ def build_classifier(
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),
+        nearest_surface=NearestSurface(config.contract, revision=config.encoding_revision),
         encode=encode,
         spatial_gate=spatial_gate,
         rgb_features=rgb_features,
@@ -224,7 +232,7 @@ def not_finite(module: nn.Module) -> list[str]:
 
 
 @torch.inference_mode()
-def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities float32 [N, C] and gate [N, d] of one batch; the model must be in eval mode."""
-    logits, gate = model(rgb_NHWC, depth_NHW2)
-    return model.probabilities(logits), gate.float()
+def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities float32 [N, C], gate [N, d] and `nearest_m` [N, 1] of one batch; the model must be in eval mode."""
+    logits, gate, nearest_m = model(rgb_NHWC, depth_NHW2)
+    return model.probabilities(logits), gate.float(), nearest_m

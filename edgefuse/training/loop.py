@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor, framed_batches
@@ -207,11 +207,9 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     """The model as an `edgefuse.evaluation.metrics.Predictor`, on its current device."""
     device = next(model.parameters()).device
 
-    def predict_arrays(
-        rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probabilities, gate = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
-        return probabilities.cpu().numpy(), gate.cpu().numpy()
+    def predict_arrays(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
+        outputs = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
+        return Outputs(*(tensor.cpu().numpy() for tensor in outputs))
 
     return predict_arrays
 
@@ -230,7 +228,8 @@ def torch_pixel_gate(model: FusionClassifier) -> Callable[[NDArray[np.uint8]], N
         codes = torch.from_numpy(depth).to(device)
         black = torch.zeros((*codes.shape[:3], 3), dtype=torch.uint8, device=device)
         _, decoded = decode(black, codes)
-        return np.asarray((1 - spatial_gate.gate(decoded))[:, 0].float().cpu().numpy(), np.float32)
+        gate = spatial_gate.gate(decoded, model.nearest_surface(decoded))
+        return np.asarray((1 - gate)[:, 0].float().cpu().numpy(), np.float32)
 
     return kept
 
@@ -244,7 +243,7 @@ def _loss(
     model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
     """The training loss and the logits [N, C]. The loss is the cross-entropy of the logits plus the weighted ones of the auxiliary heads."""
-    logits, _, *auxiliary = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
+    logits, _, _, *auxiliary = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
     criterion = partial(functional.cross_entropy, target=truth, label_smoothing=config.label_smoothing)
     return criterion(logits) + config.aux_loss_weight * sum(criterion(one) for one in auxiliary), logits
 

@@ -65,6 +65,8 @@ def test_a_pair_is_classified_with_its_probabilities_gate_and_sensors(tmp_path: 
         assert far.probability == max(far.probabilities.values())
         assert near.sensors == SensorStates() and near.warning == "" and near.roi == (0, 0, 64, 48)
         assert 0 < near.infer_ms < 1000 and near.gate is not None and 0 < near.gate < 1
+        # The mean over the square around the image, of which a quarter is outside.
+        assert (near.nearest_m, far.nearest_m) == pytest.approx((0.75 * 0.2, 0.75 * 1.9))
         tenths = classifier(scene()[0], NEAR * np.uint16(10), depth_unit_m=0.0001)
         assert tenths.probabilities == pytest.approx(near.probabilities)
         assert classifier.engine["provider"] == "CPUExecutionProvider" and classifier.labels[0] == "near"
@@ -74,6 +76,7 @@ def test_regions_are_classified_one_by_one(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle")
     rgb, depth = scene(np.hstack([NEAR, FAR]), red=0)
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
+        assert classifier.engine["engine"] not in classifier.engine["passed_over"]
         left, right = classifier.batch(rgb, depth, rois=[(0, 0, 48, 48), (80, 0, 48, 48)])
         assert (left.label, right.label) == ("near", "far") and right.roi == (80, 0, 48, 48)
         for roi in ((1, 2, 3), "middle", (float("nan"), 0, 5, 5), (500, 0, 5, 5), (0, 0, 0, 5)):
@@ -87,7 +90,7 @@ def test_a_missing_sensor_is_detected_and_the_bundle_decides_what_follows(tmp_pa
         no_depth = classifier(scene()[0], np.zeros_like(NEAR))
         no_rgb = classifier(np.zeros((48, 64, 3), np.uint8), FAR)
     assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "missing"
-    assert "no decision" in no_depth.warning
+    assert "no decision" in no_depth.warning and no_depth.nearest_m is None
     assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "predicted without it" in no_rgb.warning
 
 

@@ -19,9 +19,10 @@ from onnx import numpy_helper
 
 import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse.training.run import open_run
-from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, open_data
 from edgefuse_export.onnx.check_precision import inside, module_of
@@ -110,11 +111,10 @@ def test_the_session_that_live_runs_is_compared_too(
     class Saturating(Classifier):
         """Like 8-bit kernels without VNNI: wrong outputs from a correct file."""
 
-        def predict_framed(
-            self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            probabilities, gate = super().predict_framed(rgb, depth)
-            return np.roll(probabilities, int(self.engine["precision"] == "int8"), axis=1), gate
+        def predict_framed(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
+            found = super().predict_framed(rgb, depth)
+            by = int(self.engine["precision"] == "int8")
+            return found._replace(probabilities=np.roll(found.probabilities, by, axis=1))
 
     monkeypatch.setattr(edgefuse_export.onnx.export, "Classifier", Saturating)
     with pytest.raises(
@@ -147,7 +147,7 @@ def test_its_outputs_are_close_to_fp32_on_the_engine_of_live(bundle: Bundle) -> 
     """On CPUs without VNNI ONNX Runtime's kernels saturate, and the difference is far above the limit."""
     samples = bundle.samples()
     with open_engine(open_bundle(bundle.folder), file=NAME) as engine:
-        found, _ = predict_framed(engine, samples.rgb, samples.depth)
+        found = predict_framed(engine, samples.rgb, samples.depth).probabilities
         assert engine.description["precision"] == "int8"
     assert np.abs(found - samples.probabilities).max() <= INT8_TOLERANCE.probability
 
@@ -218,7 +218,7 @@ def test_the_observer_finds_intermediate_values_that_are_not_finite(tmp_path: Pa
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     observer = OnnxActivationObserver(tmp_path / "m.onnx")
-    probabilities, _ = observer(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8))
+    probabilities = observer(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8)).probabilities
     assert np.isfinite(probabilities).all()
     assert observer.activations.to_json()["not_finite"] == {"b in the classifier itself": 2}
 
@@ -264,9 +264,12 @@ def test_the_command_writes_all_precisions_and_prints_their_tables(trained_run: 
     assert result.returncode == 0, result.stderr
     parity = json.loads(result.stdout)["parity"]
     assert list(parity) == ["model.onnx", "model.fp16.onnx", NAME] and parity[NAME]["calibration"]["num_frames"] == 8
-    for words in ("|dgate|", "depth at its maximum", "torch with its layers in FP16", "of 65504 ("):
+    for words in ("|dgate|", "depth at its maximum", "torch with its layers in emulated FP16", "of 65504 ("):
         assert words in result.stderr
-    for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
+    for arguments, word in (
+        (("--precision", "fp4"), "fp32,fp16,int8"),
+        (("--precision", "fp32", "--keep-fp32", "core"), "--precision"),
+    ):
         result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
         assert result.returncode == 2 and word in result.stderr, result.stderr
 
@@ -287,7 +290,7 @@ def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> 
 
     rgb, depth = samples(2)
     ranges = measured_ranges(path, frames=Frames(rgb=rgb, depth=depth))
-    quantised = int8_from_onnx(path, ranges=ranges, fp32_modules=("decode", "encode", "spatial_gate"))
+    quantised = int8_from_onnx(path, ranges=ranges, fp32_modules=("decode", *model.fp32_modules))
     session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
-    probabilities, _ = session.run(None, {"rgb": rgb[:1], "depth": depth[:1]})
+    probabilities, *_ = session.run(None, {"rgb": rgb[:1], "depth": depth[:1]})
     np.testing.assert_allclose(probabilities.sum(), 1.0, atol=1e-5)

@@ -12,7 +12,7 @@ from edgefuse.console.options import MAX_PAIRS, AsJson, Force
 from edgefuse.degraded_mode import Action
 
 if TYPE_CHECKING:
-    from edgefuse_export.compare_outputs import ParityReport
+    from edgefuse.evaluation.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
     from edgefuse_export.onnx.torch_to_onnx import Batch
 
@@ -24,16 +24,14 @@ def export(  # long: each option is a parameter
     out: Annotated[Path, typer.Option(help="Bundle folder to create.")],
     trt: Annotated[
         bool,
-        typer.Option(
-            "--trt", help="Also write an FP16 file and build its TensorRT engine, as edgefuse build BUNDLE does."
-        ),
+        typer.Option("--trt", help="Also build the TensorRT engine of the FP16 file, as edgefuse build BUNDLE does."),
     ] = False,
     precision: Annotated[
         str,
         typer.Option(
-            help="Files to write, such as fp32,fp16,int8. FP32 is always written; INT8 is calibrated on the run's training data."
+            help="Files to write: fp32, fp16, int8. FP32 is always written; INT8 is calibrated on the run's training data."
         ),
-    ] = "fp32",
+    ] = "fp32,fp16",
     keep_fp32: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +86,7 @@ def export(  # long: each option is a parameter
     from edgefuse.io.text import quoted, say
     from edgefuse_export.onnx.export import export_run
 
-    with counting(unit="blocks") as progress:
+    with counting() as progress:
         summary = export_run(
             run,
             out,
@@ -156,10 +154,14 @@ def _table(report: ParityReport) -> Any:
     from edgefuse.io.text import new_table
 
     table = new_table(
-        title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
+        title=f"{report.candidate}\nagainst {report.reference}",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("input", no_wrap=True)
-    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-\nties", "|dgate|"):
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-\nties", "|dgate|", "dist.\nmm"):
         table.add_column(heading, justify="right", no_wrap=True)
     for case in (*report.cases, report.together):
         table.add_row(
@@ -170,10 +172,19 @@ def _table(report: ParityReport) -> Any:
             str(case.top1_flips),
             str(case.near_tie_flips),
             f"{case.max_gate_difference:.1e}",
+            "" if case.max_nearest_difference_m is None else f"{1000 * case.max_nearest_difference_m:.2f}",
         )
     limits = report.tolerance
     p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
     table.add_section()
     flips = str(limits.num_flips(report.together.num_samples))
-    table.add_row("allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", flips, "", f"{limits.gate:.1e}")
+    allowed = (
+        f"{limits.probability:.1e}",
+        f"{p99:.1e}",
+        flips,
+        "",
+        f"{limits.gate:.1e}",
+        f"{1000 * limits.nearest_m:.2f}",
+    )
+    table.add_row("allowed", "", *allowed)
     return table
