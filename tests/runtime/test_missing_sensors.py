@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgefuse.bundle import Bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Frame
+from edgefuse_runtime.cameras import realsense
 from edgefuse_runtime.cameras.frame_sync import FrameSync
 from edgefuse_runtime.cameras.realsense import RealSense
 from edgefuse_runtime.cameras.software_device import SoftwareCamera
@@ -106,6 +108,44 @@ def test_a_camera_without_a_sensor_starts_with_the_other_one(sensor: str, color_
     assert len(seen) == 10 == counters.received == counters.delivered
     assert all(frame.missing == (sensor,) and frame.rgb.shape[:2] == frame.depth.shape == (48, 64) for frame in seen)
     assert all(frame.rgb.any() == (sensor == "depth") and frame.depth.any() == (sensor == "rgb") for frame in seen)
+
+
+@pytest.mark.parametrize("sensor", ["rgb", "depth"])
+def test_a_sensor_that_never_sends_an_image(sensor: str) -> None:
+    """Both streams start, but librealsense returns no frameset while one of them is silent."""
+    source = SoftwareCamera(width=64, height=48)
+    done = threading.Event()
+
+    def send() -> None:
+        number = 0
+        while not done.wait(1 / 60):
+            number += 1
+            rgb, depth = draw_pair("near")
+            if sensor == "rgb":
+                source.send_depth(depth, number=number)
+            else:
+                source.send_color(rgb, number=number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with RealSense(device=source.device, profiles=(PROFILE,), warmup_frames=3, allow_missing=True) as camera:
+            frame = camera.read(1000)
+            assert frame is not None and frame.missing == (sensor,)
+            assert any("sensor sends no images" in warning for warning in camera.warnings)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_camera_that_never_sends_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realsense, "WARMUP_LIMIT_S", 0.3)
+    device = SoftwareCamera(width=64, height=48).device
+    with (
+        pytest.raises(UserError, match="has started, but sends no images"),
+        RealSense(device=device, profiles=(PROFILE,), warmup_frames=3, allow_missing=True),
+    ):
+        pass
 
 
 def test_live_goes_on_with_the_other_sensor_as_the_bundle_says(bundle: Bundle) -> None:

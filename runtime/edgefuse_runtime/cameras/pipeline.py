@@ -172,12 +172,13 @@ class PipelineReader:
                 self.counters.timeouts += 1
                 return None
 
-    def skip(self, num_framesets: int, *, timeout_s: float) -> None:
-        """Discard framesets without counting them; return after `timeout_s` seconds at the latest."""
+    def skip(self, num_framesets: int, *, timeout_s: float) -> int:
+        """Discard framesets without counting them, for at most `timeout_s` seconds. Returns how many."""
         deadline_s = time.monotonic() + timeout_s
         skipped = 0
         while skipped < num_framesets and time.monotonic() < deadline_s:
             skipped += self._wait(WAIT_SLICE_MS) is not None
+        return skipped
 
     def _wait(self, timeout_ms: int) -> Any | None:
         try:

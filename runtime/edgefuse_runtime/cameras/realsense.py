@@ -21,6 +21,8 @@ from edgefuse_runtime.cameras.pyrealsense import OLD_SDK, UPDATE_SDK, is_old_sdk
 WARMUP_FRAMES = 30
 """Framesets to skip while auto-exposure settles, as librealsense's samples do."""
 
+WARMUP_LIMIT_S = 5.0
+
 
 class Profile(NamedTuple):
     """Image sizes in pixels, and the frame rate of both streams."""
@@ -100,6 +102,28 @@ class RealSense:
         device = self._device if self._device is not None else _find_device(rs, self._serial)
         self.warnings = _warnings(rs, device)
         streams = _streams_of(rs, device, allow_missing=self._allow_missing)
+        sends = self._start(rs, device, streams)
+        if not sends and self._allow_missing and len(streams) > 1:
+            self._start_either(rs, device, streams)
+        reader = self._reader
+        assert reader is not None
+        self._counters = reader.counters
+        self._description |= {**_info(rs, device), **reader.describe()}
+        return self
+
+    def _start_either(self, rs: Any, device: Any, streams: Sequence[Any]) -> None:
+        """Start only one stream: librealsense returns no frameset before every stream has sent an image."""
+        for stream in streams:
+            self._stop()
+            if self._start(rs, device, [stream]):
+                name = "depth" if stream == rs.stream.color else "colour"
+                self.warnings = (*self.warnings, f"the {name} sensor sends no images")
+                return
+        self._stop()
+        raise UserError(f"{_info(rs, device)['name']} has started, but sends no images: reconnect it, then try again")
+
+    def _start(self, rs: Any, device: Any, streams: Sequence[Any]) -> bool:
+        """Start a pipeline, and discard the first framesets. Returns whether there were any."""
         pipeline = _start(rs, device, self._profiles, streams=streams, is_on_usb=self._device is None)
         try:
             _keep_color_rate(rs, device)
@@ -110,17 +134,19 @@ class RealSense:
                 allow_missing=self._allow_missing,
                 allocate=self._allocate,
             )
-            reader.skip(self._warmup_frames, timeout_s=5.0)
+            num_skipped = reader.skip(self._warmup_frames, timeout_s=WARMUP_LIMIT_S)
         except BaseException:
             stop(pipeline)
             raise
-        self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
-        self._description |= {**_info(rs, device), **reader.describe()}
-        return self
+        self._pipeline, self._reader = pipeline, reader
+        return num_skipped > 0 or self._warmup_frames == 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._reader is not None:
             self._reader.close()
         if self._pipeline is not None:

@@ -98,7 +98,8 @@ class Capture:
 
     @property
     def description(self) -> dict[str, Any]:
-        return {**self._description, "capture": {"mode": self._mode, "losses": self._states.num_losses}}
+        capture = {"mode": self._mode, "losses": self._states.num_losses, "state": self.state.to_json()}
+        return {**self._description, "capture": capture}
 
     @property
     def counters(self) -> Counters:

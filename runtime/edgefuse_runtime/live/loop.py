@@ -298,6 +298,7 @@ class _Decider:
             age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
             dropped=self._counters.dropped,
             stale=self._counters.stale,
+            skew_ms=None if frame.skew_ms is None else round(frame.skew_ms, 3),
             sensors=sensors,
             is_finite=found.scores is not None,
         )
