@@ -139,6 +139,14 @@ def test_a_call_that_hangs_is_ended(opened: Callable[..., Capture], fault: str) 
         _read_until(camera, lambda frame: frame is not None and frame.depth_number > 5)
 
 
+def test_a_call_that_hangs_in_a_thread_is_shown_and_does_not_hold_up_the_end(opened: Callable[..., Capture]) -> None:
+    with opened("hang", mode="thread") as camera:
+        _read_until(camera, lambda frame: camera.state.name == "reconnecting")
+        assert "a call of librealsense hangs" in camera.state.reason
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 2.0
+
+
 def test_a_live_camera_without_frames_is_opened_again(opened: Callable[..., Capture]) -> None:
     with opened("silent", "none") as camera:
         _read_until(camera, lambda frame: camera.state.name == "reconnecting")

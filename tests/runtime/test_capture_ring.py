@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_a_writer_that_waits_sends_one_frame_for_each_request(ring: tuple[Writer
     reader.request()
     reader.request()
     assert [writer.wait_for_request(0.01) for _ in range(3)] == [True, True, False]
+
+
+def test_a_limit_on_the_size_of_files_is_named() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be created .*ulimit -f unlimited"):
+            RingFiles.create()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_memory_is_flat_over_20000_frames(ring: tuple[Writer, Reader]) -> None:
+    writer, reader = ring
+
+    def send(num_frames: int) -> int:
+        for number in range(num_frames):
+            rgb, depth = writer.allocate((48, 64, 3), np.uint8), writer.allocate((48, 64), np.uint16)
+            writer.publish(_frame(number % 1000, rgb=rgb, depth=depth), Counters())
+            assert reader.take() is not None
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = send(500)
+    assert send(20_000) - before < 1 << 20
 
 
 def test_files_and_memory_are_released() -> None:

@@ -242,8 +242,12 @@ class Capture:
             return
         if ending is not None:
             self._lose(ending or self.state.reason)
-        elif self._started.runner.can_be_killed and (phase := self._started.link.overdue()) is not None:
-            self._lose(f"{phase} the camera did not return: a call of librealsense hangs")
+        elif (phase := self._started.link.overdue()) is not None:
+            reason = f"{phase} the camera did not return: a call of librealsense hangs"
+            if self._started.runner.can_be_killed:
+                self._lose(reason)
+            else:
+                self._states.enter("reconnecting", reason)
 
     def _read_messages(self, started: _Started) -> None:
         for message in started.link.messages():

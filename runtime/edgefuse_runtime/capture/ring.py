@@ -56,9 +56,20 @@ class RingFiles(NamedTuple):
 
     @classmethod
     def create(cls) -> RingFiles:
-        """Create a ring. Pages of the memory are zeros until they are written to."""
+        """Create a ring. Pages of the memory are zeros until they are written to.
+
+        Raises:
+            UserError: a limit of the system is too low.
+        """
         memory = os.memfd_create("edgefuse-capture")
-        os.ftruncate(memory, MEMORY_BYTES)
+        try:
+            os.ftruncate(memory, MEMORY_BYTES)
+        except OSError as error:  # also a limit on the size of files
+            os.close(memory)
+            raise UserError(
+                f"shared memory of {MEMORY_BYTES >> 20} MB for the camera's images cannot be created ({error.strerror})",
+                "Raise the limit on the size of files: ulimit -f unlimited, or LimitFSIZE= of the service",
+            ) from error
         files = cls(memory, *os.pipe(), *os.pipe())
         for file in files[1:]:
             os.set_blocking(file, False)
