@@ -111,8 +111,9 @@ def test_a_camera_without_a_sensor_starts_with_the_other_one(sensor: str, color_
 
 
 @pytest.mark.parametrize("sensor", ["rgb", "depth"])
-def test_a_sensor_that_never_sends_an_image(sensor: str) -> None:
+def test_a_sensor_that_never_sends_an_image(sensor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both streams start, but librealsense returns no frameset while one of them is silent."""
+    monkeypatch.setattr(realsense, "WARMUP_LIMIT_S", 1.0)
     source = SoftwareCamera(width=64, height=48)
     done = threading.Event()
 
