@@ -36,6 +36,7 @@ class Result:
         is_known: whether `expected` is a class of the model; otherwise the result is neither right nor wrong.
         times: when the frame passed each point from the sensor to the sinks.
         dropped, stale: the camera's counts so far.
+        skew_ms: time between the two images; None if they have no common clock, or one of them is missing.
         sensors: state of each sensor.
         is_finite: whether the model's output has no NaN and no infinity.
     """
@@ -54,6 +55,7 @@ class Result:
     stale: int
     valid_depth: float | None = None
     sensors: SensorStates = ALL_OK
+    skew_ms: float | None = None
     is_known: bool = True
     is_finite: bool = True
     nearest_m: float | None = None
@@ -124,6 +126,7 @@ class Result:
             "stages": asdict(self.stages),
             "dropped": self.dropped,
             "stale": self.stale,
+            "skew_ms": self.skew_ms,
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from edgefuse.console.options import (
 )
 from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Metrics, Mqtt, Rerun, Stats, Trace
 from edgefuse_runtime.regions.option import RegionSpec, parsed_region
+
+if TYPE_CHECKING:
+    from edgefuse_runtime.capture.capture import Mode
 
 
 def live(  # long: each option is a parameter
@@ -41,6 +44,13 @@ def live(  # long: each option is a parameter
     real_time: Annotated[
         bool, typer.Option("--real-time", help="Play a recording at its recorded rate, and drop frames when too slow.")
     ] = False,
+    capture: Annotated[
+        str,
+        typer.Option(
+            help="process: read a camera or recording in a process of its own, which is ended if librealsense hangs. "
+            "thread: in a thread, which uses less memory."
+        ),
+    ] = "process",
     force: ForceOutputs = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,11 +58,15 @@ def live(  # long: each option is a parameter
 
     Stops at the end of the stream, after --frames, or on Ctrl-C. --json prints only the summary.
     """
+    from typing import cast
+
     from edgefuse.bundle import open_bundle
     from edgefuse.io.text import say
     from edgefuse_runtime.live.loop import open_live, run_live
     from edgefuse_runtime.live.options import OutputOptions
 
+    if capture not in ("process", "thread"):
+        raise typer.BadParameter(f"{capture!r} is neither process nor thread", param_hint="--capture")
     opened = open_bundle(bundle)
     given = parsed_region(roi) if roi is not None else None
     outputs = OutputOptions(
@@ -69,7 +83,14 @@ def live(  # long: each option is a parameter
     )
     sinks = outputs.sinks()
     with open_live(
-        opened, camera=camera, region=given, engine=engine, file=file, num_threads=threads, real_time=real_time
+        opened,
+        camera=camera,
+        region=given,
+        engine=engine,
+        file=file,
+        num_threads=threads,
+        real_time=real_time,
+        capture=cast("Mode", capture),
     ) as (runner, source, region):
         summary = run_live(
             engine=runner,
