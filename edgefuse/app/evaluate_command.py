@@ -158,6 +158,7 @@ def _evaluate_corruptions(
         typer.echo(dumps({**header, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
+        _print_summary(rows_by_model)
     # Files come last: writing them may fail.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
@@ -174,6 +175,7 @@ def _score_under_corruptions(
     from edgefuse.app.open_model import open_model
     from edgefuse.console.progress import counting
     from edgefuse.evaluation.corruption_benchmark import evaluate_corruptions
+    from edgefuse.evaluation.corruption_summary import summarise
     from edgefuse.evaluation.metrics import refuse_unfit
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
@@ -202,6 +204,7 @@ def _score_under_corruptions(
                 "answered_by": one.name,
                 "size": one.contract.size,
                 "rows": [row.to_json() for row in rows],
+                "summary": summarise(rows).to_json(),
             }
     return rows_by_model, reports
 
@@ -307,4 +310,27 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
         title_cell = "" if row.corruption == previous else row.corruption.replace("_", " ")
         table.add_row(title_cell, severity, *accuracies)
         previous = row.corruption
+    new_console().print(table)
+
+
+def _print_summary(rows_by_model: dict[str, tuple[Row, ...]]) -> None:
+    """Expected accuracy if each sensor fails with probability p, and whether the gate finds the failing sensor."""
+    from edgefuse.evaluation.corruption_summary import FAILURE_PROBABILITIES, summarise
+    from edgefuse.io.text import new_console, new_table
+
+    summaries = [summarise(rows) for rows in rows_by_model.values()]
+    table = new_table(title="expected accuracy if each sensor fails with probability p")
+    table.add_column("a failed sensor")
+    table.add_column("p", justify="right")
+    for name in rows_by_model:
+        table.add_column(name, justify="right")
+    for p in FAILURE_PROBABILITIES:
+        table.add_row("is missing", f"{p:g}", *[f"{summary.missing[p]:.1%}" for summary in summaries])
+    table.add_section()
+    for p in FAILURE_PROBABILITIES:
+        table.add_row("has any corruption", f"{p:g}", *[f"{summary.any_corruption[p]:.1%}" for summary in summaries])
+    table.add_section()
+    table.add_row("gate finds it (AUC)", "", *[f"{summary.gate_auc:.3f}" for summary in summaries])
+    visible = "AUC without frozen and foreign images"
+    table.add_row(visible, "", *[f"{summary.gate_auc_visible:.3f}" for summary in summaries])
     new_console().print(table)

@@ -153,7 +153,9 @@ def test_only_conditions_that_change_the_gate_are_shown() -> None:
         scores = Scores(
             num_samples=1, accuracy=1, recall={}, expected_calibration_error=0, mean_gate=mean_gate, confusion=[[1]]
         )
-        return Row(corruption=corruption, severity=severity, unit="pixels", scores=scores)
+        return Row(
+            corruption=corruption, severity=severity, unit="pixels", scores=scores, gates=np.zeros(0, np.float32)
+        )
 
     rows = (
         row("clean", 0, 0.5),
