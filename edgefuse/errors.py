@@ -21,7 +21,16 @@ class EdgefuseError(Exception):
 
 
 class UserError(EdgefuseError, ValueError):
-    """An error that the user can fix. The message says what was got, what was expected, and what to do next."""
+    """An error that the user can fix. The message says what was got, what was expected, and what to do next.
+
+    Attributes:
+        problem: the message, or its first part where the error has a `step`.
+        step: what to do next, on its own; empty where it is part of the message.
+    """
+
+    def __init__(self, problem: str = "", step: str = "") -> None:
+        super().__init__(f"{problem}. {step}" if step else problem)
+        self.problem, self.step = problem, step
 
 
 class MissingPackageError(UserError, ImportError):

@@ -166,7 +166,7 @@ class OnnxParser(Made):
         self.num_errors = len(self._errors)
 
     def get_error(self, index: int) -> Any:
-        said = {"node_name": "node_3", "node_operator": "Odd", "desc": self._errors[index]}
+        said = {"node_name": "node_3", "node_operator": "Odd", "desc": self._errors[index], "code": "INVALID_NODE"}
         return SimpleNamespace(**{name: lambda word=word: word for name, word in said.items()})
 
     def parse_from_file(self, model: str) -> bool:

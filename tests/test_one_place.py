@@ -28,7 +28,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
             {
                 f"{IO}/json_files.py",
                 "edgefuse/framing.py",  # a digest of a constant
-                "export/edgefuse_export/tensorrt/lint.py",  # a file of the package
+                "export/edgefuse_export/tensorrt/operator_list.py",  # a file of the package
                 "export/edgefuse_export/tensorrt/inspect_engine.py",  # the inspector's output, in memory
                 "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # between two processes of the project
                 "benchmarks/edgefuse_benchmarks/suites/cold_start.py",

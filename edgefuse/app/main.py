@@ -45,6 +45,9 @@ GROUPS = {
     "bench": "Benchmarks: the fusion core, a bundle's engine, the live loop, learning, unseen people.",
 }
 COMMANDS = (
+    Entry("doctor", "edgefuse_runtime.doctor.commands", "doctor", "Inspect"),
+    Entry("find-cameras", "edgefuse_runtime.cameras.commands", "find_cameras", "Inspect"),
+    Entry("info", "edgefuse.app.info_command", "info", "Inspect"),
     Entry("record", "edgefuse_runtime.recording.commands", "record", "Data"),
     Entry("data synth", "edgefuse.synth.commands", "synth", "Data"),
     Entry("data convert", "edgefuse.data.commands", "convert", "Data"),

@@ -146,7 +146,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
     report = Report(
         num_pairs=len(good),
         num_groups=len(set(groups)),
-        classes=_count(dataset),
+        classes=count_classes(dataset),
         sizes=dict(Counter(fact.size for fact in facts).most_common()),
         depth_unit_m=tuple(sorted({sample.depth_unit_m for sample in dataset.samples})),
         align=dataset.align,
@@ -235,7 +235,8 @@ def _read_facts(
     return facts, codes, counts.astype(np.int64)
 
 
-def _count(dataset: Dataset) -> tuple[ClassCount, ...]:
+def count_classes(dataset: Dataset) -> tuple[ClassCount, ...]:
+    """Pairs and sequences of each class."""
     sequences = [Counter[str]() for _ in dataset.labels]
     for sample in dataset.samples:
         sequences[sample.label][sample.sequence] += 1

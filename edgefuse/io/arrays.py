@@ -5,6 +5,7 @@ Owns reading and writing of NumPy files.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,13 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write a compressed .npz file atomically."""
     with file_replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """The bytes of a .npy file of the array."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _refuse_devices(path: Path) -> None:

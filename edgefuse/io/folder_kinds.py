@@ -51,6 +51,25 @@ def not_a(wanted: str, path: Path) -> str:
     return f"{problem}: it has no {marker}; make one with {_MAKES[wanted]}"
 
 
+def no_kind(path: Path) -> str:
+    """The message that `path` is neither a bundle, a run, a recording nor a data set, with what was looked for."""
+    problem = f"{path} is not a bundle, run, recording or data set"
+    if not path.exists():
+        return f"{problem}: it does not exist"
+    if not path.is_dir():
+        kind = kind_of(path.parent)
+        step = (
+            f"it belongs to a {kind}: edgefuse info {quoted(path.parent)}"
+            if kind
+            else "a recording ends in .db3 or .bag"
+        )
+        return f"{problem}: {step}"
+    below = next((folder for folder in _below(path) if kind_of(folder)), None)
+    if below is not None:
+        return f"{problem}, but {below} is a {kind_of(below)}: edgefuse info {quoted(below)}"
+    return f"{problem}: it has no {', '.join(MARKERS.values())}, and no folders CLASS/SEQUENCE with pairs of images"
+
+
 def _below(folder: Path, depth: int = 2) -> Iterator[Path]:
     """Folders in `folder` and in its subfolders, a limited number of them."""
     try:

@@ -85,4 +85,4 @@ def test_a_folder_is_no_onnx_file_and_names_show_as_they_are(
     bundle = make_toy_bundle(tmp_path / "b\x1b[2J")
     lint_onnx([bundle.folder / "model.onnx"])
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "b\\x1b[2J/model.onnx: ready" in out
+    assert "\x1b" not in out and "b\\x1b[2J/model.onnx: accepted by " in out

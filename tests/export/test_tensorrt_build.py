@@ -19,6 +19,7 @@ from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.engine_cache import plan_records, read_plan, select_plan
+from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, Product, load_library
 from fake_tensorrt import VERSIONS, FakeTensorRT
 
 
@@ -131,27 +132,34 @@ def test_only_decoding_its_constants_and_softmax_stay_in_fp32(tmp_path: Path, mo
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, str(tmp_path / "decoding.onnx"))
     fake = installed("10.3.0", monkeypatch)
+    library = load_library()
     with Journal(tmp_path / "log") as journal:
         plan_from_onnx(
             tmp_path / "decoding.onnx",
-            typing=typing_for(version=(10, 3), precision="fp16"),
+            library=library,
+            typing=typing_for(library=library, precision="fp16"),
             shapes={"depth": (1, 4, 4, 2)},
             workspace_mib=1,
             optimization_level=0,
             timing_cache=tmp_path / "timing.cache",
             journal=journal,
-            logger=new_logger(journal),
+            logger=new_logger(library, journal),
         )
     assert fake.builds[0]["held_in_float"] == in_fp32
 
 
 @pytest.mark.parametrize(
-    ("version", "strong"), [((10, 3, 0), False), ((10, 11, 9), False), ((10, 12, 0), True), ((11, 0), True)]
+    ("product", "version", "strong"),
+    [
+        *((TENSORRT, "10.3.0", False), (TENSORRT, "10.11.9", False), (TENSORRT, "10.12.0", True)),
+        *((TENSORRT, "11.0", True), (RTX, "1.7.1.116", True)),
+    ],
 )
-def test_which_versions_count_as_old(version: tuple[int, ...], strong: bool) -> None:
-    assert typing_for(version=version, precision="fp16").strongly_typed is strong
-    assert typing_for(version=version, precision="int8").flag == (None if strong else "INT8")
-    assert typing_for(version=version, precision="fp32").note == ""
+def test_which_versions_count_as_old(product: Product, version: str, strong: bool) -> None:
+    library = Library(product=product, module=None, version=version)
+    assert typing_for(library=library, precision="fp16").strongly_typed is strong
+    assert typing_for(library=library, precision="int8").flag == (None if strong else "INT8")
+    assert typing_for(library=library, precision="fp32").note == ""
 
 
 def test_fp32_is_built_from_the_fp32_file(fake: FakeTensorRT, bundle: Bundle) -> None:

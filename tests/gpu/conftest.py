@@ -83,10 +83,10 @@ def onnxruntime_cuda(gpu: Gpu) -> None:
 @pytest.fixture(scope="session")
 def tensorrt() -> str:
     """TensorRT's version."""
-    from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
+    from edgefuse_runtime.engines.tensorrt_library import load_library
 
     try:
-        return load_tensorrt()
+        return load_library().version
     except MissingPackageError as error:
         pytest.skip(str(error))
 

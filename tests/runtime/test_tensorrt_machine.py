@@ -13,7 +13,7 @@ import pytest
 
 from edgefuse.errors import MissingPackageError
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_tensorrt, version_numbers
+from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_library, version_numbers
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
@@ -85,7 +85,7 @@ def a_jetson(root: Path, monkeypatch: pytest.MonkeyPatch, *, bindings: bool) -> 
 
 def test_missing_bindings_name_the_command(no_bindings: None, tmp_path: Path) -> None:
     with pytest.raises(MissingPackageError, match=r"bindings are not installed.*pip install 'edgefuse\[tensorrt\]'"):
-        load_tensorrt(root=tmp_path)
+        load_library(root=tmp_path)
 
 
 @pytest.mark.parametrize("bindings", [True, False])
@@ -94,7 +94,7 @@ def test_on_a_jetson_the_environment_has_to_see_the_systems_bindings(
 ) -> None:
     root = a_jetson(tmp_path / "root", monkeypatch, bindings=bindings)
     with pytest.raises(MissingPackageError) as caught:
-        load_tensorrt(root=root)
+        load_library(root=root)
     message = str(caught.value)
     assert "--system-site-packages" in message and "pip install" not in message
     assert ("sudo apt-get install python3-libnvinfer" in message) is not bindings
@@ -116,7 +116,7 @@ def test_a_missing_library_of_the_bindings_is_named(
     cause = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
     installed(tmp_path, f"raise ImportError({cause!r})", monkeypatch)
     with pytest.raises(MissingPackageError) as caught:
-        load_tensorrt(root=root)
+        load_library(root=root)
     message = str(caught.value)
     assert "bindings are installed, but the library libnvinfer.so.10 is missing" in message
     assert ("apt-get install" in message) is jetson and ("LD_LIBRARY_PATH" in message) is not jetson
@@ -127,7 +127,7 @@ def test_bindings_that_need_another_package_are_not_reported_as_missing(
 ) -> None:
     installed(tmp_path, "import a_package_of_no_machine", monkeypatch)
     with pytest.raises(MissingPackageError, match=r"do not load \(No module named 'a_package_of_no_machine'\)"):
-        load_tensorrt(root=tmp_path)
+        load_library(root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_versions_before_10_3_are_refused(
 ) -> None:
     installed(tmp_path, f"__version__ = {version!r}", monkeypatch)
     if fits:
-        assert load_tensorrt(root=tmp_path) == version
+        assert load_library(root=tmp_path).version == version
         assert version_numbers(version)[:2] == tuple(map(int, version.split(".")[:2]))
     else:
         with pytest.raises(MissingPackageError, match=rf"TensorRT {version} is installed, 10\.3 or newer is needed"):
-            load_tensorrt(root=tmp_path)
+            load_library(root=tmp_path)
 
 
 def test_an_empty_folder_of_that_name_is_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,4 +151,4 @@ def test_an_empty_folder_of_that_name_is_not_tensorrt(tmp_path: Path, monkeypatc
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingPackageError, match="not installed"):
-        load_tensorrt(root=tmp_path)
+        load_library(root=tmp_path)

@@ -48,7 +48,7 @@ from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, meas
 from edgefuse_export.onnx.layer_sensitivity import Fp32Selection, find_blocks, measure_sensitivity, select_fp32_blocks
 from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
 from edgefuse_export.ort_reference import reference_predictor
-from edgefuse_export.tensorrt.lint import check_file
+from edgefuse_export.tensorrt.lint import check_file, refuse_unready
 from edgefuse_runtime.classifier import Classifier
 
 PRECISIONS = tuple(MODEL_NAMES)
@@ -270,7 +270,7 @@ class _Job:
             self._check(precision, report)
         name = MODEL_NAMES[precision]
         self.reports[name] = reports
-        self.facts[name] = {**facts, "tensorrt": check_file(self.folder / name).to_json()}
+        self.facts[name] = {**facts, "tensorrt": refuse_unready(check_file(self.folder / name), what=name).to_json()}
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
         _log.info("%s", _line(self.folder / name, reports[0]))
 

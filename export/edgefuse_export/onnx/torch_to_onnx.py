@@ -22,7 +22,7 @@ from edgefuse.io.environment import versions
 from edgefuse.io.files import file_replaced
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.onnx.check_precision import check_types
-from edgefuse_export.tensorrt.lint import refuse_unready
+from edgefuse_export.tensorrt.lint import check_model, refuse_unready
 
 OPSET = 18
 """Written by torch's exporter without conversion, and old enough for the TensorRT of JetPack 6: opset 20 redefines ReduceMin, for
@@ -110,7 +110,7 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto, full_check=True)
-    refuse_unready(proto, what=path.name)
+    refuse_unready(check_model(proto), what=path.name)
     with file_replaced(path) as temporary:
         onnx.save(proto, str(temporary))
     return path

@@ -29,7 +29,7 @@ from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey, PlanRecord, look_up
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import load_tensorrt, version_numbers
+from edgefuse_runtime.engines.tensorrt_library import Library, load_library
 
 PRECISIONS = ("fp16", "int8", "fp32")
 MAX_OPTIMIZATION_LEVEL = 5
@@ -92,8 +92,8 @@ OpenPlan = Callable[[Path], Engine]
 """Opens a plan that this process has just built: path -> Engine, used with `with`."""
 
 
-def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
-    """TensorRT's version and the GPU to build for. Takes a second, so that missing parts are reported before a long export or build.
+def check_machine(*, runs_here: bool = True) -> tuple[Library, Gpu]:
+    """TensorRT and the GPU to build for. Takes a second, so that missing parts are reported before a long export or build.
 
     Args:
         runs_here: the comparison runs the new engine with this project's TensorRT engine, which requires pycuda.
@@ -108,13 +108,13 @@ def check_machine(*, runs_here: bool = True) -> tuple[str, Gpu]:
             "no NVIDIA GPU here: build on the device that is to run the engine; live works without an engine too: "
             f"edgefuse live BUNDLE. If this machine has a GPU: {error}"
         ) from error
-    version = load_tensorrt()
+    library = load_library()
     require(
         "onnxruntime", extra="runtime", hint="The outputs of the new engine are compared with those of ONNX Runtime"
     )
     if runs_here:
         _ = open_gpu_memory().properties  # a pycuda for another CUDA version can be imported, but does not load
-    return version, gpu
+    return library, gpu
 
 
 def build_engine(
@@ -135,16 +135,16 @@ def build_engine(
             has other outputs; the engine is then discarded, and the manifest is unchanged.
     """
     bundle = open_bundle(bundle_folder)
-    version, gpu = check_machine(runs_here=open_plan is None)
-    typing = typing_for(version=version_numbers(version), precision=options.precision)
-    _source(bundle, typing, precision=options.precision)
+    library, gpu = check_machine(runs_here=open_plan is None)
+    typing = typing_for(library=library, precision=options.precision)
+    source_file(bundle, typing.onnx_file, precision=options.precision)
     samples = bundle.samples()
     check_cache(bundle)
     waiting = f"another process is building in {bundle_folder}: waiting for it to end"
     with build_lock(bundle_folder, on_wait=lambda: _log.info("%s", waiting)) as lock:
         bundle = open_bundle(bundle_folder)  # another process may have built this engine
-        onnx_path = _source(bundle, typing, precision=options.precision)
-        key = _key(bundle, version=version, gpu=gpu, typing=typing, options=options)
+        onnx_path = source_file(bundle, typing.onnx_file, precision=options.precision)
+        key = _key(bundle, version=library.version, gpu=gpu, typing=typing, options=options)
         found = look_up(bundle, key)
         if found.record is not None and not options.force:
             return BuildSummary(bundle=bundle, record=found.record, built=False, reason="")
@@ -152,7 +152,9 @@ def build_engine(
         _log.info("building an engine for %s: %s", gpu.name, reason)
         if typing.note:
             _log.info("note: %s", typing.note)
-        job = _Job(bundle=bundle, lock=lock, typing=typing, key=key, options=options, onnx_path=onnx_path)
+        job = _Job(
+            bundle=bundle, lock=lock, library=library, typing=typing, key=key, options=options, onnx_path=onnx_path
+        )
         record = job.run(samples=samples, open_plan=open_plan, progress=progress)
     return BuildSummary(bundle=open_bundle(bundle_folder), record=record, built=True, reason=reason)
 
@@ -163,6 +165,7 @@ class _Job:
 
     bundle: Bundle
     lock: BuildLock
+    library: Library
     typing: Typing
     key: PlanKey
     options: BuildOptions
@@ -180,9 +183,10 @@ class _Job:
         failed_log = folder / f"{self.key.precision}.failed.log"
         with tempfile.TemporaryDirectory(prefix=CANDIDATE_PREFIX, dir=folder) as place, Journal(failed_log) as journal:
             started_s = time.monotonic()
-            logger = new_logger(journal)
+            logger = new_logger(self.library, journal)
             built = plan_from_onnx(
                 self.onnx_path,
+                library=self.library,
                 typing=self.typing,
                 shapes=self.key.shapes,
                 workspace_mib=self.options.workspace_mib,
@@ -193,7 +197,7 @@ class _Job:
                 progress=progress,
             )
             build_s = time.monotonic() - started_s
-            layers = count_layers(built.content, logger=logger, shapes=self.key.shapes)
+            layers = count_layers(built.content, library=self.library, logger=logger, shapes=self.key.shapes)
             check_precision(layers, precision=self.key.precision)
             candidate = Path(place) / "candidate.plan"
             candidate.write_bytes(built.content)
@@ -267,19 +271,19 @@ class _Job:
         }
 
 
-def _source(bundle: Bundle, typing: Typing, *, precision: str) -> Path:
+def source_file(bundle: Bundle, onnx_file: str, *, precision: str) -> Path:
     """The ONNX file to build from, with a correct digest.
 
     Raises:
         UserError: the bundle has no file of this precision, or the file was changed.
     """
-    if typing.onnx_file not in bundle.manifest.files:
+    if onnx_file not in bundle.manifest.files:
         raise UserError(
-            f"{bundle.folder} has no {typing.onnx_file}, which a {precision} engine is built from: export it: "
-            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or build from the FP32 "
-            f"file: edgefuse build {quoted(bundle.folder)} --precision fp32"
+            f"{bundle.folder} has no {onnx_file}, which a {precision} engine is built from: export it: "
+            f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or use the FP32 "
+            "file: --precision fp32"
         )
-    return bundle.file(typing.onnx_file)
+    return bundle.file(onnx_file)
 
 
 def _key(bundle: Bundle, *, version: str, gpu: Gpu, typing: Typing, options: BuildOptions) -> PlanKey:

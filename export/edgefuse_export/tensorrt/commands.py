@@ -11,7 +11,19 @@ import typer
 from edgefuse.console.options import AsJson, BundleFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary
+    from edgefuse_export.tensorrt.lint import Readiness
+
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Do not build: write the sample frames and expected outputs into DIR for trtexec and Polygraphy, and print the "
+        "commands that compare. Needs no GPU. With --force, DIR is replaced if it has only files of this option.",
+    ),
+]
 
 
 def build(
@@ -35,6 +47,7 @@ def build(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,
+    reference: Reference = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a TensorRT engine of a bundle for the GPU and the TensorRT version of this machine.
@@ -54,11 +67,30 @@ def build(
         batch_size=batch,
         force=force,
     )
+    if reference is not None:
+        _write_reference(bundle, reference, options, as_json=as_json)
+        return
     summary = build_and_report(bundle, options)
     if as_json:
         from edgefuse.io.json_files import dumps
 
         typer.echo(dumps({"bundle": str(bundle), **summary_json(summary)}))
+
+
+def _write_reference(bundle: Path, out: Path, options: BuildOptions, *, as_json: bool) -> None:
+    """Write reference data; the commands, on standard output, are a shell script."""
+    from edgefuse.io.json_files import dumps
+    from edgefuse.io.text import quoted, say, write_line
+    from edgefuse_export.tensorrt.reference_data import write_reference
+
+    written = write_reference(bundle, out, options)
+    say(f"{out}: {written.num_batches} batch(es) of {written.batch_size}; no engine was built. Commands that compare:")
+    if as_json:
+        typer.echo(dumps({**vars(written), "folder": str(out)}))
+        return
+    write_line(f"cd {quoted(out)}", sys.stdout)
+    for runner, command in written.commands.items():
+        write_line(f"\n# {runner}\n{command}", sys.stdout)
 
 
 def check_build() -> None:
@@ -104,11 +136,12 @@ def lint_onnx(
     files: Annotated[list[Path], typer.Argument(help="ONNX files, in a bundle or anywhere else.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check offline whether TensorRT's ONNX parser supports a file: operators, types, shapes, uint8 inputs, outputs.
+    """Check whether TensorRT takes a file: NVIDIA's parser first, then edgefuse's own rules.
 
-    The check uses the parser's operator lists and builds nothing; a file of
-    a bundle is also compared with its manifest. Exit code 1 if any file has
-    problems.
+    The parser is that of tensorrt or tensorrt_rtx, if one can be imported;
+    tensorrt_rtx needs no GPU. Otherwise lists of its operators are used, and
+    the output says so. Nothing is built. A file of a bundle is also compared
+    with its manifest. Exit code 1 if any file has problems.
     """
     from edgefuse.bundle import check_file_in_bundle
     from edgefuse.io.json_files import dumps
@@ -122,11 +155,19 @@ def lint_onnx(
         typer.echo(dumps({name: readiness.to_json() for name, readiness in found.items()}))
     else:
         for name, readiness in found.items():
-            verdict = f"{len(readiness.problems)} problem(s)" if readiness.problems else "ready"
-            if readiness.open_batch and not readiness.problems:
-                verdict = "ready, once its batch is fixed"
-            write_line(f"{name}: {verdict}, by {readiness.against}; TensorRT was not run", sys.stdout)
-            for line in (*map(str, readiness.problems), *(f"note: {note}" for note in readiness.notes)):
-                write_line(f"  {line}", sys.stdout)
+            for line in _lint_lines(name, readiness):
+                write_line(line, sys.stdout)
     if any(readiness.problems for readiness in found.values()):
         raise typer.Exit(1)
+
+
+def _lint_lines(name: str, found: Readiness) -> Iterator[str]:
+    """The parser's verdict, the project's rules, then the conclusion."""
+    answer = "refused" if found.refusals else "accepted"
+    yield f"{name}: {answer} by {found.against}" + ("; nothing was built" if found.verdict else "")
+    yield from (f"  {problem}" for problem in found.refusals)
+    yield f"  edgefuse's own rules: {len(found.broken_rules) or 'no'} problem{'s' * (len(found.broken_rules) > 1)}"
+    yield from (f"    {problem}" for problem in found.broken_rules)
+    yield from (f"  note: {note}" for note in found.notes)
+    ready = "ready, once its batch is fixed" if found.open_batch else "ready"
+    yield f"  {'not ready' if found.problems else ready}"

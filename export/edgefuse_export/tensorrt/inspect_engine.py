@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
+from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -39,11 +40,13 @@ class PrecisionError(UserError):
     """The engine does not run in the requested precision."""
 
 
-def count_layers(plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def count_layers(
+    plan: bytes, *, library: Library, logger: trt.ILogger, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int]:
     """Count the layers of a plan by the precision that they compute in.
 
     Args:
-        plan: built by this process, with detailed profiling verbosity.
+        plan: built by this process with `library`, with detailed profiling verbosity.
         shapes: input name -> shape; without them the inspector reports no formats for dynamic dimensions.
 
     Returns:
@@ -53,8 +56,7 @@ def count_layers(plan: bytes, *, logger: trt.ILogger, shapes: Mapping[str, tuple
     Raises:
         PrecisionError: TensorRT does not deserialize the plan that it built, or lacks the memory to run it.
     """
-    import tensorrt as trt
-
+    trt = library.module
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise PrecisionError(

@@ -6,7 +6,7 @@ Checked against the bindings of TensorRT 10.3, 10.16 and 11.4; not yet run with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,13 @@ from edgefuse.errors import UserError
 from edgefuse.io.files import file_replaced
 from edgefuse.progress import Progress, no_progress
 from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
+from edgefuse_export.tensorrt.parse import Refusal, is_strongly_typed, refusals_of
+from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 _log = logging.getLogger(__name__)
-
-STRONGLY_TYPED_SINCE = (10, 12)
-"""First version in which NVIDIA calls strongly typed networks fully available; TensorRT 11 has no others."""
 
 
 class BuildError(UserError):
@@ -68,13 +67,12 @@ class Typing:
         return "strongly typed" if self.strongly_typed else f"weakly typed, BuilderFlag {self.flag or 'none'}"
 
 
-def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
+def typing_for(*, library: Library, precision: str) -> Typing:
     """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file.
 
     Args:
-        version: of TensorRT, such as (10, 3, 0).
     """
-    if version[:2] >= STRONGLY_TYPED_SINCE:
+    if is_strongly_typed(library):
         return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
         return Typing(strongly_typed=False, flag=None, onnx_file=MODEL_NAMES[precision], note="")
@@ -91,27 +89,27 @@ def typing_for(*, version: tuple[int, ...], precision: str) -> Typing:
         flag=flag,
         onnx_file=onnx_file,
         note=(
-            f"TensorRT {'.'.join(map(str, version))} is older than 10.12, so the network is not strongly typed: built from "
+            f"TensorRT {library.version} is older than 10.12, so the network is not strongly typed: built from "
             f"{onnx_file} with BuilderFlag.{flag}{details}"
         ),
     )
 
 
-def new_logger(journal: Journal) -> trt.ILogger:
+def new_logger(library: Library, journal: Journal) -> trt.ILogger:
     """A logger that writes all but VERBOSE messages to the journal. It must outlive the objects created with it."""
-    import tensorrt as trt
+    trt = library.module
 
-    class JournalLogger(trt.ILogger):  # type: ignore[misc]
-        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+    class JournalLogger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: Any, msg: str) -> None:
             journal.write(severity.name, msg)
 
     return JournalLogger()
 
 
-def _new_monitor(progress: BuildProgress) -> trt.IProgressMonitor:
-    import tensorrt as trt
+def _new_monitor(library: Library, progress: BuildProgress) -> trt.IProgressMonitor:
+    trt = library.module
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             progress.start(phase_name, parent_phase, num_steps)
 
@@ -127,6 +125,7 @@ def _new_monitor(progress: BuildProgress) -> trt.IProgressMonitor:
 def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     onnx_path: Path,
     *,
+    library: Library,
     typing: Typing,
     shapes: Mapping[str, tuple[int, ...]],
     workspace_mib: int,
@@ -139,6 +138,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     """Build a plan for the GPU of this machine.
 
     Args:
+        library: builds it.
         shapes: input name -> shape, batch first; the plan accepts no other shapes.
         workspace_mib: most scratch memory of one layer.
         optimization_level: 0 (fastest build) to 5 (fastest engine).
@@ -150,26 +150,25 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
         BuildError: the file does not parse, has inputs of other shapes, or the build fails.
         KeyboardInterrupt: Ctrl-C was pressed during the build.
     """
-    import tensorrt as trt
-
-    builder = _start(logger, journal)
+    trt = library.module
+    builder = _start(library, logger, journal)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typing.strongly_typed else 0
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_path)):
-        raise BuildError(_parser_message(parser, onnx_path, journal, version=trt.__version__))
+    if refusals := refusals_of(parser, onnx_path):
+        raise BuildError(_refused_message(refusals, onnx_path, title=library.title))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
-    _set_precision(network, config, typing)
-    config.add_optimization_profile(_static_profile(builder, network, shapes, onnx_path))
+    _set_precision(library, network, config, typing)
+    config.add_optimization_profile(_static_profile(library, builder, network, shapes, onnx_path))
     _attach_timing_cache(config, timing_cache, journal)
     phases = BuildProgress(progress)
-    config.progress_monitor = monitor = _new_monitor(phases)  # the variable keeps the object alive  # noqa: F841
+    config.progress_monitor = monitor = _new_monitor(library, phases)  # the variable keeps the object alive  # noqa: F841
     notes: tuple[str, ...] = ()
     with interrupt_noted(phases):
         plan = builder.build_serialized_network(network, config)
-        if plan is None and not phases.interrupted and journal.lacked_kernel() and _prefer_constraints(config):
+        if plan is None and not phases.interrupted and journal.lacked_kernel() and _prefer_constraints(library, config):
             notes = (PREFERRED_NOTE,)
             journal.reset_errors()
             journal.write("WARNING", f"edgefuse: {PREFERRED_NOTE}")
@@ -183,22 +182,22 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     return BuiltPlan(content=bytes(plan), notes=notes)
 
 
-def _start(logger: trt.ILogger, journal: Journal) -> trt.Builder:
-    import tensorrt as trt
-
+def _start(library: Library, logger: trt.ILogger, journal: Journal) -> trt.Builder:
+    trt = library.module
     try:
         return trt.Builder(logger)
     except TypeError as error:  # pybind11's error for a null pointer
         raise BuildError(
-            f"TensorRT does not start on this GPU{journal.last_errors()}. Check the driver with nvidia-smi: it must be new "
-            f"enough for the CUDA version of TensorRT {trt.__version__}"
+            f"{library.product.name} does not start on this GPU{journal.last_errors()}. Check the driver with nvidia-smi: it must be new "
+            f"enough for the CUDA version of {library.title}"
         ) from error
 
 
-def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing) -> None:
+def _set_precision(
+    library: Library, network: trt.INetworkDefinition, config: trt.IBuilderConfig, typing: Typing
+) -> None:
     """Disable TF32, and set the flags of a weakly typed network; TensorRT 11 has neither such flags nor such networks."""
-    import tensorrt as trt
-
+    trt = library.module
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector reports no types
     config.clear_flag(trt.BuilderFlag.TF32)  # TF32 has only ten bits of mantissa
     if typing.strongly_typed or typing.flag is None:
@@ -208,13 +207,12 @@ def _set_precision(network: trt.INetworkDefinition, config: trt.IBuilderConfig, 
         return
     config.set_flag(trt.BuilderFlag.__members__["FP16"])
     config.set_flag(trt.BuilderFlag.__members__["OBEY_PRECISION_CONSTRAINTS"])
-    _keep_in_fp32(network)
+    _keep_in_fp32(library, network)
 
 
-def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
+def _prefer_constraints(library: Library, config: trt.IBuilderConfig) -> bool:
     """Prefer precision constraints instead of obeying them; False if there are none, as in strongly typed networks."""
-    import tensorrt as trt
-
+    trt = library.module
     obey = trt.BuilderFlag.__members__.get("OBEY_PRECISION_CONSTRAINTS")
     prefer = trt.BuilderFlag.__members__.get("PREFER_PRECISION_CONSTRAINTS")
     if obey is None or prefer is None or not config.get_flag(obey):
@@ -224,14 +222,13 @@ def _prefer_constraints(config: trt.IBuilderConfig) -> bool:
     return True
 
 
-def _keep_in_fp32(network: trt.INetworkDefinition) -> None:
+def _keep_in_fp32(library: Library, network: trt.INetworkDefinition) -> None:
     """Constrain decoding of the inputs and softmax to FP32: FP16 rounds depth by up to 8 mm and makes code 65535 infinite.
 
     Decoding is everything computed from inputs and constants only, before any layer with weights. Its constants stay in FP32
     too: FP16 does not represent a millimetre exactly.
     """
-    import tensorrt as trt
-
+    trt = library.module
     learned = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     kinds = {network.get_input(index).name: "decoded" for index in range(network.num_inputs)}  # of tensors
     needed = set()
@@ -253,12 +250,11 @@ def _keep_in_fp32(network: trt.INetworkDefinition) -> None:
         if decodes:  # constants may pass through other layers
             needed.update(tensor.name for tensor in _inputs_of(layer))
         if decodes or layer.type == trt.LayerType.SOFTMAX:
-            _set_fp32(layer)
+            _set_fp32(library, layer)
 
 
-def _set_fp32(layer: trt.ILayer) -> None:
-    import tensorrt as trt
-
+def _set_fp32(library: Library, layer: trt.ILayer) -> None:
+    trt = library.module
     outputs = range(layer.num_outputs)
     if any(layer.get_output(number).dtype != trt.DataType.FLOAT for number in outputs):
         return  # comparisons and integer operations have no precision to choose
@@ -275,14 +271,14 @@ def _inputs_of(layer: trt.ILayer) -> list[trt.ITensor]:
 
 
 def _static_profile(
+    library: Library,
     builder: trt.Builder,
     network: trt.INetworkDefinition,
     shapes: Mapping[str, tuple[int, ...]],
     onnx_path: Path,
 ) -> trt.IOptimizationProfile:
     """A profile whose minimum, optimum and maximum shapes are equal, which TensorRT runs fastest. Fixes a dynamic batch first."""
-    import tensorrt as trt
-
+    trt = library.module
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -331,15 +327,11 @@ def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
         temporary.write_bytes(bytes(cache.serialize()))
 
 
-def _parser_message(parser: trt.OnnxParser, onnx_path: Path, journal: Journal, *, version: str) -> str:
-    errors = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        errors.append(f"node {error.node_name()} ({error.node_operator()}): {error.desc()}")
-    reasons = "\n  ".join(errors) or journal.last_errors() or "no reason was given"
+def _refused_message(refusals: Sequence[Refusal], onnx_path: Path, *, title: str) -> str:
+    reasons = "\n  ".join(map(str, refusals))
     return (
-        f"TensorRT {version} cannot parse {onnx_path}:\n  {reasons}\n"
-        f"Export again with this version of edgefuse, which checks the file against the operators that TensorRT supports"
+        f"{title} cannot parse {onnx_path}:\n  {reasons}\n"
+        f"Export again with this version of edgefuse, which checks the file with NVIDIA's parser or its operator lists"
     )
 
 

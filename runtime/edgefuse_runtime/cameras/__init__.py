@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgefuse.contract import Align
 from edgefuse.errors import UserError
-from edgefuse_runtime.camera import Camera
+
+if TYPE_CHECKING:
+    from edgefuse.contract import Align
+    from edgefuse_runtime.camera import Camera
 
 WORDS = "realsense[:SERIAL], FILE.db3, FILE.bag, FOLDER (a data set), synthetic[:SEED]"
 

@@ -50,7 +50,7 @@ class RecordingFile:
         self._streams = {"colour": f"/Color_{color_index}/image/", "depth": f"/Depth_{depth_index}/image/"}
         self._num_checked = dict.fromkeys(self._streams, 0)
         try:
-            self._database = _open(path)
+            self._database = open_database(path)
             self._topics = self._find_topics("data")
             self._images = self._checked_images()
         except sqlite3.Error as error:
@@ -157,7 +157,7 @@ def check_description(path: Path, *, is_option: Callable[[str], bool]) -> None:
             depth unit.
     """
     try:
-        with contextlib.closing(_open(path)) as database:
+        with contextlib.closing(open_database(path)) as database:
             database.text_factory = lambda text: text.decode(errors="replace")
             topics = {topic: str(name) for topic, name in database.execute("SELECT id, name FROM topics")}
             first = database.execute("SELECT topic_id FROM messages ORDER BY timestamp, id LIMIT 1").fetchone()
@@ -194,7 +194,8 @@ def _needed(names: Iterable[str]) -> list[str]:
     return needed
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open for reading; raises `sqlite3.Error` if it is no database with topics."""
     name = path.absolute().as_uri()
     try:
         database = sqlite3.connect(f"{name}?mode=ro", uri=True, check_same_thread=False)

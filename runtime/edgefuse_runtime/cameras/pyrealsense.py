@@ -1,10 +1,21 @@
-"""Loading pyrealsense2, with one message for a missing package or system library."""
+"""Loading pyrealsense2, with one message for a missing package or system library, and the oldest version without known faults."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgefuse.errors import require
+
+FIRST_WITHOUT_CLOCK_WRAP = (2, 58, 4)
+"""Before it, the clocks of depth and colour may stay apart after 71.6 minutes, when a 32-bit counter of microseconds wraps."""
+OLD_SDK = "before 2.58.4, depth and colour may stay apart after 71 minutes"
+UPDATE_SDK = "pip install --upgrade pyrealsense2"
+
+
+def is_old_sdk(version: str) -> bool:
+    """Whether a version of pyrealsense2 is older than `FIRST_WITHOUT_CLOCK_WRAP`."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < FIRST_WITHOUT_CLOCK_WRAP
 
 
 def load_pyrealsense2() -> Any:

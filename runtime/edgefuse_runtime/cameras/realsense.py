@@ -144,7 +144,7 @@ def _find_device(rs: Any, serial: str | None) -> Any:
     others = ", ".join(_other_video_devices())
     raise UserError(
         f"{wanted} on USB; other video devices: {others or 'none'}. "
-        f"Check the cable, a USB 3 port and the udev rules, or play a recording: --camera FILE.db3"
+        f"Check the cable, a USB 3 port and the udev rules (edgefuse doctor), or play a recording: --camera FILE.db3"
     )
 
 

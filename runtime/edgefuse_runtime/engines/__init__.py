@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from edgefuse.bundle import MODEL_NAME, Bundle
+from typing import TYPE_CHECKING
+
 from edgefuse.errors import UserError
-from edgefuse_runtime.engines.engine import Engine
+
+if TYPE_CHECKING:
+    from edgefuse.bundle import Bundle
+    from edgefuse_runtime.engines.engine import Engine
 
 MAX_THREADS = 4096
 WORDS = ("auto", "tensorrt", "cuda", "cpu")
@@ -47,6 +51,7 @@ def open_engine(
 
 
 def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | None) -> Engine:
+    from edgefuse.bundle import MODEL_NAME
     from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
     from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 
@@ -60,6 +65,8 @@ def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | N
 
 def fastest_file(bundle: Bundle) -> str:
     """The bundle's FP16 file, the fastest on a GPU without loss of accuracy; the FP32 file if there is none."""
+    from edgefuse.bundle import MODEL_NAME
+
     for name, entry in bundle.manifest.files.items():
         if name.endswith(".onnx") and entry.precision == "fp16":
             return name

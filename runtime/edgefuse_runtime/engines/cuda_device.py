@@ -50,8 +50,9 @@ def current_gpu(*, library: str = DRIVER_LIBRARY) -> Gpu:
         driver = ctypes.CDLL(library)
     except OSError as error:
         raise NoGpuError(
-            f"the CUDA driver is missing ({error}). Install NVIDIA's driver (nvidia-smi shows whether it works); in a "
-            f"container start it with --gpus all (Jetson: --runtime nvidia)"
+            f"the CUDA driver is missing ({error})",
+            "Install NVIDIA's driver (nvidia-smi shows whether it works); in a container start it with --gpus all (Jetson: "
+            "--runtime nvidia)",
         ) from error
     _call(driver, "cuInit", 0)
     device = ctypes.c_int()
@@ -72,13 +73,13 @@ def _call(driver: ctypes.CDLL, function: str, *arguments: Any) -> None:
         return
     if code == ERROR_NO_DEVICE:
         raise NoGpuError(
-            "the CUDA driver finds no device: check nvidia-smi and CUDA_VISIBLE_DEVICES; in a container "
-            "start it with --gpus all (Jetson: --runtime nvidia)"
+            "the CUDA driver finds no device",
+            "Check nvidia-smi and CUDA_VISIBLE_DEVICES; in a container start it with --gpus all (Jetson: --runtime nvidia)",
         )
     text = ctypes.c_char_p()
     driver.cuGetErrorString(code, ctypes.byref(text))
     reason = text.value.decode(errors="replace") if text.value else "unknown error"
     raise NoGpuError(
-        f"the CUDA driver does not start ({function}: error {code}, {reason}): check nvidia-smi; after a driver update "
-        f"restart the machine"
+        f"the CUDA driver does not start ({function}: error {code}, {reason})",
+        "Check nvidia-smi; after a driver update restart the machine",
     )

@@ -39,6 +39,7 @@ _RECORD_SPEC: Final = {
         "compute_capability": str,
         "device_name": str,
         "precision": str,
+        "engine": Optional(str),
         "shapes": {str: [int]},
         "builder_options": dict,
     },
@@ -59,11 +60,13 @@ class PlanKey:
 
     Attributes:
         onnx_sha256: of the ONNX file.
-        tensorrt_version: "10.3.0"; a plan runs only on the version that built it.
-        compute_capability: "8.7".
-        device_name: CUDA's name; boards with the same compute capability may need other kernels.
+        tensorrt_version: "10.3.0", of the library that `engine` names; a plan runs only on the version that built it.
+        compute_capability: "8.7"; of a plan for TensorRT-RTX all that it was built for: "8.6, 8.9, 12.0".
+        device_name: CUDA's name; boards with the same compute capability may need other kernels. "any" for TensorRT-RTX, which
+            compiles its kernels when it loads the plan.
         precision: "fp16", "int8" or "fp32".
         shapes: input name -> shape, batch first. Static: minimum, optimum and maximum are equal.
+        engine: value of `--engine`: "tensorrt" or "rtx". Plans from before TensorRT-RTX have none.
         builder_options: name -> JSON value, such as workspace_mib, optimization_level, network ("strongly typed").
     """
 
@@ -74,6 +77,12 @@ class PlanKey:
     precision: str
     shapes: Mapping[str, tuple[int, ...]]
     builder_options: Mapping[str, Any]
+    engine: str = "tensorrt"
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The compute capabilities that the plan was built for, such as ("8.6", "8.9")."""
+        return tuple(self.compute_capability.split(", "))
 
     @property
     def batch_size(self) -> int:

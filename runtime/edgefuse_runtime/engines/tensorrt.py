@@ -37,7 +37,7 @@ from edgefuse_runtime.engines.gpu_memory import (
     Stream,
 )
 from edgefuse_runtime.engines.pycuda_memory import MEMORY_HINT, open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import load_tensorrt
+from edgefuse_runtime.engines.tensorrt_library import TENSORRT, Library, Product, load_library
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -59,6 +59,7 @@ class TensorRTEngine:
         precision: str | None = None,
         plan: bytes | None = None,
         batch_size: int | None = None,
+        product: Product = TENSORRT,
         open_memory: Callable[[], GpuMemory] = open_gpu_memory,
     ) -> None:
         """Choose the plan; `with` finds, checks and loads it.
@@ -68,12 +69,14 @@ class TensorRTEngine:
             plan: use this plan instead of one from the cache. It is not checked, and a plan can run code: pass only a plan that
                 this process has built.
             batch_size: N of the plan's inputs; None = the bundle's, or with a dynamic batch the largest in its cache.
+            product: TensorRT or TensorRT-RTX.
             open_memory: opens the GPU memory.
         """
         self._bundle = bundle
         self._precision = precision
         self._given_plan = plan
         self._batch_size = batch_size if batch_size is not None else bundle.manifest.batch_size
+        self._product = product
         self._open_memory = open_memory
         self._loaded: _Loaded | None = None
         self._stack = ExitStack()
@@ -107,16 +110,16 @@ class TensorRTEngine:
 
     def __enter__(self) -> TensorRTEngine:
         started_s = time.perf_counter()
-        version = load_tensorrt()
+        library = load_library(self._product)
         memory = self._open_memory()
         gpu = memory.properties
-        record, plan = self._find_plan(version, gpu.compute_capability, gpu.name)
+        record, plan = self._find_plan(library.version, gpu.compute_capability, gpu.name)
         where = f"{self._bundle.folder}/{record.name}" if record is not None else "the plan that was just built"
         self._description["precision"] = precision = record.key.precision if record is not None else self._precision
         again = build_command(self._bundle, precision or PREFERRED_PRECISIONS[0])
         with ExitStack() as stack:
             stack.enter_context(memory)
-            loaded = _Loaded(memory, where=where, again=again, mapped=gpu.integrated)
+            loaded = _Loaded(memory, library, where=where, again=again, mapped=gpu.integrated)
             stack.callback(loaded.close)
             loaded.open(plan)
             batch_size = record.batch_size if record is not None else self._batch_size or 1
@@ -124,7 +127,7 @@ class TensorRTEngine:
             loaded.prepare()
             self._loaded, self._owner, self._stack = loaded, threading.get_ident(), stack.pop_all()
         self._description |= {
-            "provider": f"TensorRT {version}",
+            "provider": library.title,
             "file": record.onnx_file if record is not None else None,
             "plan": record.name if record is not None else None,
             "device": gpu.name,
@@ -181,8 +184,9 @@ class TensorRTEngine:
 class _Loaded:
     """The resources between `__enter__` and `__exit__`: TensorRT's objects, buffers, the stream, the graph."""
 
-    def __init__(self, memory: GpuMemory, *, where: str, again: str, mapped: bool) -> None:
+    def __init__(self, memory: GpuMemory, library: Library, *, where: str, again: str, mapped: bool) -> None:
         self._memory = memory
+        self._library = library
         self._where = where
         self._again = again
         self._mapped = mapped
@@ -202,20 +206,17 @@ class _Loaded:
 
     def open(self, plan: bytes) -> None:
         """Deserialise the plan and create its execution context."""
-        import tensorrt as trt
-
+        trt = self._library.module
         with self._memory.active():
-            self._logger = _logger(self._errors)
+            self._logger = _logger(self._library, self._errors)
             try:
                 self._runtime = trt.Runtime(self._logger)
             except TypeError as error:  # pybind11's error for a null pointer
-                raise GpuError(
-                    f"TensorRT {trt.__version__} does not start{self._reasons()}: check nvidia-smi"
-                ) from error
+                raise GpuError(f"{self._library.title} does not start{self._reasons()}: check nvidia-smi") from error
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise PlanError(
-                    f"TensorRT {trt.__version__} cannot load {self._where}{self._reasons()}. Build it again: "
+                    f"{self._library.title} cannot load {self._where}{self._reasons()}. Build it again: "
                     f"{self._again} --force"
                 )
             self._context = self._engine.create_execution_context()
@@ -223,8 +224,8 @@ class _Loaded:
                 raise GpuOutOfMemoryError(
                     f"the GPU does not have enough memory for {self._where}{self._reasons()}: {MEMORY_HINT}"
                 )
-            self.inputs = _tensors(self._engine, trt.TensorIOMode.INPUT)
-            self.outputs = _tensors(self._engine, trt.TensorIOMode.OUTPUT)
+            self.inputs = _tensors(self._library, self._engine, trt.TensorIOMode.INPUT)
+            self.outputs = _tensors(self._library, self._engine, trt.TensorIOMode.OUTPUT)
 
     def check(self, contract: InputContract, *, batch_size: int, num_labels: int) -> None:
         """Refuse a plan whose inputs and outputs differ from the manifest."""
@@ -346,10 +347,9 @@ def _check_same(plain: Decision, replayed: Decision) -> None:
             raise CaptureError("the graph's output differs from that of separate launches")
 
 
-def _tensors(engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
+def _tensors(library: Library, engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, ...]:
     """The plan's inputs or outputs. Types that the contract does not use keep TensorRT's name."""
-    import tensorrt as trt
-
+    trt = library.module
     dtypes = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16"}
     found = []
     for index in range(engine.num_io_tensors):
@@ -361,12 +361,12 @@ def _tensors(engine: trt.ICudaEngine, mode: trt.TensorIOMode) -> tuple[Tensor, .
     return tuple(found)
 
 
-def _logger(errors: deque[str]) -> trt.ILogger:
+def _logger(library: Library, errors: deque[str]) -> trt.ILogger:
     """A logger that keeps the last errors: TensorRT returns None or False, and reports the reason only to its logger."""
-    import tensorrt as trt
+    trt = library.module
 
-    class _Logger(trt.ILogger):  # type: ignore[misc]
-        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+    class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: Any, msg: str) -> None:
             if severity in {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}:
                 errors.append(msg)
 

@@ -1,54 +1,102 @@
-"""Loading TensorRT, with an error that names the missing part and its install command on this machine."""
+"""Loading TensorRT or TensorRT-RTX, with an error that names the missing part and its install command on this machine.
+
+Both have the same Python API, so the code that uses them takes a `Library`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import platform
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgefuse.errors import MissingPackageError
 
-OLDEST = (10, 3)
 INSTALL = "pip install 'edgefuse[tensorrt]'"
 FIRST_L4T_OF_CUDA_13 = 38
 """JetPack 7 is L4T R38 with CUDA 13; JetPack 6 is R36 with CUDA 12."""
 
 
-def load_tensorrt(*, root: Path = Path("/")) -> str:
-    """Check that `import tensorrt` works. Afterwards each function imports it itself, so that mypy can check its calls.
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """One of the two libraries.
+
+    Attributes:
+        name: in messages.
+        package: of its Python bindings.
+        oldest: version that the project supports.
+        install: the command that installs it on a desktop.
+    """
+
+    name: str
+    package: str
+    oldest: tuple[int, int]
+    install: str
+
+
+TENSORRT = Product(name="TensorRT", package="tensorrt", oldest=(10, 3), install=INSTALL)
+RTX = Product(name="TensorRT-RTX", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """A library that loads.
+
+    Attributes:
+        product: `TENSORRT` or `RTX`.
+        module: its Python bindings. `trt = library.module` is what mypy checks as `import tensorrt as trt` in
+            tests/test_tensorrt_api.py, so write it like that.
+        version: such as "10.3.0".
+    """
+
+    product: Product
+    module: Any
+    version: str
+
+    @property
+    def title(self) -> str:
+        """Name and version, such as "TensorRT 10.3.0"."""
+        return f"{self.product.name} {self.version}"
+
+
+def load_library(product: Product = TENSORRT, *, root: Path = Path("/")) -> Library:
+    """Import the Python bindings of TensorRT or TensorRT-RTX.
 
     Args:
         root: root of the file system.
 
-    Returns:
-        The version, such as "10.3.0".
-
     Raises:
-        MissingPackageError: the bindings or their library libnvinfer are missing, or they are too old.
+        MissingPackageError: the bindings or their library are missing, or they are too old.
     """
+    name = product.name
     try:
-        trt = importlib.import_module("tensorrt")
+        trt = importlib.import_module(product.package)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".", maxsplit=1)[0] != "tensorrt":
-            raise MissingPackageError(f"TensorRT's Python bindings do not load ({error}). {_install(root)}") from error
-        raise MissingPackageError(f"TensorRT's Python bindings are not installed. {_install(root)}") from error
+        if (error.name or "").split(".", maxsplit=1)[0] != product.package:
+            raise MissingPackageError(
+                f"{name}'s Python bindings do not load ({error})", _install(product, root)
+            ) from error
+        raise MissingPackageError(f"{name}'s Python bindings are not installed", _install(product, root)) from error
     except (ImportError, OSError) as error:
-        library = re.search(r"lib(nv|cu)\w+\.so[.\d]*", str(error))
+        library = re.search(r"lib(nv|cu|tensorrt)\w+\.so[.\d]*", str(error))
         missing = f"the library {library.group()} is missing" if library else "a library that they need is missing"
         raise MissingPackageError(
-            f"TensorRT's Python bindings are installed, but {missing} ({error}). {_libraries(root)}"
+            f"{name}'s Python bindings are installed, but {missing} ({error})", _libraries(product, root)
         ) from error
     if not hasattr(trt, "__version__"):  # Python imports any folder called tensorrt as a package, such as in /usr/src
         raise MissingPackageError(
-            f"TensorRT's Python bindings are not installed: {list(trt.__path__)} is another folder of that name. {_install(root)}"
+            f"{name}'s Python bindings are not installed: {list(trt.__path__)} is another folder of that name",
+            _install(product, root),
         )
     version = str(trt.__version__)
-    if version_numbers(version) < OLDEST:
+    if version_numbers(version) < product.oldest:
         raise MissingPackageError(
-            f"TensorRT {version} is installed, {'.'.join(map(str, OLDEST))} or newer is needed. {_install(root)}"
+            f"{name} {version} is installed, {'.'.join(map(str, product.oldest))} or newer is needed",
+            _install(product, root),
         )
-    return version
+    return Library(product=product, module=trt, version=version)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -74,9 +122,11 @@ def install_command(package: str, *, root: Path = Path("/")) -> str:
     return f"pip install 'cuda-bindings{'<' if cuda_12 else '>='}13'"
 
 
-def _install(root: Path) -> str:
+def _install(product: Product, root: Path) -> str:
+    if product is RTX and is_jetson(root):
+        return "TensorRT-RTX is for desktop and workstation GPUs; on a Jetson use TensorRT: --engine tensorrt"
     if not is_jetson(root):
-        return f"Install them: {INSTALL}"
+        return f"Install them: {product.install}"
     found = sorted(path.parent for path in (root / "usr/lib").glob("python3*/dist-packages/tensorrt"))
     if not found:
         return (
@@ -90,10 +140,10 @@ def _install(root: Path) -> str:
     )
 
 
-def _libraries(root: Path) -> str:
-    if is_jetson(root):
+def _libraries(product: Product, root: Path) -> str:
+    if product is TENSORRT and is_jetson(root):
         return "This is a Jetson, whose TensorRT comes with JetPack: sudo apt-get install libnvinfer-bin python3-libnvinfer"
     return (
-        f"Install bindings and libraries of the same version together: {INSTALL}; or add the library's folder to "
+        f"Install bindings and libraries of the same version together: {product.install}; or add the library's folder to "
         f"LD_LIBRARY_PATH"
     )
