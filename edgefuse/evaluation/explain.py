@@ -50,8 +50,8 @@ KEPT_DEFINITION = (
     "gate, and for exported files, which do not output it."
 )
 
-PixelGate = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Depth uint8 [N, S, S, 2] -> kept fraction of each pixel, 1 - G, float32 [N, S, S]."""
+PixelGate = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
+"""Framed rgb uint8 [N, S, S, 3] and depth uint8 [N, S, S, 2] -> kept fraction of each RGB pixel, 1 - G, float32 [N, S, S]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ class _KeptArea:
     def __call__(
         self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        self._calls.append(self._pixel_gate(depth).mean(axis=(1, 2), dtype=np.float64))
+        self._calls.append(self._pixel_gate(rgb, depth).mean(axis=(1, 2), dtype=np.float64))
         return self._predictor(rgb, depth)
 
     def by_row(self, num_rows: int) -> list[NDArray[np.float64]]:
@@ -307,7 +307,7 @@ def plot_examples(
     """A grid of up to `MAX_EXAMPLES` pairs as model input: RGB, RGB masked by the pixel gate, coloured depth."""
     chosen = choose_examples(explanation.answers, rgbd, count=MAX_EXAMPLES)
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=len(chosen)))
-    masked = None if pixel_gate is None else masked_rgb(rgb, pixel_gate(depth))
+    masked = None if pixel_gate is None else masked_rgb(rgb, pixel_gate(rgb, depth))
     num_columns = min(6, len(chosen))
     num_rows, height = -(-len(chosen) // num_columns), 2 if masked is None else 3
     figure = new_figure(width_in=2 * num_columns, height_in=(1 + 2 * height) * num_rows + 0.5)

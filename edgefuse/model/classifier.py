@@ -28,6 +28,7 @@ from edgefuse.model.choices import (
 )
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
+from edgefuse.model.frame_gate import FrameGate
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.spatial_gate import SpatialGate
 
@@ -53,6 +54,8 @@ class ModelConfig:
         feature_dropout: fraction of a backbone's pooled features dropped in training.
         auxiliary_heads: each modality also has a classifier of its own, and `spatial` predicts with their gated sum; see
             `edgefuse.model.fusion.AuxiliaryHeads`.
+        frame_gate: the gate of `spatial` comes from statistics of both images (`edgefuse.model.frame_gate`) and not from the features; it
+            needs auxiliary heads.
         temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.evaluation.calibration`).
     """
 
@@ -70,6 +73,7 @@ class ModelConfig:
     dropout: float = limited(0.2, 0, 1, below=True)
     feature_dropout: float = limited(0.0, 0, 1, below=True)
     auxiliary_heads: bool = False  # as in runs from before the field existed
+    frame_gate: bool = False
     temperature: float = limited(1.0, 0, above=True)
 
     def __post_init__(self) -> None:
@@ -81,6 +85,8 @@ class ModelConfig:
             raise UserError(
                 f"{deep[0]} cannot process {self.contract.size} x {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"
             )
+        if self.frame_gate and (self.fusion != "spatial" or not self.auxiliary_heads):
+            raise UserError("frame_gate is true: fusion = spatial with auxiliary_heads was expected")
         if self.num_classes < 2:
             raise UserError(f"the model has {self.num_classes} class(es): at least two were expected")
 
@@ -114,7 +120,7 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("encode", "spatial_gate")
+    fp32_modules = ("encode", "spatial_gate", "frame_gate")
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
@@ -126,6 +132,7 @@ class FusionClassifier(nn.Module):
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
         core: FusionCore,
+        frame_gate: FrameGate | None = None,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -136,6 +143,7 @@ class FusionClassifier(nn.Module):
         self.rgb_features = rgb_features
         self.depth_features = depth_features
         self.core = core
+        self.frame_gate = frame_gate
         self.temperature = temperature
 
     def forward(
@@ -149,10 +157,10 @@ class FusionClassifier(nn.Module):
             with_auxiliary_heads: for training: also return the logits of each auxiliary head, if the model has them.
 
         Returns:
-            logits [N, C] and gate [N, d] in [0, 1].
+            logits [N, C] and gate in [0, 1]: [N, d], or [N, 1] with a frame gate.
         """
-        F_A, F_B = self.features(rgb_NHWC, depth_NHW2)
-        logits, gate = self.core(F_A, F_B)
+        F_A, F_B, frame_gate = self.features(rgb_NHWC, depth_NHW2)
+        logits, gate = self.core(F_A, F_B, frame_gate)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
             return logits, gate, *self.core.auxiliary_heads.alone(F_A, F_B)
         return logits, gate
@@ -161,15 +169,19 @@ class FusionClassifier(nn.Module):
         """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
-    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
-        """F_A and F_B, [N, d] each. A modality without a backbone gets the features of the other, which its fusion ignores."""
+    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """F_A and F_B, [N, d] each, and the frame gate [N, 1] of a model that has one.
+
+        A modality without a backbone gets the features of the other, which its fusion ignores.
+        """
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
+        frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
         F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
         if self.rgb_features is None:
             assert F_B is not None
-            return F_B, F_B
-        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth))
-        return F_A, (F_A if F_B is None else F_B)
+            return F_B, F_B, frame_gate
+        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, frame_gate))
+        return F_A, (F_A if F_B is None else F_B), frame_gate
 
 
 def build_classifier(
@@ -201,6 +213,7 @@ def build_classifier(
         num_classes=config.num_classes,
         dropout=config.dropout,
         auxiliary_heads=config.auxiliary_heads,
+        frame_gate=config.frame_gate,
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),
@@ -209,6 +222,7 @@ def build_classifier(
         rgb_features=rgb_features,
         depth_features=depth_features,
         core=core,
+        frame_gate=FrameGate(config.contract) if config.frame_gate else None,
         temperature=config.temperature,
     )
 

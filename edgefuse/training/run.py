@@ -52,7 +52,7 @@ _MODEL = {
     **dict.fromkeys(("fusion", "rgb", "depth", "encoding"), Optional(str)),
     **dict.fromkeys(("encoding_revision", "num_features", "num_hidden"), Optional(int)),
     **dict.fromkeys(("depth_window_m", "reach_m", "dropout", "feature_dropout", "temperature"), Optional(float)),
-    **dict.fromkeys(("auxiliary_heads", "votes"), Optional(bool)),
+    **dict.fromkeys(("auxiliary_heads", "votes", "frame_gate"), Optional(bool)),
 }
 _DATA = {
     "roots": Optional([str]),

@@ -97,7 +97,7 @@ def test_the_folder_has_the_contribution_of_each_sensor(colour_and_range: Path, 
         powers = np.exp(logits)
         return (powers / powers.sum(1, keepdims=True)).astype(np.float32), np.where(is_blue, 0.1, 0.6)[:, None]
 
-    def near_half(depth: np.ndarray) -> np.ndarray:
+    def near_half(rgb: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Keeps half of each pixel closer than 0.9 m, and all of those without a measurement."""
         codes = codes_from_bytes(depth).astype(int)
         kept = np.where((codes > 0) & (codes < 900), 0.5, 0.0)
