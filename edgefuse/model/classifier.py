@@ -30,6 +30,7 @@ from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
 from edgefuse.model.frame_gate import FrameGate
 from edgefuse.model.fusion import FusionCore
+from edgefuse.model.sensor_temperature import SensorTemperature
 from edgefuse.model.spatial_gate import SpatialGate
 
 OLD_NAMES = {"votes": "auxiliary_heads", "reach_m": "depth_window_m"}
@@ -57,6 +58,7 @@ class ModelConfig:
         frame_gate: the gate of `spatial` comes from statistics of both images (`edgefuse.model.frame_gate`) and not from the features; it
             needs auxiliary heads.
         temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.evaluation.calibration`).
+        temperature_no_rgb, temperature_no_depth: the same while that sensor is missing; None = `temperature`, as in older runs.
     """
 
     contract: InputContract
@@ -75,6 +77,8 @@ class ModelConfig:
     auxiliary_heads: bool = False  # as in runs from before the field existed
     frame_gate: bool = False
     temperature: float = limited(1.0, 0, above=True)
+    temperature_no_rgb: float | None = limited(None, 0, above=True, optional=True)
+    temperature_no_depth: float | None = limited(None, 0, above=True, optional=True)
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -120,7 +124,7 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("encode", "spatial_gate", "frame_gate")
+    fp32_modules = ("encode", "spatial_gate", "frame_gate", "sensor_temperature")
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
@@ -133,6 +137,7 @@ class FusionClassifier(nn.Module):
         depth_features: FeatureExtractor | None,
         core: FusionCore,
         frame_gate: FrameGate | None = None,
+        sensor_temperature: SensorTemperature | None = None,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -144,6 +149,7 @@ class FusionClassifier(nn.Module):
         self.depth_features = depth_features
         self.core = core
         self.frame_gate = frame_gate
+        self.sensor_temperature = sensor_temperature
         self.temperature = temperature
 
     def forward(
@@ -159,8 +165,11 @@ class FusionClassifier(nn.Module):
         Returns:
             logits [N, C] and gate in [0, 1]: [N, d], or [N, 1] with a frame gate.
         """
-        F_A, F_B, frame_gate = self.features(rgb_NHWC, depth_NHW2)
+        rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
+        F_A, F_B, frame_gate = self.features(rgb, depth)
         logits, gate = self.core(F_A, F_B, frame_gate)
+        if self.sensor_temperature is not None:
+            logits = self.sensor_temperature(logits, rgb, depth)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
             return logits, gate, *self.core.auxiliary_heads.alone(F_A, F_B)
         return logits, gate
@@ -169,12 +178,11 @@ class FusionClassifier(nn.Module):
         """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
-    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """F_A and F_B, [N, d] each, and the frame gate [N, 1] of a model that has one.
+    def features(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Decoded images -> F_A and F_B, [N, d] each, and the frame gate [N, 1] of a model that has one.
 
         A modality without a backbone gets the features of the other, which its fusion ignores.
         """
-        rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
         frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
         F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
         if self.rgb_features is None:
@@ -223,8 +231,20 @@ def build_classifier(
         depth_features=depth_features,
         core=core,
         frame_gate=FrameGate(config.contract) if config.frame_gate else None,
+        sensor_temperature=_sensor_temperature(config),
         temperature=config.temperature,
     )
+
+
+def _sensor_temperature(config: ModelConfig) -> SensorTemperature | None:
+    """None if all states have the same temperature."""
+    no_rgb, no_depth = (
+        config.temperature if value is None else value
+        for value in (config.temperature_no_rgb, config.temperature_no_depth)
+    )
+    if no_rgb == no_depth == config.temperature:
+        return None
+    return SensorTemperature(both=config.temperature, no_rgb=no_rgb, no_depth=no_depth)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -24,7 +24,7 @@ from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_class
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
 from edgefuse.training.callbacks import Callback, NullCallback
-from edgefuse.training.final_scores import calibrate, measure, plot_metrics
+from edgefuse.training.final_scores import fit_temperatures, measure, plot_metrics
 from edgefuse.training.frame_gate import train_frame_gate
 from edgefuse.training.loop import EpochResult, NotFiniteError, best_device, train_epochs
 from edgefuse.training.plots import loss_in_words
@@ -338,8 +338,15 @@ def _finish(  # long: all that follows the last epoch
         train_frame_gate(
             model, train_rgbd, clean, contract=contract, augmentation=config.augmentation, seed=config.seed
         )
-    calibration = calibrate(model, held_out, contract=contract, labels=labels)
-    metrics = measure(model, held_out, history, calibration=calibration, contract=contract, labels=labels)
+    temperatures = fit_temperatures(
+        model,
+        held_out.get("validation"),
+        contract=contract,
+        labels=labels,
+        augmentation=config.augmentation,
+        seed=config.seed,
+    )
+    metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)
     try:
         if model.frame_gate is not None:
             run_folder.write_weights(out, model)
@@ -347,7 +354,12 @@ def _finish(  # long: all that follows the last epoch
         run_folder.write_run(
             out,
             labels=labels,
-            model_config=replace(run.model_config, temperature=model.temperature),
+            model_config=replace(
+                run.model_config,
+                temperature=temperatures.both,
+                temperature_no_rgb=temperatures.no_rgb,
+                temperature_no_depth=temperatures.no_depth,
+            ),
             info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
         )
     except UserError as error:
