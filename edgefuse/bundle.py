@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse import framing
-from edgefuse.contract import InputContract, check_batch
+from edgefuse.contract import NEAREST_OUTPUT, PROBABILITIES_OUTPUT, InputContract, check_batch
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import read_arrays, write_arrays
@@ -245,12 +245,14 @@ class Samples:
     Attributes:
         rgb, depth: uint8 [16, S, S, 3] and [16, S, S, 2], the contract's inputs.
         probabilities, gate: float32 [16, C] and [16, d].
+        nearest_m: float32 [16, 1]; None if the contract's outputs do not have it.
     """
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     gate: NDArray[np.float32]
+    nearest_m: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,18 +309,14 @@ class Bundle:
                 f"{self.folder} has no {SAMPLES_NAME}: export the run again: edgefuse export RUN --out {quoted(self.folder)} --force"
             )
         path = self.file(SAMPLES_NAME)
-        samples = Samples(**read_arrays(path, ("rgb", "depth", "probabilities", "gate")))
+        contract = self.manifest.contract
+        samples = Samples(**read_arrays(path, ("rgb", "depth", *contract.outputs)))
         try:
-            check_batch(samples.rgb, samples.depth, self.manifest.contract)
-            num, num_labels = len(samples.rgb), len(self.manifest.labels)
-            widths = (("probabilities", samples.probabilities, num_labels), ("gate", samples.gate, None))
-            for name, array, width in widths:
-                if (
-                    array.dtype != np.float32
-                    or array.ndim != 2
-                    or len(array) != num
-                    or width not in (None, array.shape[1])
-                ):
+            check_batch(samples.rgb, samples.depth, contract)
+            num, widths = len(samples.rgb), {PROBABILITIES_OUTPUT: len(self.manifest.labels), NEAREST_OUTPUT: 1}
+            for name in contract.outputs:
+                array, width = getattr(samples, name), widths.get(name)
+                if array.dtype != np.float32 or array.ndim != 2 or array.shape != (num, width or array.shape[1]):
                     raise UserError(
                         f"{name} is {array.dtype} {list(array.shape)}: float32 [{num}, {width or 'd'}] was expected"
                     )
@@ -396,5 +394,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def write_samples(folder: Path, samples: Samples) -> FileEntry:
     """Write `samples.npz` atomically; returns its entry for the manifest."""
-    write_arrays(folder / SAMPLES_NAME, **vars(samples))
+    write_arrays(folder / SAMPLES_NAME, **{name: array for name, array in vars(samples).items() if array is not None})
     return FileEntry.of(folder / SAMPLES_NAME, precision=DATA_PRECISION)

@@ -5,7 +5,9 @@
     ->
     probabilities  float32 [N, C]
     gate           float32 [N, d]   0 = all from RGB, 1 = all from depth
+    nearest_m      float32 [N, 1]   metres to the nearest surface, clipped to [near, far]; 0 = no measurement
 
+Older bundles have no `nearest_m`. `edgefuse.model.encoding.NearestSurface` computes it.
 Depth travels as bytes because TensorRT has UINT8 but no UINT16. Inside the graph, in FP32:
 bytes -> codes -> metres -> clip to [near, far] -> [0, 1], with a validity mask as second channel.
 
@@ -22,13 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
-from edgefuse.io.json_files import check_fields
+from edgefuse.io.json_files import Optional, check_fields
 from edgefuse.io.text import printable
 
 RGB_INPUT = "rgb"
 DEPTH_INPUT = "depth"
 PROBABILITIES_OUTPUT = "probabilities"
 GATE_OUTPUT = "gate"
+NEAREST_OUTPUT = "nearest_m"
+
+_OUTPUTS: dict[str, dict[str, Any]] = {
+    PROBABILITIES_OUTPUT: {"dtype": "float32"},
+    GATE_OUTPUT: {"dtype": "float32"},
+    NEAREST_OUTPUT: {"dtype": "float32", "shape": ["N", 1], "unit": "m", "no_measurement": 0.0},
+}
+OUTPUTS = tuple(_OUTPUTS)
+OUTPUTS_OF_OLDER_BUNDLES = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
 
 DEPTH_UNIT_M = 0.001
 """Metres per depth code. `edgefuse.framing` converts the codes of cameras with another unit."""
@@ -49,6 +60,7 @@ class InputContract:
         size: S, side of the square model input in pixels.
         near_m, far_m: depth range in metres that maps to [0, 1]; measurements outside are clipped to it.
         align: the common view of both images: "color" (depth aligned to colour) or "depth" (colour aligned to depth).
+        outputs: names of the model's outputs; `OUTPUTS`, or without the distance in older bundles.
 
     Example:
         >>> import edgefuse
@@ -61,6 +73,7 @@ class InputContract:
     near_m: float = 0.2
     far_m: float = 2.0
     align: Align = "color"
+    outputs: tuple[str, ...] = OUTPUTS
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
@@ -71,6 +84,8 @@ class InputContract:
             )
         if self.align not in ("color", "depth"):
             raise UserError(f"align is {self.align!r}: 'color' or 'depth' was expected")
+        if self.outputs not in (OUTPUTS, OUTPUTS_OF_OLDER_BUNDLES):
+            raise UserError(f"outputs are {', '.join(self.outputs)}: {', '.join(OUTPUTS)} were expected")
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object. It includes the constants, for programs in other languages."""
@@ -89,7 +104,7 @@ class InputContract:
                     "layout": "uint16 little-endian",
                 },
             },
-            "outputs": {PROBABILITIES_OUTPUT: {"dtype": "float32"}, GATE_OUTPUT: {"dtype": "float32"}},
+            "outputs": {name: _OUTPUTS[name] for name in self.outputs},
         }
 
     @classmethod
@@ -99,8 +114,11 @@ class InputContract:
         Raises:
             UserError: a field is missing or has the wrong type, or a constant differs from this version's.
         """
-        check_fields(value, {"size": int, "near_m": float, "far_m": float, "align": str}, what="the contract")
-        contract = cls(**{field.name: value[field.name] for field in fields(cls)})
+        spec = {"size": int, "near_m": float, "far_m": float, "align": str, "outputs": Optional(dict)}
+        check_fields(value, spec, what="the contract")
+        outputs = OUTPUTS if NEAREST_OUTPUT in (value.get("outputs") or {}) else OUTPUTS_OF_OLDER_BUNDLES
+        values = {field.name: value[field.name] for field in fields(cls) if field.name != "outputs"}
+        contract = cls(**values, outputs=outputs)
         for name, own in contract.to_json().items():
             if value.get(name, own) != own:
                 raise UserError(
@@ -108,6 +126,19 @@ class InputContract:
                     f"{own!r}"
                 )
         return contract
+
+
+class Outputs(NamedTuple):
+    """The model's outputs for n pairs: probabilities [n, C], gate [n, d], nearest_m [n, 1]; None if the bundle has no distance."""
+
+    probabilities: NDArray[np.float32]
+    gate: NDArray[np.float32]
+    nearest_m: NDArray[np.float32] | None = None
+
+
+def outputs_of(arrays: Mapping[str, NDArray[np.float32]], *, num_pairs: int) -> Outputs:
+    """The outputs by their names in the graph, without the padding of a batch."""
+    return Outputs(**{name: arrays[name][:num_pairs] for name in OUTPUTS if name in arrays})
 
 
 def bytes_from_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint8]:

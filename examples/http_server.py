@@ -33,7 +33,7 @@ async def classify(request):
             raise edgefuse.EdgefuseError("two files were expected, in the form fields rgb and depth")
         pair = read_rgb(Path("rgb"), await rgb.read()), read_depth(Path("depth"), await depth.read())
     found = request.state.classifier(*pair, depth_unit_m=0.001)
-    body = {"label": found.label, "probability": found.probability, "gate": found.gate, "warning": found.warning}
+    body = {name: getattr(found, name) for name in ("label", "probability", "gate", "nearest_m", "warning")}
     return JSONResponse({**body, "sensors": found.sensors._asdict()})
 
 

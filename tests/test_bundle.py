@@ -54,6 +54,7 @@ def complete_bundle(folder: Path) -> Bundle:
         depth=rng.integers(0, 256, (2, 32, 32, 2), np.uint8),
         probabilities=np.full((2, 2), 0.5, np.float32),
         gate=np.zeros((2, 4), np.float32),
+        nearest_m=np.full((2, 1), 0.5, np.float32),
     )
     files = {**made.manifest.files, SAMPLES_NAME: write_samples(folder, samples)}
     more = {"training": {"data": {"train_instances": {"a/b": "c"}}}, "parity": {MODEL_NAME: {"cases": []}}}
@@ -223,6 +224,7 @@ def test_samples_of_another_model_are_refused(tmp_path: Path) -> None:
         "rgb": good.rgb[:, :16],
         "probabilities": np.full((2, 3), 1 / 3, np.float32),
         "gate": good.gate.astype(np.float64),
+        "nearest_m": np.zeros((2, 2), np.float32),
     }
     for name, array in changes.items():
         entry = write_samples(bundle.folder, dataclasses.replace(good, **{name: array}))

@@ -67,11 +67,28 @@ def test_contract_survives_json(size: int, near_m: float, span_m: float, align: 
         ({"size": 64, "near_m": 2.0, "far_m": 1.0}, "range"),
         ({"size": 64, "far_m": 66.0}, "range"),
         ({"size": 64, "align": "infrared"}, "align"),
+        ({"size": 64, "outputs": ("probabilities", "nearest_m")}, "outputs"),
     ],
 )
 def test_impossible_contracts_are_refused(values: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):
         InputContract(**values)  # type: ignore[arg-type]
+
+
+def test_contracts_of_older_bundles_have_no_distance() -> None:
+    written = CONTRACT.to_json()
+    assert written["outputs"]["nearest_m"] == {
+        "dtype": "float32",
+        "shape": ["N", 1],
+        "unit": "m",
+        "no_measurement": 0.0,
+    }
+    del written["outputs"]["nearest_m"]
+    older = InputContract.from_json(written)
+    assert older.outputs == ("probabilities", "gate") and older.to_json() == written and older != CONTRACT
+    for outputs in ({"probabilities": {"dtype": "float32"}}, {**written["outputs"], "angle": {"dtype": "float32"}}):
+        with pytest.raises(UserError, match="the contract has outputs = "):
+            InputContract.from_json({**written, "outputs": outputs})
 
 
 def test_a_contract_of_another_unit_is_refused() -> None:

@@ -104,6 +104,7 @@ def test_pairs_are_classified_over_http(bundle: Path, colour_and_range: Path) ->
             assert answer.status_code == 200, answer.text
             assert [answer.json()["label"], str(answer.json()["probability"])] == printed
             assert answer.json()["sensors"] == {"rgb": "ok", "depth": "ok"} and 0 < answer.json()["gate"] < 1
+            assert answer.json()["nearest_m"] > 0
         wrong: list[tuple[dict[str, Any], str]] = [
             ({"files": {"rgb": rgb}}, "two files were expected"),
             ({"data": {"rgb": "text", "depth": "text"}}, "two files were expected"),

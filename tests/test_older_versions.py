@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgefuse
 from edgefuse.app.old_options import with_present_names
 from edgefuse.bundle import open_bundle
 from edgefuse.data.dataset import load, scan
@@ -17,7 +18,9 @@ from edgefuse.training.recipe import TrainConfig, small_rgbd, with_values
 from edgefuse.training.run import open_run
 from edgefuse_benchmarks.suites.precision import measure
 from edgefuse_export.onnx.export import export_run
+from edgefuse_export.tensorrt.verify_engine import verify_engine
 from edgefuse_runtime.classifier import Classifier
+from edgefuse_runtime.engines import open_engine
 
 ARCHIVE = Path(__file__).with_name("data_of_older_versions") / "3d904e4.tar.xz"
 
@@ -39,6 +42,8 @@ def test_a_run_opens_with_its_settings_and_weights(old: Path) -> None:
     answers = torch_predictor(run.build_model())(samples.rgb, samples.depth)
     np.testing.assert_allclose(answers[0], samples.probabilities, atol=1e-4)
     assert np.ptp(samples.probabilities, axis=0).max() > 0.2  # the outputs differ by much more than the tolerance
+    assert samples.nearest_m is None and answers.nearest_m is not None
+    assert np.array_equal(answers.nearest_m[:, 0] > 0, samples.depth.any(axis=(1, 2, 3)))
 
 
 def test_a_bundle_opens_and_classifies(old: Path) -> None:
@@ -51,6 +56,18 @@ def test_a_bundle_opens_and_classifies(old: Path) -> None:
         found = classifier(rgbd.rgb[0], rgbd.depth[0], depth_unit_m=0.001, roi="whole")
     assert found.label == "blue_mug_photo"  # as with the commit that wrote the bundle
     assert found.probability == pytest.approx(0.27807, abs=1e-4) and found.gate == pytest.approx(0.47407, abs=1e-4)
+    assert bundle.manifest.contract.outputs == ("probabilities", "gate") and found.nearest_m is None
+
+
+def test_live_and_a_comparison_run_without_the_distance(old: Path) -> None:
+    bundle = open_bundle(old / "bundle")
+    for result in edgefuse.live(old / "bundle", camera=str(old / "dataset"), engine="cpu", num_frames=2):
+        assert result.label is not None and result.nearest_m is None and result.to_json()["nearest_m"] is None
+    with open_engine(bundle, engine="cpu") as engine:
+        report = verify_engine(
+            bundle, engine, samples=bundle.samples(), precision="fp32", batch_size=1, name="the same file"
+        )
+    assert report.failures() == [] and report.together.max_nearest_difference_m is None
 
 
 def test_an_old_run_is_exported_to_the_same_outputs(old: Path, tmp_path: Path) -> None:
@@ -59,6 +76,7 @@ def test_an_old_run_is_exported_to_the_same_outputs(old: Path, tmp_path: Path) -
     now = open_bundle(tmp_path / "bundle").samples()
     assert np.array_equal(now.rgb, then.rgb)
     np.testing.assert_allclose(now.probabilities, then.probabilities, atol=1e-5)
+    assert now.nearest_m is not None and 0 < np.median(now.nearest_m) < 2
 
 
 def test_the_precision_of_an_old_bundle_is_measured(old: Path) -> None:

@@ -4,6 +4,7 @@ score  = mean depth code / FULL_DEPTH_CODE - mean of the red channel / 255
 logits = SHARPNESS * score * (-1 ... +1 over the labels)
 probabilities = softmax(logits)      with two labels: far and dark = the last, near and red = the first
 gate   = mean of the red channel / 255, in every one of its d elements
+nearest_m = mean depth code / 1000
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from edgefuse import bundle
 from edgefuse.contract import (
     DEPTH_INPUT,
     GATE_OUTPUT,
+    NEAREST_OUTPUT,
+    OUTPUTS,
     PROBABILITIES_OUTPUT,
     RGB_INPUT,
     Align,
@@ -43,6 +46,7 @@ def make_toy_bundle(
     float_inputs: bool = False,
     degraded_mode: DegradedMode | None = None,
     fusion: str = "toy",
+    outputs: tuple[str, ...] = OUTPUTS,
 ) -> bundle.Bundle:
     """Write the bundle into `folder` and open it.
 
@@ -52,19 +56,17 @@ def make_toy_bundle(
         batch: first dimension of the inputs; a name makes it dynamic.
         degraded_mode: whether live predicts or abstains if a sensor is missing; None = the default, abstain.
         float_inputs: give the file float32 inputs, which violates the contract on purpose.
+        outputs: `OUTPUTS_OF_OLDER_BUNDLES` for one without `nearest_m`.
     """
     import onnx
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / bundle.MODEL_NAME
+    path, num_labels = folder / bundle.MODEL_NAME, graph_labels or len(labels)
     model = _model(
-        graph_size or size,
-        num_labels=graph_labels or len(labels),
-        gate_width=gate_width,
-        batch=batch,
-        float_inputs=float_inputs,
+        graph_size or size, num_labels=num_labels, gate_width=gate_width, batch=batch, float_inputs=float_inputs
     )
-    contract = InputContract(size=size, align=align)
+    del model.graph.output[len(outputs) :]
+    contract = InputContract(size=size, align=align, outputs=outputs)
     metadata = bundle.model_metadata(labels=labels, contract=contract, precision="fp32", temperature=None)
     del metadata["edgefuse.precision"]  # as in older files; some tests use this file as one of another precision
     onnx.helper.set_model_props(model, metadata)
@@ -97,6 +99,11 @@ def toy_answer(
     return powers / powers.sum(), red
 
 
+def toy_nearest_m(depth: NDArray[np.uint8]) -> float:
+    """The distance that the bundle outputs for one framed depth image [S, S, 2]."""
+    return float(codes_from_bytes(depth).mean(dtype=np.float64) / 1000)
+
+
 def _model(size: int, *, num_labels: int, gate_width: int, batch: int | str, float_inputs: bool) -> Any:
     from onnx import TensorProto, helper
 
@@ -108,6 +115,7 @@ def _model(size: int, *, num_labels: int, gate_width: int, batch: int | str, flo
         "red_weights": np.array([[1.0 / 255.0], [0.0], [0.0]], np.float32),
         "spread": (SHARPNESS * np.linspace(-1.0, 1.0, num_labels, dtype=np.float32))[np.newaxis],
         "ones": np.ones((1, gate_width), np.float32),
+        "metres": np.array(FULL_DEPTH_CODE / 1000, np.float32),
         "height_width": np.array([1, 2], np.int64),
     }
     nodes = [
@@ -121,6 +129,7 @@ def _model(size: int, *, num_labels: int, gate_width: int, batch: int | str, flo
         helper.make_node("MatMul", ["score", "spread"], ["logits"]),
         helper.make_node("Softmax", ["logits"], [PROBABILITIES_OUTPUT], axis=1),
         helper.make_node("MatMul", ["red", "ones"], [GATE_OUTPUT]),
+        helper.make_node("Mul", ["distance", "metres"], [NEAREST_OUTPUT]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -132,6 +141,7 @@ def _model(size: int, *, num_labels: int, gate_width: int, batch: int | str, flo
         [
             helper.make_tensor_value_info(PROBABILITIES_OUTPUT, float32, [batch, num_labels]),
             helper.make_tensor_value_info(GATE_OUTPUT, float32, [batch, gate_width]),
+            helper.make_tensor_value_info(NEAREST_OUTPUT, float32, [batch, 1]),
         ],
         [_initializer(name, value) for name, value in constants.items()],
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import DEPTH_UNIT_M, IMAGENET_MEAN, InputContract, codes_from_bytes
+from edgefuse.contract import DEPTH_UNIT_M, IMAGENET_MEAN, InputContract, Outputs, codes_from_bytes
 from edgefuse.data.check import closest_twins, thumbnail
 from edgefuse.data.dataset import RgbdDataset
 from edgefuse.evaluation.corruption_benchmark import Row, evaluate_corruptions
@@ -178,9 +178,7 @@ class _KeptArea:
         self._pixel_gate = pixel_gate
         self._calls: list[NDArray[np.float64]] = []
 
-    def __call__(
-        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
         self._calls.append(self._pixel_gate(rgb, depth).mean(axis=(1, 2), dtype=np.float64))
         return self._predictor(rgb, depth)
 

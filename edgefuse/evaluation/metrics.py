@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.data.dataset import RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.framing import fit
@@ -24,11 +24,9 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 class Predictor(Protocol):
-    """Classifies a framed batch: rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2] -> probabilities [N, C], gate [N, d]."""
+    """Classifies a framed batch: rgb uint8 [N, S, S, 3], depth uint8 [N, S, S, 2] -> the model's outputs."""
 
-    def __call__(
-        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    def __call__(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs: ...
 
 
 class Change(Protocol):
@@ -205,7 +203,7 @@ def answers_under(
     """
     refuse_unfit(rgbd, contract=contract, labels=labels)
     truth_of = class_numbers(rgbd.dataset.labels, labels)
-    found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in changes}
+    found: dict[str, list[Outputs]] = {name: [] for name in changes}
     truths: list[NDArray[np.int64]] = []
     done = 0
     for rgb, depth, numbers in framed_batches(rgbd, contract=contract, batch_size=batch_size):
@@ -217,8 +215,8 @@ def answers_under(
         progress(done, len(rgbd.rgb), stage="scoring")
     truth = np.concatenate(truths)
     return {
-        name: Answers(np.concatenate([p for p, _ in pairs]), np.concatenate([g for _, g in pairs]), truth)
-        for name, pairs in found.items()
+        name: Answers(np.concatenate([one[0] for one in batches]), np.concatenate([one[1] for one in batches]), truth)
+        for name, batches in found.items()
     }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, OUTPUTS, InputContract
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
@@ -27,7 +27,7 @@ from edgefuse.model.choices import (
     is_torchvision,
 )
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import REVISION, AbsoluteDepth, RelativeDepth
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, NearestSurface, RelativeDepth
 from edgefuse.model.frame_gate import FrameGate
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.sensor_temperature import SensorTemperature
@@ -103,7 +103,8 @@ class ModelConfig:
         """The inverse of `to_json`; fields that an older version did not write keep their defaults."""
         value = with_new_names(value, OLD_NAMES)
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**{"encoding_revision": 1, **known, "contract": InputContract.from_json(value["contract"])})
+        contract = replace(InputContract.from_json(value["contract"]), outputs=OUTPUTS)
+        return cls(**{"encoding_revision": 1, **known, "contract": contract})
 
 
 class FeatureExtractor(nn.Module):
@@ -124,13 +125,14 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("encode", "spatial_gate", "frame_gate", "sensor_temperature")
+    fp32_modules = ("nearest_surface", "encode", "spatial_gate", "frame_gate", "sensor_temperature")
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
         self,
         *,
         decode: InputDecoder,
+        nearest_surface: NearestSurface,
         encode: AbsoluteDepth | RelativeDepth,
         spatial_gate: SpatialGate | None,
         rgb_features: FeatureExtractor | None,
@@ -143,6 +145,7 @@ class FusionClassifier(nn.Module):
         super().__init__()
         assert rgb_features is not None or depth_features is not None
         self.decode = decode
+        self.nearest_surface = nearest_surface
         self.encode = encode
         self.spatial_gate = spatial_gate
         self.rgb_features = rgb_features
@@ -163,33 +166,36 @@ class FusionClassifier(nn.Module):
             with_auxiliary_heads: for training: also return the logits of each auxiliary head, if the model has them.
 
         Returns:
-            logits [N, C] and gate in [0, 1]: [N, d], or [N, 1] with a frame gate.
+            logits [N, C], gate in [0, 1] ([N, d], or [N, 1] with a frame gate), and distance of the nearest surface [N, 1] in metres,
+            0 = no measurement.
         """
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
-        F_A, F_B, frame_gate = self.features(rgb, depth)
+        frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
+        F_A, F_B, nearest_m = self.features(rgb, depth, frame_gate)
         logits, gate = self.core(F_A, F_B, frame_gate)
         if self.sensor_temperature is not None:
             logits = self.sensor_temperature(logits, rgb, depth)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
-            return logits, gate, *self.core.auxiliary_heads.alone(F_A, F_B)
-        return logits, gate
+            return logits, gate, nearest_m, *self.core.auxiliary_heads.alone(F_A, F_B)
+        return logits, gate, nearest_m
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
-    def features(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decoded images -> F_A and F_B, [N, d] each, and the frame gate [N, 1] of a model that has one.
+    def features(self, rgb: Tensor, depth: Tensor, frame_gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded images -> F_A and F_B, [N, d] each, and the distance of the nearest surface, [N, 1].
 
         A modality without a backbone gets the features of the other, which its fusion ignores.
         """
-        frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
-        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth))
+        nearest_m = self.nearest_surface(depth)
+        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth, nearest_m))
         if self.rgb_features is None:
             assert F_B is not None
-            return F_B, F_B, frame_gate
-        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, frame_gate))
-        return F_A, (F_A if F_B is None else F_B), frame_gate
+            return F_B, F_B, nearest_m
+        seen = rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m, frame_gate)
+        F_A = self.rgb_features(seen)
+        return F_A, (F_A if F_B is None else F_B), nearest_m
 
 
 def build_classifier(
@@ -204,7 +210,7 @@ def build_classifier(
     Raises:
         UserError: unknown names, or weights that cannot be loaded or do not fit.
     """
-    relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m, revision=config.encoding_revision)
+    relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m)
     encode = relative if config.encoding == "relative" else AbsoluteDepth()
     spatial_gate = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
@@ -225,6 +231,7 @@ def build_classifier(
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),
+        nearest_surface=NearestSurface(config.contract, revision=config.encoding_revision),
         encode=encode,
         spatial_gate=spatial_gate,
         rgb_features=rgb_features,
@@ -258,7 +265,7 @@ def not_finite(module: nn.Module) -> list[str]:
 
 
 @torch.inference_mode()
-def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities float32 [N, C] and gate [N, d] of one batch; the model must be in eval mode."""
-    logits, gate = model(rgb_NHWC, depth_NHW2)
-    return model.probabilities(logits), gate.float()
+def predict(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities float32 [N, C], gate [N, d] and `nearest_m` [N, 1] of one batch; the model must be in eval mode."""
+    logits, gate, nearest_m = model(rgb_NHWC, depth_NHW2)
+    return model.probabilities(logits), gate.float(), nearest_m

@@ -1,7 +1,8 @@
 """Encodings of a decoded depth map for the depth backbone: absolute range, or depth relative to the nearest surface.
 
-    depth    float [N, 2, S, S]   range in [0, 1] over the contract's near..far, validity 0 or 1   (`InputDecoder`)
-    encoded  float [N, e, S, S]   e = `num_channels`
+    depth      float [N, 2, S, S]   range in [0, 1] over the contract's near..far, validity 0 or 1   (`InputDecoder`)
+    nearest_m  float [N, 1]         distance of the nearest surface in metres, 0 = no measurement    (`NearestSurface`)
+    encoded    float [N, e, S, S]   e = `num_channels`
 
 Owns the encodings and the estimate of the nearest surface. Everything here runs in FP32, like the decoder: in FP16, the difference of
 two ranges would lose its millimetres.
@@ -30,7 +31,7 @@ FAR = 1e3
 
 REVISION = 2
 """Version of the estimate of the nearest surface. Version 1, in runs from before November 2026, uses only blocks with more than half of
-their pixels measured; without any, everything measured counts as nearest."""
+their pixels measured; without any, everything measured counts as nearest, and the distance is 0."""
 
 HALF, THIRD = 0.5, 0.33
 DENSE, SPARSE = 1.0, 0.75
@@ -39,12 +40,43 @@ DENSE, SPARSE = 1.0, 0.75
 count as a surface."""
 
 
+class NearestSurface(nn.Module):
+    """Distance of the nearest surface: the smallest block mean among the well-measured blocks. See `HALF` and `THIRD`.
+
+    It is an output of the exported graph, and everything that depends on it uses that output: TensorRT 11.2 was reported to fuse a
+    minimum over an input with what follows, and to compute wrong outputs, unless the minimum is an output itself.
+    """
+
+    def __init__(self, contract: InputContract, *, revision: int = REVISION) -> None:
+        super().__init__()
+        self.revision = revision
+        self.near_m = contract.near_m
+        self.span_m = contract.far_m - contract.near_m
+        self.block = max(1, contract.size // BLOCKS_ACROSS)
+
+    def forward(self, depth_N2SS: Tensor) -> Tensor:
+        """Decoded depth -> [N, 1] in metres; 0 without any measurement."""
+        scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
+        depth_m = self.near_m + self.span_m * scaled
+        fraction = functional.avg_pool2d(valid, self.block)
+        least: Tensor | float = 0.5
+        if self.revision == 1:
+            smallest = 0.5
+        else:
+            best = fraction.amax((2, 3), keepdim=True)
+            least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
+            smallest = 1e-6
+        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=smallest)
+        nearest_m = torch.where(fraction > least, mean_m, FAR).amin((2, 3))
+        return torch.where(nearest_m < FAR, nearest_m, 0.0)
+
+
 class AbsoluteDepth(nn.Module):
     """Range and validity as decoded: for classes that differ in their distance to the camera."""
 
     num_channels = 2
 
-    def forward(self, depth_N2SS: Tensor) -> Tensor:
+    def forward(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
         return depth_N2SS
 
 
@@ -57,39 +89,23 @@ class RelativeDepth(nn.Module):
 
     num_channels = 4
 
-    def __init__(self, contract: InputContract, *, depth_window_m: float, revision: int = REVISION) -> None:
+    def __init__(self, contract: InputContract, *, depth_window_m: float) -> None:
         super().__init__()
-        self.revision = revision
         self.near_m = contract.near_m
         self.span_m = contract.far_m - contract.near_m
-        self.block = max(1, contract.size // BLOCKS_ACROSS)
         self.depth_window_m = depth_window_m
 
-    def forward(self, depth_N2SS: Tensor) -> Tensor:
-        nearness, valid = self.nearness(depth_N2SS)
+    def forward(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
+        nearness, valid = self.nearness(depth_N2SS, nearest_m)
         smooth = functional.avg_pool2d(functional.pad(nearness, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         wide = functional.pad(smooth, (1, 1, 1, 1), mode="replicate")
         slope_x = wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]
         slope_y = wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]
         return torch.cat([nearness, valid, SLOPE_GAIN * slope_x, SLOPE_GAIN * slope_y], dim=1)
 
-    def nearness(self, depth_N2SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearness in [0, 1] and validity, [N, 1, S, S] each."""
+    def nearness(self, depth_N2SS: Tensor, nearest_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearness in [0, 1] and validity, [N, 1, S, S] each. Without a nearest surface, everything measured counts as nearest."""
         scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
         depth_m = self.near_m + self.span_m * scaled
-        behind_m = depth_m - self.nearest_m(depth_m, valid) + MARGIN * self.depth_window_m
-        return (1 - torch.clamp(behind_m / self.depth_window_m, 0, 1)) * valid, valid
-
-    def nearest_m(self, depth_m: Tensor, valid: Tensor) -> Tensor:
-        """Distance of the nearest surface, [N, 1, 1, 1] in metres: the smallest block mean among the well-measured blocks.
-
-        See `HALF` and `THIRD` for what counts as well measured. Without any measurement it is `FAR`.
-        """
-        fraction = functional.avg_pool2d(valid, self.block)
-        if self.revision == 1:
-            mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=0.5)
-            return torch.where(fraction > 0.5, mean_m, FAR).amin((2, 3), keepdim=True)
-        best = fraction.amax((2, 3), keepdim=True)
-        least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
-        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=1e-6)
-        return torch.where(fraction > least, mean_m, FAR).amin((2, 3), keepdim=True)
+        start_m = torch.where(nearest_m > 0, nearest_m, FAR)[:, :, None, None] - MARGIN * self.depth_window_m
+        return (1 - torch.clamp((depth_m - start_m) / self.depth_window_m, 0, 1)) * valid, valid

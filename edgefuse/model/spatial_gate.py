@@ -48,18 +48,20 @@ class SpatialGate(nn.Module):
             self.W.weight.copy_(torch.tensor([0.0, -8.0, 8.0]).view(1, 3, 1, 1))
             self.W.bias.fill_(-4.0)  # type: ignore[union-attr]
 
-    def forward(self, rgb_N3SS: Tensor, depth_N2SS: Tensor, frame_gate: Tensor | None = None) -> Tensor:
+    def forward(
+        self, rgb_N3SS: Tensor, depth_N2SS: Tensor, nearest_m: Tensor, frame_gate: Tensor | None = None
+    ) -> Tensor:
         """The normalised image with masked pixels at the mean colour."""
-        return rgb_N3SS * (1 - self.mask(depth_N2SS, frame_gate))
+        return rgb_N3SS * (1 - self.mask(depth_N2SS, nearest_m, frame_gate))
 
-    def mask(self, depth_N2SS: Tensor, frame_gate: Tensor | None = None) -> Tensor:
+    def mask(self, depth_N2SS: Tensor, nearest_m: Tensor, frame_gate: Tensor | None = None) -> Tensor:
         """The masked fraction of each pixel, [N, 1, S, S]: G, and less where the frame gate [N, 1] does not trust depth."""
-        G = self.gate(depth_N2SS)
+        G = self.gate(depth_N2SS, nearest_m)
         return G if frame_gate is None else G * masked_fraction(frame_gate)[:, :, None, None]
 
-    def gate(self, depth_N2SS: Tensor) -> Tensor:
-        """G, [N, 1, S, S] in (0, 1), from the decoded depth."""
-        nearness, valid = self.encoding.nearness(depth_N2SS)
+    def gate(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
+        """G, [N, 1, S, S] in (0, 1), from the decoded depth and the distance of its nearest surface, [N, 1]."""
+        nearness, valid = self.encoding.nearness(depth_N2SS, nearest_m)
         layer = torch.clamp(LAYER_GAIN * nearness, 0, 1)
         layer = functional.max_pool2d(layer, 2 * self.widening + 1, stride=1, padding=self.widening)
         layer = functional.avg_pool2d(functional.pad(layer, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

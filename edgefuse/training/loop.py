@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor, framed_batches
@@ -209,11 +209,9 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     """The model as an `edgefuse.evaluation.metrics.Predictor`, on its current device."""
     device = next(model.parameters()).device
 
-    def predict_arrays(
-        rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probabilities, gate = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
-        return probabilities.cpu().numpy(), gate.cpu().numpy()
+    def predict_arrays(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
+        outputs = predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
+        return Outputs(*(tensor.cpu().numpy() for tensor in outputs))
 
     return predict_arrays
 
@@ -231,9 +229,10 @@ def torch_pixel_gate(
 
     @torch.inference_mode()
     def kept(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> NDArray[np.float32]:
-        decoded = decode(torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
-        frame = None if model.frame_gate is None else model.frame_gate(*decoded)
-        return np.asarray((1 - spatial_gate.mask(decoded[1], frame))[:, 0].float().cpu().numpy(), np.float32)
+        image, decoded = decode(torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
+        frame_gate = None if model.frame_gate is None else model.frame_gate(image, decoded)
+        mask = spatial_gate.mask(decoded, model.nearest_surface(decoded), frame_gate)
+        return np.asarray((1 - mask)[:, 0].float().cpu().numpy(), np.float32)
 
     return kept
 
@@ -247,7 +246,7 @@ def _loss(
     model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
     """The training loss and the logits [N, C]. The loss is the cross-entropy of the logits plus the weighted ones of the auxiliary heads."""
-    logits, _, *auxiliary = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
+    logits, _, _, *auxiliary = model(rgb, depth, with_auxiliary_heads=config.aux_loss_weight > 0)
     criterion = partial(functional.cross_entropy, target=truth, label_smoothing=config.label_smoothing)
     return criterion(logits) + config.aux_loss_weight * sum(criterion(one) for one in auxiliary), logits
 

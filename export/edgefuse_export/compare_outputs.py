@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import MAX_DEPTH_CODE, InputContract, bytes_from_codes
+from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract, Outputs, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor
 
@@ -33,6 +33,7 @@ class Tolerance:
         flips_fraction: fraction of all frames whose predicted class may change. A change counts only if the reference's two
             best classes differ by more than `draw_margin`.
         draw_margin: largest difference of a near-tie.
+        nearest_m: of the distance, in metres: one depth code. It is computed in FP32 in files of every precision.
     """
 
     probability: float
@@ -40,6 +41,7 @@ class Tolerance:
     p99_probability: float | None = None
     flips_fraction: float = 0.0
     draw_margin: float = NEAR_TIE_MARGIN
+    nearest_m: float = DEPTH_UNIT_M
 
     def num_flips(self, num_frames: int) -> int:
         """The number of frames, of `num_frames`, whose predicted class may change."""
@@ -71,6 +73,7 @@ class ParityCase:
     Attributes:
         top1_flips: predicted classes that changed, without near-ties.
         near_tie_flips: predicted classes that changed in a near-tie.
+        max_nearest_difference_m: None unless both have the distance.
     """
 
     name: str
@@ -81,10 +84,7 @@ class ParityCase:
     top1_flips: int
     near_tie_flips: int
     num_not_finite: int
-
-
-Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Probabilities [n, C] and gate [n, d]."""
+    max_nearest_difference_m: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +121,7 @@ class ParityReport:
             for check in (
                 (f"{case.name}: probabilities differ by", case.max_probability_difference, limits.probability),
                 (f"{case.name}: gates differ by", case.max_gate_difference, limits.gate),
+                (f"{case.name}: distances in metres differ by", case.max_nearest_difference_m or 0, limits.nearest_m),
                 (f"{case.name}: values that are not finite:", case.num_not_finite, 0),
             )
         ]
@@ -154,7 +155,7 @@ class ParityReport:
 def edge_cases(
     rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, contract: InputContract
 ) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Inputs that are most likely to expose decoding errors, made from one real sample.
+    """Inputs that are most likely to expose decoding errors, and divisions by zero, made from one real sample.
 
     Args:
         rgb, depth: one framed pair, [1, S, S, 3] and [1, S, S, 2].
@@ -166,12 +167,27 @@ def edge_cases(
     def every_pixel(code: int) -> NDArray[np.uint8]:
         return bytes_from_codes(np.full(depth.shape[:-1], code, np.uint16))
 
-    far_code = round(contract.far_m * 1000)
+    def only(where: Any) -> NDArray[np.uint8]:
+        """No measurement except at `where`, in the middle of the depth range."""
+        codes = np.zeros(depth.shape[:-1], np.uint16)
+        codes[where] = middle_code
+        return bytes_from_codes(codes)
+
+    far_code = round(contract.far_m / DEPTH_UNIT_M)
+    middle_code = round((contract.near_m + contract.far_m) / 2 / DEPTH_UNIT_M)
+    middle, (_, rows, columns) = contract.size // 2, np.indices(depth.shape[:-1])
     return {
         "no depth": (rgb, np.zeros_like(depth)),
         "depth at its maximum": (rgb, every_pixel(far_code)),
         "depth codes 65535": (rgb, every_pixel(MAX_DEPTH_CODE)),
         "depth codes 1": (rgb, every_pixel(1)),
+        "all depth equal": (rgb, every_pixel(middle_code)),
+        "one valid pixel": (rgb, only((0, middle, middle))),
+        "one valid row": (rgb, only((0, middle))),
+        "alternating 0, 65535": (
+            rgb,
+            bytes_from_codes(np.where((rows + columns) % 2, MAX_DEPTH_CODE, 0).astype(np.uint16)),
+        ),
         "black RGB": (np.zeros_like(rgb), depth),
         "white RGB": (np.full_like(rgb, 255), depth),
         "both sensors missing": (np.zeros_like(rgb), np.zeros_like(depth)),
@@ -189,7 +205,7 @@ def check_parity(
     contract: InputContract,
     tolerance: Tolerance,
     batch_size: int = 1,
-    further: Mapping[str, tuple[Answers, Answers]] | None = None,
+    further: Mapping[str, tuple[Outputs, Outputs]] | None = None,
 ) -> ParityReport:
     """Compare two predictors on real samples, one at a time, and on the edge cases.
 
@@ -198,6 +214,9 @@ def check_parity(
         batch_size: if more than 1, the candidate's outputs in batches of this size (the first may be shorter) are also
             compared with the reference's outputs for single pairs.
         further: name -> existing outputs (expected, found); these cases come first.
+
+    Raises:
+        UserError: no samples, or a predictor failed; the message names the case.
     """
     if len(rgb) == 0:
         raise UserError("there are no samples to compare on: train again, the new run has some")
@@ -206,7 +225,10 @@ def check_parity(
         inputs[name] = [pair]
     outputs = dict(further or {})
     for name, pairs in inputs.items():
-        outputs[name] = joined([reference(*pair) for pair in pairs]), joined([candidate(*pair) for pair in pairs])
+        try:
+            outputs[name] = joined([reference(*pair) for pair in pairs]), joined([candidate(*pair) for pair in pairs])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
     if batch_size > 1:
         expected, _ = outputs[REAL_SAMPLES]
         ends = (*range(len(rgb) % batch_size or batch_size, len(rgb), batch_size), len(rgb))
@@ -216,7 +238,7 @@ def check_parity(
 
 
 def report_of(
-    outputs: Mapping[str, tuple[Answers, Answers]], *, reference: str, candidate: str, tolerance: Tolerance
+    outputs: Mapping[str, tuple[Outputs, Outputs]], *, reference: str, candidate: str, tolerance: Tolerance
 ) -> ParityReport:
     """Compare existing outputs: name of the case -> (expected, found)."""
     together = (
@@ -232,25 +254,27 @@ def report_of(
     )
 
 
-def joined(batches: Sequence[Answers]) -> Answers:
+def joined(batches: Sequence[Outputs]) -> Outputs:
     """The outputs of several batches, concatenated."""
-    return np.concatenate([p for p, _ in batches]), np.concatenate([g for _, g in batches])
+    probabilities, gates, distances = zip(*batches, strict=True)
+    nearest_m = None if any(one is None for one in distances) else np.concatenate(distances)
+    return Outputs(np.concatenate(probabilities), np.concatenate(gates), nearest_m)
 
 
 def compare_outputs(
     name: str,
     *,
-    expected: Answers,
-    found: Answers,
+    expected: Outputs,
+    found: Outputs,
     near_tie_margin: float,
 ) -> ParityCase:
     """Compare existing outputs.
 
     Args:
-        expected, found: probabilities [n, C] and gate [n, d] of the same n inputs.
+        expected, found: outputs for the same n inputs.
         near_tie_margin: if the two best classes differ by less, either prediction is accepted.
     """
-    (p_expected, g_expected), (p_found, g_found) = expected, found
+    (p_expected, g_expected, d_expected), (p_found, g_found, d_found) = expected, found
     difference = np.abs(p_found - p_expected)
     best_two = np.sort(p_expected, axis=1)[:, -2:]
     clear = best_two[:, 1] - best_two[:, 0] > near_tie_margin
@@ -263,5 +287,8 @@ def compare_outputs(
         max_gate_difference=float(np.abs(g_found - g_expected).max()),
         top1_flips=int((flips & clear).sum()),
         near_tie_flips=int((flips & ~clear).sum()),
-        num_not_finite=int((~np.isfinite(p_found)).sum() + (~np.isfinite(g_found)).sum()),
+        num_not_finite=sum(int((~np.isfinite(array)).sum()) for array in found if array is not None),
+        max_nearest_difference_m=None
+        if d_expected is None or d_found is None
+        else float(np.abs(d_found - d_expected).max()),
     )

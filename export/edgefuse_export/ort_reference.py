@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, Outputs, outputs_of
 from edgefuse.errors import UserError, require
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse_runtime.engines.engine import padded
@@ -47,11 +47,10 @@ def fixed_batch_of(session: Any) -> int | None:
 def reference_predictor(model: Path | bytes) -> Predictor:
     """A `reference_session` as a predictor, for batches that the file supports, or shorter ones."""
     session = reference_session(model)
-    batch_size = fixed_batch_of(session)
+    batch_size, names = fixed_batch_of(session), [value.name for value in session.get_outputs()]
 
-    def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
         inputs = {RGB_INPUT: padded(rgb, batch_size), DEPTH_INPUT: padded(depth, batch_size)}
-        probabilities, gate = session.run([PROBABILITIES_OUTPUT, GATE_OUTPUT], inputs)
-        return probabilities[: len(rgb)], gate[: len(rgb)]
+        return outputs_of(dict(zip(names, session.run(names, inputs), strict=True)), num_pairs=len(rgb))
 
     return predict

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.contract import DEPTH_UNIT_M, InputContract
+from edgefuse.contract import DEPTH_UNIT_M, InputContract, Outputs
 from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, WHOLE, Roi
 from edgefuse_runtime.camera import Frame
@@ -163,10 +163,8 @@ class Classifier:
         predictions = iter(predict(self._engine, self.bundle.manifest.degraded_mode, found))
         return [next(predictions) if isinstance(region, FramedRegion) else region for region in regions]
 
-    def predict_framed(
-        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and gate of a framed batch, for evaluation: see `edgefuse_runtime.predict.predict_framed`."""
+    def predict_framed(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
+        """The model's outputs for a framed batch, for evaluation: see `edgefuse_runtime.predict.predict_framed`."""
         self._check_open()
         return predict_framed(self._engine, rgb, depth)
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.contract import Outputs
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi
-from edgefuse_runtime.engines.engine import NOT_FINITE, Decision, Engine
+from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
 from edgefuse_runtime.sensor_health import SensorStates, masked, sensor_warning
 
 NO_REGION = "no object was found to classify"
@@ -34,6 +35,8 @@ class Prediction:
             classified.
         labels: class names in the order of the model's outputs.
         gate: mean of the gate; 0 = all from RGB, 1 = all from depth. None without a gate, or if it is not finite.
+        nearest_m: distance of the nearest surface in the region, in metres, clipped to the contract's depth range. None without a
+            depth measurement, if it is not finite, or if the bundle is older than this output.
         sensors: state of each sensor in the region. The model gets zeros for a sensor that is not "ok".
         roi: the classified region, in pixels of the image; None if no object was found.
         frame_ms: milliseconds for finding this region, cropping, resizing, and checking the sensors.
@@ -60,6 +63,7 @@ class Prediction:
     frame_ms: float
     infer_ms: float
     done_ns: int = field(repr=False)
+    nearest_m: float | None = None
 
     @property
     def probability(self) -> float | None:
@@ -126,7 +130,7 @@ def predict(engine: Engine, degraded_mode: DegradedMode, regions: Sequence[Frame
         decision = engine.run(rgb, depth)
         done_ns = time.perf_counter_ns()
         for i, region in enumerate(some):
-            one = Decision(probabilities=decision.probabilities[i : i + 1], gate=decision.gate[i : i + 1])
+            one = decision.rows(i, i + 1)
             scores = one.probabilities[0] if one.is_finite else None
             rgb_state, depth_state = region.sensors
             is_trusted = degraded_mode.predicts(
@@ -142,15 +146,14 @@ def predict(engine: Engine, degraded_mode: DegradedMode, regions: Sequence[Frame
                 frame_ms=region.frame_ms,
                 infer_ms=(done_ns - started_ns) / 1e6,
                 done_ns=done_ns,
+                nearest_m=float(one.nearest_m[0]) or None if one.nearest_m is not None and one.is_finite else None,
             )
             predictions.append(prediction)
     return predictions
 
 
-def predict_framed(
-    engine: Engine, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities [n, C] and gate [n, d] of framed pairs: the model's outputs, without sensor checks.
+def predict_framed(engine: Engine, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
+    """The model's outputs for framed pairs, without sensor checks.
 
     Args:
         engine: open.
@@ -159,17 +162,16 @@ def predict_framed(
     Raises:
         UserError: an output has NaN or infinity; argmax would turn these into a class.
     """
-    decisions = [engine.run(rgb[part], depth[part]) for part in _runs(len(rgb), engine.batch_size)]
-    probabilities = np.concatenate([decision.probabilities for decision in decisions])
-    gate = np.concatenate([decision.gate for decision in decisions])
-    num_bad = int((~(np.isfinite(probabilities).all(axis=1) & np.isfinite(gate).all(axis=1))).sum())
+    found = [engine.run(rgb[part], depth[part]).outputs for part in _runs(len(rgb), engine.batch_size)]
+    arrays = [np.concatenate(parts) for parts in zip(*found, strict=True) if parts[0] is not None]
+    num_bad = int((~np.isfinite(np.concatenate(arrays, axis=1)).all(axis=1)).sum())
     if num_bad:
         file = engine.description.get("file", "the model")
         raise UserError(
             f"{file} has NaN or infinity in its output for {num_bad} of {len(rgb)} pairs: FP16 overflows, or the weights are "
             f"corrupted; check it with edgefuse lint-onnx, or export again with --precision fp32"
         )
-    return probabilities, gate
+    return Outputs(*arrays)
 
 
 def _runs(num_pairs: int, batch_size: int | None) -> Iterator[slice]:

@@ -49,6 +49,8 @@ class Result:
         probability: of `label`.
         top: the most likely classes, best first, with their probabilities; empty without a decision.
         gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None if it is not finite.
+        nearest_m: distance of the nearest surface in the region, in metres, clipped to the contract's depth range; None without a
+            depth measurement, if the output is not finite, or if the bundle is older than this output.
         expected: the true class, if the source provides it.
         is_known: whether `expected` is a class of the model; otherwise the result is neither right nor wrong.
         latency_ms: from the frame's arrival in this process to the decision, without the wait for the frame.
@@ -75,6 +77,7 @@ class Result:
     sensors: SensorStates = ALL_OK
     is_known: bool = True
     is_finite: bool = True
+    nearest_m: float | None = None
 
     @property
     def gate(self) -> float | None:

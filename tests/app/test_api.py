@@ -65,6 +65,8 @@ def test_a_pair_is_classified_with_its_probabilities_gate_and_sensors(tmp_path: 
         assert far.probability == max(far.probabilities.values())
         assert near.sensors == SensorStates() and near.warning == "" and near.roi == (0, 0, 64, 48)
         assert 0 < near.infer_ms < 1000 and near.gate is not None and 0 < near.gate < 1
+        # The mean over the square around the image, of which a quarter is outside.
+        assert (near.nearest_m, far.nearest_m) == pytest.approx((0.75 * 0.2, 0.75 * 1.9))
         tenths = classifier(scene()[0], NEAR * np.uint16(10), depth_unit_m=0.0001)
         assert tenths.probabilities == pytest.approx(near.probabilities)
         assert classifier.engine["provider"] == "CPUExecutionProvider" and classifier.labels[0] == "near"
@@ -87,7 +89,7 @@ def test_a_missing_sensor_is_detected_and_the_bundle_decides_what_follows(tmp_pa
         no_depth = classifier(scene()[0], np.zeros_like(NEAR))
         no_rgb = classifier(np.zeros((48, 64, 3), np.uint8), FAR)
     assert no_depth.label is None and no_depth.probability is None and no_depth.sensors.depth == "missing"
-    assert "no decision" in no_depth.warning
+    assert "no decision" in no_depth.warning and no_depth.nearest_m is None
     assert no_rgb.label == "far" and no_rgb.sensors.rgb == "missing" and "predicted without it" in no_rgb.warning
 
 

@@ -23,7 +23,7 @@ from edgefuse.bundle import (
     write_manifest,
     write_samples,
 )
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, InputContract, Outputs
 from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, build_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Decision
@@ -60,6 +60,7 @@ def make_engine_bundle(folder: Path, *, batch: int | str = 1, without: tuple[str
             depth=depth,
             probabilities=np.array([p for p, _ in answers], np.float32),
             gate=np.array([[g] * GATE_WIDTH for _, g in answers], np.float32),
+            nearest_m=(codes.mean(axis=(1, 2), dtype=np.float64) / 1000).astype(np.float32)[:, None],
         ),
     )
     for name in without:
@@ -133,13 +134,14 @@ class HostEngine:
         self.seen_batches.append(rgb.shape)
         probabilities = np.zeros((len(rgb), len(self._labels)), np.float32)
         gate = np.zeros((len(rgb), GATE_WIDTH), np.float32)
-        arrays = {RGB_INPUT: rgb, DEPTH_INPUT: depth, PROBABILITIES_OUTPUT: probabilities, GATE_OUTPUT: gate}
+        outputs = Outputs(probabilities, gate, np.zeros((len(rgb), 1), np.float32))
+        arrays = {RGB_INPUT: rgb, DEPTH_INPUT: depth, **outputs._asdict()}
         for name in (RGB_INPUT, DEPTH_INPUT):
             self._context.set_input_shape(name, arrays[name].shape)
         for name, array in arrays.items():
             self._context.set_tensor_address(name, array.ctypes.data)
         assert self._context.execute_async_v3(7)
-        return Decision(probabilities=probabilities, gate=gate)
+        return Decision.of(outputs)
 
 
 def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:

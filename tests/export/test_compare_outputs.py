@@ -10,12 +10,12 @@ from engine_scenes import make_engine_bundle
 from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.contract import Outputs
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse_export.compare_outputs import (
     FP16_TOLERANCE,
     INT8_TOLERANCE,
     NEAR_TIE_MARGIN,
-    Answers,
     Tolerance,
     report_of,
 )
@@ -24,13 +24,14 @@ from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, verify_engin
 from edgefuse_runtime.engines.engine import Decision
 
 
-def outputs(*first: float) -> Answers:
+def outputs(*first: float, nearest_m: float | None = None) -> Outputs:
     """One frame for each number, which is the first of two probabilities."""
     probabilities = np.array([[p, 1 - p] for p in first], np.float32)
-    return probabilities, np.zeros((len(first), 4), np.float32)
+    distances = None if nearest_m is None else np.full((len(first), 1), nearest_m, np.float32)
+    return Outputs(probabilities, np.zeros((len(first), 4), np.float32), distances)
 
 
-def compared(tolerance: Tolerance, **cases: tuple[Answers, Answers]) -> list[str]:
+def compared(tolerance: Tolerance, **cases: tuple[Outputs, Outputs]) -> list[str]:
     return report_of(cases, reference="a", candidate="b", tolerance=tolerance).failures()
 
 
@@ -68,6 +69,23 @@ def test_the_percentile_is_over_all_cases_together() -> None:
     assert failure.startswith("black: probabilities differ by 0.35")
 
 
+def test_the_distance_is_compared_in_metres() -> None:
+    limits = Tolerance(probability=0.1, gate=0.1)
+    assert compared(limits, real=(outputs(0.9, nearest_m=0.62), outputs(0.9, nearest_m=0.6205))) == []
+    (failure,) = compared(limits, real=(outputs(0.9, nearest_m=0.62), outputs(0.9, nearest_m=0.622)))
+    assert failure == "real: distances in metres differ by 0.002, at most 0.001 is allowed"
+    failures = compared(limits, real=(outputs(0.9, nearest_m=0.62), outputs(0.9, nearest_m=np.nan)))
+    assert failures[0].startswith("real: distances in metres differ by nan") and "not finite: 1" in failures[1]
+
+
+def test_outputs_of_older_bundles_are_compared_without_the_distance() -> None:
+    limits = Tolerance(probability=0.1, gate=0.1)
+    pairs = {"older": outputs(0.9), "newer": outputs(0.9, nearest_m=0.62)}
+    for expected in pairs.values():
+        report = report_of({"real": (expected, pairs["older"])}, reference="", candidate="", tolerance=limits)
+        assert report.failures() == [] and report.together.max_nearest_difference_m is None
+
+
 @pytest.fixture
 def int8_bundle(tmp_path: Path) -> Bundle:
     """The toy bundle with a second file as its INT8 file, which an engine is compared with."""
@@ -86,8 +104,9 @@ class OffBy:
         self._predictor, self._by = predictor, by
 
     def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Decision:
-        probabilities, gate = self._predictor(rgb, depth)
-        return Decision(probabilities=probabilities + np.array([self._by, -self._by], np.float32), gate=gate)
+        found = self._predictor(rgb, depth)
+        offset = np.array([self._by, -self._by], np.float32)
+        return Decision.of(found._replace(probabilities=found.probabilities + offset))
 
 
 def test_an_int8_engine_is_compared_with_its_own_file(int8_bundle: Bundle) -> None:

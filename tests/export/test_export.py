@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from export_runs import CONTRACT, LABELS, RUN_FILES, samples
+from export_runs import CONTRACT, LABELS, RUN_FILES, new_model, samples
 
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
-from edgefuse.contract import InputContract, codes_from_bytes
+from edgefuse.contract import InputContract, Outputs, codes_from_bytes
 from edgefuse.degraded_mode import least_above_chance
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS
@@ -20,6 +21,7 @@ from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
 from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
+from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_session
 from edgefuse_runtime.engines import open_engine
@@ -51,6 +53,7 @@ def test_every_fusion_keeps_its_outputs_and_the_contracts_names(fusion: str, tmp
     assert [(o.name, o.type, o.shape) for o in session.get_outputs()] == [
         ("probabilities", "tensor(float)", [1, 3]),
         ("gate", "tensor(float)", [1, 128]),
+        ("nearest_m", "tensor(float)", [1, 1]),
     ]
     rgb, depth = samples(1)
     expected = torch_predictor(model)(rgb, depth)
@@ -62,6 +65,26 @@ def test_every_fusion_keeps_its_outputs_and_the_contracts_names(fusion: str, tmp
         i.name for i in graph.initializer
     }  # each is the output of a node, the gate too
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no separate file of weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_probabilities_depend_on_the_nearest_surface_through_the_output_alone(precision: str, tmp_path: Path) -> None:
+    """Otherwise TensorRT may fuse the minimum with what follows it."""
+    model = new_model("spatial", encoding="relative")
+    rgb, depth = (torch.from_numpy(array) for array in samples(1))
+    more: dict[str, Any] = {}
+    if precision == "fp16":
+        fp16 = fp16_from_model(model, rgb_NHWC=rgb, depth_NHW2=depth)
+        model, more = fp16.model, {"fp32_modules": fp16.fp32_modules}
+    graph = onnx.load(str(onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS, **more))).graph
+    (reached,) = ({*node.output} for node in graph.node if node.op_type == "ReduceMin")
+    through_output = {"nearest_m"}
+    for node in graph.node:  # sorted topologically
+        if through_output & set(node.input):
+            through_output |= set(node.output)
+        if (reached - {"nearest_m"}) & set(node.input):
+            reached |= set(node.output)
+    assert "probabilities" in through_output and "nearest_m" in reached and "probabilities" not in reached
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "shufflenet_v2_x0_5"])
@@ -119,9 +142,9 @@ def test_the_temperature_is_part_of_the_graph(temperature: float, run: Path, tmp
     rgb, depth = open_run(run).samples()
     model = open_run(run).build_model()
     with torch.inference_mode():
-        logits, _ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
+        logits, *_ = model(torch.from_numpy(rgb), torch.from_numpy(depth))
     with open_engine(summary.bundle) as engine:
-        found, _ = predict_framed(engine, rgb, depth)
+        found = predict_framed(engine, rgb, depth).probabilities
     np.testing.assert_allclose(found, torch.softmax(logits / temperature, dim=1).numpy(), atol=1e-4)
     np.testing.assert_array_equal(found.argmax(axis=1), logits.numpy().argmax(axis=1))
 
@@ -178,14 +201,13 @@ def test_parity_finds_a_model_that_differs() -> None:
 
 
 def test_parity_finds_nan() -> None:
-    def reference(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32)
+    def reference(rgb: np.ndarray, depth: np.ndarray) -> Outputs:
+        return Outputs(np.full((len(rgb), 2), 0.5, np.float32), np.zeros((len(rgb), 3), np.float32))
 
-    def candidate(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, gate = reference(rgb, depth)
-        if not codes_from_bytes(depth).any():  # fails on these edge cases only
-            probabilities = probabilities * np.nan
-        return probabilities, gate
+    def candidate(rgb: np.ndarray, depth: np.ndarray) -> Outputs:
+        found = reference(rgb, depth)
+        is_bad = not codes_from_bytes(depth).any()  # fails on these edge cases only
+        return found._replace(probabilities=found.probabilities * (np.nan if is_bad else 1))
 
     report = check_parity(
         reference=reference,
@@ -206,6 +228,14 @@ def test_edge_cases_match_their_names() -> None:
     cases = edge_cases(rgb, depth, contract=CONTRACT)
     assert not cases["no depth"][1].any() and (codes_from_bytes(cases["depth codes 65535"][1]) == 65535).all()
     assert (codes_from_bytes(cases["depth at its maximum"][1]) == 2000).all()
+    codes = {name: codes_from_bytes(pair[1])[0] for name, pair in cases.items()}
+    assert (codes["all depth equal"] == 1100).all()
+    (row, column), (rows, columns) = np.argwhere(codes["one valid pixel"])[0], np.nonzero(codes["one valid row"])
+    assert np.count_nonzero(codes["one valid pixel"]) == 1 and codes["one valid pixel"][row, column] == 1100
+    assert set(rows) == {16} and len(columns) == 32
+    alternating = codes["alternating 0, 65535"]
+    assert set(alternating[0]) == {0, 65535} and (alternating[1:] != alternating[:-1]).all()
+    assert (alternating[:, 1:] != alternating[:, :-1]).all()
     assert not cases["black RGB"][0].any() and (cases["white RGB"][0] == 255).all()
     np.testing.assert_array_equal(cases["no depth"][0], rgb)
     np.testing.assert_array_equal(cases["white RGB"][1], depth)
@@ -225,10 +255,11 @@ def test_a_bundle_replaces_another_only_when_forced(run: Path, bundle_folder: Pa
 def test_an_exported_bundle_runs(bundle_folder: Path, run: Path) -> None:
     rgb, depth = open_run(run).samples()
     with open_engine(open_bundle(bundle_folder)) as engine:
-        probabilities, gate = predict_framed(engine, rgb, depth)
+        found = predict_framed(engine, rgb, depth)
     expected = torch_predictor(open_run(run).build_model())(rgb, depth)
-    np.testing.assert_allclose(probabilities, expected[0], atol=1e-4)
-    np.testing.assert_allclose(gate, expected[1], atol=1e-4)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert expected.nearest_m is not None and np.ptp(expected.nearest_m) > 0.01
 
 
 def copy_bundle(source: Path, target: Path, *, names: tuple[str, ...] = ("manifest.json", "model.onnx")) -> Path:
@@ -248,6 +279,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
         "depth": ("uint8", (16, 32, 32, 2)),
         "probabilities": ("float32", (16, 3)),
         "gate": ("float32", (16, 32)),
+        "nearest_m": ("float32", (16, 1)),
     }
     rgb, depth = open_run(run).samples()
     np.testing.assert_array_equal(found.rgb[: len(rgb)], rgb)
@@ -255,6 +287,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
     expected = torch_predictor(open_run(run).build_model())(found.rgb, found.depth)
     np.testing.assert_array_equal(found.probabilities, expected[0])
     np.testing.assert_array_equal(found.gate, expected[1])
+    np.testing.assert_array_equal(found.nearest_m, expected[2])
 
 
 def test_samples_that_are_damaged_or_absent_are_refused(bundle_folder: Path, tmp_path: Path) -> None:

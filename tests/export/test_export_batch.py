@@ -18,7 +18,7 @@ import edgefuse
 import edgefuse_export.onnx.export
 from edgefuse.app.main import build_app
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FusionKind
 from edgefuse.training.loop import torch_predictor
@@ -76,7 +76,7 @@ def test_a_file_whose_pairs_change_each_others_outputs_is_refused(
 ) -> None:
     class Mixing(Classifier):
         def predict_framed(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Any:
-            return tuple(np.roll(array, 1, axis=0) for array in super().predict_framed(rgb, depth))
+            return Outputs(*(np.roll(array, 1, axis=0) for array in super().predict_framed(rgb, depth)))
 
     monkeypatch.setattr(edgefuse_export.onnx.export, "Classifier", Mixing)
     with pytest.raises(ParityError, match="batches of 3: probabilities differ by"):

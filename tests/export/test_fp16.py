@@ -55,13 +55,13 @@ def test_layers_are_in_fp16_and_decoding_and_softmax_in_fp32(fusion: str, tmp_pa
     encoding = "relative" if fusion == "spatial" else "absolute"
     graph = fp16_graph(new_model(fusion, encoding=encoding), tmp_path / "h.onnx")
     found = types_by_module(graph)
-    kept = ("decode", "encode", "spatial_gate")
+    kept = ("decode", "nearest_surface", "encode", "spatial_gate")
     assert all(kinds - {"BOOL"} == {"FLOAT"} for module, kinds in found.items() if module.startswith(kept))
     others = {module: kinds for module, kinds in found.items() if module and not module.startswith(kept)}
     assert len(others) > 10 and all(kinds == {"FLOAT16"} for kinds in others.values())
     (softmax,) = (node for node in graph.graph.node if node.op_type == "Softmax")
     types = {v.name: v.type.tensor_type.elem_type for v in graph.graph.output}
-    assert types == {"probabilities": onnx.TensorProto.FLOAT, "gate": onnx.TensorProto.FLOAT}
+    assert types == dict.fromkeys(("probabilities", "gate", "nearest_m"), onnx.TensorProto.FLOAT)
     assert "probabilities" in softmax.output
 
 
@@ -83,7 +83,7 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
     model = new_model()
     model.depth_features = Features(model.depth_features)  # type: ignore[assignment, arg-type]
     assert types_by_module(fp16_graph(model, tmp_path / "a.onnx"))["depth_features.encode"] == {"FLOAT16"}
-    model.fp32_modules = ("*.encode",)  # type: ignore[assignment]
+    model.fp32_modules = (*model.fp32_modules, "*.encode")  # type: ignore[assignment]
     found = types_by_module(fp16_graph(model, tmp_path / "b.onnx"))
     assert found["depth_features.encode"] == {"FLOAT"} and "FLOAT" not in found["core.fusion"]
 
@@ -91,7 +91,14 @@ def test_a_model_declares_what_it_computes_in_fp32(tmp_path: Path) -> None:
 def test_only_modules_to_keep_are_in_fp32(tmp_path: Path) -> None:
     found = types_by_module(fp16_graph(new_model(), tmp_path / "h.onnx", "core.head", "rgb_*.project.0"))
     in_fp32 = {module for module, kinds in found.items() if module and "FLOAT" in kinds}
-    assert in_fp32 == {"decode", "core.head.0", "core.head.1", "core.head.3", "rgb_features.project.0"}
+    assert in_fp32 == {
+        "decode",
+        "nearest_surface",
+        "core.head.0",
+        "core.head.1",
+        "core.head.3",
+        "rgb_features.project.0",
+    }
 
 
 def test_a_tensor_of_the_wrong_type_is_named(tmp_path: Path) -> None:
@@ -212,7 +219,8 @@ def test_the_manifest_has_the_comparisons_of_the_fp16_file(all_precisions: Expor
 
 def test_patterns_that_match_nothing_are_named(trained_run: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"'layer7\*' matches no module; modules: decode, encode, spatial_gate, .*rgb_features"
+        UserError,
+        match=r"'layer7\*' matches no module; modules: decode, nearest_surface, encode, spatial_gate, .*rgb_features",
     ):
         export_run(trained_run, tmp_path / "b", precisions=("fp16",), keep_fp32=("layer7*",))
     with pytest.raises(UserError, match="'fp8' is unknown"):
@@ -279,7 +287,7 @@ def test_magnitudes_are_those_of_activations_and_not_of_weights() -> None:
 
 def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     graph = fp16_graph(new_model(), tmp_path / "h.onnx")
-    check_types(graph, fp32_modules=("decode",))
+    check_types(graph, fp32_modules=("decode", "nearest_surface"))
     node = next(n for n in graph.graph.node if n.op_type == "Gemm" and module_of(n) == "core.head.0")
     weight = next(one for one in graph.graph.initializer if one.name == node.input[1])
     wide = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float32), weight.name)
@@ -293,4 +301,4 @@ def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     node.input[1] = "narrowed"
     graph.graph.node.insert(at, cast)
     with pytest.raises(UserError, match=r"Cast in core.head.0\) is FLOAT, FLOAT16 was expected"):
-        check_types(graph, fp32_modules=("decode",))
+        check_types(graph, fp32_modules=("decode", "nearest_surface"))

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
 from edgefuse.training.run import open_run
 from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
@@ -110,11 +111,10 @@ def test_the_session_that_live_runs_is_compared_too(
     class Saturating(Classifier):
         """Like 8-bit kernels without VNNI: wrong outputs from a correct file."""
 
-        def predict_framed(
-            self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            probabilities, gate = super().predict_framed(rgb, depth)
-            return np.roll(probabilities, int(self.engine["precision"] == "int8"), axis=1), gate
+        def predict_framed(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
+            found = super().predict_framed(rgb, depth)
+            by = int(self.engine["precision"] == "int8")
+            return found._replace(probabilities=np.roll(found.probabilities, by, axis=1))
 
     monkeypatch.setattr(edgefuse_export.onnx.export, "Classifier", Saturating)
     with pytest.raises(
@@ -147,7 +147,7 @@ def test_its_outputs_are_close_to_fp32_on_the_engine_of_live(bundle: Bundle) -> 
     """On CPUs without VNNI ONNX Runtime's kernels saturate, and the difference is far above the limit."""
     samples = bundle.samples()
     with open_engine(open_bundle(bundle.folder), file=NAME) as engine:
-        found, _ = predict_framed(engine, samples.rgb, samples.depth)
+        found = predict_framed(engine, samples.rgb, samples.depth).probabilities
         assert engine.description["precision"] == "int8"
     assert np.abs(found - samples.probabilities).max() <= INT8_TOLERANCE.probability
 
@@ -287,7 +287,7 @@ def test_backbones_that_share_weights_are_quantised_and_load(tmp_path: Path) -> 
 
     rgb, depth = samples(2)
     ranges = measured_ranges(path, frames=Frames(rgb=rgb, depth=depth))
-    quantised = int8_from_onnx(path, ranges=ranges, fp32_modules=("decode", "encode", "spatial_gate"))
+    quantised = int8_from_onnx(path, ranges=ranges, fp32_modules=("decode", *model.fp32_modules))
     session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
-    probabilities, _ = session.run(None, {"rgb": rgb[:1], "depth": depth[:1]})
+    probabilities, *_ = session.run(None, {"rgb": rgb[:1], "depth": depth[:1]})
     np.testing.assert_allclose(probabilities.sum(), 1.0, atol=1e-5)

@@ -12,6 +12,7 @@ from export_runs import CONTRACT, copy_run, new_model, samples
 from numpy.typing import NDArray
 from torch import nn
 
+from edgefuse.contract import Outputs
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
@@ -75,11 +76,9 @@ def test_the_most_sensitive_block_comes_first() -> None:
     reference = torch_predictor(model)
 
     def alone(block: str) -> Predictor:
-        def predict(
-            rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
-        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            probabilities, gate = reference(rgb, depth)
-            return probabilities, (gate + noisy[block]).astype(np.float32)
+        def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
+            found = reference(rgb, depth)
+            return found._replace(gate=(found.gate + noisy[block]).astype(np.float32))
 
         return predict
 

@@ -34,8 +34,8 @@ def test_the_graph_decodes_as_the_contract_does() -> None:
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
 def test_every_fusion_gives_probabilities_and_a_gate(fusion: str) -> None:
     model = build_classifier(ModelConfig(contract=CONTRACT, num_classes=4, fusion=fusion, num_features=16)).eval()  # type: ignore[arg-type]
-    probabilities, gate = predict(model, *batch(3))
-    assert probabilities.shape == (3, 4) and gate.shape == (3, 16)
+    probabilities, gate, nearest_m = predict(model, *batch(3))
+    assert probabilities.shape == (3, 4) and gate.shape == (3, 16) and nearest_m.shape == (3, 1)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
 
 

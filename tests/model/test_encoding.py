@@ -8,9 +8,10 @@ import torch
 
 from edgefuse.contract import InputContract, bytes_from_codes
 from edgefuse.errors import UserError
+from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier, predict
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import RelativeDepth
+from edgefuse.model.encoding import NearestSurface, RelativeDepth
 from edgefuse.model.spatial_gate import SpatialGate
 
 CONTRACT = InputContract(size=48, near_m=0.2, far_m=4.0)
@@ -30,12 +31,13 @@ def decoded(codes: np.ndarray) -> torch.Tensor:
 
 
 def encoded(codes: np.ndarray, depth_window_m: float = 0.3) -> np.ndarray:
-    return RelativeDepth(CONTRACT, depth_window_m=depth_window_m)(decoded(codes))[0].numpy()
+    depth = decoded(codes)
+    return RelativeDepth(CONTRACT, depth_window_m=depth_window_m)(depth, NearestSurface(CONTRACT)(depth))[0].numpy()
 
 
 def gate_of(codes: np.ndarray) -> np.ndarray:
-    gate = SpatialGate(RelativeDepth(CONTRACT, depth_window_m=0.3), size=48)
-    return gate.gate(decoded(codes))[0, 0].detach().numpy()
+    gate, depth = SpatialGate(RelativeDepth(CONTRACT, depth_window_m=0.3), size=48), decoded(codes)
+    return gate.gate(depth, NearestSurface(CONTRACT)(depth))[0, 0].detach().numpy()
 
 
 def test_nearness_is_one_at_the_nearest_surface_and_zero_beyond_the_window() -> None:
@@ -91,7 +93,8 @@ def sparse_scene(fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]
 def sparse_nearness(codes: np.ndarray, revision: int = 2) -> np.ndarray:
     rgb = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
     depth = InputDecoder(SPARSE_CONTRACT)(rgb, torch.from_numpy(bytes_from_codes(codes[None])))[1]
-    return RelativeDepth(SPARSE_CONTRACT, depth_window_m=0.3, revision=revision).nearness(depth)[0][0, 0].numpy()
+    nearest_m = NearestSurface(SPARSE_CONTRACT, revision=revision)(depth)
+    return RelativeDepth(SPARSE_CONTRACT, depth_window_m=0.3).nearness(depth, nearest_m)[0][0, 0].numpy()
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.6, 0.3, 0.1, 0.02])
@@ -101,6 +104,43 @@ def test_the_nearest_surface_is_the_object_even_in_sparse_depth(fraction: float)
         nearness = sparse_nearness(codes)
         assert (nearness[is_thing & (codes > 0)] > 0.85).all() and (is_thing & (codes > 0)).any()
         assert (nearness[~is_thing] == 0).all(), "the wall, a metre behind, and what was not measured"
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+@pytest.mark.parametrize(("hand_mm", "nearest_m"), [(600, 0.6), (1234, 1.234), (100, 0.2), (9000, 2.0), (0, 2.0)])
+def test_the_distance_of_the_nearest_surface_is_in_metres_within_the_range(
+    hand_mm: int, nearest_m: float, revision: int
+) -> None:
+    depth = decoded(scene_mm(hand_mm))
+    assert NearestSurface(CONTRACT, revision=revision)(depth).numpy() == pytest.approx(nearest_m, abs=1e-5)
+
+
+def test_the_distance_is_0_without_a_measurement_and_per_pair() -> None:
+    depth = torch.cat([decoded(np.zeros((48, 48), np.uint16)), decoded(scene_mm(700))])
+    found = NearestSurface(CONTRACT)(depth)
+    assert found.shape == (2, 1) and found[0].item() == 0.0 and found[1].item() == pytest.approx(0.7, abs=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSION_KINDS)
+@pytest.mark.parametrize("encoding", ["absolute", "relative"])
+def test_every_fusion_and_encoding_returns_the_distance(fusion: str, encoding: str) -> None:
+    config = ModelConfig(contract=CONTRACT, num_classes=3, fusion=fusion, encoding=encoding, num_features=8)  # type: ignore[arg-type]
+    depth = torch.from_numpy(bytes_from_codes(scene_mm(800)[None]))
+    found = predict(build_classifier(config).eval(), torch.zeros(1, 48, 48, 3, dtype=torch.uint8), depth)
+    assert found[2].shape == (1, 1) and found[2].item() == pytest.approx(0.8, abs=1e-5)
+
+
+def test_what_lies_outside_all_blocks_is_nearest_if_nothing_else_is_measured() -> None:
+    """224 pixels are twelve blocks of 18 and 8 more."""
+    contract = InputContract(size=224)
+    codes = np.zeros((1, 224, 224), np.uint16)
+    codes[0, 220, 220] = 1500
+    depth = InputDecoder(contract)(
+        torch.zeros(1, 224, 224, 3, dtype=torch.uint8), torch.from_numpy(bytes_from_codes(codes))
+    )[1]
+    nearest_m = NearestSurface(contract)(depth)
+    nearness, _ = RelativeDepth(contract, depth_window_m=0.3).nearness(depth, nearest_m)
+    assert nearest_m.item() == 0.0 and nearness[0, 0, 220, 220] == 1
 
 
 def test_without_measurements_nothing_is_near() -> None:
@@ -135,8 +175,7 @@ def test_an_older_run_keeps_its_estimate_and_a_new_one_has_the_current_one() -> 
     assert ModelConfig.from_json(written) == config and config.encoding_revision == 2
     del written["encoding_revision"]
     old = build_classifier(ModelConfig.from_json(written))
-    assert isinstance(old.encode, RelativeDepth) and old.spatial_gate is not None
-    assert old.encode.revision == old.spatial_gate.encoding.revision == 1
+    assert old.nearest_surface.revision == 1
 
 
 def test_the_gate_starts_as_the_near_layer_with_dilated_edges() -> None:
@@ -166,7 +205,7 @@ def test_every_size_of_the_contract_works(size: int) -> None:
         ModelConfig(contract=contract, num_classes=3, fusion="spatial", encoding="relative", num_features=8)
     ).eval()
     rgb = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    probabilities, gate = predict(model, rgb, torch.full((1, size, size, 2), 3, dtype=torch.uint8))
+    probabilities, gate, _ = predict(model, rgb, torch.full((1, size, size, 2), 3, dtype=torch.uint8))
     assert probabilities.isfinite().all() and gate.shape == (1, 8)
 
 
@@ -190,7 +229,7 @@ def test_background_colour_does_not_reach_a_spatial_model() -> None:
     depth = torch.from_numpy(np.stack([bytes_from_codes(scene_mm())] * 2))
     decoded_rgb, decoded_depth = model.decode(rgb, depth)
     assert model.spatial_gate is not None
-    looked = model.spatial_gate(decoded_rgb, decoded_depth)
+    looked = model.spatial_gate(decoded_rgb, decoded_depth, model.nearest_surface(decoded_depth))
     plain_change = (decoded_rgb[1] - decoded_rgb[0]).abs().max()
     assert (looked[1] - looked[0]).abs().max() < 0.03 * plain_change
 

@@ -100,9 +100,7 @@ def test_statistics_respond_to_damage_of_their_sensor_only(
 def test_an_untrained_gate_is_constant_and_weighs_both_heads(model: FusionClassifier) -> None:
     rgb, depth = tensors(*pair())
     with torch.no_grad():
-        logits, gate, *heads = (
-            model(rgb, depth, with_auxiliary_heads=True)[:2] + model(rgb, depth, with_auxiliary_heads=True)[-2:]
-        )
+        logits, gate, _, *heads = model(rgb, depth, with_auxiliary_heads=True)
     assert gate.shape == (1, 1) and gate.item() == pytest.approx(TRUSTED)
     expected = 2 * ((1 - TRUSTED) * heads[0] + TRUSTED * heads[1])
     torch.testing.assert_close(logits, expected)
@@ -111,10 +109,11 @@ def test_an_untrained_gate_is_constant_and_weighs_both_heads(model: FusionClassi
 def test_depth_that_is_not_trusted_masks_nothing(model: FusionClassifier) -> None:
     assert model.spatial_gate is not None
     decoded = model.decode(*tensors(*pair()))
-    usual = model.spatial_gate.mask(decoded[1])
+    nearest_m = model.nearest_surface(decoded[1])
+    usual = model.spatial_gate.mask(decoded[1], nearest_m)
     assert usual[0, 0, 0, 0] > 0.9  # the wall is masked
     for G, factor in ((TRUSTED, 1.0), (1.0, 1.0), (MASK_FROM, 0.0), (0.0, 0.0)):
-        torch.testing.assert_close(model.spatial_gate.mask(decoded[1], torch.tensor([[G]])), factor * usual)
+        torch.testing.assert_close(model.spatial_gate.mask(decoded[1], nearest_m, torch.tensor([[G]])), factor * usual)
     assert 0 < masked_fraction(torch.tensor(0.42)) < 1
 
 

@@ -129,7 +129,7 @@ def test_framed_batches_of_any_length_run(
         with edgefuse.Classifier(tmp_path / name, engine="cpu") as classifier:
             outputs.append(classifier.predict_framed(rgb, depth))
     assert num_pairs_of_runs == [3, 3, 1, 4, 3]
-    for fixed, dynamic, width in zip(*outputs, (2, 4), strict=True):
+    for fixed, dynamic, width in zip(*outputs, (2, 4, 1), strict=True):
         assert fixed.shape == (7, width)
         np.testing.assert_allclose(fixed, dynamic, atol=1e-6)
     with pytest.raises(RuntimeError, match="inside `with`"):

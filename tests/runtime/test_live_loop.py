@@ -27,7 +27,7 @@ from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.regions.region import RegionSource, parse_region
 from edgefuse_runtime.results import LiveSummary, Result
-from toy_bundle import make_toy_bundle, toy_answer
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 
 class Keep:
@@ -79,6 +79,7 @@ def test_every_frame_of_a_recording_gets_the_models_output(bundle: Bundle, small
         assert result.probability == pytest.approx(probabilities.max(), abs=1e-5)
         assert dict(result.top)[result.label] == result.probability
         assert result.gate_mean == pytest.approx(gate, abs=1e-5)
+        assert result.nearest_m == pytest.approx(toy_nearest_m(framed.depth), abs=1e-4)
         assert result.roi == Roi(0, 0, 64, 48)
         assert result.expected is None and result.correct is None and result.age_ms is None
     assert sink.summaries == [summary]

@@ -16,6 +16,7 @@ from runtime_scenes import draw_pair
 
 from edgefuse import framing
 from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
+from edgefuse.contract import OUTPUTS, OUTPUTS_OF_OLDER_BUNDLES
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines import onnxruntime as engine_module
 from edgefuse_runtime.engines import open_engine
@@ -26,7 +27,7 @@ from edgefuse_runtime.engines.onnxruntime import (
     _check_provider,
     eight_bits_saturate,
 )
-from toy_bundle import make_toy_bundle, toy_answer
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 
 @pytest.mark.parametrize("label", ["near", "far"])
@@ -40,7 +41,25 @@ def test_the_output_is_the_graphs(bundle: Bundle, label: str) -> None:
     assert decision.gate.shape == (1, 4) and decision.gate.dtype == np.float32
     np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
     np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+    np.testing.assert_allclose(decision.nearest_m, [toy_nearest_m(framed.depth)], atol=1e-5)
     assert engine.labels[int(decision.probabilities.argmax())] == label
+
+
+def test_a_file_without_an_output_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "bundle")
+    model = onnx.load(str(bundle.file()))
+    del model.graph.output[-1]
+    bundle = with_model(bundle, model.SerializeToString())
+    with pytest.raises(UserError, match=r"lacks the outputs \['nearest_m'\]"), OnnxRuntimeEngine(bundle):
+        pass
+
+
+def test_an_older_bundle_has_no_distance(tmp_path: Path) -> None:
+    bundle = make_toy_bundle(tmp_path / "bundle", outputs=OUTPUTS_OF_OLDER_BUNDLES)
+    framed = framing.fit(*draw_pair("near"), size=32)
+    with OnnxRuntimeEngine(bundle) as engine:
+        decision = engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+    assert decision.nearest_m is None and decision.is_finite and len(decision.gate) == 1
 
 
 def test_outputs_are_owned_by_the_caller(bundle: Bundle) -> None:
@@ -285,15 +304,16 @@ def test_bound_buffers_give_the_outputs_of_normal_runs(bundle: Bundle) -> None:
 
     session = onnxruntime.InferenceSession(str(bundle.file()), providers=["CPUExecutionProvider"])
     empty = [np.zeros((1, 32, 32, channels), np.uint8) for channels in (3, 2)]
-    binding = Binding(onnxruntime, session, device="cpu", rgb=empty[0], depth=empty[1])
+    binding = Binding(onnxruntime, session, device="cpu", rgb=empty[0], depth=empty[1], output_names=OUTPUTS)
     decisions = []
     for label in ("near", "far", "near"):
         framed = framing.fit(*draw_pair(label), size=32)
         decisions.append((framed, binding.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])))
-    for framed, (found, found_gate) in decisions:
+    for framed, found in decisions:
         probabilities, gate = toy_answer(framed.rgb, framed.depth)
-        np.testing.assert_allclose(found[0], probabilities, atol=1e-5)
-        np.testing.assert_allclose(found_gate, gate, atol=1e-5)
+        np.testing.assert_allclose(found["probabilities"][0], probabilities, atol=1e-5)
+        np.testing.assert_allclose(found["gate"], gate, atol=1e-5)
+        np.testing.assert_allclose(found["nearest_m"], toy_nearest_m(framed.depth), atol=1e-5)
 
 
 def test_the_tensors_are_the_files(bundle: Bundle) -> None:
@@ -303,6 +323,7 @@ def test_the_tensors_are_the_files(bundle: Bundle) -> None:
             ("depth", "uint8", (1, 32, 32, 2)),
             ("probabilities", "float32", (1, 2)),
             ("gate", "float32", (1, 4)),
+            ("nearest_m", "float32", (1, 1)),
         ]
     assert engine.inputs == ()
 

@@ -57,6 +57,8 @@ def _run(bundle: Bundle, folder: Path, sink: Sink) -> None:
         ({"expected": "palm"}, ["stale 1  right"]),
         ({"expected": "stop"}, ["wrong, it is stop"]),
         ({"age_ms": 41.2}, ["age   41.2 ms"]),
+        ({"nearest_m": 0.6243}, ["gate 0.41  0.62 m    4.25 ms"]),
+        ({"nearest_m": None}, ["gate 0.41       -    4.25 ms"]),
     ],
 )
 def test_a_line_has_the_main_values(changes: dict[str, object], parts: list[str]) -> None:

@@ -16,12 +16,14 @@ from tensorrt_scenes import FP16_NAME, bundle_with_plan, engine_on, plan_bytes
 
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.contract import OUTPUTS, OUTPUTS_OF_OLDER_BUNDLES
 from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.gpu_memory import GpuError, GpuOutOfMemoryError
+from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
-from toy_bundle import make_toy_bundle, toy_answer
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -66,8 +68,23 @@ def test_the_output_is_the_graphs(planned: Bundle, memory: HostMemory, integrate
             probabilities, gate = toy_answer(rgb[0], depth[0])
             np.testing.assert_allclose(decision.probabilities[0], probabilities, atol=1e-5)
             np.testing.assert_allclose(decision.gate, gate, atol=1e-5)
+            np.testing.assert_allclose(decision.nearest_m, [toy_nearest_m(depth[0])], atol=1e-5)
             assert engine.labels[int(decision.probabilities.argmax())] == label
     assert not memory.is_open
+
+
+def test_a_plan_has_the_outputs_of_its_manifest(tmp_path: Path, fake: FakeTensorRT, memory: HostMemory) -> None:
+    older = bundle_with_plan(tmp_path / "older", fake, outputs=OUTPUTS_OF_OLDER_BUNDLES)
+    with engine_on(older, memory) as engine:
+        assert engine.run(*framed("near")).nearest_m is None
+    contract = dataclasses.replace(older.manifest.contract, outputs=OUTPUTS)
+    newer = dataclasses.replace(older, manifest=dataclasses.replace(older.manifest, contract=contract))
+    plan = plan_bytes(fake, older.folder / "model.onnx")
+    with (
+        pytest.raises(PlanError, match="and float32 gate, nearest_m"),
+        TensorRTEngine(newer, plan=plan, open_memory=lambda: HostMemory(fake=fake)),
+    ):
+        pass
 
 
 def test_a_discrete_gpu_copies_and_an_integrated_one_does_not(planned: Bundle, fake: FakeTensorRT) -> None:
@@ -115,6 +132,7 @@ def test_the_description_and_the_tensors_have_what_runs(
         assert {(one.name, one.dtype, one.shape) for one in engine.outputs} == {
             ("probabilities", "float32", (1, 2)),
             ("gate", "float32", (1, 4)),
+            ("nearest_m", "float32", (1, 1)),
         }
     assert described["provider"] == f"TensorRT {fake.version}"
     assert (described["precision"], described["file"], described["device"]) == ("fp16", FP16_NAME, fake.device)

@@ -38,7 +38,7 @@ def test_each_head_learns_to_classify(colour_and_range: Path, tmp_path: Path) ->
 
     def accuracy_of(head: int) -> float:
         def answer(rgb: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_auxiliary_heads=True)[2 + head]
+            logits = model(torch.from_numpy(rgb), torch.from_numpy(depth), with_auxiliary_heads=True)[3 + head]
             return torch.softmax(logits, dim=1).detach().numpy(), np.zeros((len(rgb), 1), np.float32)
 
         contract = open_run(tmp_path / "run").model_config.contract

@@ -330,9 +330,9 @@ def test_the_temperature_is_fitted_on_validation_pairs_and_keeps_every_predictio
         after = calibration[part]["after"]["expected_calibration_error"]
         assert metrics[part]["both"]["expected_calibration_error"] == pytest.approx(after, abs=1e-5)
     model, (rgb, depth) = run.build_model(), run.samples()
-    after, _ = torch_predictor(model)(rgb, depth)
+    after = torch_predictor(model)(rgb, depth).probabilities
     model.temperature = 1.0
-    before, _ = torch_predictor(model)(rgb, depth)
+    before = torch_predictor(model)(rgb, depth).probabilities
     np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
     np.testing.assert_allclose(after, rescale(before, temperature=temperature), atol=1e-5)
     assert np.abs(after - before).max() > 1e-3

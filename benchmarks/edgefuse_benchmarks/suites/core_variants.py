@@ -122,6 +122,8 @@ def onnx_from_core(core: FusionCore, *, width: int) -> bytes:
             return torch.softmax(logits, dim=1), gate
 
     example = (torch.zeros(1, width), torch.zeros(1, width))
-    proto = proto_from_module(OnnxCore().eval(), example, input_names=(RGB_FEATURES, DEPTH_FEATURES))
+    outputs = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
+    inputs = (RGB_FEATURES, DEPTH_FEATURES)
+    proto = proto_from_module(OnnxCore().eval(), example, input_names=inputs, output_names=outputs)
     onnx_bytes: bytes = proto.SerializeToString()
     return onnx_bytes

@@ -149,7 +149,7 @@ def _fp16(run_folder: Path, bundle: Bundle, rgbd: RgbdDataset) -> tuple[str, Pre
 
     model = open_run(run_folder).build_model()
     samples = bundle.samples()
-    expected, _ = torch_predictor(model)(samples.rgb, samples.depth)
+    expected = torch_predictor(model)(samples.rgb, samples.depth).probabilities
     if expected.shape != samples.probabilities.shape or np.abs(expected - samples.probabilities).max() > 1e-4:
         raise UserError(f"{bundle.folder} was not exported from {run_folder}: give the run that it was exported from")
     rgb, depth, _ = next(framed_batches(rgbd, contract=bundle.manifest.contract, batch_size=1))

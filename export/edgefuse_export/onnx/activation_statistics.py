@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, Outputs, outputs_of
 from edgefuse.errors import require
 from edgefuse_export.onnx.check_precision import module_of
 from edgefuse_export.ort_reference import fixed_batch_of, reference_session
@@ -155,9 +155,7 @@ class OnnxActivationObserver:
         self.activations = Activations()
         self.largest: dict[str, float] = {}
 
-    def __call__(
-        self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
         inputs = {RGB_INPUT: padded(rgb, self._batch_size), DEPTH_INPUT: padded(depth, self._batch_size)}
         values = dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         for name, value in values.items():
@@ -166,4 +164,4 @@ class OnnxActivationObserver:
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
             where = f"{name} in {self._modules[name]}"
             self.activations.add(where, largest=largest, num_not_finite=int((~finite).sum()))
-        return values[PROBABILITIES_OUTPUT][: len(rgb)], values[GATE_OUTPUT][: len(rgb)]
+        return outputs_of(values, num_pairs=len(rgb))

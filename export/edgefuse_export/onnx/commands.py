@@ -156,10 +156,14 @@ def _table(report: ParityReport) -> Any:
     from edgefuse.io.text import new_table
 
     table = new_table(
-        title=f"{report.candidate}\nagainst {report.reference}", title_justify="left", box=SIMPLE, pad_edge=False
+        title=f"{report.candidate}\nagainst {report.reference}",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("input", no_wrap=True)
-    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-\nties", "|dgate|"):
+    for heading in ("frames", "|dp|", "p99 |dp|", "flips", "near-\nties", "|dgate|", "dist.\nmm"):
         table.add_column(heading, justify="right", no_wrap=True)
     for case in (*report.cases, report.together):
         table.add_row(
@@ -170,10 +174,19 @@ def _table(report: ParityReport) -> Any:
             str(case.top1_flips),
             str(case.near_tie_flips),
             f"{case.max_gate_difference:.1e}",
+            "" if case.max_nearest_difference_m is None else f"{1000 * case.max_nearest_difference_m:.2f}",
         )
     limits = report.tolerance
     p99 = limits.probability if limits.p99_probability is None else limits.p99_probability
     table.add_section()
     flips = str(limits.num_flips(report.together.num_samples))
-    table.add_row("allowed", "", f"{limits.probability:.1e}", f"{p99:.1e}", flips, "", f"{limits.gate:.1e}")
+    allowed = (
+        f"{limits.probability:.1e}",
+        f"{p99:.1e}",
+        flips,
+        "",
+        f"{limits.gate:.1e}",
+        f"{1000 * limits.nearest_m:.2f}",
+    )
+    table.add_row("allowed", "", *allowed)
     return table

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgefuse.bundle import (
@@ -170,8 +169,8 @@ class _Job:
         """Write 16 frames of the run with the outputs of the PyTorch model, to compare engines with."""
         rgb, depth = self.run.samples()
         chosen = Frames(rgb=rgb, depth=depth).repeated_to(NUM_SAMPLES)
-        probabilities, gate = torch_predictor(self.model)(chosen.rgb, chosen.depth)
-        samples = Samples(rgb=chosen.rgb, depth=chosen.depth, probabilities=probabilities, gate=gate.astype(np.float32))
+        outputs = torch_predictor(self.model)(chosen.rgb, chosen.depth)
+        samples = Samples(rgb=chosen.rgb, depth=chosen.depth, **outputs._asdict())
         self.files[SAMPLES_NAME] = write_samples(self.folder, samples)
 
     def write_fp32(self) -> None:

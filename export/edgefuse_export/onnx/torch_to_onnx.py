@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.bundle import DYNAMIC_BATCH, model_metadata
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract
+from edgefuse.contract import DEPTH_INPUT, OUTPUTS, RGB_INPUT, InputContract
 from edgefuse.errors import UserError, require
 from edgefuse.io.environment import versions
 from edgefuse.io.files import file_replaced
@@ -45,13 +45,13 @@ class OnnxClassifier(nn.Module):
         self.model = model
         self.constant_gate = constant_gate
 
-    def forward(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [N, S, S, 3] and [N, S, S, 2] -> probabilities float32 [N, C], gate float32 [N, d]."""
-        logits, gate = self.model(rgb, depth)
+    def forward(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [N, S, S, 3] and [N, S, S, 2] -> float32: probabilities [N, C], gate [N, d], nearest_m [N, 1]."""
+        logits, gate, nearest_m = self.model(rgb, depth)
         probabilities = self.model.probabilities(logits)
         if self.constant_gate is not None:
-            return probabilities, self.constant_gate + 0.0 * probabilities[:, :1]
-        return probabilities, gate.float()
+            return probabilities, self.constant_gate + 0.0 * probabilities[:, :1], nearest_m
+        return probabilities, gate.float(), nearest_m
 
 
 def onnx_from_model(
@@ -84,7 +84,8 @@ def onnx_from_model(
     example = tuple(torch.zeros(num_pairs, side, side, channels, dtype=torch.uint8) for channels in (3, 2))
     wrapper = OnnxClassifier(model, constant_gate=_constant_gate(model, example)).eval()
     inputs = (RGB_INPUT, DEPTH_INPUT)
-    proto = proto_from_module(wrapper, example, input_names=inputs, dynamic_batch=batch == DYNAMIC_BATCH)
+    dynamic = batch == DYNAMIC_BATCH
+    proto = proto_from_module(wrapper, example, input_names=inputs, output_names=OUTPUTS, dynamic_batch=dynamic)
     if fp32_modules is not None:
         check_types(proto, fp32_modules=fp32_modules)
     metadata = model_metadata(
@@ -119,14 +120,19 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
 def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
     """The gate, float32 [1, d], if it depends on no parameter and thus has no gradient; else None."""
     with torch.enable_grad():
-        _, gate = model(*example)
+        _, gate, _ = model(*example)
     return None if gate.requires_grad else gate[:1].detach().float()
 
 
 def proto_from_module(
-    module: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str], dynamic_batch: bool = False
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_batch: bool = False,
 ) -> Any:
-    """Export a module with the outputs probabilities and gate to an `onnx.ModelProto` that contains its weights.
+    """Export a module to an `onnx.ModelProto` that contains its weights.
 
     Args:
         example: inputs with the shapes of the file.
@@ -142,7 +148,7 @@ def proto_from_module(
                 module,
                 example,
                 input_names=list(input_names),
-                output_names=[PROBABILITIES_OUTPUT, GATE_OUTPUT],
+                output_names=list(output_names),
                 opset_version=OPSET,
                 dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in example) if dynamic_batch else None,
                 dynamo=True,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES, Bundle, Samples
+from edgefuse.contract import Outputs
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity, joined
 from edgefuse_export.ort_reference import reference_predictor
@@ -56,7 +57,7 @@ def verify_engine(
             **more,
         )
 
-    stored = (samples.probabilities, samples.gate), found
+    stored = Outputs(samples.probabilities, samples.gate, samples.nearest_m), found
     with Classifier(bundle.folder, file=MODEL_NAME, engine="cpu") as reference:
         what = f"{MODEL_NAME} in ONNX Runtime on the CPU"
         tolerance = ENGINE_TOLERANCES[precision]
@@ -73,14 +74,13 @@ def _in_batches(engine: Engine, *, batch_size: int) -> Predictor:
     """A predictor of single pairs for an engine of batch N: each call puts the pair at the next index of a black batch."""
     call = 0
 
-    def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
         nonlocal call
         index = call % batch_size
         call += 1
         batch_rgb = np.zeros((batch_size, *rgb.shape[1:]), np.uint8)
         batch_depth = np.zeros((batch_size, *depth.shape[1:]), np.uint8)
         batch_rgb[index], batch_depth[index] = rgb[0], depth[0]
-        decision = engine.run(batch_rgb, batch_depth)
-        return decision.probabilities[index : index + 1], decision.gate[index : index + 1]
+        return engine.run(batch_rgb, batch_depth).rows(index, index + 1).outputs
 
     return predict

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
 from edgefuse.errors import UserError
 
 NOT_FINITE = "the model's output is not finite"
@@ -22,15 +22,33 @@ class Decision:
     Attributes:
         probabilities: float32 [n, C], in the order of the engine's labels.
         gate: float32 [n, d]; 0 = all from RGB, 1 = all from depth.
+        nearest_m: float32 [n], metres to the nearest surface, 0 = no measurement; None if the bundle has no such output.
     """
 
     probabilities: NDArray[np.float32]
     gate: NDArray[np.float32]
+    nearest_m: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, outputs: Outputs) -> Decision:
+        """From the outputs of the graph, where `nearest_m` is [n, 1]."""
+        nearest_m = None if outputs.nearest_m is None else outputs.nearest_m[:, 0]
+        return cls(probabilities=outputs.probabilities, gate=outputs.gate, nearest_m=nearest_m)
+
+    @property
+    def outputs(self) -> Outputs:
+        """The inverse of `of`."""
+        return Outputs(self.probabilities, self.gate, None if self.nearest_m is None else self.nearest_m[:, np.newaxis])
+
+    def rows(self, first: int, end: int) -> Decision:
+        """The outputs of some of the pairs."""
+        nearest_m = None if self.nearest_m is None else self.nearest_m[first:end]
+        return Decision(probabilities=self.probabilities[first:end], gate=self.gate[first:end], nearest_m=nearest_m)
 
     @property
     def is_finite(self) -> bool:
         """Whether the outputs have no NaN and no infinity, which come from FP16 overflow or corrupted weights."""
-        return bool(np.isfinite(self.probabilities).all() and np.isfinite(self.gate).all())
+        return all(np.isfinite(array).all() for array in self.outputs if array is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

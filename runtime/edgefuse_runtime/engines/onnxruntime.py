@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import MODEL_NAME, Bundle, Manifest
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
+from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch, outputs_of
 from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse.io.environment import installed
 from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
@@ -38,8 +38,6 @@ NUM_CUDA_WARMUPS = 3
 
 # Parts of messages from ONNX Runtime and CUDA.
 _OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|ALLOC_FAILED|CUDA failure 2\b", re.IGNORECASE)
-
-OUTPUTS = (PROBABILITIES_OUTPUT, GATE_OUTPUT)
 
 _log = logging.getLogger(__name__)
 
@@ -131,10 +129,12 @@ class OnnxRuntimeEngine:
         rgb, depth = padded(rgb, batch_size), padded(depth, batch_size)
         with self._explained():
             if self._binding is not None:
-                probabilities, gate = self._binding.run(rgb, depth)
+                arrays = self._binding.run(rgb, depth)
             else:
-                probabilities, gate = self._session.run(list(OUTPUTS), {RGB_INPUT: rgb, DEPTH_INPUT: depth})
-        return Decision(probabilities=probabilities[:num_pairs], gate=gate[:num_pairs])
+                names = list(self.contract.outputs)
+                found = self._session.run(names, {RGB_INPUT: rgb, DEPTH_INPUT: depth})
+                arrays = dict(zip(names, found, strict=True))
+        return Decision.of(outputs_of(arrays, num_pairs=num_pairs))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -175,7 +175,10 @@ class OnnxRuntimeEngine:
         rgb, depth = (np.zeros((num_pairs, side, side, channels), np.uint8) for channels in (3, 2))
         try:
             with self._explained():
-                binding = Binding(ort, session, device="cuda", rgb=rgb, depth=depth) if self._device == "cuda" else None
+                binding = None
+                if self._device == "cuda":
+                    names = self.contract.outputs
+                    binding = Binding(ort, session, device="cuda", rgb=rgb, depth=depth, output_names=names)
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
                 decision = self.run(rgb, depth)
@@ -196,7 +199,14 @@ class Binding:
     """
 
     def __init__(
-        self, ort: ModuleType, session: Any, *, device: Device, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]
+        self,
+        ort: ModuleType,
+        session: Any,
+        *,
+        device: Device,
+        rgb: NDArray[np.uint8],
+        depth: NDArray[np.uint8],
+        output_names: Sequence[str],
     ) -> None:
         """Allocate buffers for batches of the shapes of `rgb` and `depth`."""
         self._session = session
@@ -208,20 +218,19 @@ class Binding:
         shapes = {value.name: value.shape for value in session.get_outputs()}
         self._outputs = {
             name: ort.OrtValue.ortvalue_from_shape_and_type([len(rgb), *shapes[name][1:]], np.float32, device, 0)
-            for name in OUTPUTS
+            for name in output_names
         }
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and gate of a full batch."""
+    def run(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """The outputs of a full batch."""
         for name, array in ((RGB_INPUT, rgb), (DEPTH_INPUT, depth)):
             self._inputs[name].update_inplace(np.ascontiguousarray(array))
         self._session.run_with_iobinding(self._binding)
-        probabilities, gate = (np.array(self._outputs[name].numpy()) for name in OUTPUTS)
-        return probabilities, gate
+        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
 
 def load_onnxruntime(device: Device) -> ModuleType:
@@ -347,14 +356,14 @@ def _check_session(session: Any, manifest: Manifest, *, where: str) -> None:
                 f"{where} has {found} as the input {name}, its manifest requires tensor(uint8) {[batch_size or 'N', *tail]}: "
                 f"export again: edgefuse export RUN --out BUNDLE"
             )
-    missing = {PROBABILITIES_OUTPUT, GATE_OUTPUT} - set(outputs)
+    missing = set(manifest.contract.outputs) - set(outputs)
     extra = set(inputs) - set(expected)
     if missing or extra:
         raise UserError(
             f"{where} lacks the outputs {sorted(missing)} or has unexpected inputs {sorted(extra)}: "
             f"export again: edgefuse export RUN --out BUNDLE"
         )
-    for name in OUTPUTS:
+    for name in manifest.contract.outputs:
         if outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
             raise UserError(
                 f"{where} has {outputs[name].type} {outputs[name].shape} as the output {name}, tensor(float) with two dimensions was "

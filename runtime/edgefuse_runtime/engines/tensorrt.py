@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle
-from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch
+from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch, outputs_of
 from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.engine_cache import (
     PREFERRED_PRECISIONS,
@@ -156,7 +156,7 @@ class TensorRTEngine:
         check_num_pairs(len(rgb), batch_size)
         decision = self._loaded.run(padded(rgb, batch_size), padded(depth, batch_size))
         self._description["launch"] = self._loaded.launch
-        return Decision(probabilities=decision.probabilities[: len(rgb)], gate=decision.gate[: len(rgb)])
+        return decision.rows(0, len(rgb))
 
     def _find_plan(self, version: str, compute_capability: str, device_name: str) -> tuple[PlanRecord | None, bytes]:
         if self._given_plan is not None:
@@ -239,14 +239,14 @@ class _Loaded:
         widths = {one.name: one.shape[-1] for one in self.outputs}
         if (
             set(self.inputs) != inputs
-            or outputs != dict.fromkeys((PROBABILITIES_OUTPUT, GATE_OUTPUT), ("float32", n))
+            or outputs != dict.fromkeys(contract.outputs, ("float32", n))
             or widths[PROBABILITIES_OUTPUT] != num_labels
         ):
             found = ", ".join(f"{one.name} {one.dtype} {list(one.shape)}" for one in (*self.inputs, *self.outputs))
             raise PlanError(
                 f"{self._where} has {found}; the manifest requires {RGB_INPUT} uint8 {[n, side, side, 3]}, {DEPTH_INPUT} "
-                f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and {GATE_OUTPUT} float32 "
-                f"[{n}, d]. Build it again: {self._again} --force"
+                f"uint8 {[n, side, side, 2]}, {PROBABILITIES_OUTPUT} float32 {[n, num_labels]} and float32 "
+                f"{', '.join(contract.outputs[1:])}. Build it again: {self._again} --force"
             )
 
     def prepare(self) -> None:
@@ -273,8 +273,8 @@ class _Loaded:
                 raise PlanError(f"{self._where} outputs NaN or infinity. Build it again: {self._again} --force")
             try:
                 graph = memory.capture(stream, self._queue)
-                for name in (PROBABILITIES_OUTPUT, GATE_OUTPUT):
-                    self._host[name].array.fill(np.nan)
+                for tensor in self.outputs:
+                    self._host[tensor.name].array.fill(np.nan)
                 memory.launch(graph, stream)
                 memory.synchronise(stream)
                 _check_same(plain, self._outputs())
@@ -331,9 +331,8 @@ class _Loaded:
                 self._memory.to_host(self._host[one.name].array, self._addresses[one.name], self._stream)
 
     def _outputs(self) -> Decision:
-        return Decision(
-            probabilities=self._host[PROBABILITIES_OUTPUT].array.copy(), gate=self._host[GATE_OUTPUT].array.copy()
-        )
+        arrays = {one.name: self._host[one.name].array.copy() for one in self.outputs}
+        return Decision.of(outputs_of(arrays, num_pairs=self.batch_size))
 
     def _reasons(self) -> str:
         """TensorRT's last errors, as the end of a sentence."""
@@ -342,8 +341,12 @@ class _Loaded:
 
 def _check_same(plain: Decision, replayed: Decision) -> None:
     """Refuse a graph that does not compute all outputs: it would return old buffer contents in every run."""
-    for one, other in ((plain.probabilities, replayed.probabilities), (plain.gate, replayed.gate)):
-        if not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False):
+    for one, other in zip(plain.outputs, replayed.outputs, strict=True):
+        if (
+            one is not None
+            and other is not None
+            and not np.allclose(one, other, rtol=0.0, atol=GRAPH_TOLERANCE, equal_nan=False)
+        ):
             raise CaptureError("the graph's output differs from that of separate launches")
 
 

@@ -274,6 +274,7 @@ class _Decider:
             probability=None if found.probability is None else round(found.probability, 6),
             top=tuple((label, round(probability, 6)) for label, probability in most_likely),
             gate_mean=None if found.gate is None else round(found.gate, 6),
+            nearest_m=None if found.nearest_m is None else round(found.nearest_m, 4),
             expected=expected,
             is_known=expected is None or expected in engine.labels,
             roi=region.roi,

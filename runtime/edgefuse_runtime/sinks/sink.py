@@ -54,7 +54,7 @@ def line_of(result: Result) -> str:
     age = "" if result.age_ms is None else f"  age {result.age_ms:6.1f} ms"
     warning = f"  WARNING {result.warning}" if result.warning else ""
     return (
-        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {gate_of(result)}  "
+        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {gate_of(result)}  {nearest_of(result)}  "
         f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{verdict}{warning}"
     )
 
@@ -72,6 +72,11 @@ def probability_of(result: Result) -> str:
 def gate_of(result: Result) -> str:
     """The gate's mean in four characters."""
     return "   -" if result.gate_mean is None else f"{result.gate_mean:4.2f}"
+
+
+def nearest_of(result: Result) -> str:
+    """The distance of the nearest surface, such as "0.62 m"."""
+    return "     -" if result.nearest_m is None else f"{result.nearest_m:4.2f} m"
 
 
 def summary_lines(summary: LiveSummary) -> list[str]:

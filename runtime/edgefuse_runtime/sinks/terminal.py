@@ -12,7 +12,7 @@ import numpy as np
 
 from edgefuse.io.text import new_console, new_table, printable
 from edgefuse_runtime.results import LiveSummary, Result, Score
-from edgefuse_runtime.sinks.sink import gate_of, label_of, probability_of, summary_lines
+from edgefuse_runtime.sinks.sink import gate_of, label_of, nearest_of, probability_of, summary_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -126,7 +126,8 @@ def _gate(result: Result) -> RenderableType:
     position = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
     line = "─" * position + "●" + "─" * (BAR_WIDTH - 1 - position)
     return Text.assemble(
-        "gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue"), f"  {result.gate_mean:.2f}"
+        *("gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue")),
+        f"  {result.gate_mean:.2f}   nearest {nearest_of(result).strip()}",
     )
 
 
@@ -144,7 +145,7 @@ def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
 
 def _table(results: list[Result]) -> RenderableType:
     table = new_table(width=80, box=None, header_style="bold")
-    for name in ("frame", "class", "probability", "gate", "latency ms", "expected"):
+    for name in ("frame", "class", "probability", "gate", "nearest", "latency ms", "expected"):
         table.add_column(name, justify="left" if name in ("class", "expected") else "right", no_wrap=True)
     for result in reversed(results):
         table.add_row(
@@ -152,6 +153,7 @@ def _table(results: list[Result]) -> RenderableType:
             label_of(result),
             probability_of(result),
             gate_of(result),
+            nearest_of(result),
             f"{result.latency_ms:.2f}",
             result.expected or "",
             style=_colour(result) if result is results[-1] else "dim",
