@@ -235,7 +235,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
                 panel.axis("off")
     panels[0, 0].set_title("by class, both sensors available", loc="left")
     if has_changes:
-        panels[1, 0].set_title(f"corruptions that move the gate by {MIN_CHANGE:g} or more", loc="left")
+        panels[1, 0].set_title(f"corruptions that move it most (by {MIN_CHANGE:g} or more)", loc="left")
     else:
         title += f"\n(no corruption moves the gate by {MIN_CHANGE:g} or more)"
     figure.suptitle(title)
@@ -243,6 +243,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
 
 
 MIN_CHANGE = 0.02
+MAX_CONDITIONS = 8
 _AXES = {
     "mean_gate": "mean gate\n0 = RGB only, 1 = depth only",
     "mean_kept_area": "RGB kept by the spatial gate\n0 = nothing, 1 = the complete image",
@@ -251,7 +252,10 @@ _AXES = {
 
 
 def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
-    """The clean condition, then each corruption that changes a mean by `MIN_CHANGE`, at the severity with the largest change."""
+    """The clean condition, then the `MAX_CONDITIONS` corruptions that change a mean most, from the lowest gate to the highest.
+
+    Each is shown at the severity with the largest change, which is at least `MIN_CHANGE`.
+    """
     measures = {"mean_gate": [row.scores.mean_gate for row in explanation.rows]}
     if explanation.kept_by_row is not None:
         measures["mean_kept_area"] = list(explanation.kept_by_row)
@@ -261,9 +265,10 @@ def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
     for number in np.argsort(-change, kind="stable"):
         if change[number] >= MIN_CHANGE:
             strongest.setdefault(explanation.rows[number].corruption, int(number))
+    shown = sorted(list(strongest.values())[:MAX_CONDITIONS], key=lambda number: measures["mean_gate"][number])
     return {
         explanation.rows[number].name: {key: float(of_key[number]) for key, of_key in measures.items()}
-        for number in (0, *strongest.values())
+        for number in (0, *shown)
     }
 
 

@@ -30,7 +30,8 @@ from edgefuse.framing import Framed
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.model.frame_gate import TRUSTED, FrameGate
 
-NUM_PAIRS = 2400
+MIN_PAIRS, MAX_PAIRS = 600, 2400
+"""Pairs to train on: two for each training pair, within these limits."""
 NUM_STEPS = 300
 LEARNING_RATE = 0.03
 WEIGHT_PENALTY = 1e-3
@@ -63,11 +64,12 @@ def train_frame_gate(
     plain = _Framer(train, contract=contract, augmentation=augmentation)
     pairs, targets = list[Framed](), list[float]()
     statistics = list[Tensor]()
-    for number in range(NUM_PAIRS):
+    num_pairs = min(max(2 * len(train.rgb), MIN_PAIRS), MAX_PAIRS)
+    for number in range(num_pairs):
         pair, target = _corrupted(plain, rng, number=number)
         pairs.append(pair)
         targets.append(target)
-        if len(pairs) == _BATCH or number == NUM_PAIRS - 1:
+        if len(pairs) == _BATCH or number == num_pairs - 1:
             rgb, depth = np.stack([one.rgb for one in pairs]), np.stack([one.depth for one in pairs])
             statistics.append(_statistics(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device)))
             pairs.clear()

@@ -171,5 +171,6 @@ def test_only_conditions_that_change_the_gate_are_shown() -> None:
         "shift, 1 pixels": {"mean_gate": 0.8},
         "blur, 1 pixels": {"mean_gate": 0.4},
     }
+    assert [*changed_conditions(found)] == ["clean, 0 pixels", "blur, 1 pixels", "shift, 1 pixels"]
     kept = replace(found, kept=np.ones(1), kept_by_row=(1.0, 1.0, 1.0, 0.7, 1.0))
     assert changed_conditions(kept)["holes, 1 pixels"] == {"mean_gate": 0.51, "mean_kept_area": 0.7}
