@@ -25,7 +25,7 @@ NUM_HIDDEN = 16
 TRUSTED = 0.55
 """G of two good images: training centres it there. On held-out sequences of people who were trained on, constant gates of 0.5 and 0.55
 gave the same accuracy on good pairs, and with 0.55 depth also outvotes the RGB image of another scene."""
-MASK_FROM, MASK_FULLY = 0.4, 0.45
+MASK_FROM, MASK_FULLY = 0.45, 0.5
 """The spatial gate masks nothing up to the first G, and as without a frame gate from the second on."""
 
 MAX_STEP_M = 0.02

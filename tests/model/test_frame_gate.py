@@ -114,7 +114,7 @@ def test_depth_that_is_not_trusted_masks_nothing(model: FusionClassifier) -> Non
     assert usual[0, 0, 0, 0] > 0.9  # the wall is masked
     for G, factor in ((TRUSTED, 1.0), (1.0, 1.0), (MASK_FROM, 0.0), (0.0, 0.0)):
         torch.testing.assert_close(model.spatial_gate.mask(decoded[1], nearest_m, torch.tensor([[G]])), factor * usual)
-    assert 0 < masked_fraction(torch.tensor(0.42)) < 1
+    assert 0 < masked_fraction(torch.tensor(0.47)) < 1
 
 
 def test_only_spatial_with_heads_has_a_frame_gate() -> None:
