@@ -3,7 +3,7 @@
     import edgefuse
 
     run = edgefuse.train("mugs", "runs/mugs", recipe=edgefuse.recipes.mobilenet_rgbd(epochs=20))
-    bundle = edgefuse.export(run, "bundles/mugs", precisions=("fp32", "fp16"))
+    bundle = edgefuse.export(run, "bundles/mugs")
     with edgefuse.Classifier("bundles/mugs") as classifier:
         print(classifier(rgb, depth, depth_unit_m=0.001).label)
     for result in edgefuse.live("bundles/mugs", camera="realsense"):

@@ -5,6 +5,8 @@ Messages are not progress: they go through `logging`, to the logger of their mod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -32,3 +34,11 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int | None, /, *, stage: str = "") -> None:
     """The default: shows nothing."""
+
+
+@contextmanager
+def step(progress: Progress, stage: str) -> Iterator[None]:
+    """Report a stage that cannot be divided: 0 of 1 at its start, 1 of 1 at its end."""
+    progress(0, 1, stage=stage)
+    yield
+    progress(1, 1, stage=stage)

@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from fake_network import compiled, network_of
+
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 """That of JetPack 6, with weakly typed networks; the last 10.x; the newest, without them."""
 ENUMS = {
     "DataType": "FLOAT HALF INT8 INT32 BOOL UINT8 INT64",
     "LayerInformationFormat": "ONELINE JSON",
-    "LayerType": "CONVOLUTION DECONVOLUTION MATRIX_MULTIPLY SOFTMAX ELEMENTWISE",
+    "LayerType": "CONSTANT CONVOLUTION DECONVOLUTION MATRIX_MULTIPLY QUANTIZE SOFTMAX ELEMENTWISE",
     "MemoryPoolType": "WORKSPACE",
     "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
     "ProfilingVerbosity": "LAYER_NAMES_ONLY DETAILED",
@@ -36,7 +38,6 @@ ENUMS = {
     "TensorIOMode": "NONE INPUT OUTPUT",
 }
 FLAGS_OF_10 = "TF32 FP16 INT8 OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS"
-LAYERS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MULTIPLY", "Softmax": "SOFTMAX"}
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node conv.)"
 
 
@@ -55,6 +56,9 @@ class Faults:
         enqueue_returns_false: nothing runs.
         capture_fails: enqueueing works, but not while the stream is captured.
         answers_off: added to every output; NaN makes them NaN.
+        wrong_fusions: tensor -> tensors; unless one of those is an output of the network, the tensor's values are doubled.
+            Without any they always are.
+        no_kernel_with_output: the build fails if this tensor is an output of the network.
     """
 
     no_driver: bool = False
@@ -69,6 +73,8 @@ class Faults:
     enqueue_returns_false: bool = False
     capture_fails: bool = False
     answers_off: float = 0.0
+    wrong_fusions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    no_kernel_with_output: str = ""
 
 
 class FakeTensorRT:
@@ -120,43 +126,7 @@ class IProgressMonitor(Made):
     pass
 
 
-# The ONNX file
-
-
-def _read(onnx_bytes: bytes, trt: Any, *, weak: bool) -> tuple[list[Any], list[Any]]:
-    """Inputs, outputs and layers of a file. Stored weights are not inputs, of the file or of a layer.
-
-    Args:
-        weak: the precision of a layer can be set; TensorRT 11 has no such attribute.
-    """
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(onnx_bytes)).graph
-    stored = {weights.name for weights in graph.initializer}
-    inputs = [value.name for value in graph.input if value.name not in stored]
-    known = {}
-    for value in [*graph.input, *graph.output, *graph.value_info]:
-        kind = value.type.tensor_type
-        dtype = onnx.TensorProto.DataType.Name(kind.elem_type).replace("FLOAT16", "HALF")
-        shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim)
-        known[value.name] = SimpleNamespace(
-            name=value.name, shape=shape, dtype=trt.DataType[dtype], is_input=value.name in inputs
-        )
-    layers = []
-    for node in graph.node:
-        taken, given = ([known[name] for name in names if name in known] for names in (node.input, node.output))
-        layers.append(
-            SimpleNamespace(
-                operator=node.op_type,
-                type=trt.LayerType[LAYERS.get(node.op_type, "ELEMENTWISE")],
-                num_inputs=len(taken),
-                get_input=taken.__getitem__,
-                num_outputs=len(given),
-                get_output=given.__getitem__,
-                **({"precision": None, "set_output_type": lambda _index, _dtype: None} if weak else {}),
-            )
-        )
-    return [known[name] for name in [*inputs, *(value.name for value in graph.output)]], layers
+# The parser
 
 
 class OnnxParser(Made):
@@ -171,7 +141,7 @@ class OnnxParser(Made):
 
     def parse_from_file(self, model: str) -> bool:
         content, network = Path(model).read_bytes(), self._network
-        tensors, layers = _read(content, self.fake.module, weak=self.fake.has_weak_types)
+        tensors, layers = network_of(content, self.fake.module, weak=self.fake.has_weak_types)
         inputs = [tensor for tensor in tensors if tensor.is_input]
         network.onnx_bytes, network.tensors, network.layers = content, tensors, layers
         network.num_inputs, network.get_input = len(inputs), inputs.__getitem__
@@ -231,7 +201,14 @@ class Config:
 class Builder(NeedsDriver):
     def create_network(self, flags: int = 0) -> Any:
         strongly = 1 << self.fake.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-        return SimpleNamespace(strongly_typed=bool(flags & strongly) or not self.fake.has_weak_types)
+        network = SimpleNamespace(strongly_typed=bool(flags & strongly) or not self.fake.has_weak_types, marked=[])
+
+        def mark_output(tensor: Any) -> None:
+            tensor.is_network_output = True
+            network.marked.append(tensor.name)
+
+        network.mark_output = mark_output
+        return network
 
     def create_builder_config(self) -> Config:
         return Config(self.fake)
@@ -254,10 +231,12 @@ class Builder(NeedsDriver):
                 "profiles": config.profiles,
                 "profiling_verbosity": getattr(config.profiling_verbosity, "name", None),
                 "held_in_float": held,
+                "marked": list(network.marked),
                 "timing_cache_hit": digest in digests,
             }
         )
-        error = faults.build_error if faults.build_returns_none else ""
+        lacks_kernel = faults.build_returns_none or faults.no_kernel_with_output in network.marked
+        error = faults.build_error if lacks_kernel else ""
         if faults.no_kernel_obeys and held and "OBEY_PRECISION_CONSTRAINTS" in flags:
             error = NO_KERNEL
         if not error and not _report(config.progress_monitor):
@@ -275,7 +254,10 @@ class Builder(NeedsDriver):
             replaced = {} if network.strongly_typed else {"FLOAT": "HALF"}
         layers = _layers(network, replaced=replaced, held=held)
         described = {"Layers": layers, "Level": level, "Batch": network.tensors[0].shape[0]}
-        return b"fake-plan\n" + json.dumps(described).encode() + b"\n" + network.onnx_bytes
+        content = network.onnx_bytes
+        if network.marked or faults.wrong_fusions:
+            content = compiled(content, network.marked, faults.wrong_fusions)
+        return b"fake-plan\n" + json.dumps(described).encode() + b"\n" + content
 
 
 def _report(monitor: Any) -> bool:
@@ -293,7 +275,7 @@ def _report(monitor: Any) -> bool:
 
 def _layers(network: Any, *, replaced: dict[str, str], held: list[int]) -> list[dict[str, Any]]:
     """The output of the inspector: inputs and outputs of the engine keep their types, and so do held layers."""
-    outer = {tensor.name for tensor in network.tensors}
+    outer = {*(tensor.name for tensor in network.tensors), *network.marked}
 
     def described(tensor: Any, index: int) -> dict[str, str]:
         name = tensor.dtype.name
@@ -325,7 +307,7 @@ class Runtime(NeedsDriver):
 class ICudaEngine(Made):
     def __init__(self, plan: bytes, logger: Any) -> None:
         _, layers, self.onnx_bytes = plan.split(b"\n", maxsplit=2)
-        tensors, _ = _read(self.onnx_bytes, self.fake.module, weak=False)
+        tensors, _ = network_of(self.onnx_bytes, self.fake.module, weak=False)
         for tensor in tensors:
             tensor.shape = (json.loads(layers)["Batch"], *tensor.shape[1:])  # as the network's input was given it
         self.logger, self.tensors = logger, {tensor.name: tensor for tensor in tensors}

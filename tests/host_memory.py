@@ -54,12 +54,14 @@ class HostMemory:
     Attributes:
         fake: whose executions a capture collects.
         missing: raised at the first access to the driver.
-        num_free_bytes: what is left on the "device".
+        compute_capability: of the "device".
+        num_free_bytes: what is left on it.
         drops_copies_of_graphs: captured copies are lost, as when a graph holds only half of the work.
     """
 
     fake: FakeTensorRT
     integrated: bool = False
+    compute_capability: str = "8.7"
     missing: Exception | None = None
     num_free_bytes: int = 1 << 30
     drops_copies_of_graphs: bool = False
@@ -75,7 +77,10 @@ class HostMemory:
         if self.missing is not None:
             raise self.missing
         return GpuProperties(
-            name=self.fake.device, compute_capability="8.7", integrated=self.integrated, total_bytes=1 << 30
+            name=self.fake.device,
+            compute_capability=self.compute_capability,
+            integrated=self.integrated,
+            total_bytes=1 << 30,
         )
 
     def __enter__(self) -> HostMemory:

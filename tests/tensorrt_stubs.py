@@ -54,7 +54,7 @@ ABSTRACT = re.compile(
 
 def pins() -> dict[str, str]:
     """Version -> requirement, of the dependency groups. Groups, because one environment holds one version."""
-    found = [str(requirement) for group in groups().values() for requirement in group]
+    found = [str(requirement).partition(";")[0] for group in groups().values() for requirement in group]
     return {one.partition("==")[2]: one for one in found if re.match(r"tensorrt-.*bindings==", one)}
 
 

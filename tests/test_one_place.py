@@ -120,6 +120,8 @@ RUNS: dict[str, str] = {
     "runtime/edgefuse_runtime/engines/onnxruntime.py": "an engine",
     "runtime/edgefuse_runtime/engines/tensorrt.py": "an engine",
     "export/edgefuse_export/tensorrt/verify_engine.py": "each place of a new engine's batch",
+    "export/edgefuse_export/tensorrt/first_difference.py": "an engine that shows every tensor",
+    "export/edgefuse_export/tensorrt/int8_timing.py": "the time of two engines",
     "export/edgefuse_export/ort_reference.py": "a session without the optimiser, to compare with",
     "export/edgefuse_export/onnx/activation_statistics.py": "a session that shows every tensor",
     "benchmarks/edgefuse_benchmarks/suites/engine.py": "the time of the engine alone",

@@ -18,7 +18,7 @@ from edgefuse.io.environment import git_revision, output_of, versions
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "tensorrt", "pycuda", "cuda-bindings", "pyrealsense2"),
+    *("onnxruntime", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "pyrealsense2"),
 )
 CPU = Path("/sys/devices/system/cpu")
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"

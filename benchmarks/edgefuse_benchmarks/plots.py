@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgefuse.io.matplotlib_io import COLOURS, GREY, label_lines, new_figure, save_figure
+from edgefuse.measure import Ratio
 from edgefuse.model.choices import model_in_words
-from edgefuse_benchmarks.measure import Ratio
 from edgefuse_benchmarks.report import Group, Report
 from edgefuse_benchmarks.suites.core import FLUSHED, READ
 

@@ -13,7 +13,7 @@ from edgefuse.bundle import Bundle
 from edgefuse.io import json_files
 from edgefuse.io.files import file_replaced, real_path
 from edgefuse.io.text import write_text
-from edgefuse_benchmarks.measure import Ratio, Series
+from edgefuse.measure import Ratio, Series
 
 SCHEMA = 1
 """Increase it when a field of the JSON is removed or changes its meaning."""

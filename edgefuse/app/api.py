@@ -78,7 +78,7 @@ def export(
     run: AnyPath,
     out: AnyPath,
     *,
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[str] = ("fp32", "fp16"),
     batch: int | Literal["dynamic"] = 1,
     force: bool = False,
     progress: Progress = no_progress,
@@ -91,14 +91,14 @@ def export(
         precisions: some of "fp32", "fp16" and "int8"; FP32 is always included.
         batch: regions per inference, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
         force: overwrite a bundle that exists at `out`.
-        progress: called during the search for layers to keep in FP32, if an FP16 or INT8 file needs it: blocks done and in total.
+        progress: called for each step of the export.
 
     Raises:
         EdgefuseError: not a run, an output that exists, or a file whose outputs differ from those of the trained model.
 
     Example:
         >>> import edgefuse
-        >>> bundle = edgefuse.export("runs/mugs", "bundles/mugs", precisions=("fp32", "fp16"))
+        >>> bundle = edgefuse.export("runs/mugs", "bundles/mugs")
         >>> [name for name in bundle.manifest.files if name.endswith(".onnx")]
         ['model.onnx', 'model.fp16.onnx']
     """

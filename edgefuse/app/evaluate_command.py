@@ -63,8 +63,8 @@ def evaluate(  # long: each option is a parameter
     file: Annotated[
         str | None,
         typer.Option(
-            help="With a bundle: its file to evaluate, such as model.fp16.onnx. Default: model.onnx; with --engine tensorrt, the "
-            "same engine as live."
+            help="With a bundle: its file to evaluate, such as model.fp16.onnx. Default: model.onnx; with --engine tensorrt or "
+            "rtx, the same engine as live."
         ),
     ] = None,
     engine: EngineWord = "auto",
@@ -117,6 +117,7 @@ def evaluate(  # long: each option is a parameter
     if as_json:
         report = {
             "answered_by": opened.name,
+            "engine": opened.engine,
             "data_digest": rgbd.dataset.digest,
             "num_left_out": rgbd.dataset.num_left_out,
             "sequences_trained_on": sequences_trained_on(opened, rgbd),
@@ -211,6 +212,7 @@ def _score_under_corruptions(
             rows_by_model[name] = rows
             reports[name] = {
                 "answered_by": one.name,
+                "engine": one.engine,
                 "size": one.contract.size,
                 "rows": [row.to_json() for row in rows],
                 "summary": summarise(rows).to_json(),

@@ -30,6 +30,7 @@ class OpenModel(NamedTuple):
     training: dict[str, Any]
     fusion: str
     pixel_gate: PixelGate | None = None
+    engine: dict[str, Any] | None = None
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def open_model(
     """Open a run in PyTorch, or a bundle.
 
     Args:
-        file: of the bundle; None = the FP32 file, or with engine "tensorrt" the same plan as live.
+        file: of the bundle; None = the FP32 file, or with engine "tensorrt" or "rtx" the same plan as live.
     """
     from edgefuse.errors import UserError, require
 
@@ -47,7 +48,7 @@ def open_model(
         from edgefuse.bundle import MODEL_NAME
         from edgefuse_runtime.classifier import Classifier
 
-        file = file if engine == "tensorrt" else file or MODEL_NAME
+        file = file if engine in ("tensorrt", "rtx") else file or MODEL_NAME
         with Classifier(model, file=file, engine=engine, num_threads=num_threads) as classifier:
             manifest = classifier.bundle.manifest
             yield OpenModel(
@@ -57,6 +58,7 @@ def open_model(
                 classifier.labels,
                 manifest.training,
                 str(manifest.model.get("fusion", "")),
+                engine=classifier.engine,
             )
         return
     if engine != "auto":
@@ -84,8 +86,10 @@ def open_model(
 def name_of(description: dict[str, Any]) -> str:
     """The engine as text: file, library, and the precision if the file name does not show it."""
     file, provider = description["file"], description["provider"]
-    if description["engine"] == "tensorrt":
-        return f"{file} in TensorRT, {description['precision']}"
+    if description["engine"] in ("tensorrt", "rtx"):
+        return (
+            f"{file} in {'TensorRT-RTX' if description['engine'] == 'rtx' else 'TensorRT'}, {description['precision']}"
+        )
     name = f"{file} in ONNX Runtime"
     if provider == "CUDAExecutionProvider":
         name += " on the GPU"

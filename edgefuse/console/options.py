@@ -77,7 +77,8 @@ EngineWord = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="tensorrt, cuda or cpu: that engine or an error. auto: the first of them that works; prints why the others do not.",
+        help="tensorrt, rtx, cuda or cpu: that engine or an error. auto: the first of them that works; prints why the others "
+        "do not.",
     ),
 ]
 ModelFile = Annotated[

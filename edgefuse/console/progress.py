@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -15,44 +17,74 @@ if TYPE_CHECKING:
     from edgefuse.training.loop import EpochResult, StepReport
 
 
+SILENCE_S = 9.0
+"""Longest time without a line where there is no terminal, so that nobody takes the command for stuck."""
+
+
 def is_terminal() -> bool:
     """Whether standard error is a terminal. Progress goes there, so that results can be piped."""
     return sys.stderr.isatty()
 
 
 @contextmanager
-def counting(what: str = "", *, unit: str) -> Iterator[Progress]:
-    """Yield a `Progress`: a bar on a terminal, a line at every quarter elsewhere.
+def counting(what: str = "", *, unit: str = "") -> Iterator[Progress]:
+    """Yield a `Progress`: a bar on a terminal; elsewhere a line at every quarter, and after 10 s without one.
 
     Args:
         what: label of the count, shown immediately; without it, each stage has its own bar.
-        unit: of the count, such as "pairs".
+        unit: of the count, such as "pairs"; "" if the stages count different things.
     """
-    shown = _Bars(what, unit) if is_terminal() else _Quarters(what, unit)
+    shown = _Bars(what, unit) if is_terminal() else _Lines(what, unit)
     with shown:
         yield shown
 
 
-class _Quarters:
-    """A line at every quarter."""
+class _Lines:
+    """A line at every quarter, and after `SILENCE_S` without one. A stage of one step has a line at its start."""
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
         self._stage = ""
         self._num_shown = 0
+        self._state = ""
+        self._started_s = self._said_s = time.monotonic()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._say_when_silent, daemon=True)
 
-    def __enter__(self) -> _Quarters:
+    def __enter__(self) -> _Lines:
+        self._thread.start()
         return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
     def __call__(self, done: int, total: int | None, /, *, stage: str = "") -> None:
-        if stage != self._stage:
-            self._stage, self._num_shown = stage, 0
-        quarter = 4 * done // total if total else 0
-        if quarter > self._num_shown:
-            self._num_shown = quarter
-            say(f"{self._what or stage}: {done} of {total} {self._unit}")
+        with self._lock:
+            if stage != self._stage:
+                self._stage, self._num_shown = stage, 0
+                self._started_s = self._said_s = time.monotonic()
+            is_step = total == 1 and not done
+            label = self._what or stage
+            self._state = label if is_step else f"{label}: {_count(done, total, self._unit)}"
+            quarter = 4 if is_step else 4 * done // total if total else 0
+            if quarter > self._num_shown:
+                self._num_shown = quarter
+                self._say(self._state)
+            if done == total:
+                self._state = ""
+
+    def _say_when_silent(self) -> None:
+        while not self._ended.wait(min(SILENCE_S / 10, 1)):
+            with self._lock:
+                now_s = time.monotonic()
+                if self._state and now_s - self._said_s >= SILENCE_S:
+                    self._say(f"{self._state} ({now_s - self._started_s:.0f} s so far)")
+
+    def _say(self, text: str) -> None:
+        self._said_s = time.monotonic()
+        say(text)
 
 
 class _Bars:
@@ -78,8 +110,10 @@ class _Bars:
             self._stage = stage
             self._open(stage)
         if self._bar is not None:
-            count = f"{done} {self._unit}" if total is None else f"{done} of {total} {self._unit}"
-            self._bar.update(self._task, completed=done, total=total, count=count)
+            if total == 1 and not done:  # a stage of one step: the bar only moves
+                self._bar.update(self._task, total=None)
+            else:
+                self._bar.update(self._task, completed=done, total=total, count=_count(done, total, self._unit))
         if done == total:  # the next step may print, or take long
             self._close()
             self._stage = ""
@@ -147,6 +181,10 @@ class TrainingDisplay:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _count(done: int, total: int | None, unit: str) -> str:
+    return (f"{done} {unit}" if total is None else f"{done} of {total} {unit}").rstrip()
 
 
 def _new_bar(last_column: str) -> Any:

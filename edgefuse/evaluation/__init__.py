@@ -1,1 +1,1 @@
-"""Evaluation of classifiers: metrics, calibration, corruptions, and explanations of the gate. Never imports torch."""
+"""Evaluation of classifiers: metrics, calibration, corruptions, the comparison of outputs, and explanations of the gate. Never imports torch."""

@@ -35,12 +35,13 @@ _DISTRIBUTIONS = {
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-training"),
     ),
     "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
+    "tensorrt-rtx": ("tensorrt_rtx", ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13")),
     "pyrealsense2": ("pyrealsense2", ("pyrealsense2", "pyrealsense2-beta")),
 }
 """Package -> its module, and the distributions that can provide it. Which one is installed depends on the machine."""
 
 TRAINING_PACKAGES = ("edgefuse", "torch", "torchvision", "numpy", "opencv")
-ENGINE_PACKAGES = ("onnxruntime", "tensorrt", "openvino")
+ENGINE_PACKAGES = ("onnxruntime", "tensorrt", "tensorrt-rtx", "openvino")
 EXPORT_PACKAGES = (*TRAINING_PACKAGES, "onnx", "onnxscript", "onnxruntime")
 
 
@@ -50,7 +51,7 @@ def versions(packages: Sequence[str], *, only_installed: bool = False) -> dict[s
     A package is listed under the name of the installed distribution, such as "onnxruntime-gpu" for "onnxruntime".
 
     Args:
-        packages: names of distributions, or of the families "opencv", "onnxruntime", "tensorrt" and "pyrealsense2".
+        packages: names of distributions, or of the families "opencv", "onnxruntime", "tensorrt", "tensorrt-rtx" and "pyrealsense2".
         only_installed: omit missing packages instead of listing them as "not installed".
     """
     found = {"python": platform.python_version()}

@@ -53,7 +53,7 @@ class Classifier:
 
         Args:
             bundle: the folder made by `edgefuse export`.
-            engine: "tensorrt", "cuda" or "cpu": that engine or an error; "auto": the first of them that works on this machine.
+            engine: "tensorrt", "rtx", "cuda" or "cpu": that engine or an error; "auto": the first of them that works on this machine.
             file: an ONNX file of the bundle, such as "model.int8.onnx"; None = the best for the engine.
             num_threads: CPU threads of the engine; None = one per core.
 

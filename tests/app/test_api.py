@@ -76,6 +76,7 @@ def test_regions_are_classified_one_by_one(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle")
     rgb, depth = scene(np.hstack([NEAR, FAR]), red=0)
     with edgefuse.Classifier(tmp_path / "bundle") as classifier:
+        assert classifier.engine["engine"] not in classifier.engine["passed_over"]
         left, right = classifier.batch(rgb, depth, rois=[(0, 0, 48, 48), (80, 0, 48, 48)])
         assert (left.label, right.label) == ("near", "far") and right.roi == (80, 0, 48, 48)
         for roi in ((1, 2, 3), "middle", (float("nan"), 0, 5, 5), (500, 0, 5, 5), (0, 0, 0, 5)):

@@ -74,6 +74,7 @@ def bundle(run: Path) -> Path:
     size_mb = (run.parent / "bundle/model.onnx").stat().st_size / 1e6
     assert f" {size_mb:.1f} MB  0 of " in line and line.endswith(" predictions changed  pass")
     assert "black RGB" not in result.stderr
+    assert "writing model.fp16.onnx" in result.stderr and (run.parent / "bundle/model.fp16.onnx").is_file()
     verbose = edgefuse("export", run, "--out", run.parent / "bundle", "--force", "--verbose")
     assert "real samples" in verbose.stderr and "black RGB" in verbose.stderr
     return run.parent / "bundle"

@@ -64,7 +64,18 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_an_engine_can_be_selected_by_name(toy: Path, data: Path) -> None:
     done = evaluate(toy, data, "--engine", "cpu", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["answered_by"] == "model.onnx in ONNX Runtime"
+    report = json.loads(done.stdout)
+    assert report["answered_by"] == "model.onnx in ONNX Runtime"
+    assert report["engine"]["provider"] == "CPUExecutionProvider" and report["engine"]["passed_over"] == {}
+
+
+@pytest.mark.parametrize("more", [[], ["--corruptions"]])
+def test_the_json_has_the_engines_that_were_passed_over(toy: Path, data: Path, more: list[str]) -> None:
+    done = evaluate(toy, data, "--json", *more)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    (engine,) = [one["engine"] for one in report["models"].values()] if more else [report["engine"]]
+    assert engine["passed_over"] and all(engine["passed_over"].values())
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")

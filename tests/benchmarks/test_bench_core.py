@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import ParityError, Plan
+from edgefuse.measure import ParityError, Plan
 from edgefuse_benchmarks.report import Report
 from edgefuse_benchmarks.suites import core_variants
 from edgefuse_benchmarks.suites.core import _case, bench_core

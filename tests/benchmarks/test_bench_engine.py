@@ -9,7 +9,7 @@ import pytest
 
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import ParityError, Plan
+from edgefuse.measure import ParityError, Plan
 from edgefuse_benchmarks.suites.cold_start import measure_cold_start
 from edgefuse_benchmarks.suites.engine import bench_engine
 

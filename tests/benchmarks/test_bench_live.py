@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import ParityError
+from edgefuse.measure import ParityError
 from edgefuse_benchmarks.report import Report
 from edgefuse_benchmarks.suites.live import LivePlan, bench_live
 
@@ -53,6 +53,11 @@ def test_a_recording_is_measured_in_both_paces(report: Report) -> None:
     assert (
         paced.series[-1].summary().p50_ns > 5e6
     )  # a frame arrives every 17 ms, and the toy bundle takes less than one
+
+
+def test_the_report_has_the_engine_and_those_passed_over(report: Report) -> None:
+    engine = report.parameters["engine"]
+    assert engine["provider"] and isinstance(engine["passed_over"], dict)
 
 
 def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgefuse.measure import Series, ratio
 from edgefuse_benchmarks.console import print_report, ratio_label
-from edgefuse_benchmarks.measure import Series, ratio
 from edgefuse_benchmarks.plots import figure_of, save_plot
 from edgefuse_benchmarks.report import SCHEMA, Group, Report, dumps, save
 

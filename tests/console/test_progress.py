@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from edgefuse.console.progress import TrainingDisplay, counting
 from edgefuse.data.dataset import load, scan
 from edgefuse.data.folds import make_folds
 from edgefuse.errors import UserError
+from edgefuse.progress import step
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import train_on_dataset
 
@@ -72,6 +74,24 @@ def test_lines_come_at_quarters_and_restart_with_each_stage(capsys: pytest.Captu
                 progress(number, 8, stage=stage)
     said = capsys.readouterr().err.splitlines()
     assert said == [f"{stage}: {number} of 8 blocks" for stage in ("fp16", "int8") for number in (2, 4, 6, 8)]
+
+
+def test_without_a_terminal_a_long_stage_has_a_line_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgefuse.console.progress.SILENCE_S", 0.1)
+    with counting() as progress:
+        with step(progress, "writing model.onnx"):
+            time.sleep(0.5)
+        progress(3, 40, stage="predicting in FP16")
+        time.sleep(0.5)
+        capsys_lines = capsys.readouterr().err.splitlines()
+        progress(40, 40, stage="predicting in FP16")
+        time.sleep(0.3)
+    assert capsys.readouterr().err.splitlines() == ["predicting in FP16: 40 of 40"]  # silent once a stage has ended
+    writing = [line for line in capsys_lines if line.startswith("writing")]
+    assert writing[0] == "writing model.onnx" and writing[1] == "writing model.onnx (0 s so far)" and len(writing) <= 6
+    assert "predicting in FP16: 3 of 40 (0 s so far)" in capsys_lines
 
 
 def test_log_messages_are_shown_by_the_command_line_only(capsys: pytest.CaptureFixture[str]) -> None:

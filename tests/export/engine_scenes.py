@@ -136,6 +136,12 @@ class HostEngine:
         gate = np.zeros((len(rgb), GATE_WIDTH), np.float32)
         outputs = Outputs(probabilities, gate, np.zeros((len(rgb), 1), np.float32))
         arrays = {RGB_INPUT: rgb, DEPTH_INPUT: depth, **outputs._asdict()}
+        self._extra = {
+            name: np.zeros(tensor.shape, np.float16 if tensor.dtype.name == "HALF" else np.float32)
+            for name, tensor in self._engine.tensors.items()
+            if name not in arrays
+        }
+        arrays.update(self._extra)
         for name in (RGB_INPUT, DEPTH_INPUT):
             self._context.set_input_shape(name, arrays[name].shape)
         for name, array in arrays.items():
@@ -143,10 +149,15 @@ class HostEngine:
         assert self._context.execute_async_v3(7)
         return Decision.of(outputs)
 
+    def extra_outputs(self) -> dict[str, NDArray[Any]]:
+        return self._extra
+
 
 def host_opener(fake: FakeTensorRT, bundle: Bundle) -> Any:
     """`open_plan` for `build_engine`."""
-    return lambda path: HostEngine(fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
+    return lambda path, _extra_outputs=(): HostEngine(
+        fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels
+    )
 
 
 def installed(version: str, monkeypatch: pytest.MonkeyPatch, *, gpu: Gpu = GPU) -> FakeTensorRT:

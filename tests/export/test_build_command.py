@@ -29,9 +29,15 @@ import edgefuse_export.tensorrt.build as module
 from edgefuse.app.main import main
 fake = FakeTensorRT(version={version!r}, device=GPU.name)
 sys.modules["tensorrt"] = fake.module
-module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda: HostMemory(fake=fake)
-module._Job._open_here = lambda job, candidate: host_opener(fake, job.bundle)(candidate)
+module.current_gpu, module.open_gpu_memory = lambda: GPU, lambda _: HostMemory(fake=fake)
+module._Job._open_here = lambda job, candidate, _extra_outputs: host_opener(fake, job.bundle)(candidate)
 main()
+"""
+
+WITH_TENSORRT = """
+from fake_tensorrt import FakeTensorRT
+import sys
+sys.modules["tensorrt"] = FakeTensorRT().module
 """
 
 
@@ -70,8 +76,10 @@ def bundle(tmp_path: Path) -> Bundle:
 WITH_A_GPU = """
 import edgefuse_export.tensorrt.build as module
 from edgefuse.app.main import main
+from edgefuse_runtime.engines import pycuda_memory
 from edgefuse_runtime.engines.cuda_device import Gpu
 module.current_gpu = lambda: Gpu(name="Orin", compute_capability="8.7")
+pycuda_memory.DRIVER_LIBRARY = "libc.so.6"  # any library that loads
 main()
 """
 
@@ -111,7 +119,8 @@ def test_without_tensorrt_it_fails_at_once_and_changes_nothing(bundle: Bundle, c
             "library libnvinfer.so.10 is missing",
         ),
         ("__version__ = '8.6.1'", "10.3 or newer is needed"),
-        ("__version__ = '10.3.0'", "pycuda"),
+        ("__version__ = '10.3.0'", "without its ONNX parser"),
+        ("__version__, OnnxParser = '10.3.0', type", "pycuda"),
         ("raise ModuleNotFoundError(name='tensorrt')", "pip install 'edgefuse[tensorrt]'"),
     ],
 )
@@ -168,7 +177,7 @@ def test_a_pycuda_of_another_cuda_is_reported_before_the_build(bundle: Bundle, t
     source = "raise ImportError('_driver.so: undefined symbol: cuCtxCreate_v4')\n"
     (tmp_path / "shadow" / "pycuda" / "driver.py").write_text(source)
     before = everything_in(bundle.folder)
-    code = ON_A_STAND_IN.format(version="10.3.0").replace(", lambda: HostMemory(fake=fake)", ", module.open_gpu_memory")
+    code = WITH_A_GPU.replace("\nmain()", f"\n{WITH_TENSORRT}main()")
     result = edgefuse("build", bundle.folder, code=code, first_on_path=tmp_path / "shadow")
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
     assert "pycuda.driver is installed but does not load" in result.stderr and "cuCtxCreate_v4" in result.stderr

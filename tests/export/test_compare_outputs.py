@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.contract import Outputs
-from edgefuse.evaluation.metrics import Predictor
-from edgefuse_export.compare_outputs import (
+from edgefuse.evaluation.compare_outputs import (
     FP16_TOLERANCE,
     INT8_TOLERANCE,
     NEAR_TIE_MARGIN,
     Tolerance,
     report_of,
 )
+from edgefuse.evaluation.metrics import Predictor
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.verify_engine import FILE_TOLERANCES, verify_engine
 from edgefuse_runtime.engines.engine import Decision

@@ -10,9 +10,9 @@ from export_runs import CONTRACT, LABELS, new_model, samples
 from torch import Tensor, nn
 
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run
-from edgefuse_export.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse_export.onnx.export import ExportSummary, export_run
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_predictor

@@ -15,11 +15,11 @@ from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, Outputs, codes_from_bytes
 from edgefuse.degraded_mode import least_above_chance
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
-from edgefuse_export.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
@@ -161,6 +161,11 @@ def test_the_file_has_its_contract_without_its_bundle(bundle_folder: Path) -> No
     assert json.loads(properties["edgefuse.labels"]) == ["blue_near", "red_far", "red_near"]
     assert InputContract.from_json(json.loads(properties["edgefuse.contract"])) == CONTRACT
     assert len(json.loads(properties["edgefuse.framing"])["sha256"]) == 64
+
+
+def test_files_have_no_paths_of_the_machine_that_exported_them(bundle_folder: Path) -> None:
+    content = (bundle_folder / "model.onnx").read_bytes()
+    assert b"core" in content and str(Path.cwd()).encode() not in content and b"site-packages" not in content
 
 
 def test_the_manifest_has_the_comparisons(bundle_folder: Path, run: Path) -> None:

@@ -21,8 +21,8 @@ import edgefuse_export.onnx.export
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse.training.run import open_run
-from edgefuse_export.compare_outputs import INT8_TOLERANCE, TOLERANCES, Tolerance
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, open_data
 from edgefuse_export.onnx.check_precision import inside, module_of
@@ -218,7 +218,7 @@ def test_the_observer_finds_intermediate_values_that_are_not_finite(tmp_path: Pa
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     observer = OnnxActivationObserver(tmp_path / "m.onnx")
-    probabilities, _ = observer(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8))
+    probabilities = observer(np.full((1, 2), 3, np.uint8), np.zeros((1, 2), np.uint8)).probabilities
     assert np.isfinite(probabilities).all()
     assert observer.activations.to_json()["not_finite"] == {"b in the classifier itself": 2}
 
@@ -264,9 +264,12 @@ def test_the_command_writes_all_precisions_and_prints_their_tables(trained_run: 
     assert result.returncode == 0, result.stderr
     parity = json.loads(result.stdout)["parity"]
     assert list(parity) == ["model.onnx", "model.fp16.onnx", NAME] and parity[NAME]["calibration"]["num_frames"] == 8
-    for words in ("|dgate|", "depth at its maximum", "torch with its layers in FP16", "of 65504 ("):
+    for words in ("|dgate|", "depth at its maximum", "torch with its layers in emulated FP16", "of 65504 ("):
         assert words in result.stderr
-    for arguments, word in ((("--precision", "fp4"), "fp32,fp16,int8"), (("--keep-fp32", "core"), "--precision")):
+    for arguments, word in (
+        (("--precision", "fp4"), "fp32,fp16,int8"),
+        (("--precision", "fp32", "--keep-fp32", "core"), "--precision"),
+    ):
         result = run_command("export", trained_run, "--out", tmp_path / "c", *arguments)
         assert result.returncode == 2 and word in result.stderr, result.stderr
 

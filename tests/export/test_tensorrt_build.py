@@ -14,9 +14,10 @@ import pytest
 from engine_scenes import GPU, HostEngine, build, host_opener, installed, make_engine_bundle
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, EngineOutputError, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, build_engine
 from edgefuse_export.tensorrt.build_log import Journal
 from edgefuse_export.tensorrt.plan_from_onnx import PREFERRED_NOTE, BuildError, new_logger, plan_from_onnx, typing_for
+from edgefuse_export.tensorrt.trial import EngineOutputError
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.engine_cache import plan_records, read_plan, select_plan
 from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, Product, load_library
@@ -138,6 +139,7 @@ def test_only_decoding_its_constants_and_softmax_stay_in_fp32(tmp_path: Path, mo
             tmp_path / "decoding.onnx",
             library=library,
             typing=typing_for(library=library, precision="fp16"),
+            precision="fp16",
             shapes={"depth": (1, 4, 4, 2)},
             workspace_mib=1,
             optimization_level=0,
@@ -172,7 +174,7 @@ def test_a_dynamic_batch_gets_a_static_profile(new_fake: FakeTensorRT, tmp_path:
     bundle = make_engine_bundle(tmp_path / "dynamic", batch="N")
     engines: list[HostEngine] = []
 
-    def open_plan(path: Path) -> HostEngine:
+    def open_plan(path: Path, _extra_outputs: tuple[str, ...]) -> HostEngine:
         engines.append(host_opener(new_fake, bundle)(path))
         return engines[-1]
 
@@ -190,7 +192,7 @@ def test_every_position_of_a_batch_is_compared(new_fake: FakeTensorRT, tmp_path:
             decision.probabilities[1:] = 0.5
             return decision
 
-    def open_plan(path: Path) -> HostEngine:
+    def open_plan(path: Path, _extra_outputs: tuple[str, ...]) -> HostEngine:
         return FirstPlaceOnly(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
 
     with pytest.raises(EngineOutputError):

@@ -12,9 +12,10 @@ from engine_scenes import HostEngine, build, everything_in, host_opener, install
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse_export.tensorrt.build import BuildOptions, EngineOutputError, build_engine
+from edgefuse_export.tensorrt.build import BuildOptions, build_engine
 from edgefuse_export.tensorrt.inspect_engine import PrecisionError
 from edgefuse_export.tensorrt.plan_from_onnx import BuildError
+from edgefuse_export.tensorrt.trial import EngineOutputError
 from edgefuse_runtime.engines.engine import Decision
 from fake_tensorrt import VERSIONS, FakeTensorRT
 
@@ -67,7 +68,7 @@ def test_an_engine_that_does_not_run_is_refused(new_fake: FakeTensorRT, bundle: 
         def run(self, rgb: Any, depth: Any) -> Decision:
             raise UserError("enqueue failed")
 
-    def open_plan(path: Path) -> HostEngine:
+    def open_plan(path: Path, _extra_outputs: tuple[str, ...]) -> HostEngine:
         return Broken(new_fake, path, contract=bundle.manifest.contract, labels=bundle.manifest.labels)
 
     with pytest.raises(EngineOutputError, match=r"does not run, so it was discarded: enqueue failed"):
@@ -160,7 +161,7 @@ def test_a_changed_model_or_changed_samples_are_refused(new_fake: FakeTensorRT, 
 def test_an_export_during_the_build_is_noticed(new_fake: FakeTensorRT, bundle: Bundle) -> None:
     inner = host_opener(new_fake, bundle)
 
-    def open_plan(path: Path) -> HostEngine:
+    def open_plan(path: Path, _extra_outputs: tuple[str, ...]) -> HostEngine:
         manifest = json.loads((bundle.folder / "manifest.json").read_text())
         manifest["files"]["model.fp16.onnx"]["sha256"] = "0" * 64
         (bundle.folder / "manifest.json").write_text(json.dumps(manifest))

@@ -16,9 +16,13 @@ def test_nested_phases_are_one_percentage() -> None:
     assert progress.step("all", 0)
     progress.start("tactics", "all", 2)
     progress.step("tactics", 0)
+    assert progress.status() == "building the engine: tactics, 37 %"
     progress.finish("tactics")
     progress.step("all", 1)
-    assert seen == [25, 37, 50]
+    progress.finish("all")
+    assert progress.status() == "building the engine, 50 %"
+    progress.complete()
+    assert seen == [25, 37, 50, 100]
 
 
 def test_a_percentage_never_decreases() -> None:

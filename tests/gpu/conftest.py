@@ -92,6 +92,42 @@ def tensorrt() -> str:
 
 
 @pytest.fixture(scope="session")
+def rtx(gpu: Gpu) -> str:
+    """TensorRT-RTX's version."""
+    from edgefuse_runtime.engines.tensorrt_library import RTX, load_library
+
+    try:
+        library = load_library(RTX)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    if f"SM{gpu.compute_capability.replace('.', '')}" not in library.module.ComputeCapability.__members__:
+        pytest.skip(f"TensorRT-RTX {library.version} does not build for {gpu.name} ({gpu.compute_capability})")
+    return library.version
+
+
+@pytest.fixture(scope="session")
+def build_for_rtx_once(
+    bundle: Bundle, pycuda: None, rtx: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Bundle]:
+    """As `build_once`, for TensorRT-RTX."""
+    from edgefuse_export.tensorrt.build import BuildOptions, build_engine
+
+    @cache
+    def build(precision: str) -> Bundle:
+        folder = tmp_path_factory.mktemp("rtx") / f"bundle-{precision}"
+        shutil.copytree(bundle.folder, folder)
+        return build_engine(folder, BuildOptions(precision=precision, engine="rtx", targets=("current",))).bundle
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def built_for_rtx(build_for_rtx_once: Callable[[str], Bundle]) -> Bundle:
+    """The bundle with an FP16 engine of this GPU for TensorRT-RTX."""
+    return build_for_rtx_once("fp16")
+
+
+@pytest.fixture(scope="session")
 def build_once(
     bundle: Bundle, gpu: Gpu, pycuda: None, tensorrt: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Bundle]:

@@ -16,7 +16,7 @@ from gpu_figures import TOLERANCES, Record
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse_benchmarks.measure import Plan, Variant, measure
+from edgefuse.measure import Plan, Variant, measure
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.cuda_device import Gpu
 from edgefuse_runtime.engines.engine import Engine
@@ -33,13 +33,15 @@ PLAN = Plan(warmup_s=0.5, min_warmup_calls=50, measure_s=6.0, min_rounds=200, ma
 def test_the_engines_of_this_machine(
     gpu: Gpu, bundle: Bundle, samples: Samples, request: pytest.FixtureRequest, record_property: Record
 ) -> None:
-    with contextlib.suppress(pytest.skip.Exception, UserError):  # then it is left out, with the reason, below
-        bundle = request.getfixturevalue("built")
+    bundles = dict.fromkeys(("tensorrt", "rtx", "cuda", "cpu"), bundle)
+    for word, fixture in (("tensorrt", "built"), ("rtx", "built_for_rtx")):
+        with contextlib.suppress(pytest.skip.Exception, UserError):  # then it is left out, with the reason, below
+            bundles[word] = request.getfixturevalue(fixture)
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
-        for word in ("tensorrt", "cuda", "cpu"):
+        for word, one in bundles.items():
             try:
-                engines[word] = stack.enter_context(open_engine(bundle, engine=word))
+                engines[word] = stack.enter_context(open_engine(one, engine=word))
             except UserError as error:
                 record_property(f"{word}_left_out", str(error))
         if len(engines) == 1:

@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from edgefuse.bundle import MODEL_NAME, Bundle, FileEntry, open_bundle, write_manifest
-from edgefuse.contract import DEPTH_INPUT, RGB_INPUT
+import numpy as np
+
+from edgefuse.bundle import (
+    MODEL_NAME,
+    SAMPLES_NAME,
+    Bundle,
+    FileEntry,
+    Samples,
+    open_bundle,
+    write_manifest,
+    write_samples,
+)
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, bytes_from_codes
 from edgefuse_export.tensorrt.engine_cache_writer import build_lock, store_plan
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey
 from edgefuse_runtime.engines.tensorrt import TensorRTEngine
 from fake_tensorrt import FakeTensorRT
 from host_memory import HostMemory
-from toy_bundle import make_toy_bundle
+from toy_bundle import make_toy_bundle, toy_answer, toy_nearest_m
 
 FP16_NAME = "model.fp16.onnx"
+COMPARED = {"parity": {"cases": []}}
 
 
-def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16", **toy: Any) -> Bundle:
-    """A toy bundle with a second file of `precision`, and the plan that `fake` builds from it."""
+def bundle_with_plan(
+    folder: Path,
+    fake: FakeTensorRT,
+    *,
+    precision: str = "fp16",
+    details: dict[str, Any] | None = None,
+    key_changes: Mapping[str, Any] = MappingProxyType({}),
+    plan: bytes | None = None,
+    **toy: Any,
+) -> Bundle:
+    """A toy bundle with a second file of `precision`, and the plan that `fake` builds from it.
+
+    Args:
+        details: of the plan's record; None = its outputs were compared at the build.
+        key_changes: fields of the plan's key.
+        plan: instead of one that `fake` builds.
+    """
     made = make_toy_bundle(folder, **toy)
     path = folder / FP16_NAME
     path.write_bytes((folder / MODEL_NAME).read_bytes())
@@ -36,9 +65,40 @@ def bundle_with_plan(folder: Path, fake: FakeTensorRT, *, precision: str = "fp16
         shapes={RGB_INPUT: (1, side, side, 3), DEPTH_INPUT: (1, side, side, 2)},
         builder_options={},
     )
+    key = dataclasses.replace(key, **key_changes)
+    plan = plan_bytes(fake, path) if plan is None else plan
     with build_lock(folder) as lock:
-        store_plan(folder, lock=lock, key=key, onnx_file=FP16_NAME, plan=plan_bytes(fake, path), details={})
+        store_plan(folder, lock=lock, key=key, onnx_file=FP16_NAME, plan=plan, details=details or COMPARED)
     return open_bundle(folder)
+
+
+def bundle_for_rtx(
+    folder: Path, fake: FakeTensorRT, *, targets: str = "8.6, 8.9", has_samples: bool = True, **options: Any
+) -> Bundle:
+    """A toy bundle with a plan for TensorRT-RTX, as it is built without a GPU: for several compute capabilities, not compared."""
+    changes = {"engine": "rtx", "compute_capability": targets, "device_name": "any"}
+    made = bundle_with_plan(folder, fake, key_changes=changes, **{"details": {"parity": None}, **options})
+    if has_samples:
+        files = {**made.manifest.files, SAMPLES_NAME: write_samples(folder, _samples(made))}
+        write_manifest(folder, dataclasses.replace(made.manifest, files=files))
+    return open_bundle(folder)
+
+
+def _samples(made: Bundle) -> Samples:
+    """Dark and bright frames at all distances, with the toy model's outputs."""
+    side, rng = made.manifest.contract.size, np.random.default_rng(0)
+    rgb = rng.integers(0, 128, (16, side, side, 3), dtype=np.uint8)
+    rgb[::2] += 100
+    codes = rng.integers(1, 2000, (16, 1, 1), dtype=np.uint16)
+    depth = bytes_from_codes(np.broadcast_to(codes, (16, side, side)))
+    answers = [toy_answer(*pair) for pair in zip(rgb, depth, strict=True)]
+    return Samples(
+        rgb=rgb,
+        depth=depth,
+        probabilities=np.array([probabilities for probabilities, _ in answers], np.float32),
+        gate=np.array([[gate] * made.manifest.model["width"] for _, gate in answers], np.float32),
+        nearest_m=np.array([[toy_nearest_m(one)] for one in depth], np.float32),
+    )
 
 
 def plan_bytes(fake: FakeTensorRT, onnx_file: Path) -> bytes:

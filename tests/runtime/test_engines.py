@@ -34,7 +34,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
 
 @pytest.fixture
 def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for package in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture
@@ -66,7 +67,9 @@ def test_auto_skips_a_plan_of_another_gpu_and_logs_it(tmp_path: Path, fake: Fake
         assert engine.description["provider"] == "CPUExecutionProvider"
         assert "edgefuse build" in engine.description["passed_over"]["tensorrt"]
     (line,) = messages
-    assert line.startswith("engine: cpu (tensorrt: ") and "'Another GPU'" in line and "edgefuse build" not in line
+    assert (
+        line.startswith("warning: engine: cpu (tensorrt: ") and "'Another GPU'" in line and "edgefuse build" not in line
+    )
 
 
 def test_auto_without_a_gpu_runs_on_the_cpu_and_logs_why(
@@ -74,14 +77,36 @@ def test_auto_without_a_gpu_runs_on_the_cpu_and_logs_why(
 ) -> None:
     with logged() as messages, open_engine(bundle) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
-        assert list(engine.description["passed_over"]) == ["tensorrt", "cuda"]
+        assert list(engine.description["passed_over"]) == ["tensorrt", "rtx", "cuda"]
     assert messages == [
-        "engine: cpu (tensorrt: TensorRT's Python bindings are not installed; cuda: onnxruntime-gpu is not installed)"
+        "engine: cpu (tensorrt: TensorRT's Python bindings are not installed; rtx: TensorRT-RTX's Python bindings are not "
+        "installed; cuda: onnxruntime-gpu is not installed)"
     ]
 
 
+def test_a_cuda_provider_that_does_not_load_is_passed_over_with_a_warning(
+    bundle: Bundle, without_tensorrt: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose onnxruntime-gpu finds no CUDA: the package of this machine has no such provider."""
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with logged() as messages, open_engine(bundle) as engine:
+        assert engine.description["provider"] == "CPUExecutionProvider"
+        assert "CUDAExecutionProvider" in engine.description["passed_over"]["cuda"]
+    (line,) = [line for line in messages if "engine: cpu" in line]
+    assert line.startswith("warning: engine: cpu (tensorrt: TensorRT's Python bindings are not installed; ")
+
+
 @pytest.mark.parametrize(
-    ("word", "command"), [("tensorrt", "pip install 'edgefuse[tensorrt]'"), ("cuda", "pip install 'edgefuse[gpu]'")]
+    ("word", "command"),
+    [
+        ("tensorrt", "pip install 'edgefuse[tensorrt]'"),
+        ("rtx", "pip install 'edgefuse[rtx]'"),
+        ("cuda", "pip install 'edgefuse[gpu]'"),
+    ],
 )
 def test_an_engine_chosen_by_name_is_never_replaced(
     bundle: Bundle, without_tensorrt: None, without_cuda: None, word: str, command: str

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from edgefuse.errors import MissingPackageError
-from edgefuse_runtime.engines import tensorrt_library
+from edgefuse_runtime.engines import pycuda_memory, tensorrt_library
 from edgefuse_runtime.engines.gpu_memory import CaptureError
 from edgefuse_runtime.engines.pycuda_memory import PycudaMemory, open_gpu_memory
-from edgefuse_runtime.engines.tensorrt_library import install_command
+from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Product, install_command
 from fetching import cannot
 from pycuda_site import pycuda_site
 
@@ -98,34 +98,46 @@ def play(driver: Driver, code: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    ("says", "words"),
-    [
-        ("libcuda.so.1: cannot open shared object file", "the CUDA driver is missing .*Install NVIDIA's driver"),
-        (
-            "libstdc++.so.6: version `GLIBCXX_3.4.32' not found",
-            "is installed but does not load .*g\\+\\+ and the CUDA headers",
-        ),
-    ],
-)
+@pytest.fixture
+def with_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any library that loads stands for the driver's."""
+    monkeypatch.setattr(pycuda_memory, "DRIVER_LIBRARY", "libc.so.6")
+
+
+@pytest.fixture
+def without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+
+
 def test_a_pycuda_that_does_not_load_has_the_missing_part_in_its_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, words: str
+    with_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pycuda").mkdir()
     (tmp_path / "pycuda" / "__init__.py").touch()
+    says = "libstdc++.so.6: version `GLIBCXX_3.4.32' not found"
     (tmp_path / "pycuda" / "driver.py").write_text(f"raise ImportError({says!r})\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("pycuda", "pycuda.driver"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+    words = r"is installed but does not load .*GLIBCXX.*g\+\+ and the CUDA headers"
     with pytest.raises(MissingPackageError, match=words), open_gpu_memory():
         pass
     sys.modules.pop("pycuda", None)
 
 
-def test_a_missing_pycuda_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'edgefuse\[tensorrt\]'"), open_gpu_memory():
+def test_a_missing_driver_is_named_before_pycuda(without_pycuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pycuda_memory, "DRIVER_LIBRARY", "libcuda-of-no-machine.so.1")
+    words = "the CUDA driver is missing .*libcuda-of-no-machine.*Install NVIDIA's driver"
+    with pytest.raises(MissingPackageError, match=words), open_gpu_memory():
+        pass
+
+
+@pytest.mark.parametrize(("product", "extra"), [(TENSORRT, "tensorrt"), (RTX, "rtx")])
+def test_a_missing_pycuda_names_its_command(
+    with_driver: None, without_pycuda: None, product: Product, extra: str
+) -> None:
+    with pytest.raises(MissingPackageError, match=rf"pip install 'edgefuse\[{extra}\]'"), open_gpu_memory(product):
         pass
 
 
@@ -141,10 +153,10 @@ def test_a_jetson_gets_single_packages(tmp_path: Path, monkeypatch: pytest.Monke
     assert found == expected.get(release or 0, ("pip install 'edgefuse[tensorrt]'",) * 2)
 
 
-def test_a_missing_pycuda_on_a_jetson_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pycuda_on_a_jetson_is_named_alone(
+    with_driver: None, without_pycuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tensorrt_library, "is_jetson", lambda _root: True)
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(MissingPackageError, match="not installed: pip install pycuda") as caught, open_gpu_memory():
         pass
     assert "edgefuse[" not in str(caught.value)

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from edgefuse.errors import MissingPackageError
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.tensorrt_library import is_jetson, load_library, version_numbers
+from edgefuse_runtime.engines.tensorrt_library import RTX, is_jetson, load_library, version_numbers
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
@@ -143,6 +144,24 @@ def test_versions_before_10_3_are_refused(
     else:
         with pytest.raises(MissingPackageError, match=rf"TensorRT {version} is installed, 10\.3 or newer is needed"):
             load_library(root=tmp_path)
+
+
+def test_an_older_tensorrt_rtx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = ModuleType("tensorrt_rtx")
+    older.__dict__["__version__"] = "1.2.0.54"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", older)
+    with pytest.raises(MissingPackageError) as caught:
+        load_library(RTX, root=tmp_path)
+    message = str(caught.value)
+    assert message.startswith("TensorRT-RTX 1.2.0.54 is installed, 1.4 or newer is needed")
+    assert message.endswith("pip install 'edgefuse[rtx]'")
+
+
+def test_tensorrt_rtx_is_not_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = a_jetson(tmp_path / "root", monkeypatch, bindings=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingPackageError, match=r"desktop and workstation GPUs; on a Jetson .*--engine tensorrt"):
+        load_library(RTX, root=root)
 
 
 def test_an_empty_folder_of_that_name_is_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgefuse.errors import UserError
 from edgefuse.io.arrays import write_arrays
-from edgefuse_benchmarks.measure import Series
+from edgefuse.measure import Series
 from edgefuse_benchmarks.suites import cold_process
 from edgefuse_benchmarks.suites.cold_process import STAGES
 

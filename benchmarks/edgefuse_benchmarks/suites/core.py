@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefuse.errors import UserError, require
+from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
-from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report
 from edgefuse_benchmarks.suites import core_variants
 from edgefuse_benchmarks.suites.core_variants import FeaturePair, Implementation

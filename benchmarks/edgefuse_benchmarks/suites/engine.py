@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError, require
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.framing import fit
+from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks import machine
-from edgefuse_benchmarks.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_benchmarks.suites.cold_start import measure_cold_start
-from edgefuse_export.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse_runtime.camera import frames
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError, require
+from edgefuse.measure import ParityError, Ratio, Series, ratio
 from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
-from edgefuse_benchmarks.measure import ParityError, Ratio, Series, ratio
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine

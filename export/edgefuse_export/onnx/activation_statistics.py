@@ -95,7 +95,8 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
         return result
 
     def _observe(self, value: Tensor) -> None:
-        magnitude = float(value.abs().amax())  # amax propagates NaN and infinity
+        low, high = torch.aminmax(value)  # NaN and infinity propagate; abs and amax take ten times as long for FP16
+        magnitude = max(-float(low), float(high))
         if math.isfinite(magnitude):
             is_activation = value.untyped_storage().data_ptr() not in self._weights
             counted = magnitude if is_activation and self._dtype in (None, value.dtype) else 0.0
@@ -159,9 +160,11 @@ class OnnxActivationObserver:
         inputs = {RGB_INPUT: padded(rgb, self._batch_size), DEPTH_INPUT: padded(depth, self._batch_size)}
         values = dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         for name, value in values.items():
-            finite = np.isfinite(value)
-            largest = float(np.abs(value[finite]).max()) if finite.any() else 0.0
+            largest, num_not_finite = max(-float(value.min()), float(value.max())), 0
+            if not math.isfinite(largest):
+                finite = value[np.isfinite(value)]
+                largest, num_not_finite = float(np.abs(finite).max(initial=0.0)), value.size - finite.size
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
             where = f"{name} in {self._modules[name]}"
-            self.activations.add(where, largest=largest, num_not_finite=int((~finite).sum()))
+            self.activations.add(where, largest=largest, num_not_finite=num_not_finite)
         return outputs_of(values, num_pairs=len(rgb))

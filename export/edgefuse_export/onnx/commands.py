@@ -12,7 +12,7 @@ from edgefuse.console.options import MAX_PAIRS, AsJson, Force
 from edgefuse.degraded_mode import Action
 
 if TYPE_CHECKING:
-    from edgefuse_export.compare_outputs import ParityReport
+    from edgefuse.evaluation.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
     from edgefuse_export.onnx.torch_to_onnx import Batch
 
@@ -24,16 +24,14 @@ def export(  # long: each option is a parameter
     out: Annotated[Path, typer.Option(help="Bundle folder to create.")],
     trt: Annotated[
         bool,
-        typer.Option(
-            "--trt", help="Also write an FP16 file and build its TensorRT engine, as edgefuse build BUNDLE does."
-        ),
+        typer.Option("--trt", help="Also build the TensorRT engine of the FP16 file, as edgefuse build BUNDLE does."),
     ] = False,
     precision: Annotated[
         str,
         typer.Option(
-            help="Files to write, such as fp32,fp16,int8. FP32 is always written; INT8 is calibrated on the run's training data."
+            help="Files to write: fp32, fp16, int8. FP32 is always written; INT8 is calibrated on the run's training data."
         ),
-    ] = "fp32",
+    ] = "fp32,fp16",
     keep_fp32: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +86,7 @@ def export(  # long: each option is a parameter
     from edgefuse.io.text import quoted, say
     from edgefuse_export.onnx.export import export_run
 
-    with counting(unit="blocks") as progress:
+    with counting() as progress:
         summary = export_run(
             run,
             out,

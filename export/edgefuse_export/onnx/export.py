@@ -6,11 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from edgefuse.bundle import (
     CONTENTS,
@@ -30,19 +28,27 @@ from edgefuse.bundle import (
 )
 from edgefuse.degraded_mode import Action, DegradedMode, choose_degraded_mode
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import (
+    NUM_OF_DYNAMIC,
+    TOLERANCES,
+    ParityReport,
+    Tolerance,
+    check_parity,
+    predicted_in_batches,
+)
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.io.environment import EXPORT_PACKAGES, versions
 from edgefuse.io.files import folder_replaced, refuse_existing
 from edgefuse.io.new_files import held
 from edgefuse.model.classifier import FusionClassifier
-from edgefuse.progress import Progress, no_progress
+from edgefuse.progress import Progress, no_progress, step
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.compare_outputs import NUM_OF_DYNAMIC, TOLERANCES, ParityReport, Tolerance, check_parity
-from edgefuse_export.onnx.activation_statistics import ITSELF, OnnxActivationObserver, TorchActivationObserver
+from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
-from edgefuse_export.onnx.fp16 import FP16_MAX, Fp16Model, fold_frozen_batchnorm, fp16_from_model, fp32_modules
+from edgefuse_export.onnx.fp16 import fp32_modules
+from edgefuse_export.onnx.fp16_search import Fp16Search
 from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
 from edgefuse_export.onnx.layer_sensitivity import Fp32Selection, find_blocks, measure_sensitivity, select_fp32_blocks
 from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
@@ -53,7 +59,9 @@ from edgefuse_runtime.classifier import Classifier
 PRECISIONS = tuple(MODEL_NAMES)
 NUM_CALIBRATION_FRAMES = 128
 NUM_MORE_FRAMES = 48
-"""Frames to compare on, in addition to the run's 16, if its data exists. On a CPU, FP16 is 13 times as slow as FP32."""
+"""Frames to compare on, in addition to the run's 16, if its data exists."""
+BATCH_SIZE = 16
+"""Frames that PyTorch predicts at once."""
 
 TORCH_FP32 = "torch fp32 on the CPU"
 _log = logging.getLogger(__name__)
@@ -99,7 +107,7 @@ def export_run(  # long: the options, and the order of the files
         tolerances: precision -> largest accepted differences from the PyTorch model.
         no_rgb, no_depth: what live reports without that sensor; None = chosen from the run's held-out accuracy, see
             `choose_degraded_mode`.
-        progress: called with (blocks measured, blocks in total) during a search for the layers to keep in FP32.
+        progress: called for each step, and with the number of pairs predicted and blocks measured.
 
     Raises:
         UserError: no run, an existing folder, "predict" without the model's only sensor, a pattern that matches nothing, or,
@@ -129,13 +137,14 @@ def export_run(  # long: the options, and the order of the files
             degraded_mode=degraded_mode,
             progress=progress,
         )
-        data = data_for(run, precisions)
-        if data is not None:
-            job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
+        with step(progress, "reading the data"):
+            data = data_for(run, precisions)
+            if data is not None:
+                job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
         job.write_samples()
         job.write_fp32()
         if "fp16" in precisions:
-            _log.info("FP16: compared in PyTorch, because ONNX Runtime on a CPU runs FP16 files in FP32")
+            _log.info("FP16: compared in PyTorch, emulated, because ONNX Runtime on a CPU runs FP16 files in FP32")
             job.write_fp16()
         if "int8" in precisions:
             assert data is not None
@@ -179,22 +188,27 @@ class _Job:
 
     def write_fp16(self) -> None:
         """Write the FP16 file: PyTorch shows the rounding, ONNX Runtime checks the file, which its CPU provider runs in FP32."""
-        blocks = find_blocks(self.model, outside=fp32_modules(self.model, keep_fp32=self.keep_fp32))
-
-        def alone(block: str) -> Predictor:
-            return torch_predictor(self._fp16([other for other in blocks if other != block]).model)
-
+        search = Fp16Search(
+            model=self.model,
+            frames=self.frames,
+            keep_fp32=self.keep_fp32,
+            compare=lambda predictor, name: self._report(
+                "fp16", self._in_batches(predictor, stage="predicting in FP16"), name
+            ),
+        )
         kept = select_fp32_blocks(
-            self._evaluate_fp16,
+            search.evaluate,
             passes=lambda found: not found.report.failures(),
-            measure=lambda: self._sensitivity("fp16", blocks, frames=self.frames, alone=alone),
+            measure=lambda: self._sensitivity(
+                "fp16", search.blocks, frames=self.frames, alone=search.alone, batch_size=BATCH_SIZE
+            ),
             can_improve=lambda found: found.report.is_finite,  # layers that overflow are reported to the user
         )
         fp16, report = kept.evaluation.fp16, kept.evaluation.report
         self._check(
             "fp16",
             report,
-            hint=lambda: self._advice("fp16", kept) if report.is_finite else self._overflows(kept.evaluation),
+            hint=lambda: self._advice("fp16", kept) if report.is_finite else search.overflows(kept.evaluation),
         )
         self._log_selection("FP16", kept)
         self._write_onnx("fp16", fp16.model, fp32_modules=fp16.fp32_modules)
@@ -207,13 +221,17 @@ class _Job:
         source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
         contract, temperature = self.run.model_config.contract, self.model.temperature
         metadata = model_metadata(labels=self.run.labels, contract=contract, precision="int8", temperature=temperature)
-        ranges = measured_ranges(source, frames=frames)
+        ranges = measured_ranges(
+            source, frames=frames, progress=partial(self.progress, stage="measuring ranges for INT8")
+        )
 
         def evaluate(blocks: tuple[str, ...]) -> _Int8Evaluation:
-            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*requested, *blocks))
-            save_model(quantised, path, metadata=metadata)
-            observer = OnnxActivationObserver(path)
-            report = self._report("int8", observer, f"{path.name} in ONNX Runtime on the CPU, not optimised")
+            with step(self.progress, f"writing {path.name}"):
+                quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*requested, *blocks))
+                save_model(quantised, path, metadata=metadata)
+            with step(self.progress, f"comparing {path.name}, not optimised"):
+                observer = OnnxActivationObserver(path)
+                report = self._report("int8", observer, f"{path.name} in ONNX Runtime on the CPU, not optimised")
             report = replace(report, activations=observer.activations.to_json())
             return _Int8Evaluation(report=report, live=None if report.failures() else self._report_of_engine("int8"))
 
@@ -261,7 +279,8 @@ class _Job:
     def _write_onnx(self, precision: str, model: FusionClassifier, **more: Any) -> None:
         contract, labels = self.run.model_config.contract, self.run.labels
         path = self.folder / MODEL_NAMES[precision]
-        onnx_from_model(model, path, contract=contract, labels=labels, batch=self.batch, **more)
+        with step(self.progress, f"writing {path.name}"):
+            onnx_from_model(model, path, contract=contract, labels=labels, batch=self.batch, **more)
 
     def _add(self, precision: str, *reports: ParityReport, **facts: Any) -> None:
         """Add a file to the bundle after checking its reports."""
@@ -278,13 +297,30 @@ class _Job:
         name = MODEL_NAMES[precision]
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
         self.write_manifest()
-        with Classifier(self.folder, file=name, engine="cpu") as classifier:
+        with (
+            step(self.progress, f"comparing {name} in ONNX Runtime"),
+            Classifier(self.folder, file=name, engine="cpu") as classifier,
+        ):
             what, num = f"{name} in ONNX Runtime on the CPU", classifier.batch_size or NUM_OF_DYNAMIC
             return self._report(precision, classifier.predict_framed, what, batch_size=num)
 
+    @cached_property
+    def _reference(self) -> Predictor:
+        return self._in_batches(torch_predictor(self.model), stage="predicting in FP32")
+
+    def _in_batches(self, predictor: Predictor, *, stage: str) -> Predictor:
+        return predicted_in_batches(
+            predictor,
+            rgb=self.frames.rgb,
+            depth=self.frames.depth,
+            contract=self.run.model_config.contract,
+            batch_size=BATCH_SIZE,
+            progress=partial(self.progress, stage=stage),
+        )
+
     def _report(self, precision: str, candidate: Predictor, name: str, *, batch_size: int = 1) -> ParityReport:
         return check_parity(
-            reference=torch_predictor(self.model),
+            reference=self._reference,
             candidate=candidate,
             reference_name=TORCH_FP32,
             candidate_name=name,
@@ -306,32 +342,16 @@ class _Job:
             + f"\n{hint() or _NEXT_STEP[precision]}"
         )
 
-    def _fp16(self, keep_fp32: Sequence[str]) -> Fp16Model:
-        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        return fp16_from_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1], keep_fp32=keep_fp32)
-
-    def _evaluate_fp16(self, blocks: tuple[str, ...]) -> _Fp16Evaluation:
-        """Compare the model in FP16, with `keep_fp32` and `blocks` in FP32, on all frames."""
-        fp16 = self._fp16((*self.keep_fp32, *blocks))
-        observer = TorchActivationObserver(dtype=torch.float16)
-        with observer.on(fp16.model):
-            report = self._report("fp16", torch_predictor(fp16.model), "torch with its layers in FP16 on the CPU")
-        report = replace(report, activations=observer.activations.to_json(limit=FP16_MAX))
-        return _Fp16Evaluation(fp16=fp16, report=report)
-
-    def _sensitivity(
-        self, precision: str, blocks: Sequence[str], *, frames: Frames, alone: Callable[[str], Predictor]
-    ) -> dict[str, float]:
+    def _sensitivity(self, precision: str, blocks: Sequence[str], **more: Any) -> dict[str, float]:
         name = precision.upper()
         _log.info("%s outputs exceed the tolerance: measuring the sensitivity of %d blocks", name, len(blocks))
         return measure_sensitivity(
             blocks,
-            frames=frames,
             contract=self.run.model_config.contract,
             tolerance=self.tolerances[precision],
             reference=torch_predictor(self.model),
-            alone=alone,
-            progress=partial(self.progress, stage=f"measuring layers in {name}"),
+            progress=partial(self.progress, stage=f"measuring blocks in {name}"),
+            **more,
         )
 
     def _quantised_blocks(self, outside: Sequence[str]) -> tuple[str, ...]:
@@ -347,31 +367,6 @@ class _Job:
     def _advice(self, precision: str, kept: Fp32Selection[Any]) -> str:
         """The blocks to keep in FP32, and the alternatives."""
         return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
-
-    def _overflows(self, found: _Fp16Evaluation) -> str:
-        """The layers that exceed the range of FP16, and the options that keep them in FP32; "" if there are none."""
-        first = torch.from_numpy(self.frames.rgb[:1]), torch.from_numpy(self.frames.depth[:1])
-        fp32 = fold_frozen_batchnorm(self.model, *first)
-        observer = TorchActivationObserver()
-        with observer.on(fp32):
-            self._report("fp16", torch_predictor(fp32), "torch fp32")
-        known = (ITSELF, *found.fp16.fp32_modules)
-        over = [name for name in observer.activations.over(FP16_MAX) if not inside(name, known)]
-        if not over:
-            first_bad = next(iter((found.report.activations or {}).get("not_finite", {})), "")
-            return f"the first layer with values that are not finite is {first_bad}" if first_bad else ""
-        layers = ", ".join(f"{name} ({observer.activations.largest[name]:.3g})" for name in over)
-        options = " ".join(f"--keep-fp32 '{name}'" for name in (*self.keep_fp32, *over))
-        return (
-            f"layers beyond {FP16_MAX:.0f}, the largest FP16 number: {layers}\n"
-            f"Keep them in FP32: {options}; or train with a smaller learning rate or weight decay"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fp16Evaluation:
-    fp16: Fp16Model
-    report: ParityReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +389,6 @@ _NOT_OPTIMISED = "Without optimisation the same file passes, so TensorRT may run
 
 _NEXT_STEP = {
     "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",
-    "fp16": "Keep sensitive layers in FP32 with --keep-fp32 PATTERN, or export without fp16",
-    "int8": "Or calibrate on more frames with --calibration-frames N, or export without int8",
+    "fp16": "Keep sensitive layers in FP32 with --keep-fp32 PATTERN, or export without FP16: --precision fp32",
+    "int8": "Or calibrate on more frames with --calibration-frames N, or export without INT8: --precision fp32,fp16",
 }

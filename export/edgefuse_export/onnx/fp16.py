@@ -44,42 +44,62 @@ class Fp16Model:
     fp32_modules: tuple[str, ...]
 
 
-def fp16_from_model(
-    model: FusionClassifier, *, rgb_NHWC: Tensor, depth_NHW2: Tensor, keep_fp32: Sequence[str] = ()
-) -> Fp16Model:
-    """A copy of the model in FP16, with the input decoding and the modules that match `keep_fp32` in FP32.
+@dataclass(frozen=True, kw_only=True)
+class FoldedModel:
+    """A model in FP32 with batch normalisation folded into the convolutions, which TensorRT does in any case.
 
-    Batch normalisation is folded into the convolutions first, in FP32: its variances may be outside the range of FP16, and
-    TensorRT folds it in any case.
+    The variances may be outside the range of FP16, so it comes before the conversion.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        computing: names of the modules that compute something in their own `forward`.
+    """
+
+    model: FusionClassifier
+    computing: frozenset[str]
+
+
+def folded_model(model: FusionClassifier, *, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> FoldedModel:
+    """A copy of the model with batch normalisation folded.
 
     Args:
         model: in eval mode, on the CPU; not modified.
         rgb_NHWC, depth_NHW2: any batch; running it shows which modules compute, and which convolution feeds which
             normalisation.
+    """
+    folded = copy.deepcopy(model).eval()
+    fold_batchnorm(folded, rgb_NHWC, depth_NHW2)
+    with TorchActivationObserver().on(folded) as activations:
+        predict(folded, rgb_NHWC, depth_NHW2)
+    return FoldedModel(model=folded, computing=frozenset(activations.largest))
+
+
+def fp16_from_model(
+    model: FusionClassifier, *, rgb_NHWC: Tensor, depth_NHW2: Tensor, keep_fp32: Sequence[str] = ()
+) -> Fp16Model:
+    """`fp16_from_folded` of `folded_model`, see both."""
+    return fp16_from_folded(folded_model(model, rgb_NHWC=rgb_NHWC, depth_NHW2=depth_NHW2), keep_fp32=keep_fp32)
+
+
+def fp16_from_folded(folded: FoldedModel, *, keep_fp32: Sequence[str] = ()) -> Fp16Model:
+    """A copy of the model in FP16, with the input decoding and the modules that match `keep_fp32` in FP32.
+
+    Args:
         keep_fp32: more modules, as glob patterns on their names (`*` matches dots too).
 
     Raises:
         UserError: a pattern matches no module.
     """
-    fp16 = fold_frozen_batchnorm(model, rgb_NHWC, depth_NHW2)
+    fp16 = copy.deepcopy(folded.model)
     kept = fp32_modules(fp16, keep_fp32=keep_fp32)
-    with TorchActivationObserver().on(fp16) as activations:
-        predict(fp16, rgb_NHWC, depth_NHW2)
     for name, module in fp16.named_modules():
         if not name:
             continue  # the classifier itself casts nothing: tensors between its submodules keep their precision
         dtype = torch.float32 if inside(name, kept) else torch.float16
         _convert(module, dtype)
-        if name in activations.largest:
+        if name in folded.computing:
             module.register_forward_pre_hook(_Cast(dtype), with_kwargs=True)
     return Fp16Model(model=fp16, fp32_modules=kept)
-
-
-def fold_frozen_batchnorm(model: FusionClassifier, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> FusionClassifier:
-    """A copy of the model, in the same precision, with batch normalisation folded into the convolutions."""
-    folded = copy.deepcopy(model).eval()
-    fold_batchnorm(folded, rgb_NHWC, depth_NHW2)
-    return folded
 
 
 def fp32_modules(model: nn.Module, *, keep_fp32: Sequence[str] = ()) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgefuse.errors import UserError, require
+from edgefuse.progress import Progress, no_progress
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside, module_of
@@ -27,12 +28,15 @@ ACTIVATIONS = ("Relu", "Clip")
 """Operators that clip the output of a layer."""
 
 
-def measured_ranges(path: Path, *, frames: Frames) -> dict[str, float]:
+def measured_ranges(path: Path, *, frames: Frames, progress: Progress = no_progress) -> dict[str, float]:
     """The largest magnitude of each tensor of an FP32 file over real frames.
 
     An output that only an activation consumes gets the range *after* the activation: values outside are clipped there in any
     case, so they saturate to the same value, and the 8 bits cover the remaining range. MobileNetV2's first layers output
     values of 30 and more before an activation that clips at 6.
+
+    Args:
+        progress: called with (frames done, frames in total).
 
     Raises:
         UserError: no frames.
@@ -42,6 +46,7 @@ def measured_ranges(path: Path, *, frames: Frames) -> dict[str, float]:
     observer = OnnxActivationObserver(path)
     for i in range(len(frames.rgb)):
         observer(frames.rgb[i : i + 1], frames.depth[i : i + 1])
+        progress(i + 1, len(frames.rgb))
     ranges = dict(observer.largest)
     for node in require("onnx_ir", extra="export").load(path).graph:
         following = [use.node for use in node.outputs[0].uses()] if node.op_type in OPERATORS else []

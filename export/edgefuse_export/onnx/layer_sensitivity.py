@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from torch import nn
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import InputContract, Outputs
+from edgefuse.evaluation.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
 
@@ -102,6 +103,7 @@ def measure_sensitivity(
     tolerance: Tolerance,
     reference: Predictor,
     alone: Callable[[str], Predictor],
+    batch_size: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """Fraction of the tolerance that each block uses up when it alone is in the lower precision.
@@ -110,20 +112,26 @@ def measure_sensitivity(
         frames: real frames; up to `NUM_FRAMES` of them are used, evenly spaced, and the edge cases.
         reference: the FP32 model.
         alone: block -> the model with only that block in the lower precision.
+        batch_size: frames that it predicts at once.
         progress: called with (blocks measured, blocks in total).
 
     Returns:
         Block -> its largest difference as a fraction of the tolerance, largest first; infinity if an output is not finite.
     """
     some = frames.spread(NUM_FRAMES)
-    pairs = [(some.rgb[i : i + 1], some.depth[i : i + 1]) for i in range(len(some.rgb))]
-    pairs += list(edge_cases(some.rgb[:1], some.depth[:1], contract=contract).values())
-    expected = [reference(*pair) for pair in pairs]
+    cases = edge_cases(some.rgb[:1], some.depth[:1], contract=contract).values()
+    rgb = np.concatenate([some.rgb, *(case[0] for case in cases)])
+    depth = np.concatenate([some.depth, *(case[1] for case in cases)])
+
+    def answers(predictor: Predictor) -> Outputs:
+        starts = range(0, len(rgb), batch_size)
+        return joined([predictor(rgb[i : i + batch_size], depth[i : i + batch_size]) for i in starts])
+
+    expected = answers(reference)
     sensitivity = {}
     for number, block in enumerate(blocks, start=1):
-        predictor = alone(block)
-        found = joined([predictor(*pair) for pair in pairs])
-        case = compare_outputs(block, expected=joined(expected), found=found, near_tie_margin=tolerance.draw_margin)
+        found = answers(alone(block))
+        case = compare_outputs(block, expected=expected, found=found, near_tie_margin=tolerance.draw_margin)
         fractions = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
         if tolerance.p99_probability is not None:
             fractions.append(case.p99_probability_difference / tolerance.p99_probability)

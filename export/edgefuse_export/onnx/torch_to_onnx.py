@@ -24,6 +24,8 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.onnx.check_precision import check_types
 from edgefuse_export.tensorrt.lint import check_model, refuse_unready
 
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
+"""Where torch's exporter stores the source lines of a node."""
 OPSET = 18
 """Written by torch's exporter without conversion, and old enough for the TensorRT of JetPack 6: opset 20 redefines ReduceMin, for
 example, and the last parser list before TensorRT 10.3 ends at 19."""
@@ -163,7 +165,12 @@ def proto_from_module(
             "versions: pip install --upgrade 'edgefuse[export]'; --debug shows the traceback"
         ) from error
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    for node in proto.graph.node:  # it has paths of this machine
+        kept = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    return proto
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Log and progress of a TensorRT build: the log goes to a file, the last errors to the message, the progress to a bar.
+"""Log and progress of a TensorRT build: the log goes to a file, the last errors to the message, the progress to a bar and to lines.
 
 TensorRT calls both from its own threads. An exception from writing or display must not reach it.
 """
@@ -6,11 +6,13 @@ TensorRT calls both from its own threads. An exception from writing or display m
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -20,12 +22,16 @@ from edgefuse.progress import Progress, no_progress
 KEPT_ERRORS = 5
 BUILDING = "building"
 """The stage name in calls of `progress`."""
+LINE_EVERY_S = 8.0
+"""Between two lines of a long step: also a busy machine shows one in ten seconds."""
 
 # Texts of TensorRT's messages (TensorRT #477, #948; DeepStream-Yolo #366). A tactic that is skipped because of "insufficient
 # memory on requested size" is a warning about the workspace: TensorRT tries others.
 _SHORT_GPU_MEMORY = re.compile(r"out of memory|OutOfMemory|Requested amount of (GPU )?memory", re.IGNORECASE)
 _SHORT_WORKSPACE = re.compile(r"insufficient workspace|do not have sufficient workspace", re.IGNORECASE)
 _NO_KERNEL = re.compile(r"could not find any implementation|no implementation.*constraint", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -126,9 +132,22 @@ class BuildProgress:
         with self._lock:
             self._parents.pop(phase, None)
 
+    def complete(self) -> None:
+        """Report 100 %: the phases need not add up to it, and those of TensorRT-RTX do not."""
+        with self._lock:
+            self._report(100)
+
+    def status(self) -> str:
+        """The innermost phase and the percentage: "building the engine: Timing tactics, 17 %"."""
+        with self._lock:
+            phase = next(reversed(self._parents), "")
+            return f"building the engine{phase and f': {phase}'}, {self._shown} %"
+
     def _show(self) -> None:
         roots = [phase for phase, parent in self._parents.items() if parent not in self._parents]
-        percent = int(100 * max((self._fraction(phase) for phase in roots), default=0.0))
+        self._report(int(100 * max((self._fraction(phase) for phase in roots), default=0.0)))
+
+    def _report(self, percent: int) -> None:
         if percent <= self._shown:
             return
         self._shown = percent
@@ -141,6 +160,24 @@ class BuildProgress:
         """Fraction of the phase that is done; its child phases count as part of the current step."""
         inner = max((self._fraction(child) for child, parent in self._parents.items() if parent == phase), default=0.0)
         return min(1.0, (self._done[phase] + min(inner, 0.99)) / self._sizes[phase])
+
+
+@contextlib.contextmanager
+def reported(status: Callable[[], str], *, every_s: float = LINE_EVERY_S) -> Iterator[None]:
+    """Log `status()` and the elapsed time every few seconds while the block runs: on any terminal, also if the library reports nothing."""
+    started_s, ended = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        while not ended.wait(every_s):
+            _log.info("%s, %.0f s so far", status(), time.monotonic() - started_s)
+
+    thread = threading.Thread(target=report, name="build-status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from edgefuse.console.options import AsJson, BundleFolder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary
+    from edgefuse_export.tensorrt.build import BuildSummary
+    from edgefuse_export.tensorrt.build_options import BuildOptions
     from edgefuse_export.tensorrt.lint import Readiness
 
 Reference = Annotated[
@@ -25,18 +26,33 @@ Reference = Annotated[
     ),
 ]
 
+WorkspaceMib = Annotated[
+    int,
+    typer.Option(
+        min=1, max=1 << 20, help="Limit for the scratch memory of one layer, in MiB. Lower it if GPU memory is short."
+    ),
+]
+EngineToBuild = Annotated[
+    str,
+    typer.Option(
+        help="tensorrt: for the GPU of this machine. rtx: TensorRT-RTX, for desktop and workstation GPUs, on any machine."
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="GPUS",
+        help="With --engine rtx: GPUs to build for, such as sm86,sm89,sm120, or current. Default: the GPU of this machine; "
+        "without one, all but sm75.",
+    ),
+]
+
 
 def build(
     bundle: BundleFolder,
-    precision: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = "fp16",
-    workspace_mib: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=1 << 20,
-            help="Limit for the scratch memory of one layer, in MiB. Lower it if GPU memory is short.",
-        ),
-    ] = 1024,
+    precision: Annotated[str, typer.Option(help="fp16, int8 (kept only if faster than fp16) or fp32.")] = "fp16",
+    workspace_mib: WorkspaceMib = 1024,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="0: shortest build. 5: longest search for a fast engine.")
     ] = 3,
@@ -46,6 +62,8 @@ def build(
             min=1, max=1024, help="Regions in one engine run. Default: the batch of the bundle, or 1 if it is dynamic."
         ),
     ] = None,
+    engine: EngineToBuild = "tensorrt",
+    targets: Targets = None,
     force: Annotated[bool, typer.Option("--force", help="Build again even if the bundle has the engine.")] = False,
     reference: Reference = None,
     as_json: AsJson = False,
@@ -55,17 +73,22 @@ def build(
     The engine is stored in BUNDLE/engines, and built again only if something
     that it depends on has changed. An engine is discarded if it does not run
     in the requested precision, or if its outputs differ from the bundle's.
+    With --engine rtx it is built for any desktop GPU, here or on another
+    machine; without a GPU, live compares the outputs at its first start.
     """
-    from edgefuse_export.tensorrt.build import PRECISIONS, BuildOptions
+    from edgefuse_export.tensorrt.build_options import ENGINES, PRECISIONS, BuildOptions
 
-    if precision not in PRECISIONS:
-        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
+    for value, known, option in ((precision, PRECISIONS, "--precision"), (engine, ENGINES, "--engine")):
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
     options = BuildOptions(
         precision=precision,
         workspace_mib=workspace_mib,
         optimization_level=optimization_level,
         batch_size=batch,
         force=force,
+        engine=engine,
+        targets=tuple(targets.split(",")) if targets is not None else (),
     )
     if reference is not None:
         _write_reference(bundle, reference, options, as_json=as_json)
@@ -107,29 +130,60 @@ def build_and_report(bundle: Path, options: BuildOptions | None = None) -> Build
         options: default: FP16 and TensorRT's default settings.
     """
     from edgefuse.console.progress import counting
-    from edgefuse.io.text import quoted, say
-    from edgefuse_export.tensorrt.build import BuildOptions, build_engine
+    from edgefuse.io.text import say
+    from edgefuse_export.tensorrt.build import build_engine
+    from edgefuse_export.tensorrt.build_options import BuildOptions
 
     options = BuildOptions() if options is None else options
     with counting(f"building {options.precision}", unit="%") as progress:
         summary = build_engine(bundle, options, progress=progress)
-    details = summary.record.details
-    layers = ", ".join(f"{number} {kind}" for kind, number in details["layers"].items())
     if not summary.built:
-        say(f"engine: {bundle / summary.record.name} is up to date (--force builds it again); layers: {layers}")
-        return summary
-    say(f"layers: {layers}; built in {details['build_s']} s")
-    for case in details["parity"]["cases"]:
-        say(
-            f"  {case['name']:<24}{case['num_samples']:>8}{case['max_probability_difference']:>12.1e}{case['top1_flips']:>7}"
-        )
-    say(f"engine: {bundle / summary.record.name}; next: edgefuse live {quoted(bundle)} --camera realsense")
+        say(f"{bundle / summary.record.name} is up to date (--force builds it again)")
+    for name, text in engine_in_words(bundle, summary):
+        say(f"{name:<9}{text}")
     return summary
 
 
+def engine_in_words(folder: Path, summary: BuildSummary) -> list[tuple[str, str]]:
+    """The rows of the printed table: name and text."""
+    from edgefuse.io.text import quoted
+    from edgefuse_export.tensorrt.build_options import ENGINES
+    from edgefuse_export.tensorrt.inspect_engine import in_words
+    from edgefuse_runtime.engines.engine_cache import sm_name
+
+    record, details = summary.record, summary.record.details
+    key, is_rtx = record.key, record.key.engine == "rtx"
+    targets = ", ".join(map(sm_name, key.compute_capabilities))
+    onnx_bytes = summary.bundle.manifest.files[record.onnx_file].num_bytes
+    size = f"{record.num_bytes / 1e6:.2f} MB, {record.num_bytes / onnx_bytes:.2f} times {record.onnx_file}"
+    rows = [
+        ("library", f"{ENGINES[key.engine].name} {key.tensorrt_version}"),
+        ("targets", targets if is_rtx else f"{targets}, {key.device_name}"),
+        ("file", str(folder / record.name)),
+        ("size", f"{size} ({onnx_bytes / 1e6:.2f} MB)"),
+        ("parsed", in_words(details.get("parsed_layers") or {})),
+    ]
+    if details.get("layers"):
+        rows.append(("layers", ", ".join(f"{number} {kind}" for kind, number in details["layers"].items())))
+    rows.append(("built", f"in {details['build_s']} s"))
+    for case in (details.get("parity") or {}).get("cases", ()):
+        figures = f"{case['num_samples']:>8}{case['max_probability_difference']:>12.1e}{case['top1_flips']:>7}"
+        rows.append(("outputs", f"{case['name']:<24}{figures}"))
+    rows += [("note", note) for note in details.get("notes", ())]
+    return [*rows, ("next", f"edgefuse live {quoted(folder)} {'--engine rtx' if is_rtx else '--camera realsense'}")]
+
+
 def summary_json(summary: BuildSummary) -> dict[str, object]:
-    """The JSON result: the record of the engine, and whether it was built now."""
-    return {"built": summary.built, "reason": summary.reason, "engine": summary.record.to_json()}
+    """The JSON result: the record of the engine, its size relative to the ONNX file, and whether it was built now."""
+    record = summary.record
+    ratio = record.num_bytes / summary.bundle.manifest.files[record.onnx_file].num_bytes
+    return {
+        "built": summary.built,
+        "reason": summary.reason,
+        "engine": record.to_json(),
+        "times_onnx_size": round(ratio, 3),
+        "int8_timing": summary.int8_timing.to_json() if summary.int8_timing else None,
+    }
 
 
 def lint_onnx(

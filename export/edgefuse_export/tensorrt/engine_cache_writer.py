@@ -33,11 +33,13 @@ from edgefuse_runtime.engines.engine_cache import (
     build_command,
     check_private,
     plan_records,
+    sm_name,
 )
 
 LOCK_NAME = ".lock"
 
-_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-trt.+-[0-9a-f]{12}\.(plan|json|log)")
+_OF_A_PLAN = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\.(plan|json|log)")
+_OF_A_GPU = re.compile(r"(fp16|int8|fp32)-sm\w+-(trt|rtx).+-[0-9a-f]{12}\..+\.(kernels|checked\.json)")
 
 
 def check_cache(bundle: Bundle) -> None:
@@ -161,8 +163,10 @@ def sweep(bundle: Bundle) -> None:
     """Remove the leftovers of killed builds: temporary files, and plans that are not in the manifest. Requires `build_lock`."""
     folder = bundle.folder / ENGINES_FOLDER
     stems = {Path(name).stem for name in bundle.manifest.files if name.startswith(f"{ENGINES_FOLDER}/")}
+    of_stems = tuple(f"{stem}." for stem in stems)
     left = [path for path in folder.iterdir() if path.name.startswith(".") and path.name != LOCK_NAME]
     left += [path for path in folder.iterdir() if _OF_A_PLAN.fullmatch(path.name) and path.stem not in stems]
+    left += [path for path in folder.iterdir() if _OF_A_GPU.fullmatch(path.name) and not path.name.startswith(of_stems)]
     remove_leftovers(bundle.folder)
     for path in left:
         if path.is_dir():
@@ -174,7 +178,9 @@ def sweep(bundle: Bundle) -> None:
 
 def plan_stem(key: PlanKey, plan_sha256: str) -> str:
     """Name of a plan's files, without the suffix."""
-    stem = f"{key.precision}-sm{key.compute_capability.replace('.', '')}-trt{key.tensorrt_version}-{plan_sha256[:12]}"
+    gpus = "_".join(map(sm_name, key.compute_capabilities))
+    library = "rtx" if key.engine == "rtx" else "trt"
+    stem = f"{key.precision}-{gpus}-{library}{key.tensorrt_version}-{plan_sha256[:12]}"
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
 
 
@@ -194,7 +200,7 @@ def store_plan(
 
     Args:
         lock: of this bundle, held.
-        details: see `PlanRecord`; an entry "parity" is also written to the manifest's `parity`.
+        details: see `PlanRecord`; an entry "parity" that is not None is also written to the manifest's `parity`.
         log: the builder's log; it is moved next to the plan.
 
     Raises:
@@ -240,7 +246,7 @@ def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: s
         return bundle
     raise PlanError(
         f"{bundle_folder} was exported again while its engine was being built, so the engine was discarded. "
-        f"Build it again: {build_command(bundle, key.precision)}"
+        f"Build it again: {build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)}"
     )
 
 
@@ -255,7 +261,7 @@ def _name_in_manifest(bundle: Bundle, record: PlanRecord, *, without: list[str])
         sha256=record.plan_sha256, num_bytes=record.num_bytes, precision=record.key.precision
     )
     engines[record.name] = record.to_json()
-    if "parity" in record.details:
+    if record.details.get("parity") is not None:
         parity[record.name] = record.details["parity"]
     write_manifest(bundle.folder, replace(manifest, files=files, parity=parity, engines=engines))
 

@@ -1,6 +1,7 @@
-"""Reads the precision of an engine's layers from TensorRT's engine inspector, and checks it.
+"""Checks the precision of the layers, as parsed and in the engine, and the size of the plan.
 
-A builder may return an FP32 engine although FP16 was requested, without a warning (rf-detr #1453, TensorRT #3160).
+A builder may return an FP32 engine although FP16 was requested, without a warning (rf-detr #1453, TensorRT #3160), or a plan with
+gigabytes of zeros (TensorRT #4841). The parsed network can be read on any machine, the engine only on a GPU.
 """
 
 from __future__ import annotations
@@ -32,12 +33,91 @@ _KINDS = (
 _FORMAT_KEYS = ("Format/Datatype", "DataType", "Datatype")
 """TensorRT 10 has one field for both; the guide to version 11 has two. Published outputs have only the first."""
 
+ALLOWED_SIZE = 2
+"""Most bytes of a plan for each byte of its ONNX file, beyond `ALLOWED_OVERHEAD`."""
+
+ALLOWED_OVERHEAD = 32 << 20
+"""Bytes of a plan that do not depend on the weights: layers and kernels.
+
+Measured with TensorRT-RTX 1.7.1, in bytes beyond twice the ONNX file: 16 MB (INT8, 3201 parsed layers: two EfficientNet-B0), 14 MB
+(INT8, two MobileNetV3-Small), 5 MB (INT8) and 1 MB (FP16) with tiny backbones. FP32 and FP16 files of torchvision networks stay below
+1.7 times their size."""
+
+_LEARNED = ("convolution", "deconvolution", "matrix_multiply")
+"""The layers of a parsed network that have weights, or multiply like those."""
+
 _COPIES = frozenset({"reformat", "noop", "constant", "cast", "signal", "wait"})
 """Layer types that only move or convert values."""
 
 
 class PrecisionError(UserError):
     """The engine does not run in the requested precision."""
+
+
+class PlanSizeError(UserError):
+    """The plan is too large for its ONNX file; it was discarded."""
+
+
+ParsedLayers = dict[str, dict[str, int]]
+"""Type of the first output ("half", "float", "int8", ...) -> kind of layer ("convolution", ...) -> number of layers."""
+
+
+def parsed_layers(library: Library, network: trt.INetworkDefinition) -> ParsedLayers:
+    """Count the layers of a parsed network, without constants."""
+    trt = library.module
+    counts: dict[str, Counter[str]] = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.num_outputs and layer.type != trt.LayerType.CONSTANT:
+            counts.setdefault(layer.get_output(0).dtype.name.lower(), Counter())[layer.type.name.lower()] += 1
+    return {dtype: dict(sorted(kinds.items())) for dtype, kinds in sorted(counts.items())}
+
+
+def check_parsed_precision(parsed: ParsedLayers, *, precision: str, file: str) -> None:
+    """Reject, before the build, a strongly typed network without layers in its precision.
+
+    Raises:
+        PrecisionError: no convolution and no matrix multiplication in FP16, or no quantised tensor in INT8.
+    """
+    missing = ""
+    if precision == "fp16" and not any(parsed.get("half", {}).get(kind) for kind in _LEARNED):
+        missing = "no convolution and no matrix multiplication in FP16"
+    if precision == "int8" and not parsed.get("int8", {}).get("quantize"):
+        missing = "no QuantizeLinear to INT8"
+    if missing:
+        raise PrecisionError(
+            f"{file} has {missing} (layers: {in_words(parsed)}), so no engine was built: export again: edgefuse export RUN --out "
+            f"BUNDLE --precision fp32,{precision} --force; or build with --precision fp32"
+        )
+
+
+def in_words(parsed: ParsedLayers) -> str:
+    """The layers with weights by type, and the number of others: "half 12 convolution, 5 matrix_multiply, 30 others; ..."."""
+    parts = []
+    for dtype, kinds in parsed.items():
+        shown = (*_LEARNED, "softmax", "quantize", "dequantize")
+        counts = [f"{kinds[kind]} {kind}" for kind in shown if kind in kinds]
+        others = sum(number for kind, number in kinds.items() if kind not in shown)
+        parts.append(f"{dtype} {', '.join([*counts, *([f'{others} others'] if others else [])])}")
+    return "; ".join(parts)
+
+
+def check_plan_size(num_bytes: int, *, onnx_bytes: int, file: str, title: str) -> None:
+    """Reject a plan that is much larger than its ONNX file.
+
+    Args:
+        title: name and version of the library that built it.
+
+    Raises:
+        PlanSizeError: with both sizes, and what to try.
+    """
+    most = ALLOWED_SIZE * onnx_bytes + ALLOWED_OVERHEAD
+    if num_bytes > most:
+        raise PlanSizeError(
+            f"the plan has {num_bytes / 1e6:.1f} MB, but {file} has {onnx_bytes / 1e6:.1f} MB and at most {most / 1e6:.1f} MB were "
+            f"expected, so it was discarded: {title} may have padded it (TensorRT #4841). Build with another version of the library, "
+            f"another --optimization-level or --precision fp32; or run the bundle without a plan: edgefuse live BUNDLE --engine cuda, or cpu"
+        )
 
 
 def count_layers(

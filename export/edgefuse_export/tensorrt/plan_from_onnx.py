@@ -1,22 +1,26 @@
 """Builds a serialized TensorRT plan from an ONNX file: network typing, builder settings, log and progress.
 
-Checked against the bindings of TensorRT 10.3, 10.16 and 11.4; not yet run with a TensorRT library.
+Runs with TensorRT-RTX 1.7.1 in every test run; checked against the bindings of TensorRT 10.3, 10.16 and 11.4, whose libraries are
+untried.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES
-from edgefuse.errors import UserError
+from edgefuse.errors import MissingPackageError, UserError
 from edgefuse.io.files import file_replaced
 from edgefuse.progress import Progress, no_progress
-from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted
+from edgefuse_export.tensorrt.break_fusion import make_outputs
+from edgefuse_export.tensorrt.build_log import BuildProgress, Journal, interrupt_noted, reported
+from edgefuse_export.tensorrt.inspect_engine import ParsedLayers, check_parsed_precision, check_plan_size, parsed_layers
 from edgefuse_export.tensorrt.parse import Refusal, is_strongly_typed, refusals_of
+from edgefuse_export.tensorrt.rtx_targets import set_targets
 from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
@@ -39,10 +43,14 @@ class BuiltPlan:
     Attributes:
         content: the serialized plan.
         notes: messages for the user about the build.
+        parsed: the layers of the network that was built from.
+        marked: intermediate tensor that was made an output -> the layer that computes it, in topological order.
     """
 
     content: bytes
     notes: tuple[str, ...]
+    parsed: ParsedLayers
+    marked: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,27 +135,36 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     *,
     library: Library,
     typing: Typing,
+    precision: str,
     shapes: Mapping[str, tuple[int, ...]],
     workspace_mib: int,
     optimization_level: int,
-    timing_cache: Path,
+    timing_cache: Path | None,
+    targets: Sequence[str] = (),
     journal: Journal,
     logger: trt.ILogger,
+    mark_outputs: Collection[str] | None = (),
     progress: Progress = no_progress,
 ) -> BuiltPlan:
-    """Build a plan for the GPU of this machine.
+    """Build a plan: with TensorRT for the GPU of this machine, with TensorRT-RTX for any of its GPUs.
 
     Args:
         library: builds it.
+        precision: that `typing` is for; a network without a layer of it is not built.
         shapes: input name -> shape, batch first; the plan accepts no other shapes.
         workspace_mib: most scratch memory of one layer.
         optimization_level: 0 (fastest build) to 5 (fastest engine).
-        timing_cache: file that is read if it exists and matches, and updated with the new timings.
+        timing_cache: file that is read if it exists and matches, and updated with the new timings; TensorRT-RTX measures none.
+        targets: compute capabilities to build for, only for TensorRT-RTX.
         journal: the log that `logger` writes to.
+        mark_outputs: intermediate tensors to make outputs of the plan; None = all.
         progress: called with (percent, 100).
 
     Raises:
         BuildError: the file does not parse, has inputs of other shapes, or the build fails.
+        PrecisionError: the network has no layer in the precision.
+        TargetError: a target does not support the network.
+        PlanSizeError: the plan is too large for the file.
         KeyboardInterrupt: Ctrl-C was pressed during the build.
     """
     trt = library.module
@@ -157,16 +174,22 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     parser = trt.OnnxParser(network, logger)
     if refusals := refusals_of(parser, onnx_path):
         raise BuildError(_refused_message(refusals, onnx_path, title=library.title))
+    parsed = parsed_layers(library, network)
+    if typing.strongly_typed:
+        check_parsed_precision(parsed, precision=precision, file=str(onnx_path))
+    marked = make_outputs(library, network, mark_outputs)
     config = builder.create_builder_config()
+    set_targets(library, config, targets, parsed=parsed)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.builder_optimization_level = optimization_level
     _set_precision(library, network, config, typing)
     config.add_optimization_profile(_static_profile(library, builder, network, shapes, onnx_path))
-    _attach_timing_cache(config, timing_cache, journal)
+    if timing_cache is not None:
+        _attach_timing_cache(config, timing_cache, journal)
     phases = BuildProgress(progress)
     config.progress_monitor = monitor = _new_monitor(library, phases)  # the variable keeps the object alive  # noqa: F841
     notes: tuple[str, ...] = ()
-    with interrupt_noted(phases):
+    with interrupt_noted(phases), reported(phases.status):
         plan = builder.build_serialized_network(network, config)
         if plan is None and not phases.interrupted and journal.lacked_kernel() and _prefer_constraints(library, config):
             notes = (PREFERRED_NOTE,)
@@ -177,9 +200,23 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     if phases.interrupted:
         raise KeyboardInterrupt
     if plan is None:
-        raise BuildError(_failure_message(journal, workspace_mib))
-    _save_timing_cache(config, timing_cache)
-    return BuiltPlan(content=bytes(plan), notes=notes)
+        raise BuildError(_failure_message(journal, workspace_mib, title=library.title))
+    if timing_cache is not None:
+        _save_timing_cache(config, timing_cache)
+    phases.complete()
+    content = bytes(plan)
+    check_plan_size(len(content), onnx_bytes=onnx_path.stat().st_size, file=str(onnx_path), title=library.title)
+    return BuiltPlan(content=content, notes=notes, parsed=parsed, marked=marked)
+
+
+def check_parser(library: Library) -> None:
+    """Raises MissingPackageError for a library that only runs plans, such as TensorRT's lean and dispatch runtimes."""
+    trt = library.module
+    if not hasattr(trt, "OnnxParser"):
+        raise MissingPackageError(
+            f"{library.title} is installed without its ONNX parser, so it builds no engine: install the whole library: "
+            f"{library.product.install}"
+        )
 
 
 def _start(library: Library, logger: trt.ILogger, journal: Journal) -> trt.Builder:
@@ -335,7 +372,7 @@ def _refused_message(refusals: Sequence[Refusal], onnx_path: Path, *, title: str
     )
 
 
-def _failure_message(journal: Journal, workspace_mib: int) -> str:
+def _failure_message(journal: Journal, workspace_mib: int, *, title: str) -> str:
     if journal.lacked_gpu_memory():
         step = (
             f"The GPU is out of memory. Close other programs that use it (nvidia-smi; on a Jetson: tegrastats), and build with "
@@ -348,7 +385,7 @@ def _failure_message(journal: Journal, workspace_mib: int) -> str:
         )
     else:
         step = "Try a lower --optimization-level or --precision fp32; the log has all messages of the builder"
-    return f"TensorRT built no engine{journal.last_errors()}.\n{step}.\nlog: {journal.path}"
+    return f"{title} built no engine{journal.last_errors()}.\n{step}.\nlog: {journal.path}"
 
 
 def json_settings(*, typing: Typing, workspace_mib: int, optimization_level: int) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from edgefuse.bundle import MODEL_NAMES, Bundle, open_bundle
 from edgefuse.contract import DEPTH_INPUT, GATE_OUTPUT, PROBABILITIES_OUTPUT, RGB_INPUT
 from edgefuse.errors import UserError
+from edgefuse.evaluation.compare_outputs import ENGINE_TOLERANCES
 from edgefuse.io.arrays import npy_bytes
 from edgefuse.io.files import folder_replaced, real_path, refuse_existing
 from edgefuse.io.json_files import write_json
 from edgefuse.io.text import quoted
-from edgefuse_export.tensorrt.build import BuildOptions, source_file
-from edgefuse_export.tensorrt.verify_engine import ENGINE_TOLERANCES
+from edgefuse_export.tensorrt.build import source_file
+from edgefuse_export.tensorrt.build_options import BuildOptions
 
 INPUTS = (RGB_INPUT, DEPTH_INPUT)
 POLYGRAPHY_INPUTS, POLYGRAPHY_OUTPUTS = "polygraphy_inputs.json", "polygraphy_outputs.json"

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import MODEL_NAME, MODEL_NAMES, Bundle, Samples
 from edgefuse.contract import Outputs
+from edgefuse.evaluation.compare_outputs import ENGINE_TOLERANCES, ParityReport, Tolerance, check_parity, joined
 from edgefuse.evaluation.metrics import Predictor
-from edgefuse_export.compare_outputs import TOLERANCES, ParityReport, Tolerance, check_parity, joined
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines.engine import Engine
-
-ENGINE_TOLERANCES = {**TOLERANCES, "fp32": Tolerance(probability=1e-3, gate=1e-3)}
-"""Differences from FP32 on the CPU. FP32 on a GPU uses other kernels, such as Winograd, and other orders of sums."""
 
 FILE_TOLERANCES = {"int8": Tolerance(probability=0.15, gate=0.15, p99_probability=0.075, flips_fraction=0.02)}
 """Precision -> differences of the engine from unoptimised ONNX Runtime on the file that the engine was built from.

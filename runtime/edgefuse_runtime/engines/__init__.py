@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgefuse_runtime.engines.engine import Engine
 
 MAX_THREADS = 4096
-WORDS = ("auto", "tensorrt", "cuda", "cpu")
+WORDS = ("auto", "tensorrt", "rtx", "cuda", "cpu")
 
 
 def open_engine(
@@ -25,9 +25,9 @@ def open_engine(
 
     Args:
         file: name of an ONNX file of the bundle; None = the best for the engine: FP16 on a GPU if the bundle has it, FP32 on
-            the CPU. For TensorRT, a plan of the same precision is used.
-        engine: "tensorrt", "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that engine or an error. "auto": the first of them,
-            in this order, that works on this machine.
+            the CPU. For TensorRT and TensorRT-RTX, a plan of the same precision is used.
+        engine: "tensorrt", "rtx" (TensorRT-RTX), "cuda" (ONNX Runtime) or "cpu" (ONNX Runtime): that engine or an error.
+            "auto": the first of them, in this order, that works on this machine.
         num_threads: CPU threads; see `OnnxRuntimeEngine`.
 
     Raises:
@@ -54,10 +54,11 @@ def _engine(bundle: Bundle, word: str, *, file: str | None, num_threads: int | N
     from edgefuse.bundle import MODEL_NAME
     from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
     from edgefuse_runtime.engines.tensorrt import TensorRTEngine
+    from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT
 
-    if word == "tensorrt":
+    if word in ("tensorrt", "rtx"):
         precision = None if file is None else bundle.manifest.files[file].precision
-        return TensorRTEngine(bundle, precision=precision)
+        return TensorRTEngine(bundle, precision=precision, product=RTX if word == "rtx" else TENSORRT)
     if word == "cuda":
         return OnnxRuntimeEngine(bundle, file=file or fastest_file(bundle), device="cuda")
     return OnnxRuntimeEngine(bundle, file=file or MODEL_NAME, num_threads=num_threads)

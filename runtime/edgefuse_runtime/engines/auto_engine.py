@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle
 from edgefuse.contract import InputContract
-from edgefuse.errors import UserError
+from edgefuse.errors import MissingPackageError, UserError
 from edgefuse_runtime.engines.engine import Decision, Engine, Tensor
+from edgefuse_runtime.engines.engine_cache import NoPlanError
+
+NOT_AVAILABLE = (MissingPackageError, NoPlanError)
+"""Errors of an engine that was not prepared here: nothing is wrong. Any other means that one failed, which is a warning."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,16 +63,16 @@ class AutoEngine:
         return self._description
 
     def __enter__(self) -> AutoEngine:
-        passed_over: dict[str, str] = {}
+        errors: dict[str, UserError] = {}
         *others, last = self._candidates
         for word in others:
             try:
-                self._opened(word, passed_over)
+                self._open(word, errors)
             except UserError as error:
-                passed_over[word] = str(error)
+                errors[word] = error
             else:
                 return self
-        self._opened(last, passed_over)
+        self._open(last, errors)
         return self
 
     def __exit__(
@@ -85,14 +89,18 @@ class AutoEngine:
             raise RuntimeError("run outside of `with`")
         return self._engine.run(rgb, depth)
 
-    def _opened(self, word: str, passed_over: Mapping[str, str]) -> None:
+    def _open(self, word: str, errors: Mapping[str, UserError]) -> None:
+        """Open one engine, and log it together with the errors of those before it."""
         self._engine = None
         engine = self._candidates[word].__enter__()
         self._engine = engine
-        self._description = {**engine.description, "passed_over": dict(passed_over)}
-        reasons = "; ".join(f"{other}: {_first_sentence(reason)}" for other, reason in passed_over.items())
-        is_chosen = len(self._candidates) > 1
-        _log.log(logging.INFO if is_chosen else logging.DEBUG, "engine: %s%s", word, f" ({reasons})" if reasons else "")
+        self._description = {**engine.description, "passed_over": {one: str(error) for one, error in errors.items()}}
+        if any(not isinstance(error, NOT_AVAILABLE) for error in errors.values()):
+            level = logging.WARNING
+        else:
+            level = logging.INFO if len(self._candidates) > 1 else logging.DEBUG
+        reasons = "; ".join(f"{one}: {_first_sentence(str(error))}" for one, error in errors.items())
+        _log.log(level, "engine: %s%s", word, f" ({reasons})" if reasons else "")
 
 
 def _first_sentence(reason: str) -> str:

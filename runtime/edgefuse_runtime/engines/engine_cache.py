@@ -1,8 +1,10 @@
-"""Reading the TensorRT engine cache of a bundle, BUNDLE/engines/. Needs neither TensorRT nor a GPU.
+"""Reading the engine cache of a bundle, BUNDLE/engines/: plans for TensorRT and TensorRT-RTX. Needs neither of them, and no GPU.
 
     engines/fp16-sm87-trt10.3.0-1f0c....plan    the plan; its name ends in its digest, so a name always means the same bytes
     engines/fp16-sm87-trt10.3.0-1f0c....json    its record: key, digest, layers by precision, parity, versions
     engines/fp16-sm87-trt10.3.0-1f0c....log     the builder's log
+    engines/fp16-sm86_sm89-...GPU-sm89.kernels  kernels that TensorRT-RTX compiled from a plan for one GPU (`rtx_runtime`)
+    engines/fp16-...GPU-sm89.checked.json       a plan built without a GPU has the right outputs on this one (`first_load`)
     engines/timing-....cache                    kernel timings of one GPU and version, which make a second build faster
     engines/.lock                               held during a build
 
@@ -16,7 +18,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,17 +30,15 @@ from edgefuse.io.text import quoted
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
-"""Order of preference among matching plans. INT8 is last: it may cost accuracy."""
+"""Order of preference among matching plans. INT8 is last, because it may cost accuracy, unless it was measured faster than FP16."""
+ANY_DEVICE = "any"
+"""The device name of plans for TensorRT-RTX."""
 
 _PLAN_NAME = re.compile(rf"{ENGINES_FOLDER}/[A-Za-z0-9._-]+\.plan")
 
 _RECORD_SPEC: Final = {
     "key": {
-        "onnx_sha256": str,
-        "tensorrt_version": str,
-        "compute_capability": str,
-        "device_name": str,
-        "precision": str,
+        **dict.fromkeys(("onnx_sha256", "tensorrt_version", "compute_capability", "device_name", "precision"), str),
         "engine": Optional(str),
         "shapes": {str: [int]},
         "builder_options": dict,
@@ -46,12 +46,21 @@ _RECORD_SPEC: Final = {
     "onnx_file": str,
     "plan_sha256": str,
     "num_bytes": int,
-    "details": {"layers": Optional({str: int}), "parity": Optional(dict)},
+    "details": {
+        "layers": Optional({str: int}),
+        "parity": Optional(dict),
+        "fusion_broken_at": Optional({"tensors": [str]}),
+        "int8_timing": Optional({"faster": bool}),
+    },
 }
 
 
 class PlanError(UserError):
     """A plan is missing, stale, damaged or not trusted. The message has the next command."""
+
+
+class NoPlanError(PlanError):
+    """The bundle has no plan for this library: none was built."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,12 @@ class PlanKey:
         return cls(**{**value, "shapes": shapes, "builder_options": dict(value["builder_options"])})
 
     def changes_since(self, built: PlanKey) -> tuple[str, ...]:
-        """The differences from the key of a plan, as text: "device name: 'Orin' -> 'H100'"."""
+        """The differences from the key of a plan, as text: "device name: 'Orin' -> 'H100'".
+
+        A plan for more GPUs than this key's is no difference.
+        """
+        if set(self.compute_capabilities) <= set(built.compute_capabilities):
+            built = replace(built, compute_capability=self.compute_capability)
         now, then = _flat(self), _flat(built)
         return tuple(
             f"{name.replace('_', ' ')}: {_brief(then.get(name))} -> {_brief(now.get(name))}"
@@ -142,6 +156,17 @@ class PlanRecord:
         """N of its inputs."""
         return self.key.batch_size
 
+    @property
+    def extra_outputs(self) -> tuple[str, ...]:
+        """Its outputs that the contract does not have: the tensors at which fusion was broken."""
+        return tuple((self.details.get("fusion_broken_at") or {}).get("tensors", ()))
+
+    @property
+    def preference(self) -> int:
+        """Position in the order in which `auto` chooses; INT8 comes first where it was measured faster than FP16 on this GPU."""
+        is_faster = (self.details.get("int8_timing") or {}).get("faster", False)
+        return -1 if is_faster else PREFERRED_PRECISIONS.index(self.key.precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
@@ -175,9 +200,11 @@ def plan_records(bundle: Bundle) -> tuple[PlanRecord, ...]:
 
 def look_up(bundle: Bundle, wanted: PlanKey) -> Lookup:
     """The plan for a key, after checking its digest; or the differences of the key for which it must be built."""
-    same_precision = [one for one in plan_records(bundle) if one.key.precision == wanted.precision]
+    same_precision = [
+        one for one in plan_records(bundle) if (one.key.engine, one.key.precision) == (wanted.engine, wanted.precision)
+    ]
     if not same_precision:
-        return Lookup(record=None, reason=f"the bundle has no {wanted.precision} engine yet")
+        return Lookup(record=None, reason=f"the bundle has no {_named(wanted.engine, wanted.precision)} yet")
     nearest = min(same_precision, key=lambda one: len(wanted.changes_since(one.key)))
     changes = wanted.changes_since(nearest.key)
     if changes:
@@ -197,41 +224,56 @@ def select_plan(
     compute_capability: str,
     device_name: str,
     batch_size: int | None = 1,
+    engine: str = "tensorrt",
 ) -> PlanRecord:
     """The plan to run on this machine: it must match file, version, GPU, precision and batch, but not the builder options.
 
     Does not read the plan; `read_plan` does.
 
     Args:
-        precision: None = the first of `PREFERRED_PRECISIONS` with a matching plan.
+        precision: None = that of the matching plan with the lowest `preference`.
+        tensorrt_version: of the library that `engine` names.
+        device_name: not compared for TensorRT-RTX.
         batch_size: None = the largest with a matching plan.
+        engine: "tensorrt" or "rtx".
 
     Raises:
-        PlanError: there is none. The message has the differences of the closest plan, and the build command.
+        NoPlanError: the bundle has none for this library.
+        PlanError: none matches. The message has the differences of the closest plan, and the build command.
     """
-    nearest: tuple[str, ...] | None = None
-    nearest_precision = precision or PREFERRED_PRECISIONS[0]
+    others: list[tuple[tuple[str, ...], PlanRecord]] = []
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
-    newest_first = [one for one in reversed(plan_records(bundle)) if one.key.precision in wanted]
-    for record in sorted(newest_first, key=lambda one: (wanted.index(one.key.precision), -one.batch_size)):
+    newest_first = reversed(plan_records(bundle))
+    records = [one for one in newest_first if one.key.engine == engine and one.key.precision in wanted]
+    for record in sorted(records, key=lambda one: (one.preference, -one.batch_size)):
         source = bundle.manifest.files.get(record.onnx_file)
         here = replace(
             record.key,
             onnx_sha256="missing" if source is None else source.sha256,
             tensorrt_version=tensorrt_version,
             compute_capability=compute_capability,
-            device_name=device_name,
+            device_name=ANY_DEVICE if engine == "rtx" else device_name,
             shapes={name: (batch_size or shape[0], *shape[1:]) for name, shape in record.key.shapes.items()},
         )
         changes = here.changes_since(record.key)
         if not changes:
             return record
-        if nearest is None or len(changes) < len(nearest):
-            nearest = (f"{record.name} does not match", *changes)
-            nearest_precision = record.key.precision
-    why = "; ".join(nearest) if nearest else f"it has no {precision or 'TensorRT'} engine"
-    command = build_command(bundle, nearest_precision)
+        others.append((changes, record))
+    targets = (compute_capability,)
+    if not others:
+        raise no_plan_error(bundle, engine=engine, precision=precision, targets=targets)
+    changes, nearest = min(others, key=lambda one: len(one[0]))
+    why = "; ".join((f"{nearest.name} does not match", *changes))
+    command = build_command(bundle, nearest.key.precision, engine=engine, targets=targets)
     raise PlanError(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
+
+
+def no_plan_error(bundle: Bundle, *, engine: str, precision: str | None, targets: Sequence[str] = ()) -> NoPlanError:
+    """The error for a bundle that has no plan for a library."""
+    command = build_command(bundle, precision or PREFERRED_PRECISIONS[0], engine=engine, targets=targets)
+    return NoPlanError(
+        f"{bundle.folder} has no engine for this machine: it has no {_named(engine, precision)}. Build one: {command}"
+    )
 
 
 def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
@@ -241,19 +283,13 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
     Raises:
         PlanError: the plan is missing, truncated or changed, or others can write to it.
     """
-    path = bundle.folder / record.name
-    again = build_command(bundle, record.key.precision)
+    path, key = bundle.folder / record.name, record.key
+    again = build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)
     for place in (bundle.folder, bundle.folder / MANIFEST_NAME, path.parent):
         if place.exists():
             check_private(place)
     try:
-        # O_NONBLOCK: opening a pipe of that name would block.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            check_private(path, status=status)
-            if not stat.S_ISREG(status.st_mode):
-                raise PlanError(f"{path} is not a regular file. Remove it, and build it again: {again}")
-            plan = file.read() if status.st_size == record.num_bytes else b""
+        plan, num_bytes = read_private(path, num_bytes=record.num_bytes)
     except FileNotFoundError:
         raise PlanError(f"{path} is missing although the manifest lists it. Build it again: {again}") from None
     except OSError as error:
@@ -261,8 +297,8 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
             f"{path} cannot be read ({error.strerror}). Make it readable, or build it again: {again}"
         ) from error
     if len(plan) != record.num_bytes:
-        kind = "truncated" if status.st_size < record.num_bytes else "not the plan that was built"
-        raise PlanError(f"{path} is {kind}: {status.st_size} of {record.num_bytes} bytes. Build it again: {again}")
+        kind = "truncated" if num_bytes < record.num_bytes else "not the plan that was built"
+        raise PlanError(f"{path} is {kind}: {num_bytes} of {record.num_bytes} bytes. Build it again: {again}")
     found = hashlib.sha256(plan).hexdigest()
     if found != record.plan_sha256:
         raise PlanError(
@@ -270,6 +306,25 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
             f"{record.plan_sha256[:12]}.... Build it again: {again}"
         )
     return plan
+
+
+def read_private(path: Path, *, num_bytes: int | None = None) -> tuple[bytes, int]:
+    """The bytes of a regular file that only the user can write, and its size.
+
+    Args:
+        num_bytes: the expected size; a file of another size is not read.
+
+    Raises:
+        PlanError: it is not a regular file, or others can write to it.
+        OSError: it cannot be read.
+    """
+    # O_NONBLOCK: opening a pipe of that name would block.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        check_private(path, status=status)
+        if not stat.S_ISREG(status.st_mode):
+            raise PlanError(f"{path} is not a regular file. Remove it, and build the engine again")
+        return file.read() if num_bytes in (None, status.st_size) else b"", status.st_size
 
 
 def check_private(path: Path, *, status: os.stat_result | None = None) -> None:
@@ -296,14 +351,45 @@ def check_private(path: Path, *, status: os.stat_result | None = None) -> None:
         )
 
 
-def build_command(bundle: Bundle, precision: str) -> str:
-    """The command that builds a plan."""
-    return f"edgefuse build {quoted(bundle.folder)} --precision {precision}"
+def build_command(bundle: Bundle, precision: str, *, engine: str = "tensorrt", targets: Sequence[str] = ()) -> str:
+    """The command that builds a plan.
+
+    Args:
+        targets: compute capabilities, such as "8.9", for TensorRT-RTX, which builds for GPUs of other machines too; none = for the
+            GPU of this machine.
+    """
+    options = ["--engine rtx"] if engine == "rtx" else []
+    if options and targets:
+        options.append(f"--for {','.join(map(sm_name, targets))}")
+    return " ".join(["edgefuse build", quoted(bundle.folder), *options, f"--precision {precision}"])
+
+
+def sm_name(compute_capability: str) -> str:
+    """A compute capability as `edgefuse build --for` takes it: "sm89" for "8.9"."""
+    return f"sm{compute_capability.replace('.', '')}"
+
+
+def device_file(bundle: Bundle, record: PlanRecord, *, device_name: str, compute_capability: str, suffix: str) -> Path:
+    """A file beside a plan that is of use on one GPU only."""
+    name = f"{Path(record.name).stem}.{device_name}-{sm_name(compute_capability)}{suffix}"
+    return bundle.folder / ENGINES_FOLDER / re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def _named(engine: str, precision: str | None) -> str:
+    """An engine as text."""
+    library = "TensorRT-RTX" if engine == "rtx" else "TensorRT"
+    if precision is None:
+        return f"{library} engine"
+    return f"{precision} engine{' for TensorRT-RTX' if engine == 'rtx' else ''}"
 
 
 def _flat(key: PlanKey) -> dict[str, Any]:
     value = key.to_json()
     shapes, options = value.pop("shapes"), value.pop("builder_options")
+    if key.engine == "rtx":  # in the words of `edgefuse build --for`
+        value["TensorRT-RTX version"] = value.pop("tensorrt_version")
+        value["GPU"] = ", ".join(map(sm_name, key.compute_capabilities))
+        del value["compute_capability"]
     return {**value, **{f"shape of {name}": shape for name, shape in shapes.items()}, **options}
 
 

@@ -26,7 +26,7 @@ from edgefuse_runtime.engines.gpu_memory import (
     HostBuffer,
     Stream,
 )
-from edgefuse_runtime.engines.tensorrt_library import install_command
+from edgefuse_runtime.engines.tensorrt_library import TENSORRT, Product, install_command
 
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h; pycuda has no name for it
 
@@ -39,16 +39,21 @@ MEMORY_HINT = (
 )
 
 
-def open_gpu_memory() -> GpuMemory:
-    """The first GPU of CUDA_VISIBLE_DEVICES. pycuda is loaded on first use."""
-    return PycudaMemory()
+def open_gpu_memory(product: Product = TENSORRT) -> GpuMemory:
+    """The first GPU of CUDA_VISIBLE_DEVICES. pycuda is loaded on first use.
+
+    Args:
+        product: its install command is named if pycuda is missing.
+    """
+    return PycudaMemory(product=product)
 
 
 class PycudaMemory:
     """See `GpuMemory`. Does not use pycuda.autoinit, which creates its own context and never pops it."""
 
-    def __init__(self, *, device: int = 0) -> None:
+    def __init__(self, *, device: int = 0, product: Product = TENSORRT) -> None:
         self._device = device
+        self._product = product
         self._cuda: ModuleType | None = None
         self._context: Any = None
         self._driver: Any = None
@@ -187,7 +192,7 @@ class PycudaMemory:
     def _started(self) -> ModuleType:
         """pycuda.driver, after cuInit."""
         if self._cuda is None:
-            cuda = _load_pycuda()
+            cuda = _load_pycuda(self._product)
             try:
                 cuda.init()
             except cuda.Error as error:
@@ -196,21 +201,20 @@ class PycudaMemory:
         return self._cuda
 
 
-def _load_pycuda() -> ModuleType:
-    try:
-        return require(
-            "pycuda.driver",
-            extra="tensorrt",
-            hint="pip builds it: it needs g++ and the CUDA headers (nvcc).",
-            install=install_command("pycuda"),
-        )
-    except MissingPackageError as error:
-        if "libcuda.so" not in str(error.__cause__):
-            raise
+def _load_pycuda(product: Product) -> ModuleType:
+    try:  # first, because pycuda is useless without it
+        ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError as error:
         raise MissingPackageError(
-            f"the CUDA driver is missing ({error.__cause__}). Install NVIDIA's driver (nvidia-smi shows whether it works); "
+            f"the CUDA driver is missing ({error}). Install NVIDIA's driver (nvidia-smi shows whether it works); "
             f"in a container start it with --gpus all (Jetson: --runtime nvidia)."
         ) from error
+    return require(
+        "pycuda.driver",
+        extra="tensorrt",
+        hint="pip builds it: it needs g++ and the CUDA headers (nvcc).",
+        install=install_command("pycuda", product=product),
+    )
 
 
 def _graph_driver() -> Any:

@@ -5,7 +5,7 @@ Both have the same Python API, so the code that uses them takes a `Library`.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import platform
 import re
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from typing import Any
 
 from edgefuse.errors import MissingPackageError
 
-INSTALL = "pip install 'edgefuse[tensorrt]'"
 FIRST_L4T_OF_CUDA_13 = 38
 """JetPack 7 is L4T R38 with CUDA 13; JetPack 6 is R36 with CUDA 12."""
 
@@ -25,19 +24,25 @@ class Product:
 
     Attributes:
         name: in messages.
+        engine: value of `--engine`.
         package: of its Python bindings.
         oldest: version that the project supports.
         install: the command that installs it on a desktop.
     """
 
     name: str
+    engine: str
     package: str
     oldest: tuple[int, int]
     install: str
 
 
-TENSORRT = Product(name="TensorRT", package="tensorrt", oldest=(10, 3), install=INSTALL)
-RTX = Product(name="TensorRT-RTX", package="tensorrt_rtx", oldest=(1, 3), install="pip install 'edgefuse[rtx]'")
+TENSORRT = Product(
+    name="TensorRT", engine="tensorrt", package="tensorrt", oldest=(10, 3), install="pip install 'edgefuse[tensorrt]'"
+)
+RTX = Product(
+    name="TensorRT-RTX", engine="rtx", package="tensorrt_rtx", oldest=(1, 4), install="pip install 'edgefuse[rtx]'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,14 @@ class Library:
     def title(self) -> str:
         """Name and version, such as "TensorRT 10.3.0"."""
         return f"{self.product.name} {self.version}"
+
+
+def is_installed(product: Product) -> bool:
+    """Whether the bindings can be found. Does not import them."""
+    try:
+        return importlib.util.find_spec(product.package) is not None
+    except ValueError:  # imported, but not from a file
+        return True
 
 
 def load_library(product: Product = TENSORRT, *, root: Path = Path("/")) -> Library:
@@ -109,12 +122,12 @@ def is_jetson(root: Path = Path("/")) -> bool:
     return platform.machine() == "aarch64" and (root / "etc/nv_tegra_release").is_file()
 
 
-def install_command(package: str, *, root: Path = Path("/")) -> str:
-    """The command that installs pycuda or cuda-bindings. On a Jetson without the extra, which may install a TensorRT from pip
-    that hides JetPack's.
+def install_command(package: str, *, product: Product = TENSORRT, root: Path = Path("/")) -> str:
+    """The command that installs pycuda or cuda-bindings for `product`. On a Jetson without the extra, which may install a TensorRT
+    from pip that hides JetPack's.
     """
     if not is_jetson(root):
-        return INSTALL
+        return product.install
     if package != "cuda-bindings":
         return f"pip install {package}"
     found = re.search(r"R(\d+)", (root / "etc/nv_tegra_release").read_text(encoding="utf-8", errors="replace"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefuse_benchmarks.measure import ParityError, Plan, Series, Variant, measure, ratio, summarise, timer_overhead_ns
+from edgefuse.measure import ParityError, Plan, Series, Variant, measure, ratio, summarise, timer_overhead_ns
 
 
 def plan(*, rounds: int, warmup_calls: int = 0) -> Plan:

@@ -1,4 +1,4 @@
-"""Timing for all benchmarks: warm-up, interleaved variants, raw samples, ratios with their spread.
+"""Timing for benchmarks and builds: warm-up, interleaved variants, raw samples, ratios with their spread.
 
     turn    consecutive calls of a variant, each timed separately (`calls_per_turn`)
     round   one turn of every variant, in a new random order, so that a drift of the machine affects all variants alike
