@@ -125,7 +125,14 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("nearest_surface", "encode", "spatial_gate", "frame_gate", "sensor_temperature")
+    fp32_modules = (
+        "nearest_surface",
+        "encode",
+        "spatial_gate",
+        "frame_gate",
+        "core.weighted_sum",
+        "sensor_temperature",
+    )
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(

@@ -102,9 +102,12 @@ class AuxiliaryHeads(nn.Module):
         """The logits of each head, [N, C] each."""
         return self.rgb(F_A), self.depth(F_B)
 
-    def weighted(self, F_A: Tensor, F_B: Tensor, G: Tensor) -> Tensor:
-        """The sum of both heads weighted by a frame gate G [N, 1]: logits [N, C]."""
-        logits_A, logits_B = self.alone(F_A, F_B)
+
+class WeightedSum(nn.Module):
+    """The answer of a core with a frame gate. A module of its own, in FP32, so that the core only passes the features on."""
+
+    def forward(self, logits_A: Tensor, logits_B: Tensor, G: Tensor) -> Tensor:
+        """Logits of both heads [N, C] and the frame gate [N, 1] -> logits [N, C]."""
         return 2 * ((1 - G) * logits_A + G * logits_B)
 
 
@@ -139,6 +142,7 @@ class FusionCore(nn.Module):
             else None
         )
         self.head = None
+        self.weighted_sum = WeightedSum() if fusion is None else None
         if fusion is None:
             assert self.auxiliary_heads is not None
         elif kind == "spatial" and self.auxiliary_heads is not None:
@@ -156,8 +160,8 @@ class FusionCore(nn.Module):
     def forward(self, F_A: Tensor, F_B: Tensor, frame_gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features [N, d] of both images, and the frame gate [N, 1] of a core that has one -> logits [N, C] and gate [N, d or 1]."""
         if self.fusion is None:
-            assert self.auxiliary_heads is not None and frame_gate is not None
-            return self.auxiliary_heads.weighted(F_A, F_B, frame_gate), frame_gate
+            assert self.auxiliary_heads is not None and self.weighted_sum is not None and frame_gate is not None
+            return self.weighted_sum(*self.auxiliary_heads.alone(F_A, F_B), frame_gate), frame_gate
         F_O, G = self.fusion(F_A, F_B)
         if self.head is not None:
             return self.head(F_O), G

@@ -283,7 +283,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
         "rgb": ("uint8", (16, 32, 32, 3)),
         "depth": ("uint8", (16, 32, 32, 2)),
         "probabilities": ("float32", (16, 3)),
-        "gate": ("float32", (16, 32)),
+        "gate": ("float32", (16, 1)),
         "nearest_m": ("float32", (16, 1)),
     }
     rgb, depth = open_run(run).samples()
