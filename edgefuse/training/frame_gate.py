@@ -55,7 +55,7 @@ def train_frame_gate(
 
     Args:
         train: pairs to corrupt.
-        clean: pairs whose mean G becomes `TRUSTED`, such as the validation pairs.
+        clean: pairs whose median G becomes `TRUSTED`, such as the validation pairs; the median, for some may lack a sensor.
         augmentation: of the recipe; its holes, blur, misalignment and dropout are left out, because they are corruptions.
     """
     gate, device = model.frame_gate, next(model.parameters()).device
@@ -81,7 +81,7 @@ def train_frame_gate(
         for rgb, depth, _ in framed_batches(clean, contract=contract, batch_size=_BATCH)
     ]
     with torch.no_grad():
-        gate.W.bias.add_(_logit(TRUSTED) - torch.cat(of_clean).mean())
+        gate.W.bias.add_(_logit(TRUSTED) - torch.cat(of_clean).quantile(0.5))
 
 
 class _Framer:
@@ -105,10 +105,12 @@ class _Framer:
 
 
 def _corrupted(framed: _Framer, rng: np.random.Generator, *, number: int) -> tuple[Framed, float]:
-    """A random pair, unchanged or with one sensor corrupted, each with probability 1/3; and the target of its G."""
+    """A random pair, unchanged or with RGB or depth corrupted, each with probability 1/3; and the target of its G."""
     num_pairs = len(framed.rgbd.rgb)
     pair = framed(int(rng.integers(num_pairs)), rng)
     sensor = (None, "rgb", "depth")[rng.integers(3)]
+    if not pair.depth.any() or not pair.rgb.any():  # as recorded
+        return pair, DEPTH_MISSING if pair.rgb.any() else RGB_MISSING
     if sensor is None:
         return pair, TRUSTED
     kinds = [corruption for corruption in CORRUPTIONS if corruption.sensor == sensor and corruption.stale != "late"]
