@@ -286,6 +286,22 @@ def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: Fak
         assert engine.description["parity"]["compared"] == "at this load"
 
 
+def test_links_beside_a_plan_are_replaced_and_their_targets_stay(
+    planned: Bundle, fake: FakeRTX, tmp_path: Path
+) -> None:
+    with engine_for(planned, fake):
+        pass
+    paths = [*checked_of(planned), *kernels_of(planned)]
+    for path in paths:
+        path.unlink()
+        path.symlink_to(tmp_path / f"elsewhere{path.suffix}")
+    (tmp_path / "elsewhere.json").write_text("mine")
+    with engine_for(planned, fake) as engine:
+        assert engine.description["parity"]["compared"] == "at this load"
+    assert (tmp_path / "elsewhere.json").read_text() == "mine" and not (tmp_path / "elsewhere.kernels").exists()
+    assert len(paths) == 2 and all(path.is_file() and not path.is_symlink() for path in paths)
+
+
 def test_other_outputs_are_refused_at_every_load(planned: Bundle, fake: FakeRTX) -> None:
     fake.faults.answers_off = 0.05
     for _ in range(2):

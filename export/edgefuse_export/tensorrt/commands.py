@@ -149,7 +149,7 @@ def engine_in_words(folder: Path, summary: BuildSummary) -> list[tuple[str, str]
     from edgefuse.io.text import quoted
     from edgefuse_export.tensorrt.build_options import ENGINES
     from edgefuse_export.tensorrt.inspect_engine import in_words
-    from edgefuse_runtime.engines.engine_cache import sm_name
+    from edgefuse_runtime.engines.build_command import sm_name
 
     record, details = summary.record, summary.record.details
     key, is_rtx = record.key, record.key.engine == "rtx"

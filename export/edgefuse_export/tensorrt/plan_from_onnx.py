@@ -76,10 +76,7 @@ class Typing:
 
 
 def typing_for(*, library: Library, precision: str) -> Typing:
-    """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file.
-
-    Args:
-    """
+    """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file."""
     if is_strongly_typed(library):
         return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
@@ -360,7 +357,7 @@ def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is None or not path.parent.is_dir():  # the bundle was replaced in the meantime: the new one gets nothing
         return
-    with file_replaced(path) as temporary:
+    with file_replaced(path, follow_links=False) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))
 
 

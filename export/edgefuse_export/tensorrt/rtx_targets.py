@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgefuse.errors import UserError
 from edgefuse_export.tensorrt.inspect_engine import ParsedLayers
+from edgefuse_runtime.engines.build_command import sm_name
 from edgefuse_runtime.engines.cuda_device import Gpu
-from edgefuse_runtime.engines.engine_cache import sm_name
 from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
