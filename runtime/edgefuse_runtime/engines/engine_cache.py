@@ -242,7 +242,7 @@ def select_plan(
         NoPlanError: the bundle has none for this library.
         PlanError: none matches. The message has the differences of the closest plan, and the build command.
     """
-    others: list[tuple[tuple[str, ...], PlanRecord]] = []
+    others: list[tuple[tuple[str, ...], str, PlanKey]] = []
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
     newest_first = reversed(plan_records(bundle))
     records = [one for one in newest_first if one.key.engine == engine and one.key.precision in wanted]
@@ -259,15 +259,14 @@ def select_plan(
         changes = here.changes_since(record.key)
         if not changes:
             return record
-        others.append((changes, record))
-    targets = (compute_capability,)
+        others.append((changes, record.name, here))
     if not others:
-        raise no_plan_error(bundle, engine=engine, precision=precision, targets=targets)
-    changes, nearest = min(others, key=lambda one: len(one[0]))
-    why = "; ".join((f"{nearest.name} does not match", *changes))
-    num = batch_size or nearest.batch_size
-    command = build_command(bundle, nearest.key.precision, engine=engine, targets=targets, batch_size=num)
-    raise PlanError(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
+        raise no_plan_error(bundle, engine=engine, precision=precision, targets=(compute_capability,))
+    changes, name, here = min(others, key=lambda one: len(one[0]))
+    why = "; ".join((f"{name} does not match", *changes))
+    raise PlanError(
+        f"{bundle.folder} has no engine for this machine: {why}. Build one: {build_command_of(bundle, here)}"
+    )
 
 
 def no_plan_error(bundle: Bundle, *, engine: str, precision: str | None, targets: Sequence[str] = ()) -> NoPlanError:
