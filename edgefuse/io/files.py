@@ -46,6 +46,15 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def path_or_bytes(path: Path) -> str | bytes:
+    """An existing file for a library that takes a path as UTF-8 or the content: its bytes, if its path is not UTF-8."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return os.fspath(path)
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Add the target's name to errors that have none, such as a full disk."""

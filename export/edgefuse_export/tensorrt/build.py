@@ -323,7 +323,7 @@ def source_file(bundle: Bundle, onnx_file: str, *, precision: str) -> Path:
     """
     if onnx_file not in bundle.manifest.files:
         raise UserError(
-            f"{bundle.folder} has no {onnx_file}, which a {precision} engine is built from: export it: "
+            f"{bundle.folder} has no {onnx_file}, which the {precision} engine is built from: export it: "
             f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or use the FP32 "
             "file: --precision fp32"
         )
