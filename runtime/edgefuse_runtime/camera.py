@@ -20,8 +20,14 @@ TimestampDomain = Literal["global", "system", "hardware", "recorded", "none"]
 """The clock of a sensor timestamp: "global" and "system" are the host's (milliseconds since 1970), "hardware" is the device's,
 "recorded" cannot be compared with the current time, "none" = no timestamp."""
 
+Sensor = Literal["rgb", "depth"]
+
 READ_TIMEOUT_MS = 250
 """Time-out of one read in `frames`: short, so that the loop stops soon, and the SDK's stop does not wait long."""
+
+
+PATIENCE_S = 10.0
+"""Time without a frame after which `frames` gives a camera up."""
 
 
 class EndOfStream(Exception):  # noqa: N818  (an end, not an error; named like StopIteration)
@@ -30,7 +36,8 @@ class EndOfStream(Exception):  # noqa: N818  (an end, not an error; named like S
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One aligned RGB-D pair. The arrays are copies, owned by the consumer.
+    """One aligned RGB-D pair. The consumer owns the arrays: they never change, and their memory is reused after the last reference
+    to them is gone.
 
     Attributes:
         rgb: uint8 [H, W, 3], RGB order.
@@ -41,6 +48,8 @@ class Frame:
         arrival_ns: when the pair reached this process (time.perf_counter_ns).
         ready_ns: when it was aligned and copied (same clock).
         name: name of the frame in messages and results.
+        skew_ms: time between the two images; None if they have no common clock.
+        missing: sensors that have stopped sending images, or did not start; their image is all zeros.
         label: its class, if the source provides it.
         roi: the region of the object, if the source provides it.
     """
@@ -56,6 +65,8 @@ class Frame:
     arrival_ns: int
     ready_ns: int
     name: str
+    skew_ms: float | None = None
+    missing: tuple[Sensor, ...] = ()
     label: str | None = None
     roi: Roi | None = None
 
@@ -66,7 +77,7 @@ class Counters:
 
     Attributes:
         received: pairs that the camera captured, according to its frame numbers.
-        delivered: fresh pairs that `read` returned.
+        delivered: pairs that `read` returned.
         dropped: pairs that never arrived: gaps in the frame numbers.
         stale: pairs with one new and one old image, because a stream has stopped or lags. `read` skips them.
         skewed: delivered pairs in a run of pairs whose images are more than half a frame period apart; part of `delivered`.
@@ -116,7 +127,7 @@ def frames(
     *,
     num_frames: int | None = None,
     stop: threading.Event | None = None,
-    patience_s: float = 10.0,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[Frame]:
     """Yield the frames of an open camera until its stream ends, `num_frames` were yielded, or `stop` is set.
 
@@ -135,10 +146,11 @@ def frames(
             yield frame
             last_s = time.monotonic()
         elif time.monotonic() - last_s > patience_s:
-            raise UserError(_no_frames_message(camera, patience_s))
+            raise UserError(no_frames_message(camera, patience_s))
 
 
-def _no_frames_message(camera: Camera, patience_s: float) -> str:
+def no_frames_message(camera: Camera, patience_s: float) -> str:
+    """The error after `patience_s` seconds without a pair."""
     counters = camera.counters
     stale = f" ({counters.stale} stale pairs: one stream repeats its last image)" if counters.stale else ""
     hint = (

@@ -56,6 +56,7 @@ class Result:
         latency_ms: from the frame's arrival in this process to the decision, without the wait for the frame.
         age_ms: from the sensor's timestamp to the decision; None unless the camera's clock is the host's.
         dropped, stale: the camera's counts so far.
+        skew_ms: time between the two images; None if they have no common clock, or one of them is missing.
         sensors: state of each sensor.
         is_finite: whether the model's output has no NaN and no infinity.
     """
@@ -75,6 +76,7 @@ class Result:
     dropped: int
     stale: int
     sensors: SensorStates = ALL_OK
+    skew_ms: float | None = None
     is_known: bool = True
     is_finite: bool = True
     nearest_m: float | None = None

@@ -21,6 +21,7 @@ from edgefuse_runtime.camera import Counters, Frame, frames
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 from edgefuse_runtime.cameras.software_device import SoftwareCamera
+from edgefuse_runtime.capture import open_capture
 from edgefuse_runtime.recording.write_db3 import recorder
 
 NUM_FRAMES = 45
@@ -80,7 +81,10 @@ def test_a_file_that_is_cut_off(fraction: float, noise_recording: Path, tmp_path
     data = noise_recording.read_bytes()
     (tmp_path / "cut.db3").write_bytes(data[: int(len(data) * fraction)])
     played, error, _ = _play(tmp_path / "cut.db3")
-    assert "cut.db3" in error and "\n" not in error and not played
+    assert "cut.db3: it was cut off" in error and "\n" not in error and not played
+    found = re.search(r"with (\d+) frames; about (\d+) frames are missing", error)
+    assert found and int(found[1]) == pytest.approx(NUM_FRAMES * fraction, abs=2)
+    assert int(found[1]) + int(found[2]) == pytest.approx(NUM_FRAMES, abs=5)
 
 
 def _changed(source: Path, path: Path, change: Callable[[sqlite3.Connection], object]) -> Path:
@@ -108,6 +112,8 @@ def test_playback_that_stops_early(topic: str, number: int, noise_recording: Pat
     played, error, counters = _play(path)
     assert len(played) == number - 1
     assert f"stopped after {number - 1} of {NUM_FRAMES} frames ({(number - 2) / 120:.2f} s of " in error
+    missing = int(error.rpartition("; ")[2].split()[0])
+    assert error.endswith(" frames are missing") and missing == NUM_FRAMES - counters.received > 0
     assert counters.received == counters.delivered + counters.dropped + counters.stale
 
 
@@ -279,8 +285,8 @@ def test_a_damaged_bag_is_refused(d435_bag: Path, tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0xFF
     (tmp_path / "d.bag").write_bytes(data)
     (tmp_path / "cut.bag").write_bytes(data[: len(data) // 2])
-    for name in ("d.bag", "cut.bag"):
-        assert f"cannot play {tmp_path / name}" in _play(tmp_path / name)[1]
+    for name, reason in (("d.bag", ""), ("cut.bag", "it has no index: the recording ended before it was closed")):
+        assert f"cannot play {tmp_path / name}: {reason}" in _play(tmp_path / name)[1]
 
 
 def test_constant_frame_numbers_lose_no_frame(tmp_path: Path) -> None:
@@ -294,3 +300,35 @@ def test_constant_frame_numbers_lose_no_frame(tmp_path: Path) -> None:
     played, error, counters = _play(tmp_path / "zero.db3")
     assert (len(played), error) == (20, "")
     assert (counters.received, counters.dropped, counters.stale) == (20, 0, 0)
+
+
+_SEEDS = [pytest.param(range(12)), pytest.param(range(12, 200), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("seeds", _SEEDS, ids=["12 seeds", "200 seeds"])
+def test_any_damage_ends_the_capture_process_with_an_error_and_no_wrong_image(
+    seeds: range, noise_recording: Path, noise_pairs: list[Pair], tmp_path: Path
+) -> None:
+    """Random bytes and cuts, half of them near the start, where the description of the device is."""
+    whole = noise_recording.read_bytes()
+    path = tmp_path / "damaged.db3"
+    for seed in seeds:
+        chance = random.Random(seed)
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 20])):
+            data[int(len(data) * chance.random() ** chance.choice([1, 6]))] = chance.randrange(256)
+        path.write_bytes(data[: chance.randrange(len(data))] if seed % 4 == 3 else data)
+        played: list[Frame] = []
+        error = ""
+        started_s = time.monotonic()
+        camera = open_capture(str(path))
+        try:
+            with camera:
+                for frame in frames(camera):
+                    _assert_true([frame], noise_pairs)
+                    played.append(frame)
+        except UserError as failure:
+            error = str(failure)
+        assert time.monotonic() - started_s < 60, (seed, error)
+        assert (len(played) == NUM_FRAMES) == (error == ""), (seed, len(played), error)
+        assert "\n" not in error and "Traceback" not in error

@@ -20,7 +20,7 @@ from runtime_scenes import draw_pair
 
 import edgefuse
 from edgefuse.bundle import Bundle, write_manifest
-from edgefuse_runtime.cameras.playback import Playback
+from edgefuse_runtime.capture.capture import Capture
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgefuse_runtime.recording.write_db3 import write_recording
 from logs import logged
@@ -91,7 +91,7 @@ def open_resources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(kind, "__enter__", entered)
         monkeypatch.setattr(kind, "__exit__", left)
 
-    watched(Playback)
+    watched(Capture)
     watched(OnnxRuntimeEngine)
     return now
 
@@ -100,7 +100,7 @@ def live(bundle: Bundle, recording: Path) -> Iterator[Any]:
     return edgefuse.live(bundle.folder, camera=str(recording), engine="cpu")
 
 
-BOTH = ["OnnxRuntimeEngine", "Playback"]
+BOTH = ["Capture", "OnnxRuntimeEngine"]
 
 
 def test_nothing_is_open_before_the_first_result_and_after_the_last(
@@ -196,13 +196,13 @@ def test_an_engine_that_fails_closes_the_camera(
 
 PROGRAM = """
 import os, sys, edgefuse
-from edgefuse_runtime.cameras.playback import Playback
-leave = Playback.__exit__
+from edgefuse_runtime.capture.capture import Capture
+leave = Capture.__exit__
 def left(self, *error):
     leave(self, *error)
     os.write(1, b"too late" if sys.is_finalizing() else b"closed")
-Playback.__exit__ = left
-results = edgefuse.live(sys.argv[1], camera=sys.argv[2], engine="cpu")
+Capture.__exit__ = left
+results = edgefuse.live(sys.argv[1], camera=sys.argv[2], engine="cpu", capture=sys.argv[4])
 for result in results:
     if sys.argv[3] == "interrupt":
         os.kill(os.getpid(), 2)
@@ -210,12 +210,13 @@ for result in results:
 """
 
 
+@pytest.mark.parametrize("capture", ["process", "thread"])
 @pytest.mark.parametrize(("how", "returncode"), [("end", 0), ("interrupt", -signal.SIGINT)])
 def test_a_program_that_exits_with_a_suspended_generator(
-    bundle: Bundle, recording: Path, how: str, returncode: int
+    bundle: Bundle, recording: Path, how: str, returncode: int, capture: str
 ) -> None:
     """Closed during interpreter shutdown, librealsense ended the process with SIGABRT in about one of three runs."""
     for _ in range(3):
-        command = [sys.executable, "-c", PROGRAM, str(bundle.folder), str(recording), how]
+        command = [sys.executable, "-c", PROGRAM, str(bundle.folder), str(recording), how, capture]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (returncode, "closed"), done.stderr

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgefuse.errors import UserError
 
 if TYPE_CHECKING:
     from edgefuse.contract import Align
     from edgefuse_runtime.camera import Camera
+    from edgefuse_runtime.cameras.alignment import Allocate
 
 WORDS = "realsense[:SERIAL], FILE.db3, FILE.bag, FOLDER (a data set), synthetic[:SEED]"
 
 
-def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -> Camera:
+def open_camera(
+    spec: str,
+    *,
+    align: Align = "color",
+    real_time: bool = False,
+    allow_missing: bool = False,
+    allocate: Allocate | None = None,
+) -> Camera:
     """The camera named by `spec`. `with` opens it.
 
     Args:
@@ -22,6 +30,8 @@ def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -
         align: the stream to align the other one to, as in the bundle's contract.
         real_time: play a recording at its recorded rate and drop the frames that the consumer misses; otherwise no frame is
             dropped.
+        allow_missing: a RealSense camera or a recording also returns the images of one sensor, while the other one sends none.
+        allocate: returns the arrays of its frames; None = `np.empty`.
 
     Raises:
         UserError: `spec` is none of `WORDS`, or the path does not exist.
@@ -31,16 +41,21 @@ def open_camera(spec: str, *, align: Align = "color", real_time: bool = False) -
     from edgefuse_runtime.cameras.realsense import RealSense
     from edgefuse_runtime.cameras.synthetic import Synthetic
 
+    options: dict[str, Any] = {
+        "align": align,
+        "allow_missing": allow_missing,
+        **({"allocate": allocate} if allocate else {}),
+    }
     kind, _, detail = spec.partition(":")
     if kind == "realsense":
-        return RealSense(serial=detail or None, align=align)
+        return RealSense(serial=detail or None, **options)
     if kind == "synthetic":
         if detail and not detail.isdecimal():
             raise UserError(f"--camera {spec}: an integer was expected after the colon, such as synthetic:7")
         return Synthetic(seed=int(detail or 0), align=align)
     path = Path(spec)
     if path.suffix.lower() in SUFFIXES:
-        return Playback(path, align=align, real_time=real_time)
+        return Playback(path, real_time=real_time, **options)
     if spec and path.is_dir():
         return Folder(path, align=align)
     raise UserError(f"--camera {spec}: {_problem(spec, path)}. One of these was expected: {WORDS}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
+
+Allocate = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
+"""Returns the array of a shape and type to copy an image to, such as `np.empty`."""
 
 # OpenCV's conversion to RGB; None = none needed.
 COLOR_CONVERSIONS: dict[str, int | None] = {
@@ -44,19 +48,32 @@ def check_color_format(color_format: str, *, resampled: bool) -> None:
         )
 
 
-def rgb_from(frame: Any, *, color_format: str) -> NDArray[np.uint8]:
+def rgb_from(frame: Any, *, color_format: str, allocate: Allocate) -> NDArray[np.uint8]:
     """A copy of a colour frame as uint8 [H, W, 3] in RGB order."""
     data = np.asarray(frame.get_data())
     height, width = data.shape[:2]
+    rgb = allocate((height, width, 3), np.uint8)
     conversion = COLOR_CONVERSIONS[color_format]
     if conversion is None:
-        return cast("NDArray[np.uint8]", data.copy())
-    return cast("NDArray[np.uint8]", cv2.cvtColor(data.view(np.uint8).reshape(height, width, -1), conversion))
+        np.copyto(rgb, data)
+    else:
+        cv2.cvtColor(data.view(np.uint8).reshape(height, width, -1), conversion, dst=rgb)
+    return rgb
 
 
-def depth_from(frame: Any) -> NDArray[np.uint16]:
+def depth_from(frame: Any, *, allocate: Allocate) -> NDArray[np.uint16]:
     """A copy of a depth frame: uint16 [H, W] in the camera's codes."""
-    return cast("NDArray[np.uint16]", np.asarray(frame.get_data()).copy())
+    data = np.asarray(frame.get_data())
+    depth = allocate(data.shape, np.uint16)
+    np.copyto(depth, data)
+    return depth
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, *, allocate: Allocate) -> NDArray[Any]:
+    """The image of a sensor that is missing."""
+    image = allocate(shape, dtype)
+    image.fill(0)
+    return image
 
 
 class Aligner:

@@ -205,6 +205,42 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
+def cut_off(path: Path) -> str | None:
+    """What is missing at the end of a .db3 file that is shorter than its header says, in words; None if it is not.
+
+    The frames that are left cannot be played: librealsense and SQLite refuse the file.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        return None
+    (page_bytes,), (num_pages,) = struct.unpack_from(">H", header, 16), struct.unpack_from(">I", header, 28)
+    expected = (page_bytes if page_bytes > 1 else 65536) * num_pages
+    found = path.stat().st_size
+    if found >= expected or header[24:28] != header[92:96]:  # otherwise the number of pages is out of date
+        return None
+    num_left = _num_images_left(path)
+    num_missing = round(num_left * (expected - found) / found) or 1
+    return (
+        f"it was cut off: {found / 1e6:.1f} of {expected / 1e6:.1f} MB are left, with {num_left} frames; about {num_missing} frames "
+        "are missing"
+    )
+
+
+def _num_images_left(path: Path) -> int:
+    """Images of the shorter of the two streams that a file which was cut off still has."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as database:
+        database.execute("PRAGMA writable_schema=ON")  # SQLite then reads a file that is too short, until its end
+        counts: dict[int, int] = {}
+        with contextlib.suppress(sqlite3.Error):
+            names = database.execute("SELECT id, name FROM topics").fetchall()
+            counts = {topic: 0 for topic, name in names if re.search(r"/(Depth|Color)_\d+/image/data", str(name))}
+            for (topic,) in database.execute("SELECT topic_id FROM messages NOT INDEXED ORDER BY id"):
+                if topic in counts:
+                    counts[topic] += 1
+    return min(counts.values(), default=0)
+
+
 def _matches_checksum(message: bytes) -> bool:
     """Whether the PNG in a message matches its checksums; True if the image is compressed in another format."""
     start = message.find(_PNG_START, 0, _MAX_HEADER_BYTES)

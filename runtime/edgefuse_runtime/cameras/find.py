@@ -1,4 +1,4 @@
-"""Finds RealSense cameras: those that the SDK lists, and those on USB that it does not. Only `commands` and the doctor import it.
+"""Finds RealSense cameras: those that the SDK lists, and those on USB that it does not.
 
 RealSense cameras have USB vendor id 8086 (Intel), or 38e5 if they were made since RealSense left Intel in 2025.
 """
@@ -86,10 +86,12 @@ def found_by(rs: Any, context: Any) -> list[FoundCamera]:
         rs: the module pyrealsense2.
         context: a `pyrealsense2.context`.
     """
-    return [_described(rs, device) for device in context.query_devices()]
+    return [described(rs, device) for device in context.query_devices()]
 
 
-def _described(rs: Any, device: Any) -> FoundCamera:
+def described(rs: Any, device: Any) -> FoundCamera:
+    """A device of the SDK."""
+
     def info(key: str) -> str | None:
         name = getattr(rs.camera_info, key)
         return str(device.get_info(name)) if device.supports(name) else None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from edgefuse_runtime.camera import Counters
+from edgefuse_runtime.camera import Counters, Sensor
 
 REORDERED = 5
 """A frame number that falls by at most this belongs to an image that arrived late; by more, the numbering has restarted."""
@@ -86,12 +86,19 @@ class FrameSync(Generic[AnyImage]):
     previous one of the other stream.
     """
 
-    def __init__(self, *, period_ms: float = math.inf) -> None:
-        """`period_ms`: frame period of the slower stream. By default, timestamps are not used to match images."""
+    def __init__(self, *, period_ms: float = math.inf, missing_after: float = math.inf) -> None:
+        """Start to count.
+
+        Args:
+            period_ms: frame period of the slower stream. By default, timestamps are not used to match images.
+            missing_after: a stream has stalled if the other one is this many images ahead; see `stalled`.
+        """
         self._period_ms = period_ms
+        self._missing_after = missing_after
         self.counters = Counters()
         self._streams: tuple[_Stream[AnyImage], ...] = ()
-        self._position = -1
+        self._position = self._alone_at = -1
+        self._stalled: Sensor | None = None
         self._was_together = False
         self._num_lagging = 0
 
@@ -108,14 +115,20 @@ class FrameSync(Generic[AnyImage]):
             fresh = "late" not in changes and all(stream.is_fresh for stream in self._streams)
             fresh = fresh and not (same_clock and self._lags())
         # The streams are numbered independently: the one that is further ahead counts the pairs.
-        position = max(stream.position for stream in self._streams)
+        positions = [stream.position for stream in self._streams]
+        position = max(positions)
         num_new = position - self._position
+        self._stalled = None
         if num_new > 0:
             counters.received += num_new
             counters.dropped += num_new - 1
             counters.delivered += fresh
-            counters.stale += not fresh
-        elif fresh:
+            if not fresh and position - min(positions) >= self._missing_after:
+                self._stalled, self._alone_at = ("rgb" if positions[0] < position else "depth"), position
+                counters.delivered += 1
+            else:
+                counters.stale += not fresh
+        elif fresh and position != self._alone_at:
             # The missing image of the pair arrived late; the pair was counted as stale before.
             counters.delivered += 1
             counters.stale -= 1
@@ -124,7 +137,12 @@ class FrameSync(Generic[AnyImage]):
             self._was_together = self._skew_ms() <= 0.5 * self._period_ms
             for stream in self._streams:
                 stream.position, stream.is_fresh = position, False
-        return fresh
+        return fresh and (num_new > 0 or position != self._alone_at)
+
+    @property
+    def stalled(self) -> Sensor | None:
+        """The sensor whose image in the last frameset is old, while the other one's is to be used alone; None if neither is."""
+        return self._stalled
 
     def _skew_ms(self) -> float:
         color, depth = self._streams

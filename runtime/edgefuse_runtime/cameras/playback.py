@@ -8,12 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Counters, EndOfStream, Frame
-from edgefuse_runtime.cameras.db3_file import DamagedError, RecordingFile, check_description
+from edgefuse_runtime.cameras.alignment import Allocate
+from edgefuse_runtime.cameras.db3_file import DamagedError, RecordingFile, check_description, cut_off
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
+from edgefuse_runtime.cameras.recording_info import has_index
 
 SUFFIXES = (".db3", ".bag")
 
@@ -28,10 +32,19 @@ class Playback:
     camera, and dropped pairs are counted.
     """
 
-    def __init__(self, path: Path, *, align: Align = "color", real_time: bool = False) -> None:
-        """Choose the file; `with` opens it."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        align: Align = "color",
+        real_time: bool = False,
+        allow_missing: bool = False,
+        allocate: Allocate = np.empty,
+    ) -> None:
+        """Choose the file; `with` opens it. `allow_missing` and `allocate`: see `PipelineReader`."""
         self._path = path
         self._align: Align = align
+        self._reader_options: dict[str, Any] = {"allow_missing": allow_missing, "allocate": allocate}
         self._real_time = real_time
         self._pipeline: Any = None
         self._playback: Any = None
@@ -63,9 +76,8 @@ class Playback:
             config.enable_device_from_file(str(self._path.absolute()), repeat_playback=False)
             wrapper = rs.pipeline_wrapper(pipeline)
             indexes = _enable_pair(rs, config, config.resolve(wrapper).get_device(), self._path)
-            # librealsense 2.59 checks a .bag file completely when it opens it.
             if self._path.suffix.lower() == ".db3":
-                self._file = RecordingFile(self._path, **indexes)
+                self._file = RecordingFile(self._path, **indexes)  # a .bag is checked by librealsense 2.59 itself
             # Enabling streams resets the config's device, so resolve it again.
             device = config.resolve(wrapper).get_device()
             playback = device.as_playback()
@@ -78,13 +90,11 @@ class Playback:
             raise UserError(f"{self._path} is damaged: {error}") from error
         except RuntimeError as error:
             self._close_file()
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"librealsense {rs.__version__} cannot play {self._path}: {reason}. "
-                f"A complete .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
-            ) from error
+            raise _refused(rs, self._path, error) from error
         try:
-            reader = PipelineReader(rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended)
+            reader = PipelineReader(
+                rs, pipeline=pipeline, align=self._align, has_ended=self._has_ended, **self._reader_options
+            )
             if not 0 < reader.depth_unit_m < math.inf:
                 raise UserError(f"{self._path} is damaged: its depth unit (Depth_Units) is {reader.depth_unit_m} m")
         except BaseException:
@@ -172,10 +182,14 @@ class Playback:
     def _damaged(self, what: str) -> UserError:
         num_frames = self._file.num_frames() if self._file is not None else None
         played_s = (self._times_ms[-1] - self._times_ms[0]) / 1e3 if self._times_ms else 0.0
-        frames = f"{self._num_returned} of {num_frames}" if num_frames is not None else f"{self._num_returned}"
+        seen, frames = self._counters.received, f"{self._num_returned}"
+        missing = ""
+        if num_frames is not None:
+            frames = f"{self._num_returned} of {num_frames}"
+            missing = f"; {max(num_frames - seen, 0)} frames are missing"
         return UserError(
             f"{self._path} is damaged: stopped after {frames} frames ({played_s:.2f} s of "
-            f"{self._description['duration_s']:.2f} s), {what}"
+            f"{self._description['duration_s']:.2f} s), {what}{missing}"
         )
 
     def _has_ended(self) -> bool:
@@ -190,6 +204,20 @@ def _check_file(rs: Any, path: Path) -> None:
         raise UserError(f"the recording {path} does not exist: give the path of a .db3 or .bag file")
     if path.suffix.lower() == ".db3":
         check_description(path, is_option=lambda name: str(rs.option_from_string(name)) == name)
+
+
+def _refused(rs: Any, path: Path, error: RuntimeError) -> UserError:
+    """The error for a file that librealsense does not open."""
+    missing = None
+    if path.suffix.lower() == ".db3":
+        missing = cut_off(path)
+    elif not has_index(path):
+        missing = "it has no index: the recording ended before it was closed, or the file was cut off"
+    reason = " ".join(str(error).split())
+    complete = "A complete .db3 file (librealsense 2.58.1 or newer) or .bag file was expected"
+    return UserError(
+        f"librealsense {rs.__version__} cannot play {path}: {reason if missing is None else missing}. {complete}"
+    )
 
 
 def _enable_pair(rs: Any, config: Any, device: Any, path: Path) -> dict[str, int]:

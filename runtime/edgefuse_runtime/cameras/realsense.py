@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Counters, Frame
+from edgefuse_runtime.cameras.alignment import Allocate
+from edgefuse_runtime.cameras.find import described
 from edgefuse_runtime.cameras.pipeline import PipelineReader, stop
-from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
+from edgefuse_runtime.cameras.pyrealsense import OLD_SDK, UPDATE_SDK, is_old_sdk, load_pyrealsense2
 
 WARMUP_FRAMES = 30
 """Framesets to skip while auto-exposure settles, as librealsense's samples do."""
+
+WARMUP_LIMIT_S = 5.0
 
 
 class Profile(NamedTuple):
@@ -53,6 +60,8 @@ class RealSense:
         warmup_frames: int = WARMUP_FRAMES,
         profiles: Sequence[Profile] = PROFILES,
         device: Any | None = None,
+        allow_missing: bool = False,
+        allocate: Allocate = np.empty,
     ) -> None:
         """Choose the camera; `with` finds and starts it.
 
@@ -61,16 +70,20 @@ class RealSense:
             warmup_frames: framesets to discard after the start.
             profiles: stream profiles to try, best first.
             device: an SDK device to use instead of one on USB, such as `SoftwareCamera.device`.
+            allow_missing: also return the images of one sensor, while the other one sends none or did not start.
+            allocate: returns the arrays of the frames.
         """
         self._serial = serial
         self._align: Align = align
         self._warmup_frames = warmup_frames
         self._profiles = tuple(profiles)
         self._device = device
+        self._allow_missing, self._allocate = allow_missing, allocate
         self._pipeline: Any = None
         self._reader: PipelineReader | None = None
         self._counters = Counters()
         self._description: dict[str, Any] = {"kind": "realsense", "serial": serial}
+        self.warnings: tuple[str, ...] = ()
 
     @property
     def align(self) -> Align:
@@ -87,21 +100,53 @@ class RealSense:
     def __enter__(self) -> RealSense:
         rs = load_pyrealsense2()
         device = self._device if self._device is not None else _find_device(rs, self._serial)
-        pipeline = _start(rs, device, self._profiles, is_on_usb=self._device is None)
+        self.warnings = _warnings(rs, device)
+        streams = _streams_of(rs, device, allow_missing=self._allow_missing)
+        sends = self._start(rs, device, streams)
+        if not sends and self._allow_missing and len(streams) > 1:
+            self._start_either(rs, device, streams)
+        reader = self._reader
+        assert reader is not None
+        self._counters = reader.counters
+        self._description |= {**_info(rs, device), **reader.describe()}
+        return self
+
+    def _start_either(self, rs: Any, device: Any, streams: Sequence[Any]) -> None:
+        """Start only one stream: librealsense returns no frameset before every stream has sent an image."""
+        for stream in streams:
+            self._stop()
+            if self._start(rs, device, [stream]):
+                name = "depth" if stream == rs.stream.color else "colour"
+                self.warnings = (*self.warnings, f"the {name} sensor sends no images")
+                return
+        self._stop()
+        raise UserError(f"{_info(rs, device)['name']} has started, but sends no images: reconnect it, then try again")
+
+    def _start(self, rs: Any, device: Any, streams: Sequence[Any]) -> bool:
+        """Start a pipeline, and discard the first framesets. Returns whether there were any."""
+        pipeline = _start(rs, device, self._profiles, streams=streams, is_on_usb=self._device is None)
         try:
             _keep_color_rate(rs, device)
-            reader = PipelineReader(rs, pipeline=pipeline, align=self._align)
-            reader.skip(self._warmup_frames, timeout_s=5.0)
+            reader = PipelineReader(
+                rs,
+                pipeline=pipeline,
+                align=self._align,
+                allow_missing=self._allow_missing,
+                allocate=self._allocate,
+            )
+            num_skipped = reader.skip(self._warmup_frames, timeout_s=WARMUP_LIMIT_S)
         except BaseException:
             stop(pipeline)
             raise
-        self._pipeline, self._reader, self._counters = pipeline, reader, reader.counters
-        self._description |= {**_info(rs, device), **reader.describe()}
-        return self
+        self._pipeline, self._reader = pipeline, reader
+        return num_skipped > 0 or self._warmup_frames == 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._reader is not None:
             self._reader.close()
         if self._pipeline is not None:
@@ -113,6 +158,16 @@ class RealSense:
         if self._reader is None:
             raise RuntimeError("read outside of `with`")
         return self._reader.read(timeout_ms)
+
+    def hardware_reset(self) -> None:
+        """Restart the camera's firmware. It disappears from USB for up to 20 s. Call it outside of `with`.
+
+        Raises:
+            UserError: the camera was not found.
+        """
+        device = self._device if self._device is not None else _find_device(load_pyrealsense2(), self._serial)
+        with contextlib.suppress(RuntimeError):  # such as for a software device, which has no firmware
+            device.hardware_reset()
 
 
 def connected() -> list[str]:
@@ -153,7 +208,21 @@ def _other_video_devices() -> list[str]:
     return sorted({name.read_text(encoding="utf-8", errors="replace").strip() for name in names})
 
 
-def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, is_on_usb: bool) -> Any:
+def _warnings(rs: Any, device: Any) -> tuple[str, ...]:
+    """What makes the camera worse than it could be: USB 2, old firmware, a sensor that did not start, an old SDK."""
+    old_sdk = (f"pyrealsense2 {rs.__version__}: {OLD_SDK}: {UPDATE_SDK}",) if is_old_sdk(rs.__version__) else ()
+    return (*described(rs, device).warnings, *old_sdk)
+
+
+def _streams_of(rs: Any, device: Any, *, allow_missing: bool) -> list[Any]:
+    """The streams to start. librealsense may list a camera without a sensor that has failed, since 2.58."""
+    profiles = [profile for sensor in device.query_sensors() for profile in sensor.get_stream_profiles()]
+    both = [rs.stream.depth, rs.stream.color]
+    found = [stream for stream in both if any(profile.stream_type() == stream for profile in profiles)]
+    return found if found and allow_missing else both
+
+
+def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, streams: Sequence[Any], is_on_usb: bool) -> Any:
     """A pipeline, started with the first profile that the device supports."""
     for profile in profiles:
         # A new pipeline for each attempt: after a failure the old one may be partly started.
@@ -162,8 +231,12 @@ def _start(rs: Any, device: Any, profiles: Sequence[Profile], *, is_on_usb: bool
             config.enable_device(_info(rs, device)["serial"])
         else:
             pipeline.set_device(device)
-        config.enable_stream(rs.stream.depth, profile.depth_width, profile.depth_height, rs.format.z16, profile.fps)
-        config.enable_stream(rs.stream.color, profile.color_width, profile.color_height, rs.format.rgb8, profile.fps)
+        if rs.stream.depth in streams:
+            size = profile.depth_width, profile.depth_height
+            config.enable_stream(rs.stream.depth, *size, rs.format.z16, profile.fps)
+        if rs.stream.color in streams:
+            size = profile.color_width, profile.color_height
+            config.enable_stream(rs.stream.color, *size, rs.format.rgb8, profile.fps)
         try:
             if config.can_resolve(rs.pipeline_wrapper(pipeline)):
                 pipeline.start(config)

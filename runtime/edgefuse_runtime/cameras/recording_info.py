@@ -11,7 +11,7 @@ import re
 import sqlite3
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,20 @@ def _counted_in_bag(path: Path) -> tuple[dict[str, int], int]:
     return images, end_ns
 
 
-def _index(path: Path) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
+def has_index(path: Path) -> bool:
+    """Whether a .bag file has the index that is written when it is closed. True for a file of another format."""
+    with path.open("rb") as file:
+        if file.read(len(_BAG_START)) != _BAG_START:
+            return True
+    try:
+        with contextlib.closing(_index(path)) as records:
+            next(records, None)
+    except (DamagedError, struct.error, ValueError, KeyError):
+        return False
+    return True
+
+
+def _index(path: Path) -> Generator[tuple[dict[bytes, bytes], bytes], None, None]:
     """Header and data of each record after the last block of messages."""
     with path.open("rb") as file:
         if file.read(len(_BAG_START)) != _BAG_START:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse_runtime.camera import Sensor
 from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
 
+Domain = Literal["hardware_clock", "system_time", "global_time"]
 ColorFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "yuyv", "uyvy"]
 BYTES_PER_PIXEL: dict[ColorFormat, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "yuyv": 2, "uyvy": 2}
 
@@ -46,7 +48,8 @@ class SoftwareCamera:
         color_focal_px: float | None = None,
         baseline_m: float = 0.0,
         color_format: ColorFormat = "rgb8",
-        domain: Literal["hardware_clock", "system_time", "global_time"] = "hardware_clock",
+        domain: Domain = "hardware_clock",
+        without: Sensor | None = None,
     ) -> None:
         """Build the device.
 
@@ -54,28 +57,32 @@ class SoftwareCamera:
             depth_unit_m: metres per depth code.
             focal_px: focal length of both streams in pixels, or of depth only if `color_focal_px` is given.
             baseline_m: horizontal distance of the colour camera; 0 with equal focal lengths = both streams have the same view.
-            domain: the clock reported for the frames' timestamps.
+            domain: the clock reported for the frames' timestamps; may be changed later.
+            without: a sensor that the device lacks.
         """
         self._rs = rs = load_pyrealsense2()
         self.width, self.height = width, height
         self._fps = fps
         self._depth_unit_m = depth_unit_m
         self._color_format: ColorFormat = color_format
-        self._domain = getattr(rs.timestamp_domain, domain)
+        self.domain: Domain = domain
         self.device: Any = rs.software_device()
         for name, value in DEVICE_INFO.items():
             self.device.register_info(getattr(rs.camera_info, name), value)
-        self._depth_sensor = self.device.add_sensor("Stereo Module")
-        self._color_sensor = self.device.add_sensor("RGB Camera")
-        self._depth_profile = self._depth_sensor.add_video_stream(self._stream("depth", focal_px=focal_px))
-        self._color_profile = self._color_sensor.add_video_stream(
-            self._stream("color", focal_px=color_focal_px or focal_px)
-        )
-        self._depth_sensor.add_read_only_option(rs.option.depth_units, depth_unit_m)
-        pose = rs.extrinsics()
-        pose.rotation = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-        pose.translation = [-baseline_m, 0.0, 0.0]
-        self._depth_profile.register_extrinsics_to(self._color_profile, pose)
+        if without != "depth":
+            self._depth_sensor = self.device.add_sensor("Stereo Module")
+            self._depth_profile = self._depth_sensor.add_video_stream(self._stream("depth", focal_px=focal_px))
+            self._depth_sensor.add_read_only_option(rs.option.depth_units, depth_unit_m)
+        if without != "rgb":
+            self._color_sensor = self.device.add_sensor("RGB Camera")
+            self._color_profile = self._color_sensor.add_video_stream(
+                self._stream("color", focal_px=color_focal_px or focal_px)
+            )
+        if without is None:
+            pose = rs.extrinsics()
+            pose.rotation = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+            pose.translation = [-baseline_m, 0.0, 0.0]
+            self._depth_profile.register_extrinsics_to(self._color_profile, pose)
         self.device.create_matcher(rs.matchers.default)
 
     def send_depth(self, depth: NDArray[np.uint16], *, number: int, timestamp_ms: float | None = None) -> None:
@@ -99,7 +106,7 @@ class SoftwareCamera:
         frame.stride = self.width * bytes_per_pixel
         frame.frame_number = number
         frame.timestamp = number * 1000.0 / self._fps if timestamp_ms is None else timestamp_ms
-        frame.domain = self._domain
+        frame.domain = getattr(self._rs.timestamp_domain, self.domain)
         return frame
 
     def _stream(self, kind: Literal["depth", "color"], *, focal_px: float) -> Any:

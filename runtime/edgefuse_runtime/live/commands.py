@@ -21,6 +21,7 @@ from edgefuse.console.options import (
 from edgefuse_runtime.regions.option import RegionSpec, parsed_region
 
 if TYPE_CHECKING:
+    from edgefuse_runtime.capture.capture import Mode
     from edgefuse_runtime.sinks.sink import Sink
 
 
@@ -41,6 +42,13 @@ def live(  # long: each option is a parameter
     real_time: Annotated[
         bool, typer.Option("--real-time", help="Play a recording at its recorded rate, and drop frames when too slow.")
     ] = False,
+    capture: Annotated[
+        str,
+        typer.Option(
+            help="process: read a camera or recording in a process of its own, which is ended if librealsense hangs. "
+            "thread: in a thread, which uses less memory."
+        ),
+    ] = "process",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,6 +57,7 @@ def live(  # long: each option is a parameter
     Stops at the end of the stream, after --frames, or on Ctrl-C. --json prints only the summary.
     """
     from contextlib import ExitStack
+    from typing import cast
 
     from edgefuse.bundle import open_bundle
     from edgefuse.io.text import say
@@ -56,6 +65,8 @@ def live(  # long: each option is a parameter
     from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, SummarySink
     from edgefuse_runtime.sinks.terminal import TableSink
 
+    if capture not in ("process", "thread"):
+        raise typer.BadParameter(f"{capture!r} is neither process nor thread", param_hint="--capture")
     opened = open_bundle(bundle)
     given = parsed_region(roi) if roi is not None else None
     sinks: list[Sink] = []
@@ -75,6 +86,7 @@ def live(  # long: each option is a parameter
                 file=file,
                 num_threads=threads,
                 real_time=real_time,
+                capture=cast("Mode", capture),
             )
         )
         for sink in sinks:

@@ -16,6 +16,8 @@ from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
+from edgefuse_runtime.capture import open_capture
+from edgefuse_runtime.capture.capture import Mode, early_start, patience_s
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
@@ -65,7 +67,10 @@ def run_live(
     decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
     outputs = Outputs(sinks)
     ended, failure = _decide_all(
-        frames(camera, num_frames=num_frames, stop=stop), decide=decide, statistics=statistics, outputs=outputs
+        frames(camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera)),
+        decide=decide,
+        statistics=statistics,
+        outputs=outputs,
     )
     with _signals_ignored():
         if ended == "end of stream":
@@ -87,19 +92,20 @@ def open_live(
     file: str | None = None,
     num_threads: int | None = None,
     real_time: bool = True,
+    capture: Mode = "process",
 ) -> Iterator[tuple[Engine, Camera, ChosenRegion]]:
     """Open a bundle's engine and a camera, and choose the region; notes and warnings about it are logged.
 
     Args:
         region: the user's; None = as the training data was cropped.
-        camera, engine, file, num_threads, real_time: see `live`.
+        camera, engine, file, num_threads, real_time, capture: see `live`.
     """
-    from edgefuse_runtime.cameras import open_camera
-
     manifest = bundle.manifest
+    source = open_capture(camera, align=manifest.contract.align, real_time=real_time, mode=capture)
     with (
+        early_start(source),
         open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner,
-        open_camera(camera, align=manifest.contract.align, real_time=real_time) as source,
+        source,
     ):
         chosen = choose_region(region, trained_on=manifest.region, camera=source)
         chosen.log_notes()
@@ -116,6 +122,7 @@ def live(  # long: a public function, with documentation for each parameter
     num_threads: int | None = None,
     num_frames: int | None = None,
     real_time: bool = True,
+    capture: Mode = "process",
 ) -> Iterator[Result]:
     """Yield a result for each frame of a camera. If the caller is too slow, older frames are dropped.
 
@@ -133,6 +140,8 @@ def live(  # long: a public function, with documentation for each parameter
         engine, file, num_threads: see `edgefuse.Classifier`.
         num_frames: frames to read; None = until the stream ends.
         real_time: play a recording at its recorded rate, and drop the frames that the caller misses; False = every frame.
+        capture: "process": read a RealSense camera or recording in a process of its own, which can be ended if a call of librealsense
+            hangs; "thread": in a thread, which uses less memory.
 
     Raises:
         EdgefuseError: the bundle or camera is missing, the recording is damaged, or the engine failed.
@@ -161,13 +170,14 @@ def live(  # long: a public function, with documentation for each parameter
                 file=file,
                 num_threads=num_threads,
                 real_time=real_time,
+                capture=capture,
             )
         )
         decide = _Decider(
             runner, region, opened.manifest.degraded_mode, source.counters, Clipping(opened.manifest.contract)
         )
         index, since_ns = 0, time.perf_counter_ns()
-        for frame in frames(source, num_frames=num_frames):
+        for frame in frames(source, num_frames=num_frames, patience_s=patience_s(source)):
             result = decide(frame, index=index, since_ns=since_ns)
             if result is not None:
                 index += 1
@@ -288,6 +298,7 @@ class _Decider:
             age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
             dropped=self._counters.dropped,
             stale=self._counters.stale,
+            skew_ms=None if frame.skew_ms is None else round(frame.skew_ms, 3),
             sensors=sensors,
             is_finite=found.scores is not None,
         )
