@@ -269,7 +269,7 @@ def test_a_comparison_at_the_build_was_on_one_gpu_only(tmp_path: Path, fake: Fak
     assert len(checked_of(planned)) == 2
 
 
-@pytest.mark.parametrize("change", ["plan", "library", "writable", "damaged"])
+@pytest.mark.parametrize("change", ["plan", "library", "writable", "damaged", "a folder"])
 def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: FakeRTX, change: str) -> None:
     with engine_for(planned, fake):
         pass
@@ -279,6 +279,9 @@ def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: Fak
         path.chmod(0o666)
     elif change == "damaged":
         path.write_text("{")
+    elif change == "a folder":
+        path.unlink()
+        path.mkdir()
     else:
         field = {"plan": "plan_sha256", "library": "library"}[change]
         path.write_text(json.dumps({**value, field: "another"}))

@@ -65,8 +65,8 @@ def check_first_load(bundle: Bundle, record: PlanRecord, run: Run, *, library: s
     found = _compare(bundle, record, run, samples=bundle.samples())
     try:
         write_json(checked, {**of, "differences": found}, private=True, follow_links=False)
-    except OSError as error:
-        _log.info("each start compares the outputs again: %s cannot be written (%s)", checked, error.strerror)
+    except (UserError, OSError) as error:
+        _log.info("each start compares the outputs again: %s cannot be written (%s)", checked, error)
     return {"compared": "at this load", **found}
 
 
