@@ -60,7 +60,7 @@ def test_it_is_built_in_its_precision(files: Files, fusion: str, rgb: str, depth
     found = files(fusion, rgb, depth)
     path = found.paths[precision]
     layers, inputs = parsed(path)
-    assert inputs == {name: ("UINT8", SHAPES[name]) for name in inputs}
+    assert inputs == {name: ("UINT8", shape) for name, shape in SHAPES.items()}
     assert not wrong_precisions(layers, precision=precision, fp32_modules=found.fp32_modules)
     targets = ("7.5", *AMPERE_AND_LATER) if precision == "fp16" else AMPERE_AND_LATER
     plan = built(path, precision=precision, targets=targets)  # refuses a plan over the cap
