@@ -62,6 +62,7 @@ def live(  # long: each option is a parameter
     from edgefuse.bundle import open_bundle
     from edgefuse.io.text import say
     from edgefuse_runtime.live.loop import open_live, run_live
+    from edgefuse_runtime.live.systemd import Systemd
     from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, SummarySink
     from edgefuse_runtime.sinks.terminal import TableSink
 
@@ -98,6 +99,7 @@ def live(  # long: each option is a parameter
             degraded_mode=opened.manifest.degraded_mode,
             sinks=sinks,
             num_frames=frames,
+            service=Systemd(source),
         )
     if summary.failed_sinks:
         raise typer.Exit(1)

@@ -21,6 +21,7 @@ from edgefuse_runtime.capture.capture import Mode, early_start, patience_s
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.live.statistics import Clipping, Statistics
+from edgefuse_runtime.live.systemd import Systemd
 from edgefuse_runtime.predict import FramedRegion, predict
 from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
@@ -31,7 +32,7 @@ from edgefuse_runtime.sinks.sink import Outputs, Sink
 TOP_CLASSES = 5
 
 
-def run_live(
+def run_live(  # long: a public function, with documentation for each parameter
     *,
     engine: Engine,
     camera: Camera,
@@ -40,6 +41,7 @@ def run_live(
     sinks: Sequence[Sink] = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
+    service: Systemd | None = None,
 ) -> LiveSummary:
     """Classify the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
@@ -55,6 +57,7 @@ def run_live(
         degraded_mode: whether to predict or abstain if a sensor is missing, from the bundle's manifest; None = abstain.
         num_frames: frames to read.
         stop: set it in another thread or a signal handler to end the run.
+        service: notifies systemd.
 
     Returns:
         The summary, which the sinks also receive.
@@ -63,16 +66,19 @@ def run_live(
         UserError: the camera failed (the sinks have received the summary), or its alignment differs from the engine's contract.
     """
     _check_align(engine, camera)
+    service = service if service is not None else Systemd(camera, environment={})
     statistics = Statistics(engine, camera.counters, region=region)
     decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
     outputs = Outputs(sinks)
     ended, failure = _decide_all(
-        frames(camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera)),
+        frames(camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera), on_timeout=service.waiting),
+        service=service,
         decide=decide,
         statistics=statistics,
         outputs=outputs,
     )
     with _signals_ignored():
+        service.stopping()
         if ended == "end of stream":
             ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
         summary = statistics.summary(camera, ended=ended, failure=failure, failed_sinks=outputs.failed)
@@ -194,7 +200,7 @@ def _check_align(engine: Engine, camera: Camera) -> None:
 
 
 def _decide_all(
-    stream: Iterable[Frame], *, decide: _Decider, statistics: Statistics, outputs: Outputs
+    stream: Iterable[Frame], *, service: Systemd, decide: _Decider, statistics: Statistics, outputs: Outputs
 ) -> tuple[Ending, Exception | None]:
     """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
     last_ns = time.perf_counter_ns()
@@ -206,6 +212,7 @@ def _decide_all(
             else:
                 statistics.add(result)
                 outputs.write_result(result)
+            service.processed()
             if outputs.all_failed:
                 return "no output left", None
             last_ns = time.perf_counter_ns()
