@@ -43,7 +43,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "files and folders are replaced by edgefuse.io.files": (
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
-        frozenset({f"{IO}/files.py", f"{IO}/new_files.py"}),
+        frozenset({f"{IO}/files.py", f"{IO}/new_files.py", f"{IO}/log_file.py"}),
     ),
     "data sets are walked by edgefuse.data.tree": (
         frozenset({"os.walk", "os.scandir", ".rglob"}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def run_demo(
         seed: random seed of the images, the split and the training.
         callback: called after each batch and epoch of the trainings.
         on_trained: called with the metrics on held-out sequences before the export.
-        sinks: receive the live results; opened here.
+        sinks: receive the live results.
         real_time: play the recording at its original speed.
 
     Raises:
@@ -173,13 +173,11 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
 
 
 def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink], real_time: bool) -> LiveSummary:
-    with (
-        ExitStack() as stack,
-        open_live(bundle, camera=str(recording), region=parse_region(str(regions)), real_time=real_time) as opened,
+    with open_live(bundle, camera=str(recording), region=parse_region(str(regions)), real_time=real_time) as (
+        engine,
+        camera,
+        region,
     ):
-        engine, camera, region = opened
-        for sink in sinks:
-            stack.enter_context(sink)
         summary = run_live(
             engine=engine,
             camera=camera,

@@ -40,7 +40,7 @@ def demo(
     from edgefuse.console.progress import TrainingDisplay
     from edgefuse.io.text import printable, write_line
     from edgefuse_runtime.cameras.pyrealsense import load_pyrealsense2
-    from edgefuse_runtime.sinks.sink import LinesSink
+    from edgefuse_runtime.sinks.lines import LinesSink
     from edgefuse_runtime.sinks.terminal import TableSink
 
     load_pyrealsense2()

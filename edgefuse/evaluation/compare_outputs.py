@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgefuse.contract import DEPTH_UNIT_M, MAX_DEPTH_CODE, InputContract, Outputs, bytes_from_codes
 from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor
+from edgefuse.io.workers import map_in_threads
 from edgefuse.progress import Progress, no_progress
 
 REAL_SAMPLES = "real samples"
@@ -265,25 +266,29 @@ def predicted_in_batches(
     depth: NDArray[np.uint8],
     contract: InputContract,
     batch_size: int = 16,
+    num_threads: int = 1,
     progress: Progress = no_progress,
 ) -> Predictor:
     """A predictor that knows the outputs of every pair of `check_parity`: PyTorch is several times faster in batches.
 
     Args:
+        num_threads: batches that the predictor runs at the same time.
         progress: called with (pairs predicted, pairs in total).
     """
     cases = [(rgb, depth), *edge_cases(rgb[:1], depth[:1], contract=contract).values()]
     all_rgb, all_depth = (np.concatenate(parts) for parts in zip(*cases, strict=True))
-    known = {}
-    for start in range(0, len(all_rgb), batch_size):
-        end = min(start + batch_size, len(all_rgb))
-        outputs = predictor(all_rgb[start:end], all_depth[start:end])
-        for i in range(start, end):
-            one, nearest_m = slice(i - start, i - start + 1), outputs.nearest_m
-            known[all_rgb[i].tobytes(), all_depth[i].tobytes()] = Outputs(
+    batches = [slice(start, start + batch_size) for start in range(0, len(all_rgb), batch_size)]
+    known: dict[tuple[bytes, bytes], Outputs] = {}
+    num_done = 0
+    predicted = map_in_threads(lambda at: predictor(all_rgb[at], all_depth[at]), batches, num_threads=num_threads)
+    for at, outputs in zip(batches, predicted, strict=True):
+        for i, pair in enumerate(zip(all_rgb[at], all_depth[at], strict=True)):
+            one, nearest_m = slice(i, i + 1), outputs.nearest_m
+            known[pair[0].tobytes(), pair[1].tobytes()] = Outputs(
                 outputs.probabilities[one], outputs.gate[one], None if nearest_m is None else nearest_m[one]
             )
-        progress(end, len(all_rgb))
+        num_done += len(all_rgb[at])
+        progress(num_done, len(all_rgb))
     return lambda rgb, depth: known[rgb.tobytes(), depth.tobytes()]
 
 

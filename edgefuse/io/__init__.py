@@ -4,6 +4,7 @@ Each kind has one module, and `tests/test_one_place.py` checks that no other cod
 
     files         replace a file or folder atomically
     new_files     add files and folders without replacing any; locks
+    log_file      append lines to a log that is rotated by size
     temporaries   temporary names, and cleaning up after killed commands
     json_files    read and write JSON
     images        read and write images; image_files checks them before they are decoded
@@ -12,7 +13,7 @@ Each kind has one module, and `tests/test_one_place.py` checks that no other cod
     text          names and messages as shown to users
     environment   package versions and the git commit
     memory        available memory
-    workers       processes that end with the command
+    workers       processes that end with the command; threads
     folder_kinds  whether a folder is a run, a bundle or a data set, and the next command for it
     onnx_metadata read the metadata of an ONNX file
 """

@@ -1,6 +1,6 @@
-"""Worker processes that never outlive the command that started them, however it ends.
+"""Worker processes that never outlive the command that started them, however it ends; and work in a few threads.
 
-Owns the start of a worker: every pool uses `begin_worker` as its initializer, or calls it in its own.
+Owns the start of a worker process: every pool uses `begin_worker` as its initializer, or calls it in its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,21 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int) -> Iterator[Result]:
+    """The results in the order of the items; one thread is the caller's own, so that PyTorch's modes, which belong to it, apply."""
+    if num_threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        yield from pool.map(function, items)
 
 
 def begin_worker() -> None:

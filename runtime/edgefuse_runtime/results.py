@@ -1,40 +1,20 @@
-"""`Result` of one frame and `LiveSummary` of one run, with their JSON forms."""
+"""What a live run publishes: a `Result` for each frame, an `Event` now and then, one `LiveSummary`; with their JSON forms."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from edgefuse.framing import Roi
 from edgefuse_runtime.engines.engine import NOT_FINITE
+from edgefuse_runtime.frame_times import FrameTimes, StageTimes, utc
 from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
 
-STAGES = {"wait": "wait_ms", "read": "read_ms", "preprocess": "frame_ms", "infer": "infer_ms"}
-"""Processing stages of a frame, in order, as shown by the live panel, the summary and the benchmark -> field of `StageTimes`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageTimes:
-    """Duration of each processing stage of one frame, in milliseconds.
-
-    Attributes:
-        wait_ms: waiting for the frame, since the previous result (since the start for the first).
-        read_ms: aligning and copying it, or reading its files.
-        frame_ms: finding the region, cropping and resizing.
-        infer_ms: the engine run.
-    """
-
-    wait_ms: float
-    read_ms: float
-    frame_ms: float
-    infer_ms: float
-
-    def by_stage(self) -> dict[str, float]:
-        """Milliseconds by the names of `STAGES`."""
-        return {stage: getattr(self, field) for stage, field in STAGES.items()}
+SCHEMA = 1
+"""Version of the JSON forms. It increases when a field changes its meaning or is removed, not when one is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +29,12 @@ class Result:
         probability: of `label`.
         top: the most likely classes, best first, with their probabilities; empty without a decision.
         gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None if it is not finite.
+        valid_depth: fraction of the region's pixels that have a depth measurement, 0 to 1.
         nearest_m: distance of the nearest surface in the region, in metres, clipped to the contract's depth range; None without a
             depth measurement, if the output is not finite, or if the bundle is older than this output.
         expected: the true class, if the source provides it.
         is_known: whether `expected` is a class of the model; otherwise the result is neither right nor wrong.
-        latency_ms: from the frame's arrival in this process to the decision, without the wait for the frame.
-        age_ms: from the sensor's timestamp to the decision; None unless the camera's clock is the host's.
+        times: when the frame passed each point from the sensor to the sinks.
         dropped, stale: the camera's counts so far.
         skew_ms: time between the two images; None if they have no common clock, or one of them is missing.
         sensors: state of each sensor.
@@ -70,16 +50,30 @@ class Result:
     gate_mean: float | None
     expected: str | None
     roi: Roi
-    stages: StageTimes
-    latency_ms: float
-    age_ms: float | None
+    times: FrameTimes
     dropped: int
     stale: int
+    valid_depth: float | None = None
     sensors: SensorStates = ALL_OK
     skew_ms: float | None = None
     is_known: bool = True
     is_finite: bool = True
     nearest_m: float | None = None
+
+    @property
+    def stages(self) -> StageTimes:
+        """Duration of each processing stage."""
+        return self.times.stages
+
+    @property
+    def latency_ms(self) -> float:
+        """From the frame's arrival in this process to the publication of the result, without the wait for the frame."""
+        return self.times.latency_ms
+
+    @property
+    def age_ms(self) -> float | None:
+        """From the sensor's timestamp to the publication; None unless the camera's clock is the host's."""
+        return self.times.age_ms
 
     @property
     def gate(self) -> float | None:
@@ -106,15 +100,80 @@ class Result:
         return sensor_warning(self.sensors, is_decided=self.label is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """A JSON object, which docs/live.md describes."""
         return {
-            **asdict(self),
-            "roi": list(self.roi),
+            "kind": "result",
+            "schema": SCHEMA,
+            **self.times.to_json(),
+            "index": self.index,
+            "frame": self.frame,
+            "name": self.name,
+            "label": self.label,
+            "probability": self.probability,
             "top": [list(item) for item in self.top],
+            "gate_mean": self.gate_mean,
+            "nearest_m": self.nearest_m,
+            "valid_depth": self.valid_depth,
+            "expected": self.expected,
             "correct": self.correct,
-            "warning": self.warning,
+            "is_known": self.is_known,
+            "is_finite": self.is_finite,
+            "roi": list(self.roi),
             "sensors": self.sensors._asdict(),
+            "warning": self.warning,
+            "latency_ms": self.latency_ms,
+            "age_ms": self.age_ms,
+            "stages": asdict(self.stages),
+            "dropped": self.dropped,
+            "stale": self.stale,
+            "skew_ms": self.skew_ms,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something other than a result that happened in a run.
+
+    Attributes:
+        event: "started" (detail: bundle's engine, camera, region), "sink" (detail: a `SinkCounts`).
+        message: one line for people.
+        unix_ms: when, in milliseconds since 1970.
+        detail: JSON values.
+    """
+
+    event: str
+    message: str
+    unix_ms: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        time = utc(self.unix_ms)
+        return {"kind": "event", "schema": SCHEMA, "time": time, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkCounts:
+    """What became of the results that were passed to one sink: passed = written + dropped, once the run has ended.
+
+    Attributes:
+        name: of the sink, such as "results.jsonl".
+        state: "open"; "failed": closed after an error, and no result was written since; "closed": its reader has gone; "hangs": it did not
+            return in time, and was abandoned at the end of the run.
+        written: results that it has taken.
+        dropped: results that it has not: replaced by newer ones while it was busy, or lost while it had failed.
+        errors: calls that failed.
+        restarts: how often it was opened again after an error.
+        error: the last error; empty if there was none.
+    """
+
+    name: str
+    state: Literal["open", "failed", "closed", "hangs"]
+    written: int
+    dropped: int
+    errors: int
+    restarts: int
+    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +253,15 @@ class LiveSummary:
         clipped: "nearer" and "farther": fractions of the measured depth out of the model's range, averaged over the sampled
             frames; None if no frame was sampled.
         latency_ms: p50, p95, p99, max; None without results.
-        stages_ms: stage -> p50 and p99.
+        stages_ms: stage -> the same.
         age_ms: as latency_ms, for frames of a camera whose clock is the host's.
         gate_mean: mean over the results.
         accuracy: None if no result had an expected class.
         ended: why the run ended.
         failure: the error that ended it, or None.
         warnings: one line each.
-        failed_sinks: outputs that failed during the run, with the reason.
+        sinks: counts of each sink.
+        started, time: start and end of the run, ISO 8601 in UTC.
         region: "roi" (a value of `--roi`) and "from" (its origin); None if the caller passed no `ChosenRegion`.
     """
 
@@ -227,19 +287,26 @@ class LiveSummary:
     ended: Ending
     failure: str | None
     warnings: tuple[str, ...]
-    failed_sinks: tuple[str, ...]
+    started: str
+    time: str
     engine: dict[str, Any]
     camera: dict[str, Any]
     region: dict[str, str] | None = None
+    sinks: tuple[SinkCounts, ...] = ()
 
     @property
     def was_interrupted(self) -> bool:
         """Whether Ctrl-C or a signal ended the run."""
         return self.ended in ("interrupted", "SIGTERM", "SIGHUP")
 
+    @property
+    def failed_sinks(self) -> tuple[str, ...]:
+        """The sinks that did not work at the end of the run, with the reason; each has lost results."""
+        return tuple(f"{sink.name}: {sink.error or sink.state}" for sink in self.sinks if sink.state != "open")
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        value = asdict(self)
+        """A JSON object, which docs/live.md describes."""
+        value = {"kind": "summary", "schema": SCHEMA, **asdict(self), "failed_sinks": list(self.failed_sinks)}
         if self.accuracy is not None:
             value["accuracy"] |= {"fraction": self.accuracy.fraction, "unknown": list(self.accuracy.unknown)}
             value["accuracy"]["by_label"] = {label: list(counts) for label, counts in self.accuracy.by_label.items()}

@@ -30,7 +30,7 @@ def test_the_demo_ends_with_the_live_panel_and_the_next_command(tmp_path: Path) 
     assert process.returncode == 0, text
     before, panel, after = text.rpartition(" edgefuse live ─")
     assert panel and "accuracy on held-out sequences" in before and "gated against the better single sensor" in before
-    assert re.search(r"of this  read [\d.]+  preprocess [\d.]+  infer [\d.]+", after)
+    assert re.search(r"of this  read [\d.]+  queue [\d.]+  preprocess [\d.]+  infer [\d.]+  publish [\d.]+", after)
     *_, next_command = after.split("next: ")
     assert next_command.strip().endswith("edgefuse live d/bundle --camera d/live.db3 --roi d/live.json")
     assert len(after.splitlines()) < 40  # all of the last panel is on a screen of 40 lines

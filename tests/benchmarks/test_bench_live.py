@@ -18,7 +18,7 @@ from edgefuse_benchmarks.report import Report
 from edgefuse_benchmarks.suites.live import LivePlan, bench_live
 
 PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24)
-STAGES = ("read", "preprocess", "infer")
+STAGES = ("read", "queue", "preprocess", "infer", "publish")
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +165,11 @@ def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
     """One pass with these frame names; every result has the probability 0.9."""
     from edgefuse.framing import Roi
     from edgefuse_benchmarks.suites.live import _Way
-    from edgefuse_runtime.results import Result, StageTimes
+    from edgefuse_runtime.frame_times import FrameTimes
+    from edgefuse_runtime.results import Result
 
-    stages = StageTimes(wait_ms=1.0, read_ms=1.0, frame_ms=1.0, infer_ms=1.0)
+    points = ("waiting", "arrival", "ready", "dequeued", "framed", "engine_start", "engine_end", "published")
+    times = FrameTimes(**{f"{point}_ns": n * 10**6 for n, point in enumerate(points)}, published_unix_ms=0.0)
     results = [
         Result(
             index=i,
@@ -179,9 +181,7 @@ def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
             gate_mean=0.5,
             expected=None,
             roi=Roi(0, 0, 9, 9),
-            stages=stages,
-            latency_ms=3.0,
-            age_ms=None,
+            times=times,
             dropped=0,
             stale=0,
         )

@@ -44,7 +44,7 @@ def write_files(
     """Write the files of a new model in every precision.
 
     Args:
-        rgb, depth: of `FAMILIES`.
+        rgb, depth: of `FAMILIES`, or several, one after the other: "resnet+vgg".
     """
     model = new_model(fusion, encoding=encoding, num_features=16, num_hidden=16)
     for extractor, family in ((model.rgb_features, rgb), (model.depth_features, depth)):
@@ -65,6 +65,12 @@ def write_files(
 
 def _features(family: str) -> nn.Sequential:
     """torchvision's first layers, and one block of each kind that the family has."""
+    if "+" in family:
+        parts: list[nn.Module] = []
+        for name in family.split("+"):
+            features = _features(name)
+            parts += [features, nn.Conv2d(_num_channels(features), 3, 1)]
+        return nn.Sequential(*parts[:-1])
     if family == "resnet":
         basic, bottleneck = (
             list(resnet.ResNet(kind, [1, 1, 1, 1]).children()) for kind in (resnet.BasicBlock, resnet.Bottleneck)
@@ -82,9 +88,13 @@ def _features(family: str) -> nn.Sequential:
     return nn.Sequential(*list(mobilenetv3.MobileNetV3(blocks, 8).features)[:3])
 
 
+def _num_channels(features: nn.Module) -> int:
+    return int(features.eval()(torch.zeros(1, 3, 32, 32)).shape[1])
+
+
 def _replace(extractor: FeatureExtractor, family: str, *, is_depth: bool) -> None:
     features = _features(family)
-    num_channels = features.eval()(torch.zeros(1, 3, 32, 32)).shape[1]
+    num_channels = _num_channels(features)
     if is_depth:
         features = nn.Sequential(DepthAsImage(), features)
     extractor.backbone = Backbone(features, num_channels=num_channels)

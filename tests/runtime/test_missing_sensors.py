@@ -24,7 +24,7 @@ from edgefuse_runtime.capture.source import Source
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.results import Result
-from edgefuse_runtime.sinks.sink import LinesSink
+from edgefuse_runtime.sinks.lines import LinesSink
 from logs import logged
 
 
@@ -157,7 +157,7 @@ def test_live_goes_on_with_the_other_sensor_as_the_bundle_says(bundle: Bundle) -
     results: list[Result] = []
 
     class Keep(LinesSink):
-        def result(self, result: Result) -> None:
+        def result(self, result: Result, frame: Frame | None) -> None:
             results.append(result)
 
     with open_engine(bundle) as engine, Capture(source, align="color") as camera, logged() as lines:

@@ -23,7 +23,7 @@ from edgefuse.contract import bytes_from_codes
 from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.evaluation.corruptions import Scene, dark_rgb
-from edgefuse_runtime.camera import Camera
+from edgefuse_runtime.camera import Camera, Frame
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.cameras.realsense import Profile, RealSense
 from edgefuse_runtime.cameras.software_device import SoftwareCamera
@@ -33,7 +33,8 @@ from edgefuse_runtime.recording.write_db3 import recorder, write_recording
 from edgefuse_runtime.regions.region import parse_region
 from edgefuse_runtime.results import LiveSummary, Result
 from edgefuse_runtime.sensor_health import FROZEN_AFTER, depth_is_missing, rgb_is_missing
-from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink
+from edgefuse_runtime.sinks.json_lines import JsonlSink
+from edgefuse_runtime.sinks.lines import LinesSink
 from edgefuse_runtime.sinks.terminal import TableSink
 from toy_bundle import make_toy_bundle, toy_answer
 
@@ -54,9 +55,9 @@ class Keep(LinesSink):
         self.results: list[Result] = []
         super().__init__(self.text)
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, frame: Frame | None) -> None:
         self.results.append(result)
-        super().result(result)
+        super().result(result, frame)
 
 
 def live(bundle: Bundle, camera: Camera, *, num_frames: int | None = None) -> tuple[LiveSummary, Keep]:
@@ -134,7 +135,7 @@ def run_command(bundle: Bundle, folder: Path, log: Path) -> tuple[str, list[dict
     command = [*EDGEFUSE, "live", str(bundle.folder), "--camera", str(folder), "--jsonl", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    *results, summary = [json.loads(line) for line in log.read_text().splitlines()]
+    _, *results, summary = [json.loads(line) for line in log.read_text().splitlines()]
     return done.stdout, results, summary
 
 
@@ -294,8 +295,8 @@ def test_a_live_device_with_colour_that_freezes_and_recovers(declared: Bundle) -
         source.send_color(shown[number], number=number)
 
     class SendNext(Keep):
-        def result(self, result: Result) -> None:
-            super().result(result)
+        def result(self, result: Result, frame: Frame | None) -> None:
+            super().result(result, frame)
             send(result.frame + 1)
 
     camera = RealSense(device=source.device, profiles=[Profile(64, 48, 64, 48, 30)], warmup_frames=0)
@@ -328,8 +329,9 @@ def test_a_real_cameras_recording_has_no_faults(declared: Bundle, d435_bag: Path
 def test_the_table_warns(declared: Bundle, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "set", [draw_pair("far"), without_depth(draw_pair("far"))])
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, color_system=None)
-    with open_engine(declared) as engine, open_camera(str(folder)) as camera, TableSink(console=console) as sink:
-        run_live(engine=engine, camera=camera, degraded_mode=PREDICTS_WITHOUT_RGB, sinks=[sink])
+    with open_engine(declared) as engine, open_camera(str(folder)) as camera:
+        sinks = [TableSink(console=console)]
+        run_live(engine=engine, camera=camera, degraded_mode=PREDICTS_WITHOUT_RGB, sinks=sinks)
     stream = console.file
     assert isinstance(stream, io.StringIO)
     screen = stream.getvalue()
@@ -341,6 +343,6 @@ def test_the_table_warns(declared: Bundle, tmp_path: Path) -> None:
 def test_json_lines_have_the_states(declared: Bundle, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "set", [without_rgb(draw_pair("far"))])
     path = tmp_path / "log.jsonl"
-    with open_engine(declared) as engine, open_camera(str(folder)) as camera, JsonlSink(path) as sink:
-        run_live(engine=engine, camera=camera, degraded_mode=PREDICTS_WITHOUT_RGB, sinks=[sink])
-    assert json.loads(path.read_text().splitlines()[0])["sensors"] == {"rgb": "missing", "depth": "ok"}
+    with open_engine(declared) as engine, open_camera(str(folder)) as camera:
+        run_live(engine=engine, camera=camera, degraded_mode=PREDICTS_WITHOUT_RGB, sinks=[JsonlSink(path)])
+    assert json.loads(path.read_text().splitlines()[1])["sensors"] == {"rgb": "missing", "depth": "ok"}

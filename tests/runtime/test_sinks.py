@@ -15,39 +15,38 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from runtime_scenes import RESULT, TIMES
 
 from edgefuse.bundle import Bundle
 from edgefuse.errors import UserError
-from edgefuse.framing import Roi
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
-from edgefuse_runtime.results import Result, StageTimes
-from edgefuse_runtime.sinks import sink as sinks
-from edgefuse_runtime.sinks.sink import JsonlSink, LinesSink, Sink, line_of
+from edgefuse_runtime.sinks.json_lines import JsonlSink
+from edgefuse_runtime.sinks.lines import LinesSink, line_of
+from edgefuse_runtime.sinks.sink import Sink
 from edgefuse_runtime.sinks.terminal import TableSink
-
-RESULT = Result(
-    index=4,
-    frame=37,
-    name="37",
-    label="palm",
-    probability=0.93,
-    top=(("palm", 0.93), ("stop", 0.05)),
-    gate_mean=0.41,
-    expected=None,
-    roi=Roi(1, 2, 3, 4),
-    stages=StageTimes(wait_ms=1.0, read_ms=0.2, frame_ms=0.3, infer_ms=3.5),
-    latency_ms=4.25,
-    age_ms=None,
-    dropped=2,
-    stale=1,
-)
 
 
 def _run(bundle: Bundle, folder: Path, sink: Sink) -> None:
-    with open_engine(bundle) as engine, open_camera(str(folder)) as camera, sink:
+    with open_engine(bundle) as engine, open_camera(str(folder)) as camera:
         run_live(engine=engine, camera=camera, sinks=[sink])
+
+
+def test_a_result_has_the_times_of_the_frame() -> None:
+    value = RESULT.to_json()
+    assert (value["kind"], value["schema"], value["time"]) == ("result", 1, "2026-11-26T07:08:09.123Z")
+    assert (value["sensor_ms"], value["sensor_clock"], value["age_ms"]) == (1_795_676_889_081.8, "hardware", None)
+    assert value["since_arrival_ms"] == {
+        "ready": 0.2,
+        "dequeued": 0.25,
+        "framed": 0.55,
+        "engine_start": 0.56,
+        "engine_end": 4.06,
+        "published": 4.25,
+    }
+    assert value["latency_ms"] == pytest.approx(sum(value["stages"].values()) - value["stages"]["wait_ms"]) == 4.25
+    assert dataclasses.replace(RESULT, times=dataclasses.replace(TIMES, sensor_clock="global")).age_ms == 41.2
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,7 @@ def _run(bundle: Bundle, folder: Path, sink: Sink) -> None:
         ({}, ["frame     37  palm", "0.93", "gate 0.41", "4.25 ms", "dropped 2", "stale 1"]),
         ({"expected": "palm"}, ["stale 1  right"]),
         ({"expected": "stop"}, ["wrong, it is stop"]),
-        ({"age_ms": 41.2}, ["age   41.2 ms"]),
+        ({"times": dataclasses.replace(TIMES, sensor_clock="global")}, ["age   41.2 ms"]),
         ({"nearest_m": 0.6243}, ["gate 0.41  0.62 m    4.25 ms"]),
         ({"nearest_m": None}, ["gate 0.41       -    4.25 ms"]),
     ],
@@ -83,8 +82,8 @@ def test_json_lines_are_complete_objects_with_a_summary_last(
     path = tmp_path / "deep" / "log.jsonl"
     _run(bundle, near_far_folder, JsonlSink(path))
     values = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [value["kind"] for value in values] == ["result"] * 8 + ["summary"]
-    assert [value["frame"] for value in values[:8]] == list(range(1, 9))
+    assert [value["kind"] for value in values] == ["event"] + ["result"] * 8 + ["summary"]
+    assert [value["frame"] for value in values[1:9]] == list(range(1, 9))
     assert values[-1]["processed"] == 8
 
 
@@ -92,24 +91,67 @@ def test_each_line_is_written_immediately(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with JsonlSink(path) as sink:
         for index in range(3):
-            sink.result(dataclasses.replace(RESULT, index=index))
+            sink.result(dataclasses.replace(RESULT, index=index), None)
             assert json.loads(path.read_text().splitlines()[-1])["index"] == index
 
 
-@pytest.mark.parametrize("content", ["", "log"])
-def test_a_log_is_overwritten_only_with_force(content: str, tmp_path: Path) -> None:
+def indices(path: Path) -> list[int]:
+    return [json.loads(line)["index"] for line in path.read_text().splitlines()]
+
+
+def write(path: Path, *numbers: int, **options: Any) -> None:
+    with JsonlSink(path, **options) as sink:
+        for number in numbers:
+            sink.result(dataclasses.replace(RESULT, index=number), None)
+
+
+def test_a_log_is_continued_and_begun_again_only_with_force(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("")
-    if content:
-        with JsonlSink(path, force=True) as sink:
-            sink.result(dataclasses.replace(RESULT, label="stop"))
-    before = path.read_text()
-    with pytest.raises(UserError, match="exists already"), JsonlSink(path):
-        pass
-    assert path.read_text() == before
-    with JsonlSink(path, force=True) as sink:
-        sink.result(RESULT)
-    assert json.loads(path.read_text())["label"] == "palm"
+    write(path, 1, 2)
+    write(path, 3)
+    assert indices(path) == [1, 2, 3]
+    write(path, 4, force=True)
+    assert indices(path) == [4]
+
+
+def test_a_line_torn_by_a_power_cut_does_not_damage_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    write(path, 1)
+    path.write_bytes(path.read_bytes() + b'{"kind": "res')
+    write(path, 2)
+    first, torn, last = path.read_text().splitlines()
+    assert (json.loads(first)["index"], torn, json.loads(last)["index"]) == (1, '{"kind": "res', 2)
+    path.write_bytes(bytes(4096))  # the file system kept the size, but not the bytes
+    write(path, 3)
+    assert json.loads(path.read_bytes().splitlines()[-1])["index"] == 3
+
+
+def test_a_log_is_rotated_by_size_and_keeps_the_newest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size) or fsync(handle))
+    path = tmp_path / "log.jsonl"
+    with JsonlSink(path, max_mb=1, num_kept=2) as sink:
+        for number in range(10):
+            sink.result(dataclasses.replace(RESULT, index=number, name="x" * 400_000), None)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log.jsonl", "log.jsonl.1", "log.jsonl.2"]
+    assert [indices(path.with_name(f"log.jsonl{end}")) for end in (".2", ".1", "")] == [[4, 5], [6, 7], [8, 9]]
+    assert len([size for size in synced if size > 800_000]) == 5
+    write(path, 10, max_mb=1, num_kept=2)
+    assert indices(path) == [8, 9, 10]
+
+
+def test_a_file_of_the_user_is_not_rotated_away(tmp_path: Path) -> None:
+    path, users = tmp_path / "log.jsonl", tmp_path / "log.jsonl.1"
+    users.write_text("precious")
+    with (
+        JsonlSink(path, max_mb=1, num_kept=1) as sink,
+        pytest.raises(UserError, match=r"log\.jsonl\.1 is left as it is"),
+    ):
+        for _ in range(3):
+            sink.result(dataclasses.replace(RESULT, name="x" * 400_000), None)
+    assert users.read_text() == "precious" and len(path.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -121,20 +163,21 @@ def test_a_log_is_overwritten_only_with_force(content: str, tmp_path: Path) -> N
         b"[1]\n",
         b"\xff\x00",
         b"\n",
+        b"\0\0precious",
         b"SQLite format 3\x00" + bytes(9),
     ],
 )
-def test_another_file_is_never_overwritten(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_another_file_is_left_as_it_is(content: bytes, force: bool, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="log.jsonl is not replaced although --force"), JsonlSink(path, force=True):
+    with pytest.raises(UserError, match=r"log\.jsonl is left as it is"), JsonlSink(path, force=force):
         pass
     assert path.read_bytes() == content
 
 
 def test_a_folder_is_no_log(tmp_path: Path) -> None:
-    (tmp_path / "folder" / "file").mkdir(parents=True)
-    with pytest.raises(UserError, match="is not replaced"), JsonlSink(tmp_path / "folder", force=True):
+    with pytest.raises(UserError, match="is left as it is"), JsonlSink(tmp_path):
         pass
 
 
@@ -147,27 +190,12 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_log_has_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with JsonlSink(path) as first:
-        first.result(RESULT)
-        with pytest.raises(UserError, match="another process is writing .*log.jsonl"), JsonlSink(path, force=True):
-            pass
-        first.result(dataclasses.replace(RESULT, index=1))
-    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [RESULT.index, 1]
-    with JsonlSink(path, force=True):
-        pass
-    assert path.read_text() == ""
-
-
-def test_a_log_that_appears_after_the_first_check_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, check = tmp_path / "log.jsonl", sinks.refuse_existing
-
-    def check_and_lose_the_race(*arguments: Any, **options: Any) -> None:
-        check(*arguments, **options)
-        path.write_text("another's")
-
-    monkeypatch.setattr(sinks, "refuse_existing", check_and_lose_the_race)
-    with pytest.raises(UserError, match="exists already"), JsonlSink(path):
-        pass
-    assert path.read_text() == "another's"
+        first.result(RESULT, None)
+        for force in (False, True):
+            with pytest.raises(UserError, match="another process is writing .*log.jsonl"), JsonlSink(path, force=force):
+                pass
+        first.result(dataclasses.replace(RESULT, index=1), None)
+    assert indices(path) == [RESULT.index, 1]
 
 
 def test_a_killed_run_leaves_complete_lines(tmp_path: Path) -> None:
@@ -175,16 +203,16 @@ def test_a_killed_run_leaves_complete_lines(tmp_path: Path) -> None:
     code = f"""
 import itertools
 from pathlib import Path
-from test_sinks import RESULT
-from edgefuse_runtime.sinks.sink import JsonlSink
+from runtime_scenes import RESULT
+from edgefuse_runtime.sinks.json_lines import JsonlSink
 import dataclasses
 with JsonlSink(Path({str(path)!r})) as sink:
     for index in itertools.count():
-        sink.result(dataclasses.replace(RESULT, index=index, name="x" * 3000))
+        sink.result(dataclasses.replace(RESULT, index=index, name="x" * 3000), None)
 """
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
     deadline_s = time.monotonic() + 30
@@ -209,12 +237,14 @@ def test_the_table_shows_prediction_bars_gate_and_last_results() -> None:
     with TableSink(title="my title", console=console) as sink:
         for index in range(12):
             sink.result(
-                dataclasses.replace(RESULT, index=index, frame=100 + index, expected="palm" if index % 2 else "stop")
+                dataclasses.replace(RESULT, index=index, frame=100 + index, expected="palm" if index % 2 else "stop"),
+                None,
             )
     screen = _screen(console)
     last = screen[screen.rindex("my title") :]
     assert "palm   0.93" in last and "stop" in last
     assert "gate    RGB ─" in last and "depth  0.41" in last
+    assert "depth    88% of the region measured" in last
     assert "dropped 2   stale 1" in last and "accuracy 0.500 (6 of 12)" in last
     assert [str(number) in last for number in (111, 104, 103)] == [True, True, False]
     assert "latency   4.25 ms   p50 4.25" in last

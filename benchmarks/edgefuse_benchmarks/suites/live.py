@@ -24,13 +24,16 @@ from edgefuse.measure import ParityError, Ratio, Series, ratio
 from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
+from edgefuse_runtime.camera import Frame
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.frame_times import STAGES
 from edgefuse_runtime.live.loop import run_live
 from edgefuse_runtime.regions.default_region import choose_region
 from edgefuse_runtime.regions.region import parse_region
-from edgefuse_runtime.results import STAGES, LiveSummary, Result
+from edgefuse_runtime.results import Event, LiveSummary, Result
+from edgefuse_runtime.sinks.sink import SinkInfo
 
 Pace = Literal["back to back", "paced"]
 
@@ -88,11 +91,16 @@ class _Way:
 class _Collect:
     """A sink that keeps results in memory."""
 
+    info = SinkInfo(name="benchmark", queue_size=1000)
+
     def __init__(self) -> None:
         self.results: list[Result] = []
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, frame: Frame | None) -> None:
         self.results.append(result)
+
+    def event(self, event: Event) -> None:
+        pass
 
     def summary(self, summary: LiveSummary) -> None:
         pass

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, Outputs, outputs_of
 from edgefuse.errors import require
 from edgefuse_export.onnx.check_precision import module_of
+from edgefuse_export.onnx.emulated_fp16 import leaves_of
 from edgefuse_export.ort_reference import fixed_batch_of, reference_session
 from edgefuse_runtime.engines.engine import padded
 
@@ -86,17 +87,28 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
         self._dtype = dtype
         self._running = [ITSELF]
         self._weights: set[int] = set()
+        self._last: list[tuple[Tensor, float]] = []  # results of the last operation: inputs of the next one
+        self._parameters: dict[int, tuple[Tensor, float]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, result)):
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                self._observe(value)
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        results = [(value, _largest(value)) for value in _floats((result,))]
+        known = self._last if not func._schema.is_mutable else []
+        for value in _floats((*args, *kwargs.values())):
+            if isinstance(value, nn.Parameter):
+                if id(value) not in self._parameters:
+                    self._parameters[id(value)] = value, _largest(value)
+                self._observe(*self._parameters[id(value)])
+            else:
+                found = next((largest for before, largest in known if before is value), None)
+                self._observe(value, _largest(value) if found is None else found)
+        for value, largest in results:
+            self._observe(value, largest)
+        self._last = results
         return result
 
-    def _observe(self, value: Tensor) -> None:
-        low, high = torch.aminmax(value)  # NaN and infinity propagate; abs and amax take ten times as long for FP16
-        magnitude = max(-float(low), float(high))
+    def _observe(self, value: Tensor, magnitude: float) -> None:
         if math.isfinite(magnitude):
             is_activation = value.untyped_storage().data_ptr() not in self._weights
             counted = magnitude if is_activation and self._dtype in (None, value.dtype) else 0.0
@@ -123,26 +135,41 @@ class TorchActivationObserver(TorchDispatchMode):  # type: ignore[no-untyped-cal
         finally:
             for handle in handles:
                 handle.remove()
+            self._last, self._parameters = [], {}
 
     def _leave(self) -> None:
         self._running.pop()
 
 
-class OnnxActivationObserver:
-    """Runs an ONNX file in a `reference_session`, and observes every tensor of its graph.
+def _floats(values: Sequence[Any]) -> list[Tensor]:
+    leaves = leaves_of(values)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()]
 
-    It is an `edgefuse.evaluation.metrics.Predictor` for batches that the file supports, or shorter ones.
+
+def _largest(value: Tensor) -> float:
+    """The largest magnitude; NaN and infinity propagate."""
+    low, high = torch.aminmax(value)  # abs and amax take ten times as long for FP16
+    return max(-float(low), float(high))
+
+
+class OnnxActivationObserver:
+    """Runs an ONNX file in a `reference_session`, and observes every tensor of its graph that is not hidden.
+
+    It is an `edgefuse.evaluation.metrics.Predictor` for batches that the file supports, or shorter ones; several threads may call it.
+
+    Args:
+        only: the tensors to observe in addition to the outputs; None = all.
 
     Attributes:
         activations: by "TENSOR in MODULE".
         largest: tensor -> the largest finite magnitude of any value.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only: Container[str] | None = None) -> None:
         onnx = require("onnx", extra="export")
         model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
         self._modules = {name: module_of(node) or ITSELF for node in model.graph.node for name in node.output}
-        hidden = set(self._modules)
+        hidden = {name for name in self._modules if only is None or name in only}
         hidden -= {value.name for value in model.graph.output}
         floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         model.graph.output.extend(
@@ -153,18 +180,39 @@ class OnnxActivationObserver:
         self._session = reference_session(model.SerializeToString())
         self._batch_size = fixed_batch_of(self._session)
         self._names = [value.name for value in self._session.get_outputs()]
+        self._constants = _constants(model.graph)
+        self._lock = Lock()
         self.activations = Activations()
         self.largest: dict[str, float] = {}
 
     def __call__(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
         inputs = {RGB_INPUT: padded(rgb, self._batch_size), DEPTH_INPUT: padded(depth, self._batch_size)}
-        values = dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
-        for name, value in values.items():
-            largest, num_not_finite = max(-float(value.min()), float(value.max())), 0
-            if not math.isfinite(largest):
-                finite = value[np.isfinite(value)]
-                largest, num_not_finite = float(np.abs(finite).max(initial=0.0)), value.size - finite.size
-            self.largest[name] = max(self.largest.get(name, 0.0), largest)
-            where = f"{name} in {self._modules[name]}"
-            self.activations.add(where, largest=largest, num_not_finite=num_not_finite)
+        names = [name for name in self._names if name not in self._constants or name not in self.largest]
+        values = dict(zip(names, self._session.run(names, inputs), strict=True))
+        found = {name: _largest_of(value) for name, value in values.items()}
+        with self._lock:
+            for name, (largest, num_not_finite) in found.items():
+                self.largest[name] = max(self.largest.get(name, 0.0), largest)
+                where = f"{name} in {self._modules[name]}"
+                self.activations.add(where, largest=largest, num_not_finite=num_not_finite)
         return outputs_of(values, num_pairs=len(rgb))
+
+
+def _largest_of(value: NDArray[Any]) -> tuple[float, int]:
+    """The largest finite magnitude, and the number of values that are not finite."""
+    largest = max(-float(value.min()), float(value.max()))
+    if math.isfinite(largest):
+        return largest, 0
+    finite = value[np.isfinite(value)]
+    return float(np.abs(finite).max(initial=0.0)), value.size - finite.size
+
+
+def _constants(graph: Any) -> set[str]:
+    """The tensors that depend on no input, such as dequantised weights."""
+    known = {tensor.name for tensor in graph.initializer}
+    constants = set()
+    for node in graph.node:
+        if all(name in known for name in node.input if name):
+            known.update(node.output)
+            constants.update(node.output)
+    return constants

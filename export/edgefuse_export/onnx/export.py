@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -44,15 +45,14 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.progress import Progress, no_progress, step
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import fp32_modules
 from edgefuse_export.onnx.fp16_search import Fp16Search
-from edgefuse_export.onnx.int8 import describe_calibration, int8_from_onnx, measured_ranges, quantised_modules
+from edgefuse_export.onnx.int8 import describe_calibration, measured_ranges, quantised_modules
+from edgefuse_export.onnx.int8_search import Int8Search
 from edgefuse_export.onnx.layer_sensitivity import Fp32Selection, find_blocks, measure_sensitivity, select_fp32_blocks
 from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
-from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.lint import check_file, refuse_unready
 from edgefuse_runtime.classifier import Classifier
 
@@ -62,6 +62,8 @@ NUM_MORE_FRAMES = 48
 """Frames to compare on, in addition to the run's 16, if its data exists."""
 BATCH_SIZE = 16
 """Frames that PyTorch predicts at once."""
+NUM_THREADS = min(os.cpu_count() or 1, 8)
+"""Sessions, of one thread each, that run at the same time while INT8 is measured."""
 
 TORCH_FP32 = "torch fp32 on the CPU"
 _log = logging.getLogger(__name__)
@@ -221,29 +223,37 @@ class _Job:
         source, path = self.folder / MODEL_NAME, self.folder / MODEL_NAMES["int8"]
         contract, temperature = self.run.model_config.contract, self.model.temperature
         metadata = model_metadata(labels=self.run.labels, contract=contract, precision="int8", temperature=temperature)
-        ranges = measured_ranges(
-            source, frames=frames, progress=partial(self.progress, stage="measuring ranges for INT8")
-        )
+        num_pairs = self.batch if isinstance(self.batch, int) else 1
+        measuring = partial(self.progress, stage="measuring ranges for INT8")
+        ranges = measured_ranges(source, frames=frames, num_threads=NUM_THREADS, progress=measuring)
 
-        def evaluate(blocks: tuple[str, ...]) -> _Int8Evaluation:
+        def write(quantised: Any) -> Path:
             with step(self.progress, f"writing {path.name}"):
-                quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=(*requested, *blocks))
-                save_model(quantised, path, metadata=metadata)
-            with step(self.progress, f"comparing {path.name}, not optimised"):
-                observer = OnnxActivationObserver(path)
-                report = self._report("int8", observer, f"{path.name} in ONNX Runtime on the CPU, not optimised")
-            report = replace(report, activations=observer.activations.to_json())
-            return _Int8Evaluation(report=report, live=None if report.failures() else self._report_of_engine("int8"))
+                return save_model(quantised, path, metadata=metadata)
 
-        def alone(block: str) -> Predictor:
-            quantised = int8_from_onnx(source, ranges=ranges, fp32_modules=requested, only=(block,))
-            return reference_predictor(quantised.SerializeToString())
+        def compare(predictor: Predictor) -> ParityReport:
+            stage = f"comparing {path.name}, not optimised"
+            candidate = self._in_batches(predictor, stage=stage, batch_size=num_pairs, num_threads=NUM_THREADS)
+            return self._report("int8", candidate, f"{path.name} in ONNX Runtime on the CPU, not optimised")
 
-        kept = select_fp32_blocks(
-            evaluate,
-            passes=lambda found: found.live is not None and not found.live.failures(),
-            measure=lambda: self._sensitivity("int8", self._quantised_blocks(requested), frames=frames, alone=alone),
+        search = Int8Search(
+            fp32=source,
+            ranges=ranges,
+            fp32_modules=requested,
+            blocks=self._quantised_blocks(requested),
+            write=write,
+            compare=compare,
+            compare_live=lambda: self._report_of_engine("int8"),
         )
+        kept = select_fp32_blocks(
+            search.evaluate,
+            passes=lambda found: found.passes,
+            measure=lambda: self._sensitivity(
+                "int8", search.blocks, frames=frames, alone=search.alone, batch_size=num_pairs, num_threads=NUM_THREADS
+            ),
+        )
+        if not kept.passes:
+            kept = replace(kept, evaluation=search.evaluate_file(kept.blocks))  # names values that are not finite
         report, live = kept.evaluation.report, kept.evaluation.live
         self._check("int8", report, hint=lambda: self._advice("int8", kept))
         assert live is not None
@@ -308,13 +318,16 @@ class _Job:
     def _reference(self) -> Predictor:
         return self._in_batches(torch_predictor(self.model), stage="predicting in FP32")
 
-    def _in_batches(self, predictor: Predictor, *, stage: str) -> Predictor:
+    def _in_batches(
+        self, predictor: Predictor, *, stage: str, batch_size: int = BATCH_SIZE, num_threads: int = 1
+    ) -> Predictor:
         return predicted_in_batches(
             predictor,
             rgb=self.frames.rgb,
             depth=self.frames.depth,
             contract=self.run.model_config.contract,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size,
+            num_threads=num_threads,
             progress=partial(self.progress, stage=stage),
         )
 
@@ -367,14 +380,6 @@ class _Job:
     def _advice(self, precision: str, kept: Fp32Selection[Any]) -> str:
         """The blocks to keep in FP32, and the alternatives."""
         return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Int8Evaluation:
-    """Comparisons of the unoptimised session, and, if that one passes, of the session that `live` runs."""
-
-    report: ParityReport
-    live: ParityReport | None
 
 
 def _line(path: Path, report: ParityReport) -> str:

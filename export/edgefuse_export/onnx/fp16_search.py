@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgefuse.contract import Outputs
 from edgefuse.evaluation.compare_outputs import ParityReport
@@ -75,25 +75,39 @@ class Fp16Search:
 
     def alone(self, block: str) -> Predictor:
         """The model with `block` in FP16 and all others in FP32."""
-        predict = self._predictor([other for other in self.blocks if other != block], new=False)
 
         def emulated(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
+            predict = torch_predictor(self._in_fp32)
             with self.kernels():
                 batch = rgb.tobytes() + depth.tobytes()
                 if batch not in self._batches:
                     self._batches.add(batch)
-                    self._predictor(self.blocks, new=True)(rgb, depth)
-                return predict(rgb, depth)
+                    with self._learning():
+                        predict(rgb, depth)
+                with self._in_its_place(self._in_fp16.get_submodule(block), block):
+                    return predict(rgb, depth)
 
         return emulated
 
-    def _predictor(self, fp32_blocks: Sequence[str], *, new: bool) -> Predictor:
-        """The model with these blocks in FP32, which return known outputs for known inputs: those before a block in FP16 do not run."""
-        model = self.fp16(fp32_blocks).model
-        for name in fp32_blocks:
-            module = model.get_submodule(name)
-            module.forward = _Remembering(module.forward, self._known.setdefault(name, []), new)
-        return torch_predictor(model)
+    @contextmanager
+    def _in_its_place(self, module: nn.Module, block: str) -> Iterator[None]:
+        before = self._in_fp32.get_submodule(block)
+        self._in_fp32.set_submodule(block, module)
+        try:
+            yield
+        finally:
+            self._in_fp32.set_submodule(block, before)
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        memories: list[Any] = [self._in_fp32.get_submodule(name).forward for name in self.blocks]
+        for memory in memories:
+            memory.learns = True
+        try:
+            yield
+        finally:
+            for memory in memories:
+                memory.learns = False
 
     def overflows(self, found: Fp16Evaluation) -> str:
         """The layers that exceed the range of FP16, and the options that keep them in FP32; "" if there are none."""
@@ -114,8 +128,18 @@ class Fp16Search:
         )
 
     @cached_property
-    def _known(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        return {}
+    def _in_fp16(self) -> FusionClassifier:
+        """The model whose blocks take the place of those of `_in_fp32`, one at a time."""
+        return self.fp16(()).model
+
+    @cached_property
+    def _in_fp32(self) -> FusionClassifier:
+        """The model with all blocks in FP32, which return known outputs for known inputs: those before a block in FP16 do not run."""
+        model = self.fp16(self.blocks).model
+        for name in self.blocks:
+            module = model.get_submodule(name)
+            module.forward = _Remembering(module.forward)
+        return model
 
     @cached_property
     def _batches(self) -> set[bytes]:
@@ -127,16 +151,19 @@ class Fp16Search:
         return folded_model(self.model, rgb_NHWC=first[0], depth_NHW2=first[1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Remembering:
     """A module's `forward` that returns a known output for an input that is equal to a known one.
 
     Copies, because later operations may work in place.
+
+    Attributes:
+        learns: outputs for new inputs become known.
     """
 
     forward: Callable[..., Any]
-    known: list[tuple[Tensor, Tensor]]
-    new: bool
+    known: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    learns: bool = False
 
     def __call__(self, *args: Any) -> Any:
         if len(args) != 1:
@@ -145,8 +172,8 @@ class _Remembering:
         for before, after in self.known:
             if torch.equal(before, x):
                 return after.clone()
-        before = x.clone() if self.new else x
+        before = x.clone() if self.learns else x
         result = self.forward(x)
-        if self.new and isinstance(result, Tensor) and result.nbytes <= MAX_KNOWN_BYTES:
+        if self.learns and isinstance(result, Tensor) and result.nbytes <= MAX_KNOWN_BYTES:
             self.known.append((before, result.clone()))
         return result

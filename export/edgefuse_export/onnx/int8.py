@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgefuse.errors import UserError, require
+from edgefuse.io.workers import map_in_threads
 from edgefuse.progress import Progress, no_progress
 from edgefuse_export.onnx.activation_statistics import OnnxActivationObserver
 from edgefuse_export.onnx.calibration_data import Frames
@@ -28,14 +29,17 @@ ACTIVATIONS = ("Relu", "Clip")
 """Operators that clip the output of a layer."""
 
 
-def measured_ranges(path: Path, *, frames: Frames, progress: Progress = no_progress) -> dict[str, float]:
-    """The largest magnitude of each tensor of an FP32 file over real frames.
+def measured_ranges(
+    path: Path, *, frames: Frames, num_threads: int = 1, progress: Progress = no_progress
+) -> dict[str, float]:
+    """The largest magnitude of each tensor of an FP32 file that may be quantised, over real frames.
 
     An output that only an activation consumes gets the range *after* the activation: values outside are clipped there in any
     case, so they saturate to the same value, and the 8 bits cover the remaining range. MobileNetV2's first layers output
     values of 30 and more before an activation that clips at 6.
 
     Args:
+        num_threads: frames that run at the same time.
         progress: called with (frames done, frames in total).
 
     Raises:
@@ -43,16 +47,18 @@ def measured_ranges(path: Path, *, frames: Frames, progress: Progress = no_progr
     """
     if not len(frames.rgb):
         raise UserError("there are no frames to calibrate on: INT8 needs frames of the run's training data")
-    observer = OnnxActivationObserver(path)
-    for i in range(len(frames.rgb)):
-        observer(frames.rgb[i : i + 1], frames.depth[i : i + 1])
-        progress(i + 1, len(frames.rgb))
-    ranges = dict(observer.largest)
+    measured_at: dict[str, str] = {}  # tensor -> the one whose range it gets
     for node in require("onnx_ir", extra="export").load(path).graph:
-        following = [use.node for use in node.outputs[0].uses()] if node.op_type in OPERATORS else []
-        if len(following) == 1 and following[0].op_type in ACTIVATIONS:
-            ranges[node.outputs[0].name] = ranges[following[0].outputs[0].name]
-    return ranges
+        if node.op_type in OPERATORS:
+            measured_at |= {value.name: value.name for value in node.inputs if value is not None}
+            following = [use.node for use in node.outputs[0].uses()]
+            clips = len(following) == 1 and following[0].op_type in ACTIVATIONS
+            measured_at[node.outputs[0].name] = (following[0] if clips else node).outputs[0].name
+    observer = OnnxActivationObserver(path, only=set(measured_at.values()))
+    pairs = [(frames.rgb[i : i + 1], frames.depth[i : i + 1]) for i in range(len(frames.rgb))]
+    for done, _ in enumerate(map_in_threads(lambda pair: observer(*pair), pairs, num_threads=num_threads), start=1):
+        progress(done, len(pairs))
+    return {name: observer.largest[tensor] for name, tensor in measured_at.items() if tensor in observer.largest}
 
 
 def quantised_modules(path: Path) -> set[str]:
@@ -83,7 +89,7 @@ def int8_from_onnx(
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     model = onnx.load(str(path))
-    nodes = [node.name for node in model.graph.node if _is_quantised(node, fp32_modules, only)]
+    nodes = [node.name for node in model.graph.node if is_quantised(node, fp32_modules, only)]
     if not nodes:
         raise UserError(f"{path.name} has nothing to quantise outside {', '.join(fp32_modules)}")
     limits = {name: (np.array(-x, np.float32), np.array(x, np.float32)) for name, x in ranges.items()}
@@ -109,6 +115,7 @@ def describe_calibration(frames: Frames) -> dict[str, Any]:
     return {"num_frames": len(frames.rgb), "sha256": frames.digest(), "from": "training data", "method": "min-max"}
 
 
-def _is_quantised(node: Any, fp32_modules: Sequence[str], only: Sequence[str] | None) -> bool:
+def is_quantised(node: Any, fp32_modules: Sequence[str], only: Sequence[str] | None) -> bool:
+    """Whether `int8_from_onnx` quantises a node."""
     module = module_of(node) or ""
     return node.op_type in OPERATORS and not inside(module, fp32_modules) and (only is None or inside(module, only))

@@ -18,6 +18,7 @@ from torch import nn
 from edgefuse.contract import InputContract, Outputs
 from edgefuse.evaluation.compare_outputs import Tolerance, compare_outputs, edge_cases, joined
 from edgefuse.evaluation.metrics import Predictor
+from edgefuse.io.workers import map_in_threads
 from edgefuse.progress import Progress, no_progress
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
@@ -104,6 +105,7 @@ def measure_sensitivity(
     reference: Predictor,
     alone: Callable[[str], Predictor],
     batch_size: int = 1,
+    num_threads: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """Fraction of the tolerance that each block uses up when it alone is in the lower precision.
@@ -113,6 +115,7 @@ def measure_sensitivity(
         reference: the FP32 model.
         alone: block -> the model with only that block in the lower precision.
         batch_size: frames that it predicts at once.
+        num_threads: blocks that are measured at the same time.
         progress: called with (blocks measured, blocks in total).
 
     Returns:
@@ -128,15 +131,19 @@ def measure_sensitivity(
         return joined([predictor(rgb[i : i + batch_size], depth[i : i + batch_size]) for i in starts])
 
     expected = answers(reference)
-    sensitivity = {}
-    for number, block in enumerate(blocks, start=1):
+
+    def fraction(block: str) -> float:
         found = answers(alone(block))
         case = compare_outputs(block, expected=expected, found=found, near_tie_margin=tolerance.draw_margin)
         fractions = [case.max_probability_difference / tolerance.probability, case.max_gate_difference / tolerance.gate]
         if tolerance.p99_probability is not None:
             fractions.append(case.p99_probability_difference / tolerance.p99_probability)
-        sensitivity[block] = math.inf if case.num_not_finite else max(fractions)
-        progress(number, len(blocks))
+        return math.inf if case.num_not_finite else max(fractions)
+
+    sensitivity = {}
+    for block, found in zip(blocks, map_in_threads(fraction, blocks, num_threads=num_threads), strict=True):
+        sensitivity[block] = found
+        progress(len(sensitivity), len(blocks))
     return dict(sorted(sensitivity.items(), key=lambda item: -item[1]))
 
 

@@ -11,8 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from edgefuse import framing
 from edgefuse.bundle import Bundle, open_bundle
+from edgefuse.contract import codes_from_bytes
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Counters, Frame, frames
@@ -20,16 +23,20 @@ from edgefuse_runtime.capture import open_capture
 from edgefuse_runtime.capture.capture import Mode, early_start, patience_s
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.frame_times import FrameTimes
 from edgefuse_runtime.live.statistics import Clipping, Statistics
 from edgefuse_runtime.live.systemd import Systemd
-from edgefuse_runtime.predict import FramedRegion, predict
+from edgefuse_runtime.predict import FramedRegion, Prediction, predict
 from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
-from edgefuse_runtime.results import Ending, LiveSummary, Result, StageTimes
+from edgefuse_runtime.results import Ending, LiveSummary, Result
 from edgefuse_runtime.sensor_health import SensorHealthMonitor
-from edgefuse_runtime.sinks.sink import Outputs, Sink
+from edgefuse_runtime.sinks.bus import SinkBus
+from edgefuse_runtime.sinks.sink import Sink
 
 TOP_CLASSES = 5
+WAIT_FOR_SINKS_S = 5.0
+"""A source that waits for the loop also waits for the sinks that want every result, but no longer than this."""
 
 
 def run_live(  # long: a public function, with documentation for each parameter
@@ -45,13 +52,13 @@ def run_live(  # long: a public function, with documentation for each parameter
 ) -> LiveSummary:
     """Classify the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
-    A sink that fails is removed, and the run continues with the others; it ends when none is left. May be called in any thread.
-    Only the main thread receives Ctrl-C; further ones are ignored while the summary is written.
-
-    Each warning is logged once, when its condition is first met.
+    A sink that is slow or fails neither delays nor ends the run (`edgefuse_runtime.sinks.bus`); the run ends when the readers of
+    all sinks have closed them. May be called in any thread. Only the main thread receives Ctrl-C; further ones are ignored while
+    the summary is written. Each warning is logged once, when its condition is first met.
 
     Args:
-        engine, camera, sinks: opened and closed by the caller.
+        engine, camera: opened and closed by the caller.
+        sinks: opened and closed here; each is called in a thread of its own.
         region: the region source; None = the camera's own region if it has one, otherwise the whole image. The summary reports a
             `ChosenRegion`.
         degraded_mode: whether to predict or abstain if a sensor is missing, from the bundle's manifest; None = abstain.
@@ -63,29 +70,43 @@ def run_live(  # long: a public function, with documentation for each parameter
         The summary, which the sinks also receive.
 
     Raises:
-        UserError: the camera failed (the sinks have received the summary), or its alignment differs from the engine's contract.
+        UserError: a sink cannot be opened, the camera failed (the sinks have received the summary), or its alignment
+            differs from the engine's contract.
     """
     _check_align(engine, camera)
     service = service if service is not None else Systemd(camera, environment={})
-    statistics = Statistics(engine, camera.counters, region=region)
-    decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
-    outputs = Outputs(sinks)
-    ended, failure = _decide_all(
-        frames(camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera), on_timeout=service.waiting),
-        service=service,
-        decide=decide,
-        statistics=statistics,
-        outputs=outputs,
-    )
-    with _signals_ignored():
-        service.stopping()
-        if ended == "end of stream":
-            ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
-        summary = statistics.summary(camera, ended=ended, failure=failure, failed_sinks=outputs.failed)
-        outputs.write_summary(summary)
+    with SinkBus(sinks, wait_s=WAIT_FOR_SINKS_S if _waits(camera) else 0.0) as bus:
+        statistics = Statistics(engine, camera.counters, region=region)
+        decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
+        stream = frames(
+            camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera), on_timeout=service.waiting
+        )
+        facts = _facts(engine, camera, region)
+        ended, failure = _decide_all(
+            stream, decide=decide, statistics=statistics, bus=bus, facts=facts, service=service
+        )
+        with _signals_ignored():
+            service.stopping()
+            if ended == "end of stream":
+                ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
+            summary = statistics.summary(camera, ended=ended, failure=failure)
+            bus.drain(hurry=summary.was_interrupted)
+            summary = replace(summary, sinks=bus.counts())
+            bus.finish(summary)
     if failure is not None:
         raise failure
-    return replace(summary, failed_sinks=tuple(outputs.failed))
+    return replace(summary, sinks=bus.counts())
+
+
+def _waits(camera: Camera) -> bool:
+    """Whether the camera's frames wait for the loop, as those of a folder do."""
+    description = camera.description
+    return description.get("kind") in ("folder", "synthetic", "recording") and not description.get("real_time")
+
+
+def _facts(engine: Engine, camera: Camera, region: RegionSource | None) -> dict[str, object]:
+    described = region.to_json() if isinstance(region, ChosenRegion) else None
+    return {"engine": engine.description, "camera": camera.description, "region": described}
 
 
 @contextmanager
@@ -200,20 +221,27 @@ def _check_align(engine: Engine, camera: Camera) -> None:
 
 
 def _decide_all(
-    stream: Iterable[Frame], *, service: Systemd, decide: _Decider, statistics: Statistics, outputs: Outputs
+    stream: Iterable[Frame],
+    *,
+    decide: _Decider,
+    statistics: Statistics,
+    bus: SinkBus,
+    facts: dict[str, object],
+    service: Systemd,
 ) -> tuple[Ending, Exception | None]:
     """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
     last_ns = time.perf_counter_ns()
     try:
+        bus.event("started", "the run started", **facts)
         for frame in stream:
             result = decide(frame, index=statistics.processed, since_ns=last_ns)
             if result is None:
                 statistics.without_region += 1
             else:
                 statistics.add(result)
-                outputs.write_result(result)
+                bus.publish(result, frame)
             service.processed()
-            if outputs.all_failed:
+            if bus.all_closed:
                 return "no output left", None
             last_ns = time.perf_counter_ns()
     except KeyboardInterrupt as interrupt:
@@ -269,7 +297,7 @@ class _Decider:
     def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:
         """The result, or None if no region was found."""
         engine = self._engine
-        region_started_ns = time.perf_counter_ns()
+        dequeued_ns = time.perf_counter_ns()
         region = self._find(frame)
         if region is None:
             return None
@@ -277,11 +305,12 @@ class _Decider:
             frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
         )
         sensors = self._monitor(frame, framed, roi=region.roi)
-        framed_region = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=region_started_ns)
+        framed_region = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=dequeued_ns)
         (found,) = predict(engine, self._degraded_mode, [framed_region])
         if sensors.depth == "ok":
             self._clipping.add(framed.depth)
         expected = _expected(region, frame)
+        valid_depth = np.count_nonzero(codes_from_bytes(framed.depth)) / framed.depth[..., 0].size
         most_likely = found.top(TOP_CLASSES) if found.label is not None else ()
         return Result(
             index=index,
@@ -295,19 +324,13 @@ class _Decider:
             expected=expected,
             is_known=expected is None or expected in engine.labels,
             roi=region.roi,
-            stages=StageTimes(
-                wait_ms=_ms(max(frame.arrival_ns - since_ns, 0)),
-                read_ms=_ms(frame.ready_ns - frame.arrival_ns),
-                frame_ms=round(found.frame_ms, 4),
-                infer_ms=round(found.infer_ms, 4),
-            ),
-            latency_ms=_ms(found.done_ns - frame.arrival_ns),
-            age_ms=round(time.time() * 1e3 - frame.timestamp_ms, 3) if frame.timestamp_domain == "global" else None,
+            times=_times(frame, found, waiting_ns=since_ns, dequeued_ns=dequeued_ns),
             dropped=self._counters.dropped,
             stale=self._counters.stale,
             skew_ms=None if frame.skew_ms is None else round(frame.skew_ms, 3),
             sensors=sensors,
             is_finite=found.scores is not None,
+            valid_depth=round(valid_depth, 4),
         )
 
 
@@ -315,5 +338,18 @@ def _expected(region: Region, frame: Frame) -> str | None:
     return region.label if region.label is not None else frame.label
 
 
-def _ms(duration_ns: int) -> float:
-    return round(duration_ns / 1e6, 4)
+def _times(frame: Frame, found: Prediction, *, waiting_ns: int, dequeued_ns: int) -> FrameTimes:
+    """The times of a frame whose result is published now."""
+    return FrameTimes(
+        waiting_ns=waiting_ns,
+        arrival_ns=frame.arrival_ns,
+        ready_ns=frame.ready_ns,
+        dequeued_ns=dequeued_ns,
+        framed_ns=dequeued_ns + round(found.frame_ms * 1e6),
+        engine_start_ns=found.done_ns - round(found.infer_ms * 1e6),
+        engine_end_ns=found.done_ns,
+        published_ns=time.perf_counter_ns(),
+        published_unix_ms=round(time.time() * 1e3, 3),
+        sensor_ms=frame.timestamp_ms,
+        sensor_clock=frame.timestamp_domain,
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from edgefuse.contract import DEPTH_UNIT_M, Clipped, InputContract, clipped, codes_from_bytes
 from edgefuse_runtime.camera import Camera, Counters
 from edgefuse_runtime.engines.engine import NOT_FINITE, Engine
+from edgefuse_runtime.frame_times import STAGES, utc
 from edgefuse_runtime.regions.default_region import ChosenRegion
 from edgefuse_runtime.regions.region import RegionSource
-from edgefuse_runtime.results import STAGES, Ending, LiveSummary, Result, Score
+from edgefuse_runtime.results import Ending, LiveSummary, Result, Score
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,34 @@ class Clipping:
         return None if found is None else found.warning(near_m=self._contract.near_m, far_m=self._contract.far_m)
 
 
+class _Timings:
+    """The newest timings of each stage, in a fixed amount of memory."""
+
+    NAMES = ("latency_ms", "age_ms", *STAGES.values())
+
+    def __init__(self) -> None:
+        self._values = np.full((len(self.NAMES), MAX_SAMPLES), np.nan, np.float32)
+        self._num_added = 0
+
+    def add(self, result: Result) -> None:
+        """Add those of one result."""
+        timings = {"latency_ms": result.latency_ms, "age_ms": result.age_ms, **asdict(result.stages)}
+        row = [np.nan if (value := timings[name]) is None else value for name in self.NAMES]
+        self._values[:, self._num_added % MAX_SAMPLES] = row
+        self._num_added += 1
+
+    def percentiles(self, name: str) -> dict[str, float] | None:
+        """p50, p95, p99 and max in milliseconds; None without values."""
+        samples = self._values[self.NAMES.index(name), : min(self._num_added, MAX_SAMPLES)]
+        samples = samples[~np.isnan(samples)].astype(np.float64)
+        if not len(samples):
+            return None
+        p50, p95, p99 = np.percentile(samples, [50, 95, 99])
+        return {
+            name: round(float(x), 4) for name, x in (("p50", p50), ("p95", p95), ("p99", p99), ("max", samples.max()))
+        }
+
+
 class Statistics:
     """Collects the data of the summary from each result. Each warning is logged once, when its condition is first met."""
 
@@ -71,7 +100,8 @@ class Statistics:
         self._before = replace(counters)
         self._started_ns = time.perf_counter_ns()
         self._gate_sum = 0.0
-        self._samples: dict[str, deque[float]] = {}
+        self._started_unix_ms = time.time() * 1e3
+        self._timings = _Timings()
         self._score = Score()
         self._without_decision = self._not_finite = 0
         self._sensors: Counter[str] = Counter()
@@ -84,10 +114,7 @@ class Statistics:
     def add(self, result: Result) -> None:
         self.processed += 1
         self._gate_sum += result.gate_mean or 0.0
-        timings = {"latency_ms": result.latency_ms, "age_ms": result.age_ms, **asdict(result.stages)}
-        for name, value in timings.items():
-            if value is not None:
-                self._samples.setdefault(name, deque(maxlen=MAX_SAMPLES)).append(value)
+        self._timings.add(result)
         self._sensors.update(f"{name}_{state}" for name, state in result.sensors._asdict().items() if state != "ok")
         self._without_decision += result.label is None
         self._not_finite += not result.is_finite
@@ -109,7 +136,6 @@ class Statistics:
         *,
         ended: Ending,
         failure: Exception | None,
-        failed_sinks: Sequence[str],
     ) -> LiveSummary:
         """The summary, at the end of the run."""
         elapsed_s = (time.perf_counter_ns() - self._started_ns) / 1e9
@@ -136,15 +162,16 @@ class Statistics:
             clipped=None if found is None else {name: round(fraction, 4) for name, fraction in found._asdict().items()},
             elapsed_s=round(elapsed_s, 3),
             results_per_s=round(self.processed / elapsed_s, 2) if elapsed_s > 0 else 0.0,
-            latency_ms=_percentiles(self._samples.get("latency_ms", ())),
+            latency_ms=self._timings.percentiles("latency_ms"),
             stages_ms=self._stages(),
-            age_ms=_percentiles(self._samples.get("age_ms", ())),
+            age_ms=self._timings.percentiles("age_ms"),
             gate_mean=round(self._gate_sum / num_finite, 6) if num_finite else None,
             accuracy=self._score.accuracy(),
             ended=ended,
             failure=None if failure is None else str(failure),
             warnings=(*self._warnings(), *filter(None, (skew, skipped))),
-            failed_sinks=tuple(failed_sinks),
+            started=utc(self._started_unix_ms),
+            time=utc(time.time() * 1e3),
             engine=self._engine.description,
             camera=camera.description,
             region=None if self._region is None else self._region.to_json(),
@@ -160,12 +187,8 @@ class Statistics:
             yield line
 
     def _stages(self) -> dict[str, dict[str, float]]:
-        stages = {}
-        for name in STAGES.values():
-            percentiles = _percentiles(self._samples.get(name, ()))
-            if percentiles is not None:
-                stages[name] = {"p50": percentiles["p50"], "p99": percentiles["p99"]}
-        return stages
+        found = {name: self._timings.percentiles(name) for name in STAGES.values()}
+        return {name: percentiles for name, percentiles in found.items() if percentiles is not None}
 
 
 def _skew_warning(num_skewed: int, num_pairs: int) -> str | None:
@@ -175,11 +198,3 @@ def _skew_warning(num_skewed: int, num_pairs: int) -> str | None:
         f"colour and depth are more than half a frame period apart in {num_skewed} of {num_pairs} pairs: reconnect the camera, "
         f"and update librealsense to 2.58.4 or newer (clocks wrap after 71 minutes)"
     )
-
-
-def _percentiles(values: Iterable[float]) -> dict[str, float] | None:
-    samples = np.fromiter(values, np.float64)
-    if not len(samples):
-        return None
-    p50, p95, p99 = np.percentile(samples, [50, 95, 99])
-    return {name: round(float(x), 4) for name, x in (("p50", p50), ("p95", p95), ("p99", p99), ("max", samples.max()))}

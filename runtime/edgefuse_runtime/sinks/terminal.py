@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefuse.io.text import new_console, new_table, printable
-from edgefuse_runtime.results import LiveSummary, Result, Score
-from edgefuse_runtime.sinks.sink import gate_of, label_of, nearest_of, probability_of, summary_lines
+from edgefuse_runtime.results import Event, LiveSummary, Result, Score
+from edgefuse_runtime.sinks.lines import gate_of, label_of, nearest_of, probability_of, summary_lines
+from edgefuse_runtime.sinks.sink import SinkInfo
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from edgefuse_runtime.camera import Frame
+
 NUM_ROWS = 8
+QUEUE_SIZE = 64
 NUM_TIMINGS = 300
 BAR_WIDTH = 32
 REFRESH_PER_S = 8
@@ -28,8 +32,10 @@ REFRESH_PER_S = 8
 class TableSink:
     """A live view, redrawn by a separate thread at a fixed rate, independent of the rate of results."""
 
-    def __init__(self, *, title: str = "edgefuse live", console: Console | None = None) -> None:
-        """Set the title, and the terminal (None = standard output)."""
+    def __init__(self, *, title: str = "edgefuse live", console: Console | None = None, stats: bool = False) -> None:
+        """Set the title, the terminal (None = standard output), and whether the summary has percentiles of each stage."""
+        self.info = SinkInfo(name="terminal", queue_size=QUEUE_SIZE)
+        self._stats = stats
         self._title = title
         self._console = console
         self._live: Live | None = None
@@ -54,16 +60,19 @@ class TableSink:
             with contextlib.suppress(OSError):  # the terminal was closed
                 live.stop()
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, frame: Frame | None) -> None:
         with self._lock:
             self._results.append(result)
             self._latencies_ms.append(result.latency_ms)
             self._score.add(result)
 
+    def event(self, event: Event) -> None:
+        pass
+
     def summary(self, summary: LiveSummary) -> None:
         self.__exit__(None, None, None)
         if self._console is not None:
-            for line in summary_lines(summary):
+            for line in summary_lines(summary, stats=self._stats):
                 self._console.print(printable(line))
 
     def _draw(self) -> RenderableType:
@@ -78,7 +87,7 @@ class TableSink:
             return Panel(Text("waiting for the first frame"), title=self._title, width=80)
         newest = results[-1]
         now = Group(
-            _prediction(newest), Text(), _bars(newest), Text(), _gate(newest), Text(), _timings(newest, latencies_ms)
+            _prediction(newest), Text(), _bars(newest), Text(), _sensors(newest), Text(), _timings(newest, latencies_ms)
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
         right = ""
@@ -118,16 +127,18 @@ def _bars(result: Result) -> RenderableType:
     return grid
 
 
-def _gate(result: Result) -> RenderableType:
+def _sensors(result: Result) -> RenderableType:
+    """What the sensors contribute to this answer: the gate between RGB and depth, and how much depth there is."""
     from rich.text import Text
 
+    valid = "" if result.valid_depth is None else f"{result.valid_depth:4.0%} of the region measured   "
+    depth = f"\ndepth   {valid}nearest {nearest_of(result).strip()}"
     if result.gate_mean is None:
-        return Text("gate    not a finite number")
+        return Text(f"gate    not a finite number{depth}")
     position = min(int(result.gate_mean * BAR_WIDTH), BAR_WIDTH - 1)
     line = "─" * position + "●" + "─" * (BAR_WIDTH - 1 - position)
     return Text.assemble(
-        *("gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue")),
-        f"  {result.gate_mean:.2f}   nearest {nearest_of(result).strip()}",
+        *("gate    ", ("RGB ", "magenta"), (line, "yellow"), (" depth", "blue")), f"  {result.gate_mean:.2f}{depth}"
     )
 
 
@@ -135,11 +146,10 @@ def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
     from rich.text import Text
 
     p50, p99 = np.percentile(latencies_ms, [50, 99])
-    wait, *parts = (f"{stage} {value:.2f}" for stage, value in result.stages.by_stage().items())
+    wait, *parts = (f"{stage} {value:.1f}" for stage, value in result.stages.by_stage().items())
     age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
     return Text(
-        f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}{age}\n"
-        f"of this  {'  '.join(parts)}   (before: {wait})"
+        f"latency {result.latency_ms:6.2f} ms   p50 {p50:.2f}   p99 {p99:.2f}   before: {wait}{age}\nof this  {'  '.join(parts)}"
     )
 
 
