@@ -320,6 +320,8 @@ class Bundle:
                     raise UserError(
                         f"{name} is {array.dtype} {list(array.shape)}: float32 [{num}, {width or 'd'}] was expected"
                     )
+                if num == 0 or not np.isfinite(array).all():
+                    raise UserError(f"{name} is empty, or has NaN or infinity: export the run again")
         except UserError as error:
             raise UserError(f"{path} does not match the manifest: {error}") from error
         return samples

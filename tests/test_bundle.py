@@ -233,6 +233,17 @@ def test_samples_of_another_model_are_refused(tmp_path: Path) -> None:
             Bundle(folder=bundle.folder, manifest=changed).samples()
 
 
+def test_samples_that_nothing_can_be_compared_with_are_refused(tmp_path: Path) -> None:
+    bundle = complete_bundle(tmp_path / "bundle")
+    good = bundle.samples()
+    empty = Samples(**{name: array[:0] for name, array in vars(good).items()})
+    for samples in (dataclasses.replace(good, gate=good.gate * np.float32("nan")), empty):
+        entry = write_samples(bundle.folder, samples)
+        changed = dataclasses.replace(bundle.manifest, files={**bundle.manifest.files, SAMPLES_NAME: entry})
+        with pytest.raises(UserError, match="is empty, or has NaN or infinity: export the run again"):
+            Bundle(folder=bundle.folder, manifest=changed).samples()
+
+
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "", ".", "a/../model.onnx", "a//b", "x\x00"])
 def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str, complete: Bundle) -> None:
     entry = complete.manifest.files[MODEL_NAME]

@@ -124,6 +124,7 @@ RUNS: dict[str, str] = {
     "export/edgefuse_export/tensorrt/int8_timing.py": "the time of two engines",
     "export/edgefuse_export/ort_reference.py": "a session without the optimiser, to compare with",
     "export/edgefuse_export/onnx/activation_statistics.py": "a session that shows every tensor",
+    "export/edgefuse_export/onnx/int8_search.py": "parts of a file, which are no bundles",
     "benchmarks/edgefuse_benchmarks/suites/engine.py": "the time of the engine alone",
     "benchmarks/edgefuse_benchmarks/suites/core_variants.py": "files of the fusion core, which are no bundles",
 }

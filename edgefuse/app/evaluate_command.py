@@ -47,6 +47,10 @@ def evaluate(  # long: each option is a parameter
     plot: Annotated[
         Path | None, typer.Option(help="With --corruptions: PNG file for a plot of accuracy against severity.")
     ] = None,
+    reliability: Annotated[
+        Path | None,
+        typer.Option(help="Without --corruptions: PNG file for a reliability diagram, accuracy against confidence."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="With --corruptions: output folder for report.md, report.csv, report.json and report.png."),
@@ -78,12 +82,14 @@ def evaluate(  # long: each option is a parameter
         for option, value in (("--against", against), ("--plot", plot), ("--out", out), ("--seed", seed)):
             if value is not None and value != []:
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
-    elif file is not None:
-        raise typer.BadParameter("it does not go with --corruptions", param_hint="--file")
+    for option, is_given in (("--file", file is not None), ("--reliability", reliability is not None)):
+        if corruptions and is_given:
+            raise typer.BadParameter("it does not go with --corruptions", param_hint=option)
     plot = checked_png(plot, option="--plot", force=force, data=data)
+    reliability = checked_png(reliability, option="--reliability", force=force, data=data)
     if out is not None:
         refuse_existing(out, force=force, marker=REPORT_JSON, contents=("report.*",))
-    if plot is not None or out is not None:
+    if plot is not None or out is not None or reliability is not None:
         require("matplotlib", extra="train")  # for the plot at the end
     rgbd = load_dataset(data, only=only, skip_bad=skip_bad)
     if corruptions:
@@ -93,8 +99,10 @@ def evaluate(  # long: each option is a parameter
         )
         return
     from edgefuse.app.open_model import COMPUTES_IN_FP32, open_model, sequences_trained_on
-    from edgefuse.evaluation.metrics import evaluate as score
-    from edgefuse.io.text import say, some_of
+    from edgefuse.evaluation.metrics import CHANGES, CONDITIONS, answers_under, score
+    from edgefuse.evaluation.metrics import reliability as bins_of
+    from edgefuse.evaluation.reliability_plot import plot_reliability
+    from edgefuse.io.text import say
 
     with open_model(model, num_threads=threads, file=file, engine=engine) as opened:
         if opened.name.endswith(COMPUTES_IN_FP32):
@@ -102,7 +110,9 @@ def evaluate(  # long: each option is a parameter
                 "note: ONNX Runtime runs FP16 files in FP32 on a CPU, so FP16 rounding is not measured here; python -m "
                 "edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER measures it with a reference that rounds"
             )
-        scores = score(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels)
+        changes = {str(name): CHANGES[name] for name in CONDITIONS}
+        answers = answers_under(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels, changes=changes)
+    scores = {name: score(*answers[name], opened.labels) for name in CONDITIONS}
     warn_of_training_pairs(opened, rgbd)
     if as_json:
         report = {
@@ -114,13 +124,12 @@ def evaluate(  # long: each option is a parameter
             "conditions": {name: value.to_json() for name, value in scores.items()},
         }
         typer.echo(dumps(report))
-        return
-    _print_scores(scores, opened.name)
-    lacking = [label for label, recall in scores["both"].recall.items() if recall is None]
-    if lacking:
-        say(
-            f"note: the data has no pair of {some_of(lacking)}: these metrics do not cover {'it' if len(lacking) == 1 else 'them'}"
-        )
+    else:
+        _print_scores(scores, opened.name)
+    if reliability is not None:
+        bins = {name: bins_of(found.probabilities, found.truth)._asdict() for name, found in answers.items()}
+        plot_reliability(bins, reliability, title=f"{opened.name}, {len(rgbd.rgb)} pairs")
+        say(f"plot: {reliability}")
 
 
 def _evaluate_corruptions(
@@ -159,6 +168,7 @@ def _evaluate_corruptions(
         typer.echo(dumps({**header, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
+        _print_summary(rows_by_model)
     # Files come last: writing them may fail.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
@@ -175,6 +185,7 @@ def _score_under_corruptions(
     from edgefuse.app.open_model import open_model
     from edgefuse.console.progress import counting
     from edgefuse.evaluation.corruption_benchmark import evaluate_corruptions
+    from edgefuse.evaluation.corruption_summary import summarise
     from edgefuse.evaluation.metrics import refuse_unfit
 
     rows_by_model: dict[str, tuple[Row, ...]] = {}
@@ -204,6 +215,7 @@ def _score_under_corruptions(
                 "engine": one.engine,
                 "size": one.contract.size,
                 "rows": [row.to_json() for row in rows],
+                "summary": summarise(rows).to_json(),
             }
     return rows_by_model, reports
 
@@ -267,7 +279,7 @@ MAX_CLASSES_SHOWN = 40
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
-    from edgefuse.io.text import new_console, new_table
+    from edgefuse.io.text import new_console, new_table, say, some_of
 
     both = scores["both"]
     table = new_table(title=f"{both.num_samples} pairs, predicted by {answered_by}")
@@ -290,6 +302,11 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
         recalls = [s.recall[label] for s in scores.values()]
         table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
     new_console().print(table)
+    lacking = [label for label, recall in both.recall.items() if recall is None]
+    if lacking:
+        say(
+            f"note: the data has no pair of {some_of(lacking)}: these metrics do not cover {'it' if len(lacking) == 1 else 'them'}"
+        )
 
 
 def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) -> None:
@@ -309,4 +326,27 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
         title_cell = "" if row.corruption == previous else row.corruption.replace("_", " ")
         table.add_row(title_cell, severity, *accuracies)
         previous = row.corruption
+    new_console().print(table)
+
+
+def _print_summary(rows_by_model: dict[str, tuple[Row, ...]]) -> None:
+    """Expected accuracy if each sensor fails with probability p, and whether the gate finds the failing sensor."""
+    from edgefuse.evaluation.corruption_summary import FAILURE_PROBABILITIES, summarise
+    from edgefuse.io.text import new_console, new_table
+
+    summaries = [summarise(rows) for rows in rows_by_model.values()]
+    table = new_table(title="expected accuracy if each sensor fails with probability p")
+    table.add_column("a failed sensor")
+    table.add_column("p", justify="right")
+    for name in rows_by_model:
+        table.add_column(name, justify="right")
+    for p in FAILURE_PROBABILITIES:
+        table.add_row("is missing", f"{p:g}", *[f"{summary.missing[p]:.1%}" for summary in summaries])
+    table.add_section()
+    for p in FAILURE_PROBABILITIES:
+        table.add_row("has any corruption", f"{p:g}", *[f"{summary.any_corruption[p]:.1%}" for summary in summaries])
+    table.add_section()
+    table.add_row("gate finds it (AUC)", "", *[f"{summary.gate_auc:.3f}" for summary in summaries])
+    visible = "AUC without frozen and foreign images"
+    table.add_row(visible, "", *[f"{summary.gate_auc_visible:.3f}" for summary in summaries])
     new_console().print(table)

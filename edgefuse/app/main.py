@@ -42,7 +42,7 @@ class Entry:
 
 GROUPS = {
     "data": "Data sets: render the built-in one, convert other layouts, check any.",
-    "bench": "Benchmarks: the fusion core, a bundle's engine, the live loop, learning.",
+    "bench": "Benchmarks: the fusion core, a bundle's engine, the live loop, learning, unseen people.",
 }
 COMMANDS = (
     Entry("doctor", "edgefuse_runtime.doctor.commands", "doctor", "Inspect"),
@@ -65,6 +65,7 @@ COMMANDS = (
     Entry("bench engine", "edgefuse_benchmarks.commands", "engine", "Measure"),
     Entry("bench live", "edgefuse_benchmarks.commands", "live", "Measure"),
     Entry("bench learning", "edgefuse_benchmarks.commands", "learning", "Measure"),
+    Entry("bench people", "edgefuse_benchmarks.people.commands", "people", "Measure"),
     Entry("crossval", "edgefuse_benchmarks.paper.commands", "crossval", "Measure"),
     Entry("reproduce", "edgefuse_benchmarks.paper.reproduce_command", "reproduce", "Measure"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgefuse.contract import InputContract, bytes_from_codes, codes_from_bytes
 from edgefuse.data.dataset import RgbdDataset
 from edgefuse.evaluation.corruptions import CORRUPTIONS, Corruption, Scene, corrupt
-from edgefuse.evaluation.metrics import Change, Predictor, Scores, answers_under, as_they_are, score
+from edgefuse.evaluation.metrics import Answers, Change, Predictor, Scores, answers_under, as_they_are, score
 from edgefuse.framing import Framed, fit
 from edgefuse.io.files import folder_replaced
 from edgefuse.io.json_files import write_json
@@ -32,12 +32,17 @@ REPORT_JSON = "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Scores of one corruption at one severity; the first row of a table is `CLEAN` at severity 0."""
+    """Scores of one corruption at one severity; the first row of a table is `CLEAN` at severity 0.
+
+    Attributes:
+        gates: mean gate of each pair, [N]; not in the JSON.
+    """
 
     corruption: str
     severity: float
     unit: str
     scores: Scores
+    gates: NDArray[np.float32] = field(compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -98,11 +103,14 @@ def evaluate_corruptions(
         batch_size=batch_size,
         progress=progress,
     )
-    rows = [Row(corruption=CLEAN, severity=0.0, unit="", scores=score(*found[CLEAN], labels))]
-    for corruption, severity in tried:
-        scores = score(*found[f"{corruption.name} {severity}"], labels)
-        rows.append(Row(corruption=corruption.name, severity=severity, unit=corruption.unit, scores=scores))
-    return tuple(rows)
+    named = [(CLEAN, 0.0, "", found[CLEAN])]
+    named += [(c.name, severity, c.unit, found[f"{c.name} {severity}"]) for c, severity in tried]
+    return tuple(_row(*row, labels=labels) for row in named)
+
+
+def _row(corruption: str, severity: float, unit: str, answers: Answers, *, labels: Sequence[str]) -> Row:
+    gates = answers.gate.mean(axis=1)
+    return Row(corruption=corruption, severity=severity, unit=unit, scores=score(*answers, labels), gates=gates)
 
 
 def _change(

@@ -50,8 +50,8 @@ KEPT_DEFINITION = (
     "gate, and for exported files, which do not output it."
 )
 
-PixelGate = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Depth uint8 [N, S, S, 2] -> kept fraction of each pixel, 1 - G, float32 [N, S, S]."""
+PixelGate = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
+"""Framed rgb uint8 [N, S, S, 3] and depth uint8 [N, S, S, 2] -> kept fraction of each RGB pixel, 1 - G, float32 [N, S, S]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class _KeptArea:
         self._calls: list[NDArray[np.float64]] = []
 
     def __call__(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
-        self._calls.append(self._pixel_gate(depth).mean(axis=(1, 2), dtype=np.float64))
+        self._calls.append(self._pixel_gate(rgb, depth).mean(axis=(1, 2), dtype=np.float64))
         return self._predictor(rgb, depth)
 
     def by_row(self, num_rows: int) -> list[NDArray[np.float64]]:
@@ -235,7 +235,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
                 panel.axis("off")
     panels[0, 0].set_title("by class, both sensors available", loc="left")
     if has_changes:
-        panels[1, 0].set_title(f"corruptions that move the gate by {MIN_CHANGE:g} or more", loc="left")
+        panels[1, 0].set_title(f"corruptions that move it most (by {MIN_CHANGE:g} or more)", loc="left")
     else:
         title += f"\n(no corruption moves the gate by {MIN_CHANGE:g} or more)"
     figure.suptitle(title)
@@ -243,6 +243,7 @@ def plot_gate(explanation: Explanation, path: Path, *, title: str) -> None:
 
 
 MIN_CHANGE = 0.02
+MAX_CONDITIONS = 8
 _AXES = {
     "mean_gate": "mean gate\n0 = RGB only, 1 = depth only",
     "mean_kept_area": "RGB kept by the spatial gate\n0 = nothing, 1 = the complete image",
@@ -251,7 +252,10 @@ _AXES = {
 
 
 def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
-    """The clean condition, then each corruption that changes a mean by `MIN_CHANGE`, at the severity with the largest change."""
+    """The clean condition, then the `MAX_CONDITIONS` corruptions that change a mean most, from the lowest gate to the highest.
+
+    Each is shown at the severity with the largest change, which is at least `MIN_CHANGE`.
+    """
     measures = {"mean_gate": [row.scores.mean_gate for row in explanation.rows]}
     if explanation.kept_by_row is not None:
         measures["mean_kept_area"] = list(explanation.kept_by_row)
@@ -261,9 +265,10 @@ def changed_conditions(explanation: Explanation) -> dict[str, dict[str, float]]:
     for number in np.argsort(-change, kind="stable"):
         if change[number] >= MIN_CHANGE:
             strongest.setdefault(explanation.rows[number].corruption, int(number))
+    shown = sorted(list(strongest.values())[:MAX_CONDITIONS], key=lambda number: measures["mean_gate"][number])
     return {
         explanation.rows[number].name: {key: float(of_key[number]) for key, of_key in measures.items()}
-        for number in (0, *strongest.values())
+        for number in (0, *shown)
     }
 
 
@@ -305,7 +310,7 @@ def plot_examples(
     """A grid of up to `MAX_EXAMPLES` pairs as model input: RGB, RGB masked by the pixel gate, coloured depth."""
     chosen = choose_examples(explanation.answers, rgbd, count=MAX_EXAMPLES)
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=len(chosen)))
-    masked = None if pixel_gate is None else masked_rgb(rgb, pixel_gate(depth))
+    masked = None if pixel_gate is None else masked_rgb(rgb, pixel_gate(rgb, depth))
     num_columns = min(6, len(chosen))
     num_rows, height = -(-len(chosen) // num_columns), 2 if masked is None else 3
     figure = new_figure(width_in=2 * num_columns, height_in=(1 + 2 * height) * num_rows + 0.5)

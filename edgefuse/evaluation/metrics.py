@@ -83,14 +83,35 @@ def expected_calibration_error(
         probabilities: float [N, C], rows sum to 1.
         truth: int [N], class numbers.
     """
+    found = reliability(probabilities, truth, num_bins=num_bins)
+    gaps = np.abs(np.array(found.accuracy) - np.array(found.confidence))
+    return float((gaps * found.num_samples).sum() / len(truth))
+
+
+class Reliability(NamedTuple):
+    """Confidence and accuracy in equal bins of confidence; bins without samples are left out.
+
+    Attributes:
+        confidence, accuracy: mean of each bin, 0..1.
+        num_samples: samples in each bin.
+    """
+
+    confidence: list[float]
+    accuracy: list[float]
+    num_samples: list[int]
+
+
+def reliability(probabilities: NDArray[np.float32], truth: NDArray[np.int64], *, num_bins: int = 15) -> Reliability:
+    """The bins of `expected_calibration_error`."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    gap = 0.0
-    for number in np.unique(bins):
-        inside = bins == number
-        gap += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    return float(gap)
+    inside = [bins == number for number in np.unique(bins)]
+    return Reliability(
+        confidence=[float(confidence[chosen].mean()) for chosen in inside],
+        accuracy=[float(right[chosen].mean()) for chosen in inside],
+        num_samples=[int(chosen.sum()) for chosen in inside],
+    )
 
 
 def score(
@@ -154,7 +175,7 @@ def evaluate(
         rgbd,
         contract=contract,
         labels=labels,
-        changes={condition: _CHANGES[condition] for condition in conditions},
+        changes={condition: CHANGES[condition] for condition in conditions},
         batch_size=batch_size,
         progress=progress,
     )
@@ -231,7 +252,7 @@ def without_depth(
     return rgb, np.zeros_like(depth)
 
 
-_CHANGES: dict[Condition, Change] = {"both": as_they_are, "no_rgb": without_rgb, "no_depth": without_depth}
+CHANGES: dict[Condition, Change] = {"both": as_they_are, "no_rgb": without_rgb, "no_depth": without_depth}
 
 
 def class_numbers(data_labels: Sequence[str], model_labels: Sequence[str]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Atomic replacement of files and folders: write under a temporary name, flush to the disk, then rename.
 
 A killed command leaves the old file or folder unchanged and a hidden temporary next to it (`edgefuse.io.temporaries`). The next
-command that writes there removes the temporary. Links are followed: the target is replaced. New files and folders get their mode
-from the umask, replaced ones keep theirs.
+command that writes there removes the temporary. Links are followed: the target is replaced (not with `follow_links=False`). New
+files and folders get their mode from the umask, replaced ones keep theirs.
 
 Owns replacing of files and folders, and the checks whether they may be replaced. Standard library only.
 """
@@ -46,6 +46,15 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def path_or_bytes(path: Path) -> str | bytes:
+    """An existing file for a library that takes a path as UTF-8 or the content: its bytes, if its path is not UTF-8."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return os.fspath(path)
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Add the target's name to errors that have none, such as a full disk."""
@@ -58,7 +67,9 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def file_replaced(path: Path, *, durable: bool = True, private: bool = False) -> Iterator[Path]:
+def file_replaced(
+    path: Path, *, durable: bool = True, private: bool = False, follow_links: bool = True
+) -> Iterator[Path]:
     """Yield a temporary path next to `path`. If the block ends without an error, the temporary replaces `path`.
 
     The temporary name keeps the suffix of `path`, because many writers choose the format by it.
@@ -67,12 +78,14 @@ def file_replaced(path: Path, *, durable: bool = True, private: bool = False) ->
         durable: flush to the disk before the rename, so that a power failure leaves either the old or the new file. Skipped
             inside a temporary folder, because `folder_replaced` flushes the complete folder.
         private: make a new file writable by its owner only, regardless of the umask.
+        follow_links: False = replace a link itself, and keep its target.
 
     Raises:
         UserError: `path` is a folder, a device or a pipe.
         OSError: it cannot be written, or the disk is full or fails.
     """
-    path = _target(path, is_folder=False)
+    if follow_links or not path.is_symlink():
+        path = _target(path, is_folder=False)
     durable = durable and not is_temporary(path)
     with _named(path), temporary_beside(path, is_folder=False) as temporary:
         yield temporary
@@ -259,14 +272,12 @@ def _is_mount(path: Path) -> str:
 
 def _set_mode(temporary: Path, path: Path, *, private: bool) -> None:
     """Copy the mode of the file or folder that is replaced."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode) & 0o777
-    except FileNotFoundError:
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        if not private or not mode & _NOT_ALLOWED:
-            return
-        mode &= ~_NOT_ALLOWED
-    temporary.chmod(mode)
+    replaced = path.lstat().st_mode if os.path.lexists(path) else None
+    new = stat.S_IMODE(temporary.stat().st_mode)
+    if replaced is not None and not stat.S_ISLNK(replaced):  # a link has no mode of its own
+        temporary.chmod(stat.S_IMODE(replaced) & 0o777)
+    elif private and new & _NOT_ALLOWED:
+        temporary.chmod(new & ~_NOT_ALLOWED)
 
 
 def _commit(temporary: Path, folder: Path) -> None:

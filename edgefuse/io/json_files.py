@@ -23,13 +23,13 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
 
 
-def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+def write_json(path: Path, value: Any, *, private: bool = False, follow_links: bool = True) -> None:
     """Write `value` as indented JSON atomically. NaN and infinity become null.
 
     Args:
-        private: make a new file writable by its owner only, regardless of the umask.
+        private, follow_links: see `edgefuse.io.files.file_replaced`.
     """
-    with file_replaced(path, private=private) as temporary:
+    with file_replaced(path, private=private, follow_links=follow_links) as temporary:
         temporary.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

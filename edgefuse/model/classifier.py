@@ -28,7 +28,9 @@ from edgefuse.model.choices import (
 )
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import REVISION, AbsoluteDepth, NearestSurface, RelativeDepth
+from edgefuse.model.frame_gate import FrameGate
 from edgefuse.model.fusion import FusionCore
+from edgefuse.model.sensor_temperature import SensorTemperature
 from edgefuse.model.spatial_gate import SpatialGate
 
 OLD_NAMES = {"votes": "auxiliary_heads", "reach_m": "depth_window_m"}
@@ -53,7 +55,10 @@ class ModelConfig:
         feature_dropout: fraction of a backbone's pooled features dropped in training.
         auxiliary_heads: each modality also has a classifier of its own, and `spatial` predicts with their gated sum; see
             `edgefuse.model.fusion.AuxiliaryHeads`.
+        frame_gate: the gate of `spatial` comes from statistics of both images (`edgefuse.model.frame_gate`) and not from the features; it
+            needs auxiliary heads.
         temperature: the logits are divided by it before the softmax; fitted after training (`edgefuse.evaluation.calibration`).
+        temperature_no_rgb, temperature_no_depth: the same while that sensor is missing; None = `temperature`, as in older runs.
     """
 
     contract: InputContract
@@ -70,7 +75,10 @@ class ModelConfig:
     dropout: float = limited(0.2, 0, 1, below=True)
     feature_dropout: float = limited(0.0, 0, 1, below=True)
     auxiliary_heads: bool = False  # as in runs from before the field existed
+    frame_gate: bool = False
     temperature: float = limited(1.0, 0, above=True)
+    temperature_no_rgb: float | None = limited(None, 0, above=True, optional=True)
+    temperature_no_depth: float | None = limited(None, 0, above=True, optional=True)
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -81,6 +89,8 @@ class ModelConfig:
             raise UserError(
                 f"{deep[0]} cannot process {self.contract.size} x {self.contract.size} pixels: --size {MIN_TORCHVISION_SIZE} or more was expected"
             )
+        if self.frame_gate and (self.fusion != "spatial" or not self.auxiliary_heads):
+            raise UserError("frame_gate is true: fusion = spatial with auxiliary_heads was expected")
         if self.num_classes < 2:
             raise UserError(f"the model has {self.num_classes} class(es): at least two were expected")
 
@@ -115,7 +125,14 @@ class FeatureExtractor(nn.Module):
 class FusionClassifier(nn.Module):
     """RGB-D classifier. A modality that the fusion does not use has no backbone and no cost."""
 
-    fp32_modules = ("nearest_surface", "encode", "spatial_gate")
+    fp32_modules = (
+        "nearest_surface",
+        "encode",
+        "spatial_gate",
+        "frame_gate",
+        "core.weighted_sum",
+        "sensor_temperature",
+    )
     """Modules that run in FP32 in files of any precision, in addition to the decoder."""
 
     def __init__(
@@ -128,6 +145,8 @@ class FusionClassifier(nn.Module):
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
         core: FusionCore,
+        frame_gate: FrameGate | None = None,
+        sensor_temperature: SensorTemperature | None = None,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -139,6 +158,8 @@ class FusionClassifier(nn.Module):
         self.rgb_features = rgb_features
         self.depth_features = depth_features
         self.core = core
+        self.frame_gate = frame_gate
+        self.sensor_temperature = sensor_temperature
         self.temperature = temperature
 
     def forward(
@@ -152,10 +173,15 @@ class FusionClassifier(nn.Module):
             with_auxiliary_heads: for training: also return the logits of each auxiliary head, if the model has them.
 
         Returns:
-            logits [N, C], gate [N, d] in [0, 1], and distance of the nearest surface [N, 1] in metres, 0 = no measurement.
+            logits [N, C], gate in [0, 1] ([N, d], or [N, 1] with a frame gate), and distance of the nearest surface [N, 1] in metres,
+            0 = no measurement.
         """
-        F_A, F_B, nearest_m = self.features(rgb_NHWC, depth_NHW2)
-        logits, gate = self.core(F_A, F_B)
+        rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
+        frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
+        F_A, F_B, nearest_m = self.features(rgb, depth, frame_gate)
+        logits, gate = self.core(F_A, F_B, frame_gate)
+        if self.sensor_temperature is not None:
+            logits = self.sensor_temperature(logits, rgb, depth)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
             return logits, gate, nearest_m, *self.core.auxiliary_heads.alone(F_A, F_B)
         return logits, gate, nearest_m
@@ -164,18 +190,18 @@ class FusionClassifier(nn.Module):
         """softmax(logits / temperature) in FP32, [N, C]: the output of `predict` and of the exported graph."""
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
-    def features(self, rgb_NHWC: Tensor, depth_NHW2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """F_A and F_B, [N, d] each, and the distance of the nearest surface, [N, 1].
+    def features(self, rgb: Tensor, depth: Tensor, frame_gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded images -> F_A and F_B, [N, d] each, and the distance of the nearest surface, [N, 1].
 
         A modality without a backbone gets the features of the other, which its fusion ignores.
         """
-        rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
         nearest_m = self.nearest_surface(depth)
         F_B = None if self.depth_features is None else self.depth_features(self.encode(depth, nearest_m))
         if self.rgb_features is None:
             assert F_B is not None
             return F_B, F_B, nearest_m
-        F_A = self.rgb_features(rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m))
+        seen = rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m, frame_gate)
+        F_A = self.rgb_features(seen)
         return F_A, (F_A if F_B is None else F_B), nearest_m
 
 
@@ -208,6 +234,7 @@ def build_classifier(
         num_classes=config.num_classes,
         dropout=config.dropout,
         auxiliary_heads=config.auxiliary_heads,
+        frame_gate=config.frame_gate,
     )
     return FusionClassifier(
         decode=InputDecoder(config.contract),
@@ -217,8 +244,21 @@ def build_classifier(
         rgb_features=rgb_features,
         depth_features=depth_features,
         core=core,
+        frame_gate=FrameGate(config.contract) if config.frame_gate else None,
+        sensor_temperature=_sensor_temperature(config),
         temperature=config.temperature,
     )
+
+
+def _sensor_temperature(config: ModelConfig) -> SensorTemperature | None:
+    """None if all states have the same temperature."""
+    no_rgb, no_depth = (
+        config.temperature if value is None else value
+        for value in (config.temperature_no_rgb, config.temperature_no_depth)
+    )
+    if no_rgb == no_depth == config.temperature:
+        return None
+    return SensorTemperature(both=config.temperature, no_rgb=no_rgb, no_depth=no_depth)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -84,7 +84,8 @@ class AuxiliaryHeads(nn.Module):
         logits = 2 (V_A (F_A * (1 - G)) + V_B (F_B * G)) + b_A + b_B      equation 7, then one linear layer
 
     At G = 0.5 this is logits_A + logits_B, a product of both probabilities. Each head has its own loss
-    (`TrainConfig.aux_loss_weight`), so each backbone learns to classify without the other.
+    (`TrainConfig.aux_loss_weight`), so each backbone learns to classify without the other. With a frame gate, G is one number [N, 1]
+    and weighs the biases too: logits = 2 ((1 - G) logits_A + G logits_B).
     """
 
     def __init__(self, num_features: int, *, num_classes: int) -> None:
@@ -102,10 +103,19 @@ class AuxiliaryHeads(nn.Module):
         return self.rgb(F_A), self.depth(F_B)
 
 
+class WeightedSum(nn.Module):
+    """The answer of a core with a frame gate. A module of its own, in FP32, so that the core only passes the features on."""
+
+    def forward(self, logits_A: Tensor, logits_B: Tensor, G: Tensor) -> Tensor:
+        """Logits of both heads [N, C] and the frame gate [N, 1] -> logits [N, C]."""
+        return 2 * ((1 - G) * logits_A + G * logits_B)
+
+
 class FusionCore(nn.Module):
     """Gate, fusion and the last layers: everything after the features. The core benchmark measures this part alone.
 
-    The last layers are the paper's two fully connected ones or, for `spatial` with auxiliary heads, their gated sum.
+    The last layers are the paper's two fully connected ones or, for `spatial` with auxiliary heads, their gated sum. With `frame_gate`, the
+    gate comes from `edgefuse.model.frame_gate` and not from the features.
 
     Attributes:
         auxiliary_heads: a classifier for each modality; None if disabled, or with a single modality. All fusions but `spatial` use
@@ -121,9 +131,10 @@ class FusionCore(nn.Module):
         num_classes: int,
         dropout: float = 0.0,
         auxiliary_heads: bool = False,
+        frame_gate: bool = False,
     ) -> None:
         super().__init__()
-        fusion = build_fusion(kind, num_features=num_features)
+        fusion = None if frame_gate else build_fusion(kind, num_features=num_features)
         self.fusion = fusion
         self.auxiliary_heads = (
             AuxiliaryHeads(num_features, num_classes=num_classes)
@@ -131,7 +142,10 @@ class FusionCore(nn.Module):
             else None
         )
         self.head = None
-        if kind == "spatial" and self.auxiliary_heads is not None:
+        self.weighted_sum = WeightedSum() if fusion is None else None
+        if fusion is None:
+            assert self.auxiliary_heads is not None
+        elif kind == "spatial" and self.auxiliary_heads is not None:
             assert isinstance(fusion, JointFusion)
             nn.init.zeros_(fusion.W.weight)  # the gate starts at 0.5: both heads have equal weight
             nn.init.zeros_(fusion.W.bias)
@@ -143,8 +157,11 @@ class FusionCore(nn.Module):
                 nn.Linear(num_hidden, num_classes),
             )
 
-    def forward(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, d] of both images -> logits [N, C] and gate [N, d]."""
+    def forward(self, F_A: Tensor, F_B: Tensor, frame_gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features [N, d] of both images, and the frame gate [N, 1] of a core that has one -> logits [N, C] and gate [N, d or 1]."""
+        if self.fusion is None:
+            assert self.auxiliary_heads is not None and self.weighted_sum is not None and frame_gate is not None
+            return self.weighted_sum(*self.auxiliary_heads.alone(F_A, F_B), frame_gate), frame_gate
         F_O, G = self.fusion(F_A, F_B)
         if self.head is not None:
             return self.head(F_O), G

@@ -5,7 +5,7 @@ Equation 6 with W as a 1x1 convolution over maps computed from depth, and the RG
     G = sigmoid(W * maps + theta)   [N, 1, S, S]   1 = this pixel is masked
     rgb * (1 - G)                   [N, 3, S, S]   masked pixels have the mean colour, 0 after normalisation
 
-The gate over feature vectors that follows is in `edgefuse.model.fusion`.
+The gate over feature vectors that follows is in `edgefuse.model.fusion`, the gate of a frame in `edgefuse.model.frame_gate`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgefuse.model.encoding import RelativeDepth
+from edgefuse.model.frame_gate import masked_fraction
 
 LAYER_GAIN = 20.0
 """A pixel belongs fully to the near layer from a nearness of 1 / 20 on, so up to 1 / 20 before the end of the depth window."""
@@ -47,9 +48,16 @@ class SpatialGate(nn.Module):
             self.W.weight.copy_(torch.tensor([0.0, -8.0, 8.0]).view(1, 3, 1, 1))
             self.W.bias.fill_(-4.0)  # type: ignore[union-attr]
 
-    def forward(self, rgb_N3SS: Tensor, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
+    def forward(
+        self, rgb_N3SS: Tensor, depth_N2SS: Tensor, nearest_m: Tensor, frame_gate: Tensor | None = None
+    ) -> Tensor:
         """The normalised image with masked pixels at the mean colour."""
-        return rgb_N3SS * (1 - self.gate(depth_N2SS, nearest_m))
+        return rgb_N3SS * (1 - self.mask(depth_N2SS, nearest_m, frame_gate))
+
+    def mask(self, depth_N2SS: Tensor, nearest_m: Tensor, frame_gate: Tensor | None = None) -> Tensor:
+        """The masked fraction of each pixel, [N, 1, S, S]: G, and less where the frame gate [N, 1] does not trust depth."""
+        G = self.gate(depth_N2SS, nearest_m)
+        return G if frame_gate is None else G * masked_fraction(frame_gate)[:, :, None, None]
 
     def gate(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
         """G, [N, 1, S, S] in (0, 1), from the decoded depth and the distance of its nearest surface, [N, 1]."""

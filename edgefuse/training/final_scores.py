@@ -1,4 +1,4 @@
-"""Results of a finished training: the temperature, the scores on held-out pairs, and their plots.
+"""Results of a finished training: the temperatures, the scores on held-out pairs, and their plots.
 
 Owns the contents of `metrics.json`; `train` calls it after the last epoch.
 """
@@ -6,69 +6,159 @@ Owns the contents of `metrics.json`; `train` calls it after the last epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from edgefuse.contract import InputContract
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefuse.contract import DEPTH_UNIT_M, InputContract, codes_from_bytes
+from edgefuse.data.augmentation import Augmentation, augment
 from edgefuse.data.dataset import RgbdDataset
 from edgefuse.data.splits import labels_without_samples
 from edgefuse.evaluation.calibration import fit_temperature, negative_log_likelihood, rescale
-from edgefuse.evaluation.metrics import Answers, answers_under, as_they_are, evaluate, expected_calibration_error
+from edgefuse.evaluation.metrics import (
+    CHANGES,
+    CONDITIONS,
+    Change,
+    Condition,
+    answers_under,
+    expected_calibration_error,
+    reliability,
+    score,
+)
+from edgefuse.evaluation.reliability_plot import plot_reliability
 from edgefuse.io.text import some_of
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse.training.loop import EpochResult, torch_predictor
 from edgefuse.training.plots import plot_confusion, plot_training
 
+NUM_PASSES = 2
+"""Augmented versions of each validation pair that the temperatures are fitted on. Temperatures of the pairs as they are would be too low
+for other people and places, where the model is right less often."""
 
-def calibrate(
-    model: FusionClassifier, held_out: dict[str, RgbdDataset], *, contract: InputContract, labels: tuple[str, ...]
-) -> dict[str, Any]:
-    """Fit the temperature of the model on the validation pairs (1 without any), and report its effect on each part.
 
-    Figures on validation are optimistic, because it was fitted there; figures on "test" are not.
-    """
-    found: dict[str, Answers] = {
-        part: answers_under(
-            torch_predictor(model), rgbd, contract=contract, labels=labels, changes={part: as_they_are}
-        )[part]
-        for part, rgbd in held_out.items()
+class Temperatures(NamedTuple):
+    """The temperature of each sensor state; None = that of `both`, for a model of one sensor."""
+
+    both: float
+    no_rgb: float | None
+    no_depth: float | None
+
+    def of(self, condition: Condition) -> float:
+        """The temperature in a condition."""
+        found: float | None = getattr(self, condition)
+        return self.both if found is None else found
+
+
+def fit_temperatures(
+    model: FusionClassifier,
+    validation: RgbdDataset | None,
+    *,
+    contract: InputContract,
+    labels: tuple[str, ...],
+    augmentation: Augmentation,
+    seed: int,
+) -> Temperatures:
+    """Fit the temperature of each sensor state on augmented validation pairs; 1 without any."""
+    if validation is None:
+        return Temperatures(1.0, None, None)
+    has_both = model.rgb_features is not None and model.depth_features is not None
+    conditions: tuple[Condition, ...] = CONDITIONS if has_both else ("both",)
+    augmented = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
+    changes: dict[str, Change] = {
+        f"{condition} {number}": partial(
+            _augmented, missing=CHANGES[condition], augmentation=augmented, seed=(seed, number)
+        )
+        for condition in conditions
+        for number in range(NUM_PASSES)
     }
-    fitted_on = found.get("validation")
-    temperature = 1.0 if fitted_on is None else fit_temperature(fitted_on.probabilities, fitted_on.truth)
-    report: dict[str, Any] = {
-        "temperature": temperature,
-        "fitted_on_validation_pairs": 0 if fitted_on is None else len(fitted_on.truth),
-    }
-    for part, answers in found.items():
-        for when, value in (("before", 1.0), ("after", temperature)):
-            probabilities = rescale(answers.probabilities, temperature=value)
-            report.setdefault(part, {})[when] = {
-                "expected_calibration_error": expected_calibration_error(probabilities, answers.truth),
-                "negative_log_likelihood": negative_log_likelihood(probabilities, answers.truth),
-            }
-    model.temperature = temperature
-    return report
+    found = answers_under(torch_predictor(model), validation, contract=contract, labels=labels, changes=changes)
+    fitted: dict[str, float] = {}
+    for condition in conditions:
+        answers = [found[f"{condition} {number}"] for number in range(NUM_PASSES)]
+        probabilities = np.concatenate([one.probabilities for one in answers])
+        fitted[condition] = fit_temperature(probabilities, np.concatenate([one.truth for one in answers]))
+    return Temperatures(fitted["both"], fitted.get("no_rgb"), fitted.get("no_depth"))
+
+
+def _augmented(
+    rgb: NDArray[np.uint8],
+    depth: NDArray[np.uint8],
+    positions: range,
+    *,
+    missing: Change,
+    augmentation: Augmentation,
+    seed: tuple[int, ...],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Framed pairs, augmented, then without the missing sensor: an `edgefuse.evaluation.metrics.Change`."""
+    framed = [
+        augment(
+            image,
+            codes,
+            size=len(image),
+            depth_unit_m=DEPTH_UNIT_M,
+            augmentation=augmentation,
+            rng=np.random.default_rng((*seed, position)),
+        )
+        for image, codes, position in zip(rgb, codes_from_bytes(depth), positions, strict=True)
+    ]
+    return missing(np.stack([one.rgb for one in framed]), np.stack([one.depth for one in framed]), positions)
 
 
 def measure(
     model: FusionClassifier,
     held_out: dict[str, RgbdDataset],
-    history: list[EpochResult],
+    history: Sequence[EpochResult],
     *,
-    calibration: dict[str, Any],
+    temperatures: Temperatures,
     contract: InputContract,
     labels: tuple[str, ...],
 ) -> dict[str, Any]:
     """Score the model on held-out pairs: the contents of `metrics.json`.
 
-    "untested_classes" and "unvalidated_classes" list the classes without a pair in that part.
+    "calibration" has calibration error and likelihood before (temperature 1) and after, at the top with both sensors. Figures on
+    "validation" are optimistic, because the temperatures were fitted there; figures on "test" are not. "untested_classes" and
+    "unvalidated_classes" list the classes without a pair in that part.
+
+    Args:
+        model: with temperature 1.
     """
+    validation = held_out.get("validation")
+    calibration: dict[str, Any] = {
+        "temperature": temperatures.both,
+        "temperature_no_rgb": temperatures.no_rgb,
+        "temperature_no_depth": temperatures.no_depth,
+        "fitted_on_validation_pairs": 0 if validation is None else len(validation.rgb),
+    }
     metrics: dict[str, Any] = {"history": [vars(result) for result in history], "calibration": calibration}
-    for name, rgbd in held_out.items():
-        scores = evaluate(torch_predictor(model), rgbd, contract=contract, labels=labels)
-        metrics[name] = {condition: value.to_json() for condition, value in scores.items()}
-        metrics[_LACKING[name]] = labels_without_samples(rgbd.dataset, range(len(rgbd.dataset.samples)))
+    for part, rgbd in held_out.items():
+        changes: dict[str, Change] = {name: CHANGES[name] for name in CONDITIONS}
+        found = answers_under(torch_predictor(model), rgbd, contract=contract, labels=labels, changes=changes)
+        changed: dict[str, Any] = {}
+        metrics[part] = {}
+        metrics.setdefault("reliability", {})[part] = {}
+        for condition in CONDITIONS:
+            answers = found[condition]
+            after = rescale(answers.probabilities, temperature=temperatures.of(condition))
+            changed[condition] = {
+                "before": _calibration(rescale(answers.probabilities, temperature=1.0), answers.truth),
+                "after": _calibration(after, answers.truth),
+            }
+            metrics[part][condition] = score(after, answers.gate, answers.truth, labels).to_json()
+            metrics["reliability"][part][condition] = reliability(after, answers.truth)._asdict()
+        calibration[part] = {**changed.pop("both"), **changed}
+        metrics[_LACKING[part]] = labels_without_samples(rgbd.dataset, range(len(rgbd.dataset.samples)))
     return metrics
+
+
+def _calibration(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "expected_calibration_error": expected_calibration_error(probabilities, truth),
+        "negative_log_likelihood": negative_log_likelihood(probabilities, truth),
+    }
 
 
 _LACKING = {"test": "untested_classes", "validation": "unvalidated_classes"}
@@ -89,7 +179,7 @@ def plot_metrics(
     title: str,
     loss: str,
 ) -> None:
-    """Draw `training.png`, and `confusion.png` of the test pairs, or of the validation pairs if there are no test pairs."""
+    """Draw `training.png`, and `confusion.png` and `reliability.png` of the test pairs, or of the validation pairs without any."""
     plot_training(history, out / "training.png", title=title, loss=loss, num_classes=len(labels))
     for part in ("test", "validation"):
         if part in metrics:
@@ -97,4 +187,5 @@ def plot_metrics(
             counted = f"{part}: {scores['accuracy']:.1%} of {scores['num_samples']} pairs correct"
             subtitle = counted + classes_without_pairs(metrics, part)
             plot_confusion(scores["confusion"], labels, out / "confusion.png", title=f"{title}\n{subtitle}")
+            plot_reliability(metrics["reliability"][part], out / "reliability.png", title=f"{title}\n{part} pairs")
             break

@@ -180,6 +180,8 @@ def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: f
     for backbone in _pretrained_backbones(model):
         for stage in backbone.stages[: round(frozen_fraction * len(backbone.stages))]:
             stage.requires_grad_(False)
+    if model.frame_gate is not None:
+        model.frame_gate.requires_grad_(False)  # trained afterwards, see `edgefuse.training.frame_gate`
     set_training(model)
 
 
@@ -214,8 +216,10 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     return predict_arrays
 
 
-def torch_pixel_gate(model: FusionClassifier) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None:
-    """The kept fraction of each pixel in a spatial model: depth uint8 [N, S, S, 2] -> 1 - G, float32 [N, S, S].
+def torch_pixel_gate(
+    model: FusionClassifier,
+) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]] | None:
+    """The kept fraction of each RGB pixel in a spatial model: framed rgb and depth -> 1 - G, float32 [N, S, S].
 
     None if the model has no spatial gate.
     """
@@ -224,12 +228,11 @@ def torch_pixel_gate(model: FusionClassifier) -> Callable[[NDArray[np.uint8]], N
         return None
 
     @torch.inference_mode()
-    def kept(depth: NDArray[np.uint8]) -> NDArray[np.float32]:
-        codes = torch.from_numpy(depth).to(device)
-        black = torch.zeros((*codes.shape[:3], 3), dtype=torch.uint8, device=device)
-        _, decoded = decode(black, codes)
-        gate = spatial_gate.gate(decoded, model.nearest_surface(decoded))
-        return np.asarray((1 - gate)[:, 0].float().cpu().numpy(), np.float32)
+    def kept(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> NDArray[np.float32]:
+        image, decoded = decode(torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
+        frame_gate = None if model.frame_gate is None else model.frame_gate(image, decoded)
+        mask = spatial_gate.mask(decoded, model.nearest_surface(decoded), frame_gate)
+        return np.asarray((1 - mask)[:, 0].float().cpu().numpy(), np.float32)
 
     return kept
 

@@ -4,7 +4,7 @@
     model.safetensors    weights of the last finished epoch (with early stop: of the best)
     samples.npz          framed pairs for parity checks, held-out ones if there are any
     metrics.json         metrics on held-out pairs
-    training.png, confusion.png, tensorboard/
+    training.png, confusion.png, reliability.png, tensorboard/
 
 `run.json` has the sha256 of the other three files, and one of its own labels, model and files, so that modified or damaged runs are
 refused. Before a file is replaced, its new digest is added to `run.json` next to the old one, so that a training killed at any time
@@ -39,7 +39,7 @@ RUN_NAME = "run.json"
 WEIGHTS_NAME = "model.safetensors"
 SAMPLES_NAME = "samples.npz"
 METRICS_NAME = "metrics.json"
-CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "tensorboard")
+CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "reliability.png", "tensorboard")
 """Contents of a run folder in addition to `run.json`."""
 FORMAT = 1
 _OLD_MODULES = {r"\bvotes\b": "auxiliary_heads", r"^look\b": "spatial_gate"}
@@ -51,8 +51,9 @@ _MODEL = {
     "num_classes": int,
     **dict.fromkeys(("fusion", "rgb", "depth", "encoding"), Optional(str)),
     **dict.fromkeys(("encoding_revision", "num_features", "num_hidden"), Optional(int)),
-    **dict.fromkeys(("depth_window_m", "reach_m", "dropout", "feature_dropout", "temperature"), Optional(float)),
-    **dict.fromkeys(("auxiliary_heads", "votes"), Optional(bool)),
+    **dict.fromkeys(("depth_window_m", "reach_m", "dropout", "feature_dropout"), Optional(float)),
+    **dict.fromkeys(("temperature", "temperature_no_rgb", "temperature_no_depth"), Optional(float)),
+    **dict.fromkeys(("auxiliary_heads", "votes", "frame_gate"), Optional(bool)),
 }
 _DATA = {
     "roots": Optional([str]),

@@ -24,7 +24,8 @@ from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_class
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
 from edgefuse.training.callbacks import Callback, NullCallback
-from edgefuse.training.final_scores import calibrate, measure, plot_metrics
+from edgefuse.training.final_scores import fit_temperatures, measure, plot_metrics
+from edgefuse.training.frame_gate import train_frame_gate
 from edgefuse.training.loop import EpochResult, NotFiniteError, best_device, train_epochs
 from edgefuse.training.plots import loss_in_words
 from edgefuse.training.preflight import fitting_augmentation, opening_line, warnings_before
@@ -181,7 +182,9 @@ def train_on_dataset(  # long: calls each part of a training in order
                 f"stopped before the end of the first epoch: nothing was written to {out}; train again"
             )
         place.keep()
-        metrics, not_written = _finish(place.path, held_out, history, config=config, info=info, device=device)
+        metrics, not_written = _finish(
+            place.path, train_rgbd, held_out, history, config=config, info=info, device=device
+        )
     return TrainSummary(folder=out, metrics=metrics, interrupted=interrupted, not_written=not_written)
 
 
@@ -284,6 +287,7 @@ def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes
         dropout=config.dropout,
         feature_dropout=config.feature_dropout,
         auxiliary_heads=config.aux_loss_weight > 0,
+        frame_gate=config.fusion == "spatial" and config.aux_loss_weight > 0,
     )
 
 
@@ -311,8 +315,9 @@ def _store_samples(out: Path, rgbd: RgbdDataset, contract: InputContract) -> Non
     run_folder.write_samples(out, rgb=rgb, depth=depth)
 
 
-def _finish(
+def _finish(  # long: all that follows the last epoch
     out: Path,
+    train_rgbd: RgbdDataset,
     held_out: dict[str, RgbdDataset],
     history: list[EpochResult],
     *,
@@ -320,7 +325,7 @@ def _finish(
     info: dict[str, Any],
     device: torch.device,
 ) -> tuple[dict[str, Any], str]:
-    """Calibrate and evaluate the run at `out`; return the metrics, and an error message if a file could not be written.
+    """Train the frame gate of the run at `out`, calibrate and evaluate it; return the metrics, and an error message if a file could not be written.
 
     `metrics.json` is written before `run.json` with the temperature, and is valid once `run.json` has its digest. The metrics are
     returned even if writing fails.
@@ -328,14 +333,33 @@ def _finish(
     run = run_folder.open_run(out)
     model = run.build_model().to(device)
     contract, labels = run.model_config.contract, run.labels
-    calibration = calibrate(model, held_out, contract=contract, labels=labels)
-    metrics = measure(model, held_out, history, calibration=calibration, contract=contract, labels=labels)
+    if model.frame_gate is not None:
+        clean = held_out.get("validation", train_rgbd)
+        train_frame_gate(
+            model, train_rgbd, clean, contract=contract, augmentation=config.augmentation, seed=config.seed
+        )
+    temperatures = fit_temperatures(
+        model,
+        held_out.get("validation"),
+        contract=contract,
+        labels=labels,
+        augmentation=config.augmentation,
+        seed=config.seed,
+    )
+    metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)
     try:
+        if model.frame_gate is not None:
+            run_folder.write_weights(out, model)
         run_folder.write_metrics(out, metrics)
         run_folder.write_run(
             out,
             labels=labels,
-            model_config=replace(run.model_config, temperature=model.temperature),
+            model_config=replace(
+                run.model_config,
+                temperature=temperatures.both,
+                temperature_no_rgb=temperatures.no_rgb,
+                temperature_no_depth=temperatures.no_depth,
+            ),
             info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
         )
     except UserError as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, Outputs, outputs_of
 from edgefuse.errors import UserError, require
 from edgefuse.evaluation.metrics import Predictor
+from edgefuse.io.files import path_or_bytes
 from edgefuse_runtime.engines.engine import padded
 
 
@@ -30,7 +31,7 @@ def reference_session(model: Path | bytes) -> Any:
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    source = model if isinstance(model, bytes) else str(model)
+    source = model if isinstance(model, bytes) else path_or_bytes(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base class

@@ -97,7 +97,7 @@ def test_the_folder_has_the_contribution_of_each_sensor(colour_and_range: Path, 
         powers = np.exp(logits)
         return (powers / powers.sum(1, keepdims=True)).astype(np.float32), np.where(is_blue, 0.1, 0.6)[:, None]
 
-    def near_half(depth: np.ndarray) -> np.ndarray:
+    def near_half(rgb: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Keeps half of each pixel closer than 0.9 m, and all of those without a measurement."""
         codes = codes_from_bytes(depth).astype(int)
         kept = np.where((codes > 0) & (codes < 900), 0.5, 0.0)
@@ -153,7 +153,9 @@ def test_only_conditions_that_change_the_gate_are_shown() -> None:
         scores = Scores(
             num_samples=1, accuracy=1, recall={}, expected_calibration_error=0, mean_gate=mean_gate, confusion=[[1]]
         )
-        return Row(corruption=corruption, severity=severity, unit="pixels", scores=scores)
+        return Row(
+            corruption=corruption, severity=severity, unit="pixels", scores=scores, gates=np.zeros(0, np.float32)
+        )
 
     rows = (
         row("clean", 0, 0.5),
@@ -169,5 +171,6 @@ def test_only_conditions_that_change_the_gate_are_shown() -> None:
         "shift, 1 pixels": {"mean_gate": 0.8},
         "blur, 1 pixels": {"mean_gate": 0.4},
     }
+    assert [*changed_conditions(found)] == ["clean, 0 pixels", "blur, 1 pixels", "shift, 1 pixels"]
     kept = replace(found, kept=np.ones(1), kept_by_row=(1.0, 1.0, 1.0, 0.7, 1.0))
     assert changed_conditions(kept)["holes, 1 pixels"] == {"mean_gate": 0.51, "mean_kept_area": 0.7}

@@ -256,7 +256,7 @@ def public_bundle() -> Iterator[Bundle]:
     """A bundle in a folder that every user can enter: those of pytest are for one user."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
-        yield make_engine_bundle(Path(name) / "bundle")
+        yield make_engine_bundle(Path(name) / "my bundle")
 
 
 @pytest.fixture
@@ -278,8 +278,9 @@ def test_a_read_only_cache_is_reported_before_the_build(without_rights: Bundle) 
     with pytest.raises(PlanError) as caught:
         check_cache(without_rights)
     message = str(caught.value)
-    step = f"chmod u+w {without_rights.folder})" if os.getuid() else f"sudo chown -R {ANOTHER_USER} "
-    assert "cannot be written (Permission denied)" in message and step in message and "cp -r" in message
+    step = f"chmod u+w '{without_rights.folder}')" if os.getuid() else f"sudo chown -R {ANOTHER_USER} "
+    assert "cannot be written (Permission denied)" in message and step in message
+    assert f"cp -r '{without_rights.folder}' ~/" in message
     assert not (without_rights.folder / "engines").exists()
 
 
@@ -315,7 +316,7 @@ def test_an_unreadable_lock_of_another_user_is_reported_before_the_build(somebod
         with pytest.raises(PlanError) as caught:
             attempt()
         assert f"{path}, the lock of engine builds" in str(caught.value) and "Permission denied" in str(caught.value)
-        assert f"sudo chown -R {ANOTHER_USER} {path.parent}" in str(caught.value)
+        assert f"sudo chown -R {ANOTHER_USER} '{path.parent}'" in str(caught.value)
 
 
 def test_a_lock_and_a_log_of_another_user_do_not_prevent_a_build(somebody: Bundle) -> None:
@@ -334,7 +335,7 @@ def test_a_lock_and_a_log_of_another_user_do_not_prevent_a_build(somebody: Bundl
 def test_the_message_for_an_engines_folder_of_root_is_chown_and_not_chmod(somebody: Bundle) -> None:
     os.chown(somebody.folder / "engines", 0, 0)
     os.seteuid(ANOTHER_USER)
-    with pytest.raises(PlanError, match=f"sudo chown -R {ANOTHER_USER} {somebody.folder}") as caught:
+    with pytest.raises(PlanError, match=f"sudo chown -R {ANOTHER_USER} '{somebody.folder}'") as caught:
         check_cache(somebody)
     assert "chmod" not in str(caught.value)
 

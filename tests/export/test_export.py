@@ -115,7 +115,7 @@ def test_the_manifest_has_the_degraded_mode_and_its_reason(run: Path, bundle_fol
 def test_the_manifest_has_the_calibration_of_the_temperature(run: Path, bundle_folder: Path) -> None:
     told = open_bundle(bundle_folder).manifest.training["calibration"]
     assert told == json.loads((run / "metrics.json").read_text())["calibration"]
-    assert {"before", "after"} == set(told["validation"]) and told["temperature"] > 0
+    assert {"before", "after", "no_rgb", "no_depth"} == set(told["validation"]) and told["temperature"] > 0
 
 
 def test_a_run_without_metrics_abstains_without_a_sensor(run: Path, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_bundle_has_16_frames_and_their_outputs(bundle_folder: Path, run: Pa
         "rgb": ("uint8", (16, 32, 32, 3)),
         "depth": ("uint8", (16, 32, 32, 2)),
         "probabilities": ("float32", (16, 3)),
-        "gate": ("float32", (16, 32)),
+        "gate": ("float32", (16, 1)),
         "nearest_m": ("float32", (16, 1)),
     }
     rgb, depth = open_run(run).samples()

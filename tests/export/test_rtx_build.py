@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from engine_scenes import everything_in, host_opener, make_engine_bundle
 from rtx_network import built, parsed, wrong_precisions
@@ -23,6 +24,7 @@ import edgefuse_export.tensorrt.build as build_module
 import edgefuse_export.tensorrt.plan_from_onnx as plan_module
 from edgefuse.bundle import Bundle, FileEntry, open_bundle, write_manifest
 from edgefuse.errors import MissingPackageError, UserError
+from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.build import BuildOptions, BuildSummary, build_engine, check_machine
 from edgefuse_export.tensorrt.build_log import LINE_EVERY_S, reported
 from edgefuse_export.tensorrt.inspect_engine import (
@@ -31,8 +33,10 @@ from edgefuse_export.tensorrt.inspect_engine import (
     PrecisionError,
     check_plan_size,
 )
+from edgefuse_export.tensorrt.parse import Verdict, ask_parser
 from edgefuse_export.tensorrt.plan_from_onnx import BuildError
 from edgefuse_export.tensorrt.rtx_targets import TargetError
+from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError
 from edgefuse_runtime.engines.engine_cache import plan_records
 from edgefuse_runtime.engines.tensorrt_library import RTX, load_library
@@ -82,6 +86,17 @@ def test_a_build_without_a_gpu_stores_a_plan_for_the_named_gpus(bundle: Bundle) 
     assert plan_records(open_bundle(bundle.folder)) == (record,)
 
 
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    made = make_engine_bundle(tmp_path / "b\udcff")
+    assert build(made, "sm89").record.details["parsed_layers"]["half"]["matrix_multiply"] == 1
+    assert ask_parser(made.folder / "model.fp16.onnx") == Verdict(parser=load_library(RTX).title, refusals=())
+    samples = made.samples()
+    with Classifier(made.folder, engine="cpu") as classifier:
+        for predict in (reference_predictor(made.file()), classifier.predict_framed):
+            found = predict(samples.rgb[:1], samples.depth[:1]).probabilities
+            np.testing.assert_allclose(found, samples.probabilities[:1], atol=1e-4)
+
+
 def test_it_is_built_again_only_for_other_gpus(bundle: Bundle) -> None:
     first = build(bundle, "sm86", "sm89")
     assert not build(bundle, "sm89", "sm86").built
@@ -123,8 +138,9 @@ def test_on_one_of_the_gpus_the_outputs_are_compared(bundle: Bundle, stand_in: F
     assert record.key.compute_capability == "8.9"
     assert record.details["parity"]["cases"] and record.details["layers"]["half"] and not record.details["notes"]
     stand_in.faults.answers_off = 0.5
-    with pytest.raises(UserError, match="outputs of the engine differ"):
+    with pytest.raises(UserError, match="outputs of the engine differ") as caught:
         build_engine(bundle.folder, BuildOptions(engine="rtx", force=True), open_plan=host_opener(stand_in, bundle))
+    assert "build again, or use another --optimization-level" in str(caught.value) and "timing" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,7 @@ def test_why_the_outputs_are_not_compared_is_noted(
         (["sm90"], None, "data-centre GPU.*H100.*--engine tensorrt"),
         (["sm88"], None, "none of the GPUs.*sm75.*sm86, sm89.*or current"),
         (["ada"], None, "--for ada is none of the GPUs.*sm86"),
-        ([""], None, "none of the GPUs.*sm86"),
+        ([""], None, "--for '' is none of the GPUs.*sm86"),
         (["current"], None, "this machine, which has none: name the GPUs.*sm86"),
         (["current"], Gpu(name="H200", compute_capability="9.0"), "H200.*data-centre.*--engine tensorrt.*--for sm75,"),
         ([], Gpu(name="Orin", compute_capability="8.7"), "Orin, the GPU of this machine.*Jetson.*--engine tensorrt"),
@@ -332,7 +348,7 @@ def test_the_command_prints_a_table_and_json(bundle: Bundle) -> None:
     times = round(record["num_bytes"] / (bundle.folder / "model.fp16.onnx").stat().st_size, 2)
     assert f"{times:.2f} times model.fp16.onnx" in rows["size"]
     assert "half 1 matrix_multiply" in rows["parsed"] and rows["note"].startswith("outputs not compared")
-    assert rows["next"] == f"edgefuse live {bundle.folder} --engine rtx"
+    assert rows["next"] == f"on a machine with one of these GPUs: edgefuse live {bundle.folder} --engine rtx"
     refused = subprocess.run(
         [sys.executable, "-c", code, "build", str(bundle.folder), "--for", "sm89"],
         capture_output=True,

@@ -94,3 +94,15 @@ def test_timings_are_kept_and_used(new_fake: FakeTensorRT, bundle: Bundle, monke
     newer = installed("11.4.0.106", monkeypatch)
     build(newer, bundle)
     assert len(list((bundle.folder / "engines").glob("timing-*.cache"))) == 2
+
+
+def test_timings_that_cannot_be_kept_do_not_end_a_build(new_fake: FakeTensorRT, bundle: Bundle) -> None:
+    build(new_fake, bundle)
+    (kept,) = (bundle.folder / "engines").glob("timing-*.cache")
+    kept.unlink()
+    kept.mkdir()
+    summary = build(new_fake, bundle, force=True)
+    assert (
+        summary.built
+        and "the timings are not kept" in (bundle.folder / summary.record.name).with_suffix(".log").read_text()
+    )

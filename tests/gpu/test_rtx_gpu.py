@@ -13,7 +13,8 @@ from gpu_figures import Record, check_engine
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse_runtime.engines import open_engine
-from edgefuse_runtime.engines.engine_cache import PlanError, sm_name
+from edgefuse_runtime.engines.build_command import sm_name
+from edgefuse_runtime.engines.engine_cache import PlanError
 from edgefuse_runtime.engines.rtx_runtime import RtxRuntime
 from logs import logged
 

@@ -173,6 +173,9 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         (temporary / "new").touch()
     assert (disk / "file").read_text() == (disk / "absent").read_text() == "new" and (disk / "folder/new").exists()
     assert all((tmp_path / name).is_symlink() for name in ("file", "folder", "absent"))
+    with file_replaced(tmp_path / "file", follow_links=False) as temporary:
+        temporary.write_text("newer")
+    assert not (tmp_path / "file").is_symlink() and (disk / "file").read_text() == "new"
 
 
 def test_folders_devices_and_pipes_are_not_replaced_by_a_file(tmp_path: Path) -> None:

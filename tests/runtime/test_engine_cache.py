@@ -153,6 +153,32 @@ def test_a_newer_plan_replaces_the_old_one(stored: Bundle) -> None:
     assert not list((stored.folder / "engines").glob(f"{Path(old.name).stem}*"))
 
 
+@pytest.mark.parametrize(("num", "option"), [(4, " --batch 4"), (1, "")])
+def test_the_command_for_a_damaged_plan_builds_that_batch(tmp_path: Path, num: int, option: str) -> None:
+    dynamic = make_toy_bundle(tmp_path / "bundle", batch="dynamic")
+    dynamic.folder.chmod(0o755)
+    record = keep(dynamic, shapes={"rgb": (num, 32, 32, 3), "depth": (num, 32, 32, 2)})
+    (dynamic.folder / record.name).write_bytes(b"damaged")
+    with pytest.raises(PlanError) as caught:
+        read_plan(open_bundle(dynamic.folder), record)
+    assert str(caught.value).endswith(f"--precision fp16{option}")
+    with pytest.raises(PlanError) as caught:
+        select_plan(open_bundle(dynamic.folder), precision=None, batch_size=num, **{**HERE, "device_name": "H100"})
+    assert str(caught.value).endswith(f"--precision fp16{option}")
+
+
+def test_a_link_in_the_cache_is_replaced_and_its_target_stays(stored: Bundle, tmp_path: Path) -> None:
+    (record,) = plan_records(stored)
+    (tmp_path / "mine").write_text("mine")
+    for suffix in (".plan", ".json"):
+        path = (stored.folder / record.name).with_suffix(suffix)
+        path.unlink()
+        path.symlink_to(tmp_path / "mine")
+    keep(stored)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert read_plan(open_bundle(stored.folder), record) == PLAN and not (stored.folder / record.name).is_symlink()
+
+
 # What is not loaded
 
 

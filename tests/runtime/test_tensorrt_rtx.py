@@ -269,7 +269,7 @@ def test_a_comparison_at_the_build_was_on_one_gpu_only(tmp_path: Path, fake: Fak
     assert len(checked_of(planned)) == 2
 
 
-@pytest.mark.parametrize("change", ["plan", "library", "writable", "damaged"])
+@pytest.mark.parametrize("change", ["plan", "library", "writable", "damaged", "a folder"])
 def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: FakeRTX, change: str) -> None:
     with engine_for(planned, fake):
         pass
@@ -279,11 +279,30 @@ def test_the_comparison_is_repeated_for_anything_else(planned: Bundle, fake: Fak
         path.chmod(0o666)
     elif change == "damaged":
         path.write_text("{")
+    elif change == "a folder":
+        path.unlink()
+        path.mkdir()
     else:
         field = {"plan": "plan_sha256", "library": "library"}[change]
         path.write_text(json.dumps({**value, field: "another"}))
     with engine_for(planned, fake) as engine:
         assert engine.description["parity"]["compared"] == "at this load"
+
+
+def test_links_beside_a_plan_are_replaced_and_their_targets_stay(
+    planned: Bundle, fake: FakeRTX, tmp_path: Path
+) -> None:
+    with engine_for(planned, fake):
+        pass
+    paths = [*checked_of(planned), *kernels_of(planned)]
+    for path in paths:
+        path.unlink()
+        path.symlink_to(tmp_path / f"elsewhere{path.suffix}")
+    (tmp_path / "elsewhere.json").write_text("mine")
+    with engine_for(planned, fake) as engine:
+        assert engine.description["parity"]["compared"] == "at this load"
+    assert (tmp_path / "elsewhere.json").read_text() == "mine" and not (tmp_path / "elsewhere.kernels").exists()
+    assert len(paths) == 2 and all(path.is_file() and not path.is_symlink() for path in paths)
 
 
 def test_other_outputs_are_refused_at_every_load(planned: Bundle, fake: FakeRTX) -> None:

@@ -36,6 +36,7 @@ from edgefuse.training.loop import best_device
 from edgefuse.training.preflight import mirroring, sensing_notes
 from edgefuse.training.recipe import OLD_NAMES, TrainConfig
 from edgefuse.training.trainer import NothingLearnedError, train_on_dataset
+from edgefuse_benchmarks.paper.fold_corruptions import score_under_corruptions
 from edgefuse_benchmarks.paper.variants import ModelVariant, checked_variants, variant_config
 
 PLAN_NAME = "crossval.json"
@@ -122,6 +123,7 @@ class _Task:
     out: Path
     settings: dict[str, Any]
     commit: str
+    corruptions_every: int = 0
 
     @property
     def name(self) -> str:
@@ -141,6 +143,7 @@ def cross_validate(  # long: the steps of the work in order
     config: TrainConfig,
     weights: Iterable[str] = (),
     early_stop: int | None = None,
+    corruptions_every: int = 0,
     num_jobs: int = 1,
     skip_bad: bool = False,
     force: bool = False,
@@ -155,6 +158,7 @@ def cross_validate(  # long: the steps of the work in order
             `fold_seed`, the same for every variant.
         weights: as in `choose_weights`.
         early_stop: as in `train_on_dataset`; the folds must have validation samples.
+        corruptions_every: also score each model under every corruption, on every n-th test pair; 0 = not. The rows are in the fold's file.
         num_jobs: worker processes.
         force: discard results of other settings instead of raising an error.
         on_done: called after each training with (result, trainings done, trainings in total).
@@ -166,11 +170,11 @@ def cross_validate(  # long: the steps of the work in order
     parsed, chosen = checked_variants(variants, config, weights=weights)
     refuse_existing(out, force=force or (out / PLAN_NAME).is_file(), marker=PLAN_NAME)
     rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
-    dataset = rgbd.dataset
-    if len(dataset.labels) < 2:
+    if len((dataset := rgbd.dataset).labels) < 2:
         raise UserError(f"the data has one class only ({', '.join(dataset.labels)}): two or more were expected")
     folds = folds_of(dataset)
     tasks = _tasks(dataset, folds, parsed, out, config=config, weights=chosen, early_stop=early_stop)
+    tasks = [replace(task, corruptions_every=corruptions_every) for task in tasks]
     finished = _finished(tasks, force=force)
     data = {"digest": dataset.digest, "num_pairs": len(dataset.samples), "labels": list(dataset.labels)}
     data["num_groups"] = len(set(dataset.groups()))
@@ -346,7 +350,9 @@ def _train_fold(task: _Task, rgbd: RgbdDataset, callback: Callback | None = None
         commit=task.commit,
     )
     more = {"settings": task.settings, "versions": versions(TRAINING_PACKAGES), "device": str(best_device())}
-    write_json(task.result_path, {"format": FORMAT, **vars(result), **more, "confusion": scores["both"]["confusion"]})
+    if task.corruptions_every:
+        more |= score_under_corruptions(run, rgbd.subset(task.parts.test[:: task.corruptions_every]))
+    write_json(task.result_path, {"format": FORMAT, **vars(result), **more, "scores": scores})
     shutil.rmtree(run, ignore_errors=True)
     return result
 

@@ -36,8 +36,15 @@ from edgefuse_export.tensorrt.plan_from_onnx import (
 )
 from edgefuse_export.tensorrt.rtx_targets import targets_for
 from edgefuse_export.tensorrt.trial import BuildPlan, OpenPlan, Trial
+from edgefuse_runtime.engines.build_command import sm_name
 from edgefuse_runtime.engines.cuda_device import Gpu, NoGpuError, current_gpu
-from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, ENGINES_FOLDER, PlanKey, PlanRecord, look_up, sm_name
+from edgefuse_runtime.engines.engine_cache import (
+    ANY_DEVICE,
+    ENGINES_FOLDER,
+    PlanKey,
+    PlanRecord,
+    look_up,
+)
 from edgefuse_runtime.engines.gpu_memory import GpuError
 from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import RTX, Library, load_library, version_numbers
@@ -316,7 +323,7 @@ def source_file(bundle: Bundle, onnx_file: str, *, precision: str) -> Path:
     """
     if onnx_file not in bundle.manifest.files:
         raise UserError(
-            f"{bundle.folder} has no {onnx_file}, which a {precision} engine is built from: export it: "
+            f"{bundle.folder} has no {onnx_file}, which the {precision} engine is built from: export it: "
             f"edgefuse export RUN --out {quoted(bundle.folder)} --precision fp32,{precision} --force; or use the FP32 "
             "file: --precision fp32"
         )

@@ -149,7 +149,7 @@ def engine_in_words(folder: Path, summary: BuildSummary) -> list[tuple[str, str]
     from edgefuse.io.text import quoted
     from edgefuse_export.tensorrt.build_options import ENGINES
     from edgefuse_export.tensorrt.inspect_engine import in_words
-    from edgefuse_runtime.engines.engine_cache import sm_name
+    from edgefuse_runtime.engines.build_command import sm_name
 
     record, details = summary.record, summary.record.details
     key, is_rtx = record.key, record.key.engine == "rtx"
@@ -170,7 +170,11 @@ def engine_in_words(folder: Path, summary: BuildSummary) -> list[tuple[str, str]
         figures = f"{case['num_samples']:>8}{case['max_probability_difference']:>12.1e}{case['top1_flips']:>7}"
         rows.append(("outputs", f"{case['name']:<24}{figures}"))
     rows += [("note", note) for note in details.get("notes", ())]
-    return [*rows, ("next", f"edgefuse live {quoted(folder)} {'--engine rtx' if is_rtx else '--camera realsense'}")]
+    where = "" if details.get("parity") else "on a machine with one of these GPUs: "
+    return [
+        *rows,
+        ("next", f"{where}edgefuse live {quoted(folder)} {'--engine rtx' if is_rtx else '--camera realsense'}"),
+    ]
 
 
 def summary_json(summary: BuildSummary) -> dict[str, object]:

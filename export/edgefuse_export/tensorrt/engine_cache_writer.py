@@ -25,15 +25,14 @@ from edgefuse.io.json_files import write_json
 from edgefuse.io.new_files import held
 from edgefuse.io.temporaries import remove_leftovers
 from edgefuse.io.text import quoted
+from edgefuse_runtime.engines.build_command import build_command_of, sm_name
 from edgefuse_runtime.engines.engine_cache import (
     ENGINES_FOLDER,
     PlanError,
     PlanKey,
     PlanRecord,
-    build_command,
     check_private,
     plan_records,
-    sm_name,
 )
 
 LOCK_NAME = ".lock"
@@ -67,7 +66,7 @@ def check_cache(bundle: Bundle) -> None:
         raise PlanError(
             f"the engine would be stored in {folder}, which cannot be written ({error.strerror}): make it writable "
             f"({_chmod_command(bundle.folder, folder)}), or copy the bundle to a folder that you can write: "
-            f"cp -r {bundle.folder} ~/ and build there"
+            f"cp -r {quoted(bundle.folder)} ~/ and build there"
         ) from error
     if (folder / LOCK_NAME).exists():
         os.close(_open_lock(folder / LOCK_NAME))
@@ -218,9 +217,9 @@ def store_plan(
         details=details,
     )
     folder = bundle_folder / ENGINES_FOLDER
-    with file_replaced(folder / f"{stem}.plan", private=True) as temporary:
+    with file_replaced(folder / f"{stem}.plan", private=True, follow_links=False) as temporary:
         temporary.write_bytes(plan)
-    write_json(folder / f"{stem}.json", record.to_json())
+    write_json(folder / f"{stem}.json", record.to_json(), follow_links=False)
     if log is not None and log.exists():
         log.replace(folder / f"{stem}.log")
     # An export does not wait for builds. The manifest is read again, so that an old one never overwrites a new bundle's.
@@ -246,7 +245,7 @@ def _current(bundle_folder: Path, *, lock: BuildLock, key: PlanKey, onnx_file: s
         return bundle
     raise PlanError(
         f"{bundle_folder} was exported again while its engine was being built, so the engine was discarded. "
-        f"Build it again: {build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)}"
+        f"Build it again: {build_command_of(bundle, key)}"
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgefuse.errors import UserError
+from edgefuse.io.files import path_or_bytes
 from edgefuse.io.json_files import dumps, parse_json
 from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, load_library, version_numbers
 
@@ -88,7 +89,8 @@ def network_flags(library: Library) -> int:
 
 def refusals_of(parser: trt.OnnxParser, path: Path) -> tuple[Refusal, ...]:
     """Parse a file into the network of `parser`, and return all errors; none if the parser accepts the file."""
-    if parser.parse_from_file(str(path)):
+    file = path_or_bytes(path)
+    if parser.parse_from_file(file) if isinstance(file, str) else parser.parse(file):
         return ()
     found = []
     for index in range(parser.num_errors):

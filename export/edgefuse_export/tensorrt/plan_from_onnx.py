@@ -76,10 +76,7 @@ class Typing:
 
 
 def typing_for(*, library: Library, precision: str) -> Typing:
-    """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file.
-
-    Args:
-    """
+    """Strongly typed from TensorRT 10.12 on; earlier, weakly typed with a builder flag, for FP16 with the FP32 file."""
     if is_strongly_typed(library):
         return Typing(strongly_typed=True, flag=None, onnx_file=MODEL_NAMES[precision], note="")
     if precision == "fp32":
@@ -202,7 +199,7 @@ def plan_from_onnx(  # long: the settings, in the order that TensorRT requires
     if plan is None:
         raise BuildError(_failure_message(journal, workspace_mib, title=library.title))
     if timing_cache is not None:
-        _save_timing_cache(config, timing_cache)
+        _save_timing_cache(config, timing_cache, journal)
     phases.complete()
     content = bytes(plan)
     check_plan_size(len(content), onnx_bytes=onnx_path.stat().st_size, file=str(onnx_path), title=library.title)
@@ -356,12 +353,15 @@ def _attach_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journa
         config.set_timing_cache(fresh, False)
 
 
-def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
+def _save_timing_cache(config: trt.IBuilderConfig, path: Path, journal: Journal) -> None:
     cache = config.get_timing_cache()
     if cache is None or not path.parent.is_dir():  # the bundle was replaced in the meantime: the new one gets nothing
         return
-    with file_replaced(path) as temporary:
-        temporary.write_bytes(bytes(cache.serialize()))
+    try:
+        with file_replaced(path, follow_links=False) as temporary:
+            temporary.write_bytes(bytes(cache.serialize()))
+    except (UserError, OSError) as error:  # a plan of minutes is worth more than its timings
+        journal.write("WARNING", f"edgefuse: the timings are not kept: {error}")
 
 
 def _refused_message(refusals: Sequence[Refusal], onnx_path: Path, *, title: str) -> str:

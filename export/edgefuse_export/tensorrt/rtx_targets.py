@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgefuse.errors import UserError
+from edgefuse.io.text import quoted
 from edgefuse_export.tensorrt.inspect_engine import ParsedLayers
+from edgefuse_runtime.engines.build_command import sm_name
 from edgefuse_runtime.engines.cuda_device import Gpu
-from edgefuse_runtime.engines.engine_cache import sm_name
 from edgefuse_runtime.engines.tensorrt_library import Library
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _target(name: str, *, library: Library, gpu: Gpu | None) -> str:
         return gpu.compute_capability
     known = {sm_name(one): one for one in supported}
     if name not in known:
-        raise TargetError(_refusal(name, what=f"--for {name}", library=library))
+        raise TargetError(_refusal(name, what=f"--for {quoted(name)}", library=library))
     return known[name]
 
 

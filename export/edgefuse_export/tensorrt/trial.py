@@ -16,7 +16,7 @@ from edgefuse_export.tensorrt.inspect_engine import check_precision, count_layer
 from edgefuse_export.tensorrt.plan_from_onnx import BuiltPlan
 from edgefuse_export.tensorrt.verify_engine import verify_engine
 from edgefuse_runtime.engines.engine_cache import ENGINES_FOLDER, PlanKey
-from edgefuse_runtime.engines.tensorrt_library import Library
+from edgefuse_runtime.engines.tensorrt_library import RTX, Library
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -126,8 +126,10 @@ class Trial:
         return self.open_plan(self.candidate, tuple(built.marked))
 
     def _next_step(self) -> str:
+        again = "build again"
+        if self.library.product is not RTX:  # which measures no kernels
+            again = f"remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again"
         return (
-            f"Let the builder choose other kernels: remove {self.bundle.folder / ENGINES_FOLDER}/timing-*.cache and build again, "
-            "or use another --optimization-level; if a layer overflows in FP16, export again with --keep-fp32 PATTERN; or "
-            "build with --precision fp32"
+            f"Let the builder choose other kernels: {again}, or use another --optimization-level; if a layer overflows in FP16, "
+            "export again with --keep-fp32 PATTERN; or build with --precision fp32"
         )

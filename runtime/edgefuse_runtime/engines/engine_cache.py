@@ -27,6 +27,7 @@ from edgefuse.bundle import MANIFEST_NAME, Bundle
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import Optional, check_fields
 from edgefuse.io.text import quoted
+from edgefuse_runtime.engines.build_command import build_command, build_command_of, sm_name
 
 ENGINES_FOLDER = "engines"
 PREFERRED_PRECISIONS = ("fp16", "fp32", "int8")
@@ -241,7 +242,7 @@ def select_plan(
         NoPlanError: the bundle has none for this library.
         PlanError: none matches. The message has the differences of the closest plan, and the build command.
     """
-    others: list[tuple[tuple[str, ...], PlanRecord]] = []
+    others: list[tuple[tuple[str, ...], str, PlanKey]] = []
     wanted = PREFERRED_PRECISIONS if precision is None else (precision,)
     newest_first = reversed(plan_records(bundle))
     records = [one for one in newest_first if one.key.engine == engine and one.key.precision in wanted]
@@ -258,14 +259,14 @@ def select_plan(
         changes = here.changes_since(record.key)
         if not changes:
             return record
-        others.append((changes, record))
-    targets = (compute_capability,)
+        others.append((changes, record.name, here))
     if not others:
-        raise no_plan_error(bundle, engine=engine, precision=precision, targets=targets)
-    changes, nearest = min(others, key=lambda one: len(one[0]))
-    why = "; ".join((f"{nearest.name} does not match", *changes))
-    command = build_command(bundle, nearest.key.precision, engine=engine, targets=targets)
-    raise PlanError(f"{bundle.folder} has no engine for this machine: {why}. Build one: {command}")
+        raise no_plan_error(bundle, engine=engine, precision=precision, targets=(compute_capability,))
+    changes, name, here = min(others, key=lambda one: len(one[0]))
+    why = "; ".join((f"{name} does not match", *changes))
+    raise PlanError(
+        f"{bundle.folder} has no engine for this machine: {why}. Build one: {build_command_of(bundle, here)}"
+    )
 
 
 def no_plan_error(bundle: Bundle, *, engine: str, precision: str | None, targets: Sequence[str] = ()) -> NoPlanError:
@@ -283,8 +284,7 @@ def read_plan(bundle: Bundle, record: PlanRecord) -> bytes:
     Raises:
         PlanError: the plan is missing, truncated or changed, or others can write to it.
     """
-    path, key = bundle.folder / record.name, record.key
-    again = build_command(bundle, key.precision, engine=key.engine, targets=key.compute_capabilities)
+    path, again = bundle.folder / record.name, build_command_of(bundle, record.key)
     for place in (bundle.folder, bundle.folder / MANIFEST_NAME, path.parent):
         if place.exists():
             check_private(place)
@@ -349,24 +349,6 @@ def check_private(path: Path, *, status: os.stat_result | None = None) -> None:
             f"{path} is writable by others (mode {stat.S_IMODE(status.st_mode):o}): an engine can run code, so it is loaded "
             f"only if nobody else can change it. If you trust it: chmod go-w {quoted(path)}"
         )
-
-
-def build_command(bundle: Bundle, precision: str, *, engine: str = "tensorrt", targets: Sequence[str] = ()) -> str:
-    """The command that builds a plan.
-
-    Args:
-        targets: compute capabilities, such as "8.9", for TensorRT-RTX, which builds for GPUs of other machines too; none = for the
-            GPU of this machine.
-    """
-    options = ["--engine rtx"] if engine == "rtx" else []
-    if options and targets:
-        options.append(f"--for {','.join(map(sm_name, targets))}")
-    return " ".join(["edgefuse build", quoted(bundle.folder), *options, f"--precision {precision}"])
-
-
-def sm_name(compute_capability: str) -> str:
-    """A compute capability as `edgefuse build --for` takes it: "sm89" for "8.9"."""
-    return f"sm{compute_capability.replace('.', '')}"
 
 
 def device_file(bundle: Bundle, record: PlanRecord, *, device_name: str, compute_capability: str, suffix: str) -> Path:

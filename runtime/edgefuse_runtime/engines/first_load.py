@@ -20,8 +20,14 @@ from edgefuse.bundle import SAMPLES_NAME, Bundle, Samples
 from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import parse_json, write_json
+from edgefuse_runtime.engines.build_command import build_command_of
 from edgefuse_runtime.engines.engine import Decision
-from edgefuse_runtime.engines.engine_cache import ANY_DEVICE, PlanError, PlanRecord, build_command, read_private
+from edgefuse_runtime.engines.engine_cache import (
+    ANY_DEVICE,
+    PlanError,
+    PlanRecord,
+    read_private,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +64,9 @@ def check_first_load(bundle: Bundle, record: PlanRecord, run: Run, *, library: s
     _log.info("%s is new on this GPU: comparing its outputs with those of the bundle", record.name)
     found = _compare(bundle, record, run, samples=bundle.samples())
     try:
-        write_json(checked, {**of, "differences": found}, private=True)
-    except OSError as error:
-        _log.info("each start compares the outputs again: %s cannot be written (%s)", checked, error.strerror)
+        write_json(checked, {**of, "differences": found}, private=True, follow_links=False)
+    except (UserError, OSError) as error:
+        _log.info("each start compares the outputs again: %s cannot be written (%s)", checked, error)
     return {"compared": "at this load", **found}
 
 
@@ -75,9 +81,7 @@ def _compare(bundle: Bundle, record: PlanRecord, run: Run, *, samples: Samples) 
     stored = {"stored outputs": (Outputs(samples.probabilities, samples.gate, samples.nearest_m), found)}
     report = report_of(stored, reference="the bundle's samples", candidate=record.name, tolerance=tolerance)
     if failures := report.failures():
-        again = build_command(
-            bundle, record.key.precision, engine=record.key.engine, targets=record.key.compute_capabilities
-        )
+        again = build_command_of(bundle, record.key)
         raise OutputsDifferError(
             f"{bundle.folder}/{record.name} has other outputs on this GPU than the bundle: {'; '.join(failures)}. Build it on "
             f"this machine, or with --precision fp32: {again} --force; or use another engine: --engine cuda, or cpu"

@@ -22,6 +22,7 @@ from edgefuse.bundle import MODEL_NAME, Bundle, Manifest
 from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch, outputs_of
 from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse.io.environment import installed
+from edgefuse.io.files import path_or_bytes
 from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
@@ -286,7 +287,7 @@ def _new_session(
         options.intra_op_num_threads = num_threads
     try:
         return ort.InferenceSession(
-            str(path), options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
+            path_or_bytes(path), options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         device: Device = "cpu" if provider == PROVIDERS["cpu"] else "cuda"

@@ -59,7 +59,7 @@ class RtxRuntime:
         if compiled == self._stored:
             return
         try:
-            with file_replaced(self._path, private=True) as temporary:
+            with file_replaced(self._path, private=True, follow_links=False) as temporary:
                 temporary.write_bytes(compiled)
         except OSError as error:
             _log.info("each start compiles the kernels again: %s cannot be written (%s)", self._path, error.strerror)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from edgefuse.bundle import Bundle
 from edgefuse.contract import InputContract, check_batch
 from edgefuse.errors import UserError
+from edgefuse_runtime.engines.build_command import build_command
 from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.engine_cache import (
     PREFERRED_PRECISIONS,
     PlanRecord,
-    build_command,
     device_file,
     no_plan_error,
     plan_records,
@@ -111,6 +111,7 @@ class TensorRTEngine:
             precision or PREFERRED_PRECISIONS[0],
             engine=self._product.engine,
             targets=(gpu.compute_capability,),
+            batch_size=record.batch_size if record is not None else None,
         )
         kernels = self._beside(record, gpu, ".kernels") if record is not None and self._product is RTX else None
         with ExitStack() as stack:
