@@ -217,7 +217,7 @@ def test_an_error_from_onnx_runtime_has_a_next_step(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "npu"}, "auto, tensorrt, cuda, cpu"),
+        ({"engine": "npu"}, "auto, tensorrt, rtx, cuda, cpu"),
         ({"num_threads": 0}, "1 to 4096"),
         ({"num_threads": 10**20}, "1 to 4096"),
     ],
