@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -128,8 +128,12 @@ def frames(
     num_frames: int | None = None,
     stop: threading.Event | None = None,
     patience_s: float = PATIENCE_S,
+    on_timeout: Callable[[], None] = lambda: None,
 ) -> Iterator[Frame]:
     """Yield the frames of an open camera until its stream ends, `num_frames` were yielded, or `stop` is set.
+
+    Args:
+        on_timeout: called after each read that returned no frame.
 
     Raises:
         UserError: the camera failed, or returned no frame for `patience_s` seconds.
@@ -147,6 +151,8 @@ def frames(
             last_s = time.monotonic()
         elif time.monotonic() - last_s > patience_s:
             raise UserError(no_frames_message(camera, patience_s))
+        else:
+            on_timeout()
 
 
 def no_frames_message(camera: Camera, patience_s: float) -> str:

@@ -46,7 +46,7 @@ def test_live_shows_a_few_of_them(bundle: Bundle, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr and len(done.stdout + done.stderr) < 3000
     lines = (tmp_path / "x.jsonl").read_bytes().splitlines()
-    assert all(len(line) < 3000 for line in lines) and json.loads(lines[0])["label"] in LABELS
+    assert all(len(line) < 3000 for line in lines) and json.loads(lines[1])["label"] in LABELS
 
 
 def test_a_message_names_a_few_of_them(bundle: Bundle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from runtime_scenes import draw_pair
 from edgefuse.data.dataset import read_pair, write_description
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
-from edgefuse.synth.rendered_set import LABELS
+from edgefuse.synth.rendered_set import LABELS, stream
 from edgefuse_runtime.camera import EndOfStream, frames
 from edgefuse_runtime.cameras import open_camera
 
@@ -106,6 +108,28 @@ def test_the_renderer_provides_classes_and_regions() -> None:
         assert frame.rgb.shape == (480, 640, 3) and frame.depth.shape == (480, 640)
         assert frame.label in LABELS
         assert isinstance(frame.roi, Roi) and frame.roi.w == frame.roi.h > 0
+
+
+def test_the_renderer_is_fast_and_its_regions_and_labels_move_with_the_image() -> None:
+    begun_s = time.process_time()  # other processes do not count
+    with open_camera("synthetic:5") as camera:
+        seen = list(frames(camera, num_frames=15 * len(LABELS)))
+    assert len(seen) / (time.process_time() - begun_s) > 30
+    assert [frame.label for frame in seen[::15]] == [frame.label for frame in seen[14::15]]
+    assert sorted(str(frame.label) for frame in seen[::15]) == sorted(LABELS)
+    scenes = stream(seed=5, num_frames=len(LABELS), frames_per_object=1, height=240, width=320)
+    assert [frame.label for frame in scenes] == [frame.label for frame in seen[::15]]
+    for before, after in pairwise(seen):
+        assert not np.array_equal(before.rgb, after.rgb)
+        if before.label == after.label:
+            assert before.roi != after.roi
+            assert np.array_equal(_region_of(before.rgb, before.roi), _region_of(after.rgb, after.roi))
+            assert np.array_equal(_region_of(before.depth, before.roi), _region_of(after.depth, after.roi))
+
+
+def _region_of(image: np.ndarray, roi: Roi | None) -> np.ndarray:
+    assert roi is not None
+    return image[roi.y : roi.y + roi.h, roi.x : roi.x + roi.w]
 
 
 def test_draw_pair_is_what_the_toy_bundle_needs() -> None:

@@ -64,6 +64,7 @@ def live(  # long: each option is a parameter
     from edgefuse.io.text import say
     from edgefuse_runtime.live.loop import open_live, run_live
     from edgefuse_runtime.live.options import OutputOptions
+    from edgefuse_runtime.live.systemd import Systemd
 
     if capture not in ("process", "thread"):
         raise typer.BadParameter(f"{capture!r} is neither process nor thread", param_hint="--capture")
@@ -99,6 +100,7 @@ def live(  # long: each option is a parameter
             degraded_mode=opened.manifest.degraded_mode,
             sinks=sinks,
             num_frames=frames,
+            service=Systemd(source),
         )
     if summary.failed_sinks:
         raise typer.Exit(1)

@@ -25,6 +25,7 @@ from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frame_times import FrameTimes
 from edgefuse_runtime.live.statistics import Clipping, Statistics
+from edgefuse_runtime.live.systemd import Systemd
 from edgefuse_runtime.predict import FramedRegion, Prediction, predict
 from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
 from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
@@ -38,7 +39,7 @@ WAIT_FOR_SINKS_S = 5.0
 """A source that waits for the loop also waits for the sinks that want every result, but no longer than this."""
 
 
-def run_live(
+def run_live(  # long: a public function, with documentation for each parameter
     *,
     engine: Engine,
     camera: Camera,
@@ -47,6 +48,7 @@ def run_live(
     sinks: Sequence[Sink] = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
+    service: Systemd | None = None,
 ) -> LiveSummary:
     """Classify the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
@@ -62,6 +64,7 @@ def run_live(
         degraded_mode: whether to predict or abstain if a sensor is missing, from the bundle's manifest; None = abstain.
         num_frames: frames to read.
         stop: set it in another thread or a signal handler to end the run.
+        service: notifies systemd.
 
     Returns:
         The summary, which the sinks also receive.
@@ -71,13 +74,19 @@ def run_live(
             differs from the engine's contract.
     """
     _check_align(engine, camera)
+    service = service if service is not None else Systemd(camera, environment={})
     with SinkBus(sinks, wait_s=WAIT_FOR_SINKS_S if _waits(camera) else 0.0) as bus:
         statistics = Statistics(engine, camera.counters, region=region)
         decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
-        stream = frames(camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera))
+        stream = frames(
+            camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera), on_timeout=service.waiting
+        )
         facts = _facts(engine, camera, region)
-        ended, failure = _decide_all(stream, decide=decide, statistics=statistics, bus=bus, facts=facts)
+        ended, failure = _decide_all(
+            stream, decide=decide, statistics=statistics, bus=bus, facts=facts, service=service
+        )
         with _signals_ignored():
+            service.stopping()
             if ended == "end of stream":
                 ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
             summary = statistics.summary(camera, ended=ended, failure=failure)
@@ -212,7 +221,13 @@ def _check_align(engine: Engine, camera: Camera) -> None:
 
 
 def _decide_all(
-    stream: Iterable[Frame], *, decide: _Decider, statistics: Statistics, bus: SinkBus, facts: dict[str, object]
+    stream: Iterable[Frame],
+    *,
+    decide: _Decider,
+    statistics: Statistics,
+    bus: SinkBus,
+    facts: dict[str, object],
+    service: Systemd,
 ) -> tuple[Ending, Exception | None]:
     """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
     last_ns = time.perf_counter_ns()
@@ -225,6 +240,7 @@ def _decide_all(
             else:
                 statistics.add(result)
                 bus.publish(result, frame)
+            service.processed()
             if bus.all_closed:
                 return "no output left", None
             last_ns = time.perf_counter_ns()
