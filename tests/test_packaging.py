@@ -23,7 +23,10 @@ from toy_bundle import make_toy_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"edgefuse", "edgefuse_export", "edgefuse_runtime", "edgefuse_benchmarks"}
-EXTRAS = {"train", "export", "runtime", "gpu", "tensorrt", "rtx", "realsense", "bench"}
+EXTRAS = {
+    *("train", "export", "runtime", "gpu", "tensorrt", "rtx", "realsense", "bench"),
+    *("metrics", "mqtt", "rerun"),
+}
 NUM_FRAMES = 5
 
 pytestmark = pytest.mark.slow

@@ -53,8 +53,9 @@ def _live(folder: Path, *arguments: object) -> tuple[dict[str, str], str, list[i
     """The region that live reports, its messages, and the region of its first result."""
     jsonl = folder / "results.jsonl"
     done = _edgefuse("live", folder / "bundle", *arguments, "--json", "--jsonl", jsonl, "--force", "--threads", 1)
-    results = [json.loads(line) for line in jsonl.read_text().splitlines()]
-    return json.loads(done.stdout)["region"], done.stderr, results[0]["roi"]
+    lines = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    roi = next(line["roi"] for line in lines if line["kind"] == "result")
+    return json.loads(done.stdout)["region"], done.stderr, roi
 
 
 def test_the_region_is_stored_at_every_step(folder: Path) -> None:
