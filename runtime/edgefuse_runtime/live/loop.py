@@ -178,7 +178,7 @@ def live(  # long: a public function, with documentation for each parameter
         >>> for result in edgefuse.live("bundles/mugs", camera="synthetic", num_frames=2):
         ...     print(result.frame, result.label)
         1 red_mug
-        2 blue_mug
+        2 red_mug
     """
     opened = open_bundle(Path(bundle))
     given = None if roi is None else parse_region(roi)
