@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from edgefuse.io.json_files import dumps
 from edgefuse.io.log_file import LogFile
 from edgefuse_runtime.results import Event, LiveSummary, Result
-from edgefuse_runtime.sinks.lines import TextOutput
+from edgefuse_runtime.sinks.lines import TextSink
 from edgefuse_runtime.sinks.sink import SinkInfo
 
 if TYPE_CHECKING:
@@ -64,20 +64,11 @@ class JsonlSink:
         self._log.write(dumps(item.to_json()).encode() + b"\n")
 
 
-class JsonLinesOutput:
-    """Writes the same lines to a text stream, such as standard output. The caller owns the stream."""
+class JsonLinesOutput(TextSink):
+    """Writes the same lines to a text stream."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._output = TextOutput(stream)
-        self.info = SinkInfo(name="standard output", queue_size=QUEUE_SIZE)
-
-    def __enter__(self) -> JsonLinesOutput:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+        super().__init__(stream, queue_size=QUEUE_SIZE)
 
     def result(self, result: Result, frame: Frame | None) -> None:
         self._output.write(dumps(result.to_json()))

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from edgefuse.io.json_files import dumps
 from edgefuse.io.text import printable, some_of, write_line
@@ -16,6 +16,8 @@ from edgefuse_runtime.sinks.sink import ReaderClosedError, SinkInfo
 
 if TYPE_CHECKING:
     from edgefuse_runtime.camera import Frame
+
+_TextSink = TypeVar("_TextSink", bound="TextSink")
 
 NO_DECISION = "no decision"
 QUEUE_SIZE = 256
@@ -140,20 +142,28 @@ class TextOutput:
             raise
 
 
-class LinesSink:
-    """Writes one line per result to a text stream. The caller owns the stream."""
+class TextSink:
+    """A sink that writes to a text stream, such as standard output. The caller owns the stream, so opening and closing do nothing."""
 
-    def __init__(self, stream: TextIO | None, *, stats: bool = False) -> None:
-        self._output, self._stats = TextOutput(stream), stats
-        self.info = SinkInfo(name="standard output", queue_size=QUEUE_SIZE)
+    def __init__(self, stream: TextIO | None, *, queue_size: int = QUEUE_SIZE) -> None:
+        self._output = TextOutput(stream)
+        self.info = SinkInfo(name="standard output", queue_size=queue_size)
 
-    def __enter__(self) -> LinesSink:
+    def __enter__(self: _TextSink) -> _TextSink:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+class LinesSink(TextSink):
+    """Writes one line per result, and the summary."""
+
+    def __init__(self, stream: TextIO | None, *, stats: bool = False) -> None:
+        super().__init__(stream)
+        self._stats = stats
 
     def result(self, result: Result, frame: Frame | None) -> None:
         self._output.write(line_of(result))
@@ -165,20 +175,8 @@ class LinesSink:
         self._output.write("\n".join(summary_lines(summary, stats=self._stats)))
 
 
-class SummarySink:
-    """Writes only the summary, as one line of JSON, to a text stream. The caller owns the stream."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._output = TextOutput(stream)
-        self.info = SinkInfo(name="standard output", queue_size=QUEUE_SIZE)
-
-    def __enter__(self) -> SummarySink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+class SummarySink(TextSink):
+    """Writes only the summary, as one line of JSON."""
 
     def result(self, result: Result, frame: Frame | None) -> None:
         pass
