@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,12 @@ from edgefuse_export.onnx.export import export_run
 from edgefuse_export.tensorrt.verify_engine import verify_engine
 from edgefuse_runtime.classifier import Classifier
 from edgefuse_runtime.engines import open_engine
-
-ARCHIVE = Path(__file__).with_name("data_of_older_versions") / "3d904e4.tar.xz"
+from older_version import unpacked
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder)
-    return folder
+    return unpacked(tmp_path_factory.mktemp("old"))
 
 
 def test_a_run_opens_with_its_settings_and_weights(old: Path) -> None:

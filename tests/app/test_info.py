@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,13 @@ from edgefuse.bundle import write_manifest
 from edgefuse.data.dataset import write_description, write_pair
 from edgefuse.errors import UserError
 from edgefuse_runtime.recording.write_db3 import write_recording
+from older_version import unpacked
 from toy_bundle import make_toy_bundle
-
-ARCHIVE = Path(__file__).resolve().parents[1] / "data_of_older_versions" / "3d904e4.tar.xz"
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder)
-    return folder
+    return unpacked(tmp_path_factory.mktemp("old"))
 
 
 def info(*arguments: object) -> subprocess.CompletedProcess[str]:

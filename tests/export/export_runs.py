@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from edgefuse.contract import InputContract
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, ParityReport, check_parity
+from edgefuse.evaluation.metrics import Predictor
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.model.fusion import JointFusion
 from edgefuse.training.run import open_run, write_weights
@@ -22,6 +24,21 @@ def samples(n: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
     return rgb, rng.integers(0, 256, (n, 32, 32, 2), dtype=np.uint8)
+
+
+def parity_in_fp32(reference: Predictor, candidate: Predictor, *, n: int = 4) -> ParityReport:
+    """The comparison of an export, on random frames and the edge cases."""
+    rgb, depth = samples(n)
+    return check_parity(
+        reference=reference,
+        candidate=candidate,
+        reference_name="a",
+        candidate_name="b",
+        rgb=rgb,
+        depth=depth,
+        contract=CONTRACT,
+        tolerance=FP32_TOLERANCE,
+    )
 
 
 def tensors(n: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ TYPES = {
     "DOUBLE": TensorProto.DOUBLE,
     "UINT16": TensorProto.UINT16,
 }
-"""The list's name -> ONNX's number. UINT16 stands for the types that no part of TensorRT has."""
+"""The list's name -> ONNX's number. UINT16 is an example of the types that no part of TensorRT has."""
 
 
 @dataclass(frozen=True)

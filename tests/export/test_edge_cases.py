@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from export_runs import CONTRACT, LABELS, new_model, samples
+from export_runs import CONTRACT, LABELS, new_model, parity_in_fp32
 from torch import Tensor, nn
 
 from edgefuse.errors import UserError
-from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, check_parity
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run
 from edgefuse_export.onnx.export import ExportSummary, export_run
@@ -65,17 +64,7 @@ def test_a_division_by_zero_is_found_on_its_frame(name: str, tmp_path: Path) -> 
     healthy, planted = new_model(), new_model()
     planted.encode = DividedBy(planted.encode, STATISTICS[name])  # type: ignore[assignment]
     path = onnx_from_model(planted, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
-    rgb, depth = samples(2)
-    report = check_parity(
-        reference=torch_predictor(healthy),
-        candidate=reference_predictor(path),
-        reference_name="a",
-        candidate_name="b",
-        rgb=rgb,
-        depth=depth,
-        contract=CONTRACT,
-        tolerance=FP32_TOLERANCE,
-    )
+    report = parity_in_fp32(torch_predictor(healthy), reference_predictor(path), n=2)
     not_finite = {case.name for case in report.cases if case.num_not_finite}
     assert name in not_finite and "real samples" not in not_finite
     assert any(failure.startswith(f"{name}: values that are not finite") for failure in report.failures())

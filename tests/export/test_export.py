@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_runs import CONTRACT, LABELS, RUN_FILES, new_model, samples
+from export_runs import CONTRACT, LABELS, RUN_FILES, new_model, parity_in_fp32, samples
 
 from edgefuse.bundle import FileEntry, Manifest, open_bundle, write_manifest
 from edgefuse.contract import InputContract, Outputs, codes_from_bytes
 from edgefuse.degraded_mode import least_above_chance
 from edgefuse.errors import UserError
-from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, Tolerance, check_parity, edge_cases
+from edgefuse.evaluation.compare_outputs import Tolerance, edge_cases
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.loop import torch_predictor
@@ -186,21 +186,8 @@ def test_over_tolerance_there_is_no_bundle(run: Path, tmp_path: Path) -> None:
 
 def test_parity_finds_a_model_that_differs() -> None:
     torch.manual_seed(0)
-    rgb, depth = samples(6)
     models = [build_classifier(ModelConfig(contract=CONTRACT, num_classes=3, num_features=16)).eval() for _ in range(2)]
-    same, other = (
-        check_parity(
-            reference=torch_predictor(models[0]),
-            candidate=torch_predictor(model),
-            reference_name="a",
-            candidate_name="b",
-            rgb=rgb,
-            depth=depth,
-            contract=CONTRACT,
-            tolerance=FP32_TOLERANCE,
-        )
-        for model in models
-    )
+    same, other = (parity_in_fp32(torch_predictor(models[0]), torch_predictor(model), n=6) for model in models)
     assert same.failures() == []
     assert any("real samples: probabilities differ" in failure for failure in other.failures())
 
@@ -214,16 +201,7 @@ def test_parity_finds_nan() -> None:
         is_bad = not codes_from_bytes(depth).any()  # fails on these edge cases only
         return found._replace(probabilities=found.probabilities * (np.nan if is_bad else 1))
 
-    report = check_parity(
-        reference=reference,
-        candidate=candidate,
-        reference_name="a",
-        candidate_name="b",
-        rgb=samples()[0],
-        depth=samples()[1],
-        contract=CONTRACT,
-        tolerance=FP32_TOLERANCE,
-    )
+    report = parity_in_fp32(reference, candidate)
     failing = {failure.split(":")[0] for failure in report.failures()}
     assert failing == {"no depth", "both sensors missing", "all together"}
 

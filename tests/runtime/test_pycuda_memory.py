@@ -100,7 +100,7 @@ def play(driver: Driver, code: str, **environment: str) -> Any:
 
 @pytest.fixture
 def with_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any library that loads stands for the driver's."""
+    """Any library that loads can take the place of the driver's."""
     monkeypatch.setattr(pycuda_memory, "DRIVER_LIBRARY", "libc.so.6")
 
 
