@@ -66,21 +66,23 @@ def open_model(
     if file is not None:
         raise UserError(f"{model} is a run and has no {file}: give a bundle, or leave out --file")
     require("torch", extra="train")
+    from edgefuse.training.fold_frozen_batchnorm import for_prediction
     from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
     from edgefuse.training.run import open_run
 
     run = open_run(model)
     network = run.build_model().to(best_device())
     config = run.model_config
-    yield OpenModel(
-        "the run in PyTorch",
-        torch_predictor(network),
-        config.contract,
-        run.labels,
-        run.info,
-        config.fusion,
-        torch_pixel_gate(network),
-    )
+    with for_prediction(network):
+        yield OpenModel(
+            "the run in PyTorch",
+            torch_predictor(network),
+            config.contract,
+            run.labels,
+            run.info,
+            config.fusion,
+            torch_pixel_gate(network),
+        )
 
 
 def name_of(description: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
-"""Augmentation of RGB-D pairs for training: geometry, light and colour, depth scale, holes, missing sensors.
+"""Augmentation of RGB-D pairs for training: geometry, background, light and colour, depth scale, holes, missing sensors.
 
 Every crop uses `edgefuse.framing.fit`, so that training resizes exactly as live does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -12,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
+from edgefuse.data.foreground import FOCAL_LENGTHS, Pair, layers_of, replace_background, restyle, turn_near_layer
 from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi, fit
 from edgefuse.limits import check_limits, limited, one_of
+
+TURNED = 0.5
+"""Fraction of the pairs whose near layer is turned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,10 @@ class Augmentation:
         shift: translate by up to this fraction of the image's sides.
         flip: mirror half of the pairs. Right only if a mirrored image has the same label. None = training mirrors unless a class
             name contains a side such as left (`edgefuse.data.mirrored_labels`).
+        background: fraction of the pairs whose object is put in front of another background, where depth separates them. Right only if
+            the background says nothing about the class.
+        turn_deg: turn the near layer out of the image plane by up to this angle, in half of the pairs (`edgefuse.data.foreground`).
+        style: move the colours towards those of another pair by up to this fraction.
         brightness, contrast, gamma, saturation: colour jitter of RGB, as fractions around 1.
         white_balance: scale each colour channel by up to this fraction.
         grey: fraction of pairs whose RGB becomes grey.
@@ -41,6 +50,9 @@ class Augmentation:
     zoom: float = limited(0.25, 0, 0.9)
     shift: float = limited(0.1, 0, 1)
     flip: bool | None = field(default=None, metadata=one_of((True, False, None)))
+    background: float = limited(0.5, 0, 1)
+    turn_deg: float = limited(25.0, 0, 60)
+    style: float = limited(0.5, 0, 1)
     brightness: float = limited(0.3, 0, 1)
     contrast: float = limited(0.3, 0, 1)
     gamma: float = limited(0.3, 0, 1)
@@ -71,6 +83,8 @@ def augment(
     depth_unit_m: float,
     augmentation: Augmentation,
     rng: np.random.Generator,
+    depth_window_m: float = 0.3,
+    other: Callable[[], Framed] | None = None,
 ) -> Framed:
     """Augment one pair.
 
@@ -79,6 +93,9 @@ def augment(
         depth: uint16 [H, W] in codes of `depth_unit_m`.
         size: S, side of the result in pixels.
         rng: random generator; the same state gives the same sample.
+        depth_window_m: range of the near layer behind the nearest surface, as in the model.
+        other: returns a framed pair of another sequence, for its background and colours; None = backgrounds are generated, and the
+            colours are not moved.
 
     Returns:
         `Framed` images of side S that share no memory with the arguments.
@@ -94,9 +111,45 @@ def augment(
         )
     framed = fit(rgb, depth, size=size, roi=_whole(height, width), depth_unit_m=depth_unit_m)
     codes = codes_from_bytes(framed.depth)
-    rgb_SS3 = framed.rgb
+    rgb_SS3, codes = _vary_layers(
+        Pair(framed.rgb, codes), augmentation=augmentation, rng=rng, depth_window_m=depth_window_m, other=other
+    )
     if augmentation.flip is not False and rng.random() < 0.5:
         rgb_SS3, codes = rgb_SS3[:, ::-1], codes[:, ::-1]
+    rgb_SS3, codes = _vary_sensors(rgb_SS3, codes, augmentation=augmentation, rng=rng)
+    return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
+
+
+def _vary_layers(
+    pair: Pair,
+    *,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    depth_window_m: float,
+    other: Callable[[], Framed] | None,
+) -> Pair:
+    """Turn the near layer, and give the pair the background and the colours of another one."""
+    turned = augmentation.turn_deg > 0 and rng.random() < TURNED
+    replaced = rng.random() < augmentation.background
+    layers = layers_of(pair.codes, depth_window_m=depth_window_m) if turned or replaced else None
+    if turned and layers is not None:
+        yaw, pitch = augmentation.turn_deg * rng.uniform(-1, 1, 2)
+        pair = turn_near_layer(pair, layers, angles_deg=(yaw, pitch), focal_length=rng.uniform(*FOCAL_LENGTHS))
+        layers = layers_of(pair.codes, depth_window_m=depth_window_m)
+    framed = other() if other is not None and (augmentation.style or replaced) else None
+    another = None if framed is None else Pair(framed.rgb, codes_from_bytes(framed.depth))
+    if replaced and layers is not None:
+        pair = replace_background(pair, layers, another, rng)
+    if augmentation.style and another is not None:
+        pair = Pair(restyle(pair.rgb, another.rgb, amount=augmentation.style * rng.random()), pair.codes)
+    return pair
+
+
+def _vary_sensors(
+    rgb_SS3: NDArray[np.uint8], codes: NDArray[np.uint16], *, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Light and colour, blur, misalignment, depth scale, holes, and missing sensors."""
+    size = len(codes)
     rgb_SS3 = jitter_colour(rgb_SS3, augmentation=augmentation, rng=rng)
     if augmentation.blur:
         rgb_SS3 = blur_colour(rgb_SS3, sigma_px=augmentation.blur * size * rng.random() ** 3)
@@ -110,7 +163,7 @@ def augment(
         rgb_SS3 = np.zeros_like(rgb_SS3)
     elif dropout < augmentation.rgb_dropout + augmentation.depth_dropout:
         codes = np.zeros_like(codes)
-    return Framed(np.ascontiguousarray(rgb_SS3), bytes_from_codes(codes))
+    return rgb_SS3, codes
 
 
 def move(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
+from edgefuse.model.full_precision import in_fp32
 
 NUM_STATISTICS = 14
 NUM_HIDDEN = 16
@@ -85,8 +86,11 @@ class FrameGate(nn.Module):
         nn.init.zeros_(self.W.weight)
         nn.init.constant_(self.W.bias, float(torch.logit(torch.tensor(TRUSTED))))
 
+    @in_fp32
     def forward(self, rgb_N3SS: Tensor, depth_N2SS: Tensor) -> Tensor:
-        """Decoded images -> G, [N, 1]."""
+        """Decoded images -> G, [N, 1]. In train mode it is `TRUSTED`, because it is trained after the classifier."""
+        if self.training:
+            return rgb_N3SS.new_full((len(rgb_N3SS), 1), TRUSTED)
         return torch.sigmoid(self.logit(self.statistics(rgb_N3SS, depth_N2SS)))
 
     def logit(self, statistics: Tensor) -> Tensor:

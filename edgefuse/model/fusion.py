@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS, SINGLE_MODALITIES, FusionKind
+from edgefuse.model.full_precision import in_fp32
 
 
 class GatedFusion(nn.Module):
@@ -106,6 +107,7 @@ class AuxiliaryHeads(nn.Module):
 class WeightedSum(nn.Module):
     """The answer of a core with a frame gate. A module of its own, in FP32, so that the core only passes the features on."""
 
+    @in_fp32
     def forward(self, logits_A: Tensor, logits_B: Tensor, G: Tensor) -> Tensor:
         """Logits of both heads [N, C] and the frame gate [N, 1] -> logits [N, C]."""
         return 2 * ((1 - G) * logits_A + G * logits_B)

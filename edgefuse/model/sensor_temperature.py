@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
+from edgefuse.model.full_precision import in_fp32
 
 PRESENT = 1e-3
 """A sensor counts as present from this mean brightness, or fraction of measured pixels; below, linearly less. Live gives the model a
@@ -32,6 +33,7 @@ class SensorTemperature(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3), persistent=False)
 
+    @in_fp32
     def forward(self, logits: Tensor, rgb_N3SS: Tensor, depth_N2SS: Tensor) -> Tensor:
         """Logits [N, C] and the decoded images -> logits for the temperature `both`."""
         brightness = (rgb_N3SS.mean((2, 3)) * self.std + self.mean).mean(1, keepdim=True)

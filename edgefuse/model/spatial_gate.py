@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from edgefuse.model.encoding import RelativeDepth
 from edgefuse.model.frame_gate import masked_fraction
+from edgefuse.model.full_precision import in_fp32
 
 LAYER_GAIN = 20.0
 """A pixel belongs fully to the near layer from a nearness of 1 / 20 on, so up to 1 / 20 before the end of the depth window."""
@@ -54,6 +55,7 @@ class SpatialGate(nn.Module):
         """The normalised image with masked pixels at the mean colour."""
         return rgb_N3SS * (1 - self.mask(depth_N2SS, nearest_m, frame_gate))
 
+    @in_fp32
     def mask(self, depth_N2SS: Tensor, nearest_m: Tensor, frame_gate: Tensor | None = None) -> Tensor:
         """The masked fraction of each pixel, [N, 1, S, S]: G, and less where the frame gate [N, 1] does not trust depth."""
         G = self.gate(depth_N2SS, nearest_m)

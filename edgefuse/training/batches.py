@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from edgefuse.data.augmentation import Augmentation, augment
+from edgefuse.data.augmentation import augment
 from edgefuse.data.dataset import RgbdDataset
+from edgefuse.framing import Framed, fit
+from edgefuse.training.recipe import TrainConfig
+
+MAX_TRIES = 8
 
 
 class Batch(NamedTuple):
@@ -25,11 +32,9 @@ class Batch(NamedTuple):
 class AugmentedDataset(Dataset[Batch]):
     """Augmented samples of a loaded data set; call `start_epoch` before each pass."""
 
-    def __init__(self, rgbd: RgbdDataset, *, size: int, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, rgbd: RgbdDataset, *, config: TrainConfig) -> None:
         self.rgbd = rgbd
-        self.size = size
-        self.augmentation = augmentation
-        self.seed = seed
+        self.config = config
         self.epoch = 0
 
     def start_epoch(self, epoch: int) -> None:
@@ -40,19 +45,36 @@ class AugmentedDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         sample = self.rgbd.dataset.samples[index]
+        rng = np.random.default_rng((self.config.seed, self.epoch, index))
         framed = augment(
             self.rgbd.rgb[index],
             self.rgbd.depth[index],
-            size=self.size,
+            size=self.config.size,
             depth_unit_m=sample.depth_unit_m,
-            augmentation=self.augmentation,
-            rng=np.random.default_rng((self.seed, self.epoch, index)),
+            augmentation=self.config.augmentation,
+            rng=rng,
+            depth_window_m=self.config.depth_window_m,
+            other=partial(self._of_another_sequence, index, rng),
         )
         return Batch(
             rgb=torch.from_numpy(framed.rgb),
             depth=torch.from_numpy(framed.depth),
             labels=torch.tensor(sample.label),
             indices=torch.tensor(index),
+        )
+
+    def _of_another_sequence(self, index: int, rng: np.random.Generator) -> Framed:
+        """A random pair; of another sequence than pair `index`, unless a few tries find none."""
+        samples = self.rgbd.dataset.samples
+        for _ in range(MAX_TRIES):
+            found = int(rng.integers(len(samples)))
+            if samples[found].sequence != samples[index].sequence:
+                break
+        return fit(
+            self.rgbd.rgb[found],
+            self.rgbd.depth[found],
+            size=self.config.size,
+            depth_unit_m=samples[found].depth_unit_m,
         )
 
 
@@ -65,3 +87,13 @@ def build_loader(samples: AugmentedDataset, *, batch_size: int, seed: int) -> Da
         generator=torch.Generator().manual_seed(seed),
         drop_last=len(samples) > batch_size and len(samples) % batch_size == 1,
     )
+
+
+def prefetched(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches in the same order; a thread prepares the next one while the caller uses the last."""
+    source = iter(batches)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(next, source, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, source, None)
+            yield batch

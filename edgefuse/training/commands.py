@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -104,8 +104,19 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         ),
     ] = None,
     flip: Flip = None,
+    background: Annotated[
+        Literal["replace", "keep"] | None,
+        typer.Option(
+            help="replace: put the object of half of the pairs in front of other backgrounds, where depth separates them (default). "
+            "keep: for classes that differ in their background."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: the number of cores.")
+    ] = None,
+    amp: Annotated[
+        bool | None,
+        typer.Option("--amp/--no-amp", help="Mixed precision in bfloat16, for GPUs since Ampere. Default: off."),
     ] = None,
     values: SetValues = None,
     force: Force = False,
@@ -142,10 +153,12 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             far_m=far,
             seed=seed,
             num_threads=threads,
+            amp=amp,
             exclude=None if exclude is None else tuple(exclude),
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             flip=flip,
+            background=background,
         )
     except UserError as error:
         raise typer.BadParameter(str(error)) from error

@@ -67,7 +67,7 @@ def fit_temperatures(
         return Temperatures(1.0, None, None)
     has_both = model.rgb_features is not None and model.depth_features is not None
     conditions: tuple[Condition, ...] = CONDITIONS if has_both else ("both",)
-    augmented = replace(augmentation, rgb_dropout=0.0, depth_dropout=0.0)
+    augmented = replace(augmentation, background=0.0, rgb_dropout=0.0, depth_dropout=0.0)
     changes: dict[str, Change] = {
         f"{condition} {number}": partial(
             _augmented, missing=CHANGES[condition], augmentation=augmented, seed=(seed, number)

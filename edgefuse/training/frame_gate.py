@@ -57,7 +57,7 @@ def train_frame_gate(
     Args:
         train: pairs to corrupt.
         clean: pairs whose median G becomes `TRUSTED`, such as the validation pairs; the median, for some may lack a sensor.
-        augmentation: of the recipe; its holes, blur, misalignment and dropout are left out, because they are corruptions.
+        augmentation: of the recipe; its backgrounds, holes, blur, misalignment and dropout are left out, because they are corruptions or look like one.
     """
     gate, device = model.frame_gate, next(model.parameters()).device
     assert gate is not None
@@ -91,7 +91,14 @@ class _Framer:
     def __init__(self, rgbd: RgbdDataset, *, contract: InputContract, augmentation: Augmentation) -> None:
         self.rgbd, self.size = rgbd, contract.size
         self.augmentation = replace(
-            augmentation, holes=0.0, misalignment=0.0, blur=0.0, rgb_dropout=0.0, depth_dropout=0.0
+            augmentation,
+            background=0.0,
+            style=0.0,
+            holes=0.0,
+            misalignment=0.0,
+            blur=0.0,
+            rgb_dropout=0.0,
+            depth_dropout=0.0,
         )
 
     def __call__(self, position: int, rng: np.random.Generator) -> Framed:

@@ -54,6 +54,8 @@ class TrainConfig:
         validation_fraction, test_fraction: fraction of the samples held out by group, in addition to `exclude`.
         exclude: glob patterns of sequences held out for testing.
         num_threads: CPU threads of torch; None = one for each core.
+        amp: mixed precision: backbones and heads run in bfloat16 (`torch.autocast`), `FusionClassifier.fp32_modules` in FP32. For
+            NVIDIA GPUs since Ampere, and CPUs with AVX-512 BF16 or AMX.
     """
 
     fusion: FusionKind = field(default="spatial", metadata=one_of(FUSION_KINDS))
@@ -85,6 +87,7 @@ class TrainConfig:
     exclude: tuple[str, ...] = ()
     seed: int = limited(0, 0, MAX_SEED, whole=True)
     num_threads: int | None = limited(None, 1, 1024, whole=True, optional=True)
+    amp: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -168,7 +171,7 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
 
     Args:
         name: one of `RECIPES`.
-        options: fields of `TrainConfig`, and `flip` of its augmentation; None = as in the recipe. An RGB backbone also sets the
+        options: fields of `TrainConfig`, and `flip` and `background` ("replace", "keep") of its augmentation; None = as in the recipe. An RGB backbone also sets the
             depth backbone to the same network ("scratch" for "small"), and both use ImageNet weights if available, unless other
             options set them.
 
@@ -179,7 +182,9 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
         raise UserError(f"the recipe is {name!r}: one of {', '.join(RECIPES)} was expected")
     recipe = RECIPES[name]()
     changes = {option: value for option, value in options.items() if value is not None}
-    flip = changes.pop("flip", recipe.augmentation.flip)
+    augmentation = replace(recipe.augmentation, flip=changes.pop("flip", recipe.augmentation.flip))
+    if background := changes.pop("background", None):
+        augmentation = replace(augmentation, background=0.0 if background == "keep" else Augmentation.background)
     if "rgb" in changes:
         changes.setdefault("depth", changes["rgb"] if is_torchvision(changes["rgb"]) else DEPTH_FROM_SCRATCH)
         changes.setdefault("rgb_weights", default_weights(changes["rgb"]))
@@ -187,7 +192,7 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
         rgb, depth = changes.get("rgb", recipe.rgb), changes.get("depth", recipe.depth)
         same = changes.get("rgb_weights", recipe.rgb_weights)
         changes.setdefault("depth_weights", same if depth == rgb else default_weights(depth))
-    return replace(recipe, **changes, augmentation=replace(recipe.augmentation, flip=flip))
+    return replace(recipe, **changes, augmentation=augmentation)
 
 
 def default_weights(backbone: str) -> str:

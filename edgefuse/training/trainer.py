@@ -23,8 +23,10 @@ from edgefuse.model.choices import model_in_words
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, count_parameters
 from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
+from edgefuse.training.background_check import background_line
 from edgefuse.training.callbacks import Callback, NullCallback
 from edgefuse.training.final_scores import fit_temperatures, measure, plot_metrics
+from edgefuse.training.fold_frozen_batchnorm import for_prediction
 from edgefuse.training.frame_gate import train_frame_gate
 from edgefuse.training.loop import EpochResult, NotFiniteError, best_device, train_epochs
 from edgefuse.training.plots import loss_in_words
@@ -128,6 +130,7 @@ def train_on_dataset(  # long: calls each part of a training in order
     if early_stop is not None and not parts.validation:
         raise UserError("early stop needs validation samples, and the split has none: set validation_fraction above 0")
     _log.info("%s", opening_line(dataset, parts, asked_flip=config.augmentation.flip))
+    _log.info("%s", background_line(rgbd, parts.train, config=config))
     for line in dataset.left_out_lines():
         _log.info("%s", line)
     warnings = [*dataset.warnings, *warnings_before(rgbd, parts, config=config)]
@@ -338,15 +341,16 @@ def _finish(  # long: all that follows the last epoch
         train_frame_gate(
             model, train_rgbd, clean, contract=contract, augmentation=config.augmentation, seed=config.seed
         )
-    temperatures = fit_temperatures(
-        model,
-        held_out.get("validation"),
-        contract=contract,
-        labels=labels,
-        augmentation=config.augmentation,
-        seed=config.seed,
-    )
-    metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)
+    with for_prediction(model):
+        temperatures = fit_temperatures(
+            model,
+            held_out.get("validation"),
+            contract=contract,
+            labels=labels,
+            augmentation=config.augmentation,
+            seed=config.seed,
+        )
+        metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)
     try:
         if model.frame_gate is not None:
             run_folder.write_weights(out, model)

@@ -286,7 +286,7 @@ def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> N
     rgbd = load(scan([colour_and_range]))
 
     def first_batch(epoch: int) -> torch.Tensor:
-        samples = AugmentedDataset(rgbd, size=32, augmentation=QUICK.augmentation, seed=3)
+        samples = AugmentedDataset(rgbd, config=replace(QUICK, seed=3))
         samples.start_epoch(epoch)
         return next(iter(build_loader(samples, batch_size=4, seed=3))).rgb
 

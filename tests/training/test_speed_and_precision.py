@@ -1,0 +1,114 @@
+"""Batches ahead of time, threads by measured time, and mixed precision with parts of the model in FP32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from edgefuse.contract import InputContract
+from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
+from edgefuse.training.batches import Batch, prefetched
+from edgefuse.training.faster_threads import FasterThreads
+
+
+def batch(number: int) -> Batch:
+    return Batch(*(torch.full((1,), number) for _ in Batch._fields))
+
+
+def test_batches_keep_their_order_and_the_next_one_is_ready_while_the_last_is_used() -> None:
+    prepared: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(3):
+            prepared.append(number)
+            yield batch(number)
+
+    seen = []
+    for one in prefetched(batches()):
+        seen.append(int(one.labels))
+        deadline = time.monotonic() + 5
+        while len(prepared) < min(len(seen) + 1, 3) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(prepared) == min(len(seen) + 1, 3)
+    assert seen == [0, 1, 2]
+
+
+def test_an_error_of_a_batch_reaches_the_caller() -> None:
+    def batches() -> Iterator[Batch]:
+        yield batch(0)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        list(prefetched(batches()))
+
+
+@pytest.mark.parametrize("faster", [1, 3])
+def test_evaluation_uses_the_number_of_threads_that_is_faster_and_restores_it(faster: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run, used = FasterThreads(), list[int]()
+
+        def call() -> None:
+            used.append(torch.get_num_threads())
+            time.sleep(0.001 if used[-1] == faster else 0.02)
+
+        for _ in range(8):
+            run(call)
+        assert used[:3] == [3, 3, 1]
+        assert set(used[3:]) == {faster}
+        with pytest.raises(ZeroDivisionError):
+            run(lambda: 1 / 0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model() -> FusionClassifier:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        contract=InputContract(size=32),
+        num_classes=3,
+        fusion="spatial",
+        encoding="relative",
+        auxiliary_heads=True,
+        frame_gate=True,
+        temperature_no_rgb=2.0,
+    )
+    model = build_classifier(config).eval()
+    assert model.frame_gate is not None
+    torch.nn.init.normal_(model.frame_gate.W.weight)
+    return model
+
+
+def test_under_autocast_the_parts_in_fp32_compute_as_without_it(model: FusionClassifier) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (2, 32, 32, n), dtype=torch.uint8, generator=generator) for n in (3, 2)]
+    inputs: dict[str, list[tuple[torch.Tensor, ...]]] = {}
+    outputs: dict[str, list[torch.Tensor]] = {}
+    for name in FusionClassifier.fp32_modules:
+        model.get_submodule(name).register_forward_hook(
+            lambda module, arguments, output, name=name: (
+                (
+                    inputs.setdefault(name, []).append(arguments),
+                    outputs.setdefault(name, []).append(output),
+                )[2:]
+                or None
+            )
+        )
+    model(*images)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(*images)[0]
+    assert logits.dtype == torch.float32
+    for name, (_, mixed) in outputs.items():
+        assert mixed.dtype == torch.float32, name
+        arguments = inputs[name][1]
+        again = model.get_submodule(name).forward(*(one.float() for one in arguments))
+        torch.testing.assert_close(mixed, again, rtol=0, atol=0)
+    for name in ("spatial_gate", "frame_gate"):  # their inputs do not pass a layer in bfloat16
+        torch.testing.assert_close(outputs[name][1], outputs[name][0], rtol=0, atol=0)
+    assert outputs["core.weighted_sum"][0].ne(outputs["core.weighted_sum"][1]).any(), "autocast had no effect"
