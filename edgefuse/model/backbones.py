@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError, is_out_of_memory, require
@@ -93,6 +94,19 @@ class DepthAsImage(nn.Module):
         return (image - self.mean) / self.std
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's GroupNorm from an instance norm over each group: its ONNX graph has constant shapes for a dynamic batch too.
+
+    PyTorch's own is exported with shapes that are computed in INT64, which `edgefuse check-onnx` refuses.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        _, channels, height, width = input.shape
+        grouped = input.reshape(-1, self.num_groups, channels // self.num_groups * height * width)
+        normalised = functional.instance_norm(grouped, eps=self.eps).reshape(-1, channels, height, width)
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     """An RGB backbone.
 
@@ -166,7 +180,7 @@ def _new_network(name: str) -> Any:
     from torchvision import models
 
     if name in DEFM_BACKBONES:
-        norm = partial(nn.GroupNorm, DEFM_NUM_GROUPS)
+        norm = partial(GroupNorm, DEFM_NUM_GROUPS)
         return models.get_model(name.removeprefix(DEFM_PREFIX), weights=None, norm_layer=norm)
     return models.get_model(name, weights=None)
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import mobilenetv2, mobilenetv3, resnet, vgg
 
 from edgefuse.bundle import MODEL_NAMES, model_metadata
-from edgefuse.model.backbones import DEFM_NUM_GROUPS, Backbone, DepthAsImage
+from edgefuse.model.backbones import DEFM_NUM_GROUPS, Backbone, DepthAsImage, GroupNorm
 from edgefuse.model.classifier import FeatureExtractor
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.fp16 import fp16_from_model
@@ -75,7 +75,7 @@ def _features(family: str) -> nn.Sequential:
             parts += [features, nn.Conv2d(_num_channels(features), 3, 1)]
         return nn.Sequential(*parts[:-1])
     if family in ("resnet", DEFM_FAMILY):
-        norm = None if family == "resnet" else partial(nn.GroupNorm, DEFM_NUM_GROUPS)
+        norm = None if family == "resnet" else partial(GroupNorm, DEFM_NUM_GROUPS)
         basic, bottleneck = (
             list(resnet.ResNet(kind, [1, 1, 1, 1], norm_layer=norm).children())
             for kind in (resnet.BasicBlock, resnet.Bottleneck)
