@@ -9,16 +9,21 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD
 from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.model.choices import (
+    COMMON_BACKBONES,
+    DEFM_BACKBONES,
+    DEFM_PREFIX,
     DEPTH_FROM_SCRATCH,
     RGB_FROM_SCRATCH,
     WEIGHTS_IMAGENET,
@@ -29,8 +34,16 @@ from edgefuse.model.choices import (
 MIN_TORCHVISION_SIZE = 32
 """Smallest input side in pixels: a downsampling by 32 leaves one pixel."""
 
+DEPTH_OPTION = "--depth-weights"
+
 HEADS = ("avgpool", "classifier", "fc")
 """Names of the modules of torchvision networks that follow the feature map."""
+
+DEFM_KEY_PREFIX = "backbone."
+"""Of the ResNet in DeFM's state dicts; their other keys belong to layers behind the feature map, which are not used."""
+
+DEFM_NUM_GROUPS = 32
+"""Groups of each GroupNorm in DeFM's networks."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +74,8 @@ class Backbone(nn.Module):
 class DepthAsImage(nn.Module):
     """Convert depth to an RGB image for a backbone that expects one.
 
-    Two channels: range as grey, as in the comparison of the paper. Four: nearness as red, slopes as green and blue.
+    Two channels: range as grey, as in the comparison of the paper. Four: nearness as red, slopes as green and blue. (Three, of the
+    encoding "log", are an image already, and the backbone has no such layer.)
     """
 
     mean: Tensor
@@ -80,12 +94,25 @@ class DepthAsImage(nn.Module):
         return (image - self.mean) / self.std
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's GroupNorm from an instance norm over each group: its ONNX graph has constant shapes for a dynamic batch too.
+
+    PyTorch's own is exported with shapes that are computed in INT64, which `edgefuse check-onnx` refuses.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        _, channels, height, width = input.shape
+        grouped = input.reshape(-1, self.num_groups, channels // self.num_groups * height * width)
+        normalised = functional.instance_norm(grouped, eps=self.eps).reshape(-1, channels, height, width)
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 def build_rgb_backbone(name: str, *, weights: str = WEIGHTS_NONE) -> Backbone:
     """An RGB backbone.
 
     Args:
         name: "small", or a torchvision classification network with a spatial feature map, such as "resnet18".
-        weights: "imagenet" (torchvision downloads them), "none", or a state dict file of the torchvision model.
+        weights: "imagenet" (torchvision downloads them), "none", or a state dict file (.pth, .safetensors) of the torchvision model.
 
     Raises:
         UserError: unknown name, weights that cannot be downloaded or do not fit.
@@ -102,8 +129,8 @@ def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels
     """A depth backbone: "scratch", or a torchvision one on depth as an image.
 
     Args:
-        name: "scratch", or a torchvision network as in `build_rgb_backbone`.
-        weights: as in `build_rgb_backbone`.
+        name: "scratch", a torchvision network as in `build_rgb_backbone`, or one of `DEFM_BACKBONES`.
+        weights: as in `build_rgb_backbone`; for one of `DEFM_BACKBONES` "none" or a state dict file of DeFM.
         num_channels: e, number of channels of the depth encoding.
 
     Raises:
@@ -117,8 +144,9 @@ def build_depth_backbone(name: str, *, weights: str = WEIGHTS_NONE, num_channels
             )
         stem = nn.Sequential(nn.Conv2d(num_channels, 32, 4, stride=4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         return Backbone(_small_cnn(stem=stem, widths=(32, 64, 128)), num_channels=128)
-    backbone = _torchvision_backbone(name, weights=weights, option="--depth-weights")
-    backbone.features = nn.Sequential(DepthAsImage(), backbone.features)
+    backbone = _torchvision_backbone(name, weights=weights, option=DEPTH_OPTION)
+    if num_channels != 3:
+        backbone.features = nn.Sequential(DepthAsImage(), backbone.features)
     return backbone
 
 
@@ -137,16 +165,24 @@ def _small_cnn(*, stem: nn.Module, widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def _torchvision_backbone(name: str, *, weights: str, option: str) -> Backbone:
-    from torchvision import models
-
     if weights == WEIGHTS_IMAGENET:
         network = _with_imagenet_weights(name, option=option)
     else:
-        network = models.get_model(name, weights=None)
+        network = _new_network(name)
         if weights != WEIGHTS_NONE:
-            _load_state(network, Path(weights), name=name)
-    features = _without_head(network)
-    return Backbone(features, num_channels=num_feature_channels(name), pretrained=weights != WEIGHTS_NONE)
+            _load_state(network, Path(weights), name=name, option=option)
+    num_channels = num_feature_channels(name.removeprefix(DEFM_PREFIX))
+    return Backbone(_without_head(network), num_channels=num_channels, pretrained=weights != WEIGHTS_NONE)
+
+
+def _new_network(name: str) -> Any:
+    """A network of torchvision; for one of `DEFM_BACKBONES` with GroupNorm instead of BatchNorm."""
+    from torchvision import models
+
+    if name in DEFM_BACKBONES:
+        norm = partial(GroupNorm, DEFM_NUM_GROUPS)
+        return models.get_model(name.removeprefix(DEFM_PREFIX), weights=None, norm_layer=norm)
+    return models.get_model(name, weights=None)
 
 
 @cache
@@ -181,6 +217,8 @@ def _with_imagenet_weights(name: str, *, option: str) -> Any:
     """The network with the weights of torchvision; a download is logged."""
     from torchvision import models
 
+    if name in DEFM_BACKBONES:
+        raise UserError(f"{name} has no ImageNet weights: give a state dict of {_in_words(name)} with {option} FILE")
     enum = models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(enum.url).name
     if not cached.is_file():
@@ -222,10 +260,29 @@ def _without_head(network: Any) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
-    """Load a torchvision state dict (.pth without pickled code, or .safetensors); the layers of `HEADS` may differ."""
+def _load_state(network: nn.Module, path: Path, *, name: str, option: str) -> None:
+    """Load a state dict of torchvision or DeFM; the layers of `HEADS` may differ."""
+    state = _read_state(path, expected=_in_words(name))
+    problem = _misfit(state, network, name=name)
+    if problem:
+        raise UserError(f"{path} does not fit {name}: {problem}; {_what_fits(state, name=name, option=option)}")
+    own, state = _used(network), _by_own_keys(state, name)
+    fitting = {key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape}
+    not_finite = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
+    if not_finite:
+        raise UserError(
+            f"{path} contains values that are not finite ({not_finite[0]}; {len(not_finite)} tensor(s)): give another state dict of "
+            f"{_in_words(name)}"
+        )
+    complete = network.state_dict()
+    complete.update(fitting)  # updated in place, because MNASNet checks the version in its state dict
+    network.load_state_dict(complete)
+
+
+def _read_state(path: Path, *, expected: str) -> dict[str, Tensor]:
+    """The tensors of a state dict file: .pth without pickled code, or .safetensors."""
     if not path.is_file():
-        raise UserError(f"the weights file {path} does not exist: give a state dict of torchvision's {name}")
+        raise UserError(f"the weights file {path} does not exist: give a state dict of {expected}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -239,23 +296,53 @@ def _load_state(network: nn.Module, path: Path, *, name: str) -> None:
         raise UserError(
             f"{path} is not a readable state dict ({_first_line(error)}): save one with torch.save(model.state_dict(), FILE)"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    state = {key: value for key, value in state.items() if _is_plain(value)} if isinstance(state, dict) else {}
-    own = network.state_dict()
-    wanted = {key for key in own if not key.startswith(tuple(f"{head}." for head in HEADS))}
-    fitting = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
-    missing = sorted(key for key in wanted - fitting.keys() if not key.endswith("num_batches_tracked"))
+    for name in ("state_dict", "model"):  # of many training scripts; of DeFM's
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    return {key: value for key, value in state.items() if _is_plain(value)} if isinstance(state, dict) else {}
+
+
+def _misfit(state: Mapping[str, Tensor], network: nn.Module, *, name: str) -> str:
+    """Why a state dict does not fit a network; empty if it does."""
+    own, state = _used(network), _by_own_keys(state, name)
+    first = next(key for key, value in own.items() if value.ndim == 4)
+    if first in state and state[first].ndim == 4 and state[first].shape[1] != own[first].shape[1]:
+        return f"its first convolution, {first}, has {state[first].shape[1]} input channel(s), {own[first].shape[1]} were expected"
+    missing = sorted(
+        key
+        for key, value in own.items()
+        if not (key in state and state[key].shape == value.shape) and not key.endswith("num_batches_tracked")
+    )
     if missing:
-        raise UserError(
-            f"{path} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another shape, "
-            f"first {missing[0]}: give a state dict of torchvision's {name}"
-        )
-    not_finite = [key for key, value in fitting.items() if not bool(torch.isfinite(value).all())]
-    if not_finite:
-        raise UserError(
-            f"{path} contains values that are not finite ({not_finite[0]}; {len(not_finite)} tensor(s)): give another state dict of "
-            f"torchvision's {name}"
-        )
-    own.update(fitting)  # updated in place, because MNASNet checks the version in its state dict
-    network.load_state_dict(own)
+        return f"{len(missing)} of {len(own)} tensors are missing or of another shape, first {missing[0]}"
+    if name in DEFM_BACKBONES and "bn1.running_mean" in state:  # its tensors have the shapes of GroupNorm's
+        return "it has BatchNorm layers, GroupNorm was expected"
+    return ""
+
+
+def _what_fits(state: Mapping[str, Tensor], *, name: str, option: str) -> str:
+    """What a state dict is instead, and what to do."""
+    step = f"give a state dict of {_in_words(name)}"
+    for other in (*COMMON_BACKBONES, *(DEFM_BACKBONES if option == DEPTH_OPTION else ())):
+        with torch.device("meta"):
+            network = _new_network(other)
+        if not _misfit(state, network, name=other):
+            return f"it is one of {_in_words(other)}: {step}, or use {option.removesuffix('-weights')} {other}"
+    keys = [f"{key} {list(value.shape)}" for key, value in state.items()]
+    return f"it has {len(keys)} tensors{f', from {keys[0]} to {keys[-1]}' if keys else ''}: {step}"
+
+
+def _in_words(name: str) -> str:
+    return f"DeFM's {name.removeprefix(DEFM_PREFIX)}" if name in DEFM_BACKBONES else f"torchvision's {name}"
+
+
+def _used(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict without the layers of `HEADS`."""
+    heads = tuple(f"{head}." for head in HEADS)
+    return {key: value for key, value in network.state_dict().items() if not key.startswith(heads)}
+
+
+def _by_own_keys(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The state dict with the keys of the network `name`."""
+    prefix = DEFM_KEY_PREFIX if name in DEFM_BACKBONES else ""
+    return {key.removeprefix(prefix): value for key, value in state.items()}

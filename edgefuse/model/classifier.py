@@ -27,7 +27,7 @@ from edgefuse.model.choices import (
     is_torchvision,
 )
 from edgefuse.model.decode import InputDecoder
-from edgefuse.model.encoding import REVISION, AbsoluteDepth, NearestSurface, RelativeDepth
+from edgefuse.model.encoding import REVISION, AbsoluteDepth, LogDepth, NearestSurface, RelativeDepth
 from edgefuse.model.frame_gate import FrameGate
 from edgefuse.model.fusion import FusionCore
 from edgefuse.model.sensor_temperature import SensorTemperature
@@ -46,7 +46,7 @@ class ModelConfig:
         num_classes: C.
         fusion: one of `FUSION_KINDS`.
         rgb, depth: names of the backbones.
-        encoding: input of the depth backbone: "relative" to the nearest surface, or "absolute" range.
+        encoding: input of the depth backbone: "relative" to the nearest surface, "absolute" range, or "log", the channels of DeFM.
         depth_window_m: depth range behind the nearest surface that the relative encoding and the spatial gate use, in metres.
         encoding_revision: version of the estimate of the nearest surface; a run keeps the one that it was trained with.
         num_features: d, width of both projected feature vectors.
@@ -82,7 +82,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        check_backbones(rgb=self.rgb, depth=self.depth)
+        check_backbones(rgb=self.rgb, depth=self.depth, encoding=self.encoding)
         used = [*([self.rgb] if self.fusion != "depth" else []), *([self.depth] if self.fusion != "rgb" else [])]
         deep = [name for name in used if is_torchvision(name)]
         if deep and self.contract.size < MIN_TORCHVISION_SIZE:
@@ -140,7 +140,7 @@ class FusionClassifier(nn.Module):
         *,
         decode: InputDecoder,
         nearest_surface: NearestSurface,
-        encode: AbsoluteDepth | RelativeDepth,
+        encode: AbsoluteDepth | RelativeDepth | LogDepth,
         spatial_gate: SpatialGate | None,
         rgb_features: FeatureExtractor | None,
         depth_features: FeatureExtractor | None,
@@ -218,7 +218,9 @@ def build_classifier(
         UserError: unknown names, or weights that cannot be loaded or do not fit.
     """
     relative = RelativeDepth(config.contract, depth_window_m=config.depth_window_m)
-    encode = relative if config.encoding == "relative" else AbsoluteDepth()
+    encode: AbsoluteDepth | RelativeDepth | LogDepth = relative
+    if config.encoding != "relative":
+        encode = LogDepth(config.contract) if config.encoding == "log" else AbsoluteDepth()
     spatial_gate = SpatialGate(relative, size=config.contract.size) if config.fusion == "spatial" else None
     rgb_features = depth_features = None
     if config.fusion != "depth":

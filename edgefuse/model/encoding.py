@@ -1,4 +1,4 @@
-"""Encodings of a decoded depth map for the depth backbone: absolute range, or depth relative to the nearest surface.
+"""Encodings of a decoded depth map for the depth backbone: absolute range, depth relative to the nearest surface, or its logarithm.
 
     depth      float [N, 2, S, S]   range in [0, 1] over the contract's near..far, validity 0 or 1   (`InputDecoder`)
     nearest_m  float [N, 1]         distance of the nearest surface in metres, 0 = no measurement    (`NearestSurface`)
@@ -10,11 +10,13 @@ two ranges would lose its millimetres.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgefuse.contract import InputContract
+from edgefuse.contract import DEPTH_UNIT_M, InputContract
 
 BLOCKS_ACROSS = 12
 """The image is divided into this many blocks across to find the nearest surface, so that a stray pixel does not count as one."""
@@ -27,6 +29,12 @@ SLOPE_GAIN = 4.0
 
 FAR = 1e3
 """Distance in metres that blocks without a measurement get, beyond the range of any camera."""
+
+LOG_FAR_M, LOG_NEAR_M = 100.0, 9.0
+LOG_MEAN = (0.248880, 0.495620, 0.492858)
+LOG_STD = (0.139357, 0.271314, 0.297177)
+"""Limits of two of the channels of `LogDepth`, and its normalisation: the values of DeFM's published code (arXiv 2601.18923,
+leggedrobotics/defm). The paper has 10 m instead of 9 m; its networks were trained with log(10), which is log1p(9)."""
 
 
 REVISION = 2
@@ -109,3 +117,49 @@ class RelativeDepth(nn.Module):
         depth_m = self.near_m + self.span_m * scaled
         start_m = torch.where(nearest_m > 0, nearest_m, FAR)[:, :, None, None] - MARGIN * self.depth_window_m
         return (1 - torch.clamp((depth_m - start_m) / self.depth_window_m, 0, 1)) * valid, valid
+
+
+class LogDepth(nn.Module):
+    """The three logarithmic channels of DeFM, the input that its pretrained networks expect. 0 m = no measurement, as there.
+
+        log(1 + m) / log(1 + 100)                   absolute distance m in metres
+        log(1 + m) / log(1 + 9), at most 1          the near range
+        log(1 + m), scaled to [0, 1] per image      0 if all pixels are equal
+
+    Each is then normalised by `LOG_MEAN` and `LOG_STD`. A missing pixel is the smallest value of its image.
+
+    The largest and smallest distance of an image come from max pooling over its rows and then over the column that is left, and not from
+    a maximum and a minimum reduction, with which TensorRT 11.2 was reported to compute wrong outputs (see `NearestSurface`). In two
+    steps, because TensorRT limits a window to 100,000 pixels. Distances that differ by less than half a depth code count as equal:
+    rounding, which may differ between fused kernels, must not be scaled to the complete range.
+    """
+
+    num_channels = 3
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, contract: InputContract) -> None:
+        super().__init__()
+        self.near_m = contract.near_m
+        self.span_m = contract.far_m - contract.near_m
+        self.size = contract.size
+        self.register_buffer("mean", torch.tensor(LOG_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(LOG_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
+        scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
+        depth_m = (self.near_m + self.span_m * scaled) * valid
+        largest_m, smallest_m = self._largest(depth_m), -self._largest(-depth_m)
+        log, low = torch.log1p(depth_m), torch.log1p(smallest_m)
+        is_flat = largest_m - smallest_m < DEPTH_UNIT_M / 2
+        span = torch.where(is_flat, 1.0, torch.log1p(largest_m) - low)
+        channels = [
+            log / math.log1p(LOG_FAR_M),
+            torch.clamp(log / math.log1p(LOG_NEAR_M), max=1),
+            torch.where(is_flat, 0.0, (log - low) / span),
+        ]
+        return (torch.cat(channels, dim=1) - self.mean) / self.std
+
+    def _largest(self, values_N1SS: Tensor) -> Tensor:
+        """The largest value of each image, [N, 1, 1, 1]."""
+        return functional.max_pool2d(functional.max_pool2d(values_N1SS, (1, self.size)), (self.size, 1))

@@ -24,7 +24,14 @@ from edgefuse.console.options import (
     Strict,
     finite,
 )
-from edgefuse.model.choices import COMMON_BACKBONES, DEPTH_FROM_SCRATCH, RGB_FROM_SCRATCH, DepthEncoding, FusionKind
+from edgefuse.model.choices import (
+    COMMON_BACKBONES,
+    DEFM_BACKBONES,
+    DEPTH_FROM_SCRATCH,
+    RGB_FROM_SCRATCH,
+    DepthEncoding,
+    FusionKind,
+)
 
 
 def train(  # long: each option is a parameter, and each parameter a line of the recipe
@@ -55,14 +62,15 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Depth backbone: {DEPTH_FROM_SCRATCH}, or a torchvision network on depth as an image. Default with --rgb: the same, "
-            f"or {DEPTH_FROM_SCRATCH} for {RGB_FROM_SCRATCH}.",
+            help=f"Depth backbone: {DEPTH_FROM_SCRATCH}, a torchvision network on depth as an image, or {', '.join(DEFM_BACKBONES)} for "
+            f"state dicts of DeFM. Default with --rgb: the same, or {DEPTH_FROM_SCRATCH} for {RGB_FROM_SCRATCH}.",
         ),
     ] = None,
     encoding: Annotated[
         DepthEncoding | None,
         typer.Option(
-            help="relative: depth behind the nearest surface; absolute: distance to the camera, for classes that differ in it."
+            help="relative: depth behind the nearest surface; absolute: distance to the camera, for classes that differ in it; log: "
+            "the three logarithmic channels of DeFM, the default with its backbones."
         ),
     ] = None,
     rgb_weights: Annotated[
@@ -72,7 +80,8 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     depth_weights: Annotated[
         str | None,
         typer.Option(
-            help="imagenet, none, or a state dict FILE. Default: as --rgb-weights, if the backbone is the same."
+            help="imagenet, none, or a state dict FILE (.pth, .safetensors) of torchvision or DeFM. Default: as --rgb-weights, if the "
+            "backbone is the same."
         ),
     ] = None,
     epochs: Epochs = None,

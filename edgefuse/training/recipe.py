@@ -12,6 +12,7 @@ from edgefuse.errors import UserError
 from edgefuse.io.json_files import with_new_names
 from edgefuse.limits import check_limits, limited, one_of
 from edgefuse.model.choices import (
+    DEFM_BACKBONES,
     DEPTH_ENCODINGS,
     DEPTH_FROM_SCRATCH,
     FUSION_KINDS,
@@ -41,7 +42,7 @@ class TrainConfig:
     """All settings of a training except the data.
 
     Attributes:
-        rgb_weights, depth_weights: "imagenet", "none" or a file.
+        rgb_weights, depth_weights: "imagenet", "none" or a file; see `edgefuse.model.backbones`.
         encoding, depth_window_m: input of the depth backbone; see `edgefuse.model.classifier.ModelConfig`.
         size: side of the model input in pixels.
         near_m, far_m: depth range of the contract in metres.
@@ -92,7 +93,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        check_backbones(rgb=self.rgb, depth=self.depth)
+        check_backbones(rgb=self.rgb, depth=self.depth, encoding=self.encoding)
         InputContract(size=self.size, near_m=self.near_m, far_m=self.far_m)
         if self.final_learning_rate > self.learning_rate:
             raise UserError(
@@ -144,8 +145,10 @@ def mobilenet_rgbd(**changes: Any) -> TrainConfig:
     """
     backbones: dict[str, Any] = {"rgb": "mobilenet_v2", "depth": "mobilenet_v2", "rgb_weights": WEIGHTS_IMAGENET}
     chosen = {**backbones, **changes}
-    same = chosen["rgb_weights"] if chosen["depth"] == chosen["rgb"] else default_weights(chosen["depth"])
-    return TrainConfig(**{"depth_weights": same, **chosen})
+    if "depth_weights" not in chosen:
+        is_same = chosen["depth"] == chosen["rgb"]
+        chosen["depth_weights"] = chosen["rgb_weights"] if is_same else default_weights(chosen["depth"])
+    return TrainConfig(**chosen)
 
 
 def demo_rgbd() -> TrainConfig:
@@ -173,10 +176,10 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
         name: one of `RECIPES`.
         options: fields of `TrainConfig`, and `flip` and `background` ("replace", "keep") of its augmentation; None = as in the recipe. An RGB backbone also sets the
             depth backbone to the same network ("scratch" for "small"), and both use ImageNet weights if available, unless other
-            options set them.
+            options set them. A depth backbone of DeFM also sets the encoding that it expects.
 
     Raises:
-        UserError: unknown recipe, or a value out of range.
+        UserError: unknown recipe, a value out of range, or a depth backbone of DeFM without its weights.
     """
     if name not in RECIPES:
         raise UserError(f"the recipe is {name!r}: one of {', '.join(RECIPES)} was expected")
@@ -188,15 +191,27 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
     if "rgb" in changes:
         changes.setdefault("depth", changes["rgb"] if is_torchvision(changes["rgb"]) else DEPTH_FROM_SCRATCH)
         changes.setdefault("rgb_weights", default_weights(changes["rgb"]))
+    if changes.get("depth") in DEFM_BACKBONES:
+        changes.setdefault("encoding", "log")
     if changes.keys() & {"rgb_weights", "depth"}:
         rgb, depth = changes.get("rgb", recipe.rgb), changes.get("depth", recipe.depth)
         same = changes.get("rgb_weights", recipe.rgb_weights)
-        changes.setdefault("depth_weights", same if depth == rgb else default_weights(depth))
+        if "depth_weights" not in changes:
+            changes["depth_weights"] = same if depth == rgb else default_weights(depth)
     return replace(recipe, **changes, augmentation=augmentation)
 
 
 def default_weights(backbone: str) -> str:
-    """The default initial weights of a backbone."""
+    """The default initial weights of a backbone.
+
+    Raises:
+        UserError: a backbone of DeFM, whose weights edgefuse does not download.
+    """
+    if backbone in DEFM_BACKBONES:
+        raise UserError(
+            f"{backbone} has no default weights: give the file of https://github.com/leggedrobotics/defm with --depth-weights FILE "
+            "(crossval and bench people: --rgb-weights FILE), or train from scratch with none in place of FILE"
+        )
     return WEIGHTS_IMAGENET if is_torchvision(backbone) else WEIGHTS_NONE
 
 

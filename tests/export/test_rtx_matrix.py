@@ -1,7 +1,7 @@
 """NVIDIA's parser and builder (TensorRT-RTX) take every kind of file that the exporter writes, in the precision that it promises.
 
 Every fusion with every family of backbones in every precision is parsed and built for SM75, SM86, SM89 and SM120; models with two
-backbones have two families each. It proves nothing about outputs: there is no GPU here.
+backbones have two families each. DeFM's networks are built with the encoding that they need, in `spatial` and `depth`. It proves nothing about outputs: there is no GPU here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from rtx_network import SHAPES, built, parsed, wrong_precisions
-from tiny_models import FAMILIES, TinyFiles, write_files
+from tiny_models import DEFM_FAMILY, FAMILIES, TinyFiles, write_files
 
 from edgefuse.model.choices import FUSION_KINDS, SINGLE_MODALITIES
 from edgefuse_export.tensorrt.rtx_targets import TargetError
@@ -25,6 +25,7 @@ PAIRS = (("resnet+vgg", "small"), ("small", "mobilenet_v2+mobilenet_v3"))
 MODELS = [
     *((fusion, rgb, depth) for fusion in FUSION_KINDS if fusion not in SINGLE_MODALITIES for rgb, depth in PAIRS),
     *((fusion, stack, stack) for fusion in SINGLE_MODALITIES for stack in STACKS),
+    *((fusion, "small", DEFM_FAMILY) for fusion in ("spatial", "depth")),
 ]
 AMPERE_AND_LATER = ("8.6", "8.9", "12.0")
 
@@ -44,6 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
         @functools.cache
         def write(fusion: str, rgb: str, depth: str) -> TinyFiles:
             encoding = "relative" if rgb == "small" and fusion in ("spatial", "depth") else "absolute"
+            encoding = "log" if depth == DEFM_FAMILY else encoding
             return write_files(tmp_path_factory.mktemp(fusion), fusion=fusion, rgb=rgb, depth=depth, encoding=encoding)
 
         yield write
@@ -51,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
 
 def test_every_pair_of_fusion_and_family_is_built() -> None:
     pairs = {(fusion, family) for fusion, *stacks in MODELS for stack in stacks for family in stack.split("+")}
-    assert pairs == set(itertools.product(FUSION_KINDS, FAMILIES))
+    assert pairs == {*itertools.product(FUSION_KINDS, FAMILIES), ("spatial", DEFM_FAMILY), ("depth", DEFM_FAMILY)}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

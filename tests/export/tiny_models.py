@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from torchvision.models import mobilenetv2, mobilenetv3, resnet, vgg
 
 from edgefuse.bundle import MODEL_NAMES, model_metadata
-from edgefuse.model.backbones import Backbone, DepthAsImage
+from edgefuse.model.backbones import DEFM_NUM_GROUPS, Backbone, DepthAsImage, GroupNorm
 from edgefuse.model.classifier import FeatureExtractor
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.fp16 import fp16_from_model
@@ -23,6 +24,8 @@ from edgefuse_export.onnx.torch_to_onnx import onnx_from_model, save_model
 
 FAMILIES = ("small", "resnet", "vgg", "mobilenet_v2", "mobilenet_v3")
 """edgefuse's own backbones ("small" for RGB, "scratch" for depth), and the families of `COMMON_BACKBONES`."""
+DEFM_FAMILY = "defm_resnet"
+"""That of `DEFM_BACKBONES`, for depth with the encoding "log"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,12 @@ def write_files(
     """Write the files of a new model in every precision.
 
     Args:
-        rgb, depth: of `FAMILIES`, or several, one after the other: "resnet+vgg".
+        rgb, depth: of `FAMILIES`, or several, one after the other: "resnet+vgg"; depth also `DEFM_FAMILY`.
     """
     model = new_model(fusion, encoding=encoding, num_features=16, num_hidden=16)
     for extractor, family in ((model.rgb_features, rgb), (model.depth_features, depth)):
         if extractor is not None and family != "small":
-            _replace(extractor, family, is_depth=extractor is model.depth_features)
+            _replace(extractor, family, is_depth=extractor is model.depth_features, is_image=encoding == "log")
     paths = {precision: folder / name for precision, name in MODEL_NAMES.items()}
     onnx_from_model(model.eval(), paths["fp32"], contract=CONTRACT, labels=LABELS)
     rgb_NHWC, depth_NHW2 = tensors(1)
@@ -71,9 +74,11 @@ def _features(family: str) -> nn.Sequential:
             features = _features(name)
             parts += [features, nn.Conv2d(_num_channels(features), 3, 1)]
         return nn.Sequential(*parts[:-1])
-    if family == "resnet":
+    if family in ("resnet", DEFM_FAMILY):
+        norm = None if family == "resnet" else partial(GroupNorm, DEFM_NUM_GROUPS)
         basic, bottleneck = (
-            list(resnet.ResNet(kind, [1, 1, 1, 1]).children()) for kind in (resnet.BasicBlock, resnet.Bottleneck)
+            list(resnet.ResNet(kind, [1, 1, 1, 1], norm_layer=norm).children())
+            for kind in (resnet.BasicBlock, resnet.Bottleneck)
         )
         return nn.Sequential(*basic[:5], *bottleneck[4:5])
     if family == "vgg":
@@ -92,10 +97,10 @@ def _num_channels(features: nn.Module) -> int:
     return int(features.eval()(torch.zeros(1, 3, 32, 32)).shape[1])
 
 
-def _replace(extractor: FeatureExtractor, family: str, *, is_depth: bool) -> None:
+def _replace(extractor: FeatureExtractor, family: str, *, is_depth: bool, is_image: bool) -> None:
     features = _features(family)
     num_channels = _num_channels(features)
-    if is_depth:
+    if is_depth and not is_image:
         features = nn.Sequential(DepthAsImage(), features)
     extractor.backbone = Backbone(features, num_channels=num_channels)
     project = extractor.project[0]

@@ -8,7 +8,7 @@ import torch
 
 from edgefuse.contract import InputContract, bytes_from_codes
 from edgefuse.errors import UserError
-from edgefuse.model.choices import FUSION_KINDS
+from edgefuse.model.choices import DEPTH_ENCODINGS, FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier, predict
 from edgefuse.model.decode import InputDecoder
 from edgefuse.model.encoding import NearestSurface, RelativeDepth
@@ -122,7 +122,7 @@ def test_the_distance_is_0_without_a_measurement_and_per_pair() -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSION_KINDS)
-@pytest.mark.parametrize("encoding", ["absolute", "relative"])
+@pytest.mark.parametrize("encoding", DEPTH_ENCODINGS)
 def test_every_fusion_and_encoding_returns_the_distance(fusion: str, encoding: str) -> None:
     config = ModelConfig(contract=CONTRACT, num_classes=3, fusion=fusion, encoding=encoding, num_features=8)  # type: ignore[arg-type]
     depth = torch.from_numpy(bytes_from_codes(scene_mm(800)[None]))

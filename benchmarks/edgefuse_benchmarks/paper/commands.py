@@ -54,7 +54,8 @@ def crossval(  # long: each option is a parameter
     variants: Annotated[
         str,
         typer.Option(
-            help="Comma-separated names <fusion>-<backbone>, such as gated-small,depth-scratch; or paper, for its nine rows."
+            help="Comma-separated names <fusion>-<backbone>, such as gated-small,depth-scratch, or with a depth encoding, such as "
+            "depth-scratch@log; or paper, for its nine rows."
         ),
     ] = "spatial-small,gated-small,naive-small,rgb-small,depth-scratch",
     folds: Annotated[int, typer.Option(min=2, max=1000, help="Number of folds; not used with --by trials.")] = 5,

@@ -1,7 +1,8 @@
 """Model variants that are compared: their names, their parts, and the rows and accuracies of the paper.
 
 A name is `<fusion>-<backbone>`: "gated-resnet50" fuses RGB features of ResNet-50 with depth features learned from scratch,
-"gated-resnet50+resnet50" with those of a second ResNet-50, and "depth-vgg19" uses only depth, as an image.
+"gated-resnet50+resnet50" with those of a second ResNet-50, and "depth-vgg19" uses only depth, as an image. "@log" after it changes the
+depth encoding of the recipe.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from pathlib import Path
 
 from edgefuse.contract import InputContract
 from edgefuse.errors import UserError
-from edgefuse.model.backbones import build_rgb_backbone
+from edgefuse.model.backbones import build_depth_backbone, build_rgb_backbone
 from edgefuse.model.choices import (
+    DEFM_BACKBONES,
+    DEPTH_ENCODINGS,
     DEPTH_FROM_SCRATCH,
     FUSION_KINDS,
     RGB_FROM_SCRATCH,
     SINGLE_MODALITIES,
     WEIGHTS_IMAGENET,
     WEIGHTS_NONE,
+    DepthEncoding,
     FusionKind,
     check_backbones,
     is_torchvision,
@@ -52,12 +56,13 @@ _TABLES_PERCENT: dict[int, tuple[float, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVariant:
-    """A variant; a backbone that the fusion does not use is None."""
+    """A variant; a backbone that the fusion does not use is None, and so is the encoding if it is that of the recipe."""
 
     name: str
     fusion: FusionKind
     rgb: str | None
     depth: str | None
+    encoding: DepthEncoding | None = None
 
     @property
     def baseline(self) -> str:
@@ -65,7 +70,7 @@ class ModelVariant:
         return f"{NAIVE}-{self.name.partition('-')[2]}"
 
     def pretrained_names(self) -> list[str]:
-        """The torchvision backbones that it uses."""
+        """The backbones that it uses and that can have pretrained weights."""
         return [name for name in (self.rgb, self.depth) if name is not None and is_torchvision(name)]
 
 
@@ -73,23 +78,31 @@ def parse_variant(name: str) -> ModelVariant:
     """The variant of a name.
 
     Raises:
-        UserError: not `<fusion>-<backbone>` or `<fusion>-<RGB backbone>+<depth backbone>`, or a part is unknown.
+        UserError: not `<fusion>-<backbone>` or `<fusion>-<RGB backbone>+<depth backbone>`, with or without `@<encoding>`, or a part is
+            unknown.
     """
-    fusion, _, backbones = name.partition("-")
+    model, at, word = name.partition("@")
+    fusion, _, backbones = model.partition("-")
     backbone, plus, second = backbones.partition("+")
     rgb = None if fusion == "depth" else backbone
     depth = {"depth": backbone, "rgb": None}.get(fusion, second if plus else DEPTH_FROM_SCRATCH)
     try:
         if fusion not in FUSION_KINDS or (plus and fusion in SINGLE_MODALITIES):
             raise UserError(f"fusions are {', '.join(FUSION_KINDS)}")
-        check_backbones(rgb=rgb, depth=depth)
+        encoding = next((known for known in DEPTH_ENCODINGS if known == word), None)
+        if at and (encoding is None or depth is None):
+            raise UserError(f"encodings are {', '.join(DEPTH_ENCODINGS)}, for variants that use depth")
+        if depth in DEFM_BACKBONES:
+            encoding = encoding or "log"
+        check_backbones(rgb=rgb, depth=depth, encoding=encoding)
     except UserError as error:
         raise UserError(
             f"the variant {name!r} is unknown: <fusion>-<backbone> was expected, such as gated-small or depth-scratch; or, for a fusion "
-            f"of both sensors, <fusion>-<backbone>+<depth backbone>, such as spatial-mobilenet_v2+mobilenet_v2: {error}"
+            f"of both sensors, <fusion>-<backbone>+<depth backbone>, such as spatial-mobilenet_v2+mobilenet_v2; @<encoding> may follow: "
+            f"{error}"
         ) from error
     kind: FusionKind = fusion
-    return ModelVariant(name=name, fusion=kind, rgb=rgb, depth=depth)
+    return ModelVariant(name=name, fusion=kind, rgb=rgb, depth=depth, encoding=encoding)
 
 
 def paper_accuracy(table: int) -> dict[str, float]:
@@ -98,7 +111,7 @@ def paper_accuracy(table: int) -> dict[str, float]:
 
 
 def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping[str, str]) -> TrainConfig:
-    """The base recipe with the variant's fusion, backbones and weights.
+    """The base recipe with the variant's fusion, backbones, encoding and weights.
 
     Args:
         weights: backbone -> "imagenet", "none" or a file, from `choose_weights`.
@@ -110,6 +123,7 @@ def variant_config(variant: ModelVariant, base: TrainConfig, *, weights: Mapping
         fusion=variant.fusion,
         rgb=rgb,
         depth=depth,
+        encoding=variant.encoding or base.encoding,
         rgb_weights=weights.get(rgb, WEIGHTS_NONE) if variant.rgb else WEIGHTS_NONE,
         depth_weights=weights.get(depth, WEIGHTS_NONE) if variant.depth else WEIGHTS_NONE,
     )
@@ -132,7 +146,7 @@ def checked_variants(
 
 
 def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = ()) -> dict[str, str]:
-    """The initial weights of each torchvision backbone of the variants; downloads them if necessary.
+    """The initial weights of each torchvision backbone of the variants, DeFM's included; downloads them if necessary.
 
     Args:
         given: "imagenet" or "none" for all backbones, and files, each for the backbone that it fits.
@@ -142,7 +156,7 @@ def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = (
     """
     names = sorted({name for variant in variants for name in variant.pretrained_names()})
     words = [value for value in given if value in (WEIGHTS_IMAGENET, WEIGHTS_NONE)]
-    chosen = {name: words[-1] if words else default_weights(name) for name in names}
+    chosen = dict.fromkeys(names, words[-1]) if words else {}
     for value in given:
         if value in words:
             continue
@@ -156,16 +170,26 @@ def choose_weights(variants: Iterable[ModelVariant], *, given: Iterable[str] = (
             why = next((str(problem) for problem in problems.values()), "the variants use no torchvision backbone")
             raise UserError(f"{value} fits none of the backbones {', '.join(names) or '(none)'}: {why}")
         chosen |= dict.fromkeys(fitting, str(Path(value).absolute()))
-    for name, value in chosen.items():
-        if value == WEIGHTS_IMAGENET:
-            build_rgb_backbone(name, weights=value)
+    for name in names:
+        if name not in chosen:
+            chosen[name] = default_weights(name)
+        if chosen[name] == WEIGHTS_IMAGENET:
+            _build(name, chosen[name])
     return chosen
 
 
 def _problem(name: str, path: str) -> UserError | None:
     """Why a weights file does not fit a backbone; None if it fits."""
     try:
-        build_rgb_backbone(name, weights=path)
+        _build(name, path)
     except UserError as error:
         return error
     return None
+
+
+def _build(name: str, weights: str) -> None:
+    """Load the weights of a backbone; raises the error of weights that do not fit."""
+    if name in DEFM_BACKBONES:
+        build_depth_backbone(name, weights=weights, num_channels=3)
+    else:
+        build_rgb_backbone(name, weights=weights)
