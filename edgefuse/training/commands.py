@@ -18,6 +18,7 @@ from edgefuse.console.options import (
     Flip,
     Force,
     NearM,
+    Person,
     SetValues,
     Size,
     SkipBad,
@@ -103,6 +104,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             help="Fraction of the pairs held out by sequence for testing, in addition to --exclude.",
         ),
     ] = None,
+    person: Person = None,
     flip: Flip = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. Default: the number of cores.")
@@ -145,6 +147,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             exclude=None if exclude is None else tuple(exclude),
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
+            person=person,
             flip=flip,
         )
     except UserError as error:
@@ -167,7 +170,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         say(f"stopped early: {out} has the last finished epoch and can be exported")
         raise typer.Exit(130)
     plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
-    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {quoted(out)} --out BUNDLE")
+    say(f"run: {out} ({plots}, metrics.json, model_card.md); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:

@@ -53,6 +53,7 @@ class TrainConfig:
         frozen_fraction: fraction of the stages of a pretrained backbone, from the input on, that are not trained.
         validation_fraction, test_fraction: fraction of the samples held out by group, in addition to `exclude`.
         exclude: glob patterns of sequences held out for testing.
+        person: regular expression whose first group, searched in a sequence's name, is the person; only for warnings and the model card.
         num_threads: CPU threads of torch; None = one for each core.
     """
 
@@ -83,6 +84,7 @@ class TrainConfig:
     validation_fraction: float = limited(0.15, 0, 0.5)
     test_fraction: float = limited(0.0, 0, 0.5)
     exclude: tuple[str, ...] = ()
+    person: str | None = None
     seed: int = limited(0, 0, MAX_SEED, whole=True)
     num_threads: int | None = limited(None, 1, 1024, whole=True, optional=True)
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -33,7 +33,7 @@ from edgefuse.io.new_files import only_writer
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.callbacks import Callback
 from edgefuse.training.loop import best_device
-from edgefuse.training.preflight import mirroring, sensing_notes
+from edgefuse.training.preflight import group_notes, mirroring, sensing_notes
 from edgefuse.training.recipe import OLD_NAMES, TrainConfig
 from edgefuse.training.trainer import NothingLearnedError, train_on_dataset
 from edgefuse_benchmarks.paper.fold_corruptions import score_under_corruptions
@@ -186,6 +186,7 @@ def cross_validate(  # long: the steps of the work in order
             *folds.notes,
             mirroring(dataset.labels, asked=config.augmentation.flip),
             *sensing_notes(rgbd, range(len(rgbd.rgb)), config, of="pairs"),
+            *group_notes(rgbd, range(len(rgbd.rgb)), config),
         )
         results = dict(finished)
         failures = []
@@ -247,9 +248,9 @@ def _tasks(
     for fold, parts in enumerate(folds.splits, start=1):
         for variant in variants:
             own = variant_config(variant, config, weights=weights)
-            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=())
+            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=(), person=None)
             settings = {
-                **own.to_json(),
+                **{name: value for name, value in own.to_json().items() if name != "person"},
                 "rgb_weights": digests.get(own.rgb_weights, own.rgb_weights),
                 "depth_weights": digests.get(own.depth_weights, own.depth_weights),
                 "exclude": [],
