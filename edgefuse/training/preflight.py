@@ -11,7 +11,7 @@ from dataclasses import replace
 from edgefuse.data.augmentation import Augmentation
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.data.mirrored_labels import labels_with_sides
-from edgefuse.data.people import class_warnings, one_person_warning, people_of
+from edgefuse.data.people import class_warnings, one_person_warning, people_of, short_sequences_note
 from edgefuse.data.sensor_coverage import group_warnings, sensing_warnings
 from edgefuse.data.splits import Split, labels_without_samples
 from edgefuse.io.text import some_of
@@ -117,6 +117,17 @@ def group_notes(rgbd: RgbdDataset, indices: Sequence[int], config: TrainConfig) 
         if missing:
             return [*found, *missing]
     return [*found, *group_warnings(rgbd, indices, dataset.groups(), what="sequences", modalities=modalities)]
+
+
+def data_notes(rgbd: RgbdDataset, config: TrainConfig) -> list[str]:
+    """What a cross-validation reports about all of its pairs: mirroring, `sensing_notes`, `group_notes` and short sequences."""
+    every = range(len(rgbd.rgb))
+    return [
+        mirroring(rgbd.dataset.labels, asked=config.augmentation.flip),
+        *sensing_notes(rgbd, every, config, of="pairs"),
+        *group_notes(rgbd, every, config),
+        *filter(None, [short_sequences_note(rgbd.dataset)]),
+    ]
 
 
 def _modalities(config: TrainConfig) -> tuple[str, ...]:

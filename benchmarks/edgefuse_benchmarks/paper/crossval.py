@@ -33,7 +33,7 @@ from edgefuse.io.new_files import only_writer
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.callbacks import Callback
 from edgefuse.training.loop import best_device
-from edgefuse.training.preflight import group_notes, mirroring, sensing_notes
+from edgefuse.training.preflight import data_notes
 from edgefuse.training.recipe import OLD_NAMES, TrainConfig
 from edgefuse.training.trainer import NothingLearnedError, train_on_dataset
 from edgefuse_benchmarks.paper.fold_corruptions import score_under_corruptions
@@ -147,6 +147,7 @@ def cross_validate(  # long: the steps of the work in order
     num_jobs: int = 1,
     skip_bad: bool = False,
     force: bool = False,
+    on_notes: Callable[[tuple[str, ...]], None] = lambda notes: None,
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
     callback: Callback | None = None,
 ) -> CrossValidation:
@@ -161,6 +162,7 @@ def cross_validate(  # long: the steps of the work in order
         corruptions_every: also score each model under every corruption, on every n-th test pair; 0 = not. The rows are in the fold's file.
         num_jobs: worker processes.
         force: discard results of other settings instead of raising an error.
+        on_notes: called before the first training with the notes on data and folds.
         on_done: called after each training with (result, trainings done, trainings in total).
         callback: called at each batch and epoch if num_jobs is 1.
 
@@ -181,13 +183,8 @@ def cross_validate(  # long: the steps of the work in order
     with only_writer(out):
         plan = {"format": FORMAT, "variants": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
         write_json(out / PLAN_NAME, {**plan, "data": data})
-        notes = (
-            *dataset.warnings,
-            *folds.notes,
-            mirroring(dataset.labels, asked=config.augmentation.flip),
-            *sensing_notes(rgbd, range(len(rgbd.rgb)), config, of="pairs"),
-            *group_notes(rgbd, range(len(rgbd.rgb)), config),
-        )
+        notes = (*dataset.warnings, *folds.notes, *data_notes(rgbd, config))
+        on_notes(notes)
         results = dict(finished)
         failures = []
         waiting = [task for task in tasks if task.name not in finished]
