@@ -145,8 +145,8 @@ def missing_by_group(
             other = {"rgb": "depth", "depth": "RGB"}[name]
             warnings.append(
                 f"{_MISSING[name]} in {len(without.intersection(own))} of {len(own)} checked pairs of {len(concerned)} of "
-                f"{len(set(groups))} {what} ({printable(some_of(list(concerned)))}), first {_path(dataset, first, name)}: there the model "
-                f"learns from {other} alone and is tested on {other} alone; record these again, or leave them out"
+                f"{len(set(groups))} {what} ({printable(some_of(list(concerned)))}), first {_path(dataset, first, name)}: these are "
+                f"trained and tested with {other} alone; record them again, or leave them out"
             )
     return warnings
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgefuse.data.people import ONE_PERSON_MEASURED
 from edgefuse.evaluation.metrics import CONDITIONS
 from edgefuse.io.text import markdown_cell, some_of
 from edgefuse.model.choices import SINGLE_MODALITIES, model_in_words
@@ -217,9 +216,7 @@ def _limits_of_people(people: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     held_out = {name for name, counts in people.items() if counts["validation"] or counts["test"]}
     if not people:
         yield "Whether the held-out sequences show people, objects or places that were not trained on is not recorded."
-    elif len(learned) == 1:
-        yield f"Trained on sequences of one person: {ONE_PERSON_MEASURED}."
-    elif held_out and held_out <= learned:
+    elif len(learned) > 1 and held_out and held_out <= learned:  # of one person, there is a warning
         yield f"All held-out pairs are of people who were trained on ({', '.join(sorted(held_out))}): expect less on others."
 
 

@@ -179,7 +179,7 @@ class Run:
         return arrays["rgb"], arrays["depth"]
 
     def copy_card(self, folder: Path) -> None:
-        """Copy `model_card.md`, if the run has one, into a bundle."""
+        """Copy `model_card.md` into the folder of a bundle; older runs have none."""
         if (self.folder / CARD_NAME).is_file():
             shutil.copyfile(self.folder / CARD_NAME, folder / CARD_NAME)
 

@@ -143,7 +143,7 @@ def fold_names(dataset: Dataset, *, protocol: Protocol, person: str) -> list[str
 
 
 def _people(dataset: Dataset, person: str) -> list[str]:
-    return people_of(dataset, person=person, option="person in the configuration is")
+    return people_of(dataset, person=person, option="the configuration's person")
 
 
 def _one_sequence_out(dataset: Dataset, of_person: Sequence[int], name: str) -> list[tuple[list[int], list[int]]]:
