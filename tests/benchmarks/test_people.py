@@ -139,6 +139,8 @@ def test_one_person_has_sequences_only_and_a_note(tmp_path: Path) -> None:
     assert output.index("note: only one person (a) to train on") < output.index("1 of 3: fold 1")
     summary = json.loads((out / "summary.json").read_text())
     assert len(summary["results"]) == 3 and "do not hold for other people" in summary["notes"][0]
+    settings = json.loads((out / "seed0/folds/spatial-small.fold01.json").read_text())["settings"]
+    assert "person" not in settings  # or folds of older versions would be trained again
     assert "- Note: only one person (a)" in (out / "summary.md").read_text()
 
 
