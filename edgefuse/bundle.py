@@ -38,8 +38,8 @@ MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Precision -> file name."""
 SAMPLES_NAME = "samples.npz"
-CONTENTS = ("model*.onnx", SAMPLES_NAME, "engines", ".lock")
-"""The files of a bundle other than its manifest."""
+CONTENTS = ("model*.onnx", SAMPLES_NAME, "model_card.md", "engines", ".lock")
+"""The files of a bundle other than its manifest, which lists those with a digest; the author may edit the model card."""
 NUM_SAMPLES = 16
 DATA_PRECISION = "data"
 """The precision listed for a file that is not a model."""

@@ -37,6 +37,13 @@ DataFolders = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip unreadable or incomplete pairs instead of failing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
+Person = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Expression whose first group is the person in a sequence's name, such as '^(s\\d+)_': warns of what one person lacks.",
+    ),
+]
 SetValues = Annotated[
     list[str] | None,
     typer.Option(

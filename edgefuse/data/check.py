@@ -21,7 +21,8 @@ from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_SEQUENCE, group_names
 from edgefuse.data.image_cache import digest_of_pixels, one_at_a_time
-from edgefuse.data.sensor_coverage import Sensed, missing_sensors, outside_range, sensed
+from edgefuse.data.people import class_warnings, one_person_warning, people_of, short_sequences_note
+from edgefuse.data.sensor_coverage import Sensed, missing_by_group, missing_sensors, outside_range, sensed
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_orientation, read_bytes
 from edgefuse.progress import Progress, no_progress
@@ -81,6 +82,7 @@ class Report:
         num_leaking: frames with a near-duplicate in another group.
         problems: bad pairs and files that belong to no pair, one sentence for each kind and folder; `num_bad` of them.
         warnings: probable faults of readable pairs, one sentence each.
+        notes: remarks that are no fault, such as on short sequences.
     """
 
     num_pairs: int
@@ -96,6 +98,7 @@ class Report:
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     num_bad: int = 0
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -106,6 +109,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
     roots: Sequence[Path],
     *,
     by: str = BY_SEQUENCE,
+    person: str | None = None,
     near_m: float = NEAR_M,
     far_m: float = FAR_M,
     progress: Progress = no_progress,
@@ -114,6 +118,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
 
     Args:
         by: near-duplicates count between these groups: "sequence", or an expression as in `edgefuse.data.folds`.
+        person: expression that finds the person in a sequence's name; warnings say what the data of one person lacks.
         near_m, far_m: depth range of the planned training; measurements outside it give a warning.
 
     Raises:
@@ -123,6 +128,8 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
     if by == BY_FRAME:
         raise UserError("--by is 'frame': sequence, or an expression whose first group names the group, was expected")
     group_names(dataset, by=by)  # raises for an invalid expression before the pairs are read
+    if person is not None:
+        people_of(dataset, person=person)
     problems = list(dataset.left_out)
     good: list[int] = []
     facts: list[_Facts] = []
@@ -156,11 +163,13 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
         num_leaking=num_leaking,
         problems=tuple(problems),
         num_bad=dataset.num_left_out + len(problems) - len(dataset.left_out),
+        notes=tuple(filter(None, [short_sequences_note(dataset)])),
         warnings=(
             *dataset.warnings,
             *same_images(dataset, [fact.pixels for fact in facts]),
             *_orientation_warnings(dataset, facts),
             *missing_sensors(dataset, every),
+            *_group_warnings(dataset, every, person=person),
             *(_warnings(valid_depth, depth_m) or outside_range(dataset, every, near_m=near_m, far_m=far_m)),
         ),
     )
@@ -296,6 +305,16 @@ def _orientation_warnings(dataset: Dataset, facts: Sequence[_Facts]) -> list[str
         f"{len(paths)} pair(s) have an EXIF orientation, first {paths[0]}: it is ignored, and both images are used as stored; "
         "if a viewer shows colour and depth rotated alike, save the images upright"
     ]
+
+
+def _group_warnings(dataset: Dataset, found: Sequence[Sensed], *, person: str | None) -> list[str]:
+    """What the data of one person lacks; without an expression, sequences without a sensor."""
+    by_sequence = missing_by_group(dataset, found, dataset.groups())
+    if person is None or not dataset.samples:
+        return by_sequence
+    people = people_of(dataset, person=person)
+    missing = missing_by_group(dataset, found, people, what="people")
+    return [*one_person_warning(people, tested=None), *class_warnings(dataset, people), *(missing or by_sequence)]
 
 
 def _leaks(

@@ -15,6 +15,7 @@ from edgefuse.console.options import (
     FarM,
     Force,
     NearM,
+    Person,
     SkipBad,
     Strict,
 )
@@ -116,6 +117,7 @@ def check(
             help="Report near-duplicates between: sequence, or an expression whose first group names the group: '^(s\\d+)_'."
         ),
     ] = "sequence",
+    person: Person = None,
     near: NearM = None,
     far: FarM = None,
     strict: Strict = False,
@@ -139,7 +141,9 @@ def check(
         raise typer.BadParameter(str(error), param_hint="--near, --far") from error
     montage = checked_png(montage, option="--montage", force=force, data=data, mark=MARK)
     with counting("reading", unit="pairs") as progress:
-        report, dataset = run_check(data, by=by, near_m=contract.near_m, far_m=contract.far_m, progress=progress)
+        report, dataset = run_check(
+            data, by=by, person=person, near_m=contract.near_m, far_m=contract.far_m, progress=progress
+        )
     if as_json:
         typer.echo(dumps(report.to_json()))
     else:
@@ -179,6 +183,7 @@ def _print_report(report: Report, *, most: int = 20) -> None:
         )
     if report.depth_m:
         lines.append("depth: " + ", ".join(f"{name} {value:.3f} m" for name, value in report.depth_m.items()))
+    lines += [f"note: {note}" for note in report.notes]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines.append(f"near-duplicates across groups: {report.num_leaking} frame(s)")
     lines += [

@@ -77,8 +77,11 @@ def make_folds(dataset: Dataset, *, num_folds: int, by: str, seed: int = 0, vali
     return folds_of_splits(dataset, splits, by=by)
 
 
-def group_names(dataset: Dataset, *, by: str) -> list[str]:
+def group_names(dataset: Dataset, *, by: str, option: str = "--by") -> list[str]:
     """The group of each sample: its sequence, or what the expression's first group matches in the sequence's name.
+
+    Args:
+        option: what the user gave the expression with, for messages.
 
     Raises:
         UserError: not a regular expression, no group in it, or sequences that it does not match (some are listed).
@@ -89,16 +92,17 @@ def group_names(dataset: Dataset, *, by: str) -> list[str]:
     try:
         expression = re.compile(by)
     except re.error as error:
+        others = "frame, sequence, trials or " if option == "--by" else ""
         raise UserError(
-            f"--by {by!r} is not a regular expression ({error}): frame, sequence, trials or an expression was expected"
+            f"{option} {by!r} is not a regular expression ({error}): {others}an expression was expected"
         ) from error
     if expression.groups < 1:
-        raise UserError(f"--by {by!r} has no group: one in parentheses was expected, such as '^(s\\d+)_'")
+        raise UserError(f"{option} {by!r} has no group: one in parentheses was expected, such as '^(s\\d+)_'")
     found = {sequence: expression.search(sequence) for sequence in sequences}
     unnamed = sorted(sequence for sequence, match in found.items() if match is None or not match.group(1))
     if unnamed:
         some = ", ".join(unnamed[:5]) + (" ..." if len(unnamed) > 5 else "")
-        raise UserError(f"--by {by!r} finds no group in {len(unnamed)} sequence name(s): {some}")
+        raise UserError(f"{option} {by!r} finds no group in {len(unnamed)} sequence name(s): {some}")
     return [match.group(1) for sequence in sequences if (match := found[sequence]) is not None]
 
 

@@ -1,12 +1,14 @@
 """Whether the sensors delivered data in the pairs of a data set: RGB present, depth present, depth in the model's range.
 
-Owns the tests of single images, also used by live, and the warnings by class in `data check`, training and evaluation.
+Owns the tests of single images, also used by live, and the warnings by class, person and sequence in `data check`, training and evaluation.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,6 +36,9 @@ MAX_CLASS_CLIPPED = 0.5
 
 NUM_SAMPLED, NUM_OF_CLASS = 200, 20
 """Number of pairs to check, evenly spread over the classes, and the minimum for each class."""
+
+MOST_OF_GROUP, MIN_OF_GROUP = 0.9, 3
+"""Warn of a person or a sequence if a sensor is missing in at least this fraction of its checked pairs, at least three."""
 
 _MODALITIES = ("rgb", "depth")
 _MISSING = {
@@ -90,23 +95,77 @@ def missing_sensors(
     """
     warnings = []
     for name in (name for name in _MODALITIES if name in modalities):
-        without: dict[int, list[int]] = {}
-        totals = np.zeros(len(dataset.labels), int)
-        for i, (sample, fact) in enumerate(zip(dataset.samples, found, strict=True)):
-            totals[sample.label] += 1
-            if name in fact.missing:
-                without.setdefault(sample.label, []).append(i)
-        most = {label: indices for label, indices in sorted(without.items()) if 2 * len(indices) > totals[label]}
-        if most:
-            first = dataset.samples[min(next(iter(most.values())))]
-            path = first.rgb_path if name == "rgb" else first.depth_path
-            names = some_of([printable(dataset.labels[label]) for label in most])
+        without, most = _without(dataset, found, name), _labels_without(dataset, found, name)
+        own = [i for i in without if dataset.samples[i].label in most]
+        if own:
+            label = min(most)
+            first = next(i for i in own if dataset.samples[i].label == label)
+            num_pairs = sum(sample.label in most for sample in dataset.samples)
+            names = some_of([printable(dataset.labels[label]) for label in sorted(most)])
             warnings.append(
-                f"{_MISSING[name]} in {sum(map(len, most.values()))} of {sum(int(totals[label]) for label in most)} pairs of "
-                f"{len(most)} of {len(dataset.labels)} classes ({names}), first {path}: a model may learn that instead of the class, or "
-                f"nothing; record these again, or train with --fusion {'depth' if name == 'rgb' else 'rgb'}"
+                f"{_MISSING[name]} in {len(own)} of {num_pairs} pairs of "
+                f"{len(most)} of {len(dataset.labels)} classes ({names}), first {_path(dataset, first, name)}: a model may learn that "
+                f"instead of the class, or nothing; record these again, or train with --fusion {'depth' if name == 'rgb' else 'rgb'}"
             )
     return warnings
+
+
+def missing_by_group(
+    dataset: Dataset,
+    found: Sequence[Sensed],
+    groups: Sequence[str],
+    *,
+    what: str = "sequences",
+    modalities: Collection[str] = _MODALITIES,
+) -> list[str]:
+    """One warning for each sensor that is missing in (nearly) all pairs of a person or a sequence.
+
+    Pairs of the classes that `missing_sensors` names do not count.
+
+    Args:
+        found: the findings for each sample.
+        groups: the person or sequence of each sample.
+        what: "people" or "sequences".
+    """
+    warnings = []
+    for name in (name for name in _MODALITIES if name in modalities):
+        without, most = set(_without(dataset, found, name)), _labels_without(dataset, found, name)
+        of_group: dict[str, list[int]] = {}
+        for i, group in enumerate(groups):
+            if dataset.samples[i].label not in most:
+                of_group.setdefault(group, []).append(i)
+        concerned = {
+            group: indices
+            for group, indices in sorted(of_group.items())
+            if len(indices) >= MIN_OF_GROUP and len(without.intersection(indices)) >= MOST_OF_GROUP * len(indices)
+        }
+        if concerned:
+            own = sorted(i for indices in concerned.values() for i in indices)
+            first = next(i for i in own if i in without)
+            other = {"rgb": "depth", "depth": "RGB"}[name]
+            warnings.append(
+                f"{_MISSING[name]} in {len(without.intersection(own))} of {len(own)} checked pairs of {len(concerned)} of "
+                f"{len(set(groups))} {what} ({printable(some_of(list(concerned)))}), first {_path(dataset, first, name)}: these are "
+                f"trained and tested with {other} alone; record them again, or leave them out"
+            )
+    return warnings
+
+
+def _without(dataset: Dataset, found: Sequence[Sensed], name: str) -> list[int]:
+    """The samples without data of a sensor."""
+    return [i for i, (_, fact) in enumerate(zip(dataset.samples, found, strict=True)) if name in fact.missing]
+
+
+def _labels_without(dataset: Dataset, found: Sequence[Sensed], name: str) -> set[int]:
+    """The classes with a sensor missing in most pairs."""
+    totals = Counter(sample.label for sample in dataset.samples)
+    missing = Counter(dataset.samples[i].label for i in _without(dataset, found, name))
+    return {label for label, count in missing.items() if 2 * count > totals[label]}
+
+
+def _path(dataset: Dataset, index: int, name: str) -> Path:
+    sample = dataset.samples[index]
+    return sample.rgb_path if name == "rgb" else sample.depth_path
 
 
 def outside_range(
@@ -151,11 +210,50 @@ def sensing_warnings(
     Args:
         of: name of the pairs, such as "training pairs".
     """
-    by_class: dict[int, list[int]] = {}
-    for i in indices:
-        by_class.setdefault(rgbd.dataset.samples[i].label, []).append(i)
-    most = max(NUM_OF_CLASS, NUM_SAMPLED // max(1, len(by_class)))
-    chosen = [i for own in by_class.values() for i in own[:: max(1, -(-len(own) // most))]]
+    dataset, found, chosen = _sampled(
+        rgbd, indices, [rgbd.dataset.samples[i].label for i in indices], near_m=near_m, far_m=far_m
+    )
+    of = of if len(chosen) == len(indices) else f"sampled {of}"
+    return [
+        *missing_sensors(dataset, found, modalities=modalities),
+        *outside_range(dataset, found, near_m=near_m, far_m=far_m, of=of),
+    ]
+
+
+def group_warnings(
+    rgbd: RgbdDataset,
+    indices: Sequence[int],
+    groups: Sequence[str],
+    *,
+    what: str,
+    modalities: Collection[str] = _MODALITIES,
+) -> list[str]:
+    """The warnings of `missing_by_group` for a sample of the pairs, a few of each group.
+
+    Args:
+        groups: the person or sequence of every sample of the data set.
+        what: "people" or "sequences".
+    """
+    of_group = [groups[i] for i in indices]
+    dataset, found, chosen = _sampled(rgbd, indices, of_group, near_m=0.0, far_m=1.0, least=MIN_OF_GROUP)
+    return missing_by_group(dataset, found, [groups[i] for i in chosen], what=what, modalities=modalities)
+
+
+def _sampled(
+    rgbd: RgbdDataset,
+    indices: Sequence[int],
+    keys: Sequence[object],
+    *,
+    near_m: float,
+    far_m: float,
+    least: int = NUM_OF_CLASS,
+) -> tuple[Dataset, list[Sensed], list[int]]:
+    """The findings for about `NUM_SAMPLED` pairs, evenly spread over the values of `keys`, at least `least` of each."""
+    by_key: dict[object, list[int]] = {}
+    for i, key in zip(indices, keys, strict=True):
+        by_key.setdefault(key, []).append(i)
+    most = max(least, NUM_SAMPLED // max(1, len(by_key)))
+    chosen = [i for own in by_key.values() for i in own[:: max(1, -(-len(own) // most))]]
     found = [
         sensed(
             rgbd.rgb[i],
@@ -166,12 +264,7 @@ def sensing_warnings(
         )
         for i in chosen
     ]
-    dataset = rgbd.dataset.subset(chosen)
-    of = of if len(chosen) == len(indices) else f"sampled {of}"
-    return [
-        *missing_sensors(dataset, found, modalities=modalities),
-        *outside_range(dataset, found, near_m=near_m, far_m=far_m, of=of),
-    ]
+    return rgbd.dataset.subset(chosen), found, chosen
 
 
 def _fractions(found: Sequence[Sensed]) -> Clipped:

@@ -18,6 +18,7 @@ from edgefuse.console.options import (
     Flip,
     Force,
     NearM,
+    Person,
     SetValues,
     Size,
     SkipBad,
@@ -112,6 +113,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             help="Fraction of the pairs held out by sequence for testing, in addition to --exclude.",
         ),
     ] = None,
+    person: Person = None,
     flip: Flip = None,
     background: Annotated[
         Literal["replace", "keep"] | None,
@@ -166,6 +168,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
             exclude=None if exclude is None else tuple(exclude),
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
+            person=person,
             flip=flip,
             background=background,
         )
@@ -189,7 +192,7 @@ def train(  # long: each option is a parameter, and each parameter a line of the
         say(f"stopped early: {out} has the last finished epoch and can be exported")
         raise typer.Exit(130)
     plots = ", ".join(path.name for path in sorted(out.glob("*.png")))
-    say(f"run: {out} ({plots}, metrics.json); next: edgefuse export {quoted(out)} --out BUNDLE")
+    say(f"run: {out} ({plots}, metrics.json, model_card.md); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:

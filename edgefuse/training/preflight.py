@@ -11,7 +11,8 @@ from dataclasses import replace
 from edgefuse.data.augmentation import Augmentation
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.data.mirrored_labels import labels_with_sides
-from edgefuse.data.sensor_coverage import sensing_warnings
+from edgefuse.data.people import class_warnings, one_person_warning, people_of, short_sequences_note
+from edgefuse.data.sensor_coverage import group_warnings, sensing_warnings
 from edgefuse.data.splits import Split, labels_without_samples
 from edgefuse.io.text import some_of
 from edgefuse.model.choices import SINGLE_MODALITIES
@@ -85,12 +86,49 @@ def warnings_before(rgbd: RgbdDataset, parts: Split, *, config: TrainConfig) -> 
             f"images are mirrored although {some_of(with_sides, most=3)} contain{'s' if len(with_sides) == 1 else ''} a side: "
             "a mirrored image may belong to another class; leave out --flip"
         )
-    return [*found, *sensing_notes(rgbd, parts.train, config)]
+    if config.person is not None:
+        people = people_of(dataset, person=config.person)
+        tested = {people[i] for part in (parts.validation, parts.test) for i in part}
+        found += one_person_warning({people[i] for i in parts.train}, tested=tested)
+    every = sorted([*parts.train, *parts.validation, *parts.test])
+    return [*found, *sensing_notes(rgbd, parts.train, config), *group_notes(rgbd, every, config)]
 
 
 def sensing_notes(
     rgbd: RgbdDataset, indices: Sequence[int], config: TrainConfig, *, of: str = "training pairs"
 ) -> list[str]:
     """One line for each sensor of the recipe that is missing in most pairs of a class, and one for depth out of range."""
-    modalities = SINGLE_MODALITIES if config.fusion not in SINGLE_MODALITIES else (config.fusion,)
-    return sensing_warnings(rgbd, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=modalities)
+    return sensing_warnings(
+        rgbd, indices, near_m=config.near_m, far_m=config.far_m, of=of, modalities=_modalities(config)
+    )
+
+
+def group_notes(rgbd: RgbdDataset, indices: Sequence[int], config: TrainConfig) -> list[str]:
+    """What the data of one person or sequence lacks: one line for each sensor, and one for the people without a class.
+
+    Without `person` in the recipe, only sensors are checked, by sequence.
+    """
+    dataset, modalities = rgbd.dataset, _modalities(config)
+    found = list[str]()
+    if config.person is not None:
+        people = people_of(dataset, person=config.person)
+        found = class_warnings(dataset.subset(indices), [people[i] for i in indices])
+        missing = group_warnings(rgbd, indices, people, what="people", modalities=modalities)
+        if missing:
+            return [*found, *missing]
+    return [*found, *group_warnings(rgbd, indices, dataset.groups(), what="sequences", modalities=modalities)]
+
+
+def data_notes(rgbd: RgbdDataset, config: TrainConfig) -> list[str]:
+    """What a cross-validation reports about all of its pairs: mirroring, `sensing_notes`, `group_notes` and short sequences."""
+    every = range(len(rgbd.rgb))
+    return [
+        mirroring(rgbd.dataset.labels, asked=config.augmentation.flip),
+        *sensing_notes(rgbd, every, config, of="pairs"),
+        *group_notes(rgbd, every, config),
+        *filter(None, [short_sequences_note(rgbd.dataset)]),
+    ]
+
+
+def _modalities(config: TrainConfig) -> tuple[str, ...]:
+    return SINGLE_MODALITIES if config.fusion not in SINGLE_MODALITIES else (config.fusion,)

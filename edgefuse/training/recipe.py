@@ -54,6 +54,7 @@ class TrainConfig:
         frozen_fraction: fraction of the stages of a pretrained backbone, from the input on, that are not trained.
         validation_fraction, test_fraction: fraction of the samples held out by group, in addition to `exclude`.
         exclude: glob patterns of sequences held out for testing.
+        person: regular expression whose first group, searched in a sequence's name, is the person; only for warnings and the model card.
         num_threads: CPU threads of torch; None = one for each core.
         amp: mixed precision: backbones and heads run in bfloat16 (`torch.autocast`), `FusionClassifier.fp32_modules` in FP32. For
             NVIDIA GPUs since Ampere, and CPUs with AVX-512 BF16 or AMX.
@@ -86,6 +87,7 @@ class TrainConfig:
     validation_fraction: float = limited(0.15, 0, 0.5)
     test_fraction: float = limited(0.0, 0, 0.5)
     exclude: tuple[str, ...] = ()
+    person: str | None = None
     seed: int = limited(0, 0, MAX_SEED, whole=True)
     num_threads: int | None = limited(None, 1, 1024, whole=True, optional=True)
     amp: bool = False

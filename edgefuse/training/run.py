@@ -4,6 +4,7 @@
     model.safetensors    weights of the last finished epoch (with early stop: of the best)
     samples.npz          framed pairs for parity checks, held-out ones if there are any
     metrics.json         metrics on held-out pairs
+    model_card.md        a summary for readers, which the author may complete
     training.png, confusion.png, reliability.png, tensorboard/
 
 `run.json` has the sha256 of the other three files, and one of its own labels, model and files, so that modified or damaged runs are
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,13 +35,18 @@ from edgefuse.io.arrays import read_arrays, write_arrays
 from edgefuse.io.files import file_replaced, sha256_of_file
 from edgefuse.io.folder_kinds import not_a
 from edgefuse.io.json_files import Optional, check_fields, dumps, read_json, write_json
+from edgefuse.io.text import write_text
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier, not_finite
 
 RUN_NAME = "run.json"
 WEIGHTS_NAME = "model.safetensors"
 SAMPLES_NAME = "samples.npz"
 METRICS_NAME = "metrics.json"
-CONTENTS = (WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, "training.png", "confusion.png", "reliability.png", "tensorboard")
+CARD_NAME = "model_card.md"
+CONTENTS = (
+    *(WEIGHTS_NAME, SAMPLES_NAME, METRICS_NAME, CARD_NAME),
+    *("training.png", "confusion.png", "reliability.png", "tensorboard"),
+)
 """Contents of a run folder in addition to `run.json`."""
 FORMAT = 1
 _OLD_MODULES = {r"\bvotes\b": "auxiliary_heads", r"^look\b": "spatial_gate"}
@@ -61,6 +68,7 @@ _DATA = {
     "train_instances": Optional({str: str}),
     **dict.fromkeys(("num_train", "num_validation", "num_test", "num_left_out"), Optional(int)),
     **dict.fromkeys(("validation_groups", "test_groups"), Optional([str])),
+    "people": Optional({str: {str: int}}),
 }
 _RUN = {
     "labels": [str],
@@ -68,6 +76,7 @@ _RUN = {
     "training": Optional(dict),
     "data": Optional(_DATA),
     "versions": Optional({str: str}),
+    "warnings": Optional([str]),
     "epochs_done": Optional(int),
     "epoch_kept": Optional(int),
     "files": Optional({str: [str]}),
@@ -169,6 +178,11 @@ class Run:
             raise UserError(f"{path} has {len(arrays['rgb'])} RGB and {len(arrays['depth'])} depth images: train again")
         return arrays["rgb"], arrays["depth"]
 
+    def copy_card(self, folder: Path) -> None:
+        """Copy `model_card.md` into the folder of a bundle; older runs have none."""
+        if (self.folder / CARD_NAME).is_file():
+            shutil.copyfile(self.folder / CARD_NAME, folder / CARD_NAME)
+
     def _verify(self, name: str) -> None:
         expected = self.info.get("files", {}).get(name)
         if not expected:  # runs from before November 2026
@@ -246,6 +260,12 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json` atomically; it is valid after the next `write_run`."""
     with _writing(folder / METRICS_NAME):
         write_json(folder / METRICS_NAME, metrics)
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write `model_card.md` atomically. It has no digest, because its last section is for the author to fill in."""
+    with _writing(folder / CARD_NAME), file_replaced(folder / CARD_NAME) as temporary:
+        write_text(temporary, text)
 
 
 def present_module(name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from edgefuse.contract import InputContract
 from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan
+from edgefuse.data.people import pairs_of_people, short_sequences_note
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation.metrics import framed_batches
@@ -29,6 +30,7 @@ from edgefuse.training.final_scores import fit_temperatures, measure, plot_metri
 from edgefuse.training.fold_frozen_batchnorm import for_prediction
 from edgefuse.training.frame_gate import train_frame_gate
 from edgefuse.training.loop import EpochResult, NotFiniteError, best_device, train_epochs
+from edgefuse.training.model_card import model_card
 from edgefuse.training.plots import loss_in_words
 from edgefuse.training.preflight import fitting_augmentation, opening_line, warnings_before
 from edgefuse.training.recipe import TrainConfig
@@ -130,8 +132,8 @@ def train_on_dataset(  # long: calls each part of a training in order
     if early_stop is not None and not parts.validation:
         raise UserError("early stop needs validation samples, and the split has none: set validation_fraction above 0")
     _log.info("%s", opening_line(dataset, parts, asked_flip=config.augmentation.flip))
-    _log.info("%s", background_line(rgbd, parts.train, config=config))
-    for line in dataset.left_out_lines():
+    background = background_line(rgbd, parts.train, config=config)
+    for line in [background, *dataset.left_out_lines(), *filter(None, [short_sequences_note(dataset)])]:
         _log.info("%s", line)
     warnings = [*dataset.warnings, *warnings_before(rgbd, parts, config=config)]
     if strict and warnings:
@@ -157,8 +159,9 @@ def train_on_dataset(  # long: calls each part of a training in order
     _log.info("%s, %.2f M parameters, on %s", words, size_m, device)
     info = {
         "training": config.to_json(),
-        "data": _describe_data(dataset, parts),
+        "data": _describe_data(dataset, parts, person=config.person),
         "versions": versions(TRAINING_PACKAGES),
+        "warnings": warnings,
     }
     with folder_begun(out) if begun is None else nullcontext(begun) as place:
         try:
@@ -294,7 +297,7 @@ def model_config_of(config: TrainConfig, contract: InputContract, *, num_classes
     )
 
 
-def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
+def _describe_data(dataset: Dataset, parts: Split, *, person: str | None) -> dict[str, Any]:
     groups = dataset.groups()
     return {
         "roots": [str(root.absolute()) for root in dataset.roots],
@@ -307,6 +310,7 @@ def _describe_data(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "train_instances": dataset.subset(parts.train).sequence_digests(),
         "validation_groups": sorted({groups[i] for i in parts.validation}),
         "test_groups": sorted({groups[i] for i in parts.test}),
+        "people": {} if person is None else pairs_of_people(dataset, parts, person=person),
     }
 
 
@@ -351,6 +355,7 @@ def _finish(  # long: all that follows the last epoch
             seed=config.seed,
         )
         metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)
+    info = {**info, **_epochs(run.info["epoch_kept"], done=len(history))}
     try:
         if model.frame_gate is not None:
             run_folder.write_weights(out, model)
@@ -364,15 +369,20 @@ def _finish(  # long: all that follows the last epoch
                 temperature_no_rgb=temperatures.no_rgb,
                 temperature_no_depth=temperatures.no_depth,
             ),
-            info={**info, **_epochs(run.info["epoch_kept"], done=len(history))},
+            info=info,
         )
     except UserError as error:
         return (
             metrics,
             f"{error}; {out} has the weights of epoch {run.info['epoch_kept']}, without metrics and temperature",
         )
+    model_config = run.model_config
+    card = model_card(out.name, labels=labels, model_config=model_config, info=info, metrics=metrics)
     try:
-        model_config = run.model_config
+        run_folder.write_card(out, card)
+    except UserError as error:
+        return metrics, f"{error}; the run is complete except for its model card and plots"
+    try:
         text = model_in_words(fusion=model_config.fusion, rgb=model_config.rgb, depth=model_config.depth)
         title = f"{text}; run {out.name}"
         loss = loss_in_words(

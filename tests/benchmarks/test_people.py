@@ -14,8 +14,7 @@ from edgefuse.data.dataset import Dataset, scan, write_pair
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse_benchmarks.people.protocols import Protocol, fold_names, protocol_folds, read_config
-
-PERSON = r"^(\w)_"
+from people_data import PERSON, people_data
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_names_of_splits(three_people: Path) -> None:
 def test_one_person_cannot_be_left_out(three_people: Path) -> None:
     dataset = scan([three_people])
     alone = dataset.subset([i for i, sample in enumerate(dataset.samples) if sample.sequence[0] == "a"])
-    with pytest.raises(UserError, match=r"one person \(a\): leave-one-out needs two or more"):
+    with pytest.raises(UserError, match=r"one person \(a\): leave-one-out needs two or more; .*sequences"):
         protocol_folds(alone, protocol="leave-one-out", person=PERSON, validation_fraction=0)
     single = dataset.subset([i for i, sample in enumerate(dataset.samples) if sample.sequence == "a_1"])
     with pytest.raises(UserError, match=r"a has a single sequence \(a_1\)"):
@@ -116,3 +115,73 @@ def test_the_command_writes_tables_and_resumes(three_people: Path, tmp_path: Pat
     assert any(line.startswith("| no depth | ") for line in lines)
     again = CliRunner().invoke(build_app("bench"), arguments, catch_exceptions=False)
     assert again.exit_code == 0 and "accuracy" not in again.output
+
+
+def bench(root: Path, tmp_path: Path, protocol: Protocol, *, variant: str = "spatial-small") -> tuple[str, Path]:
+    """The output of a command with one epoch and one seed, and its folder."""
+    config, out = tmp_path / "config.json", tmp_path / "out"
+    tiny = ["size=32", "epochs=1", "batch_size=8", "num_features=8", "validation_fraction=0.3"]
+    settings = {"person": PERSON, "recipe": "small_rgbd", "variants": [variant], "seeds": [0], "set": tiny}
+    config.write_text(json.dumps({**settings, "corruptions_every": 2}))
+    options = ["--protocol", protocol, "--config", str(config), "--out", str(out)]
+    done = CliRunner().invoke(build_app("bench"), ["bench", "people", str(root), *options])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output, out
+
+
+def test_one_person_has_sequences_only_and_a_note(tmp_path: Path) -> None:
+    root = people_data(tmp_path / "d", people="a")
+    for protocol in ("leave-one-out", "one-to-another"):
+        with pytest.raises(UserError, match=rf"one person \(a\): {protocol} needs two or more"):
+            bench(root, tmp_path, protocol)  # type: ignore[arg-type]
+    output, out = bench(root, tmp_path, "sequences")
+    assert output.index("note: only one person (a) to train on") < output.index("1 of 3: fold 1")
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["results"]) == 3 and "do not hold for other people" in summary["notes"][0]
+    settings = json.loads((out / "seed0/folds/spatial-small.fold01.json").read_text())["settings"]
+    assert "person" not in settings  # or folds of older versions would be trained again
+    assert "- Note: only one person (a)" in (out / "summary.md").read_text()
+
+
+def test_a_class_that_one_person_lacks_is_named(tmp_path: Path) -> None:
+    root = people_data(tmp_path / "d", people="ac", lacks=[("c", "blue_far")])
+    with pytest.raises(UserError, match="one-to-another, c to a: no pair of blue_far to train on; record it"):
+        bench(root, tmp_path, "one-to-another")
+    with pytest.raises(UserError, match="sequences, c: c_0: no pair of blue_far to train on"):
+        bench(root, tmp_path, "sequences")
+    three = people_data(tmp_path / "three", lacks=[("c", "blue_far")])
+    output, out = bench(three, tmp_path, "leave-one-out")
+    assert "note: 1 of 3 people lack a class (c has no pair of blue_far)" in output
+    assert "note: fold 3 tests no pair of blue_far" in output
+    assert json.loads((out / "summary.json").read_text())["results"][2]["scores"]["both"]["recall"]["blue_far"] is None
+
+
+def test_sequences_of_two_frames_are_scored_with_a_note(tmp_path: Path) -> None:
+    root = people_data(tmp_path / "d", people="ab", num_sequences=2, num_frames=2)
+    output, out = bench(root, tmp_path, "one-to-another")
+    assert "note: 8 of 8 sequences have 2 pairs or fewer" in output
+    results = json.loads((out / "summary.json").read_text())["results"]
+    assert [result["num_test"] for result in results] == [8, 8] and len(results[0]["corruptions"]) > 40
+
+
+def test_splits_without_validation_pairs_are_a_note(tmp_path: Path) -> None:
+    dataset = scan([people_data(tmp_path / "d", people="ab", num_sequences=1)])
+    folds = protocol_folds(dataset, protocol="one-to-another", person=PERSON, validation_fraction=0.3)
+    assert folds.notes[0].startswith("2 of 2 splits have no validation pairs")
+    assert not protocol_folds(dataset, protocol="one-to-another", person=PERSON, validation_fraction=0).notes
+
+
+@pytest.mark.parametrize("variant", ["spatial-small", "depth-scratch"])
+def test_a_person_without_depth_is_scored_with_a_note(variant: str, tmp_path: Path) -> None:
+    """Also where a model learns from this person alone."""
+    root = people_data(tmp_path / "d", people="ab", no_depth="b")
+    output, out = bench(root, tmp_path, "one-to-another", variant=variant)
+    assert "checked pairs of 1 of 2 people (b)" in output and output.index("note: depth") < output.index("1 of 2: fold")
+    results = json.loads((out / "summary.json").read_text())["results"]
+    assert all(0 <= result["accuracy"] <= 1 for result in results) and len(results) == 2
+
+
+def test_an_expression_that_does_not_fit_names_the_configuration(three_people: Path) -> None:
+    with pytest.raises(UserError, match=r"^the configuration's person '\^\(q\)' finds no group in \d+ sequence"):
+        protocol_folds(scan([three_people]), protocol="sequences", person="^(q)", validation_fraction=0)

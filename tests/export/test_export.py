@@ -19,7 +19,7 @@ from edgefuse.evaluation.compare_outputs import Tolerance, edge_cases
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.loop import torch_predictor
-from edgefuse.training.run import open_run, write_weights
+from edgefuse.training.run import CARD_NAME, open_run, write_weights
 from edgefuse_export.onnx.export import ParityError, export_run
 from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
@@ -36,6 +36,13 @@ def run(trained_run: Path) -> Path:
 @pytest.fixture(scope="module")
 def bundle_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_run(run, tmp_path_factory.mktemp("bundles") / "bundle").bundle.folder
+
+
+def test_the_model_card_travels_with_the_bundle(run: Path, bundle_folder: Path) -> None:
+    card = (run / CARD_NAME).read_text()
+    assert card.startswith("# Model card: run\n") and (bundle_folder / CARD_NAME).read_text() == card
+    (bundle_folder / CARD_NAME).write_text(card.replace("- Contact:", "- Contact: me"))
+    assert CARD_NAME not in open_bundle(bundle_folder).manifest.files
 
 
 @pytest.mark.parametrize("fusion", FUSION_KINDS)

@@ -68,7 +68,11 @@ def test_a_full_disk_before_the_first_epoch_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("name", "words", "has_figures"),
-    [("metrics.json", "metrics.json cannot be written", False), ("confusion.png", "the plots in", True)],
+    [
+        ("metrics.json", "metrics.json cannot be written", False),
+        ("model_card.md", "model_card.md cannot be written", True),
+        ("confusion.png", "the plots in", True),
+    ],
 )
 def test_metrics_that_cannot_be_written_are_not_lost(
     name: str, words: str, has_figures: bool, colour_and_range: Path, tmp_path: Path

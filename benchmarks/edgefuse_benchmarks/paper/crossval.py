@@ -33,7 +33,7 @@ from edgefuse.io.new_files import only_writer
 from edgefuse.io.workers import begin_worker
 from edgefuse.training.callbacks import Callback
 from edgefuse.training.loop import best_device
-from edgefuse.training.preflight import mirroring, sensing_notes
+from edgefuse.training.preflight import data_notes
 from edgefuse.training.recipe import OLD_NAMES, TrainConfig
 from edgefuse.training.trainer import NothingLearnedError, train_on_dataset
 from edgefuse_benchmarks.paper.fold_corruptions import score_under_corruptions
@@ -147,6 +147,7 @@ def cross_validate(  # long: the steps of the work in order
     num_jobs: int = 1,
     skip_bad: bool = False,
     force: bool = False,
+    on_notes: Callable[[tuple[str, ...]], None] = lambda notes: None,
     on_done: Callable[[FoldResult | Failure, int, int], None] = lambda result, done, total: None,
     callback: Callback | None = None,
 ) -> CrossValidation:
@@ -161,6 +162,7 @@ def cross_validate(  # long: the steps of the work in order
         corruptions_every: also score each model under every corruption, on every n-th test pair; 0 = not. The rows are in the fold's file.
         num_jobs: worker processes.
         force: discard results of other settings instead of raising an error.
+        on_notes: called before the first training with the notes on data and folds.
         on_done: called after each training with (result, trainings done, trainings in total).
         callback: called at each batch and epoch if num_jobs is 1.
 
@@ -181,12 +183,8 @@ def cross_validate(  # long: the steps of the work in order
     with only_writer(out):
         plan = {"format": FORMAT, "variants": [a.name for a in parsed], "folds": len(folds.splits), "by": folds.by}
         write_json(out / PLAN_NAME, {**plan, "data": data})
-        notes = (
-            *dataset.warnings,
-            *folds.notes,
-            mirroring(dataset.labels, asked=config.augmentation.flip),
-            *sensing_notes(rgbd, range(len(rgbd.rgb)), config, of="pairs"),
-        )
+        notes = (*dataset.warnings, *folds.notes, *data_notes(rgbd, config))
+        on_notes(notes)
         results = dict(finished)
         failures = []
         waiting = [task for task in tasks if task.name not in finished]
@@ -247,9 +245,9 @@ def _tasks(
     for fold, parts in enumerate(folds.splits, start=1):
         for variant in variants:
             own = variant_config(variant, config, weights=weights)
-            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=())
+            own = replace(own, seed=fold_seed(config.seed, fold), num_threads=1, exclude=(), person=None)
             settings = {
-                **own.to_json(),
+                **{name: value for name, value in own.to_json().items() if name != "person"},
                 "rgb_weights": digests.get(own.rgb_weights, own.rgb_weights),
                 "depth_weights": digests.get(own.depth_weights, own.depth_weights),
                 "exclude": [],

@@ -59,7 +59,7 @@ def people(  # long: each option is a parameter
     folders: list[Path] = []
     with TrainingDisplay(brief=True) as display:
         for seed in chosen.seeds:
-            recipe = with_values(recipe_with_options(chosen.recipe, seed=seed), chosen.values)
+            recipe = with_values(recipe_with_options(chosen.recipe, seed=seed, person=chosen.person), chosen.values)
             folders.append(out / f"seed{seed}")
             done.append(
                 cross_validate(
@@ -78,6 +78,7 @@ def people(  # long: each option is a parameter
                     corruptions_every=chosen.corruptions_every,
                     num_jobs=jobs,
                     force=force,
+                    on_notes=_say_notes if not done else lambda notes: None,
                     on_done=fold_line(),
                     callback=display,
                 )
@@ -92,6 +93,7 @@ def people(  # long: each option is a parameter
         title=f"{names}: {protocol}",
         command=shlex.join(["edgefuse", *sys.argv[1:]]),
         fold_names=fold_names(scan(data), protocol=protocol, person=chosen.person),
+        notes=done[0].notes,
         facts={
             "seeds": ", ".join(map(str, chosen.seeds)),
             "machine": hardware["cpu"]["model"],
@@ -101,3 +103,10 @@ def people(  # long: each option is a parameter
     say(f"summary: {path} and {path.with_suffix('.json')}")
     if failures:
         raise typer.Exit(1)
+
+
+def _say_notes(notes: tuple[str, ...]) -> None:
+    from edgefuse.io.text import say
+
+    for note in notes:
+        say(f"note: {note}")

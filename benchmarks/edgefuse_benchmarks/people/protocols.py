@@ -10,16 +10,18 @@ Choices, such as of a default, are made with `sequences`; `leave-one-out` and `o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgefuse.data.dataset import Dataset
-from edgefuse.data.folds import Folds, folds_of_splits, group_names
-from edgefuse.data.splits import Split, hold_out
+from edgefuse.data.folds import Folds, folds_of_splits
+from edgefuse.data.people import one_person_warning, people_of
+from edgefuse.data.splits import Split, hold_out, labels_without_samples
 from edgefuse.errors import UserError
 from edgefuse.io.json_files import Optional, read_json
+from edgefuse.io.text import some_of
 
 Protocol = Literal["leave-one-out", "one-to-another", "sequences"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -90,11 +92,15 @@ def protocol_folds(
             `sequences`), or a class that the training pairs of a split lack.
     """
     of_person: dict[str, list[int]] = {}
-    for position, name in enumerate(group_names(dataset, by=person)):
+    for position, name in enumerate(_people(dataset, person)):
         of_person.setdefault(name, []).append(position)
     people = sorted(of_person)
-    if protocol != "sequences" and len(people) < 2:
-        raise UserError(f"the data has one person ({people[0]}): {protocol} needs two or more")
+    notes = one_person_warning(people, tested=people)
+    if protocol != "sequences" and notes:
+        raise UserError(
+            f"the data has one person ({people[0]}): {protocol} needs two or more; give the folders of other people too, record them, or "
+            "use --protocol sequences"
+        )
     if protocol == "leave-one-out":
         sides = [
             ([p for other in people if other != left for p in of_person[other]], of_person[left]) for left in people
@@ -104,30 +110,50 @@ def protocol_folds(
     else:
         sides = [side for name in people for side in _one_sequence_out(dataset, of_person[name], name)]
     splits = []
-    for learned, tested in sides:
+    for name, (learned, tested) in zip(fold_names(dataset, protocol=protocol, person=person), sides, strict=True):
+        lacking = labels_without_samples(dataset, learned)
+        if lacking:
+            raise UserError(
+                f"{protocol}, {name}: no pair of {some_of(lacking)} to train on; record {'it' if len(lacking) == 1 else 'them'} with "
+                f"every person, in two sequences or more, or remove the class{'' if len(lacking) == 1 else 'es'} from the data"
+            )
         train, validation = hold_out(
             dataset, sorted(learned), dataset.groups(), fraction=validation_fraction, seed=seed + 1
         )
         splits.append(Split(train=tuple(train), validation=tuple(validation), test=tuple(tested)))
-    return folds_of_splits(dataset, splits, by=protocol)
+    num_without = sum(not parts.validation for parts in splits)
+    if validation_fraction and num_without:
+        notes.append(
+            f"{num_without} of {len(splits)} splits have no validation pairs, because each class has one sequence to train on: there the "
+            "temperature stays 1"
+        )
+    folds = folds_of_splits(dataset, splits, by=protocol)
+    return replace(folds, notes=(*notes, *folds.notes))
 
 
 def fold_names(dataset: Dataset, *, protocol: Protocol, person: str) -> list[str]:
     """What each split of `protocol_folds` tests, in its order, such as "s1" or "s1 to s3"."""
-    people = sorted(set(group_names(dataset, by=person)))
+    people = sorted(set(_people(dataset, person)))
     if protocol == "leave-one-out":
         return [f"{', '.join(other for other in people if other != left)} to {left}" for left in people]
     if protocol == "one-to-another":
         return [f"{learned} to {tested}" for learned, tested in permutations(people, 2)]
-    names = zip(group_names(dataset, by=person), dataset.groups(), strict=True)
+    names = zip(_people(dataset, person), dataset.groups(), strict=True)
     return [f"{name}: {sequence}" for name, sequence in sorted(set(names))]
+
+
+def _people(dataset: Dataset, person: str) -> list[str]:
+    return people_of(dataset, person=person, option="the configuration's person")
 
 
 def _one_sequence_out(dataset: Dataset, of_person: Sequence[int], name: str) -> list[tuple[list[int], list[int]]]:
     groups = dataset.groups()
     sequences = sorted({groups[position] for position in of_person})
     if len(sequences) < 2:
-        raise UserError(f"{name} has a single sequence ({sequences[0]}): the protocol sequences needs two or more")
+        raise UserError(
+            f"{name} has a single sequence ({sequences[0]}): the protocol sequences needs two or more; record another, or use "
+            "--protocol leave-one-out"
+        )
     return [
         ([p for p in of_person if groups[p] != held], [p for p in of_person if groups[p] == held]) for held in sequences
     ]

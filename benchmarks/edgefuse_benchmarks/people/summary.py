@@ -14,14 +14,21 @@ import numpy as np
 from edgefuse.evaluation.corruption_summary import EXPECTED_ACCURACY_DEFINITION, FAILURE_PROBABILITIES
 from edgefuse.evaluation.metrics import CONDITIONS
 from edgefuse.io.json_files import write_json
-from edgefuse.io.text import write_text
+from edgefuse.io.text import printable, write_text
 from edgefuse_benchmarks.paper.crossval import read_result
 
 Fold = Mapping[str, Any]
 
 
 def write_summary(
-    folders: Sequence[Path], out: Path, *, title: str, command: str, fold_names: Sequence[str], facts: Mapping[str, Any]
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    fold_names: Sequence[str],
+    notes: Sequence[str],
+    facts: Mapping[str, Any],
 ) -> Path:
     """Write `summary.json` and `summary.md` of the cross-validations in `folders`, one for each seed; returns the path of `summary.md`."""
     folds = [read_result(path) for folder in folders for path in sorted((folder / "folds").glob("*.json"))]
@@ -29,13 +36,21 @@ def write_summary(
     for fold in folds:
         by_variant.setdefault(fold["variant"], []).append(fold)
     commits = sorted({fold.get("commit", "unknown") for fold in folds})
-    header = {"title": title, "command": command, "folds": list(fold_names), "commits": commits, **facts}
+    header = {
+        "title": title,
+        "command": command,
+        "folds": list(fold_names),
+        "commits": commits,
+        "notes": list(notes),
+        **facts,
+    }
     # The settings are the same in every fold of a variant, except for seed and split.
     write_json(out / "summary.json", {**header, "results": [_without_settings(fold) for fold in folds]})
     lines = [f"# {title}", "", f"    {command}", ""]
     lines += [
         f"- {name.replace('_', ' ')}: {value}." for name, value in {"commit": ", ".join(commits), **facts}.items()
     ]
+    lines += [f"- Note: {printable(note)}." for note in notes]
     lines += ["", *_accuracy_table(by_variant, fold_names), "", *_condition_table(by_variant)]
     if any("corruption_summary" in fold for fold in folds):
         lines += ["", *_failure_table(by_variant), "", EXPECTED_ACCURACY_DEFINITION, "", *_corruption_table(by_variant)]

@@ -154,6 +154,7 @@ def export_run(  # long: the options, and the order of the files
             _log.info("INT8: ranges from %d frames of the training data", len(frames.rgb))
             job.write_int8(frames)
         job.write_manifest()
+        run.copy_card(folder)
         if (out / MANIFEST_NAME).is_file():  # a build that ends now writes to the old bundle or finds it replaced
             old_manifest_lock.enter_context(held(out / MANIFEST_NAME))
     return ExportSummary(bundle=open_bundle(out), reports=job.reports)
