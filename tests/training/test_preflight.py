@@ -14,6 +14,7 @@ from edgefuse.data.dataset import load, scan, write_description, write_pair
 from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FusionKind
+from edgefuse.training.background_check import background_line
 from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.commands import calibration_line, summary_lines
 from edgefuse.training.preflight import mirroring, sensing_notes, warnings_before
@@ -230,3 +231,42 @@ def test_a_run_that_another_process_replaced_is_not_modified(tmp_path: Path) -> 
     with pytest.raises(UserError, match="another process"):
         train([root], tmp_path / "run", config=replace(QUICK, epochs=2), callback=Replaced())
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("behind_mm", "background", "words"),
+    [
+        (
+            1500,
+            0.5,
+            "50% of the backgrounds are replaced: depth separates object and background in 100% of the sampled pairs",
+        ),
+        (
+            0,
+            0.5,
+            "backgrounds are kept: depth separates object and background in 0% of the sampled pairs; the nearest surface",
+        ),
+        (1500, 0.0, "backgrounds are kept, as requested"),
+    ],
+)
+def test_the_output_says_whether_backgrounds_are_replaced_and_why(
+    tmp_path: Path, behind_mm: int, background: float, words: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("cup", "ball"):
+        for sequence in range(2):
+            depth = np.full((32, 32), behind_mm, np.uint16)
+            depth[8:24, 8:24] = 600
+            rgb = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            write_pair(tmp_path / "data" / label / f"{label}{sequence}", "f0", rgb, depth)
+    write_description(tmp_path / "data", depth_unit_m=0.001)
+    config = replace(QUICK, augmentation=replace(QUICK.augmentation, background=background))
+    rgbd = load(scan([tmp_path / "data"]))
+    assert background_line(rgbd, range(4), config=config).startswith(words)
+    assert (
+        sum(
+            line.startswith(words)
+            for line in opening(tmp_path / "data", tmp_path / "run", augmentation=config.augmentation)
+        )
+        == 1
+    )

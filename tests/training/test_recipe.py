@@ -89,6 +89,8 @@ def test_values_in_range_are_accepted(dropout: float, epochs: int) -> None:
     [
         ({}, small_rgbd()),
         ({"name": "mobilenet_rgbd"}, mobilenet_rgbd()),
+        ({"background": "keep"}, small_rgbd(augmentation=Augmentation(background=0.0))),
+        ({"background": "replace"}, small_rgbd()),
         ({"epochs": 3, "near_m": None, "flip": True}, small_rgbd(epochs=3, augmentation=Augmentation(flip=True))),
         ({"rgb": "mobilenet_v2"}, mobilenet_rgbd()),
         ({"rgb": "mobilenet_v2", "rgb_weights": "none"}, mobilenet_rgbd(rgb_weights="none")),
