@@ -54,7 +54,10 @@ class ImageStatistics(nn.Module):
         grey = rgb_N3SS.mean(1, keepdim=True)
         brightness = grey.mean((2, 3))
         variance = ((grey - brightness[:, :, None, None]) ** 2).mean((2, 3))
-        saturated = torch.clamp(20 * (rgb_N3SS.amax(1, keepdim=True) - 0.95), 0, 1).mean((2, 3))
+        red, green, blue = rgb_N3SS.split(1, dim=1)
+        # Not amax: see `edgefuse.model.encoding.NearestSurface`.
+        brightest = torch.maximum(torch.maximum(red, green), blue)
+        saturated = torch.clamp(20 * (brightest - 0.95), 0, 1).mean((2, 3))
         black = torch.clamp(1 - 20 * grey, 0, 1).mean((2, 3))
         fine = torch.log(_detail(grey) + 3e-4)
         coarse = torch.log(_detail(functional.avg_pool2d(grey, 4)) + 3e-4)
