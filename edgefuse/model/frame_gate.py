@@ -68,9 +68,12 @@ class ImageStatistics(nn.Module):
 
     def of_depth(self, depth_N2SS: Tensor) -> Tensor:
         """[N, 4] of decoded depth: measured pixels, those next to a hole, noise and edges where it is dense."""
-        depth_m, valid = self.span_m * depth_N2SS[:, :1], depth_N2SS[:, 1:]
+        valid = depth_N2SS[:, 1:]
+        # In whole millimetres, and so exact: rounding errors of a flat surface would be noise, and would differ between engines.
+        depth_mm = torch.round(1000 * self.span_m * depth_N2SS[:, :1])
+        step_m = (9 * depth_mm - torch.round(9 * _smooth(depth_mm))).abs() / 9000
         dense = -functional.max_pool2d(-_padded(valid), 3, stride=1)  # 1 where all of 3 x 3 pixels are measured
-        step_m = ((depth_m - _smooth(depth_m)) * dense).abs()
+        step_m = step_m * dense
         num_dense = dense.mean((2, 3)) + 1e-3
         noise_m = torch.clamp(step_m, max=MAX_STEP_M).mean((2, 3)) / num_dense
         edges = torch.clamp(step_m / MAX_STEP_M - 1, 0, 1).mean((2, 3)) / num_dense
