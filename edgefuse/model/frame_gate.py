@@ -54,9 +54,8 @@ class ImageStatistics(nn.Module):
         grey = rgb_N3SS.mean(1, keepdim=True)
         brightness = grey.mean((2, 3))
         variance = ((grey - brightness[:, :, None, None]) ** 2).mean((2, 3))
-        red, green, blue = torch.split(rgb_N3SS, 1, dim=1)
         # Not amax: see `edgefuse.model.encoding.NearestSurface`.
-        brightest = torch.maximum(torch.maximum(red, green), blue)
+        brightest = torch.maximum(torch.maximum(rgb_N3SS[:, :1], rgb_N3SS[:, 1:2]), rgb_N3SS[:, 2:])
         saturated = torch.clamp(20 * (brightest - 0.95), 0, 1).mean((2, 3))
         black = torch.clamp(1 - 20 * grey, 0, 1).mean((2, 3))
         fine = torch.log(_detail(grey) + 3e-4)
