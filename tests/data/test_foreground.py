@@ -138,3 +138,31 @@ def test_colours_move_towards_those_of_the_other_image() -> None:
     halfway = (rgb.mean((0, 1)) + other.mean((0, 1))) / 2
     np.testing.assert_allclose(restyle(rgb, other, amount=0.5).mean((0, 1)), halfway, atol=1)
     np.testing.assert_array_equal(restyle(rgb, other, amount=0.0), rgb)
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_the_fill_has_the_colour_of_its_surroundings_however_large_the_object(size: int) -> None:
+    grey = Pair(np.full((size, size, 3), 120, np.uint8), np.full((size, size), FAR_MM, np.uint16))
+    border = size // 12
+    grey.codes[border:-border, border:-border] = NEAR_MM
+    found = layers(grey)
+    assert found.near.mean() > 0.6
+    np.testing.assert_allclose(without_near_layer(grey, found).rgb, 120, atol=1)
+
+
+def test_the_fill_of_scattered_objects_without_surroundings_is_the_mean_colour_behind_them() -> None:
+    grey = Pair(np.full((SIZE, SIZE, 3), 120, np.uint8), np.full((SIZE, SIZE), FAR_MM, np.uint16))
+    grey.codes[::2, ::2] = NEAR_MM
+    grey.codes[OBJECT] = NEAR_MM
+    np.testing.assert_allclose(without_near_layer(grey, layers(grey)).rgb, 120, atol=1)
+
+
+@pytest.mark.parametrize("angle", [0.0, 10.0])
+def test_a_thin_part_far_from_the_rest_of_the_object_turns_with_it(angle: float) -> None:
+    """A median filter removes two columns, and the rest is too far away to continue its distance by a blur."""
+    pair = scene(object_at=(slice(24, 72), slice(50, 80)))
+    thin = (slice(24, 72), slice(6, 8))
+    pair.codes[thin], pair.rgb[thin] = NEAR_MM, (255, 0, 0)
+    turned = turn_near_layer(pair, layers(pair), angles_deg=(angle, 0.0), focal_length=4.0)
+    is_red = (turned.rgb[..., 0] > 200) & (turned.rgb[..., 1:] < 60).all(2)
+    assert is_red[:, :40].sum() > 48
