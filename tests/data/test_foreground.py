@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgefuse.contract import bytes_from_codes, codes_from_bytes
+from edgefuse.data.augmentation import Augmentation, augment
 from edgefuse.data.foreground import (
     GAP_MM,
     Layers,
@@ -15,6 +17,7 @@ from edgefuse.data.foreground import (
     turn_near_layer,
     without_near_layer,
 )
+from edgefuse.framing import Framed
 
 SIZE, NEAR_MM, FAR_MM, WINDOW_M = 96, 600, 1500, 0.3
 OBJECT = (slice(24, 72), slice(30, 66))
@@ -166,3 +169,25 @@ def test_a_thin_part_far_from_the_rest_of_the_object_turns_with_it(angle: float)
     turned = turn_near_layer(pair, layers(pair), angles_deg=(angle, 0.0), focal_length=4.0)
     is_red = (turned.rgb[..., 0] > 200) & (turned.rgb[..., 1:] < 60).all(2)
     assert is_red[:, :40].sum() > 48
+
+
+@pytest.mark.parametrize("missing", ["own", "other"])
+def test_missing_rgb_stays_missing_and_is_no_background(missing: str) -> None:
+    own, other = scene(), scene(1)
+    other.codes[other.codes == FAR_MM] = 1800
+    (own if missing == "own" else other).rgb[:] = 0
+    off = {name: 0.0 for name, value in vars(Augmentation()).items() if isinstance(value, float)}
+    framed = augment(
+        *own,
+        size=SIZE,
+        depth_unit_m=0.001,
+        augmentation=Augmentation(**{**off, "background": 1.0, "style": 1.0}, flip=False),
+        rng=np.random.default_rng(0),
+        other=lambda: Framed(other.rgb, bytes_from_codes(other.codes)),
+    )
+    if missing == "own":
+        assert not framed.rgb.any()
+        assert (codes_from_bytes(framed.depth)[:8] != own.codes[:8]).all(), "depth has no other background"
+    else:
+        assert framed.rgb[:8].mean() > 10, "the background is black"
+        np.testing.assert_array_equal(framed.rgb[30:60, 40:60], own.rgb[30:60, 40:60])
