@@ -54,7 +54,7 @@ class ImageStatistics(nn.Module):
         grey = rgb_N3SS.mean(1, keepdim=True)
         brightness = grey.mean((2, 3))
         variance = ((grey - brightness[:, :, None, None]) ** 2).mean((2, 3))
-        red, green, blue = rgb_N3SS.split(1, dim=1)
+        red, green, blue = torch.split(rgb_N3SS, 1, dim=1)
         # Not amax: see `edgefuse.model.encoding.NearestSurface`.
         brightest = torch.maximum(torch.maximum(red, green), blue)
         saturated = torch.clamp(20 * (brightest - 0.95), 0, 1).mean((2, 3))

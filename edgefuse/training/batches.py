@@ -90,7 +90,11 @@ def build_loader(samples: AugmentedDataset, *, batch_size: int, seed: int) -> Da
 
 
 def prefetched(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches in the same order; a thread prepares the next one while the caller uses the last."""
+    """The same batches in the same order; a thread prepares the next one while the caller uses the last.
+
+    Only for training on a GPU, or on the CPU with a core to spare. If PyTorch uses all cores, its threads wait for the one that shares its core:
+    with two threads on two cores, a step took 184 ms, and 150 ms without.
+    """
     source = iter(batches)
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = pool.submit(next, source, None)

@@ -6,6 +6,7 @@ Owns the updates of the weights; does not access files. Callbacks report each st
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -92,12 +93,13 @@ def train_epochs(
     report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
     optimizer, schedule = annealed_adam(model, config, num_steps=report.num_steps)
     criterion = partial(_loss, config=config)
+    ahead = device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
     with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
             samples.start_epoch(epoch)
             set_training(model)
             losses, num_right, num_seen = list[float](), 0, 0
-            for number, batch in enumerate(prefetched(loader), start=1):
+            for number, batch in enumerate(prefetched(loader) if ahead else loader, start=1):
                 where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
                 rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
                 loss, logits = criterion(model, rgb, depth, truth)
