@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE, bytes_from_codes, codes_from_bytes
 from edgefuse.data.foreground import FOCAL_LENGTHS, Pair, layers_of, replace_background, restyle, turn_near_layer
+from edgefuse.data.sensor_coverage import rgb_is_missing
 from edgefuse.errors import UserError
 from edgefuse.framing import Framed, Roi, fit
 from edgefuse.limits import check_limits, limited, one_of
@@ -128,21 +129,24 @@ def _vary_layers(
     depth_window_m: float,
     other: Callable[[], Framed] | None,
 ) -> Pair:
-    """Turn the near layer, and give the pair the background and the colours of another one."""
+    """Turn the near layer, and give the pair the background and the colours of another one. RGB that is missing stays as it is."""
     turned = augmentation.turn_deg > 0 and rng.random() < TURNED
     replaced = rng.random() < augmentation.background
+    if not (turned or replaced or augmentation.style):
+        return pair
     layers = layers_of(pair.codes, depth_window_m=depth_window_m) if turned or replaced else None
+    missing = pair.rgb if rgb_is_missing(pair.rgb) else None
     if turned and layers is not None:
         yaw, pitch = augmentation.turn_deg * rng.uniform(-1, 1, 2)
         pair = turn_near_layer(pair, layers, angles_deg=(yaw, pitch), focal_length=rng.uniform(*FOCAL_LENGTHS))
         layers = layers_of(pair.codes, depth_window_m=depth_window_m)
     framed = other() if other is not None and (augmentation.style or replaced) else None
-    another = None if framed is None else Pair(framed.rgb, codes_from_bytes(framed.depth))
+    another = None if framed is None or rgb_is_missing(framed.rgb) else Pair(framed.rgb, codes_from_bytes(framed.depth))
     if replaced and layers is not None:
         pair = replace_background(pair, layers, another, rng)
     if augmentation.style and another is not None:
         pair = Pair(restyle(pair.rgb, another.rgb, amount=augmentation.style * rng.random()), pair.codes)
-    return pair
+    return pair if missing is None else Pair(missing, pair.codes)
 
 
 def _vary_sensors(

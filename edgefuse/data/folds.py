@@ -87,7 +87,7 @@ def group_names(dataset: Dataset, *, by: str, option: str = "--by") -> list[str]
         UserError: not a regular expression, no group in it, or sequences that it does not match (some are listed).
     """
     sequences = dataset.groups()
-    if by in (BY_SEQUENCE, BY_TRIALS):
+    if option == "--by" and by in (BY_SEQUENCE, BY_TRIALS):
         return sequences
     try:
         expression = re.compile(by)

@@ -22,8 +22,8 @@ Image = NDArray[Any]
 BLOCKS_ACROSS = 12
 """The nearest surface is the smallest mean of these blocks, as in `edgefuse.model.encoding`, so that a stray pixel does not count as one."""
 LEAST_NEAR, MOST_NEAR, LEAST_FAR = 0.02, 0.75, 0.5
-"""Depth separates object and background if the near layer covers a fraction of the image between the first two, and at least the third of
-the other pixels is measured behind it."""
+"""Depth separates object and background if the near layer covers more than `LEAST_NEAR` and less than `MOST_NEAR` of the image, and at least
+the fraction `LEAST_FAR` of the other pixels is measured behind it."""
 GAP_MM = 100.0
 """A new background begins at least this far behind the near layer."""
 GENERATED = 0.25
@@ -147,9 +147,10 @@ def without_near_layer(pair: Pair, layers: Layers) -> Pair:
     margin = max(1, round(size / 16))
     kept = 1 - cv2.dilate(layers.near.astype(np.float32), np.ones((margin, margin), np.uint8))
     small = (max(2, size // 8),) * 2
-    weight = cv2.GaussianBlur(cv2.resize(kept, small, interpolation=cv2.INTER_AREA), (0, 0), 2) + 1e-3
+    weight = cv2.GaussianBlur(cv2.resize(kept, small, interpolation=cv2.INTER_AREA), (0, 0), 2)[..., None]
     colour = cv2.resize(pair.rgb * kept[..., None], small, interpolation=cv2.INTER_AREA)
-    surroundings = cv2.resize(cv2.GaussianBlur(colour, (0, 0), 2) / weight[..., None], (size, size))
+    mean = pair.rgb[kept > 0 if kept.any() else layers.far].mean(0, dtype=np.float32)  # far from all that is kept
+    surroundings = cv2.resize((cv2.GaussianBlur(colour, (0, 0), 2) + 1e-3 * mean) / (weight + 1e-3), (size, size))
     codes = pair.codes.copy()
     codes[layers.near] = round(float(np.median(pair.codes[layers.far])))
     return Pair(_blend(pair.rgb, surroundings, kept), codes)
@@ -173,13 +174,13 @@ def _smooth_depth(codes: Codes, near: NDArray[np.bool_]) -> Map:
     """Distance in mm of the near layer without noise, continued over its holes and beyond its edges."""
     kept = cv2.medianBlur(np.where(near, codes, np.uint16(0)), 5).astype(np.float32)
     kept = kept if kept.any() else np.where(near, codes, 0).astype(np.float32)
-    fine, wide = (
-        cv2.GaussianBlur(kept, (0, 0), sigma) / (cv2.GaussianBlur((kept > 0).astype(np.float32), (0, 0), sigma) + 1e-6)
+    middle = np.median(kept[kept > 0])  # far from all that is kept
+    (fine, fine_weight), (wide, wide_weight) = (
+        (cv2.GaussianBlur(kept, (0, 0), sigma), cv2.GaussianBlur((kept > 0).astype(np.float32), (0, 0), sigma))
         for sigma in (1.5, len(codes) / 20)
     )
-    return np.asarray(
-        np.where(cv2.GaussianBlur((kept > 0).astype(np.float32), (0, 0), 1.5) > 0.2, fine, wide), np.float32
-    )
+    continued = (wide + 1e-6 * middle) / (wide_weight + 1e-6)
+    return np.asarray(np.where(fine_weight > 0.2, fine / (fine_weight + 1e-6), continued), np.float32)
 
 
 def _turned(

@@ -253,7 +253,11 @@ def _sampled(
     for i, key in zip(indices, keys, strict=True):
         by_key.setdefault(key, []).append(i)
     most = max(least, NUM_SAMPLED // max(1, len(by_key)))
-    chosen = [i for own in by_key.values() for i in own[:: max(1, -(-len(own) // most))]]
+    chosen = [
+        own[k]
+        for own in by_key.values()
+        for k in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int).tolist()
+    ]
     found = [
         sensed(
             rgbd.rgb[i],

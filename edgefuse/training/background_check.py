@@ -44,4 +44,4 @@ def background_line(rgbd: RgbdDataset, indices: Sequence[int], *, config: TrainC
         return (
             f"{kept}: {why}; the nearest surface must be the object, with {config.depth_window_m:g} m or more behind it"
         )
-    return f"{replaced:.0%} of the backgrounds are replaced: {why} (--background keep turns it off)"
+    return f"{replaced * fraction:.0%} of the backgrounds are replaced: {why} (--background keep turns it off)"

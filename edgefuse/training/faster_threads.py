@@ -29,11 +29,14 @@ class FasterThreads:
     def __init__(self) -> None:
         self.num_calls = 0
         self.seconds: dict[int, float] = {}
+        self.most = 1
 
     def __call__(self, call: Callable[[], Result]) -> Result:
         most = torch.get_num_threads()
         if most == 1:
             return call()
+        if most != self.most:
+            self.most, self.num_calls, self.seconds = most, 0, {}
         timed = {1: most, 2: 1}.get(self.num_calls % PERIOD)  # not the first call, which also prepares the layers
         fastest = min(self.seconds, key=lambda n: self.seconds[n]) if self.seconds else most
         self.num_calls += 1
@@ -41,7 +44,8 @@ class FasterThreads:
         torch.set_num_threads(chosen)
         start = time.perf_counter()
         try:
-            return call()
+            result = call()
         finally:
-            self.seconds[chosen] = time.perf_counter() - start
             torch.set_num_threads(most)
+        self.seconds[chosen] = time.perf_counter() - start  # not of a call that failed
+        return result

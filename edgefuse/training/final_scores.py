@@ -60,6 +60,7 @@ def fit_temperatures(
     contract: InputContract,
     labels: tuple[str, ...],
     augmentation: Augmentation,
+    depth_window_m: float,
     seed: int,
 ) -> Temperatures:
     """Fit the temperature of each sensor state on augmented validation pairs; 1 without any."""
@@ -70,7 +71,11 @@ def fit_temperatures(
     augmented = replace(augmentation, background=0.0, rgb_dropout=0.0, depth_dropout=0.0)
     changes: dict[str, Change] = {
         f"{condition} {number}": partial(
-            _augmented, missing=CHANGES[condition], augmentation=augmented, seed=(seed, number)
+            _augmented,
+            missing=CHANGES[condition],
+            augmentation=augmented,
+            depth_window_m=depth_window_m,
+            seed=(seed, number),
         )
         for condition in conditions
         for number in range(NUM_PASSES)
@@ -91,6 +96,7 @@ def _augmented(
     *,
     missing: Change,
     augmentation: Augmentation,
+    depth_window_m: float,
     seed: tuple[int, ...],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Framed pairs, augmented, then without the missing sensor: an `edgefuse.evaluation.metrics.Change`."""
@@ -102,6 +108,7 @@ def _augmented(
             depth_unit_m=DEPTH_UNIT_M,
             augmentation=augmentation,
             rng=np.random.default_rng((*seed, position)),
+            depth_window_m=depth_window_m,
         )
         for image, codes, position in zip(rgb, codes_from_bytes(depth), positions, strict=True)
     ]

@@ -57,7 +57,8 @@ def train_frame_gate(
     Args:
         train: pairs to corrupt.
         clean: pairs whose median G becomes `TRUSTED`, such as the validation pairs; the median, for some may lack a sensor.
-        augmentation: of the recipe; its backgrounds, holes, blur, misalignment and dropout are left out, because they are corruptions or look like one.
+        augmentation: of the recipe; its backgrounds, turning, colours of other pairs, holes, blur, misalignment and dropout are left out, because they
+            are corruptions or look like one.
     """
     gate, device = model.frame_gate, next(model.parameters()).device
     assert gate is not None
@@ -93,6 +94,7 @@ class _Framer:
         self.augmentation = replace(
             augmentation,
             background=0.0,
+            turn_deg=0.0,
             style=0.0,
             holes=0.0,
             misalignment=0.0,

@@ -207,7 +207,8 @@ def _limits(config: ModelConfig, info: Mapping[str, Any], metrics: Mapping[str, 
 def _without_folders(text: str, roots: Sequence[str]) -> str:
     """`text` with the names of data folders in place of their paths, because the card is given to others."""
     for root in roots:
-        text = text.replace(f"{root}/", f"{Path(root).name}/")
+        if Path(root).name:
+            text = text.replace(root, Path(root).name)
     return text
 
 

@@ -176,9 +176,9 @@ def recipe_with_options(name: str = "small_rgbd", **options: Any) -> TrainConfig
 
     Args:
         name: one of `RECIPES`.
-        options: fields of `TrainConfig`, and `flip` and `background` ("replace", "keep") of its augmentation; None = as in the recipe. An RGB backbone also sets the
-            depth backbone to the same network ("scratch" for "small"), and both use ImageNet weights if available, unless other
-            options set them. A depth backbone of DeFM also sets the encoding that it expects.
+        options: fields of `TrainConfig`, and `flip` and `background` ("replace", "keep") of its augmentation; None = as in the recipe.
+            An RGB backbone also sets the depth backbone to the same network ("scratch" for "small"), and both use ImageNet weights if
+            available, unless other options set them. A depth backbone of DeFM also sets the encoding that it expects.
 
     Raises:
         UserError: unknown recipe, a value out of range, or a depth backbone of DeFM without its weights.

@@ -352,6 +352,7 @@ def _finish(  # long: all that follows the last epoch
             contract=contract,
             labels=labels,
             augmentation=config.augmentation,
+            depth_window_m=config.depth_window_m,
             seed=config.seed,
         )
         metrics = measure(model, held_out, history, temperatures=temperatures, contract=contract, labels=labels)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgefuse.contract import bytes_from_codes, codes_from_bytes
+from edgefuse.data.augmentation import Augmentation, augment
 from edgefuse.data.foreground import (
     GAP_MM,
     Layers,
@@ -15,6 +17,7 @@ from edgefuse.data.foreground import (
     turn_near_layer,
     without_near_layer,
 )
+from edgefuse.framing import Framed
 
 SIZE, NEAR_MM, FAR_MM, WINDOW_M = 96, 600, 1500, 0.3
 OBJECT = (slice(24, 72), slice(30, 66))
@@ -138,3 +141,53 @@ def test_colours_move_towards_those_of_the_other_image() -> None:
     halfway = (rgb.mean((0, 1)) + other.mean((0, 1))) / 2
     np.testing.assert_allclose(restyle(rgb, other, amount=0.5).mean((0, 1)), halfway, atol=1)
     np.testing.assert_array_equal(restyle(rgb, other, amount=0.0), rgb)
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_the_fill_has_the_colour_of_its_surroundings_however_large_the_object(size: int) -> None:
+    grey = Pair(np.full((size, size, 3), 120, np.uint8), np.full((size, size), FAR_MM, np.uint16))
+    border = size // 12
+    grey.codes[border:-border, border:-border] = NEAR_MM
+    found = layers(grey)
+    assert found.near.mean() > 0.6
+    np.testing.assert_allclose(without_near_layer(grey, found).rgb, 120, atol=1)
+
+
+def test_the_fill_of_scattered_objects_without_surroundings_is_the_mean_colour_behind_them() -> None:
+    grey = Pair(np.full((SIZE, SIZE, 3), 120, np.uint8), np.full((SIZE, SIZE), FAR_MM, np.uint16))
+    grey.codes[::2, ::2] = NEAR_MM
+    grey.codes[OBJECT] = NEAR_MM
+    np.testing.assert_allclose(without_near_layer(grey, layers(grey)).rgb, 120, atol=1)
+
+
+@pytest.mark.parametrize("angle", [0.0, 10.0])
+def test_a_thin_part_far_from_the_rest_of_the_object_turns_with_it(angle: float) -> None:
+    """A median filter removes two columns, and the rest is too far away to continue its distance by a blur."""
+    pair = scene(object_at=(slice(24, 72), slice(50, 80)))
+    thin = (slice(24, 72), slice(6, 8))
+    pair.codes[thin], pair.rgb[thin] = NEAR_MM, (255, 0, 0)
+    turned = turn_near_layer(pair, layers(pair), angles_deg=(angle, 0.0), focal_length=4.0)
+    is_red = (turned.rgb[..., 0] > 200) & (turned.rgb[..., 1:] < 60).all(2)
+    assert is_red[:, :40].sum() > 48
+
+
+@pytest.mark.parametrize("missing", ["own", "other"])
+def test_missing_rgb_stays_missing_and_is_no_background(missing: str) -> None:
+    own, other = scene(), scene(1)
+    other.codes[other.codes == FAR_MM] = 1800
+    (own if missing == "own" else other).rgb[:] = 0
+    off = {name: 0.0 for name, value in vars(Augmentation()).items() if isinstance(value, float)}
+    framed = augment(
+        *own,
+        size=SIZE,
+        depth_unit_m=0.001,
+        augmentation=Augmentation(**{**off, "background": 1.0, "style": 1.0}, flip=False),
+        rng=np.random.default_rng(0),
+        other=lambda: Framed(other.rgb, bytes_from_codes(other.codes)),
+    )
+    if missing == "own":
+        assert not framed.rgb.any()
+        assert (codes_from_bytes(framed.depth)[:8] != own.codes[:8]).all(), "depth has no other background"
+    else:
+        assert framed.rgb[:8].mean() > 10, "the background is black"
+        np.testing.assert_array_equal(framed.rgb[30:60, 40:60], own.rgb[30:60, 40:60])

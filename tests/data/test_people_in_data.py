@@ -59,6 +59,15 @@ def test_a_person_without_depth_is_named_once(tmp_path: Path) -> None:
     assert "3 of 9 sequences (b_0, b_1, b_2)" in by_sequence
 
 
+def test_a_sequence_of_four_pairs_is_checked_among_many(tmp_path: Path) -> None:
+    """With so many sequences, three pairs of each are checked."""
+    people = "abcdefghijklmnopqrstuvwxyz"
+    rgbd = load(scan([people_data(tmp_path / "d", people=people, num_sequences=3, num_frames=2, no_depth="b")]))
+    assert len({*rgbd.dataset.groups()}) == 78  # of two classes, so of four pairs
+    (text,) = group_warnings(rgbd, range(len(rgbd.rgb)), rgbd.dataset.groups(), what="sequences")
+    assert "in 9 of 9 checked pairs of 3 of 78 sequences (b_0, b_1, b_2)" in text
+
+
 def test_a_held_out_person_without_depth_is_reported(tmp_path: Path) -> None:
     rgbd = load(scan([people_data(tmp_path / "d", no_depth="c")]))
     of_c = [i for i, sample in enumerate(rgbd.dataset.samples) if sample.sequence[0] == "c"]
@@ -119,6 +128,7 @@ def test_an_expression_that_does_not_fit_names_the_option(tmp_path: Path) -> Non
     for person, words in (
         ("(", "is not a regular expression"),
         ("a", "has no group"),
+        ("sequence", "has no group"),  # a word of --by
         ("^(q)", "finds no group in 3 "),
     ):
         with pytest.raises(UserError, match="--person ") as caught:

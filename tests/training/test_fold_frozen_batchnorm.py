@@ -12,7 +12,7 @@ from edgefuse.contract import InputContract
 from edgefuse.model.backbones import Backbone, build_rgb_backbone
 from edgefuse.model.choices import COMMON_BACKBONES
 from edgefuse.model.classifier import ModelConfig, build_classifier
-from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
+from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm, for_prediction
 from edgefuse.training.loop import prepare, set_training
 
 
@@ -79,4 +79,16 @@ def test_an_error_inside_restores_the_model() -> None:
     backbone = build_rgb_backbone("mobilenet_v2").eval().requires_grad_(False)
     with pytest.raises(RuntimeError), fold_frozen_batchnorm(backbone):
         raise RuntimeError
+    assert not any("forward" in vars(module) for module in backbone.modules())
+
+
+def test_a_context_inside_another_leaves_the_layers_folded() -> None:
+    backbone = with_random_statistics(build_rgb_backbone("small")).eval()
+    image = torch.randn(1, 3, 32, 32)
+    before = backbone(image).detach()
+    with for_prediction(backbone):
+        with for_prediction(backbone):
+            torch.testing.assert_close(backbone(image), before)
+        assert any("forward" in vars(module) for module in backbone.modules())
+        torch.testing.assert_close(backbone(image), before)
     assert not any("forward" in vars(module) for module in backbone.modules())

@@ -122,6 +122,7 @@ def test_paths_of_the_data_are_not_given_away(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     (warning,) = run.info["warnings"]
     assert str(root) in warning and str(tmp_path) not in card_of(run) and "first hands/blue_far/c_0/" in card_of(run)
+    assert "training: hands: a region." in made_again(run, warnings=[f"{root}: a region"])
 
 
 def test_a_run_without_a_card_opens_and_a_new_training_replaces_the_card(tmp_path: Path) -> None:

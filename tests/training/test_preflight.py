@@ -270,3 +270,14 @@ def test_the_output_says_whether_backgrounds_are_replaced_and_why(
         )
         == 1
     )
+
+
+def test_the_fraction_of_replaced_backgrounds_counts_only_separable_pairs(tmp_path: Path) -> None:
+    for number in range(4):
+        depth = np.full((32, 32), 1500 if number else 0, np.uint16)
+        depth[8:24, 8:24] = 600
+        write_pair(tmp_path / "cup" / "s", f"f{number}", np.zeros((32, 32, 3), np.uint8), depth)
+    write_description(tmp_path, depth_unit_m=0.001)
+    config = replace(QUICK, augmentation=replace(QUICK.augmentation, background=0.8))
+    line = background_line(load(scan([tmp_path])), range(4), config=config)
+    assert line.startswith("60% of the backgrounds are replaced: depth separates object and background in 75%")

@@ -67,6 +67,30 @@ def test_evaluation_uses_the_number_of_threads_that_is_faster_and_restores_it(fa
         torch.set_num_threads(before)
 
 
+def test_a_failed_call_and_other_numbers_of_threads_do_not_count() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        run, used = FasterThreads(), list[int]()
+
+        def call() -> None:
+            used.append(torch.get_num_threads())
+            time.sleep(0.02 if used[-1] == 1 else 0.001)
+
+        run(call)
+        run(call)
+        with pytest.raises(ZeroDivisionError):
+            run(lambda: 1 / 0)  # with one thread, in no time
+        run(call)
+        assert used == [4, 4, 4]
+        torch.set_num_threads(2)
+        for _ in range(4):
+            run(call)
+        assert used[3:] == [2, 2, 1, 2]
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def model() -> FusionClassifier:
     torch.manual_seed(0)
