@@ -97,7 +97,7 @@ class DepthAsImage(nn.Module):
 class GroupNorm(nn.GroupNorm):
     """PyTorch's GroupNorm from an instance norm over each group: its ONNX graph has constant shapes for a dynamic batch too.
 
-    PyTorch's own is exported with shapes that are computed in INT64, which `edgefuse check-onnx` refuses.
+    PyTorch's own is exported with shapes that are computed in INT64, which `edgefuse lint-onnx` refuses.
     """
 
     def forward(self, input: Tensor) -> Tensor:
