@@ -27,7 +27,7 @@ def test_one_person_is_a_warning_that_says_what_the_figures_mean() -> None:
     assert one_person_warning(["a", "b"], tested=["c"]) == []
     (same,) = one_person_warning(["a", "a"], tested=["a"])
     assert (
-        same.startswith("only one person (a) to train on: the held-out pairs are of the same person") and "61%" in same
+        same.startswith("only one person (a) to train on: the held-out pairs are of the same person") and "64%" in same
     )
     (other,) = one_person_warning(["a"], tested=["b"])
     assert "same person" not in other and "expect less on people other than a" in other
