@@ -168,7 +168,7 @@ def _evaluate_corruptions(
         typer.echo(dumps({**header, "versions": facts["versions"], "models": reports}))
     else:
         _print_corruptions(rows_by_model, title)
-        _print_summary(rows_by_model)
+        _print_summary({name: report["summary"] for name, report in reports.items()})
     # Files come last: writing them may fail.
     if out is not None:
         report_path = write_failures(rows_by_model, out, title=title, command=command, facts=facts)
@@ -329,24 +329,25 @@ def _print_corruptions(rows_by_model: dict[str, tuple[Row, ...]], title: str) ->
     new_console().print(table)
 
 
-def _print_summary(rows_by_model: dict[str, tuple[Row, ...]]) -> None:
+def _print_summary(summaries: dict[str, dict[str, Any]]) -> None:
     """Expected accuracy if each sensor fails with probability p, and whether the gate finds the failing sensor."""
-    from edgefuse.evaluation.corruption_summary import FAILURE_PROBABILITIES, summarise
+    from edgefuse.evaluation.corruption_summary import FAILURE_PROBABILITIES
     from edgefuse.io.text import new_console, new_table
 
-    summaries = [summarise(rows) for rows in rows_by_model.values()]
     table = new_table(title="expected accuracy if each sensor fails with probability p")
     table.add_column("a failed sensor")
     table.add_column("p", justify="right")
-    for name in rows_by_model:
+    for name in summaries:
         table.add_column(name, justify="right")
     for p in FAILURE_PROBABILITIES:
-        table.add_row("is missing", f"{p:g}", *[f"{summary.missing[p]:.1%}" for summary in summaries])
+        table.add_row("is missing", f"{p:g}", *[f"{summary['missing'][p]:.1%}" for summary in summaries.values()])
     table.add_section()
     for p in FAILURE_PROBABILITIES:
-        table.add_row("has any corruption", f"{p:g}", *[f"{summary.any_corruption[p]:.1%}" for summary in summaries])
+        table.add_row(
+            "has any corruption", f"{p:g}", *[f"{summary['any_corruption'][p]:.1%}" for summary in summaries.values()]
+        )
     table.add_section()
-    table.add_row("gate finds it (AUC)", "", *[f"{summary.gate_auc:.3f}" for summary in summaries])
+    table.add_row("gate finds it (AUC)", "", *[f"{summary['gate_auc']:.3f}" for summary in summaries.values()])
     visible = "AUC without frozen and foreign images"
-    table.add_row(visible, "", *[f"{summary.gate_auc_visible:.3f}" for summary in summaries])
+    table.add_row(visible, "", *[f"{summary['gate_auc_visible']:.3f}" for summary in summaries.values()])
     new_console().print(table)

@@ -45,7 +45,7 @@ __all__ = [
     "RgbdDataset",
     "Sample",
 ]
-__all__ += ["describe", "has_pairs", "load", "read_pair", "scan", "write_description", "write_pair"]
+__all__ += ["describe", "has_pairs", "load", "read_pair", "scan", "spread_evenly", "write_description", "write_pair"]
 
 PLAUSIBLE_MEDIAN_M = (0.1, 10.0)
 """Plausible median depth of a data set: RGB-D cameras measure from about 0.1 to 10 m. Outside it, the unit is probably wrong."""
@@ -310,6 +310,11 @@ class _Pair:
     depth: NDArray[np.uint16] | OnDisk
     sha256: str
     pixels: bytes
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0..count - 1, evenly spread, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def _refuse_overlap(roots: Sequence[Path]) -> None:

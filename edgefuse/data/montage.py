@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import MAX_DEPTH_CODE
-from edgefuse.data.dataset import Dataset, Sample, read_pair
+from edgefuse.data.dataset import Dataset, Sample, read_pair, spread_evenly
 from edgefuse.data.pairing import MARK
 from edgefuse.errors import UserError
 from edgefuse.io.images import write_image
@@ -54,7 +54,7 @@ def montage(dataset: Dataset, path: Path, *, side_px: int = 96, per_class: int =
 def _spread(dataset: Dataset, label: int, count: int) -> list[Sample]:
     """Pairs of a class, from sequences as far apart in the list as there are."""
     members = [sample for sample in dataset.samples if sample.label == label]
-    return [members[i] for i in np.linspace(0, len(members) - 1, min(count, len(members)), dtype=int)]
+    return [members[i] for i in spread_evenly(len(members), count)]
 
 
 def _strip(label: str, samples: list[Sample], *, side_px: int, width_px: int, per_class: int) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.contract import Clipped, clipped
-from edgefuse.data.dataset import Dataset, RgbdDataset
+from edgefuse.data.dataset import Dataset, RgbdDataset, spread_evenly
 from edgefuse.io.text import printable, some_of
 
 MAX_BLACK_LEVEL = 8.0
@@ -253,11 +253,7 @@ def _sampled(
     for i, key in zip(indices, keys, strict=True):
         by_key.setdefault(key, []).append(i)
     most = max(least, NUM_SAMPLED // max(1, len(by_key)))
-    chosen = [
-        own[k]
-        for own in by_key.values()
-        for k in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int).tolist()
-    ]
+    chosen = [own[k] for own in by_key.values() for k in spread_evenly(len(own), most)]
     found = [
         sensed(
             rgbd.rgb[i],

@@ -33,7 +33,10 @@ at the second fraction or less, it counts as unknown and is not masked. In betwe
 
 
 class SpatialGate(nn.Module):
-    """A learned mask of the RGB image from depth. Initially it keeps the near layer.
+    """A mask of the RGB image from depth, which keeps the near layer.
+
+    Training leaves its four weights as they are (`edgefuse.training.loop.prepare`): a gradient for them would have to pass the frozen part of
+    the RGB backbone. Older runs have trained ones.
 
     Without any depth measurement nothing is masked, so RGB stays complete if the depth sensor is missing. If most measurements
     are missing, only pixels that were measured as background are masked.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgefuse.contract import codes_from_bytes
-from edgefuse.data.dataset import RgbdDataset
+from edgefuse.data.dataset import RgbdDataset, spread_evenly
 from edgefuse.data.foreground import layers_of
 from edgefuse.framing import fit
 from edgefuse.training.recipe import TrainConfig
@@ -19,7 +19,6 @@ ENOUGH = 0.5
 
 def separable_fraction(rgbd: RgbdDataset, indices: Sequence[int], *, size: int, depth_window_m: float) -> float:
     """The fraction of the pairs, of a sample of at most `NUM_SAMPLED`, whose near layer depth separates from a background; 0 without pairs."""
-    chosen = np.unique(np.linspace(0, len(indices) - 1, min(NUM_SAMPLED, len(indices))).astype(int))
     found = [
         layers_of(
             codes_from_bytes(
@@ -27,7 +26,7 @@ def separable_fraction(rgbd: RgbdDataset, indices: Sequence[int], *, size: int, 
             ),
             depth_window_m=depth_window_m,
         )
-        for i in (indices[k] for k in chosen)
+        for i in (indices[k] for k in spread_evenly(len(indices), NUM_SAMPLED))
     ]
     return float(np.mean([layers is not None for layers in found])) if found else 0.0
 

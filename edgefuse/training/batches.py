@@ -18,6 +18,7 @@ from edgefuse.framing import Framed, fit
 from edgefuse.training.recipe import TrainConfig
 
 MAX_TRIES = 8
+"""Random pairs that are looked at for one of another sequence; a data set of one sequence has none."""
 
 
 class Batch(NamedTuple):

@@ -24,7 +24,7 @@ from edgefuse.evaluation.metrics import Predictor, framed_batches
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
 from edgefuse.training.batches import AugmentedDataset, Batch, build_loader, prefetched
-from edgefuse.training.faster_threads import FasterThreads
+from edgefuse.training.faster_threads import FasterThreads, Result
 from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.recipe import TrainConfig
 
@@ -186,7 +186,7 @@ def prepare(model: FusionClassifier, *, device: torch.device, frozen_fraction: f
     if model.frame_gate is not None:
         model.frame_gate.requires_grad_(False)  # trained afterwards, see `edgefuse.training.frame_gate`
     if model.spatial_gate is not None:
-        model.spatial_gate.requires_grad_(False)
+        model.spatial_gate.requires_grad_(False)  # else the gradient would pass the frozen stages of the RGB backbone
     set_training(model)
 
 
@@ -213,13 +213,17 @@ def set_training(model: FusionClassifier) -> None:
 def torch_predictor(model: FusionClassifier) -> Predictor:
     """The model as an `edgefuse.evaluation.metrics.Predictor`, on its current device; on the CPU with the number of threads that is faster."""
     device = next(model.parameters()).device
-    run = FasterThreads()
+    run = FasterThreads() if device.type == "cpu" else _directly
 
     def predict_arrays(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
         outputs = run(lambda: predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device)))
         return Outputs(*(tensor.cpu().numpy() for tensor in outputs))
 
     return predict_arrays
+
+
+def _directly(call: Callable[[], Result]) -> Result:
+    return call()
 
 
 def torch_pixel_gate(

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgefuse.contract import InputContract
-from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan
+from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan, spread_evenly
 from edgefuse.data.people import pairs_of_people, short_sequences_note
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory, require
@@ -317,7 +316,7 @@ def _describe_data(dataset: Dataset, parts: Split, *, person: str | None) -> dic
 def _store_samples(out: Path, rgbd: RgbdDataset, contract: InputContract) -> None:
     """Store framed pairs, spread over the classes, for parity checks in later steps."""
     count = len(rgbd.rgb)
-    chosen = np.unique(np.linspace(0, count - 1, min(NUM_STORED_SAMPLES, count)).astype(int)).tolist()
+    chosen = spread_evenly(count, NUM_STORED_SAMPLES)
     rgb, depth, _ = next(framed_batches(rgbd.subset(chosen), contract=contract, batch_size=NUM_STORED_SAMPLES))
     run_folder.write_samples(out, rgb=rgb, depth=depth)
 

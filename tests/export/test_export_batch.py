@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from engine_scenes import build, installed, make_engine_bundle
-from export_runs import CONTRACT, LABELS, new_model, samples
+from export_runs import CONTRACT, LABELS, new_model, parity_in_fp32, samples
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -21,6 +21,7 @@ from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import InputContract, Outputs
 from edgefuse.errors import UserError
 from edgefuse.model.choices import FusionKind
+from edgefuse.training.fold_frozen_batchnorm import for_prediction
 from edgefuse.training.loop import torch_predictor
 from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
 from edgefuse_export.onnx.torch_to_onnx import Batch, onnx_from_model
@@ -166,3 +167,14 @@ def test_a_plan_has_the_bundles_batch_or_the_largest_that_was_built(
         build(fake, bundle, batch_size=4)
         third = build(fake, bundle, batch_size=2)
         assert plan_of(third.bundle, memory)[0] == 4
+
+
+@pytest.mark.parametrize("fusion", ["gated", "spatial", "naive"])
+def test_a_model_prepared_for_prediction_has_the_file_of_any_other(fusion: str, tmp_path: Path) -> None:
+    """Its weights need no gradients, which says nothing about whether the gate is constant."""
+    model = new_model(fusion)
+    expected = torch_predictor(new_model(fusion))
+    with for_prediction(model):
+        path = onnx_from_model(model, tmp_path / "m.onnx", contract=CONTRACT, labels=LABELS)
+    report = parity_in_fp32(expected, reference_predictor(path))
+    assert not report.failures()

@@ -120,10 +120,13 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
 
 
 def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
-    """The gate, float32 [1, d], if it depends on no parameter and thus has no gradient; else None."""
-    with torch.enable_grad():
+    """The gate, float32 [1, d], of a fusion without parameters, which has no gate; else None."""
+    fusion = model.core.fusion
+    if fusion is None or any(True for _ in fusion.parameters()):
+        return None
+    with torch.no_grad():
         _, gate, _ = model(*example)
-    return None if gate.requires_grad else gate[:1].detach().float()
+    return gate[:1].float()  # type: ignore[no-any-return]
 
 
 def proto_from_module(
