@@ -11,8 +11,9 @@ PYTHON ?= python3
 # If the default is too old or lacks venv, the next ones are tried. A PYTHON that was given is used as it is.
 PYTHONS := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.12 python3.11 python3.10)
 PYTEST_ARGS ?=
-# One process a core; modules stay together, because their fixtures train models.
-PYTEST := -m pytest -n logical --dist loadfile
+# One process a core; modules stay together, because their fixtures train models. If a process dies, the run ends: with a new
+# process in its place, pytest-xdist waits for the other forever.
+PYTEST := -m pytest -n logical --dist loadfile --max-worker-restart 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ ifneq ($(USABLE),yes)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup libusb demo test lint types layers format wheel gpu-report clean distclean
+.PHONY: help setup libusb chromium demo test lint types layers format wheel gpu-report soak clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,7 +36,7 @@ help: ## list the targets
 demo: setup ## set up, then render data, train, export, record and run live; results in demo/
 	@$(BIN)/edgefuse demo --out demo --force
 
-test: lint types layers ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' selects tests
+test: lint types layers chromium ## set up, then lint, types, layers and tests; PYTEST_ARGS='-k name' selects tests
 	@echo "== tests"
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
@@ -62,10 +63,19 @@ wheel: setup ## build the wheel into dist/, to install on a device
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
 # No setup: that installs packages for CPUs, and a device has an environment of its own. BUNDLE=PATH tests the files of that bundle.
-gpu-report: ## run the tests marked gpu and tensorrt on this GPU; writes a dated JSON file to benchmarks/results
+gpu-report: ## run the tests marked gpu and tensorrt on this GPU, and time the fusion core; writes dated files to benchmarks/results
 	@python=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))
-	PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)" \
-	    $$python -m edgefuse_benchmarks.gpu_report --out benchmarks/results
+	export PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)"
+	code=0
+	$$python -m edgefuse_benchmarks.gpu_report --out benchmarks/results || code=$$?
+	if [ $$code != 2 ]; then $$python -m edgefuse_benchmarks.gpu_core --out benchmarks/results || [ $$? = 2 ] || code=1; fi
+	exit $$code
+
+# MINUTES=1 SEED=7 BUNDLE=PATH choose the duration, the faults and the bundle; the default one is made by `make demo`.
+soak: setup ## run live with faults at random for 10 minutes: what it survives, loses and leaves behind; results in bench-results/
+	@bundle="$(or $(BUNDLE),demo/bundle)"
+	[ -d "$$bundle" ] || $(MAKE) demo
+	$(BIN)/edgefuse bench soak "$$bundle" --minutes "$(or $(MINUTES),10)" $(if $(SEED),--seed "$(SEED)")
 
 clean: ## remove caches, build/ and dist/; keep .venv, demo/ and runs/
 	@rm -rf build dist $(CACHES)
@@ -85,6 +95,17 @@ libusb:
 	    echo "The system library libusb-1.0 is missing; pyrealsense2 does not load without it. Install it, then run make again:"
 	    echo "    sudo apt-get install libusb-1.0-0     (Fedora: sudo dnf install libusb1)"
 	    exit 1
+	fi
+
+# Only tests of pages need it; they are skipped without.
+chromium:
+	@for name in chromium chromium-browser google-chrome; do if command -v $$name >/dev/null; then exit 0; fi; done
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    echo "== setup: installing chromium, to test pages"
+	    report=$$( (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium) 2>&1 ) \
+	        || { echo "$$report"; echo "apt-get could not install chromium"; exit 1; }
+	else
+	    echo "Chromium is missing: tests of pages are skipped (sudo apt-get install chromium)"
 	fi
 
 $(STAMP): pyproject.toml

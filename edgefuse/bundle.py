@@ -4,6 +4,7 @@
     model.onnx        FP32
     model.fp16.onnx   optional; strongly typed: layers in FP16, input decoding and softmax in FP32
     model.int8.onnx   optional; symmetric, per channel
+    adaptive_*.onnx   optional; the FP32 model in two files, see `edgefuse.adaptive`
     samples.npz       16 real frames and the torch model's outputs, to check every engine that is built
 
 Owns the manifest's format, the metadata of ONNX files, and the checks on opening. Export writes bundles; runtime and
@@ -22,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse import framing
+from edgefuse.adaptive import Adaptive
+from edgefuse.answers import labels_problem
 from edgefuse.contract import NEAREST_OUTPUT, PROBABILITIES_OUTPUT, InputContract, check_batch
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
@@ -38,7 +41,7 @@ MODEL_NAME = "model.onnx"
 MODEL_NAMES = {"fp32": MODEL_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Precision -> file name."""
 SAMPLES_NAME = "samples.npz"
-CONTENTS = ("model*.onnx", SAMPLES_NAME, "model_card.md", "engines", ".lock")
+CONTENTS = ("model*.onnx", "adaptive_*.onnx", SAMPLES_NAME, "model_card.md", "engines", ".lock")
 """The files of a bundle other than its manifest, which lists those with a digest; the author may edit the model card."""
 NUM_SAMPLES = 16
 DATA_PRECISION = "data"
@@ -60,6 +63,7 @@ _SPEC: Final = {
     "versions": {str: str},
     "training": {"data": Optional({"train_instances": Optional({str: str})})},
     "engines": Optional(dict),  # `edgefuse_runtime.engines.engine_cache` ignores entries of other versions
+    "adaptive": Optional(dict),
     "degraded_mode": Optional({"no_rgb": str, "no_depth": str, "reason": {str: str}, "measured": dict}),
 }
 _METADATA_OF_ALL = ("edgefuse.labels", "edgefuse.contract", "edgefuse.framing")
@@ -104,6 +108,7 @@ class Manifest:
         engines: name of a TensorRT plan -> what it was built from and how (`edgefuse_runtime.engines.engine_cache`).
         framing_sha256: digest of `edgefuse.framing.SPEC` at export.
         degraded_mode: what live reports while a sensor is missing.
+        adaptive: what answers from depth alone give; None without the two files for them.
     """
 
     labels: tuple[str, ...]
@@ -116,13 +121,14 @@ class Manifest:
     engines: dict[str, Any] = field(default_factory=dict)
     framing_sha256: str = field(default_factory=framing.spec_sha256)
     degraded_mode: DegradedMode = field(default_factory=DegradedMode)
+    adaptive: Adaptive | None = None
 
     def __post_init__(self) -> None:
         batch = self.model.get("batch_size", 1)
         if batch != DYNAMIC_BATCH and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
             shown = printable(repr(batch))[:40]
             raise UserError(f"its batch size is {shown}: a number from 1 or {DYNAMIC_BATCH!r} was expected")
-        problem = _labels_problem(self.labels)
+        problem = labels_problem(self.labels)
         if problem:
             raise UserError(f"the labels must be distinct and not empty: {problem}")
         for name in self.files:
@@ -156,6 +162,7 @@ class Manifest:
             "training": self.training,
             "engines": self.engines,
             "degraded_mode": self.degraded_mode.to_json(),
+            **({} if self.adaptive is None else {"adaptive": self.adaptive.to_json()}),
         }
 
     @classmethod
@@ -191,6 +198,7 @@ class Manifest:
                 engines=value.get("engines") or {},
                 framing_sha256=value["framing"]["sha256"],
                 degraded_mode=DegradedMode.from_json(value.get("degraded_mode")),
+                adaptive=Adaptive.from_json(value.get("adaptive")),
             )
         except UserError as error:
             raise UserError(f"{what} is damaged or was changed: {error}; {EXPORT_AGAIN}") from error
@@ -226,16 +234,6 @@ def model_metadata(
 
 def _framing(sha256: str) -> dict[str, Any]:
     return {**framing.SPEC, "sha256": sha256}
-
-
-def _labels_problem(labels: tuple[str, ...]) -> str | None:
-    if not labels:
-        return "there are none"
-    if any(not label.strip() for label in labels):
-        return f"label {next(i for i, label in enumerate(labels) if not label.strip())} is empty"
-    seen: set[str] = set()
-    twice = next((label for label in labels if label in seen or seen.add(label)), None)  # type: ignore[func-returns-value]
-    return None if twice is None else f"{printable(twice)!r} occurs twice"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

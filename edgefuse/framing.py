@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -92,6 +94,23 @@ def square_in(roi: Roi, *, height: int, width: int) -> Roi:
     return square
 
 
+class Buffers:
+    """Memory for `fit`, which then allocates nothing. Use it in one thread; each call overwrites the result of the one before."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: side of the result in pixels."""
+        self.rgb = np.empty((size, size, 3), np.uint8)
+        self.codes = np.empty((size, size), np.uint16)
+        self._scratch: dict[str, NDArray[np.uint8]] = {}
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array with unspecified values, in memory that is reused for the same name."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if name not in self._scratch or self._scratch[name].nbytes < num_bytes:
+            self._scratch[name] = np.empty(num_bytes, np.uint8)
+        return self._scratch[name][:num_bytes].view(dtype).reshape(shape)
+
+
 def fit(
     rgb: NDArray[np.uint8],
     depth: NDArray[np.uint16],
@@ -99,6 +118,7 @@ def fit(
     size: int,
     roi: Roi | None = None,
     depth_unit_m: float = DEPTH_UNIT_M,
+    out: Buffers | None = None,
 ) -> Framed:
     """Crop and resize one aligned pair to the model's input.
 
@@ -108,6 +128,7 @@ def fit(
         size: S, side of the result in pixels.
         roi: region to use; None = the complete image. A region that is not square is extended to the square around it.
         depth_unit_m: the camera's depth unit in metres.
+        out: memory of the result, of the same size; None = new arrays.
 
     Returns:
         A `Framed` pair; its depth is in codes of 1 mm.
@@ -123,23 +144,63 @@ def fit(
     factor = max(1, square.w // size)
     side = square.w - square.w % factor
     square = Roi(square.x, square.y, side, side)
-    rgb_square, depth_square = crop(rgb, square), crop(depth, square)
+    buffers = out if out is not None else Buffers(size)
+    if factor > 1 and side == factor * size and _is_aligned(square, factor, height=height, width=width):
+        _fit_inside(rgb, depth, square, factor, buffers)
+    else:
+        _fit_square(crop(rgb, square, out=buffers), crop(depth, square, out=buffers), factor, buffers)
+    codes = codes_of_one_mm(buffers.codes, depth_unit_m=depth_unit_m)
+    return Framed(buffers.rgb, bytes_from_codes(codes))
+
+
+def _fit_square(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], factor: int, buffers: Buffers) -> None:
+    """Resize a square to the size of `buffers`."""
+    size = (len(buffers.rgb),) * 2
     if factor > 1:
-        rgb_square = cv2.resize(rgb_square, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
-    rgb_fitted = cv2.resize(rgb_square, (size, size), interpolation=cv2.INTER_LINEAR)
-    depth_fitted = cv2.resize(depth_square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    codes = codes_of_one_mm(np.asarray(depth_fitted, np.uint16), depth_unit_m=depth_unit_m)
-    return Framed(np.ascontiguousarray(rgb_fitted, dtype=np.uint8), bytes_from_codes(codes))
+        few = len(rgb) // factor
+        averaged = buffers.scratch("averaged", (few, few, 3), rgb.dtype)
+        rgb = cv2.resize(rgb, (few, few), dst=averaged, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    cv2.resize(rgb, size, dst=buffers.rgb, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(depth, size, dst=buffers.codes, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _is_aligned(square: Roi, factor: int, *, height: int, width: int) -> bool:
+    """Whether each block of `factor` x `factor` pixels of the square is inside or outside of the image."""
+    inside = (max(-square.y, 0), max(-square.x, 0), min(height - square.y, square.h), min(width - square.x, square.w))
+    return all(edge % factor == 0 for edge in inside)
+
+
+def _fit_inside(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], square: Roi, factor: int, buffers: Buffers) -> None:
+    """The same as `_fit_square` for a square of `factor` times the size of `buffers`, without a copy of the square."""
+    height, width = depth.shape
+    top, left = max(square.y, 0), max(square.x, 0)
+    bottom, right = min(square.y + square.h, height), min(square.x + square.w, width)
+    rows = slice((top - square.y) // factor, (bottom - square.y) // factor)
+    columns = slice((left - square.x) // factor, (right - square.x) // factor)
+    for target in (buffers.rgb, buffers.codes):
+        target[: rows.start], target[rows.stop :] = 0, 0
+        target[rows, : columns.start], target[rows, columns.stop :] = 0, 0
+    size = columns.stop - columns.start, rows.stop - rows.start
+    cv2.resize(rgb[top:bottom, left:right], size, dst=buffers.rgb[rows, columns], interpolation=cv2.INTER_AREA)
+    middle = factor // 2  # of a block, as in INTER_NEAREST_EXACT
+    buffers.codes[rows, columns] = depth[top + middle : bottom : factor, left + middle : right : factor]
 
 
 def codes_of_one_mm(codes: NDArray[np.uint16], *, depth_unit_m: float) -> NDArray[np.uint16]:
     """Convert codes of `depth_unit_m` metres to codes of 1 mm; 0 stays 0, everything else stays within 1..65535."""
     if abs(depth_unit_m - DEPTH_UNIT_M) <= 1e-9:
         return codes
-    rounded = np.rint(codes.astype(np.float64) * (depth_unit_m / DEPTH_UNIT_M))
-    converted: NDArray[np.uint16] = np.clip(rounded, 1, MAX_DEPTH_CODE).astype(np.uint16)
-    converted[codes == 0] = 0
+    converted: NDArray[np.uint16] = _table_of_one_mm(depth_unit_m)[codes]
     return converted
+
+
+@lru_cache(maxsize=4)
+def _table_of_one_mm(depth_unit_m: float) -> NDArray[np.uint16]:
+    """The code of 1 mm for each code of `depth_unit_m` metres."""
+    rounded = np.rint(np.arange(MAX_DEPTH_CODE + 1) * (depth_unit_m / DEPTH_UNIT_M))
+    table: NDArray[np.uint16] = np.clip(rounded, 1, MAX_DEPTH_CODE).astype(np.uint16)
+    table[0] = 0
+    return table
 
 
 def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: float) -> None:
@@ -163,14 +224,22 @@ def check_pair(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], depth_unit_m: 
         raise UserError(f"depth unit is {depth_unit_m} m: a value such as 0.001 (1 mm) was expected")
 
 
-def crop(image: NDArray[Any], square: Roi) -> NDArray[Any]:
-    """The part of `image` inside `square`, 0 outside the image. A view if the square is inside the image."""
+def crop(image: NDArray[Any], square: Roi, *, out: Buffers | None = None) -> NDArray[Any]:
+    """The part of `image` inside `square`, 0 outside the image. A view if the square is inside the image.
+
+    Args:
+        out: memory of a square that is partly outside; None = a new array.
+    """
     height, width = image.shape[:2]
     left, top = max(square.x, 0), max(square.y, 0)
     right, bottom = min(square.x + square.w, width), min(square.y + square.h, height)
     inside = image[top:bottom, left:right]
     if inside.shape[:2] == (square.h, square.w):
         return inside
-    padded = np.zeros((square.h, square.w, *image.shape[2:]), image.dtype)
-    padded[top - square.y : bottom - square.y, left - square.x : right - square.x] = inside
+    shape = (square.h, square.w, *image.shape[2:])
+    padded = np.empty(shape, image.dtype) if out is None else out.scratch(f"padded {image.ndim}", shape, image.dtype)
+    rows, columns = slice(top - square.y, bottom - square.y), slice(left - square.x, right - square.x)
+    padded[: rows.start], padded[rows.stop :] = 0, 0
+    padded[rows, : columns.start], padded[rows, columns.stop :] = 0, 0
+    padded[rows, columns] = inside
     return padded

@@ -32,13 +32,14 @@ class Variant:
     """A function to time.
 
     Attributes:
-        call: the timed function; its result is ignored.
+        call: the timed function; its result is ignored, unless `returns_ns`.
         wait: waits until the work of `call` is done, inside the timing (torch.cuda.synchronize); None if `call` is
             synchronous.
         prepare: runs before every call, outside the timing; for example to fill the caches with other data.
         calls_per_turn: consecutive timed calls.
         settle_calls: untimed calls at the start of every turn, so that the variant finds its own data in the caches
             although another variant ran before it.
+        returns_ns: `call` measures itself, such as many replays between two CUDA events, and returns nanoseconds.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Variant:
     prepare: Callable[[], object] | None = None
     calls_per_turn: int = 1
     settle_calls: int = 0
+    returns_ns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class Series:
 
     Attributes:
         turns_ns: int64 [rounds, calls of a turn], in chronological order.
-        first_call_ns: the first call of all, before the warm-up; None if it was not timed separately.
+        first_call_ns: the first call of all, before the warm-up; None if it was not timed separately, or measures itself.
     """
 
     name: str
@@ -151,8 +153,12 @@ def measure(variants: Sequence[Variant], *, plan: Plan, check: Callable[[], Sequ
             _warm_up(variant, plan)
         turns = _rounds(variants, plan)
     return tuple(
-        Series(name=name, turns_ns=np.array(turns[i], np.int64), first_call_ns=first_calls_ns[i])
-        for i, name in enumerate(names)
+        Series(
+            name=variant.name,
+            turns_ns=np.array(turns[i], np.int64),
+            first_call_ns=None if variant.returns_ns else first_calls_ns[i],
+        )
+        for i, variant in enumerate(variants)
     )
 
 
@@ -203,6 +209,10 @@ def _timed_ns(variant: Variant) -> int:
     if variant.prepare is not None:
         variant.prepare()
     call, wait = variant.call, variant.wait
+    if variant.returns_ns:
+        found_ns = call()
+        assert isinstance(found_ns, int)
+        return found_ns
     if wait is None:
         start_ns = time.perf_counter_ns()
         call()

@@ -111,6 +111,24 @@ def test_units_are_converted_to_one_mm() -> None:
     assert codes_of_one_mm(codes, depth_unit_m=0.001) is codes
 
 
+@pytest.mark.parametrize(
+    "roi", [Roi(100, 100, 300, 300), Roi(80, 0, 480, 480), Roi(500, 300, 300, 300), Roi(96, 16, 448, 448)]
+)
+def test_framing_into_given_memory_allocates_no_image(roi: Roi) -> None:
+    rgb, depth = image(480, 640)
+    buffers = framing.Buffers(224)
+    fit(rgb, depth, size=224, roi=roi, out=buffers)
+    peaks = []
+    for out in (buffers, None):
+        tracemalloc.start()
+        try:
+            fit(rgb, depth, size=224, roi=roi, out=out)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[0] < 8192 and peaks[1] >= buffers.rgb.nbytes + buffers.codes.nbytes
+
+
 def test_centre_square_is_inside_and_largest() -> None:
     assert centre_square(480, 640) == Roi(80, 0, 480, 480)
 
@@ -150,3 +168,37 @@ def test_rgb_shrinks_by_area_and_grows_linearly() -> None:
     step[:, 8:] = 240
     grown = fit(step, np.ones((16, 16), np.uint16), size=64).rgb[0, :, 0]
     np.testing.assert_array_equal(grown[28:36], [0, 0, 30, 90, 150, 210, 240, 240])
+
+
+def test_reused_buffers_give_the_same_result_and_are_the_result() -> None:
+    rng = np.random.default_rng(8)
+    buffers = {size: framing.Buffers(size) for size in (32, 96)}
+    for number in range(300):
+        size, factor = (32, 96)[number % 2], 1 + number % 5
+        height, width = ((96, 128), (101, 127), (60, 160))[number % 3]
+        rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        depth = rng.integers(0, 65536, (height, width), dtype=np.uint16)
+        side = factor * size if number % 4 else int(rng.integers(1, 150))
+        # Some of these squares are partly outside of the image, on whole blocks of pixels or not.
+        x, y = (int(value) * (factor if number % 7 else 1) for value in rng.integers(-1, 8, 2))
+        arguments = {"size": size, "roi": Roi(x, y, side, side), "depth_unit_m": (0.001, 0.0001)[number % 2]}
+        fresh = fit(rgb, depth, **arguments)
+        reused = fit(rgb, depth, **arguments, out=buffers[size])
+        np.testing.assert_array_equal(fresh.rgb, reused.rgb)
+        np.testing.assert_array_equal(fresh.depth, reused.depth)
+        assert np.shares_memory(reused.rgb, buffers[size].rgb)
+
+
+def test_a_square_on_whole_blocks_is_fitted_like_its_copy() -> None:
+    """640x480 pixels become 128x128 without a copy of the padded square; the copy is what the digest of `SPEC` describes."""
+    rng = np.random.default_rng(9)
+    rgb = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    depth = rng.integers(0, 65536, (480, 640), dtype=np.uint16)
+    square = Roi(0, -80, 640, 640)
+    padded = framing.crop(rgb, square), framing.crop(depth, square)
+    assert padded[0][:80].max() == 0 and np.array_equal(padded[1][80:560], depth)
+    for factor in (2, 4, 5, 10):
+        direct = fit(rgb, depth, size=640 // factor)
+        copied = fit(*padded, size=640 // factor)
+        np.testing.assert_array_equal(direct.rgb, copied.rgb)
+        np.testing.assert_array_equal(direct.depth, copied.depth)

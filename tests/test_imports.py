@@ -16,7 +16,7 @@ EDGEFUSE = Path(sys.executable).with_name("edgefuse")
 
 OPTIONAL = (
     *("torch", "torchvision", "safetensors", "sklearn", "matplotlib", "tensorboard", "onnx", "onnxscript"),
-    *("onnxruntime", "tensorrt", "pycuda", "cuda", "pyrealsense2"),
+    *("onnxruntime", "tensorrt", "pycuda", "cuda", "pyrealsense2", "starlette", "uvicorn", "websockets"),
 )
 """Packages of extras: imported inside the functions that need them, never with a module of the device."""
 

@@ -194,3 +194,12 @@ def test_names_are_unique() -> None:
 
 def test_timing_itself_costs_little() -> None:
     assert 0 < timer_overhead_ns() < 20_000
+
+
+def test_a_variant_can_measure_itself() -> None:
+    times_ns = iter(range(1000, 1100))
+    variant = Variant(name="GPU", call=lambda: next(times_ns), returns_ns=True)
+    chosen = Plan(warmup_s=0, min_warmup_calls=2, measure_s=0, min_rounds=3, max_rounds=3)
+    (found,) = measure([variant], plan=chosen, check=agree)
+    assert found.turns_ns.tolist() == [[1003], [1004], [1005]]  # after the first call and two of the warm-up
+    assert found.first_call_ns is None

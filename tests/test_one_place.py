@@ -43,7 +43,7 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "files and folders are replaced by edgefuse.io.files": (
         frozenset({"tempfile.mkstemp", "tempfile.mkdtemp", "os.replace", "os.rename", "shutil.move", ".rename"}),
-        frozenset({f"{IO}/files.py", f"{IO}/new_files.py", f"{IO}/log_file.py"}),
+        frozenset({f"{IO}/files.py", f"{IO}/new_files.py", f"{IO}/moves.py", f"{IO}/log_file.py"}),
     ),
     "data sets are walked by edgefuse.data.tree": (
         frozenset({"os.walk", "os.scandir", ".rglob"}),
@@ -57,7 +57,9 @@ RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
                 f"{IO}/json_files.py",
                 "benchmarks/edgefuse_benchmarks/suites/cold_process.py",  # JSON for another process
                 "benchmarks/edgefuse_benchmarks/gpu_report.py",  # a separate script, not the command line
+                "benchmarks/edgefuse_benchmarks/gpu_core.py",
                 "benchmarks/edgefuse_benchmarks/suites/precision.py",
+                "benchmarks/edgefuse_benchmarks/suites/events.py",
                 "benchmarks/edgefuse_benchmarks/paper/seed_summary.py",
             }
         ),
@@ -113,11 +115,16 @@ def test_a_call_is_found(source: str, name: str) -> None:
     assert name in _calls(source)
 
 
-NOT_ENGINES = {"subprocess", "job"}
+NOT_ENGINES = {"asyncio", "subprocess", "job", "server"}
 RUNS: dict[str, str] = {
     "runtime/edgefuse_runtime/predict.py": "the one path from a frame to a prediction",
     "runtime/edgefuse_runtime/engines/auto_engine.py": "an engine, by another",
+    "benchmarks/edgefuse_benchmarks/suites/soak_faults.py": "an engine that fails on request",
+    "runtime/edgefuse_runtime/engines/adaptive.py": "an engine of two files",
+    "runtime/edgefuse_runtime/engines/graph.py": "one of these files",
     "runtime/edgefuse_runtime/engines/onnxruntime.py": "an engine",
+    "runtime/edgefuse_runtime/engines/openvino.py": "an engine",
+    "runtime/edgefuse_runtime/engines/openvino_parity.py": "the reference of another engine",
     "runtime/edgefuse_runtime/engines/tensorrt.py": "an engine",
     "export/edgefuse_export/tensorrt/verify_engine.py": "each place of a new engine's batch",
     "export/edgefuse_export/tensorrt/first_difference.py": "an engine that shows every tensor",
@@ -125,7 +132,10 @@ RUNS: dict[str, str] = {
     "export/edgefuse_export/ort_reference.py": "a session without the optimiser, to compare with",
     "export/edgefuse_export/onnx/activation_statistics.py": "a session that shows every tensor",
     "export/edgefuse_export/onnx/int8_search.py": "parts of a file, which are no bundles",
+    "benchmarks/edgefuse_benchmarks/adaptive/curve.py": "the time of the engine alone",
     "benchmarks/edgefuse_benchmarks/suites/engine.py": "the time of the engine alone",
+    "benchmarks/edgefuse_benchmarks/suites/live_reference.py": "the time without the live loop",
+    "benchmarks/edgefuse_benchmarks/suites/usual_loop.py": "a loop without edgefuse, to compare with",
     "benchmarks/edgefuse_benchmarks/suites/core_variants.py": "files of the fusion core, which are no bundles",
 }
 """Files that use `run` of an engine or of an ONNX Runtime session, and the reason."""
@@ -164,7 +174,7 @@ SPEAKS = re.compile(
     r"edgefuse/console/|edgefuse/app/main\.py|benchmarks/edgefuse_benchmarks/console\.py"
     r"|.*/(commands|\w+_command)\.py"
     r"|edgefuse/io/text\.py"
-    r"|benchmarks/edgefuse_benchmarks/(suites/cold_process|suites/precision|gpu_report|paper/seed_summary)\.py"  # scripts
+    r"|benchmarks/edgefuse_benchmarks/(suites/cold_process|suites/events|suites/precision|gpu_report|gpu_core|paper/seed_summary)\.py"  # scripts
 )
 """Modules that may print: the console and the commands."""
 

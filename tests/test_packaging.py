@@ -24,8 +24,8 @@ from toy_bundle import make_toy_bundle
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"edgefuse", "edgefuse_export", "edgefuse_runtime", "edgefuse_benchmarks"}
 EXTRAS = {
-    *("train", "export", "runtime", "gpu", "tensorrt", "rtx", "realsense", "bench"),
-    *("metrics", "mqtt", "rerun"),
+    *("train", "export", "runtime", "gpu", "tensorrt", "rtx", "openvino", "realsense", "bench"),
+    *("metrics", "mqtt", "rerun", "web", "curate"),
 }
 NUM_FRAMES = 5
 
@@ -104,7 +104,15 @@ def test_wheel_contains_only_the_four_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == PACKAGES
-    tracked_kinds = {".py", ".typed", ".json"}  # the JSON: operators of TensorRT's parser
+    tracked_kinds = {
+        ".py",
+        ".typed",
+        ".json",
+        ".html",
+        ".css",
+        ".js",
+        ".svg",
+    }  # JSON: operators of TensorRT's parser; the rest: pages
     assert [name for name in names if Path(name).suffix not in tracked_kinds] == []
 
 

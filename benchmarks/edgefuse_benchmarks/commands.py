@@ -1,53 +1,54 @@
-"""edgefuse bench core, engine, live and learning."""
+"""edgefuse bench core, engine, preprocess, live, soak, train, energy, learning, unknown and all."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgefuse.console.options import (
     MAX_EPOCHS,
     MAX_PAIRS,
+    MAX_SEED,
     AsJson,
+    BatchSize,
     BundleFolder,
     CameraSpec,
+    DataFolders,
     EngineWord,
     NumThreads,
+    SetValues,
+    Size,
+    finite,
 )
+from edgefuse_benchmarks.bench_command import Out, Quick, check_out, finish
 from edgefuse_runtime.regions.option import RegionSpec, parsed_region
-
-if TYPE_CHECKING:
-    from edgefuse_benchmarks.report import Report
-
-Out = Annotated[Path, typer.Option(help="Folder for the result: a JSON file and a plot, with a new name each time.")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Fewer samples, under a minute: a first impression, not for publication.")
-]
 
 
 def core(
     d: Annotated[
         str | None, typer.Option("--d", help="Feature widths, such as 128,512. Default: 128,256,512,1024,2048.")
     ] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="Pairs of a call, such as 1,8,32. Default: 1.")] = None,
     quick: Quick = False,
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Time gate, fusion and fully connected layers only: gated and naive, in PyTorch and ONNX Runtime, and reading their weights."""
-    widths = _whole_numbers(d, option="--d")
-    _check_out(out)
+    """Time gate, fusion and fully connected layers only, for every fusion: PyTorch, ONNX Runtime, OpenVINO, and a GPU if there is one."""
+    widths, batches = _whole_numbers(d, option="--d"), _whole_numbers(batch, option="--batch")
+    check_out(out)
     from edgefuse.console.progress import counting
     from edgefuse_benchmarks.suites.core import PLAN, QUICK_PLAN, QUICK_WIDTHS, WIDTHS, bench_core
 
     with counting("measuring", unit="widths") as progress:
         report = bench_core(
             widths=widths or (QUICK_WIDTHS if quick else WIDTHS),
+            batches=batches or (1,),
             plan=QUICK_PLAN if quick else PLAN,
             progress=progress,
         )
-    _finish(report, out=out, as_json=as_json)
+    finish(report, out=out, as_json=as_json)
 
 
 def engine(
@@ -57,13 +58,17 @@ def engine(
     run: Annotated[
         Path | None, typer.Option(help="The run that the bundle was exported from, to measure PyTorch too.")
     ] = None,
+    remember: Annotated[
+        bool,
+        typer.Option("--remember", help="Keep the times in the bundle: --engine auto then runs what was fastest here."),
+    ] = False,
     quick: Quick = False,
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Time a bundle's engine on framed pairs of a camera, a recording or a folder, and its cold start."""
+    """Time the CPU engines of a bundle: on cropped pairs, on complete frames, and the cold start."""
     counts = _whole_numbers(threads, option="--threads")
-    _check_out(out)
+    check_out(out)
     from edgefuse.io.text import say
     from edgefuse_benchmarks.suites.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
 
@@ -75,8 +80,9 @@ def engine(
         run_folder=run,
         plan=QUICK_PLAN if quick else PLAN,
         num_starts=QUICK_NUM_STARTS if quick else NUM_STARTS,
+        remember=remember,
     )
-    _finish(report, out=out, as_json=as_json)
+    finish(report, out=out, as_json=as_json)
 
 
 def live(
@@ -89,13 +95,15 @@ def live(
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Time from frame to result, by stage: a recording back to back and at its own rate, a camera at its rate."""
+    """Time frame to result, by stage: a recording back to back and at its own rate, or a camera at its rate."""
     from edgefuse.console.messages import muted
     from edgefuse.console.progress import counting
-    from edgefuse_benchmarks.suites.live import PLAN, QUICK_PLAN, bench_live
+    from edgefuse_benchmarks.suites.live import bench_live
+    from edgefuse_benchmarks.suites.live_passes import PLAN, QUICK_PLAN
 
-    parsed_region(roi)
-    _check_out(out)
+    if roi is not None:
+        parsed_region(roi)
+    check_out(out)
     with muted("edgefuse_runtime.live"), counting("measuring", unit="results") as progress:
         report = bench_live(
             bundle,
@@ -106,42 +114,144 @@ def live(
             plan=QUICK_PLAN if quick else PLAN,
             progress=progress,
         )
-    _finish(report, out=out, as_json=as_json)
+    finish(report, out=out, as_json=as_json)
 
 
-def _check_out(out: Path) -> None:
-    """Check before the work that the result can be saved.
+def soak(
+    bundle: BundleFolder,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=60 * 24 * 30, callback=finite, help="Duration, without the control run.")
+    ] = 10,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="Random seed of the faults. Default: a new one, which is printed."),
+    ] = None,
+    out: Out = Path("bench-results"),
+) -> None:
+    """Run live at full speed with random faults, and check recovery, counters, memory and files. Exit code 1 if a check fails.
 
-    Raises:
-        UserError: it cannot.
+    Then a control run with a planted leak, which the same checks must find.
     """
-    from edgefuse.errors import UserError
-    from edgefuse.io.files import check_writable
+    import random
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: a new or existing folder was expected")
-    check_writable(out / "result")
-
-
-def _finish(report: Report, *, out: Path, as_json: bool) -> None:
-    """Print the result, save it, and plot it last, so that a failure loses nothing of the steps before."""
+    from edgefuse.console.messages import muted
+    from edgefuse.console.progress import counting
     from edgefuse.io.text import say
-    from edgefuse_benchmarks.console import print_report
-    from edgefuse_benchmarks.plots import save_plot
-    from edgefuse_benchmarks.report import dumps, save
+    from edgefuse_benchmarks.suites.soak_report import bench_soak, save_soak
 
-    try:
-        if as_json:
-            typer.echo(dumps(report.to_json(raw=False)))
-        else:
-            print_report(report)
-    finally:  # even if standard output is closed
-        path = save(report, out)
-        say(f"result: {path}")
-    try:
-        save_plot(report, path.with_suffix(".png"))
-    except Exception as error:
-        say(f"no plot: {error}")
+    check_out(out)
+    chosen = seed if seed is not None else random.randrange(1_000_000)
+    say(f"seed: {chosen}")
+    with muted("edgefuse_runtime"), counting("soaking", unit="s") as progress:
+        report = bench_soak(bundle, minutes=minutes, seed=chosen, progress=progress)
+    typer.echo(report.to_markdown())
+    say(f"result: {save_soak(report, out)}")
+    if report.problems():
+        raise typer.Exit(1)
+
+
+def train(
+    data: DataFolders,
+    recipe: Annotated[str, typer.Option(help="As for edgefuse train.")] = "small_rgbd",
+    rgb_weights: Annotated[str | None, typer.Option(help="As for edgefuse train.")] = None,
+    batch_size: BatchSize = None,
+    size: Size = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """Time a training step with and without mixed precision, the preparation of a batch, and an epoch; on a GPU if there is one."""
+    from edgefuse.errors import require
+
+    require("torch", extra="train")
+    check_out(out)
+    from edgefuse.training.recipe import recipe_with_options
+    from edgefuse_benchmarks.suites.train import PLAN, QUICK_PLAN, bench_train
+
+    config = recipe_with_options(recipe, rgb_weights=rgb_weights, batch_size=batch_size, size=size)
+    report = bench_train(data, config=config, plan=QUICK_PLAN if quick else PLAN)
+    finish(report, out=out, as_json=as_json)
+
+
+def preprocess(
+    bundle: BundleFolder,
+    camera: CameraSpec = "synthetic",
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """Time the crop and resize of a raw pair to the inputs of the network, against the usual OpenCV and NumPy code."""
+    check_out(out)
+    from edgefuse_benchmarks.suites.preprocess import PLAN, QUICK_PLAN, bench_preprocess
+
+    report = bench_preprocess(bundle, camera=camera, plan=QUICK_PLAN if quick else PLAN)
+    finish(report, out=out, as_json=as_json)
+
+
+def energy(
+    bundle: BundleFolder,
+    camera: CameraSpec = "synthetic",
+    engine: EngineWord = "auto",
+    threads: NumThreads = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure millijoules per result, above the idle machine and with it: Jetson rails, NVIDIA's counter, or RAPL."""
+    check_out(out)
+    from edgefuse.console.progress import counting
+    from edgefuse_benchmarks.suites.energy import PLAN, QUICK_PLAN, bench_energy
+
+    with counting("measuring", unit="rounds") as progress:
+        report = bench_energy(
+            bundle,
+            camera=camera,
+            engine=engine,
+            num_threads=threads,
+            plan=QUICK_PLAN if quick else PLAN,
+            progress=progress,
+        )
+    finish(report, out=out, as_json=as_json)
+
+
+def all_suites(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Bundle made by edgefuse export. Default: demo/bundle, with the recording of make demo."),
+    ] = None,
+    camera: Annotated[str | None, typer.Option(help="As for edgefuse bench live. Default: synthetic.")] = None,
+    roi: RegionSpec = None,
+    data: Annotated[Path | None, typer.Option(help="Data set for the training. Default: a rendered one.")] = None,
+    quick: Quick = False,
+    out: Out = Path("bench-results"),
+) -> None:
+    """Run core, engine, preprocess, live, train, peers and energy into a new folder, and make the HTML report.
+
+    Exit codes: 0 all have a result, 1 at least one failed; the others and the report are kept.
+    """
+    if roi is not None:
+        parsed_region(roi)
+    check_out(out)
+    from dataclasses import replace
+
+    from edgefuse.console.messages import muted
+    from edgefuse.console.progress import counting
+    from edgefuse.io.text import say
+    from edgefuse_benchmarks.suites.all_suites import Inputs, bench_all, demo_inputs
+
+    inputs = Inputs(bundle=bundle) if bundle is not None else demo_inputs()
+    if camera is not None:
+        inputs = replace(inputs, camera=camera, roi=roi)
+    inputs = replace(inputs, roi=roi or inputs.roi, data=data or inputs.data)
+    with muted("edgefuse_runtime.live"), counting("measuring", unit="benchmarks") as progress:
+        results = bench_all(inputs, out=out, quick=quick, progress=progress)
+    for name, seconds in results.seconds.items():
+        say(f"{name}: {seconds:.0f} s")
+    for name, reason in results.failed.items():
+        say(f"{name} failed: {reason}")
+    say(f"results: {results.folder}; report: {results.page}")
+    if results.failed:
+        raise typer.Exit(1)
 
 
 def _whole_numbers(text: str | None, *, option: str) -> tuple[int, ...]:
@@ -168,12 +278,12 @@ def learning(
     ] = None,
     out: Out = Path("bench-results"),
 ) -> None:
-    """Accuracy of every fusion on held-out sequences of the built-in data set, with both sensors and with either one missing."""
+    """Measure the accuracy of every fusion on the built-in data set, with both sensors and with either one missing."""
     from edgefuse.errors import require
     from edgefuse.io.text import say
 
     require("torch", extra="train")
-    _check_out(out)
+    check_out(out)
     from edgefuse.console.messages import muted
     from edgefuse_benchmarks.suites.learning import bench_learning, save_learning
 
@@ -181,4 +291,60 @@ def learning(
         report = bench_learning(seeds=range(seeds), num_pairs=pairs, epochs=epochs)
     typer.echo(report.to_markdown())
     path = save_learning(report, out)
+    say(f"result: {path} and {path.with_suffix('.json')}")
+
+
+def unknown(  # long: each option is a parameter
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Data set folders. Default: the built-in data set, new for every seed.")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS,CLASS",
+            help="Classes that are not trained on. Repeatable: one training each. Default for the built-in data set: each object with its "
+            "photograph.",
+        ),
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="CLASS,CLASS", help="Classes that are trained as the background.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Sequences held out for testing, such as 's1_*'. Repeatable.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="As in edgefuse train. Default: that of the demo.")] = None,
+    values: SetValues = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds.")] = 3,
+    pairs: Annotated[int, typer.Option(min=48, max=MAX_PAIRS, help="Rendered pairs per seed.")] = 1000,
+    out: Out = Path("bench-results"),
+) -> None:
+    """Measure how many objects of other classes are refused as unknown if 95 % of the objects of known classes are kept."""
+    from dataclasses import replace
+
+    from edgefuse.errors import require
+    from edgefuse.io.text import say
+
+    require("torch", extra="train")
+    if data and not leave_out:
+        raise typer.BadParameter("it is needed for given data", param_hint="--leave-out")
+    check_out(out)
+    from edgefuse.console.messages import muted
+    from edgefuse.synth.rendered_set import LABELS
+    from edgefuse.training.recipe import demo_rgbd, recipe_with_options, with_values
+    from edgefuse_benchmarks.suites.unknown import bench_unknown
+
+    config = demo_rgbd() if recipe is None else recipe_with_options(recipe)
+    config = with_values(replace(config, exclude=tuple(exclude or ())), values or ())
+    objects = [(name, f"{name}_photo") for name in LABELS if f"{name}_photo" in LABELS]
+    with muted("edgefuse.training"):
+        report = bench_unknown(
+            data or (),
+            left_out=[tuple(words.split(",")) for words in leave_out] if leave_out else objects,
+            background=tuple(background.split(",")) if background else (),
+            config=config,
+            seeds=range(seeds),
+            num_pairs=pairs,
+        )
+    typer.echo(report.to_markdown())
+    path = report.save(out)
     say(f"result: {path} and {path.with_suffix('.json')}")

@@ -52,6 +52,8 @@ def _series_table(group: Group, console: Console) -> Table:
         table.add_row(
             series.name, *cells, *([] if not with_bytes else ["-" if gb_per_s is None else f"{gb_per_s:.1f}"])
         )
+    for name, reason in group.facts.get("not_measured", {}).items():
+        table.add_row(printable(f"{name}: not measured, {reason}"))
     return table
 
 

@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from edgefuse.io.environment import git_revision, output_of, versions
+from edgefuse_benchmarks.machine_state import clocks_mhz, counters
 
 PACKAGES = (
     *("edgefuse", "numpy", "opencv", "torch", "torchvision", "onnx", "onnxscript"),
-    *("onnxruntime", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "pyrealsense2"),
+    *("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "pyrealsense2"),
+    *("ultralytics", "litserve"),
 )
 CPU = Path("/sys/devices/system/cpu")
-GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap"
+GPU_FIELDS = (
+    "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,compute_cap,pstate,temperature.gpu"
+)
 
 
 def describe() -> dict[str, Any]:
     """Hardware, system and versions, as JSON values. Call it before measuring, for the load average and clocks."""
     return {
+        "before": counters(),
         "cpu": describe_cpu(),
         "memory_bytes": memory_bytes(),
         "gpus": describe_gpus(),
@@ -56,7 +61,8 @@ def describe_cpu() -> dict[str, Any]:
         "virtual_machine": "hypervisor" in (_read(Path("/proc/cpuinfo")) or ""),
         "governor": _read(frequency / "scaling_governor"),
         "max_mhz": _megahertz(_read(frequency / "scaling_max_freq")),
-        "now_mhz": _number(_field(_read(Path("/proc/cpuinfo")), "cpu MHz")),
+        "now_mhz": _number(_field(_read(Path("/proc/cpuinfo")), "cpu MHz")) or clocks_mhz().get("cpu_highest"),
+        "platform_profile": _read(Path("/sys/firmware/acpi/platform_profile")),
         "caches_bytes": caches_bytes(),
     }
 
@@ -92,7 +98,7 @@ def memory_bytes() -> int | None:
 
 
 def describe_gpus() -> list[dict[str, str]]:
-    """The fields of nvidia-smi for each GPU; empty without a GPU."""
+    """The fields of nvidia-smi for each GPU; empty without a GPU. `machine_state.during` has the reasons for a lower clock."""
     table = output_of(["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"])
     names = GPU_FIELDS.split(",")
     rows = [[value.strip() for value in line.split(",")] for line in (table or "").splitlines() if line.strip()]
@@ -132,7 +138,8 @@ def command_line(argv: Sequence[str]) -> str:
     """The command line, with paths outside the working folder shortened to their names, because results are published."""
     words = [Path(argv[0]).name]
     for word in argv[1:]:
-        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        is_setting = word.startswith("-") or re.match(r"[\w.]+=", word)  # --option=value, or NAME=VALUE of --set
+        option, equals, value = word.partition("=") if is_setting else ("", "", word)
         path = Path(value)
         words.append(f"{option}{equals}{path.name if path.is_absolute() or '..' in path.parts else value}")
     return " ".join(words)

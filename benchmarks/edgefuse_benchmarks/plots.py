@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgefuse.io.matplotlib_io import COLOURS, GREY, label_lines, new_figure, save_figure
-from edgefuse.measure import Ratio
+from edgefuse.io.matplotlib_io import COLOURS, GREY, new_figure, save_figure
 from edgefuse.model.choices import model_in_words
+from edgefuse_benchmarks.core_plot import draw_core
 from edgefuse_benchmarks.report import Group, Report
-from edgefuse_benchmarks.suites.core import FLUSHED, READ
 
 FRAME_BUDGET_MS = 1000 / 30
 
@@ -30,66 +29,35 @@ def figure_of(report: Report) -> Any:
     """The matplotlib figure of a report."""
     figure = new_figure(width_in=13, height_in=4.6, extra="bench")
     cpu = report.machine["cpu"]
-    machine = f"{cpu['model']}, {cpu['cores_usable']} core(s), {report.machine['date_utc'][:10]}"
+    gpus = [gpu["name"] for gpu in report.machine.get("gpus") or [] if report.benchmark == "core"]
+    machine = ", ".join([cpu["model"], f"{cpu['cores_usable']} core(s)", *gpus, report.machine["date_utc"][:10]])
     figure.suptitle(f"edgefuse bench {report.benchmark}{_measured(report.parameters)}\n{machine}")
-    {"core": _draw_core, "engine": _draw_engine, "live": _draw_live}[report.benchmark](figure, report)
+    draw = {
+        "core": draw_core,
+        "engine": _draw_engine,
+        "preprocess": _draw_preprocess,
+        "live": _draw_live,
+        "train": _draw_train,
+        "energy": _draw_energy,
+        "outputs": _draw_outputs,
+        "peers": _draw_peers,
+    }
+    draw[report.benchmark](figure, report)
     return figure
 
 
 def _measured(parameters: Mapping[str, Any]) -> str:
-    """Model, engine and input size; of the core, which has no model, the batch."""
+    """Model, engine and input size; of a training, the model; the core has none of these."""
+    if "config" in parameters:
+        config = parameters["config"]
+        return f": {model_in_words(fusion=config['fusion'], rgb=config['rgb'], depth=config['depth'])}"
     if "model" not in parameters:
-        return ": gated and naive fusion alone, batch 1 (ORT = ONNX Runtime)"
+        return ": gate, fusion and fully connected layers alone"
     model, size, engine = parameters["model"], parameters["input_size"], parameters.get("engine")
     on = f", {engine['engine']} {engine['precision']}" if engine else ""
     return (
         f": {model_in_words(fusion=model['fusion'], rgb=model['rgb'], depth=model['depth'])}{on}, input {size} x {size}"
     )
-
-
-def _draw_core(figure: Any, report: Report) -> None:
-    """Median times over d with the weights in the caches and without, and what the gate costs. The JSON has all variants."""
-    cached, flushed, ratios = figure.subplots(1, 3)
-    flushed.sharey(cached)
-    widths = [group.facts["d"] for group in report.groups]
-    rivals = [f"{kind}, {way}, 1 thread" for way in ("ONNX Runtime", "torch") for kind in ("gated", "naive")]
-    for axes, suffix in ((cached, ""), (flushed, FLUSHED)):
-        for name, colour in (*zip(rivals, COLOURS, strict=False), (f"gated, {READ}", GREY)):
-            if name + suffix in _names(report.groups[0]):
-                p50_us = [_median_us(group, name + suffix) for group in report.groups]
-                axes.plot(widths, p50_us, marker="o", markersize=4, color=colour, label=_short(name))
-        axes.set(ylabel="median time of a call, µs", yscale="log")
-        _plain_numbers(axes.yaxis)
-    cached.set(title="one thread, weights in the caches")
-    flushed.set(title="one thread, caches emptied before each call")
-    _draw_ratios(ratios, report, widths)
-    for axes in (cached, flushed, ratios):
-        axes.set(xscale="log", xlabel="features of each sensor (d)")
-        axes.set_xticks(widths, [str(width) for width in widths])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        label_lines(axes)
-
-
-def _draw_ratios(axes: Any, report: Report, widths: list[int]) -> None:
-    """How much longer gated takes than naive in up to four ways, with the 95 % intervals; and how many more bytes it reads."""
-    ways = [name.removeprefix("gated, ") for name in _names(report.groups[0]) if name.startswith("gated, ")]
-    ways = [way for way in ways if READ not in way]
-    for way, colour in zip(dict.fromkeys((*ways[:3], ways[-1])), COLOURS, strict=False):
-        found = [_find(group, f"gated, {way}", f"naive, {way}") for group in report.groups]
-        medians = np.array([one.median for one in found])
-        interval = [medians - [one.low for one in found], [one.high for one in found] - medians]
-        axes.plot(widths, medians, marker="o", markersize=4, color=colour, label=_short(way))
-        axes.errorbar(widths, medians, yerr=interval, fmt="none", capsize=3, color=colour)
-    weights = [group.facts["weights_bytes"] for group in report.groups]
-    axes.plot(widths, [one["gated"] / one["naive"] for one in weights], ":", color=GREY, label="bytes of weights")
-    axes.axhline(1, color="0.8", zorder=0)
-    axes.set(title="gated compared with naive", ylabel="time of gated / time of naive", ylim=(0, None))
-
-
-def _short(name: str) -> str:
-    name = name.replace("ONNX Runtime", "ORT").replace(f"gated, {READ}", "reading gated's\nweights")
-    return name.replace(FLUSHED, ",\ncaches emptied") if FLUSHED in name else name.removesuffix(", 1 thread")
 
 
 def _draw_engine(figure: Any, report: Report) -> None:
@@ -114,14 +82,21 @@ def _draw_engine(figure: Any, report: Report) -> None:
     calls.margins(x=0.25)
     _plain_numbers(calls.xaxis)
     calls.grid(alpha=0.3, axis="x", which="both")
-    starts = next((group for group in report.groups if group.scope == "cold start"), None)
-    if starts is None:
+    starts = [group for group in report.groups if group.scope == "cold start"]
+    if not starts:
         cold.set_axis_off()
         return
-    medians_ms = [one.summary().p50_ns / 1e6 for one in starts.series]
-    bars = cold.barh(_names(starts), medians_ms, color=COLOURS[0])
-    cold.bar_label(bars, fmt="%.0f ms", padding=3, fontsize=8)
-    cold.set(xlabel="median, ms", title="cold start", xlim=(0, 1.25 * max(medians_ms)))
+    height, longest_ms = 0.8 / len(starts), 0.0
+    for place, (group, colour) in enumerate(zip(starts, COLOURS, strict=False)):
+        medians_ms = [one.summary().p50_ns / 1e6 for one in group.series]
+        rows = np.arange(len(medians_ms)) + (place - (len(starts) - 1) / 2) * height
+        bars = cold.barh(rows, medians_ms, height=height, color=colour)
+        cold.bar_label(
+            bars, [f"{ms:.0f} ms, {group.name.partition(',')[0]}" for ms in medians_ms], padding=3, fontsize=8
+        )
+        longest_ms = max(longest_ms, *medians_ms)
+    cold.set_yticks(range(len(starts[0].series)), _names(starts[0]))
+    cold.set(xlabel="median, ms", title="cold start", xlim=(0, 1.6 * longest_ms))
     cold.invert_yaxis()
 
 
@@ -129,7 +104,7 @@ def _draw_live(figure: Any, report: Report) -> None:
     """Stages one after another with the tail of the whole, and every frame over time, against the time between frames at 30 Hz."""
     stages, over_time = figure.subplots(1, 2)
     groups = [group for group in report.groups if group.scope == "frame to result"]
-    for row, (group, pace_colour) in enumerate(zip(groups, COLOURS[3:], strict=False)):
+    for row, (group, pace_colour) in enumerate(zip(groups, (*COLOURS[3:], *COLOURS[:3]), strict=False)):
         whole = group.series[0].summary()
         left_ms = 0.0
         for one, colour in zip(group.series[1:-1], COLOURS, strict=False):
@@ -157,21 +132,96 @@ def _draw_live(figure: Any, report: Report) -> None:
         axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)
 
 
+def _draw_train(figure: Any, report: Report) -> None:
+    """Median time of each kind of step, and of the preparation of a batch."""
+    group = report.groups[0]
+    _draw_medians(figure, group, title=f"one step on {group.facts['device']}, {group.name}")
+
+
+def _draw_preprocess(figure: Any, report: Report) -> None:
+    """Median time of each way from a raw pair to the inputs of a network."""
+    _draw_medians(figure, report.groups[0], title=f"from a raw pair to the network's inputs, {report.groups[0].name}")
+
+
+def _draw_medians(figure: Any, group: Group, *, title: str) -> None:
+    axes = figure.subplots()
+    bars = axes.barh(_names(group), [one.summary().p50_ns / 1e6 for one in group.series], color=COLOURS[0])
+    axes.bar_label(bars, [f"{one.summary().p50_ns / 1e6:.3g} ms" for one in group.series], padding=3)
+    axes.set(xlabel="median, ms", title=title)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+
+
+def _draw_outputs(figure: Any, report: Report) -> None:
+    """Median and 99th percentile of live without an output and with each."""
+    group = report.groups[0]
+    axes = figure.subplots()
+    for row, one in enumerate(group.series):
+        summary = one.summary()
+        for value_ns, name, colour in ((summary.p99_ns, "p99", COLOURS[1]), (summary.p50_ns, "median", COLOURS[0])):
+            (bar,) = axes.barh([row], [value_ns / 1e6], color=colour, height=0.6, label=name if row == 0 else None)
+            label, end = f"{value_ns / 1e6:.3g} ms ", bar.get_width()
+            axes.text(end, row, label, ha="right", va="center", color="white", fontsize=9)
+    axes.set_yticks(range(len(group.series)), _names(group))
+    axes.set(xlabel="ms", title=f"from a frame to its result, {group.name}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.invert_yaxis()
+
+
+def _draw_energy(figure: Any, report: Report) -> None:
+    """Energy of a result at each pace: above idle, and the part of the idle machine."""
+    axes = figure.subplots()
+    rows = [
+        (f"{group.name}, {rail}", group.facts["energy"][rail])
+        for group in report.groups
+        for rail in group.facts["totals"]
+    ]
+    names = [name for name, _ in rows]
+    above = np.array([found["mj_per_result_above_idle"] for _, found in rows])
+    idle = np.array([found["mj_per_result"] for _, found in rows]) - above
+    axes.bar_label(axes.barh(names, above, color=COLOURS[1], label="above idle"), fmt="%.3g", label_type="center")
+    axes.bar_label(
+        axes.barh(names, idle, left=above, color="0.8", label="idle machine"), fmt="%.3g", label_type="center"
+    )
+    axes.set(xlabel="mJ per result", title="energy of a result, from the complete frame")
+    axes.invert_yaxis()
+    axes.legend(loc="lower right")
+
+
+def _draw_peers(figure: Any, report: Report) -> None:
+    """Median and 99th percentile of each way from a complete frame to probabilities, the fastest first; edgefuse in blue."""
+    axes = figure.subplots()
+    group = report.groups[0]
+    series = sorted(group.series, key=lambda one: one.summary().p50_ns)
+    ratios = {one.numerator: f", {one.median:.2f}" for one in group.ratios}
+    ours = group.facts.get("ours", "")
+    for row, one in enumerate(series):
+        p50_ms, p99_ms = (value / 1e6 for value in (one.summary().p50_ns, one.summary().p99_ns))
+        axes.barh(row, p50_ms, color=COLOURS[0] if one.name.startswith("edgefuse") else "0.7")
+        axes.plot([p50_ms, p99_ms], [row, row], color="black", linewidth=1)
+        axes.plot(p99_ms, row, "|", color="black", markersize=10)
+        label = f"{p50_ms:.3g} ms{ratios.get(one.name, ' = 1.00' if one.name == ours else '')}"
+        axes.annotate(label, (p99_ms, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(series)), [one.name for one in series])
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    xlabel = f"ms; bar: median, with its ratio to {ours}; line: 99th percentile"
+    axes.set(xlabel=xlabel, title=f"complete frame to probabilities, {group.name}")
+
+
 def _plain_numbers(axis: Any) -> None:
     """Label a logarithmic axis with 0.1 and 10, not with powers of ten; with 2, 3, ... between where it spans little."""
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """Labels the same ticks, with 0.3 and not 3e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    axis.set_minor_formatter(Plain(labelOnlyBase=False))
 
 
 def _names(group: Group) -> list[str]:
     return [one.name for one in group.series]
-
-
-def _median_us(group: Group, name: str) -> float:
-    return next(one for one in group.series if one.name == name).summary().p50_ns / 1e3
-
-
-def _find(group: Group, numerator: str, denominator: str) -> Ratio:
-    return next(one for one in group.ratios if (one.numerator, one.denominator) == (numerator, denominator))

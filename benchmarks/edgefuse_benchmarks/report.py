@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +14,43 @@ from edgefuse.io import json_files
 from edgefuse.io.files import file_replaced, real_path
 from edgefuse.io.text import write_text
 from edgefuse.measure import Ratio, Series
+from edgefuse_benchmarks.machine_state import during, state_notes
 
 SCHEMA = 1
 """Increase it when a field of the JSON is removed or changes its meaning."""
 
 FEW_SAMPLES = 100
 BUSY_FRACTION = 0.5
+MAX_CV = 0.025
+"""Largest coefficient of variation without a note: as in trtexec."""
 
-Benchmark = Literal["core", "engine", "live"]
-Scope = Literal["core", "engine", "cold start", "frame to result", "frame age"]
+Benchmark = Literal["core", "engine", "preprocess", "live", "train", "energy", "outputs", "peers"]
+Scope = Literal[
+    "core",
+    "two streams",
+    "engine",
+    "raw frame",
+    "preprocess",
+    "cold start",
+    "frame to result",
+    "frame age",
+    "training step",
+    "energy",
+    "around the network",
+]
 
 SCOPES: dict[Scope, str] = {
     "core": "gate, fusion and fully connected layers only, from two feature vectors",
+    "two streams": "a whole gated model on a GPU, from framed bytes to logits, without copies",
     "engine": "one framed pair in, one decision out, with the engine's copies",
+    "preprocess": "from a pair of the camera in memory to the inputs of a network",
+    "raw frame": "a complete frame in memory, crop, resize, engine, decision out; of a peer, its own code for the same",
     "cold start": "a fresh process until its first decision",
     "frame to result": "from the arrival of a camera's pair to its result",
     "frame age": "from the sensor's timestamp to the result",
+    "energy": "one pair in memory, cropped, resized and classified; its energy is in the notes",
+    "around the network": "the network alone on ready inputs, to subtract from a complete frame; a way with another network also from the frame",
+    "training step": "one update of the weights on a batch that is on the device, or the preparation of one",
 }
 """What each scope includes. Times of different scopes cannot be compared."""
 
@@ -74,6 +95,11 @@ class Report:
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
 
+    def finished(self) -> Report:
+        """The same result with what happened to the machine meanwhile, `machine["during"]`. Call it when measuring has ended."""
+        before = self.machine.get("before")
+        return self if before is None else replace(self, machine={**self.machine, "during": during(before)})
+
     def to_json(self, *, raw: bool = True) -> dict[str, Any]:
         """The result as a JSON object.
 
@@ -98,11 +124,18 @@ def general_notes(report: Report) -> list[str]:
     load, cores = report.machine.get("load_average_1min"), report.machine.get("cpu", {}).get("cores_usable") or 1
     if load is not None and load > BUSY_FRACTION * cores:
         notes.append(f"the machine was busy before the start: load average {load:g} on {cores} core(s)")
-    counts = [
-        len(series.samples_ns) for group in report.groups for series in group.series if group.scope != "cold start"
-    ]
-    if counts and min(counts) < FEW_SAMPLES:
-        notes.append(f"some series have only {min(counts)} sample(s): their p99 is close to their maximum")
+    notes += state_notes(report.machine)
+    series = [one for group in report.groups for one in group.series if group.scope != "cold start"]
+    fewest = min((len(one.samples_ns) for one in series), default=FEW_SAMPLES)
+    if fewest < FEW_SAMPLES:
+        notes.append(f"some series have only {fewest} sample(s): their p99 is close to their maximum")
+    unsteady = [(cv, one.name) for one in series if (cv := one.summary().cv) > MAX_CV]
+    if unsteady:
+        worst, name = max(unsteady)
+        notes.append(
+            f"unsteady: the coefficient of variation is over {MAX_CV:.1%} in {len(unsteady)} of {len(series)} series, at most "
+            f"{worst:.0%} ({name}); compare medians and ratios, not means"
+        )
     return notes
 
 

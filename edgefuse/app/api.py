@@ -80,6 +80,7 @@ def export(
     *,
     precisions: Sequence[str] = ("fp32", "fp16"),
     batch: int | Literal["dynamic"] = 1,
+    adaptive: bool = False,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
@@ -90,6 +91,7 @@ def export(
         out: the bundle folder to create.
         precisions: some of "fp32", "fp16" and "int8"; FP32 is always included.
         batch: regions per inference, for `Classifier.batch`: a fixed number, or "dynamic" for any number.
+        adaptive: also write the files with which depth alone can answer, for `Classifier(..., adaptive=0.9)`; needs the run's data.
         force: overwrite a bundle that exists at `out`.
         progress: called for each step of the export.
 
@@ -108,7 +110,9 @@ def export(
         require(package, extra="export")
     from edgefuse_export.onnx.export import export_run
 
-    return export_run(Path(run), Path(out), precisions=precisions, batch=batch, force=force, progress=progress).bundle
+    return export_run(
+        Path(run), Path(out), precisions=precisions, batch=batch, adaptive=adaptive, force=force, progress=progress
+    ).bundle
 
 
 def open_bundle(bundle: AnyPath) -> Bundle:
@@ -135,6 +139,7 @@ def evaluate(
     engine: str = "auto",
     file: str | None = None,
     num_threads: int | None = None,
+    adaptive: float | None = None,
     skip_bad: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Scores]:
@@ -144,7 +149,7 @@ def evaluate(
         model: a bundle, which runs on the same engine as live, or a run, which runs in PyTorch.
         data: one data set folder, or several.
         only: score only these sequences: glob patterns such as "s1_clip02".
-        engine, file, num_threads: for a bundle, as for `edgefuse.Classifier`; `file` defaults to FP32.
+        engine, file, num_threads, adaptive: for a bundle, as for `edgefuse.Classifier`; `file` defaults to FP32.
         skip_bad: skip unreadable or incomplete pairs instead of failing.
         progress: called with the number of pairs scored and in total.
 
@@ -169,6 +174,6 @@ def evaluate(
     if only:
         dataset = dataset.subset(matching(dataset, only))
     rgbd = load(dataset, skip_bad=skip_bad)
-    with open_model(Path(model), num_threads=num_threads, file=file, engine=engine) as opened:
+    with open_model(Path(model), num_threads=num_threads, file=file, engine=engine, adaptive=adaptive) as opened:
         scores = score(opened.predictor, rgbd, contract=opened.contract, labels=opened.labels, progress=progress)
     return {str(condition): found for condition, found in scores.items()}

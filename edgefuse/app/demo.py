@@ -24,7 +24,8 @@ from edgefuse.training.callbacks import Callback
 from edgefuse.training.recipe import TrainConfig, demo_rgbd
 from edgefuse.training.trainer import train_on_dataset
 from edgefuse_export.onnx.export import export_run
-from edgefuse_runtime.live.loop import open_live, run_live
+from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.live.opening import open_live
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.regions.region import parse_region
 from edgefuse_runtime.results import LiveSummary
@@ -173,17 +174,14 @@ def _record(out: Path, *, seed: int, size: DemoSize) -> tuple[Path, Path]:
 
 
 def _live(bundle: Bundle, recording: Path, regions: Path, *, sinks: Sequence[Sink], real_time: bool) -> LiveSummary:
-    with open_live(bundle, camera=str(recording), region=parse_region(str(regions)), real_time=real_time) as (
-        engine,
-        camera,
-        region,
-    ):
+    region = parse_region(str(regions))
+    with open_live(bundle, camera=str(recording), region=region, real_time=real_time, sinks=sinks) as live:
         summary = run_live(
-            engine=engine,
-            camera=camera,
-            region=region,
+            engine=live.engine,
+            camera=live.camera,
+            region=live.region,
             degraded_mode=bundle.manifest.degraded_mode,
-            sinks=sinks,
+            sinks=live.bus,
         )
     if summary.was_interrupted:
         raise KeyboardInterrupt

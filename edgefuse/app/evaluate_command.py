@@ -10,6 +10,7 @@ import typer
 
 from edgefuse.console.options import (
     MAX_SEED,
+    AdaptiveThreshold,
     AsJson,
     DataFolders,
     EngineWord,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def evaluate(  # long: each option is a parameter
     model: Annotated[
-        Path, typer.Argument(help="A bundle (runs in ONNX Runtime or TensorRT) or a run (runs in PyTorch).")
+        Path, typer.Argument(help="A bundle (runs on the same engine as live) or a run (runs in PyTorch).")
     ],
     data: DataFolders,
     only: OnlySequences = None,
@@ -63,12 +64,13 @@ def evaluate(  # long: each option is a parameter
     file: Annotated[
         str | None,
         typer.Option(
-            help="With a bundle: its file to evaluate, such as model.fp16.onnx. Default: model.onnx; with --engine tensorrt or "
-            "rtx, the same engine as live."
+            help="With a bundle: its file to evaluate, such as model.fp16.onnx. Default: model.onnx; with --engine tensorrt, "
+            "rtx or openvino, the same as live."
         ),
     ] = None,
     engine: EngineWord = "auto",
     threads: NumThreads = None,
+    adaptive: AdaptiveThreshold = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +84,8 @@ def evaluate(  # long: each option is a parameter
         for option, value in (("--against", against), ("--plot", plot), ("--out", out), ("--seed", seed)):
             if value is not None and value != []:
                 raise typer.BadParameter("it needs --corruptions", param_hint=option)
-    for option, is_given in (("--file", file is not None), ("--reliability", reliability is not None)):
+    alone = {"--file": file is not None, "--reliability": reliability is not None, "--adaptive": adaptive is not None}
+    for option, is_given in alone.items():
         if corruptions and is_given:
             raise typer.BadParameter("it does not go with --corruptions", param_hint=option)
     plot = checked_png(plot, option="--plot", force=force, data=data)
@@ -104,10 +107,10 @@ def evaluate(  # long: each option is a parameter
     from edgefuse.evaluation.reliability_plot import plot_reliability
     from edgefuse.io.text import say
 
-    with open_model(model, num_threads=threads, file=file, engine=engine) as opened:
+    with open_model(model, num_threads=threads, file=file, engine=engine, adaptive=adaptive) as opened:
         if opened.name.endswith(COMPUTES_IN_FP32):
             say(
-                "note: ONNX Runtime runs FP16 files in FP32 on a CPU, so FP16 rounding is not measured here; python -m "
+                "note: FP16 files are computed in FP32 on a CPU, so FP16 rounding is not measured here; python -m "
                 "edgefuse_benchmarks.suites.precision RUN BUNDLE DATA --out FOLDER measures it with a reference that rounds"
             )
         changes = {str(name): CHANGES[name] for name in CONDITIONS}
@@ -279,6 +282,7 @@ MAX_CLASSES_SHOWN = 40
 
 
 def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
+    from edgefuse.answers import shown_label
     from edgefuse.io.text import new_console, new_table, say, some_of
 
     both = scores["both"]
@@ -300,7 +304,7 @@ def _print_scores(scores: dict[Condition, Scores], answered_by: str) -> None:
         table.caption = f"the {MAX_CLASSES_SHOWN} classes with the lowest recall of {len(both.recall)}; --json has all"
     for label in shown:
         recalls = [s.recall[label] for s in scores.values()]
-        table.add_row(f"recall of {label}", *["-" if r is None else f"{r:.1%}" for r in recalls])
+        table.add_row(f"recall of {shown_label(label)}", *["-" if r is None else f"{r:.1%}" for r in recalls])
     new_console().print(table)
     lacking = [label for label, recall in both.recall.items() if recall is None]
     if lacking:

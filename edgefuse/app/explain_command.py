@@ -19,7 +19,9 @@ DEFINITIONS = "docs/failing-sensors.md#definitions"
 
 
 def explain(  # long: each option is a parameter
-    model: Annotated[Path, typer.Argument(help="A bundle (runs in ONNX Runtime) or a run (runs in PyTorch).")],
+    model: Annotated[
+        Path, typer.Argument(help="A bundle (runs on the same engine as live) or a run (runs in PyTorch).")
+    ],
     data: DataFolders,
     out: Annotated[Path, typer.Option(help="Output folder for explain.json, gate.png and examples.png.")],
     only: OnlySequences = None,

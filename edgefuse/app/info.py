@@ -81,6 +81,7 @@ def _bundle(folder: Path) -> dict[str, Any]:
         "data": _data(manifest.training.get("data")),
         "files": files,
         "engines": _engines(bundle),
+        "cpu_engines": _cpu_engines(bundle),
         "versions": manifest.versions,
         "problems": [file["problem"] for file in files if file["problem"]],
     }
@@ -122,6 +123,14 @@ def _engines(bundle: Bundle) -> list[dict[str, Any]]:
     ]
 
 
+def _cpu_engines(bundle: Bundle) -> dict[str, Any]:
+    """Values of `--engine` in the order in which `auto` tries them on this CPU, and the reason for the first."""
+    from edgefuse_runtime.engines.measured_times import choose
+
+    choice = choose(bundle, num_threads=None)
+    return {"words": list(choice.words), "reason": choice.reasons[choice.words[0]]}
+
+
 def _run(folder: Path) -> dict[str, Any]:
     """`edgefuse.training.run.open_run` checks more, but needs PyTorch."""
     found = read_json(folder / "run.json", what="the run's description", spec=_RUN)
@@ -152,7 +161,7 @@ def _data_set(root: Path) -> dict[str, Any]:
     from edgefuse.data.dataset import describe as description_of
     from edgefuse.data.dataset import read_pair, scan
 
-    dataset = scan([root], skip_bad=True)
+    dataset = scan([root], skip_bad=True, may_be_unchecked=True)
     description = description_of(root)
     size = None
     for sample in dataset.samples[:1]:

@@ -74,6 +74,8 @@ def _bundle(found: Mapping[str, Any]) -> Iterator[Row]:
         for one in found["engines"]
     ]
     yield "engines", "\n".join(engines) or "none built"
+    on_cpu = found["cpu_engines"]
+    yield "on this CPU", f"{', then '.join(on_cpu['words'])}; {on_cpu['reason']}"
     yield "versions", _versions(found)
     yield NEXT, f"edgefuse live {quoted(found['path'])}"
 

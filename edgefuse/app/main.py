@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import typer
 
 from edgefuse.app.old_options import with_present_names
+from edgefuse.app.optional_values import with_default_values
 from edgefuse.app.signals import ended_by_signals, message_of
 from edgefuse.console.messages import messages_shown
 from edgefuse.io.text import prepare_streams, say
@@ -41,8 +42,8 @@ class Entry:
 
 
 GROUPS = {
-    "data": "Data sets: render the built-in one, convert other layouts, check any.",
-    "bench": "Benchmarks: the fusion core, a bundle's engine, the live loop, learning, unseen people.",
+    "data": "Data sets: render the built-in one, convert other layouts, check and browse any.",
+    "bench": "Benchmarks: speed and energy, their comparison and report, a soak test of live, and accuracy.",
 }
 COMMANDS = (
     Entry("doctor", "edgefuse_runtime.doctor.commands", "doctor", "Inspect"),
@@ -52,6 +53,7 @@ COMMANDS = (
     Entry("data synth", "edgefuse.synth.commands", "synth", "Data"),
     Entry("data convert", "edgefuse.data.commands", "convert", "Data"),
     Entry("data check", "edgefuse.data.commands", "check", "Data"),
+    Entry("data browse", "edgefuse_runtime.browse.commands", "browse", "Data"),
     Entry("train", "edgefuse.training.commands", "train", "Train"),
     Entry("evaluate", "edgefuse.app.evaluate_command", "evaluate", "Train"),
     Entry("explain", "edgefuse.app.explain_command", "explain", "Train"),
@@ -63,8 +65,19 @@ COMMANDS = (
     Entry("demo", "edgefuse.app.demo_command", "demo", "Live"),
     Entry("bench core", "edgefuse_benchmarks.commands", "core", "Measure"),
     Entry("bench engine", "edgefuse_benchmarks.commands", "engine", "Measure"),
+    Entry("bench preprocess", "edgefuse_benchmarks.commands", "preprocess", "Measure"),
     Entry("bench live", "edgefuse_benchmarks.commands", "live", "Measure"),
+    Entry("bench soak", "edgefuse_benchmarks.commands", "soak", "Measure"),
+    Entry("bench train", "edgefuse_benchmarks.commands", "train", "Measure"),
+    Entry("bench energy", "edgefuse_benchmarks.commands", "energy", "Measure"),
+    Entry("bench peers", "edgefuse_benchmarks.peers.commands", "peers", "Measure"),
+    Entry("bench adaptive", "edgefuse_benchmarks.adaptive.commands", "adaptive", "Measure"),
+    Entry("bench outputs", "edgefuse_benchmarks.outputs_command", "outputs", "Measure"),
+    Entry("bench all", "edgefuse_benchmarks.commands", "all_suites", "Measure"),
+    Entry("bench compare", "edgefuse_benchmarks.reporting.commands", "compare", "Measure"),
+    Entry("bench report", "edgefuse_benchmarks.reporting.commands", "report", "Measure"),
     Entry("bench learning", "edgefuse_benchmarks.commands", "learning", "Measure"),
+    Entry("bench unknown", "edgefuse_benchmarks.commands", "unknown", "Measure"),
     Entry("bench people", "edgefuse_benchmarks.people.commands", "people", "Measure"),
     Entry("crossval", "edgefuse_benchmarks.paper.commands", "crossval", "Measure"),
     Entry("reproduce", "edgefuse_benchmarks.paper.reproduce_command", "reproduce", "Measure"),
@@ -123,7 +136,7 @@ def main() -> None:
         arguments.remove("--debug")
     with messages_shown(), ended_by_signals() as ending:
         try:
-            build_app(arguments[0] if arguments else None)(args=with_present_names(arguments))
+            build_app(arguments[0] if arguments else None)(args=with_default_values(with_present_names(arguments)))
         except (SystemExit, KeyboardInterrupt) as done:
             if isinstance(done, KeyboardInterrupt) or done.code == EXIT_INTERRUPTED:
                 say("interrupted" if ending.signal == signal.SIGINT else f"ended by {ending.signal.name}")

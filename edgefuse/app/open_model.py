@@ -35,21 +35,25 @@ class OpenModel(NamedTuple):
 
 @contextmanager
 def open_model(
-    model: Path, *, num_threads: int | None, file: str | None = None, engine: str = "auto"
+    model: Path,
+    *,
+    num_threads: int | None,
+    file: str | None = None,
+    engine: str = "auto",
+    adaptive: float | None = None,
 ) -> Iterator[OpenModel]:
     """Open a run in PyTorch, or a bundle.
 
     Args:
-        file: of the bundle; None = the FP32 file, or with engine "tensorrt" or "rtx" the same plan as live.
+        file: of the bundle; None = the FP32 file, or with engine "tensorrt", "rtx" or "openvino" the same one as live.
+        adaptive: of the bundle; see `edgefuse.Classifier`.
     """
-    from edgefuse.errors import UserError, require
-
     if not (model / "run.json").is_file():
         from edgefuse.bundle import MODEL_NAME
         from edgefuse_runtime.classifier import Classifier
 
-        file = file if engine in ("tensorrt", "rtx") else file or MODEL_NAME
-        with Classifier(model, file=file, engine=engine, num_threads=num_threads) as classifier:
+        file = file if engine.startswith(("tensorrt", "rtx", "openvino")) else file or MODEL_NAME
+        with Classifier(model, file=file, engine=engine, num_threads=num_threads, adaptive=adaptive) as classifier:
             manifest = classifier.bundle.manifest
             yield OpenModel(
                 name_of(classifier.engine),
@@ -61,18 +65,13 @@ def open_model(
                 engine=classifier.engine,
             )
         return
-    if engine != "auto":
-        raise UserError(f"{model} is a run, which runs in PyTorch: give a bundle, or leave out --engine {engine}")
-    if file is not None:
-        raise UserError(f"{model} is a run and has no {file}: give a bundle, or leave out --file")
-    require("torch", extra="train")
+    _check_run(model, file=file, engine=engine, adaptive=adaptive)
     from edgefuse.training.fold_frozen_batchnorm import for_prediction
     from edgefuse.training.loop import best_device, torch_pixel_gate, torch_predictor
     from edgefuse.training.run import open_run
 
     run = open_run(model)
-    network = run.build_model().to(best_device())
-    config = run.model_config
+    network, config = run.build_model().to(best_device()), run.model_config
     with for_prediction(network):
         yield OpenModel(
             "the run in PyTorch",
@@ -85,6 +84,21 @@ def open_model(
         )
 
 
+def _check_run(run: Path, *, file: str | None, engine: str, adaptive: float | None) -> None:
+    """Refuse options of bundles, and a machine without PyTorch."""
+    from edgefuse.errors import UserError, require
+    from edgefuse.io.text import quoted
+
+    if engine != "auto":
+        raise UserError(f"{run} is a run, which runs in PyTorch: give a bundle, or leave out --engine {engine}")
+    if adaptive is not None:
+        step = f"edgefuse export {quoted(run)} --out BUNDLE --adaptive"
+        raise UserError(f"{run} is a run, and --adaptive needs a bundle: {step}")
+    if file is not None:
+        raise UserError(f"{run} is a run and has no {file}: give a bundle, or leave out --file")
+    require("torch", extra="train")
+
+
 def name_of(description: dict[str, Any]) -> str:
     """The engine as text: file, library, and the precision if the file name does not show it."""
     file, provider = description["file"], description["provider"]
@@ -92,6 +106,9 @@ def name_of(description: dict[str, Any]) -> str:
         return (
             f"{file} in {'TensorRT-RTX' if description['engine'] == 'rtx' else 'TensorRT'}, {description['precision']}"
         )
+    if description["engine"] == "openvino":
+        computed_in = COMPUTES_IN_FP32 if description["precision"] == "fp16" else f", {description['precision']}"
+        return f"{file} in OpenVINO{computed_in}"
     name = f"{file} in ONNX Runtime"
     if provider == "CUDAExecutionProvider":
         name += " on the GPU"

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from edgefuse.console import interrupts
+
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Sent by systemd, docker stop and a closed terminal."""
 
@@ -27,17 +29,19 @@ class Ending:
 def ended_by_signals() -> Iterator[Ending]:
     """Make SIGTERM and SIGHUP end the block like Ctrl-C, with summary and clean-up; further ones are ignored.
 
+    All three are remembered, so that a loop ends even if compiled code swallows the KeyboardInterrupt.
     Signals that the parent process ignored stay ignored (nohup ignores SIGHUP).
     """
     ending = Ending()
 
     def end(number: int, _frame: types.FrameType | None) -> None:
         ending.signal = signal.Signals(number)
-        for other in SIGNALS:
+        interrupts.remember(ending.signal)
+        for other in SIGNALS if number != signal.SIGINT else ():
             signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt(ending.signal.name)
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, end)
@@ -46,6 +50,7 @@ def ended_by_signals() -> Iterator[Ending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        interrupts.forget()
 
 
 def message_of(error: Exception) -> str:

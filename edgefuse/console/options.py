@@ -84,14 +84,26 @@ EngineWord = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="tensorrt, rtx, cuda or cpu: that engine or an error. auto: the first of them that works; prints why the others "
-        "do not.",
+        help="tensorrt, rtx, cuda, openvino or cpu (ONNX Runtime): that engine or an error. auto: the first of them that works; "
+        "prints why the others do not. openvino:fp32, :bf16 and :int8 fix the precision.",
     ),
 ]
 ModelFile = Annotated[
     str | None,
     typer.Option(
         "--file", help="ONNX file of the bundle. Default: FP16 on a GPU if the bundle has it, FP32 on the CPU."
+    ),
+]
+AdaptiveThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--adaptive",
+        metavar="T",
+        min=0,
+        max=1,
+        callback=finite,
+        help="Answer from depth alone where its probability is at least T, without running the RGB half of the model. Needs a bundle of "
+        "edgefuse export --adaptive, and an engine of the CPU.",
     ),
 ]
 CameraSpec = Annotated[

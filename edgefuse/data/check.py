@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.answers import BACKGROUND, NONE
 from edgefuse.contract import MAX_DEPTH_CODE
 from edgefuse.data.dataset import PLAUSIBLE_MEDIAN_M, Dataset, Sample, decode_pair, same_images, scan
 from edgefuse.data.folds import BY_FRAME, BY_SEQUENCE, group_names
@@ -124,7 +125,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
     Raises:
         UserError: an invalid expression, a root that is missing or has no pairs, or roots that differ in alignment.
     """
-    dataset = scan(roots, skip_bad=True)
+    dataset = scan(roots, skip_bad=True, may_be_unchecked=True)
     if by == BY_FRAME:
         raise UserError("--by is 'frame': sequence, or an expression whose first group names the group, was expected")
     group_names(dataset, by=by)  # raises for an invalid expression before the pairs are read
@@ -163,7 +164,7 @@ def check(  # long: one pass over the pairs collects all figures, then one call 
         num_leaking=num_leaking,
         problems=tuple(problems),
         num_bad=dataset.num_left_out + len(problems) - len(dataset.left_out),
-        notes=tuple(filter(None, [short_sequences_note(dataset)])),
+        notes=tuple(filter(None, [short_sequences_note(dataset), _background_note(dataset)])),
         warnings=(
             *dataset.warnings,
             *same_images(dataset, [fact.pixels for fact in facts]),
@@ -252,6 +253,16 @@ def count_classes(dataset: Dataset) -> tuple[ClassCount, ...]:
     return tuple(
         ClassCount(label=label, pairs=count.total(), sequences=dict(sorted(count.items())))
         for label, count in zip(dataset.labels, sequences, strict=True)
+    )
+
+
+def _background_note(dataset: Dataset) -> str:
+    """Advice for a data set without the background class; empty for others."""
+    if BACKGROUND in dataset.labels:
+        return ""
+    return (
+        f"no class {BACKGROUND}: a model answers an empty image, or an object of no class, with one of its classes; record such images with "
+        f"edgefuse record --label {BACKGROUND}, and edgefuse live answers them with {NONE}"
     )
 
 

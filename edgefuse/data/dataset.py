@@ -21,7 +21,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.answers import NONE, UNKNOWN
 from edgefuse.contract import Align
+from edgefuse.data.collection import REVIEW
 from edgefuse.data.description import DATASET_NAME, UNITS_M, Description, describe, write_description
 from edgefuse.data.image_cache import Budget, Images, OnDisk, Subset, digest_of_pixels, one_at_a_time, rgb_part
 from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
@@ -32,7 +34,7 @@ from edgefuse.errors import UserError
 from edgefuse.framing import regions_agree
 from edgefuse.io.files import real_path
 from edgefuse.io.images import read_bytes, read_depth, read_rgb, write_image
-from edgefuse.io.text import printable
+from edgefuse.io.text import printable, quoted
 
 __all__ = [
     "DATASET_NAME",
@@ -145,17 +147,24 @@ class RgbdDataset:
         )
 
 
-def scan(roots: Sequence[Path], *, skip_bad: bool = False) -> Dataset:
+def scan(roots: Sequence[Path], *, skip_bad: bool = False, may_be_unchecked: bool = False) -> Dataset:
     """Find the pairs below `roots` without reading images.
 
     Args:
         skip_bad: skip bad pairs instead of raising; `Dataset.left_out` lists them.
+        may_be_unchecked: a root may be the part of a collection whose classes nobody has checked; not for training and scores.
 
     Raises:
         UserError: a root is missing, has no pairs, is given twice, or contains the parts of a split; the roots differ in
             alignment; or a file below them looks like an image but belongs to no pair or cannot be read (all are listed).
     """
     _refuse_overlap(roots)
+    for root in roots:
+        if real_path(root).name == REVIEW and not may_be_unchecked:
+            raise UserError(
+                f"{root} has pairs of a collection whose classes nobody has checked: edgefuse data browse {quoted(root.parent)}, then "
+                f"give {quoted(root.parent)}"
+            )
     trees = [find_pairs(root) for root in roots]
     for tree in trees:
         if tree.root.is_dir() and not tree.pairs and not any(problem.is_half for problem in tree.problems):
@@ -344,6 +353,9 @@ def _differences(roots: Sequence[Path], descriptions: Sequence[Description], lab
         found = ", ".join(f"{root}: {printable(region)}" for region, root in known.items())
         yield f"the folders differ in the recorded region ({found}), so none is stored: use --roi with edgefuse live"
     yield from alike_names(labels)
+    for label in (NONE, UNKNOWN):
+        if label in labels:
+            yield f"the class {label} has the name of an answer of edgefuse live that is no class: rename its folder"
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from edgefuse.data.collection import REVIEW, num_to_review
 from edgefuse.data.description import DATASET_NAME
 from edgefuse.data.detect_layout import depth_elsewhere, is_made_by_edgefuse, other_layout, split_folders
 from edgefuse.data.incomplete_pairs import DEPTH_SUFFIX, RGB_SUFFIX
@@ -77,7 +78,17 @@ def find_pairs(root: Path) -> Tree:
     report_misplaced(folders, tree)
     _report_empty_folders(folders, tree)
     _report_split_sequences(tree)
+    if num := num_to_review(root):
+        tree.warnings.append(to_review(root, num))
     return tree
+
+
+def to_review(root: Path, num_pairs: int) -> str:
+    """The message about pairs of a collection that are left out."""
+    return (
+        f"{root / REVIEW}: {num_pairs} pairs are left out, because nobody has checked their classes: edgefuse data browse "
+        f"{quoted(root)}"
+    )
 
 
 def report_misplaced(folders: Sequence[Folder], tree: Tree, *, in_classes: bool = False) -> None:
@@ -282,7 +293,8 @@ def no_pairs(tree: Tree) -> str:
     with_pairs = {folder.parts for folder in folders if _has_pair(folder)}
     expected = f"<class>/<sequence>/<name>{RGB_SUFFIX} with <name>{DEPTH_SUFFIX} was expected"
     start = f"{root} has no pairs: {expected}"
-    other = other_layout(root)
+    num = num_to_review(root)
+    other = other_layout(root) or (f"; {to_review(root, num)}" if num else "")
     if other:
         return start + other
     absolute = root.absolute()

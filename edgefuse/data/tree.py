@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgefuse.data.collection import REVIEW
 from edgefuse.data.incomplete_pairs import settled
 from edgefuse.io.text import printable
 
@@ -58,6 +59,7 @@ class Folder:
 def walk(root: Path) -> Iterator[Folder]:
     """Every folder below `root`, itself first, then by name. Links are followed, except to a folder above them.
 
+    The part of a collection that is to be checked is left out, unless it is `root`.
     A folder that cannot be read has a `problem`.
     """
     yield from _walk(root, (), above=frozenset(), seen_below=set())
@@ -71,7 +73,7 @@ def _walk(
         state = path.stat()
         with os.scandir(path) as entries:
             for entry in entries:
-                if is_skipped(entry.name):
+                if is_skipped(entry.name) or (not parts and entry.name == REVIEW):
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)

@@ -360,3 +360,13 @@ def flush_below(folder: Path) -> None:
     for path in folder.rglob("*"):
         if not path.is_symlink() and (path.is_file() or path.is_dir()):
             flush(path)
+
+
+def bytes_below(folder: Path) -> int:
+    """The size of all files below `folder`, links not followed. Files may vanish meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            total += 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return total

@@ -152,6 +152,16 @@ def write_image(path: Path, image: NDArray[Any], *, durable: bool = True, mark: 
         temporary.write_bytes(_marked(encoded.tobytes(), mark) if mark else encoded.tobytes())
 
 
+def jpeg_bytes(image: NDArray[np.uint8], *, quality: int = 80) -> bytes:
+    """An image as a JPEG file in memory: uint8 [H, W, 3] in RGB order."""
+    done, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [int(cv2.IMWRITE_JPEG_QUALITY), quality]
+    )
+    if not done:
+        raise ValueError(f"an image of shape {image.shape} cannot be encoded")
+    return bytes(encoded.tobytes())
+
+
 _AFTER_HEADER = 33
 """Length of a PNG's signature and its first chunk, IHDR."""
 

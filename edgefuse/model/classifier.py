@@ -179,9 +179,7 @@ class FusionClassifier(nn.Module):
         rgb, depth = self.decode(rgb_NHWC, depth_NHW2)
         frame_gate = None if self.frame_gate is None else self.frame_gate(rgb, depth)
         F_A, F_B, nearest_m = self.features(rgb, depth, frame_gate)
-        logits, gate = self.core(F_A, F_B, frame_gate)
-        if self.sensor_temperature is not None:
-            logits = self.sensor_temperature(logits, rgb, depth)
+        logits, gate = self.fused(F_A, F_B, rgb, depth, frame_gate)
         if with_auxiliary_heads and self.core.auxiliary_heads is not None:
             return logits, gate, nearest_m, *self.core.auxiliary_heads.alone(F_A, F_B)
         return logits, gate, nearest_m
@@ -196,13 +194,32 @@ class FusionClassifier(nn.Module):
         A modality without a backbone gets the features of the other, which its fusion ignores.
         """
         nearest_m = self.nearest_surface(depth)
-        F_B = None if self.depth_features is None else self.depth_features(self.encode(depth, nearest_m))
+        F_B = None if self.depth_features is None else self.features_of_depth(depth, nearest_m)
         if self.rgb_features is None:
             assert F_B is not None
             return F_B, F_B, nearest_m
-        seen = rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m, frame_gate)
-        F_A = self.rgb_features(seen)
+        F_A = self.features_of_rgb(rgb, depth, nearest_m, frame_gate)
         return F_A, (F_A if F_B is None else F_B), nearest_m
+
+    def features_of_depth(self, depth: Tensor, nearest_m: Tensor) -> Tensor:
+        """F_B, for a model of depth."""
+        assert self.depth_features is not None
+        return self.depth_features(self.encode(depth, nearest_m))  # type: ignore[no-any-return]
+
+    def features_of_rgb(self, rgb: Tensor, depth: Tensor, nearest_m: Tensor, frame_gate: Tensor | None) -> Tensor:
+        """F_A, for a model of RGB."""
+        assert self.rgb_features is not None
+        seen = rgb if self.spatial_gate is None else self.spatial_gate(rgb, depth, nearest_m, frame_gate)
+        return self.rgb_features(seen)  # type: ignore[no-any-return]
+
+    def fused(
+        self, F_A: Tensor, F_B: Tensor, rgb: Tensor, depth: Tensor, frame_gate: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Features and decoded images -> logits [N, C] and gate, as of `forward`."""
+        logits, gate = self.core(F_A, F_B, frame_gate)
+        if self.sensor_temperature is not None:
+            logits = self.sensor_temperature(logits, rgb, depth)
+        return logits, gate
 
 
 def build_classifier(

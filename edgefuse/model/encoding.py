@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgefuse.contract import DEPTH_UNIT_M, InputContract
+from edgefuse.model.pooling import average_3x3, block_averages
 
 BLOCKS_ACROSS = 12
 """The image is divided into this many blocks across to find the nearest surface, so that a stray pixel does not count as one."""
@@ -64,9 +65,7 @@ class NearestSurface(nn.Module):
 
     def forward(self, depth_N2SS: Tensor) -> Tensor:
         """Decoded depth -> [N, 1] in metres; 0 without any measurement."""
-        scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
-        depth_m = self.near_m + self.span_m * scaled
-        fraction = functional.avg_pool2d(valid, self.block)
+        scaled, fraction = block_averages(depth_N2SS, side=self.block).chunk(2, dim=1)
         least: Tensor | float = 0.5
         if self.revision == 1:
             smallest = 0.5
@@ -74,7 +73,7 @@ class NearestSurface(nn.Module):
             best = fraction.amax((2, 3), keepdim=True)
             least = best * (THIRD + (HALF - THIRD) * torch.clamp((best - SPARSE) / (DENSE - SPARSE), 0, 1))
             smallest = 1e-6
-        mean_m = functional.avg_pool2d(depth_m * valid, self.block) / torch.clamp(fraction, min=smallest)
+        mean_m = self.near_m + self.span_m * (scaled / torch.clamp(fraction, min=smallest))
         nearest_m = torch.where(fraction > least, mean_m, FAR).amin((2, 3))
         return torch.where(nearest_m < FAR, nearest_m, 0.0)
 
@@ -105,15 +104,15 @@ class RelativeDepth(nn.Module):
 
     def forward(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
         nearness, valid = self.nearness(depth_N2SS, nearest_m)
-        smooth = functional.avg_pool2d(functional.pad(nearness, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        wide = functional.pad(smooth, (1, 1, 1, 1), mode="replicate")
-        slope_x = wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]
-        slope_y = wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]
-        return torch.cat([nearness, valid, SLOPE_GAIN * slope_x, SLOPE_GAIN * slope_y], dim=1)
+        scaled = SLOPE_GAIN * average_3x3(nearness)
+        wide, high = (functional.pad(scaled, sides, mode="replicate") for sides in ((1, 1, 0, 0), (0, 0, 1, 1)))
+        slope_x = wide[..., 2:] - wide[..., :-2]
+        slope_y = high[..., 2:, :] - high[..., :-2, :]
+        return torch.cat([nearness, valid, slope_x, slope_y], dim=1)
 
     def nearness(self, depth_N2SS: Tensor, nearest_m: Tensor) -> tuple[Tensor, Tensor]:
         """Nearness in [0, 1] and validity, [N, 1, S, S] each. Without a nearest surface, everything measured counts as nearest."""
-        scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
+        scaled, valid = depth_N2SS.chunk(2, dim=1)
         depth_m = self.near_m + self.span_m * scaled
         start_m = torch.where(nearest_m > 0, nearest_m, FAR)[:, :, None, None] - MARGIN * self.depth_window_m
         return (1 - torch.clamp((depth_m - start_m) / self.depth_window_m, 0, 1)) * valid, valid
@@ -147,7 +146,7 @@ class LogDepth(nn.Module):
         self.register_buffer("std", torch.tensor(LOG_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, depth_N2SS: Tensor, nearest_m: Tensor) -> Tensor:
-        scaled, valid = depth_N2SS[:, :1], depth_N2SS[:, 1:]
+        scaled, valid = depth_N2SS.chunk(2, dim=1)
         depth_m = (self.near_m + self.span_m * scaled) * valid
         largest_m, smallest_m = self._largest(depth_m), -self._largest(-depth_m)
         log, low = torch.log1p(depth_m), torch.log1p(smallest_m)

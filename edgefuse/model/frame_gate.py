@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from edgefuse.contract import IMAGENET_MEAN, IMAGENET_STD, InputContract
 from edgefuse.model.full_precision import in_fp32
+from edgefuse.model.pooling import average_3x3, block_averages, maximum
 
 NUM_STATISTICS = 14
 NUM_HIDDEN = 16
@@ -51,33 +52,35 @@ class ImageStatistics(nn.Module):
 
     def of_rgb(self, rgb_N3SS: Tensor) -> Tensor:
         """[N, 10] of RGB in [0, 1]: brightness, contrast, saturated and black pixels, detail (fine, and fine to coarse), colour cast."""
-        grey = rgb_N3SS.mean(1, keepdim=True)
+        red, green, blue = rgb_N3SS.chunk(3, dim=1)
+        grey = (red + green + blue) / 3
         brightness = grey.mean((2, 3))
         variance = ((grey - brightness[:, :, None, None]) ** 2).mean((2, 3))
         # Not amax: see `edgefuse.model.encoding.NearestSurface`.
-        brightest = torch.maximum(torch.maximum(rgb_N3SS[:, :1], rgb_N3SS[:, 1:2]), rgb_N3SS[:, 2:])
+        brightest = torch.maximum(torch.maximum(red, green), blue)
         saturated = torch.clamp(20 * (brightest - 0.95), 0, 1).mean((2, 3))
         black = torch.clamp(1 - 20 * grey, 0, 1).mean((2, 3))
         fine = torch.log(_detail(grey) + 3e-4)
-        coarse = torch.log(_detail(functional.avg_pool2d(grey, 4)) + 3e-4)
+        coarse = torch.log(_detail(block_averages(grey, side=4)) + 3e-4)
         channels = rgb_N3SS.mean((2, 3))
-        red_blue = (channels[:, 0::2] - channels[:, 1:2]) / (channels.mean(1, keepdim=True) + 0.02)
+        mean_red, mean_green, mean_blue = channels.chunk(3, dim=1)
+        red_blue = (torch.cat([mean_red, mean_blue], dim=1) - mean_green) / (channels.mean(1, keepdim=True) + 0.02)
         light = torch.cat([torch.log(brightness + 1e-3), 0.5 * torch.log(variance + 1e-6), saturated, black], dim=1)
         return torch.cat([light, fine, fine - coarse, red_blue, red_blue.abs()], dim=1)
 
     def of_depth(self, depth_N2SS: Tensor) -> Tensor:
         """[N, 4] of decoded depth: measured pixels, those next to a hole, noise and edges where it is dense."""
-        valid = depth_N2SS[:, 1:]
+        scaled, valid = depth_N2SS.chunk(2, dim=1)
         # In whole millimetres, and so exact: rounding errors of a flat surface would be noise, and would differ between engines.
-        depth_mm = torch.round(1000 * self.span_m * depth_N2SS[:, :1])
-        step_m = (9 * depth_mm - torch.round(9 * _smooth(depth_mm))).abs() / 9000
-        dense = -functional.max_pool2d(-_padded(valid), 3, stride=1)  # 1 where all of 3 x 3 pixels are measured
+        depth_mm = torch.round(1000 * self.span_m * scaled)
+        step_m = (9 * depth_mm - torch.round(9 * average_3x3(depth_mm))).abs() / 9000
+        dense = 1 - maximum(1 - valid, radius=1)  # 1 where all of 3 x 3 pixels are measured
         step_m = step_m * dense
-        num_dense = dense.mean((2, 3)) + 1e-3
+        measured, fully = valid.mean((2, 3)), dense.mean((2, 3))
+        num_dense = fully + 1e-3
         noise_m = torch.clamp(step_m, max=MAX_STEP_M).mean((2, 3)) / num_dense
         edges = torch.clamp(step_m / MAX_STEP_M - 1, 0, 1).mean((2, 3)) / num_dense
-        rim = (valid - dense).mean((2, 3))
-        return torch.cat([valid.mean((2, 3)), rim, torch.log(noise_m + 2e-4), torch.log(edges + 1e-3)], dim=1)
+        return torch.cat([measured, measured - fully, torch.log(noise_m + 2e-4), torch.log(edges + 1e-3)], dim=1)
 
 
 class FrameGate(nn.Module):
@@ -108,14 +111,6 @@ def masked_fraction(G: Tensor) -> Tensor:
     return torch.clamp((G - MASK_FROM) / (MASK_FULLY - MASK_FROM), 0, 1)
 
 
-def _padded(image_N1SS: Tensor) -> Tensor:
-    return functional.pad(image_N1SS, (1, 1, 1, 1), mode="replicate")
-
-
-def _smooth(image_N1SS: Tensor) -> Tensor:
-    return functional.avg_pool2d(_padded(image_N1SS), 3, stride=1)
-
-
 def _detail(image_N1SS: Tensor) -> Tensor:
     """Mean difference of a pixel from its neighbourhood, [N, 1]."""
-    return (image_N1SS - _smooth(image_N1SS)).abs().mean((2, 3))
+    return (image_N1SS - average_3x3(image_N1SS)).abs().mean((2, 3))

@@ -96,8 +96,8 @@ class AuxiliaryHeads(nn.Module):
 
     def forward(self, F_O: Tensor) -> Tensor:
         """The gated sum, from equation 7's features: [N, 2 d] -> logits [N, C]."""
-        doubled, d = 2 * F_O, self.rgb.in_features
-        return self.rgb(doubled[:, :d]) + self.depth(doubled[:, d:])  # type: ignore[no-any-return]
+        of_rgb, of_depth = (2 * F_O).chunk(2, dim=1)
+        return self.rgb(of_rgb) + self.depth(of_depth)  # type: ignore[no-any-return]
 
     def alone(self, F_A: Tensor, F_B: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of each head, [N, C] each."""

@@ -40,7 +40,7 @@ class SensorTemperature(nn.Module):
     def forward(self, logits: Tensor, rgb_N3SS: Tensor, depth_N2SS: Tensor) -> Tensor:
         """Logits [N, C] and the decoded images -> logits for the temperature `both`."""
         # Decoded before the mean: the mean of the normalised pixels of a black image has a rounding error that is not small against `PRESENT`.
-        brightness = (rgb_N3SS * self.std + self.mean).mean((1, 2, 3))[:, None]
+        brightness = (rgb_N3SS * self.std + self.mean).mean((2, 3)).mean(1, keepdim=True)
         no_rgb = 1 - torch.clamp(brightness / PRESENT - ROUNDING, 0, 1)
-        no_depth = 1 - torch.clamp(depth_N2SS[:, 1:].mean((2, 3)) / PRESENT, 0, 1)
+        no_depth = 1 - torch.clamp(depth_N2SS.chunk(2, dim=1)[1].mean((2, 3)) / PRESENT, 0, 1)
         return logits * (1 + no_rgb * (self.no_rgb - 1)) * (1 + no_depth * (self.no_depth - 1))

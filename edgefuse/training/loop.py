@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgefuse.console.interrupts import raise_if_interrupted
 from edgefuse.contract import InputContract, Outputs
 from edgefuse.data.dataset import Dataset, RgbdDataset
 from edgefuse.errors import UserError
@@ -86,13 +87,14 @@ def train_epochs(
 
     Raises:
         NotFiniteError: a loss or a gradient is not finite, before it reaches the weights; or a weight or a statistic, after an epoch.
+        KeyboardInterrupt: a signal has arrived, even if its exception was swallowed.
     """
     prepare(model, device=device, frozen_fraction=config.frozen_fraction)
     samples = AugmentedDataset(train, config=config)
     loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
     report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
     optimizer, schedule = annealed_adam(model, config, num_steps=report.num_steps)
-    criterion = partial(_loss, config=config)
+    criterion = partial(loss_and_logits, config=config)
     ahead = device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
     with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
@@ -100,15 +102,13 @@ def train_epochs(
             set_training(model)
             losses, num_right, num_seen = list[float](), 0, 0
             for number, batch in enumerate(prefetched(loader) if ahead else loader, start=1):
+                raise_if_interrupted()
                 where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
-                rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
-                loss, logits = criterion(model, rgb, depth, truth)
-                losses.append(_finite(loss, "the loss", where))
-                _update(model, loss, optimizer, where)
+                loss, right = training_step(model, batch, criterion=criterion, optimizer=optimizer, where=where)
                 schedule.step()
-                right = int((logits.argmax(dim=1) == truth).sum())
-                num_right, num_seen = num_right + right, num_seen + len(truth)
-                on_step(report.update(losses[-1], right / len(truth), epoch=epoch + 1))
+                losses.append(loss)
+                num_right, num_seen = num_right + right, num_seen + len(batch.labels)
+                on_step(report.update(loss, right / len(batch.labels), epoch=epoch + 1))
             model.eval()
             refuse_not_finite(model, where)
             validation_loss, validation_accuracy = _validate(model, validation, contract=contract, criterion=criterion)
@@ -138,6 +138,27 @@ def annealed_adam(
         return min(1.0, (step + 1) / num_warm) * cosine
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def training_step(
+    model: FusionClassifier,
+    batch: Batch,
+    *,
+    criterion: Callable[[FusionClassifier, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    where: Callable[[], str],
+) -> tuple[float, int]:
+    """One update of the weights; returns the loss, and how many pairs of the batch were classified correctly.
+
+    Raises:
+        NotFiniteError: the loss or a gradient is not finite; the weights are those of before. The message ends with `where()`.
+    """
+    device = next(model.parameters()).device
+    rgb, depth, truth = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
+    loss, logits = criterion(model, rgb, depth, truth)
+    value = _finite(loss, "the loss", where)
+    _update(model, loss, optimizer, where)
+    return value, int((logits.argmax(dim=1) == truth).sum())
 
 
 def _update(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, where: Callable[[], str]) -> None:
@@ -213,7 +234,7 @@ def set_training(model: FusionClassifier) -> None:
 def torch_predictor(model: FusionClassifier) -> Predictor:
     """The model as an `edgefuse.evaluation.metrics.Predictor`, on its current device; on the CPU with the number of threads that is faster."""
     device = next(model.parameters()).device
-    run = FasterThreads() if device.type == "cpu" else _directly
+    run = _with_faster_threads(device)
 
     def predict_arrays(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Outputs:
         outputs = run(lambda: predict(model, torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device)))
@@ -222,8 +243,8 @@ def torch_predictor(model: FusionClassifier) -> Predictor:
     return predict_arrays
 
 
-def _directly(call: Callable[[], Result]) -> Result:
-    return call()
+def _with_faster_threads(device: torch.device) -> Callable[[Callable[[], Result]], Result]:
+    return FasterThreads() if device.type == "cpu" else lambda call: call()
 
 
 def torch_pixel_gate(
@@ -231,18 +252,21 @@ def torch_pixel_gate(
 ) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]] | None:
     """The kept fraction of each RGB pixel in a spatial model: framed rgb and depth -> 1 - G, float32 [N, S, S].
 
-    None if the model has no spatial gate.
+    None if the model has no spatial gate. On the CPU with the number of threads that is faster.
     """
     spatial_gate, decode, device = model.spatial_gate, model.decode, next(model.parameters()).device
     if spatial_gate is None:
         return None
+    run = _with_faster_threads(device)
 
     @torch.inference_mode()
-    def kept(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def kept_on_device(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> Tensor:
         image, decoded = decode(torch.from_numpy(rgb).to(device), torch.from_numpy(depth).to(device))
         frame_gate = None if model.frame_gate is None else model.frame_gate(image, decoded)
-        mask = spatial_gate.mask(decoded, model.nearest_surface(decoded), frame_gate)
-        return np.asarray((1 - mask)[:, 0].float().cpu().numpy(), np.float32)
+        return (1 - spatial_gate.mask(decoded, model.nearest_surface(decoded), frame_gate))[:, 0]
+
+    def kept(rgb: NDArray[np.uint8], depth: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(run(lambda: kept_on_device(rgb, depth)).float().cpu().numpy(), np.float32)
 
     return kept
 
@@ -252,7 +276,7 @@ def _pretrained_backbones(model: FusionClassifier) -> list[Backbone]:
     return [e.backbone for e in extractors if e is not None and e.backbone.pretrained]
 
 
-def _loss(
+def loss_and_logits(
     model: FusionClassifier, rgb: Tensor, depth: Tensor, truth: Tensor, *, config: TrainConfig
 ) -> tuple[Tensor, Tensor]:
     """The training loss and the logits [N, C]. The loss is the cross-entropy of the logits plus the weighted ones of the auxiliary heads."""

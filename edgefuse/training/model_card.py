@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgefuse.answers import BACKGROUND
 from edgefuse.evaluation.metrics import CONDITIONS
 from edgefuse.io.text import markdown_cell, some_of
 from edgefuse.model.choices import SINGLE_MODALITIES, model_in_words
@@ -58,8 +59,10 @@ def model_card(
 
 def _decision(labels: Sequence[str], config: ModelConfig, data: Mapping[str, Any]) -> list[str]:
     contract, region = config.contract, data.get("region")
+    named = [label for label in labels if label != BACKGROUND]
+    rest = "Or none of them: no object." if len(named) < len(labels) else "It has no class for anything else."
     return [
-        f"- One of {len(labels)} classes for a region of an RGB-D image: {', '.join(labels)}. It has no class for anything else.",
+        f"- One of {len(named)} classes for a region of an RGB-D image: {', '.join(named)}. {rest}",
         f"- Input: RGB and depth aligned to {contract.align}, {contract.size} x {contract.size} pixels, depth from "
         f"{contract.near_m:g} to {contract.far_m:g} m; recorded region: {region or 'unknown'}.",
         f"- Model: {model_in_words(fusion=config.fusion, rgb=config.rgb, depth=config.depth)}.",

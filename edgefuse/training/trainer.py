@@ -13,7 +13,7 @@ import torch
 
 from edgefuse.contract import InputContract
 from edgefuse.data.dataset import Dataset, RgbdDataset, load, scan, spread_evenly
-from edgefuse.data.people import pairs_of_people, short_sequences_note
+from edgefuse.data.people import pairs_of_people, people_of, short_sequences_note
 from edgefuse.data.splits import Split, split
 from edgefuse.errors import UserError, is_out_of_memory, require
 from edgefuse.evaluation.metrics import framed_batches
@@ -90,7 +90,10 @@ def train(
     require("matplotlib", extra="train")  # for the plots at the end
     # Before the data is read, so that a second training with the same output fails immediately.
     with folder_begun(out) as place:
-        rgbd = load(scan(roots, skip_bad=skip_bad), skip_bad=skip_bad)
+        dataset = scan(roots, skip_bad=skip_bad)
+        if config.person is not None:
+            people_of(dataset, person=config.person)  # refuses a wrong expression before the images are read
+        rgbd = load(dataset, skip_bad=skip_bad)
         return train_on_dataset(
             rgbd, out, config=config, strict=strict, callback=callback, progress=progress, begun=place
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefuse.console.interrupts import raise_if_interrupted
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse.framing import Roi
@@ -137,10 +138,12 @@ def frames(
 
     Raises:
         UserError: the camera failed, or returned no frame for `patience_s` seconds.
+        KeyboardInterrupt: a signal has arrived, even if its exception was swallowed.
     """
     num_yielded = 0
     last_s = time.monotonic()
     while (num_frames is None or num_yielded < num_frames) and not (stop is not None and stop.is_set()):
+        raise_if_interrupted()
         try:
             frame = camera.read(READ_TIMEOUT_MS)
         except EndOfStream:

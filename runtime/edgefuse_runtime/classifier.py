@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -17,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse import framing
+from edgefuse.answers import NONE
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.contract import DEPTH_UNIT_M, InputContract, Outputs
 from edgefuse.errors import UserError
 from edgefuse.framing import ANY_CROP, WHOLE, Roi
 from edgefuse_runtime.camera import Frame
+from edgefuse_runtime.decisions.over_time import check_min_confidence
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.predict import FramedRegion, Prediction, predict, predict_framed
@@ -47,22 +48,38 @@ class Classifier:
     """
 
     def __init__(
-        self, bundle: str | Path, *, engine: str = "auto", file: str | None = None, num_threads: int | None = None
+        self,
+        bundle: str | Path,
+        *,
+        engine: str = "auto",
+        file: str | None = None,
+        num_threads: int | None = None,
+        min_confidence: float = 0.0,
+        adaptive: float | None = None,
     ) -> None:
         """Read the bundle's manifest.
 
         Args:
             bundle: the folder made by `edgefuse export`.
-            engine: "tensorrt", "rtx", "cuda" or "cpu": that engine or an error; "auto": the first of them that works on this machine.
+            engine: "tensorrt", "rtx", "cuda", "openvino" or "cpu": that engine or an error; "auto": the first of them that works on
+                this machine. "openvino:bf16" and "openvino:int8" choose the precision.
             file: an ONNX file of the bundle, such as "model.int8.onnx"; None = the best for the engine.
             num_threads: CPU threads of the engine; None = one per core.
+            min_confidence: a class whose probability is lower is answered with "unknown".
+            adaptive: answer from depth alone where its probability is at least this, above 0 and at most 1; needs a bundle exported
+                with `--adaptive`, and an engine of the CPU. None = the complete model for every pair.
 
         Raises:
-            EdgefuseError: the bundle is missing or damaged, or the engine or file is unknown.
+            EdgefuseError: the bundle is missing or damaged, the engine or file is unknown, `min_confidence` is not from 0 to 1, or
+                `adaptive` is out of range or does not work with the bundle or engine.
         """
+        check_min_confidence(min_confidence)
+        self._min_confidence = min_confidence
         self.bundle: Bundle = open_bundle(Path(bundle))
-        self._engine: Engine = open_engine(self.bundle, file=file, engine=engine, num_threads=num_threads)
-        self._is_open = False
+        self._engine: Engine = open_engine(
+            self.bundle, file=file, engine=engine, num_threads=num_threads, adaptive=adaptive
+        )
+        self._is_open = self._has_warned = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,7 +138,7 @@ class Classifier:
         region = self._framed(rgb, depth, depth_unit_m, roi)
         if region is None:
             return self._no_object(started_ns)
-        return predict(self._engine, self.bundle.manifest.degraded_mode, [region])[0]
+        return self._predict([region])[0]
 
     def batch(
         self,
@@ -160,13 +177,16 @@ class Classifier:
                 raise UserError(f"rois[{number}]: {error}") from error
             regions.append(self._no_object(started_ns) if region is None else region)
         found = [region for region in regions if isinstance(region, FramedRegion)]
-        predictions = iter(predict(self._engine, self.bundle.manifest.degraded_mode, found))
+        predictions = iter(self._predict(found))
         return [next(predictions) if isinstance(region, FramedRegion) else region for region in regions]
 
     def predict_framed(self, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], /) -> Outputs:
         """The model's outputs for a framed batch, for evaluation: see `edgefuse_runtime.predict.predict_framed`."""
         self._check_open()
         return predict_framed(self._engine, rgb, depth)
+
+    def _predict(self, regions: Sequence[FramedRegion]) -> list[Prediction]:
+        return predict(self._engine, self.bundle.manifest.degraded_mode, regions, min_confidence=self._min_confidence)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -184,11 +204,11 @@ class Classifier:
         sensors = states_in(framed, roi=region, shape=depth.shape)
         return FramedRegion.of(framed, sensors, roi=region, started_ns=started_ns)
 
-    @cached_property
     def _region(self) -> RegionSource:
-        """The default region: that of the training data."""
+        """The default region: that of the training data. A new source for each pair, because pairs are independent."""
         word = self.bundle.manifest.region
-        if word == ANY_CROP:
+        if word == ANY_CROP and not self._has_warned:
+            self._has_warned = True
             _log.warning(
                 "%s was trained on crops of the object: give roi=(x, y, w, h), or cropped images",
                 self.bundle.folder,
@@ -200,8 +220,8 @@ class Classifier:
     ) -> Roi | None:
         framing.check_pair(rgb, depth, depth_unit_m)
         if roi is None:
-            found = self._region(_frame(rgb, depth, depth_unit_m, self.contract))
-            return None if found is None else found.roi
+            found = self._region()(_frame(rgb, depth, depth_unit_m, self.contract))
+            return found[0].roi if found else None
         if isinstance(roi, str):
             if roi != WHOLE:
                 raise UserError(f"the region is {roi!r}: (x, y, w, h) in pixels, or {WHOLE!r}, was expected")
@@ -215,7 +235,7 @@ class Classifier:
     def _no_object(self, started_ns: int) -> Prediction:
         done_ns = time.perf_counter_ns()
         return Prediction(
-            label=None,
+            label=NONE,
             scores=None,
             labels=self.labels,
             gate=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgefuse_runtime.camera import TimestampDomain
 
@@ -26,17 +26,16 @@ def utc(unix_ms: float) -> str:
     return text.replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageTimes:
-    """Duration of each processing stage of one frame, in milliseconds.
+class StageTimes(NamedTuple):
+    """Duration of each processing stage of one frame, in milliseconds, in the order of `STAGES`.
 
     Attributes:
         wait_ms: waiting for the frame, since the previous result (since the start for the first).
         read_ms: from its arrival in this process until it was aligned and copied, or its files were read.
-        queue_ms: until the classifier took it.
+        queue_ms: until the classifier took it, and from framed to engine start: a frame that is framed ahead waits there.
         frame_ms: finding the region, cropping and resizing.
         infer_ms: the engine run.
-        publish_ms: the rest, until the result was published.
+        publish_ms: from the end of the engine run until the result was published.
     """
 
     wait_ms: float
@@ -86,10 +85,10 @@ class FrameTimes:
         return StageTimes(
             wait_ms=_ms(max(self.arrival_ns - self.waiting_ns, 0)),
             read_ms=_ms(self.ready_ns - self.arrival_ns),
-            queue_ms=_ms(self.dequeued_ns - self.ready_ns),
+            queue_ms=_ms(self.dequeued_ns - self.ready_ns + self.engine_start_ns - self.framed_ns),
             frame_ms=_ms(self.framed_ns - self.dequeued_ns),
             infer_ms=_ms(self.engine_end_ns - self.engine_start_ns),
-            publish_ms=_ms(self.published_ns - self.engine_end_ns + self.engine_start_ns - self.framed_ns),
+            publish_ms=_ms(self.published_ns - self.engine_end_ns),
         )
 
     @property

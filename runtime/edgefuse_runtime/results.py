@@ -6,9 +6,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from edgefuse.answers import UNKNOWN
 from edgefuse.framing import Roi
+from edgefuse_runtime.decisions.events import ObjectEvent
 from edgefuse_runtime.engines.engine import NOT_FINITE
 from edgefuse_runtime.frame_times import FrameTimes, StageTimes, utc
+from edgefuse_runtime.predict import AnsweredBy
 from edgefuse_runtime.sensor_health import ALL_OK, SensorStates, sensor_warning
 
 Ending = Literal["end of stream", "frames", "stopped", "interrupted", "SIGTERM", "SIGHUP", "no output left", "failed"]
@@ -24,9 +27,10 @@ class Result:
     Attributes:
         index: 0, 1, 2, ... over the results of a run.
         frame: frame number of the colour stream.
-        label: the most likely class; None = no decision, because a sensor is missing or frozen and the bundle's degraded mode is
-            to abstain, or because the model's output is not finite.
-        probability: of `label`.
+        label: the most likely class; "unknown" if its probability is below the minimum confidence; "none" if it is the background, or if no
+            object was found; None = no decision, because a sensor is missing or frozen and the bundle's degraded mode is to abstain, or
+            because the model's output is not finite.
+        probability: of the most likely class, averaged over frames with `--smooth`; None without a decision or an object.
         top: the most likely classes, best first, with their probabilities; empty without a decision.
         gate_mean: mean of the gate; 0 = all from RGB, 1 = all from depth; None if it is not finite.
         valid_depth: fraction of the region's pixels that have a depth measurement, 0 to 1.
@@ -39,6 +43,13 @@ class Result:
         skew_ms: time between the two images; None if they have no common clock, or one of them is missing.
         sensors: state of each sensor.
         is_finite: whether the model's output has no NaN and no infinity.
+        roi: the region; None if no object was found.
+        region: number of the region: its position in `--roi`, or with `nearest` the number of the object that is followed; None if no
+            object was found.
+        is_first: whether it is the first result of its frame, of several regions.
+        object, decided: the object in the region and the answer decided for it, as in the events; None before these.
+        adaptive: with `--adaptive`, what answered: "depth" alone or the "full" model; else None.
+        events: the events of this frame; in the first result of a frame also those of regions that are not there any more.
     """
 
     index: int
@@ -49,7 +60,7 @@ class Result:
     top: tuple[tuple[str, float], ...]
     gate_mean: float | None
     expected: str | None
-    roi: Roi
+    roi: Roi | None
     times: FrameTimes
     dropped: int
     stale: int
@@ -59,6 +70,12 @@ class Result:
     is_known: bool = True
     is_finite: bool = True
     nearest_m: float | None = None
+    region: int | None = 0
+    is_first: bool = True
+    object: int | None = None
+    decided: str | None = None
+    adaptive: AnsweredBy | None = None
+    events: tuple[ObjectEvent, ...] = ()
 
     @property
     def stages(self) -> StageTimes:
@@ -87,8 +104,8 @@ class Result:
 
     @property
     def correct(self) -> bool | None:
-        """Whether `label` equals `expected`; None without an expected class of the model, or without a decision."""
-        if self.expected is None or not self.is_known or self.label is None:
+        """Whether `label` equals `expected`; None without an expected class of the model, without a decision, or for "unknown"."""
+        if self.expected is None or not self.is_known or self.label in (None, UNKNOWN):
             return None
         return self.label == self.expected
 
@@ -118,12 +135,16 @@ class Result:
             "correct": self.correct,
             "is_known": self.is_known,
             "is_finite": self.is_finite,
-            "roi": list(self.roi),
+            "roi": None if self.roi is None else list(self.roi),
+            "region": self.region,
+            "object": self.object,
+            "decided": self.decided,
+            "adaptive": self.adaptive,
             "sensors": self.sensors._asdict(),
             "warning": self.warning,
             "latency_ms": self.latency_ms,
             "age_ms": self.age_ms,
-            "stages": asdict(self.stages),
+            "stages": self.stages._asdict(),
             "dropped": self.dropped,
             "stale": self.stale,
             "skew_ms": self.skew_ms,
@@ -135,7 +156,9 @@ class Event:
     """Something other than a result that happened in a run.
 
     Attributes:
-        event: "started" (detail: bundle's engine, camera, region), "sink" (detail: a `SinkCounts`).
+        event: "started" (detail: bundle's engine, camera, region), "camera" (detail: `CaptureState.detail()`), "engine" (detail: frame,
+            error), "sink" (detail: a `SinkCounts`), or "appeared", "decided" or "left" (detail: the fields of
+            `edgefuse_runtime.decisions.events`).
         message: one line for people.
         unix_ms: when, in milliseconds since 1970.
         detail: JSON values.
@@ -185,7 +208,7 @@ class Accuracy:
         correct: the correct ones of these.
         unscored: results whose expected class the model does not have.
         unknown: those classes, sorted.
-        abstained: results without a decision, whose expected class the model has.
+        abstained: results without a decision or with "unknown", whose expected class the model has.
         by_label: class -> (correct, scored).
     """
 
@@ -243,12 +266,16 @@ class LiveSummary:
 
     Attributes:
         received: pairs that the camera captured, according to its frame numbers.
-        processed: number of results.
+        processed: frames with a classified region.
+        num_results: classified regions; more than `processed` with several regions in a frame.
         without_region: frames in which the region source found no region.
-        without_decision: results without a label; part of `processed`.
+        objects: answer -> number of objects for which it was decided, as in the events.
+        without_decision: results without a label; part of `num_results`.
+        unknown: results with "unknown"; part of `num_results`.
         not_finite: those of them whose model output had NaN or infinity.
         sensors: "rgb_missing", "rgb_frozen", "depth_missing", "depth_frozen" -> number of results; without zeros.
-        unfinished: frames that were read but have no result, because the run was interrupted (0 or 1).
+        unfinished: frames that were read but have no result, because the engine failed, or because the run ended early: 0 or 1, for a
+            source that drops no frames up to 3.
         dropped, stale, skewed, timeouts: see `edgefuse_runtime.camera.Counters`.
         clipped: "nearer" and "farther": fractions of the measured depth out of the model's range, averaged over the sampled
             frames; None if no frame was sampled.
@@ -257,6 +284,7 @@ class LiveSummary:
         age_ms: as latency_ms, for frames of a camera whose clock is the host's.
         gate_mean: mean over the results.
         accuracy: None if no result had an expected class.
+        adaptive: with `--adaptive`, the number of results by what answered, "depth" alone or the "full" model; else None.
         ended: why the run ended.
         failure: the error that ended it, or None.
         warnings: one line each.
@@ -293,6 +321,10 @@ class LiveSummary:
     camera: dict[str, Any]
     region: dict[str, str] | None = None
     sinks: tuple[SinkCounts, ...] = ()
+    num_results: int = 0
+    unknown: int = 0
+    objects: dict[str, int] = field(default_factory=dict)
+    adaptive: dict[str, int] | None = None
 
     @property
     def was_interrupted(self) -> bool:

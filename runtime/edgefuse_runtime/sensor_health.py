@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +22,13 @@ from edgefuse_runtime.camera import Frame
 
 State = Literal["ok", "missing", "frozen"]
 
+_CODE = np.dtype("<u2")
+
 FROZEN_AFTER = 10
 """A stream counts as frozen after this many consecutive repetitions of an image: a third of a second at 30 frames/s."""
+
+SAMPLED_PX = 8
+"""Without a region, every eighth row and column of RGB is checked."""
 
 
 class SensorStates(NamedTuple):
@@ -49,20 +55,43 @@ class SensorHealthMonitor:
     def __init__(self) -> None:
         self._rgb, self._depth = _Repeats(), _Repeats()
         self._timestamp_ms = math.inf
+        self._frame: Frame | None = None
+        self._num_repeats = (0, 0)
 
     def __call__(self, frame: Frame, framed: Framed, *, roi: Roi) -> SensorStates:
-        """The states in `frame`. `framed` is its region `roi`. The images are retained, to compare them with the next frame."""
+        """The states in a region of `frame`: `framed` is its region `roi`. The images are retained, to compare them with the next frame.
+
+        Call it with every region of a frame before those of the next one.
+        """
+        return self._or_frozen(frame, states_in(framed, roi=roi, shape=frame.depth.shape))
+
+    def without_region(self, frame: Frame) -> SensorStates:
+        """The states in the whole image of `frame`, in which no object was found. Call it with every such frame."""
+        rgb_is_lost = rgb_is_missing(np.ascontiguousarray(frame.rgb[::SAMPLED_PX, ::SAMPLED_PX]))
+        now = SensorStates(
+            rgb="missing" if rgb_is_lost else "ok",
+            depth="missing" if has_next_to_no_depth(frame.depth) else "ok",
+        )
+        return self._or_frozen(frame, now)
+
+    def _or_frozen(self, frame: Frame, now: SensorStates) -> SensorStates:
+        if frame is not self._frame:
+            self._frame, self._num_repeats = frame, self._count_repeats(frame)
+        rgb_repeats, depth_repeats = self._num_repeats
+        return SensorStates(
+            rgb="frozen" if now.rgb == "ok" and rgb_repeats >= FROZEN_AFTER else now.rgb,
+            depth="frozen" if now.depth == "ok" and depth_repeats >= FROZEN_AFTER else now.depth,
+        )
+
+    def _count_repeats(self, frame: Frame) -> tuple[int, int]:
+        """How often the frame's RGB and depth image were repeated so far."""
         # Folders and rendered scenes have no clock and may repeat images. Every frame of a sensor is a new one, whether its
         # number or its timestamp advances (`edgefuse_runtime.cameras.frame_sync`).
         is_sensed = frame.timestamp_domain != "none" or frame.timestamp_ms > self._timestamp_ms
         self._timestamp_ms = frame.timestamp_ms
         rgb_repeats = self._rgb.count(frame.rgb, is_sensed=is_sensed)
         depth_repeats = self._depth.count(frame.depth, is_sensed=is_sensed)
-        now = states_in(framed, roi=roi, shape=frame.depth.shape)
-        return SensorStates(
-            rgb="frozen" if now.rgb == "ok" and rgb_repeats >= FROZEN_AFTER else now.rgb,
-            depth="frozen" if now.depth == "ok" and depth_repeats >= FROZEN_AFTER else now.depth,
-        )
+        return rgb_repeats, depth_repeats
 
 
 def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStates:
@@ -76,7 +105,13 @@ def states_in(framed: Framed, *, roi: Roi, shape: tuple[int, ...]) -> SensorStat
 
 def depth_is_missing(depth: NDArray[np.uint8]) -> bool:
     """Whether a framed depth image, uint8 [h, w, 2] of the contract's bytes, has (almost) no measurements."""
-    return has_next_to_no_depth(depth.view("<u2"))  # its last axis is contiguous in every slice of rows and columns
+    return has_next_to_no_depth(depth.view(_CODE))  # its last axis is contiguous in every slice of rows and columns
+
+
+def valid_fraction(depth: NDArray[np.uint8]) -> float:
+    """The fraction of the pixels of a framed depth image, uint8 [S, S, 2] of the contract's bytes, that have a measurement."""
+    codes = depth.view(_CODE)
+    return cv2.countNonZero(codes) / codes.size
 
 
 def masked(framed: Framed, states: SensorStates) -> Framed:
@@ -92,6 +127,8 @@ def masked(framed: Framed, states: SensorStates) -> Framed:
 def _inside(roi: Roi, shape: tuple[int, ...], *, size: int) -> tuple[slice, slice]:
     """Rows and columns of the framed region that are inside the image and not blended with the padding outside."""
     square = square_around(roi)
+    if square.x >= 0 and square.y >= 0 and square.x + square.w <= shape[1] and square.y + square.h <= shape[0]:
+        return slice(0, size), slice(0, size)
     slices = []
     for start, length in ((square.y, shape[0]), (square.x, shape[1])):
         first, last = max(-start, 0) / square.w * size, min(length - start, square.w) / square.w * size
@@ -121,4 +158,4 @@ def _are_equal(before: NDArray[Any], now: NDArray[Any]) -> bool:
     if before.shape != now.shape:
         return False
     row = len(now) // 2
-    return bool(np.array_equal(before[row], now[row])) and bool(np.array_equal(before, now))
+    return before[row].tobytes() == now[row].tobytes() and bool(np.array_equal(before, now))

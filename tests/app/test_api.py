@@ -6,7 +6,6 @@ import inspect
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.loop import EpochResult, StepReport
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.sensor_health import SensorStates
+from leaks import nothing_left_behind
 from toy_bundle import make_toy_bundle
 
 NEAR = np.full((48, 64), 200, np.uint16)
@@ -118,14 +118,15 @@ def test_wrong_arrays_and_wrong_use_are_refused(tmp_path: Path) -> None:
 def test_live_yields_what_the_command_prints_and_closes_the_camera(tmp_path: Path) -> None:
     make_toy_bundle(tmp_path / "bundle")
     write_recording(tmp_path / "r.db3", [scene(NEAR), scene(FAR, red=0)] * 5)
-    before = threading.active_count()
-    results = list(edgefuse.live(tmp_path / "bundle", camera=str(tmp_path / "r.db3"), real_time=False))
-    assert [result.label for result in results] == ["near", "far"] * 5
-    assert all(result.latency_ms > 0 and result.probabilities[result.label] == result.probability for result in results)
-    for result in edgefuse.live(str(tmp_path / "bundle"), camera="synthetic"):
-        assert result.index == 0
-        break
-    assert threading.active_count() == before
+    with nothing_left_behind():
+        results = list(edgefuse.live(tmp_path / "bundle", camera=str(tmp_path / "r.db3"), real_time=False))
+        assert [result.label for result in results] == ["near", "far"] * 5
+        for result in results:
+            assert result.latency_ms > 0 and result.probabilities[result.label] == result.probability
+        for result in edgefuse.live(str(tmp_path / "bundle"), camera="synthetic"):
+            assert result.index == 0
+            break
+        del result
 
 
 def test_recipes_are_changed_by_name() -> None:

@@ -46,7 +46,10 @@ def test_live_shows_a_few_of_them(bundle: Bundle, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr and len(done.stdout + done.stderr) < 3000
     lines = (tmp_path / "x.jsonl").read_bytes().splitlines()
-    assert all(len(line) < 3000 for line in lines) and json.loads(lines[1])["label"] in LABELS
+    started, *others = lines  # the event "started" lists the classes, once a run
+    assert json.loads(started)["event"] == "started"
+    assert json.loads(started)["detail"]["model"]["labels"] == list(LABELS)
+    assert all(len(line) < 3000 for line in others) and json.loads(others[0])["label"] in LABELS
 
 
 def test_a_message_names_a_few_of_them(bundle: Bundle) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from edgefuse.errors import UserError
-from edgefuse.measure import ParityError
+from edgefuse.measure import ParityError, Series
 from edgefuse_benchmarks.report import Report
-from edgefuse_benchmarks.suites.live import LivePlan, bench_live
+from edgefuse_benchmarks.suites import live_passes
+from edgefuse_benchmarks.suites.live import bench_live
+from edgefuse_benchmarks.suites.live_passes import LivePlan, Way, compare
 
-PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24)
+PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24, num_starts=1, num_memory_frames=100)
 STAGES = ("read", "queue", "preprocess", "infer", "publish")
 
 
@@ -31,19 +33,24 @@ def report(bench_bundle: Path, bench_recording: Path) -> Report:
         plan=PLAN,
         progress=lambda done, total, **_: seen.append((done, total)),
     )
-    assert seen[-1] == (40, 40)
+    assert seen[-1] == (80, 80)
     return found
 
 
 def test_a_recording_is_measured_in_both_paces(report: Report) -> None:
     assert [(group.scope, group.name) for group in report.groups] == [
-        ("frame to result", "back to back"),
-        ("frame to result", "paced"),
+        ("frame to result", "back to back, process"),
+        ("frame to result", "paced, process"),
+        ("frame to result", "back to back, thread"),
+        ("frame to result", "paced, thread"),
+        ("frame to result", "reference, paced"),
+        ("engine", "reference, back to back"),
+        ("cold start", "edgefuse live"),
     ]
-    back_to_back, paced = report.groups
+    back_to_back, paced = report.groups[:2]
     assert back_to_back.facts["passes"] == [19, 19]  # 24 frames, 5 of them for warm-up
     assert min(paced.facts["results_per_s"]) < 70 < max(back_to_back.facts["results_per_s"])
-    for group in report.groups:
+    for group in report.groups[:4]:
         whole, *stages, wait = group.series
         assert [one.name for one in (whole, *stages, wait)] == ["frame to result", *STAGES, "wait"]
         assert len(whole.samples_ns) == sum(group.facts["passes"])
@@ -60,15 +67,35 @@ def test_the_report_has_the_engine_and_those_passed_over(report: Report) -> None
     assert engine["provider"] and isinstance(engine["passed_over"], dict)
 
 
-def test_the_paces_are_compared_frame_by_frame(report: Report) -> None:
-    whole, engine = report.groups[1].ratios
-    assert (whole.numerator, whole.denominator) == ("paced, frame to result", "back to back, frame to result")
-    assert (engine.numerator, engine.denominator) == ("paced, infer", "back to back, infer")
-    assert 2 <= whole.num_rounds <= 19
+def test_the_loop_is_compared_with_the_engine_and_the_paces_with_each_other(report: Report) -> None:
+    for mode, back_to_back, paced in (("process", *report.groups[:2]), ("thread", *report.groups[2:4])):
+        (rate,) = back_to_back.ratios
+        assert (rate.numerator, rate.denominator) == (f"back to back, {mode}, rate", "engine, rate")
+        assert 0 < rate.median < 1  # the toy bundle is much faster than the loop
+        latency, engine = paced.ratios
+        assert (latency.numerator, latency.denominator) == (f"paced, {mode}", "align + framing + engine")
+        assert latency.median > 1 and 2 <= latency.num_rounds <= 19
+        assert (engine.numerator, engine.denominator) == (f"paced, {mode}, infer", f"back to back, {mode}, infer")
+
+
+def test_goals_are_in_the_notes_and_in_the_json(report: Report) -> None:
+    goals = report.parameters["goals"]
+    lines = [note for note in report.notes if note.startswith("goal ")]
+    assert len(goals) == len(lines) == 7
+    assert [goal["is_met"] for goal in goals] == [line.startswith("goal met") for line in lines]
+    (start,) = report.groups[-1].series
+    assert goals[-1]["measured"] == pytest.approx(start.samples_ns[0] / 1e9) and 0.1 < goals[-1]["measured"] < 60
+    assert report.parameters["memory"]["num_frames"] == 100
 
 
 def test_all_passes_have_the_same_results(report: Report) -> None:
-    assert [one["candidate"] for one in report.parity] == ["back to back, pass 2", "paced, pass 1", "paced, pass 2"]
+    names = [
+        f"{pace}, {mode}, pass {n}"
+        for mode in ("process", "thread")
+        for pace in ("back to back", "paced")
+        for n in (1, 2)
+    ]
+    assert [one["candidate"] for one in report.parity] == names[1:]
     assert all(one["max_probability_difference"] == 0 and one["num_samples"] > 0 for one in report.parity)
 
 
@@ -80,9 +107,10 @@ def test_a_recording_has_no_age(report: Report) -> None:
 
 
 def test_a_folder_is_measured_back_to_back(bench_bundle: Path, colour_and_range: Path) -> None:
-    plan = LivePlan(num_results=10_000, measure_s=0.0, frames_of_pass=30)
+    plan = LivePlan(num_results=10_000, measure_s=0.0, frames_of_pass=30, num_starts=1, num_memory_frames=100)
     report = bench_live(bench_bundle, camera=str(colour_and_range), plan=plan)
-    (group,) = report.groups
+    group, start = report.groups
+    assert start.scope == "cold start"
     assert (group.name, group.facts["passes"]) == (
         "back to back",
         [25, 25],
@@ -93,21 +121,19 @@ def test_a_folder_is_measured_back_to_back(bench_bundle: Path, colour_and_range:
 def test_changing_results_are_not_reported(
     bench_bundle: Path, bench_recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgefuse_benchmarks.suites import live
+    real, opened = live_passes._camera, []
 
-    real, opened = live.open_camera, []
-
-    def changing(spec: str, **options: Any) -> Any:
-        """Brighter frames from the third opening on."""
-        opened.append(spec)
-        camera = real(spec, **options)
-        if len(opened) > 2:
+    def changing(way: Way, *arguments: Any, **options: Any) -> Any:
+        """Brighter frames from the sixth pass on."""
+        opened.append(way.name)
+        camera = real(way, *arguments, **options)
+        if len(opened) > 5:
             read = camera.read
             camera.read = lambda timeout_ms: _brighter(read(timeout_ms))  # type: ignore[method-assign]
         return camera
 
-    monkeypatch.setattr(live, "open_camera", changing)
-    with pytest.raises(ParityError, match="back to back, pass 2 against back to back, pass 1"):
+    monkeypatch.setattr(live_passes, "_camera", changing)
+    with pytest.raises(ParityError, match="paced, process, pass 2 against back to back, process, pass 1"):
         bench_live(bench_bundle, camera=str(bench_recording), plan=PLAN)
 
 
@@ -117,10 +143,10 @@ def _brighter(frame: Any) -> Any:
     return frame
 
 
-def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
+def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(  # long: with the camera's sender
     bench_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgefuse_benchmarks.suites import live
+    from edgefuse_benchmarks.suites import live, live_memory
     from edgefuse_runtime.cameras.realsense import Profile, RealSense
     from edgefuse_runtime.cameras.software_device import SoftwareCamera
 
@@ -142,19 +168,29 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
                 sources[-1].send_depth(np.full((48, 64), 900, np.uint16), number=number, timestamp_ms=then_ms)
                 sources[-1].send_color(image, number=number, timestamp_ms=then_ms)
 
-    monkeypatch.setattr(live, "open_camera", open_software_camera)
+    for module, name in ((live, "open_camera"), (live_memory, "open_camera"), (live_passes, "open_capture")):
+        monkeypatch.setattr(module, name, open_software_camera)
+    start = Series(
+        name="start to first result", turns_ns=np.array([[10**9]])
+    )  # there is no camera on USB to start with
+    monkeypatch.setattr(live, "first_results", lambda *_, **__: start)
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        report = bench_live(bench_bundle, camera="realsense", plan=LivePlan(num_results=20, frames_of_pass=15))
+        report = bench_live(
+            bench_bundle, camera="realsense", plan=LivePlan(num_results=20, frames_of_pass=15, num_memory_frames=100)
+        )
     finally:
         done.set()
         sender.join()
     assert [(group.scope, group.name) for group in report.groups] == [
-        ("frame to result", "paced"),
-        ("frame age", "paced"),
+        ("frame to result", "paced, process"),
+        ("frame to result", "paced, thread"),
+        ("frame age", "paced, process"),
+        ("frame age", "paced, thread"),
+        ("cold start", "edgefuse live"),
     ]
-    whole, (age,) = report.groups[0].series[0], report.groups[1].series
+    whole, (age,) = report.groups[0].series[0], report.groups[2].series
     assert np.all(age.samples_ns >= 20e6 + whole.samples_ns - 2e6)  # the two clocks of the host differ
     assert report.parity == ()
     assert any("never repeats a frame" in note for note in report.notes)
@@ -164,7 +200,6 @@ def test_a_camera_is_measured_at_its_own_pace_with_the_age_of_its_frames(
 def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
     """One pass with these frame names; every result has the probability 0.9."""
     from edgefuse.framing import Roi
-    from edgefuse_benchmarks.suites.live import _Way
     from edgefuse_runtime.frame_times import FrameTimes
     from edgefuse_runtime.results import Result
 
@@ -187,24 +222,20 @@ def _way(pace: Any, names: list[str], *, label: str = "near") -> Any:
         )
         for i, name in enumerate(names)
     ]
-    return _Way(pace=pace, passes=[results])
+    return Way(pace=pace, passes=[results])
 
 
 def test_passes_without_a_frame_in_common_are_not_called_equal() -> None:
-    from edgefuse_benchmarks.suites.live import _compare
-
     reference = _way("back to back", ["1", "2", "3"])
-    assert _compare([reference, _way("paced", ["2", "3"])])[1] == []
-    assert "has no frame in common" in _compare([reference, _way("paced", ["4", "5"])])[1][0]
+    assert compare([reference, _way("paced", ["2", "3"])])[1] == []
+    assert "has no frame in common" in compare([reference, _way("paced", ["4", "5"])])[1][0]
     # If frame numbers do not change, frames cannot be paired, although the names are equal.
-    assert "has no frame in common" in _compare([_way("back to back", ["0"] * 9), _way("paced", ["0"] * 9)])[1][0]
+    assert "has no frame in common" in compare([_way("back to back", ["0"] * 9), _way("paced", ["0"] * 9)])[1][0]
 
 
 def test_labels_that_flip_at_one_probability_are_not_called_equal() -> None:
-    from edgefuse_benchmarks.suites.live import _compare
-
     ways = [_way("back to back", ["1", "2"]), _way("paced", ["1", "2"], label="far")]
-    assert "2 labels flip" in _compare(ways)[1][0]
+    assert "2 labels flip" in compare(ways)[1][0]
 
 
 def test_an_engine_with_nan_outputs_is_not_measured(

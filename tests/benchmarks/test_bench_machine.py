@@ -49,7 +49,7 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     _tool(tmp_path / "nvidia-smi", f"echo '{', '.join(values)}'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     (gpu,) = machine.describe_gpus()
-    assert (gpu["name"], gpu["driver_version"], gpu["compute_cap"]) == (values[0], values[1], values[-1])
+    assert (gpu["name"], gpu["driver_version"], gpu["temperature.gpu"]) == (values[0], values[1], values[-1])
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,10 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             "edgefuse bench engine bundle --quick",
         ),
         (["edgefuse", "bench", "live", "b", "--camera=/data/me/x.db3"], "edgefuse bench live b --camera=x.db3"),
+        (
+            ["edgefuse", "bench", "unknown", "--set", "rgb_weights=/data/me/w.pth"],
+            "edgefuse bench unknown --set rgb_weights=w.pth",
+        ),
         (["edgefuse", "bench", "live", "../me/b", "--roi", "runs/r.json"], "edgefuse bench live b --roi runs/r.json"),
     ],
 )

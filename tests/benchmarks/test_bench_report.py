@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import pytest
 
 from edgefuse.measure import Series, ratio
 from edgefuse_benchmarks.console import print_report, ratio_label
+from edgefuse_benchmarks.gpu_core import table
 from edgefuse_benchmarks.plots import figure_of, save_plot
 from edgefuse_benchmarks.report import SCHEMA, Group, Report, dumps, save
 
-WAYS = ("torch, 1 thread", "ONNX Runtime, 1 thread", "read weights", "ONNX Runtime, 1 thread, flushed")
+WAYS = (
+    "torch, 1 thread",
+    "ONNX Runtime, 1 thread",
+    "read weights",
+    *(f"{way}, flushed" for way in ("ONNX Runtime, 1 thread", "read weights")),
+)
 
 MEASURED = {
     "model": {"fusion": "gated", "rgb": "small", "depth": "scratch"},
@@ -58,7 +65,7 @@ def core_group(width: int) -> Group:
         name=f"d={width}",
         series=all_series,
         ratios=tuple(
-            ratio(by_name[f"gated, {way}"], by_name[f"naive, {way}"]) for way in WAYS if way != "read weights"
+            ratio(by_name[f"gated, {way}"], by_name[f"naive, {way}"]) for way in WAYS if "read weights" not in way
         ),
         bytes_read=dict.fromkeys(by_name, 1000 * width),
         facts={"d": width, "weights_bytes": {"gated": 2000, "naive": 1000}},
@@ -81,9 +88,29 @@ def engine_groups() -> tuple[Group, ...]:
     )
 
 
+def peers_groups() -> tuple[Group, ...]:
+    ours, loop, slow = (
+        series(name, around_ns=value, shape=(60, 2))
+        for name, value in (("edgefuse, OpenVINO fp32", 4e6), ("OpenCV + ONNX Runtime", 3e6), ("LitServe, HTTP", 9e6))
+    )
+    facts = {"ours": ours.name, "not_measured": {"Ultralytics classify": "pip install --group peers"}}
+    alone = series("OpenCV + ONNX Runtime: network alone", around_ns=2e6, shape=(60, 2))
+    return (
+        Group(
+            scope="raw frame",
+            name="640x480, the same network",
+            series=(ours, loop, slow),
+            ratios=(ratio(loop, ours), ratio(slow, ours)),
+            facts=facts,
+        ),
+        Group(scope="around the network", name="640x480", series=(alone,)),
+    )
+
+
 REPORTS = {
     "core": report("core", core_group(128), core_group(512)),
     "engine": report("engine", *engine_groups()),
+    "peers": report("peers", *peers_groups()),
     "live": report("live", live_group("back to back"), live_group("paced")),
 }
 
@@ -160,6 +187,24 @@ def test_a_busy_machine_and_few_samples_are_noted() -> None:
     assert report("core", core_group(128)).to_json()["notes"] == ["a [note]"]
 
 
+def test_unsteady_series_are_noted_as_trtexec_does() -> None:
+    rng = np.random.default_rng(0)
+    noisy = Series(name="noisy", turns_ns=rng.normal(1e6, 3e5, (200, 1)).astype(np.int64))
+    steady = Series(name="steady", turns_ns=rng.normal(1e6, 1e4, (200, 1)).astype(np.int64))
+    starts = Group(scope="cold start", name="one process each", series=(noisy,))
+    (note,) = report("engine", Group(scope="engine", name="", series=(steady, noisy)), starts).to_json()["notes"][1:]
+    assert "over 2.5% in 1 of 2 series, at most 29% (noisy)" in note
+    assert len(report("engine", Group(scope="engine", name="", series=(steady,)), starts).to_json()["notes"]) == 1
+
+
+def test_a_finished_result_has_what_happened_meanwhile() -> None:
+    from edgefuse_benchmarks import machine
+
+    one = replace(REPORTS["core"], machine=machine.describe()).finished()
+    assert one.machine["during"]["seconds"] >= 0 and REPORTS["core"].finished() is REPORTS["core"]
+    assert json.loads(dumps(one.to_json()))["machine"]["during"].keys() == one.machine["during"].keys()
+
+
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_plot_is_a_png(name: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
@@ -172,10 +217,67 @@ def texts(axes: Any) -> set[str]:
 
 
 def test_the_core_plot_names_at_most_five_lines_a_panel() -> None:
-    cached, flushed, ratios = figure_of(REPORTS["core"]).axes
-    assert texts(cached) == {"gated, ORT", "naive, ORT", "gated, torch", "naive, torch", "reading gated's\nweights"}
-    assert texts(flushed) == {"gated, ORT", "naive, ORT"}
-    assert texts(ratios) == {"torch", "ORT", "ORT, 1 thread,\ncaches emptied", "bytes of weights"}
+    engines, kinds, limits = figure_of(REPORTS["core"]).axes
+    assert texts(engines) == {"torch", "ONNX Runtime", "reading gated's\nweights"}
+    assert texts(kinds) == {"gated", "naive"}
+    assert texts(limits) == {"torch", "ONNX Runtime", "ONNX Runtime,\ncaches emptied"}
+    assert "gated takes 2 times naive" in kinds.get_title()
+
+
+def gpu_group(d: int, *, kind: str = "gated", batch: int = 1) -> Group:
+    names = ("torch", "torch.compile", *(f"{name}{how}" for name in ("CUDA graph of torch", "Triton") for how in HOW))
+    times_ns = dict(zip(names, (150e3, 40e3, 20e3, 16e3, 18e3, 6e3, 5e3, 7e3), strict=True))
+    limits_ns = {"replay": 5000, "chain": 2500, "cold": 3500}
+    facts = {
+        "device": "cuda",
+        "kind": kind,
+        "d": d,
+        "batch": batch,
+        "precision": "float32",
+        "limits_ns": limits_ns,
+        "rows": 4,
+    }
+    all_series = tuple(series(name, around_ns=value) for name, value in times_ns.items())
+    return Group(scope="core", name=f"{kind}, d={d}, batch {batch}, float32, GPU", series=all_series, facts=facts)
+
+
+def streams_group() -> Group:
+    names = ("plain order", "two streams", "RGB side", "depth side", "core alone")
+    found = tuple(
+        series(name, around_ns=value) for name, value in zip(names, (6e5, 3.3e5, 3e5, 2.9e5, 1e4), strict=True)
+    )
+    facts = {"device": "cuda", "backbone": "resnet18", "longer_side": "RGB side"}
+    return Group(
+        scope="two streams", name="gated, two resnet18", series=found, ratios=(ratio(found[1], found[2]),), facts=facts
+    )
+
+
+HOW = ("", ", in a chain", ", in a chain, cold")
+
+
+def test_the_core_plot_of_a_gpu_has_two_rows_with_at_most_five_lines_a_panel() -> None:
+    groups = [
+        *(gpu_group(d) for d in (512, 256)),
+        gpu_group(512, batch=8),
+        gpu_group(512, kind="naive"),
+        streams_group(),
+    ]
+    replays, alone, cold, kinds, batches, streams = figure_of(report("core", *groups)).axes
+    assert texts(replays) == {"torch", "torch.compile", "CUDA graph\nof torch", "Triton", "limit"}
+    assert texts(alone) == texts(cold) == texts(batches) == {"CUDA graph\nof torch", "Triton", "limit"}
+    assert texts(kinds) == {"gated", "naive"}
+    assert "d = 512: Triton takes 2 times its limit" in alone.get_title()
+    assert [float(x) for x in batches.get_lines()[0].get_xdata()] == [1, 8]
+    assert len(streams.patches) == 3
+
+
+def test_the_table_of_a_gpu_has_the_ratios_of_the_goals() -> None:
+    text = table([gpu_group(512), streams_group()])
+    row = next(line for line in text.splitlines() if line.startswith("gated, d=512"))
+    assert [float(one) for one in row.split("rows=4")[1].split()][4:8] == pytest.approx(
+        [5.0, 1.2, 0.15, 0.04], abs=0.02
+    )
+    assert "two streams / RGB side: 1.1" in text
 
 
 def test_the_live_plot_stacks_the_stages_of_both_paces_and_has_the_frame_budget() -> None:
@@ -187,6 +289,23 @@ def test_the_live_plot_stacks_the_stages_of_both_paces_and_has_the_frame_budget(
     assert stages.get_lines()[-1].get_xdata() == pytest.approx([33.33, 33.33], abs=0.01)
     title = figure.get_suptitle()
     assert "gated fusion of small (RGB) and scratch (depth), onnxruntime fp32, input 64 x 64" in title
+
+
+def test_a_peer_that_was_not_measured_is_in_the_table_with_the_reason() -> None:
+    stream = io.StringIO()
+    print_report(REPORTS["peers"], file=stream)
+    assert "Ultralytics classify: not measured, pip install --group peers" in stream.getvalue()
+
+
+def test_the_peers_plot_begins_with_the_fastest_and_has_the_ratios() -> None:
+    (axes,) = figure_of(REPORTS["peers"]).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["OpenCV + ONNX Runtime", "edgefuse, OpenVINO fp32", "LitServe, HTTP"]
+    blue, *_ = (patch.get_facecolor() for patch in axes.patches[1:2])
+    assert blue != axes.patches[0].get_facecolor() == axes.patches[2].get_facecolor()
+    first, ours, last = (text.get_text() for text in axes.texts)
+    faster, slower = REPORTS["peers"].groups[0].ratios
+    assert f", {faster.median:.2f}" in first and "= 1.00" in ours and f", {slower.median:.2f}" in last
 
 
 def test_the_engine_plot_has_median_and_p99_of_each_engine() -> None:

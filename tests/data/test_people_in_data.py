@@ -18,6 +18,7 @@ from edgefuse.data.splits import Split
 from edgefuse.errors import UserError
 from edgefuse.training.preflight import warnings_before
 from edgefuse.training.recipe import TrainConfig
+from edgefuse.training.trainer import train
 from people_data import PERSON, people_data
 
 WITH_PERSON = TrainConfig(person=PERSON, validation_fraction=0.0)
@@ -107,7 +108,9 @@ def test_short_sequences_are_a_note(tmp_path: Path) -> None:
     )
     assert short_sequences_note(scan([people_data(tmp_path / "three", num_frames=3)])) == ""
     report, _ = check([tmp_path / "two"])
-    assert report.notes == (note,) and note not in report.warnings
+    others = [one for one in report.notes if one != note]
+    assert len(report.notes) == 2 and note not in report.warnings
+    assert len(others) == 1 and others[0].startswith("no class _background: ")
 
 
 def test_data_check_prints_them(tmp_path: Path) -> None:
@@ -134,3 +137,12 @@ def test_an_expression_that_does_not_fit_names_the_option(tmp_path: Path) -> Non
         with pytest.raises(UserError, match="--person ") as caught:
             check([root], person=person)
         assert words in str(caught.value) and "--by" not in str(caught.value)
+
+
+def test_a_wrong_expression_is_refused_before_the_images_are_read(tmp_path: Path) -> None:
+    root = people_data(tmp_path / "d")
+    next(root.rglob("*_rgb.png")).write_bytes(b"not an image")
+    for expression, words in (("^(nobody", "regular expression"), ("^(nobody)", "nobody")):
+        with pytest.raises(UserError, match=words) as caught:
+            train([root], tmp_path / "run", config=TrainConfig(person=expression))
+        assert "not an image" not in str(caught.value) and "_rgb.png" not in str(caught.value)

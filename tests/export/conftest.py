@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgefuse.bundle import Bundle
 from edgefuse.training.recipe import TrainConfig
 from edgefuse.training.trainer import train
 from edgefuse_export.onnx.export import ExportSummary, export_run
@@ -21,3 +22,9 @@ def trained_run(colour_and_range: Path, tmp_path_factory: pytest.TempPathFactory
 def all_precisions(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportSummary:
     out = tmp_path_factory.mktemp("bundles") / "all"
     return export_run(trained_run, out, precisions=("fp32", "fp16", "int8"), num_calibration_frames=20)
+
+
+@pytest.fixture(scope="session")
+def adaptive_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The run in FP32, with the two files of adaptive computing."""
+    return export_run(trained_run, tmp_path_factory.mktemp("adaptive") / "bundle", adaptive=True).bundle

@@ -20,8 +20,9 @@ from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import ModelConfig, build_classifier
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import CARD_NAME, open_run, write_weights
-from edgefuse_export.onnx.export import ParityError, export_run
+from edgefuse_export.onnx.export import export_run
 from edgefuse_export.onnx.fp16 import fp16_from_model
+from edgefuse_export.onnx.parity_error import ParityError
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_session
 from edgefuse_runtime.engines import open_engine

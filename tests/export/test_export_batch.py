@@ -23,7 +23,8 @@ from edgefuse.errors import UserError
 from edgefuse.model.choices import FusionKind
 from edgefuse.training.fold_frozen_batchnorm import for_prediction
 from edgefuse.training.loop import torch_predictor
-from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
+from edgefuse_export.onnx.export import ExportSummary, export_run
+from edgefuse_export.onnx.parity_error import ParityError
 from edgefuse_export.onnx.torch_to_onnx import Batch, onnx_from_model
 from edgefuse_export.ort_reference import reference_predictor
 from edgefuse_export.tensorrt.lint import check_file

@@ -20,9 +20,10 @@ from edgefuse.errors import UserError
 from edgefuse.model.choices import FUSION_KINDS
 from edgefuse.model.classifier import FusionClassifier, predict
 from edgefuse_export.onnx.activation_statistics import TorchActivationObserver, describe
-from edgefuse_export.onnx.check_precision import check_types, module_of
-from edgefuse_export.onnx.export import ExportSummary, ParityError, export_run
+from edgefuse_export.onnx.check_precision import SCOPES_KEY, check_types, module_of
+from edgefuse_export.onnx.export import ExportSummary, export_run
 from edgefuse_export.onnx.fp16 import Fp16Model, fold_batchnorm, fp16_from_model, inside
+from edgefuse_export.onnx.parity_error import ParityError
 from edgefuse_export.onnx.torch_to_onnx import onnx_from_model
 from edgefuse_export.ort_reference import reference_session
 from logs import logged
@@ -302,3 +303,11 @@ def test_a_weight_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     graph.graph.node.insert(at, cast)
     with pytest.raises(UserError, match=r"Cast in core.head.0\) is FLOAT, FLOAT16 was expected"):
         check_types(graph, fp32_modules=("decode", "nearest_surface"))
+
+
+@pytest.mark.parametrize("scopes", [["model", "model.decode", "op"], ["", "model", "aten.cat"], ["", "it's"], []])
+def test_the_module_of_a_node_is_read_from_the_text_of_its_scopes(scopes: list[str]) -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    node.metadata_props.add(key=SCOPES_KEY, value=str(scopes))
+    last = ["", *scopes[:-1]][-1]
+    assert module_of(node) == last.removeprefix("model").removeprefix(".")

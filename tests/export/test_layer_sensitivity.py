@@ -19,7 +19,7 @@ from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import open_run, write_weights
 from edgefuse_export.onnx.calibration_data import Frames
 from edgefuse_export.onnx.check_precision import inside
-from edgefuse_export.onnx.export import ParityError, export_run
+from edgefuse_export.onnx.export import export_run
 from edgefuse_export.onnx.fp16 import fp32_modules
 from edgefuse_export.onnx.layer_sensitivity import (
     MAX_LAYERS,
@@ -28,6 +28,7 @@ from edgefuse_export.onnx.layer_sensitivity import (
     measure_sensitivity,
     select_fp32_blocks,
 )
+from edgefuse_export.onnx.parity_error import ParityError
 from logs import logged
 
 LIMITS = Tolerance(probability=0.1, gate=0.1)

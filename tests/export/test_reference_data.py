@@ -191,6 +191,16 @@ def test_a_folder_with_other_files_is_not_touched(
     assert everything_in(out) == before
 
 
+@pytest.mark.parametrize("arguments", [("--engine", "rtx"), ("--engine", "rtx", "--for", "sm86")])
+def test_the_reference_is_of_tensorrt_only(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    bundle = make_engine_bundle(tmp_path / "bundle")
+    result = build(bundle, "--reference", tmp_path / "out", *arguments)
+    assert result.returncode == 2 and "leave out --engine and --for" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_force_replaces_what_it_wrote(tmp_path: Path) -> None:
     bundle = make_engine_bundle(tmp_path / "bundle", batch="n")
     out = tmp_path / "out"

@@ -64,6 +64,7 @@ def test_it_is_built_in_its_precision(files: Files, fusion: str, rgb: str, depth
     layers, inputs = parsed(path)
     assert inputs == {name: ("UINT8", shape) for name, shape in SHAPES.items()}
     assert not wrong_precisions(layers, precision=precision, fp32_modules=found.fp32_modules)
+    assert {layer.kind for layer in layers if layer.dtype == "INT64"} <= {"CONSTANT"}  # no shape arithmetic
     targets = ("7.5", *AMPERE_AND_LATER) if precision == "fp16" else AMPERE_AND_LATER
     plan = built(path, precision=precision, targets=targets)  # refuses a plan over the cap
     kinds = {"fp32": "float", "fp16": "half", "int8": "float"}

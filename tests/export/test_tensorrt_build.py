@@ -277,10 +277,13 @@ def test_ctrl_c_ends_the_build_at_its_next_step(new_fake: FakeTensorRT, bundle: 
     def interrupt(_done: int, _total: int | None, /, *, stage: str = "") -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a test before has left
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_engine(bundle.folder, BuildOptions(), open_plan=host_opener(new_fake, bundle), progress=interrupt)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
     # TensorRT stopped by itself: no exception passed through its frames.
     assert "Build was cancelled" in (bundle.folder / "engines" / "fp16.failed.log").read_text()
     assert not list((bundle.folder / "engines").glob("*.plan")) and plan_records(open_bundle(bundle.folder)) == ()

@@ -42,7 +42,7 @@ def test_plain_launches_give_the_same(bundle: Bundle, samples: Samples, monkeypa
     from edgefuse.errors import UserError
     from edgefuse_runtime.engines import onnxruntime as module
 
-    new_session = module._new_session
+    new_session = module.new_session
 
     def without_graph(*args: object, provider_options: dict[str, str] | None = None, **options: object) -> object:
         if provider_options and "enable_cuda_graph" in provider_options:
@@ -52,7 +52,7 @@ def test_plain_launches_give_the_same(bundle: Bundle, samples: Samples, monkeypa
     rgb, depth = samples.rgb[:1], samples.depth[:1]
     with open_engine(bundle, engine="cuda") as engine:
         replayed = engine.run(rgb, depth)
-    monkeypatch.setattr(module, "_new_session", without_graph)
+    monkeypatch.setattr(module, "new_session", without_graph)
     with OnnxRuntimeEngine(bundle, file=fastest_file(bundle), device="cuda") as engine:
         assert engine.description["launch"].startswith("plain")
         plain = engine.run(rgb, depth)

@@ -17,6 +17,7 @@ from runtime_scenes import draw_pair
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Counters, EndOfStream, Frame
+from edgefuse_runtime.cameras import realsense
 from edgefuse_runtime.cameras.alignment import Allocate
 from edgefuse_runtime.cameras.realsense import Profile, RealSense
 from edgefuse_runtime.cameras.software_device import SoftwareCamera
@@ -27,7 +28,8 @@ PROFILE = Profile(64, 48, 64, 48, 30)
 class FaultyCamera:
     """Sends frames 1, 2, 3, ... at 100/s, then has a fault. Each opening is a line in `folder/log`, and has its own fault.
 
-    Faults: "none", "end", "raise", "silent", "kill", "hang", "hang with GIL"; while it is opened "absent", "hang open"; "hang stop".
+    Faults: "none", "end", "raise", "silent", "kill", "hang", "hang with GIL", "no colour", "other size"; while it is opened "absent",
+    "hang open"; while it is closed "hang stop", "raise, hang stop".
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class FaultyCamera:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._fault == "hang stop":
+        if "hang stop" in self._fault:
             _hang()
         self._note("close")
 
@@ -70,13 +72,15 @@ class FaultyCamera:
 
     def read(self, timeout_ms: int) -> Frame | None:
         number = self.counters.delivered + 1
-        if number > self._num_frames and self._fault != "none":
+        is_faulty = number > self._num_frames and self._fault != "none"
+        if is_faulty and self._fault not in ("no colour", "other size"):
             return self._fail(timeout_ms)
         time.sleep(0.01)
         self.counters.received += 1
         self.counters.delivered += 1
-        rgb = self._allocate((self._size, self._size, 3), np.uint8)
-        depth = self._allocate((self._size, self._size), np.uint16)
+        size = self._size // 2 if is_faulty and self._fault == "other size" else self._size
+        rgb = self._allocate((size, size, 3), np.uint8)
+        depth = self._allocate((size, size), np.uint16)
         rgb.fill(number % 251)
         depth.fill(number)
         now_ns = time.perf_counter_ns()
@@ -92,12 +96,13 @@ class FaultyCamera:
             arrival_ns=now_ns,
             ready_ns=now_ns,
             name=str(number),
+            missing=("rgb",) if is_faulty and self._fault == "no colour" else (),
         )
 
     def _fail(self, timeout_ms: int) -> None:
         if self._fault == "end":
             raise EndOfStream
-        if self._fault == "raise":
+        if self._fault in ("raise", "raise, hang stop"):
             raise UserError("the camera stopped: the cable is loose")
         if self._fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -118,6 +123,7 @@ class SoftwareRealSense(RealSense):
 
     Args:
         gaps: [first, end) of the numbers that a sensor does not send.
+        folder: the first camera with this folder never sends colour, and fails after `num_frames`.
     """
 
     def __init__(
@@ -125,15 +131,25 @@ class SoftwareRealSense(RealSense):
         *,
         color_gaps: list[list[int]] = (),
         depth_gaps: list[list[int]] = (),
+        folder: str | None = None,
+        num_frames: int = 20,
         allocate: Allocate = np.empty,  # type: ignore[assignment]
     ) -> None:
+        self._is_early = folder is not None  # with a warm-up, it sends while it is opened
+        opened = Path(folder) / "opened" if folder is not None else None
+        self._fails_after = num_frames if opened is not None and not opened.exists() else None
+        if opened is not None:
+            opened.touch()
+            realsense.WARMUP_LIMIT_S = 1.0  # in the capture process only
         self._software = SoftwareCamera(width=64, height=48)
         self._gaps = {"color": color_gaps, "depth": depth_gaps}
         self._done = threading.Event()
         self._sender = threading.Thread(target=self._send)
-        super().__init__(
-            device=self._software.device, profiles=(PROFILE,), warmup_frames=0, allow_missing=True, allocate=allocate
-        )
+        options: dict[str, Any] = {"warmup_frames": 0 if folder is None else 3, "allow_missing": True}
+        super().__init__(device=self._software.device, profiles=(PROFILE,), allocate=allocate, **options)
+
+    def _is_silent(self, stream: str, number: int) -> bool:
+        return any(first <= number < end for first, end in self._gaps[stream])
 
     def _send(self) -> None:
         number = 0
@@ -141,15 +157,23 @@ class SoftwareRealSense(RealSense):
             number += 1
             rgb, depth = draw_pair("near", brightness=number % 50)
             depth += np.uint16(number % 50)  # an image that never changes would count as frozen
-            if not any(first <= number < end for first, end in self._gaps["depth"]):
+            if not self._is_silent("depth", number):
                 self._software.send_depth(depth, number=number)
-            if not any(first <= number < end for first, end in self._gaps["color"]):
+            if self._fails_after is None and not self._is_silent("color", number):
                 self._software.send_color(rgb, number=number)
 
     def __enter__(self) -> SoftwareRealSense:
+        if self._is_early:
+            self._sender.start()
         super().__enter__()
-        self._sender.start()
+        if not self._is_early:
+            self._sender.start()
         return self
+
+    def read(self, timeout_ms: int) -> Frame | None:
+        if self._fails_after is not None and self.counters.delivered >= self._fails_after:
+            raise UserError("the camera stopped")
+        return super().read(timeout_ms)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -157,3 +181,25 @@ class SoftwareRealSense(RealSense):
         self._done.set()
         self._sender.join()
         super().__exit__(kind, error, trace)
+
+
+class ControlledRealSense(SoftwareRealSense):
+    """librealsense's software device; the file `control` has what is wrong with it: "unplugged", "no colour" or nothing."""
+
+    def __init__(self, *, control: str, allocate: Allocate = np.empty) -> None:
+        self._control = Path(control)
+        super().__init__(allocate=allocate)
+
+    def _is_silent(self, stream: str, number: int) -> bool:
+        return stream == "color" and self._control.read_text() == "no colour"
+
+    def __enter__(self) -> ControlledRealSense:
+        if self._control.read_text() == "unplugged":
+            raise UserError("no RealSense camera was found")
+        super().__enter__()
+        return self
+
+    def read(self, timeout_ms: int) -> Frame | None:
+        if self._control.read_text() == "unplugged":
+            raise UserError("the camera stopped: it was unplugged")
+        return super().read(timeout_ms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -15,10 +14,13 @@ import pytest
 
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import EndOfStream, Frame, frames
+from edgefuse_runtime.cameras.find import UsbDevice
+from edgefuse_runtime.capture import capture as capture_module
 from edgefuse_runtime.capture import open_capture
 from edgefuse_runtime.capture.capture import Capture, Mode
 from edgefuse_runtime.capture.ladder import Ladder, pause_before_process
 from edgefuse_runtime.capture.source import Source
+from leaks import nothing_left_behind
 from logs import logged
 
 BOTH = pytest.mark.parametrize("mode", ["process", "thread"])
@@ -139,6 +141,35 @@ def test_a_call_that_hangs_is_ended(opened: Callable[..., Capture], fault: str) 
         _read_until(camera, lambda frame: frame is not None and frame.depth_number > 5)
 
 
+def test_a_stop_that_hangs_after_a_failure_is_ended(opened: Callable[..., Capture]) -> None:
+    with opened("raise, hang stop", "none") as camera:
+        first = camera.description["process"]
+        _read_until(camera, lambda frame: camera.state.name == "reconnecting")
+        assert camera.state.reason == "closing the camera did not return: a call of librealsense hangs"
+        _read_until(camera, lambda frame: frame is not None and frame.depth_number > 5)
+        assert camera.description["process"] != first and not _is_running(first)
+
+
+def test_a_change_on_usb_ends_the_pause_before_the_next_process(
+    opened: Callable[..., Capture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The camera is removed from USB, then added again. Without such a change the pause would last ten minutes."""
+    device = UsbDevice(vendor_id="8086", product_id="0b07", product="RealSense", speed_mbps=5000)
+    connected = [device]
+    monkeypatch.setattr(capture_module, "on_usb", lambda: list(connected))
+    monkeypatch.setattr(capture_module, "pause_before_process", lambda num_failures: 600.0)
+    with opened("kill", "kill", "none") as camera:
+        _read_until(camera, lambda frame: camera.state.name == "reconnecting")
+        first, lost_s = camera.description["process"], time.monotonic()
+        while time.monotonic() < lost_s + 0.5:
+            assert camera.read(50) is None
+        connected.clear()
+        _read_until(camera, lambda frame: camera.description["process"] != first)
+        _read_until(camera, lambda frame: camera.state.name == "reconnecting")
+        connected.append(device)
+        _read_until(camera, lambda frame: frame is not None and frame.depth_number > 5)
+
+
 def test_a_call_that_hangs_in_a_thread_is_shown_and_does_not_hold_up_the_end(opened: Callable[..., Capture]) -> None:
     with opened("hang", mode="thread") as camera:
         _read_until(camera, lambda frame: camera.state.name == "reconnecting")
@@ -226,18 +257,11 @@ def test_no_process_is_left_when_the_reader_is_killed(fault: str, tmp_path: Path
 
 
 def test_nothing_is_left_open(opened: Callable[..., Capture]) -> None:
-    gc.collect()
-    files, memory = (
-        len(list(Path("/proc/self/fd").iterdir())),
-        Path("/proc/self/maps").read_text().count("edgefuse-capture"),
-    )
-    for mode in ("process", "thread"):
-        with opened("none", mode=mode) as camera:
-            _read_until(camera, lambda frame: frame is not None)
-        del camera
-    gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == files
-    assert Path("/proc/self/maps").read_text().count("edgefuse-capture") == memory
+    with nothing_left_behind():
+        for mode in ("process", "thread"):
+            with opened("none", mode=mode) as camera:
+                _read_until(camera, lambda frame: frame is not None)
+            del camera
 
 
 def test_the_capture_process_imports_little() -> None:

@@ -129,6 +129,15 @@ def test_a_package_that_hangs_is_ended_and_what_it_said_before_is_kept(
     assert packages.openvino(facts).found == "2025.3 does not load (no answer within 2 s)"
 
 
+def test_openvino_has_the_precisions_of_the_cpu() -> None:
+    pytest.importorskip("openvino")
+    found = packages.openvino(probe("openvino", limit_s=60))
+    assert found.state == "ok" and re.fullmatch(r"20\d\d\.\S+: CPU, FP32(, BF16)?(, INT8)?", found.found)
+    missing = packages.openvino({"missing": True})
+    assert missing.state == "missing" and missing.step == "pip install 'edgefuse[openvino]'"
+    assert packages.openvino({"version": "2026.4.1-1", "devices": [], "precisions": []}).state == "broken"
+
+
 def test_onnxruntime_runs_a_session_on_each_provider() -> None:
     facts = probe("onnxruntime", limit_s=60)
     assert facts["providers"]["CPUExecutionProvider"] is None and facts["version"] == metadata.version("onnxruntime")

@@ -34,7 +34,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
 
 @pytest.fixture
 def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("tensorrt", "tensorrt_rtx"):
+    for package in ("tensorrt", "tensorrt_rtx", "openvino"):
         monkeypatch.setitem(sys.modules, package, None)
 
 
@@ -77,10 +77,10 @@ def test_auto_without_a_gpu_runs_on_the_cpu_and_logs_why(
 ) -> None:
     with logged() as messages, open_engine(bundle) as engine:
         assert engine.description["provider"] == "CPUExecutionProvider"
-        assert list(engine.description["passed_over"]) == ["tensorrt", "rtx", "cuda"]
+        assert list(engine.description["passed_over"]) == ["tensorrt", "rtx", "cuda", "openvino"]
     assert messages == [
         "engine: cpu (tensorrt: TensorRT's Python bindings are not installed; rtx: TensorRT-RTX's Python bindings are not "
-        "installed; cuda: onnxruntime-gpu is not installed)"
+        "installed; cuda: onnxruntime-gpu is not installed; openvino: OpenVINO is not installed)"
     ]
 
 

@@ -199,7 +199,10 @@ def test_a_damaged_recording_fails_the_command_and_keeps_the_results(
     assert done.returncode == 1
     assert f"{path} is damaged: stopped after " in done.stderr and " of 30 frames" in done.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert lines[-1]["ended"] == "failed" and 0 < len(lines) - 2 == lines[-1]["processed"] < 30
+    results = [line for line in lines if line["kind"] == "result"]
+    assert lines[-1]["ended"] == "failed" and 0 < len(results) == lines[-1]["processed"] < 30
+    states = [line["detail"]["state"] for line in lines if line.get("event") == "camera"]
+    assert states == ["opening", "running", "failed"]
     assert json.loads(done.stdout)["processed"] == lines[-1]["processed"]
 
 

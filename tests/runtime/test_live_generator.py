@@ -20,9 +20,11 @@ from runtime_scenes import draw_pair
 
 import edgefuse
 from edgefuse.bundle import Bundle, write_manifest
+from edgefuse.errors import UserError
 from edgefuse_runtime.capture.capture import Capture
 from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edgefuse_runtime.recording.write_db3 import write_recording
+from leaks import nothing_left_behind
 from logs import logged
 from toy_bundle import make_toy_bundle
 
@@ -106,29 +108,57 @@ BOTH = ["Capture", "OnnxRuntimeEngine"]
 def test_nothing_is_open_before_the_first_result_and_after_the_last(
     bundle: Bundle, small_recording: Path, open_resources: list[str]
 ) -> None:
-    before = threading.active_count()
-    results = live(bundle, small_recording)
-    assert open_resources == []
-    next(results)
-    assert sorted(open_resources) == BOTH
-    assert list(results)
-    assert open_resources == [] and threading.active_count() == before
+    with nothing_left_behind():
+        results = live(bundle, small_recording)
+        assert open_resources == []
+        next(results)
+        assert sorted(open_resources) == BOTH
+        assert list(results)
+        assert open_resources == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_frames": 0}, "num_frames is 0: 1 or more, or None, was expected"),
+        ({"num_frames": -1}, "num_frames is -1"),
+        ({"agree": "3 of 5"}, "'3 of 5': N/M was expected"),
+        ({"agree": (3, 5, 7)}, r"\(3, 5, 7\): N/M was expected"),
+        ({"agree": 3}, "3: N/M was expected"),
+        ({"agree": (2.5, 5)}, r"\(2.5, 5\): N/M was expected"),
+        ({"agree": "5/3"}, "5 of 3 frames have to agree"),
+    ],
+)
+def test_values_out_of_range_are_refused(bundle: Bundle, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        next(edgefuse.live(bundle.folder, camera="synthetic", **given))
+
+
+def test_agreement_can_have_the_form_of_the_command_line(bundle: Bundle, near_far_folder: Path) -> None:
+    events = {
+        str(agree): [
+            [(type(event).__name__, event.frame) for event in result.events]
+            for result in edgefuse.live(bundle.folder, camera=str(near_far_folder), engine="cpu", agree=agree)
+        ]
+        for agree in ("2/4", (2, 4), (3, 5))
+    }
+    assert events["2/4"] == events["(2, 4)"] != events["(3, 5)"]
 
 
 def test_break_closes_both(bundle: Bundle, recording: Path, open_resources: list[str]) -> None:
-    before = threading.active_count()
-    for _ in live(bundle, recording):
-        assert sorted(open_resources) == BOTH
-        break
-    assert open_resources == []
-    with pytest.raises(ZeroDivisionError):
-        for result in live(bundle, recording):
-            assert result.index // 0
-    assert open_resources == []
-    results = live(bundle, recording)
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert open_resources == [] and threading.active_count() == before
+    with nothing_left_behind():
+        for _ in live(bundle, recording):
+            assert sorted(open_resources) == BOTH
+            break
+        assert open_resources == []
+        with pytest.raises(ZeroDivisionError):
+            for result in live(bundle, recording):
+                assert result.index // 0
+        assert open_resources == []
+        results = live(bundle, recording)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert open_resources == []
 
 
 def test_ctrl_c_closes_both(bundle: Bundle, recording: Path, open_resources: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from runtime_scenes import draw_pair
 from edgefuse.bundle import Bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
-from edgefuse_runtime.camera import Frame
+from edgefuse_runtime.camera import Frame, frames
 from edgefuse_runtime.cameras import realsense
 from edgefuse_runtime.cameras.frame_sync import FrameSync
 from edgefuse_runtime.cameras.realsense import RealSense
@@ -194,6 +195,40 @@ def test_the_clock_domain_may_change() -> None:
             seen += [] if frame is None else [frame]
     assert [frame.color_number for frame in seen] == list(range(1, 31))
     assert [frame.timestamp_domain for frame in seen] == ["global"] * 10 + ["hardware"] * 20
+
+
+def test_a_sensor_that_never_came_up_is_used_after_a_restart(bundle: Bundle, tmp_path: Path) -> None:
+    """At the first opening the colour sensor sends nothing, so that only depth is started; after the restart it sends."""
+    source = Source(factory="capture_cameras:SoftwareRealSense", arguments={"folder": str(tmp_path)}, is_live=True)
+    with logged() as lines, Capture(source, align="color") as camera:
+        seen = [frame.missing for frame in frames(camera, num_frames=40, patience_s=60)]
+        assert camera.state.name == "running" and camera.description["color"]["width"] == 64
+    assert seen[:10] == [("rgb",)] * 10 and seen[-10:] == [()] * 10
+    assert lines[0] == "warning: the colour sensor sends no images"
+    words = ["counts as missing", "is lost: the camera stopped", "streams have changed", "is back after"]
+    assert [word for line, word in zip(lines[1:], words, strict=True) if word not in line] == []
+
+
+@pytest.mark.parametrize("streams", [("color", "depth"), ("color",), ("depth",)], ids="+".join)
+def test_timestamps_that_jump_back(streams: tuple[str, ...]) -> None:
+    """An hour back after ten frames, of both streams or one: no pair is lost, and the difference is shown."""
+    source = SoftwareCamera(width=64, height=48, domain="global_time")
+    seen = []
+    with _camera(source) as camera:
+        for number in range(1, 61):
+            rgb, depth = draw_pair("near", brightness=number % 50)
+            times_ms = {
+                name: 1e12 + number * 1000 / 30 - (3_600_000 if number > 10 and name in streams else 0)
+                for name in ("color", "depth")
+            }
+            source.send_depth(depth, number=number, timestamp_ms=times_ms["depth"])
+            source.send_color(rgb, number=number, timestamp_ms=times_ms["color"])
+            frame = camera.read(200)
+            seen += [] if frame is None else [frame]
+        counters = camera.counters
+    assert counters.received == counters.delivered == 60
+    assert [(frame.color_number, frame.depth_number) for frame in seen] == [(n, n) for n in range(1, 61)]
+    assert seen[-1].skew_ms == pytest.approx(0 if len(streams) == 2 else 3_600_000, abs=1)
 
 
 def test_the_clock_wrap_of_older_sdks_is_shown() -> None:

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from edgefuse.framing import Roi
 from edgefuse.synth.rendered_set import LABELS, stream
-from edgefuse_runtime.regions.nearest import nearest_object
+from edgefuse_runtime.regions.nearest import nearest_objects
 
 Y, X = np.mgrid[:480, :640]
 MAX_CPU_MS = 15.0
 
 
 def _found(depth: NDArray[np.uint16], *, unit_m: float = 0.001) -> Roi | None:
-    return nearest_object(depth, depth_unit_m=unit_m)
+    found = nearest_objects(depth, depth_unit_m=unit_m)
+    return found[0].roi if found else None
 
 
 def _seen(depth_m: NDArray[np.float64], *, seed: int = 0, noise: float = 0.004) -> NDArray[np.uint16]:
@@ -179,6 +180,35 @@ def test_nearest_finds_nothing_without_an_object(kind: str) -> None:
     if kind == "a thin bar":
         depth[470:480] = 500
     assert _found(depth) is None
+
+
+def test_the_nearest_objects_come_in_order_with_their_distance() -> None:
+    """Four boxes on a belt; two of them at the same distance, side by side."""
+    boxes = {(60, 80): 0.55, (250, 80): 0.7, (430, 80): 0.7, (250, 320): 0.62}
+    depth_m = _flat(0.8)
+    for (x, y), distance_m in boxes.items():
+        depth_m[y : y + 100, x : x + 100] = distance_m
+    depth = _seen(depth_m)
+    for most in (1, 2, 3, 4, 6):
+        found = nearest_objects(depth, depth_unit_m=0.001, most=most)
+        expected = sorted(boxes.values())[:most]
+        assert [one.distance_m for one in found] == pytest.approx(expected, abs=0.02)
+        for one in found:
+            assert max(_iou(one.roi, Roi(x - 10, y - 10, 120, 120)) for x, y in boxes) > 0.7
+    overlaps = [_iou(a.roi, b.roi) for a in found for b in found if a is not b]
+    assert max(overlaps) < 0.1
+
+
+def test_a_hand_and_its_arm_are_one_object() -> None:
+    """The arm goes back by 30 cm from the hand, more than an object is deep."""
+    depth_m = _flat(1.4)
+    along = np.clip((X - 200) / 300, 0, 1)
+    arm = (abs(Y - 240) < 45) & (X >= 200)
+    depth_m[arm] = (0.6 + 0.35 * along)[arm]
+    hand = np.hypot(X - 190, Y - 240) < 60
+    depth_m[hand] = 0.6
+    found = nearest_objects(_seen(depth_m), depth_unit_m=0.001, most=3)
+    assert len(found) == 1 and found[0].distance_m == pytest.approx(0.6, abs=0.02)
 
 
 def test_nearest_finds_rendered_objects() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from edgefuse.errors import UserError
 from edgefuse.framing import Roi
 from edgefuse_runtime.camera import Camera, Frame
 from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.capture.capture import Capture
+from edgefuse_runtime.capture.source import Source
 from edgefuse_runtime.recording.record import record
 from edgefuse_runtime.recording.write_db3 import write_recording
 from edgefuse_runtime.regions.region import Fixed, parse_region
@@ -211,6 +214,21 @@ def test_pairs_are_kept_on_ctrl_c(small_recording: Path, tmp_path: Path) -> None
     with open_camera(str(small_recording)) as camera:
         sequence = record(camera=Failing(camera, KeyboardInterrupt()), root=tmp_path / "set", label="cup")
     assert len(_pairs(sequence)) == 2
+
+
+def test_ctrl_c_keeps_the_pairs_while_the_camera_hangs(tmp_path: Path) -> None:
+    """In a call that never returns to Python: only a camera in a process of its own can be left."""
+    arguments = {"folder": str(tmp_path), "faults": ["hang with GIL"]}
+    source = Source(factory="capture_cameras:FaultyCamera", arguments=arguments, is_live=True)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with Capture(source, align="color") as camera:
+            signal.setitimer(signal.ITIMER_REAL, 1.5)
+            sequence = record(camera=camera, root=tmp_path / "set", label="near")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 1 <= len(list(sequence.glob("*_depth.png"))) <= 5
 
 
 def test_an_old_sequence_stays_if_no_frame_arrives(small_recording: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edgefuse.errors import UserError
 from edgefuse.framing import Roi, fit
 from edgefuse_runtime.camera import Frame, frames
 from edgefuse_runtime.cameras import open_camera
-from edgefuse_runtime.regions.region import parse_region, read_regions, word_of
+from edgefuse_runtime.regions.region import Region, most_regions, parse_region, parse_regions, read_regions, word_of
 
 
 def _frame(
@@ -52,16 +52,30 @@ def _frame(
     ],
 )
 def test_fixed_regions(spec: str | None, expected: Roi) -> None:
-    region = parse_region(spec)(_frame())
-    assert region is not None
-    assert (region.roi, region.label) == (expected, None)
+    assert parse_region(spec)(_frame()) == (Region(expected),)
 
 
 def test_the_cameras_region_comes_before_the_whole_image() -> None:
     known = Roi(1, 2, 3, 4)
-    region, whole = parse_region(None)(_frame(roi=known)), parse_region("whole")(_frame(roi=known))
-    assert region is not None and region.roi == known
-    assert whole is not None and whole.roi == Roi(0, 0, 640, 480)
+    assert parse_region(None)(_frame(roi=known)) == (Region(known),)
+    assert parse_region("whole")(_frame(roi=known)) == (Region(Roi(0, 0, 640, 480)),)
+
+
+def test_several_regions_are_numbered_in_their_order() -> None:
+    find = parse_regions(["10,20,30,40", "center", "whole"])
+    assert find(_frame()) == (
+        Region(Roi(10, 20, 30, 40), number=0),
+        Region(Roi(80, 0, 480, 480), number=1),
+        Region(Roi(0, 0, 640, 480), number=2),
+    )
+    assert most_regions(find) == 3 and word_of(find) == "10,20,30,40 center whole"
+    assert parse_regions(["center"]) == parse_region("center")
+
+
+@pytest.mark.parametrize("specs", [["nearest", "center"], ["nearest:2", "nearest"], ["1,2,3,4"] * 17, []])
+def test_other_combinations_of_regions_are_refused(specs: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--roi .*(expected|must be)"):
+        parse_regions(specs)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,10 @@ def test_the_cameras_region_comes_before_the_whole_image() -> None:
         *(
             "",
             "middle",
+            "nearest:0",
+            "nearest:17",
+            "nearest:",
+            "nearest:x",
             "1,2,3",
             "1,2,3,4,5",
             "1,2,x,4",
@@ -98,10 +116,8 @@ ENTRIES = [{"frame": n, "label": "ab"[n % 2], "roi_xywh": [n, 0, 10, 12]} for n 
 
 def test_a_file_has_region_and_class_by_frame_number(tmp_path: Path) -> None:
     find = parse_region(str(_write(tmp_path / "r.json", ENTRIES)))
-    second, third = find(_frame(number=2)), find(_frame(number=3))
-    assert second is not None and third is not None
-    assert (second.roi, second.label) == (Roi(2, 0, 10, 12), "a")
-    assert (third.roi, third.label) == (Roi(3, 0, 10, 12), "b")
+    assert find(_frame(number=2)) == (Region(Roi(2, 0, 10, 12), "a"),)
+    assert find(_frame(number=3)) == (Region(Roi(3, 0, 10, 12), "b"),)
     assert find(_frame(number=4)) is None
 
 
@@ -110,7 +126,7 @@ def test_a_region_is_only_for_its_frame_number(tmp_path: Path) -> None:
     entries = [{"frame": n, "roi_xywh": [n, 0, 8, 8], "label": f"thing_{n}"} for n in range(10, 21)]
     find = read_regions(_write(tmp_path / "r.json", entries))
     found = {n: find(_frame(number=n)) for n in range(1, 31)}
-    assert {n: region.label for n, region in found.items() if region} == {n: f"thing_{n}" for n in range(10, 21)}
+    assert {n: regions[0].label for n, regions in found.items() if regions} == {n: f"thing_{n}" for n in range(10, 21)}
     assert find.note() == f"11 of 30 frames had a region in {tmp_path / 'r.json'}; the others were skipped"
 
 
@@ -211,7 +227,7 @@ def test_any_regions_file_gives_regions_inside_the_image_or_one_error(
         assert "r.json" in str(error) and "\n" not in str(error)
         return
     frame = _frame(np.ones(shape, np.uint16))
-    for region in filter(None, regions):
+    for (region,) in filter(None, regions):
         assert fit(frame.rgb, frame.depth, size=16, roi=region.roi).rgb.shape == (16, 16, 3)
 
 
@@ -233,8 +249,8 @@ def test_the_gestures_file_fits_its_recording(gestures_recording: Path, gestures
     assert len(find.labels) == 10
     with open_camera(str(gestures_recording)) as camera:
         for frame in frames(camera):
-            region = find(frame)
-            assert region is not None and region.label in find.labels
+            (region,) = find(frame) or ()
+            assert region.label in find.labels
             x, y, w, h = region.roi
             inside, outside = frame.depth[y : y + h, x : x + w], frame.depth[:, :200]
             assert np.percentile(inside[inside > 0], 5) < 0.7 * np.median(outside[outside > 0])

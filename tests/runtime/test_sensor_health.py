@@ -135,8 +135,8 @@ def run_command(bundle: Bundle, folder: Path, log: Path) -> tuple[str, list[dict
     command = [*EDGEFUSE, "live", str(bundle.folder), "--camera", str(folder), "--jsonl", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    _, *results, summary = [json.loads(line) for line in log.read_text().splitlines()]
-    return done.stdout, results, summary
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return done.stdout, [line for line in lines if line["kind"] == "result"], lines[-1]
 
 
 def test_depth_missing_from_a_frame_on_gives_no_decision(declared: Bundle, tmp_path: Path) -> None:

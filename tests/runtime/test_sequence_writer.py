@@ -184,10 +184,10 @@ def test_a_signal_before_the_requested_pairs_keeps_the_old_sequence(number: int,
     assert {path.name: path.read_bytes() for path in (tmp_path / "set/cup/a").iterdir()} == before
 
 
-@pytest.mark.parametrize("given", ["", " "])
+@pytest.mark.parametrize("given", ["", " ", "-"])
 def test_an_empty_folder_name_is_not_the_current_folder(given: str, tmp_path: Path) -> None:
     done = _edgefuse("record", given, "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("error: the data set folder is empty: ")
+    assert done.returncode == 1 and done.stderr.startswith(f"error: the data set folder is {given!r}: ")
     assert list(tmp_path.iterdir()) == []
     assert (
         _edgefuse("record", ".", "--label", "cup", "--camera", "synthetic", "--frames", 1, cwd=tmp_path).returncode == 0

@@ -29,6 +29,7 @@ from edgefuse_runtime.results import Event, LiveSummary, Result
 from edgefuse_runtime.sinks import bus as bus_module
 from edgefuse_runtime.sinks.bus import SinkBus
 from edgefuse_runtime.sinks.json_lines import JsonlSink
+from edgefuse_runtime.sinks.lines import OBJECT_EVENTS
 from edgefuse_runtime.sinks.sink import ReaderClosedError, SinkInfo
 from logs import logged
 
@@ -44,10 +45,11 @@ class Recorded:
         *,
         queue_size: int = 100,
         wants_images: bool = False,
+        is_display: bool = False,
         act: Callable[[Result], object] = lambda result: None,
         opening: Callable[[], object] = lambda: None,
     ) -> None:
-        self.info = SinkInfo(name=name, queue_size=queue_size, wants_images=wants_images)
+        self.info = SinkInfo(name=name, queue_size=queue_size, wants_images=wants_images, is_display=is_display)
         self.results: list[int] = []
         self.frames: list[Any] = []
         self.events: list[Event] = []
@@ -99,8 +101,8 @@ def publish(bus: SinkBus, *numbers: int) -> None:
         bus.publish(dataclasses.replace(RESULT, index=number))
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
+def until(condition: Callable[[], bool], *, limit_s: float = 20) -> None:
+    deadline_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.005)
@@ -152,6 +154,21 @@ def test_a_sink_that_hangs_delays_nothing_and_is_abandoned() -> None:
     release.set()
 
 
+@pytest.mark.parametrize(("hurry", "state"), [(True, "open"), (False, "hangs")])
+def test_a_display_that_is_busy_when_a_signal_ends_the_run_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, hurry: bool, state: str
+) -> None:
+    """On a busy machine, the page did not take its last frames in half a second, and live exited with 1 after SIGTERM."""
+    monkeypatch.setattr(bus_module, "DRAIN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(bus_module, "HURRY_TIMEOUT_S", 0.2)
+    release = threading.Event()
+    with SinkBus([Recorded("page", is_display=True, act=lambda _: release.wait(30))]) as bus:
+        publish(bus, 0)
+        bus.drain(hurry=hurry)
+        assert bus.counts()[0].state == state
+        release.set()
+
+
 def test_a_sink_of_the_present_state_gets_the_newest_result() -> None:
     gate = threading.Semaphore(0)
     slow = Recorded("slow", queue_size=1, act=lambda _: gate.acquire())
@@ -199,6 +216,23 @@ def test_a_sink_that_fails_is_opened_again_and_loses_nothing_that_fits_the_queue
         "/disk/log works again",
     ]
     assert [event.detail["state"] for event in other.events if event.event == "sink"] == ["failed", "open"]
+
+
+def test_an_event_that_could_not_be_written_is_written_later() -> None:
+    class FailingEvents(Recorded):
+        def event(self, event: Event) -> None:
+            faults()
+            super().event(event)
+
+    faults, sink = Faults(), FailingEvents()
+    with SinkBus([sink]) as bus:
+        faults.is_on = True
+        bus.event("camera", "first")
+        until(lambda: bus.counts()[0].errors > 1)
+        bus.event("camera", "second")
+        faults.is_on = False
+        until(lambda: len(sink.events) == 3)
+    assert [event.message.split()[0] for event in sink.events] == ["first", "recorded", "second"]
 
 
 def test_an_error_of_one_result_loses_that_result_only() -> None:
@@ -313,7 +347,8 @@ def test_a_restarted_service_continues_its_log_and_a_second_one_is_refused(bundl
                 process.kill()
     assert second.returncode == 1 and f"another process is writing {log}" in second.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["event"] for line in lines if line["kind"] == "event"] == ["started", "started"]
+    events = [line["event"] for line in lines if line["kind"] == "event"]
+    assert [event for event in events if event not in OBJECT_EVENTS] == ["started", "started"]
     runs = [line["index"] for line in lines if line["kind"] == "result"]
     assert runs.count(0) == 2 and all(line["time"] and "sensor_clock" in line for line in lines if "index" in line)
 
@@ -321,7 +356,8 @@ def test_a_restarted_service_continues_its_log_and_a_second_one_is_refused(bundl
 def test_json_lines_on_standard_output(bundle: Bundle, near_far_folder: Path, tmp_path: Path) -> None:
     arguments = [str(bundle.folder), "--camera", str(near_far_folder), "--jsonl", "-"]
     done = subprocess.run([*LIVE, *arguments], capture_output=True, text=True, cwd=tmp_path)
-    kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [line["kind"] for line in lines if line.get("event") not in OBJECT_EVENTS]
     assert (kinds, done.returncode) == (["event"] + ["result"] * 8 + ["summary"], 0)
     assert not (tmp_path / "-").exists()
     both = subprocess.run([*LIVE, *arguments, "--json"], capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -22,8 +23,9 @@ from edgefuse.errors import UserError
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.live.loop import run_live
+from edgefuse_runtime.sinks.bus import SinkBus
 from edgefuse_runtime.sinks.json_lines import JsonlSink
-from edgefuse_runtime.sinks.lines import LinesSink, line_of
+from edgefuse_runtime.sinks.lines import OBJECT_EVENTS, LinesSink, line_of
 from edgefuse_runtime.sinks.sink import Sink
 from edgefuse_runtime.sinks.terminal import TableSink
 
@@ -82,8 +84,12 @@ def test_json_lines_are_complete_objects_with_a_summary_last(
     path = tmp_path / "deep" / "log.jsonl"
     _run(bundle, near_far_folder, JsonlSink(path))
     values = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [value["kind"] for value in values] == ["event"] + ["result"] * 8 + ["summary"]
-    assert [value["frame"] for value in values[1:9]] == list(range(1, 9))
+    kinds = [value["kind"] for value in values if value.get("event") not in OBJECT_EVENTS]
+    assert kinds == ["event"] + ["result"] * 8 + ["summary"]
+    assert [value["frame"] for value in values if value["kind"] == "result"] == list(range(1, 9))
+    placed = [value for value in values[1:-1] if value.get("event") != "left"]
+    order = [value["detail"]["frame"] if value["kind"] == "event" else value["frame"] for value in placed]
+    assert order == sorted(order)  # an event follows the result that it comes from
     assert values[-1]["processed"] == 8
 
 
@@ -255,6 +261,18 @@ def test_the_table_survives_a_run_and_ends_with_the_summary(bundle: Bundle, near
     _run(bundle, near_far_folder, TableSink(console=console))
     assert "8 results in" in _screen(console)
     assert _screen(console).rstrip().endswith("accuracy 1.000 (8 of 8)")
+
+
+def test_a_table_that_cannot_be_written_fails_and_delays_nothing() -> None:
+    with (
+        contextlib.suppress(OSError),  # closing the file
+        Path("/dev/full").open("w") as full,
+        SinkBus([TableSink(console=Console(file=full, force_terminal=True))]) as bus,
+    ):
+        bus.publish(RESULT)
+        bus.drain(hurry=True)
+        (counts,) = bus.counts()
+    assert (counts.state, counts.error, counts.written) == ("failed", "No space left on device", 0)
 
 
 def test_the_table_waits_for_the_first_frame() -> None:

@@ -170,6 +170,16 @@ def test_a_lost_camera_feeds_the_watchdog_only_while_it_is_tried_again(
     assert num_fed == len(lost) if stuck_after_s == 60 else num_fed < len(lost)
 
 
+def test_a_service_that_waits_for_its_camera_is_ready(bundle: Bundle, tmp_path: Path) -> None:
+    arguments = {"folder": str(tmp_path), "faults": ["absent", "absent", "none"]}
+    source = Source(factory="capture_cameras:FaultyCamera", arguments=arguments, is_live=True)
+    with received(str(tmp_path / "notify")) as at_systemd:
+        live(bundle, Capture(source, align="color", wait=True), str(tmp_path / "notify"), num_frames=5)
+    assert at_systemd.words().count("READY") == 1
+    ready, *_ = at_systemd.messages
+    assert ready[1][0] == "READY=1" and ready[1][1].endswith("no camera 7 was found")
+
+
 def test_without_systemd_nothing_is_sent_and_a_missing_socket_is_one_warning(
     bundle: Bundle, near_far_folder: Path, tmp_path: Path
 ) -> None:

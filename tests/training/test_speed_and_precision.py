@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from edgefuse.contract import InputContract
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.training.batches import Batch, prefetched
 from edgefuse.training.faster_threads import FasterThreads
+from edgefuse.training.loop import torch_pixel_gate
 
 
 def batch(number: int) -> Batch:
@@ -107,6 +109,23 @@ def model() -> FusionClassifier:
     assert model.frame_gate is not None
     torch.nn.init.normal_(model.frame_gate.W.weight)
     return model
+
+
+def test_the_pixel_gate_of_explain_uses_the_faster_number_of_threads_too(model: FusionClassifier) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (2, 32, 32, n), dtype=torch.uint8, generator=generator).numpy() for n in (3, 2)]
+    used = list[int]()
+    model.decode.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
+    kept, before = torch_pixel_gate(model), torch.get_num_threads()
+    assert kept is not None
+    torch.set_num_threads(3)
+    try:
+        found = [kept(*images) for _ in range(3)]
+        assert used == [3, 3, 1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].shape == (2, 32, 32) and 0 <= found[0].min() <= found[0].max() <= 1
+    assert np.abs(found[2] - found[0]).max() < 1e-6
 
 
 def test_under_autocast_the_parts_in_fp32_compute_as_without_it(model: FusionClassifier) -> None:

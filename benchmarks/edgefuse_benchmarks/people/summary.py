@@ -36,6 +36,7 @@ def write_summary(
     for fold in folds:
         by_variant.setdefault(fold["variant"], []).append(fold)
     commits = sorted({fold.get("commit", "unknown") for fold in folds})
+    facts = {"trained_on": ", ".join(sorted({fold.get("device", "unknown") for fold in folds})), **facts}
     header = {
         "title": title,
         "command": command,
@@ -45,7 +46,7 @@ def write_summary(
         **facts,
     }
     # The settings are the same in every fold of a variant, except for seed and split.
-    write_json(out / "summary.json", {**header, "results": [_without_settings(fold) for fold in folds]})
+    write_json(out / "summary.json", {**header, "results": [_for_summary(fold) for fold in folds]})
     lines = [f"# {title}", "", f"    {command}", ""]
     lines += [
         f"- {name.replace('_', ' ')}: {value}." for name, value in {"commit": ", ".join(commits), **facts}.items()
@@ -58,11 +59,15 @@ def write_summary(
     return out / "summary.md"
 
 
-def _without_settings(fold: Fold) -> dict[str, Any]:
-    return {
-        "seed": fold["settings"]["crossval_seed"],
-        **{k: v for k, v in fold.items() if k not in ("settings", "versions")},
-    }
+_PER_CLASS = ("recall", "confusion")
+
+
+def _for_summary(fold: Fold) -> dict[str, Any]:
+    """A fold's result without its settings, and without figures of each class under each corruption, which the fold's file has."""
+    found = {k: v for k, v in fold.items() if k not in ("settings", "versions")}
+    for row in (rows := [dict(row) for row in fold.get("corruptions", ())]):
+        row["scores"] = {k: v for k, v in row["scores"].items() if k not in _PER_CLASS}
+    return {"seed": fold["settings"]["crossval_seed"], **found, **({"corruptions": rows} if rows else {})}
 
 
 def _accuracy_table(by_variant: Mapping[str, Sequence[Fold]], fold_names: Sequence[str]) -> list[str]:

@@ -27,12 +27,13 @@ TIMEOUT_S = 300.0
 
 
 def measure_cold_start(
-    bundle_folder: Path, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, num_starts: int
+    bundle_folder: Path, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, engine: str = "cpu", num_starts: int
 ) -> tuple[Series, ...]:
     """Start `num_starts` processes, one after the other.
 
     Args:
         rgb, depth: one framed pair, uint8 [1, S, S, 3] and [1, S, S, 2].
+        engine: a value of `--engine` for the CPU.
 
     Returns:
         The stages and the complete process, one sample per start. Opening includes the engine's own first run.
@@ -46,15 +47,15 @@ def measure_cold_start(
         write_arrays(sample, rgb=rgb, depth=depth)
         for _ in range(num_starts):
             start_ns = time.perf_counter_ns()
-            stages = _start(bundle_folder, sample)
+            stages = _start(bundle_folder, sample, engine)
             starts.append({**stages, WHOLE: time.perf_counter_ns() - start_ns})
     return tuple(
         Series(name=name, turns_ns=np.array([[start[name]] for start in starts], np.int64)) for name in (*STAGES, WHOLE)
     )
 
 
-def _start(bundle_folder: Path, sample: Path) -> dict[str, int]:
-    command = [sys.executable, "-m", cold_process.__name__, str(bundle_folder), str(sample)]
+def _start(bundle_folder: Path, sample: Path, engine: str) -> dict[str, int]:
+    command = [sys.executable, "-m", cold_process.__name__, str(bundle_folder), str(sample), engine]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]

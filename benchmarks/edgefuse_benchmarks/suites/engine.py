@@ -1,6 +1,8 @@
-"""Scope "engine": a bundle's engine on framed pairs of a camera, a recording or a folder, and PyTorch if the run is given.
+"""Scope "engine": a bundle's CPU engines on framed pairs of a camera, a recording or a folder, and PyTorch if the run is given.
+Scope "raw frame": the same engines from a complete frame, against the loop that users write by hand.
 
-All thread counts, and PyTorch, are interleaved in one process. Their outputs are compared before anything is timed.
+All engines, thread counts, and PyTorch, are interleaved in one process. Their outputs are compared before anything is timed; an
+engine of a lower precision whose outputs differ is left out, with a note.
 """
 
 from __future__ import annotations
@@ -18,16 +20,22 @@ from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError, require
-from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, check_parity
+from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, ParityReport, Tolerance, check_parity
 from edgefuse.evaluation.metrics import Predictor
-from edgefuse.framing import fit
+from edgefuse.framing import centre_square, fit
 from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_benchmarks.suites.cold_start import measure_cold_start
-from edgefuse_runtime.camera import frames
+from edgefuse_benchmarks.suites.core_share import CoreShare
+from edgefuse_benchmarks.suites.usual_loop import NAME as USUAL
+from edgefuse_benchmarks.suites.usual_loop import usual_loop
+from edgefuse_runtime.camera import Frame, frames
 from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.engines.engine import Engine
+from edgefuse_runtime.engines.measured_times import EXACT, MEASURED, remember_times
+from edgefuse_runtime.engines.openvino_parity import OPENVINO_TOLERANCES
 from edgefuse_runtime.predict import predict_framed
 from edgefuse_runtime.regions.region import DefaultRegion
 
@@ -39,10 +47,11 @@ NUM_PAIRS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class _Pairs:
-    """Framed pairs, rgb uint8 [n, S, S, 3] and depth uint8 [n, S, S, 2], and the description of their camera."""
+    """Framed pairs, rgb uint8 [n, S, S, 3] and depth uint8 [n, S, S, 2], their frames, and the description of their camera."""
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.uint8]
+    frames: tuple[Frame, ...]
     camera: dict[str, Any]
 
     def facts(self) -> dict[str, Any]:
@@ -51,20 +60,31 @@ class _Pairs:
 
     def calls(self, run: Callable[[NDArray[np.uint8], NDArray[np.uint8]], object]) -> Callable[[], object]:
         """A function that calls `run` with the next pair each time."""
-        numbers = itertools.cycle(range(len(self.rgb)))
-        pairs = [(self.rgb[i : i + 1], self.depth[i : i + 1]) for i in range(len(self.rgb))]
-        return lambda: run(*pairs[next(numbers)])
+        pairs = itertools.cycle([(self.rgb[i : i + 1], self.depth[i : i + 1]) for i in range(len(self.rgb))])
+        return lambda: run(*next(pairs))
+
+    def frame_calls(self, run: Callable[[Frame], object]) -> Callable[[], object]:
+        """A function that calls `run` with the next complete frame each time."""
+        numbers = itertools.cycle(self.frames)
+        return lambda: run(next(numbers))
 
 
 @dataclass(kw_only=True)
 class _Candidates:
-    """What is compared and timed, in the same order; the first one is the reference."""
+    """What is compared and timed; the first one is the reference.
+
+    Attributes:
+        engines: (number of threads, value of `--engine`) -> the open engine.
+        notes: what was left out, and why.
+    """
 
     predictors: dict[str, Predictor] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
+    engines: dict[tuple[int, str], Engine] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def bench_engine(
+def bench_engine(  # long: the options, and the report
     bundle_folder: Path,
     *,
     camera: str = "synthetic",
@@ -72,14 +92,16 @@ def bench_engine(
     run_folder: Path | None = None,
     plan: Plan = PLAN,
     num_starts: int = NUM_STARTS,
+    remember: bool = False,
 ) -> Report:
-    """Measure a bundle's engine.
+    """Measure a bundle's engines on the CPU.
 
     Args:
         camera: source of the pairs; see `edgefuse_runtime.cameras.open_camera`.
         threads: thread counts to compare; empty = 1 and all cores.
         run_folder: the run that the bundle was exported from, to measure PyTorch eager too.
         num_starts: processes for the cold start; 0 = no cold start.
+        remember: keep the times beside the bundle's engines, for `--engine auto` on this machine.
 
     Raises:
         UserError: no bundle or camera, or a camera without frames.
@@ -89,17 +111,25 @@ def bench_engine(
     described, bundle = machine.describe(), open_bundle(bundle_folder)
     counts = tuple(threads) or tuple(sorted({1, described["cpu"]["cores_usable"]}))
     pairs = _read_pairs(bundle, camera)
-    cold = (
-        measure_cold_start(bundle_folder, pairs.rgb[:1], pairs.depth[:1], num_starts=num_starts) if num_starts else ()
-    )
     candidates, parity = _Candidates(), list[dict[str, Any]]()
     with ExitStack() as stack:
         for count in counts:
-            _add_engine(candidates, stack, bundle, pairs, num_threads=count)
+            _add_engines(candidates, stack, bundle, pairs, parity, num_threads=count)
         if run_folder is not None:
             for count in counts:
                 _add_torch(candidates, stack, run_folder, pairs, num_threads=count)
-        series = measure(candidates.variants, plan=plan, check=lambda: _compare(candidates, bundle, pairs, parity))
+        core = CoreShare(bundle, num_threads=counts[0])
+        parity += core.parity
+        measured = measure(
+            [*candidates.variants, *core.variants],
+            plan=plan,
+            check=lambda: [*_compare(candidates, bundle, pairs, parity), *core.problems()],
+        )
+        series, core_series = measured[: len(candidates.variants)], measured[len(candidates.variants) :]
+        frames_group = _measure_frames(candidates, bundle, pairs, parity, plan=plan, num_threads=counts[0])
+    cold_groups = _measure_cold_starts(candidates, bundle_folder, pairs, num_starts=num_starts)
+    if remember:
+        _remember(bundle, candidates, series, date=described["date_utc"])
     return Report(
         benchmark="engine",
         machine=described,
@@ -107,44 +137,94 @@ def bench_engine(
             **bundle_facts(bundle),
             **pairs.facts(),
             "threads": list(counts),
+            "engines": {_name(*key): engine.description for key, engine in candidates.engines.items()},
             "plan": asdict(plan),
             "timer_overhead_ns": timer_overhead_ns(),
         },
         parity=tuple(parity),
-        groups=_groups(series, cold),
-        notes=_notes(candidates, bundle),
+        groups=(_group(series), *frames_group, *core.groups(core_series, whole=series[0]), *cold_groups),
+        notes=(*_notes(candidates, bundle), *filter(None, [core.note])),
     )
 
 
-def _groups(series: Sequence[Series], cold: Sequence[Series]) -> tuple[Group, ...]:
+def _group(series: Sequence[Series]) -> Group:
     reference, *others = series
     ratios = tuple(ratio(other, reference) for other in others)
-    groups = [Group(scope="engine", name="one pair", series=tuple(series), ratios=ratios)]
-    if cold:
-        groups.append(Group(scope="cold start", name="one process each", series=tuple(cold)))
-    return tuple(groups)
+    return Group(scope="engine", name="one pair", series=tuple(series), ratios=ratios)
+
+
+def _measure_cold_starts(
+    candidates: _Candidates, bundle_folder: Path, pairs: _Pairs, *, num_starts: int
+) -> tuple[Group, ...]:
+    """Of the engines that were measured in FP32: the other precisions of OpenVINO start in the same way, with the model in its cache."""
+    pair = pairs.rgb[:1], pairs.depth[:1]
+    return tuple(
+        Group(
+            scope="cold start",
+            name=f"{name}, one process each",
+            series=measure_cold_start(bundle_folder, *pair, engine=word, num_starts=num_starts),
+        )
+        for name, word in (_fp32_engines(candidates) if num_starts else {}).items()
+    )
+
+
+def _fp32_engines(candidates: _Candidates) -> dict[str, str]:
+    """Name -> value of `--engine`."""
+    words = {word for _, word in candidates.engines}
+    return {_engine_name(word): word for word in reversed(EXACT) if word in words}
 
 
 def _read_pairs(bundle: Bundle, spec: str) -> _Pairs:
     contract, known = bundle.manifest.contract, DefaultRegion()
     with open_camera(spec, align=contract.align) as camera:
+        kept = tuple(frames(camera, num_frames=NUM_PAIRS))
         framed = [
-            fit(frame.rgb, frame.depth, size=contract.size, roi=known(frame).roi, depth_unit_m=frame.depth_unit_m)
-            for frame in frames(camera, num_frames=NUM_PAIRS)
+            fit(frame.rgb, frame.depth, size=contract.size, roi=known(frame)[0].roi, depth_unit_m=frame.depth_unit_m)
+            for frame in kept
         ]
         described = camera_facts(camera.description)
     if not framed:
         raise UserError(f"--camera {spec} returned no frame: use another one, such as --camera synthetic")
     return _Pairs(
-        rgb=np.stack([pair.rgb for pair in framed]), depth=np.stack([pair.depth for pair in framed]), camera=described
+        rgb=np.stack([pair.rgb for pair in framed]),
+        depth=np.stack([pair.depth for pair in framed]),
+        frames=kept,
+        camera=described,
     )
 
 
-def _add_engine(candidates: _Candidates, stack: ExitStack, bundle: Bundle, pairs: _Pairs, *, num_threads: int) -> None:
-    engine = stack.enter_context(open_engine(bundle, engine="cpu", num_threads=num_threads))
-    name = f"{engine.description['engine']}, {_threads(num_threads)}"
-    candidates.predictors[name] = partial(predict_framed, engine)
-    candidates.variants.append(Variant(name=name, call=pairs.calls(engine.run)))
+def _add_engines(
+    candidates: _Candidates,
+    stack: ExitStack,
+    bundle: Bundle,
+    pairs: _Pairs,
+    parity: list[dict[str, Any]],
+    *,
+    num_threads: int,
+) -> None:
+    """Add ONNX Runtime, which is the reference, and each precision of OpenVINO that opens and has the right outputs."""
+    for word in ("cpu", *(word for word in MEASURED if word != "cpu")):
+        name = _name(num_threads, word)
+        try:
+            engine = stack.enter_context(open_engine(bundle, engine=word, num_threads=num_threads))
+        except UserError as error:
+            if word == "cpu":
+                raise
+            candidates.notes.append(f"{word} was not measured: {error}")
+            continue
+        predictor = partial(predict_framed, engine)
+        if word not in EXACT:
+            reference_name, reference = next(iter(candidates.predictors.items()))
+            tolerance = OPENVINO_TOLERANCES[word.partition(":")[2]]
+            report = _report((reference_name, reference), (name, predictor), bundle, pairs, tolerance)
+            if failures := report.failures():
+                candidates.notes.append(f"{word} was not measured, its outputs differ: {'; '.join(failures)}")
+                continue
+            parity.append(report.to_json())
+        else:
+            candidates.predictors[name] = predictor
+        candidates.engines[num_threads, word] = engine
+        candidates.variants.append(Variant(name=name, call=pairs.calls(engine.run)))
 
 
 def _add_torch(candidates: _Candidates, stack: ExitStack, run_folder: Path, pairs: _Pairs, *, num_threads: int) -> None:
@@ -166,31 +246,98 @@ def _add_torch(candidates: _Candidates, stack: ExitStack, run_folder: Path, pair
 
 def _compare(candidates: _Candidates, bundle: Bundle, pairs: _Pairs, parity: list[dict[str, Any]]) -> list[str]:
     """Differences from the first predictor, on the real pairs and the edge cases, as text."""
-    (reference_name, reference), *others = candidates.predictors.items()
+    reference, *others = candidates.predictors.items()
     problems = []
     for name, candidate in others:
-        report = check_parity(
-            reference=reference,
-            candidate=candidate,
-            reference_name=reference_name,
-            candidate_name=name,
-            rgb=pairs.rgb,
-            depth=pairs.depth,
-            contract=bundle.manifest.contract,
-            tolerance=FP32_TOLERANCE,
-        )
+        report = _report(reference, (name, candidate), bundle, pairs, FP32_TOLERANCE)
         parity.append(report.to_json())
-        problems += [f"{name} against {reference_name}, {failure}" for failure in report.failures()]
+        problems += [f"{name} against {reference[0]}, {failure}" for failure in report.failures()]
     return problems
 
 
+def _report(
+    reference: tuple[str, Predictor],
+    candidate: tuple[str, Predictor],
+    bundle: Bundle,
+    pairs: _Pairs,
+    tolerance: Tolerance,
+) -> ParityReport:
+    return check_parity(
+        reference=reference[1],
+        candidate=candidate[1],
+        reference_name=reference[0],
+        candidate_name=candidate[0],
+        rgb=pairs.rgb,
+        depth=pairs.depth,
+        contract=bundle.manifest.contract,
+        tolerance=tolerance,
+    )
+
+
+def _measure_frames(
+    candidates: _Candidates,
+    bundle: Bundle,
+    pairs: _Pairs,
+    parity: list[dict[str, Any]],
+    *,
+    plan: Plan,
+    num_threads: int,
+) -> tuple[Group, ...]:
+    """From the centre of a complete frame to the outputs, against the usual loop; empty, with a note, where that is not possible."""
+    try:
+        usual = usual_loop(bundle, num_threads=num_threads)
+    except UserError as error:
+        candidates.notes.append(f"no comparison with the usual loop: {error}")
+        return ()
+    size = bundle.manifest.contract.size
+
+    def run(engine: Engine, frame: Frame) -> object:
+        region = centre_square(*frame.depth.shape)
+        framed = fit(frame.rgb, frame.depth, size=size, roi=region, depth_unit_m=frame.depth_unit_m)
+        return engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
+
+    def compare() -> list[str]:
+        reference = next(iter(candidates.predictors.items()))
+        report = _report(reference, (USUAL, usual.framed), bundle, pairs, FP32_TOLERANCE)
+        parity.append(report.to_json())
+        return [f"{USUAL} against {reference[0]}, {failure}" for failure in report.failures()]
+
+    variants = [Variant(name=USUAL, call=pairs.frame_calls(lambda frame: usual.frame(frame.rgb, frame.depth)))]
+    for (count, word), engine in candidates.engines.items():
+        if count == num_threads:
+            variants.append(Variant(name=_name(count, word), call=pairs.frame_calls(partial(run, engine))))
+    reference, *others = series = measure(variants, plan=plan, check=compare)
+    ratios = tuple(ratio(other, reference) for other in others)
+    height, width = pairs.frames[0].depth.shape
+    return (Group(scope="raw frame", name=f"{width}x{height}", series=series, ratios=ratios),)
+
+
+def _remember(bundle: Bundle, candidates: _Candidates, series: Sequence[Series], *, date: str) -> None:
+    """Keep the median times of the engines, by number of threads."""
+    p50_ms = {one.name: one.summary().p50_ns / 1e6 for one in series}
+    by_threads: dict[int, dict[str, float]] = {}
+    for count, word in candidates.engines:
+        by_threads.setdefault(count, {})[word] = round(p50_ms[_name(count, word)], 4)
+    path = remember_times(bundle, by_threads, date=date)
+    candidates.notes.append(f"--engine auto uses these times on this machine: {path.name}")
+
+
 def _notes(candidates: _Candidates, bundle: Bundle) -> tuple[str, ...]:
-    notes = []
-    if len(candidates.predictors) == 1:
+    notes = list(dict.fromkeys(candidates.notes))
+    if len(candidates.variants) == 1:
         notes.append("only one variant was measured: no comparison of outputs, and no ratio")
     if not bundle.manifest.parity:
         notes.append("the bundle's manifest has no comparison with the PyTorch model")
     return tuple(notes)
+
+
+def _name(num_threads: int, word: str) -> str:
+    return f"{_engine_name(word)}, {_threads(num_threads)}"
+
+
+def _engine_name(word: str) -> str:
+    library, _, precision = word.partition(":")
+    return "onnxruntime" if library == "cpu" else f"{library} {precision}"
 
 
 def _threads(count: int) -> str:

@@ -1,120 +1,56 @@
 """Scope "frame to result": the live loop on a recording or camera, with its stages; and "frame age" if the clocks allow it.
 
 A recording is played alternately at two paces: back to back (each frame as soon as the last one is done) and paced (at its own
-rate, like a camera; frames that the loop misses are dropped). Both must give the same results for the same frames.
+rate, like a camera; frames that the loop misses are dropped), each read in a capture process and in a thread. All must give the same
+results for the same frames. Between them the same frames are aligned, framed and classified without the loop, to compare with.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.degraded_mode import DegradedMode
-from edgefuse.errors import UserError, require
-from edgefuse.measure import ParityError, Ratio, Series, ratio
+from edgefuse.errors import require
+from edgefuse.measure import Ratio, Series, ratio
 from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
-from edgefuse_runtime.camera import Frame
+from edgefuse_benchmarks.suites.live_memory import measure_memory
+from edgefuse_benchmarks.suites.live_passes import (
+    MIN_PASSES,
+    PLAN,
+    WARMUP_FRAMES,
+    LivePlan,
+    Pace,
+    Source,
+    Way,
+    by_name,
+    check_passes,
+    is_camera,
+    nanoseconds,
+    play,
+)
+from edgefuse_benchmarks.suites.live_reference import Bare, goals_of
+from edgefuse_benchmarks.suites.live_start import first_result_goal, first_results
 from edgefuse_runtime.cameras import open_camera
+from edgefuse_runtime.capture.capture import Mode
 from edgefuse_runtime.engines import open_engine
 from edgefuse_runtime.engines.engine import Engine
 from edgefuse_runtime.frame_times import STAGES
-from edgefuse_runtime.live.loop import run_live
-from edgefuse_runtime.regions.default_region import choose_region
-from edgefuse_runtime.regions.region import parse_region
-from edgefuse_runtime.results import Event, LiveSummary, Result
-from edgefuse_runtime.sinks.sink import SinkInfo
+from edgefuse_runtime.results import Result
 
-Pace = Literal["back to back", "paced"]
-
-MIN_PASSES = 2
-WARMUP_FRAMES = 5
-TOLERANCE = 1e-4
+MODES: tuple[Mode, ...] = ("process", "thread")
 WHOLE = "frame to result"
 WAIT, *PARTS = STAGES
 """The stage before the latency starts, and the stages that add up to the latency."""
-ALWAYS_PREDICT = DegradedMode(no_rgb="predict", no_depth="predict")
-"""Replaces the bundle's degraded mode: abstained frames have no label to compare. The engine runs in any case: same times."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LivePlan:
-    """How long to measure: passes from the start of the stream, alternating paces, until a limit is reached.
-
-    Attributes:
-        num_results: at each pace.
-        measure_s: of all passes together, after two passes at each pace.
-        frames_of_pass: a pass ends after this many frames, or at the end of the stream. The first five are warm-up.
-    """
-
-    num_results: int = 1000
-    measure_s: float = 120.0
-    frames_of_pass: int = 300
-
-
-PLAN = LivePlan()
-QUICK_PLAN = LivePlan(num_results=200, measure_s=25.0, frames_of_pass=50)
-
-
-@dataclass(kw_only=True)
-class _Way:
-    """All passes at one pace: the results after each pass's warm-up, and the counts of the loop."""
-
-    pace: Pace
-    passes: list[list[Result]] = field(default_factory=list)
-    first_results: list[Result] = field(default_factory=list)
-    summaries: list[LiveSummary] = field(default_factory=list)
-
-    @property
-    def results(self) -> list[Result]:
-        return [result for one in self.passes for result in one]
-
-    def series(self, name: str, milliseconds: Callable[[Result], float]) -> Series:
-        """One stage over all results; the first call is the first pass's first frame."""
-        return Series(
-            name=name,
-            turns_ns=_nanoseconds([milliseconds(result) for result in self.results]),
-            first_call_ns=round(milliseconds(self.first_results[0]) * 1e6),
-        )
-
-
-class _Collect:
-    """A sink that keeps results in memory."""
-
-    info = SinkInfo(name="benchmark", queue_size=1000)
-
-    def __init__(self) -> None:
-        self.results: list[Result] = []
-
-    def result(self, result: Result, frame: Frame | None) -> None:
-        self.results.append(result)
-
-    def event(self, event: Event) -> None:
-        pass
-
-    def summary(self, summary: LiveSummary) -> None:
-        pass
-
-    def __enter__(self) -> _Collect:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-
-def bench_live(
+def bench_live(  # long: a public function, with documentation for each parameter
     bundle_folder: Path,
     *,
     camera: str,
@@ -140,14 +76,20 @@ def bench_live(
     require("onnxruntime", extra="runtime")
     described = machine.describe()
     bundle = open_bundle(bundle_folder)
-    ways = [_Way(pace=pace) for pace in _paces(camera, bundle)]
+    ways = [Way(pace=pace, mode=mode) for pace, mode in _ways(camera, bundle)]
+    source = Source(camera=camera, roi=roi, trained_on=bundle.manifest.region)
+    bare = Bare() if ways[0].mode is not None and ways[0].pace == "back to back" else None
+    start = first_results(
+        bundle_folder, camera=camera, roi=roi, engine=engine, num_threads=num_threads, num_starts=plan.num_starts
+    )
     with open_engine(bundle, engine=engine, num_threads=num_threads) as opened:
-        _play_in_turns(
-            ways, opened, camera=camera, roi=roi, trained_on=bundle.manifest.region, plan=plan, progress=progress
-        )
+        _play_in_turns(ways, bare, opened, source, plan=plan, progress=progress)
+        parity = check_passes(ways)
+        memory = measure_memory(opened, source, num_frames=plan.num_memory_frames)
         engine_facts = opened.description
-    parity = _check(ways)
-    groups = [_group(way, ratios=_ratios(ways) if way is ways[-1] else ()) for way in ways]
+    ratios = {} if bare is None else {way.name: found for way in ways if (found := bare.ratio_of(way)) is not None}
+    goals = [*goals_of(list(ratios.values())), *memory.goals(), first_result_goal(start)]
+    groups = [_group(way, ratios=tuple(filter(None, [ratios.get(way.name), _paced_ratio(ways, way)]))) for way in ways]
     aged = [age for way in ways if (age := _age_group(way)) is not None]
     return Report(
         benchmark="live",
@@ -159,26 +101,30 @@ def bench_live(
             "roi": roi if roi is None or not roi.endswith(".json") else Path(roi).name,
             "warmup_frames": WARMUP_FRAMES,
             "plan": asdict(plan),
+            "memory": asdict(memory),
+            "goals": [goal.to_json() for goal in goals],
         },
         parity=tuple(parity),
-        groups=(*groups, *aged),
-        notes=_notes(bundle, ways, has_ages=bool(aged)),
+        groups=(*groups, *(() if bare is None else bare.groups()), *aged, _start_group(start)),
+        notes=(*(goal.line() for goal in goals), *_notes(bundle, ways, has_ages=bool(aged))),
     )
 
 
-def _paces(spec: str, bundle: Bundle) -> tuple[Pace, ...]:
+def _ways(spec: str, bundle: Bundle) -> tuple[tuple[Pace, Mode | None], ...]:
     kind = open_camera(spec, align=bundle.manifest.contract.align).description["kind"]
-    by_kind: dict[str, tuple[Pace, ...]] = {"recording": ("back to back", "paced"), "realsense": ("paced",)}
-    return by_kind.get(kind, ("back to back",))
+    if kind == "recording":
+        return tuple((pace, mode) for mode in MODES for pace in ("back to back", "paced"))
+    if kind == "realsense":
+        return tuple(("paced", mode) for mode in MODES)
+    return (("back to back", None),)
 
 
 def _play_in_turns(
-    ways: Sequence[_Way],
+    ways: Sequence[Way],
+    bare: Bare | None,
     engine: Engine,
+    source: Source,
     *,
-    camera: str,
-    roi: str | None,
-    trained_on: str | None,
     plan: LivePlan,
     progress: Progress,
 ) -> None:
@@ -186,97 +132,26 @@ def _play_in_turns(
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
-            _play(way, engine, camera=camera, roi=roi, trained_on=trained_on, num_frames=plan.frames_of_pass)
+            play(way, engine, source, num_frames=plan.frames_of_pass)
+        if bare is not None:
+            bare.play(engine, source, num_frames=plan.frames_of_pass)
         progress(min(sum(len(way.results) for way in ways), wanted), wanted, stage="measuring")
 
 
-def _enough(ways: Sequence[_Way], plan: LivePlan, *, is_late: bool) -> bool:
+def _enough(ways: Sequence[Way], plan: LivePlan, *, is_late: bool) -> bool:
     passes_done = all(len(way.passes) >= MIN_PASSES for way in ways)
     return passes_done and (is_late or all(len(way.results) >= plan.num_results for way in ways))
 
 
-def _play(way: _Way, engine: Engine, *, camera: str, roi: str | None, trained_on: str | None, num_frames: int) -> None:
-    collected, given = _Collect(), None if roi is None else parse_region(roi)
-    with open_camera(camera, align=engine.contract.align, real_time=way.pace == "paced") as source:
-        summary = run_live(
-            engine=engine,
-            camera=source,
-            region=choose_region(given, trained_on=trained_on, camera=source),
-            degraded_mode=ALWAYS_PREDICT,
-            sinks=[collected],
-            num_frames=num_frames,
-        )
-    if summary.was_interrupted:
-        raise KeyboardInterrupt
-    if len(collected.results) < 2 * WARMUP_FRAMES:
-        raise UserError(
-            f"--camera {camera} gave {len(collected.results)} results ({summary.without_region} frames had no region): "
-            f"at least {2 * WARMUP_FRAMES} are needed, {WARMUP_FRAMES} of them for warm-up"
-        )
-    if summary.not_finite:
-        raise UserError(
-            f"{summary.not_finite} of {summary.processed} outputs have NaN or infinite values: the engine was not measured"
-        )
-    way.first_results.append(collected.results[0])
-    way.passes.append(collected.results[WARMUP_FRAMES:])
-    way.summaries.append(summary)
+def _start_group(start: Series) -> Group:
+    return Group(scope="cold start", name="edgefuse live", series=(start,))
 
 
-def _check(ways: Sequence[_Way]) -> list[dict[str, Any]]:
-    """The comparisons of `_compare`; none for a camera, which never repeats a frame.
-
-    Raises:
-        ParityError: the results of a frame differ, or two passes have no frame in common.
-    """
-    if _is_camera(ways):
-        return []
-    figures, problems = _compare(ways)
-    if problems:
-        raise ParityError("the results of the passes differ, so no times are reported:\n  " + "\n  ".join(problems))
-    return figures
-
-
-def _is_camera(ways: Sequence[_Way]) -> bool:
-    return bool(ways[0].summaries[0].camera["kind"] == "realsense")
-
-
-def _compare(ways: Sequence[_Way]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Compare the results of every pass with the first one, frame by frame; returns figures, and problems as text."""
-    reference, *others = [(f"{way.pace}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
-    expected = _by_name(reference[1])
-    figures, problems = [], []
-    for name, results in others:
-        shared = [(expected[frame], result) for frame, result in _by_name(results).items() if frame in expected]
-        worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
-        flips = sum(a.label != b.label for a, b in shared)
-        figures.append(
-            {
-                "reference": reference[0],
-                "candidate": name,
-                "num_samples": len(shared),
-                "max_probability_difference": worst,
-                "top1_flips": flips,
-                "tolerance": TOLERANCE,
-            }
-        )
-        if not shared:
-            problems.append(f"{name} has no frame in common with {reference[0]}, so nothing could be compared")
-        if not worst <= TOLERANCE or flips:
-            problems.append(f"{name} against {reference[0]}: probabilities differ by {worst:.3g}, {flips} labels flip")
-    return figures, problems
-
-
-def _by_name(results: Sequence[Result]) -> dict[str, Result]:
-    """Results by frame name, without names that occur twice: if frame numbers do not change, frames cannot be paired."""
-    counts = Counter(result.name for result in results)
-    return {result.name: result for result in results if counts[result.name] == 1}
-
-
-def _group(way: _Way, *, ratios: tuple[Ratio, ...]) -> Group:
+def _group(way: Way, *, ratios: tuple[Ratio, ...]) -> Group:
     stages = [way.series(stage, _stage(stage)) for stage in PARTS]
     return Group(
         scope="frame to result",
-        name=way.pace,
+        name=way.name,
         series=(
             way.series(WHOLE, lambda result: result.latency_ms),
             *stages,
@@ -299,49 +174,49 @@ def _stage(name: str) -> Callable[[Result], float]:
     return lambda result: result.stages.by_stage()[name]
 
 
-def _age_group(way: _Way) -> Group | None:
+def _age_group(way: Way) -> Group | None:
     ages = [result.age_ms for result in way.results if result.age_ms is not None]
     if not ages:
         return None
-    return Group(scope="frame age", name=way.pace, series=(Series(name="frame age", turns_ns=_nanoseconds(ages)),))
+    return Group(scope="frame age", name=way.name, series=(Series(name="frame age", turns_ns=nanoseconds(ages)),))
 
 
-def _ratios(ways: Sequence[_Way]) -> tuple[Ratio, ...]:
-    """Ratios of paced over back to back; none if there is only one pace."""
-    if len(ways) == 1:
-        return ()
-    stages: dict[str, Callable[[Result], float]] = {
-        WHOLE: lambda result: result.latency_ms,
-        "infer": _stage("infer"),
-    }
-    return tuple(found for name, get in stages.items() if (found := _ratio(ways, name, get)) is not None)
-
-
-def _ratio(ways: Sequence[_Way], name: str, milliseconds: Callable[[Result], float]) -> Ratio | None:
-    """The ratio over the frames that every pass has; None if there are fewer than two."""
+def _paced_ratio(ways: Sequence[Way], way: Way) -> Ratio | None:
+    """Engine time paced over back to back, over the frames that every pass of the mode has; None for other ways."""
+    if way.pace != "paced":
+        return None
+    other = next((one for one in ways if one.mode == way.mode and one.pace == "back to back"), None)
+    if other is None:
+        return None
+    milliseconds = _stage("infer")
     by_frame = [
-        [{frame: milliseconds(result) for frame, result in _by_name(one).items()} for one in way.passes] for way in ways
+        [{frame: milliseconds(result) for frame, result in by_name(one).items()} for one in each.passes]
+        for each in (other, way)
     ]
     shared = sorted(set.intersection(*(set(one) for passes in by_frame for one in passes)))
     if len(shared) < 2:
         return None
     back_to_back, paced = (
         Series(
-            name=f"{way.pace}, {name}",
+            name=f"{each.name}, infer",
             turns_ns=np.array([[round(one[frame] * 1e6) for one in passes] for frame in shared], np.int64),
         )
-        for way, passes in zip(ways, by_frame, strict=True)
+        for each, passes in zip((other, way), by_frame, strict=True)
     )
     return ratio(paced, back_to_back)
 
 
-def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str, ...]:
+def _notes(bundle: Bundle, ways: Sequence[Way], *, has_ages: bool) -> tuple[str, ...]:
     notes = []
     if not has_ages:
         notes.append("no frame age: the source has no timestamps on this machine's clock")
-    if len(ways) == 1:
+    if len({way.pace for way in ways}) == 1:
         notes.append(f"{ways[0].pace} only, because the source is not a recording")
-    if _is_camera(ways):
+    else:
+        notes.append(
+            "back to back, the next frame is read and framed while one is classified, and waits: that is in its latency (queue)"
+        )
+    if is_camera(ways):
         notes.append("a camera never repeats a frame: the results of the passes were not compared")
     if not bundle.manifest.parity:
         notes.append("the bundle's manifest has no comparison with the PyTorch model")
@@ -349,8 +224,3 @@ def _notes(bundle: Bundle, ways: Sequence[_Way], *, has_ages: bool) -> tuple[str
     if dropped:
         notes.append(f"frames dropped in all passes: {dropped}; the figures are of the processed frames")
     return tuple(notes)
-
-
-def _nanoseconds(milliseconds: Sequence[float]) -> NDArray[np.int64]:
-    """Milliseconds [n] -> nanoseconds [n, 1]: turns of one call each."""
-    return np.rint(np.array(milliseconds) * 1e6).astype(np.int64)[:, np.newaxis]

@@ -79,7 +79,7 @@ def convert(  # long: the options of every layout, declared and passed on
         raise UserError(f"{' and '.join(foreign)} cannot be used with --layout {layout}, which has {known}")
     if real_path(out) == real_path(source) or real_path(source).is_relative_to(real_path(out)):
         raise UserError(f"the output {out} would replace the source {source}: choose another name")
-    found = _READERS[layout](source, given)
+    found = READERS[layout](source, given)
     origin = {"layout": layout, "folder": real_path(source).name, **given, **found.origin}
     found = replace(_as_described(found, source, origin) if "unit" in _OPTIONS[layout] else found, origin=origin)
     return write_source(found, out, skip_bad=skip_bad, strict=strict, progress=progress)
@@ -182,7 +182,7 @@ def _code_unit(unit_m: float | None, *, default_m: float) -> float:
     return unit_m
 
 
-_READERS: dict[str, Callable[[Path, dict[str, Any]], Source]] = {
+READERS: dict[str, Callable[[Path, dict[str, Any]], Source]] = {
     "washington": _read_washington,
     "bu3dfe": _read_bu3dfe,
     "pairs": _read_pairs,

@@ -10,11 +10,12 @@ import re
 from functools import partial
 from pathlib import Path
 
+from edgefuse.data.collection import num_to_review
 from edgefuse.data.dataset import decode_pair
 from edgefuse.data.detect_layout import is_made_by_edgefuse
 from edgefuse.data.image_cache import one_at_a_time
 from edgefuse.data.layouts.source import Item, Pair, Source
-from edgefuse.data.pairing import MAX_LINES, Problem, Tree, pair_up, refuse_split_folders, report_misplaced
+from edgefuse.data.pairing import MAX_LINES, Problem, Tree, pair_up, refuse_split_folders, report_misplaced, to_review
 from edgefuse.data.tree import Folder, walk
 from edgefuse.errors import UserError
 from edgefuse.io.images import has_orientation, read_bytes
@@ -89,6 +90,8 @@ def find_pairs_of_files(
         reasons = "".join(f"\n  {problem.text}" for problem in tree.problems[:MAX_LINES])
         raise UserError(f"{root} has no pairs: {expected}{reasons}")
     notes = []
+    if num := num_to_review(root):
+        notes.append(to_review(root, num))
     if direct:
         notes.append(
             "without sequence folders each class is one sequence, which cannot be split: use --sequence-pattern REGEX, whose first group "

@@ -111,9 +111,9 @@ def open_data(run: Run) -> RunData:
     )
 
 
-def data_for(run: Run, precisions: Sequence[str]) -> RunData | None:
-    """The run's data if one of the precisions uses it: INT8 requires it; FP16 is compared on more frames with it."""
-    if not {"fp16", "int8"}.intersection(precisions):
+def data_for(run: Run, precisions: Sequence[str], *, adaptive: bool = False) -> RunData | None:
+    """The run's data if it is used: INT8 and `adaptive` require it; FP16 is compared on more frames with it."""
+    if not adaptive and not {"fp16", "int8"}.intersection(precisions):
         return None
     try:
         return open_data(run)
@@ -122,6 +122,10 @@ def data_for(run: Run, precisions: Sequence[str]) -> RunData | None:
             raise UserError(
                 f"INT8 is calibrated on frames of the training data: {error}; "
                 f"or export without int8: --precision fp32,fp16"
+            ) from error
+        if adaptive:
+            raise UserError(
+                f"--adaptive is calibrated on the validation pairs of the run: {error}; or export without --adaptive"
             ) from error
         _log.info("comparing outputs on the run's stored samples only: %s", error)
         return None

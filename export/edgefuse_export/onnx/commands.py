@@ -12,6 +12,7 @@ from edgefuse.console.options import MAX_PAIRS, AsJson, Force
 from edgefuse.degraded_mode import Action
 
 if TYPE_CHECKING:
+    from edgefuse.adaptive import Adaptive
     from edgefuse.evaluation.compare_outputs import ParityReport
     from edgefuse_export.onnx.export import ExportSummary
     from edgefuse_export.onnx.torch_to_onnx import Batch
@@ -48,6 +49,14 @@ def export(  # long: each option is a parameter
             help="Regions in one engine run, for Classifier.batch. dynamic: any number. N: always N, so one region takes as long as N.",
         ),
     ] = "1",
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Also write the model in two files, so that edgefuse live --adaptive T can answer from depth alone. Calibrated on the run's "
+            "validation pairs.",
+        ),
+    ] = False,
     without_rgb: Annotated[
         Action | None,
         typer.Option(
@@ -94,6 +103,7 @@ def export(  # long: each option is a parameter
             keep_fp32=tuple(keep_fp32 or ()),
             num_calibration_frames=calibration_frames,
             batch=_batch(batch),
+            adaptive=adaptive,
             force=force,
             no_rgb=without_rgb,
             no_depth=without_depth,
@@ -105,14 +115,31 @@ def export(  # long: each option is a parameter
     for name, sensor in (("no_rgb", "RGB"), ("no_depth", "depth")):
         action = "predicts, with a warning" if getattr(manifest.degraded_mode, name) == "predict" else "abstains"
         say(f"without {sensor} live {action}: {manifest.degraded_mode.reason[name]}")
+    if manifest.adaptive is not None:
+        say(_adaptive_line(manifest.adaptive))
     built = build_and_report(out) if trt else None
     if as_json:
         from edgefuse.io.json_files import dumps
 
         report = {"bundle": str(out), "parity": manifest.parity, "degraded_mode": manifest.degraded_mode.to_json()}
+        report |= {} if manifest.adaptive is None else {"adaptive": manifest.adaptive.to_json()}
         typer.echo(dumps(report if built is None else {**report, **summary_json(built)}))
     if built is None:
         say(f"bundle: {out}; next: edgefuse live {quoted(out)} --camera realsense")
+
+
+def _adaptive_line(found: Adaptive) -> str:
+    """What the suggested threshold gives, or that there is none."""
+    from edgefuse.adaptive import MAX_LOSS
+
+    where = f"on {found.num_pairs} validation pairs (complete model: {found.accuracy:.1%})"
+    point = found.suggested
+    if point is None:
+        return f"adaptive: every threshold with which depth answers any pair loses more than {MAX_LOSS:.1%} {where}"
+    return (
+        f"adaptive: edgefuse live --adaptive {point.threshold:g} answers {point.from_depth:.0%} from depth alone, with an accuracy of "
+        f"{point.accuracy:.1%} {where}"
+    )
 
 
 def _precisions(text: str) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from edgefuse.adaptive import FILES, Adaptive
 from edgefuse.bundle import (
     CONTENTS,
     MANIFEST_NAME,
@@ -45,27 +46,28 @@ from edgefuse.model.classifier import FusionClassifier
 from edgefuse.progress import Progress, no_progress, step
 from edgefuse.training.loop import torch_predictor
 from edgefuse.training.run import Run, open_run
-from edgefuse_export.onnx.calibration_data import Frames, data_for
+from edgefuse_export.onnx.adaptive import calibrate, compare, depth_classifier, write_files
+from edgefuse_export.onnx.calibration_data import Frames, RunData, data_for
 from edgefuse_export.onnx.check_precision import inside
 from edgefuse_export.onnx.fp16 import fp32_modules
 from edgefuse_export.onnx.fp16_search import Fp16Search
 from edgefuse_export.onnx.int8 import describe_calibration, measured_ranges, quantised_modules
 from edgefuse_export.onnx.int8_search import Int8Search
 from edgefuse_export.onnx.layer_sensitivity import Fp32Selection, find_blocks, measure_sensitivity, select_fp32_blocks
+from edgefuse_export.onnx.openvino_check import compare_on_openvino
+from edgefuse_export.onnx.parity_error import NEXT_STEP, NOT_OPTIMISED, TORCH_FP32, refuse_differences
 from edgefuse_export.onnx.torch_to_onnx import OPSET, Batch, onnx_from_model, save_model
 from edgefuse_export.tensorrt.lint import check_file, refuse_unready
 from edgefuse_runtime.classifier import Classifier
+from edgefuse_runtime.engines.openvino_parity import OPENVINO_TOLERANCES
 
 PRECISIONS = tuple(MODEL_NAMES)
 NUM_CALIBRATION_FRAMES = 128
-NUM_MORE_FRAMES = 48
-"""Frames to compare on, in addition to the run's 16, if its data exists."""
-BATCH_SIZE = 16
-"""Frames that PyTorch predicts at once."""
+NUM_MORE_FRAMES = 48  # to compare on, in addition to the run's 16, if its data exists
+BATCH_SIZE = 16  # frames that PyTorch predicts at once
 NUM_THREADS = min(os.cpu_count() or 1, 8)
 """Sessions, of one thread each, that run at the same time while INT8 is measured."""
 
-TORCH_FP32 = "torch fp32 on the CPU"
 _log = logging.getLogger(__name__)
 _TRAINING_KEYS = ("data", "training", "epochs_done", "epoch_kept", "calibration")
 
@@ -78,10 +80,6 @@ class ExportSummary:
     reports: dict[str, tuple[ParityReport, ...]]
 
 
-class ParityError(UserError):
-    """The outputs of an exported file differ from those of the PyTorch model; no bundle was written."""
-
-
 def export_run(  # long: the options, and the order of the files
     run_folder: Path,
     out: Path,
@@ -90,6 +88,7 @@ def export_run(  # long: the options, and the order of the files
     keep_fp32: Sequence[str] = (),
     num_calibration_frames: int = NUM_CALIBRATION_FRAMES,
     batch: Batch = 1,
+    adaptive: bool = False,
     force: bool = False,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
     no_rgb: Action | None = None,
@@ -105,6 +104,7 @@ def export_run(  # long: the options, and the order of the files
         keep_fp32: modules that stay in FP32 in the FP16 and INT8 files, as glob patterns on their names.
         num_calibration_frames: of the training data, for INT8.
         batch: pairs in one run of the files: a fixed number, or "dynamic" for any number.
+        adaptive: also write the FP32 model in two files (`edgefuse.adaptive`); it needs the run's validation pairs.
         force: overwrite an existing bundle.
         tolerances: precision -> largest accepted differences from the PyTorch model.
         no_rgb, no_depth: what live reports without that sensor; None = chosen from the run's held-out accuracy, see
@@ -113,7 +113,7 @@ def export_run(  # long: the options, and the order of the files
 
     Raises:
         UserError: no run, an existing folder, "predict" without the model's only sensor, a pattern that matches nothing, or,
-            for INT8, missing or changed training data.
+            for INT8 and `adaptive`, missing or changed data.
         ParityError: the outputs of a file differ; layers that overflow are named.
         NotReadyError: TensorRT does not support a file.
     """
@@ -140,11 +140,13 @@ def export_run(  # long: the options, and the order of the files
             progress=progress,
         )
         with step(progress, "reading the data"):
-            data = data_for(run, precisions)
+            data = data_for(run, precisions, adaptive=adaptive)
             if data is not None:
                 job.frames = job.frames.and_more(data.held_out_frames(NUM_MORE_FRAMES))
         job.write_samples()
         job.write_fp32()
+        if adaptive and data is not None:
+            job.write_adaptive(data)
         if "fp16" in precisions:
             _log.info("FP16: compared in PyTorch, emulated, because ONNX Runtime on a CPU runs FP16 files in FP32")
             job.write_fp16()
@@ -176,6 +178,7 @@ class _Job:
     files: dict[str, FileEntry] = field(default_factory=dict)
     reports: dict[str, tuple[ParityReport, ...]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    adaptive: Adaptive | None = None
 
     def write_samples(self) -> None:
         """Write 16 frames of the run with the outputs of the PyTorch model, to compare engines with."""
@@ -208,7 +211,7 @@ class _Job:
             can_improve=lambda found: found.report.is_finite,  # layers that overflow are reported to the user
         )
         fp16, report = kept.evaluation.fp16, kept.evaluation.report
-        self._check(
+        refuse_differences(
             "fp16",
             report,
             hint=lambda: self._advice("fp16", kept) if report.is_finite else search.overflows(kept.evaluation),
@@ -256,12 +259,27 @@ class _Job:
         if not kept.passes:
             kept = replace(kept, evaluation=search.evaluate_file(kept.blocks))  # names values that are not finite
         report, live = kept.evaluation.report, kept.evaluation.live
-        self._check("int8", report, hint=lambda: self._advice("int8", kept))
+        refuse_differences("int8", report, hint=lambda: self._advice("int8", kept))
         assert live is not None
-        self._check("int8", live, hint=lambda: _NOT_OPTIMISED + self._advice("int8", kept))
+        refuse_differences("int8", live, hint=lambda: NOT_OPTIMISED + self._advice("int8", kept))
         self._log_selection("INT8", kept)
         facts = {"fp32_modules": [*requested, *kept.blocks], **kept.to_json()}
         self._add("int8", report, live, **facts, calibration=describe_calibration(frames))
+
+    def write_adaptive(self, data: RunData) -> None:
+        """Write the FP32 model in two files, after calibrating the depth head on the run's validation pairs."""
+        contract, labels = self.run.model_config.contract, self.run.labels
+        with step(self.progress, f"writing and comparing {', '.join(FILES)}"):
+            depth_model = depth_classifier(self.model)
+            self.adaptive = calibrate(depth_model, self.model, run=self.run, data=data)
+            write_files(self.folder, self.model, depth_model, contract=contract, labels=labels, batch=self.batch)
+            self.files |= {name: FileEntry.of(self.folder / name, precision="fp32") for name in FILES}
+            self.write_manifest()
+            reports = compare(self.folder, self.model, depth_model, self.frames, tolerance=self.tolerances["fp32"])
+        for name, report in reports.items():
+            refuse_differences("fp32", report)
+            self.reports[name] = (report,)
+            _log.info("%s", _line(self.folder / name, report))
 
     def write_manifest(self) -> None:
         parity = {
@@ -284,6 +302,7 @@ class _Job:
             versions=versions(EXPORT_PACKAGES),
             training={key: info[key] for key in _TRAINING_KEYS if info.get(key)},
             degraded_mode=self.degraded_mode,
+            adaptive=self.adaptive,
         )
         write_manifest(self.folder, manifest)
 
@@ -296,12 +315,14 @@ class _Job:
     def _add(self, precision: str, *reports: ParityReport, **facts: Any) -> None:
         """Add a file to the bundle after checking its reports."""
         for report in reports:
-            self._check(precision, report)
+            refuse_differences(precision, report)
         name = MODEL_NAMES[precision]
         self.reports[name] = reports
         self.facts[name] = {**facts, "tensorrt": refuse_unready(check_file(self.folder / name), what=name).to_json()}
         self.files[name] = FileEntry.of(self.folder / name, precision=precision)
         _log.info("%s", _line(self.folder / name, reports[0]))
+        self.write_manifest()
+        self.facts[name] |= compare_on_openvino(self.folder, precision, self._report, progress=self.progress)
 
     def _report_of_engine(self, precision: str) -> ParityReport:
         """Compare the file on the engine that live uses, opened like live opens it."""
@@ -341,19 +362,8 @@ class _Job:
             rgb=self.frames.rgb,
             depth=self.frames.depth,
             contract=self.run.model_config.contract,
-            tolerance=self.tolerances[precision],
+            tolerance=self.tolerances.get(precision, OPENVINO_TOLERANCES[precision]),
             batch_size=batch_size,
-        )
-
-    def _check(self, precision: str, report: ParityReport, *, hint: Callable[[], str] = lambda: "") -> None:
-        failures = report.failures()
-        if not failures:
-            return
-        shown = failures[:12] + ([f"... and {len(failures) - 12} more"] if len(failures) > 12 else [])
-        raise ParityError(
-            f"the outputs of {report.candidate} differ from those of the model, so no bundle was written:\n  "
-            + "\n  ".join(shown)
-            + f"\n{hint() or _NEXT_STEP[precision]}"
         )
 
     def _sensitivity(self, precision: str, blocks: Sequence[str], **more: Any) -> dict[str, float]:
@@ -380,21 +390,10 @@ class _Job:
 
     def _advice(self, precision: str, kept: Fp32Selection[Any]) -> str:
         """The blocks to keep in FP32, and the alternatives."""
-        return "\n".join(text for text in (kept.next_step(self.keep_fp32), _NEXT_STEP[precision]) if text)
+        return "\n".join(text for text in (kept.next_step(self.keep_fp32), NEXT_STEP[precision]) if text)
 
 
 def _line(path: Path, report: ParityReport) -> str:
     """The line that is logged for a file that passed."""
-    size_mb, compared = path.stat().st_size / 1e6, report.together
-    return (
-        f"{path.name:<15} {size_mb:6.1f} MB  {compared.top1_flips} of {compared.num_samples} predictions changed  pass"
-    )
-
-
-_NOT_OPTIMISED = "Without optimisation the same file passes, so TensorRT may run it correctly; but `live` and `evaluate` use the optimised session, whose 8-bit kernels saturate on CPUs without VNNI\n"
-
-_NEXT_STEP = {
-    "fp32": "Export again with another torch or onnxruntime version, or report this with the run folder",
-    "fp16": "Keep sensitive layers in FP32 with --keep-fp32 PATTERN, or export without FP16: --precision fp32",
-    "int8": "Or calibrate on more frames with --calibration-frames N, or export without INT8: --precision fp32,fp16",
-}
+    size_mb, found = path.stat().st_size / 1e6, report.together
+    return f"{path.name:<15} {size_mb:6.1f} MB  {found.top1_flips} of {found.num_samples} predictions changed  pass"

@@ -22,6 +22,7 @@ from edgefuse.io.environment import versions
 from edgefuse.io.files import file_replaced
 from edgefuse.model.classifier import FusionClassifier
 from edgefuse_export.onnx.check_precision import check_types
+from edgefuse_export.onnx.simplify import simplify
 from edgefuse_export.tensorrt.lint import check_model, refuse_unready
 
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
@@ -38,8 +39,7 @@ class OnnxClassifier(nn.Module):
     """The exported module: the model with its temperature, its softmax in FP32 and the outputs of the contract.
 
     Args:
-        constant_gate: float32 [1, d], for a fusion without a gate, which outputs a constant. The graph then adds zero times a
-            probability to it, so that the output depends on the inputs: TensorRT may refuse an output that is an initializer.
+        constant_gate: see `gate_output`.
     """
 
     def __init__(self, model: FusionClassifier, *, constant_gate: Tensor | None = None) -> None:
@@ -51,9 +51,19 @@ class OnnxClassifier(nn.Module):
         """uint8 [N, S, S, 3] and [N, S, S, 2] -> float32: probabilities [N, C], gate [N, d], nearest_m [N, 1]."""
         logits, gate, nearest_m = self.model(rgb, depth)
         probabilities = self.model.probabilities(logits)
-        if self.constant_gate is not None:
-            return probabilities, self.constant_gate + 0.0 * probabilities[:, :1], nearest_m
-        return probabilities, gate.float(), nearest_m
+        return probabilities, gate_output(gate, probabilities, self.constant_gate), nearest_m
+
+
+def gate_output(gate: Tensor, probabilities: Tensor, constant_gate: Tensor | None) -> Tensor:
+    """The output `gate` of a graph, float32 [N, d].
+
+    Args:
+        constant_gate: float32 [1, d], for a fusion without a gate, which outputs a constant. The graph then adds zero times the
+            probabilities to it, so that the output depends on the inputs: TensorRT may refuse an output that is an initializer.
+    """
+    if constant_gate is None:
+        return gate.float()
+    return constant_gate + 0.0 * probabilities.sum(1, keepdim=True)
 
 
 def onnx_from_model(
@@ -84,7 +94,7 @@ def onnx_from_model(
     # torch.export treats an axis of size 1 as static.
     side, num_pairs = contract.size, 2 if isinstance(batch, str) else batch
     example = tuple(torch.zeros(num_pairs, side, side, channels, dtype=torch.uint8) for channels in (3, 2))
-    wrapper = OnnxClassifier(model, constant_gate=_constant_gate(model, example)).eval()
+    wrapper = OnnxClassifier(model, constant_gate=constant_gate(model, example)).eval()
     inputs = (RGB_INPUT, DEPTH_INPUT)
     dynamic = batch == DYNAMIC_BATCH
     proto = proto_from_module(wrapper, example, input_names=inputs, output_names=OUTPUTS, dynamic_batch=dynamic)
@@ -119,7 +129,7 @@ def save_model(proto: Any, path: Path, *, metadata: Mapping[str, str]) -> Path:
     return path
 
 
-def _constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
+def constant_gate(model: FusionClassifier, example: tuple[Tensor, ...]) -> Tensor | None:
     """The gate, float32 [1, d], of a fusion without parameters, which has no gate; else None."""
     fusion = model.core.fusion
     if fusion is None or any(True for _ in fusion.parameters()):
@@ -169,6 +179,7 @@ def proto_from_module(
         ) from error
     assert program is not None
     proto = program.model_proto
+    simplify(proto)
     for node in proto.graph.node:  # it has paths of this machine
         kept = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]
         del node.metadata_props[:]

@@ -102,6 +102,11 @@ def build(
 
 def _write_reference(bundle: Path, out: Path, options: BuildOptions, *, as_json: bool) -> None:
     """Write reference data; the commands, on standard output, are a shell script."""
+    if options.engine != "tensorrt":
+        raise typer.BadParameter(
+            "trtexec and Polygraphy run TensorRT on this machine's GPU: leave out --engine and --for",
+            param_hint="--reference",
+        )
     from edgefuse.io.json_files import dumps
     from edgefuse.io.text import quoted, say, write_line
     from edgefuse_export.tensorrt.reference_data import write_reference

@@ -41,7 +41,7 @@ class Folder:
         return self._counters
 
     def __enter__(self) -> Folder:
-        dataset = scan([self._root])
+        dataset = scan([self._root], may_be_unchecked=True)
         if dataset.align != self._align:
             raise UserError(
                 f"{self._root} is aligned to {dataset.align}, but the model needs pairs aligned to {self._align}: "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 NUM_SCENES = 24
-"""Number of different scenes, the same number of each class; then the first one is shown again."""
+"""Default number of different scenes, the same number of each class; then the first one is shown again."""
 FRAMES_PER_SCENE = 15
 _HEIGHT, _WIDTH = 480, 640
 _SCALE = 2
@@ -36,9 +36,9 @@ class Synthetic:
     A scene is rendered when it is first shown, so the first frame arrives soon; then it is only moved.
     """
 
-    def __init__(self, *, seed: int = 0, align: Align = "color") -> None:
+    def __init__(self, *, seed: int = 0, align: Align = "color", num_scenes: int = NUM_SCENES) -> None:
         """Choose the scenes. Colour and depth are rendered from one viewpoint, so both alignments are identical."""
-        self._seed = seed
+        self._seed, self._num_scenes = seed, num_scenes
         self._align: Align = align
         self._new_scenes: Iterator[SynthFrame] | None = None
         self._scenes: list[SynthFrame] = []
@@ -60,7 +60,7 @@ class Synthetic:
         from edgefuse.synth.rendered_set import stream
 
         size = {"height": _HEIGHT // _SCALE, "width": _WIDTH // _SCALE}
-        self._new_scenes = stream(seed=self._seed, num_frames=NUM_SCENES, frames_per_object=1, **size)
+        self._new_scenes = stream(seed=self._seed, num_frames=self._num_scenes, frames_per_object=1, **size)
         self._scenes, self._counters = [], Counters()
         return self
 
@@ -74,7 +74,7 @@ class Synthetic:
         if self._new_scenes is None:
             raise RuntimeError("read outside of `with`")
         index = self._counters.delivered
-        place = index // FRAMES_PER_SCENE % NUM_SCENES
+        place = index // FRAMES_PER_SCENE % self._num_scenes
         if place == len(self._scenes):
             self._scenes.append(next(self._new_scenes))
         scene = self._scenes[place]

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def open_capture(
-    spec: str, *, align: Align = "color", real_time: bool = False, mode: Mode = "process", allow_missing: bool = True
+    spec: str,
+    *,
+    align: Align = "color",
+    real_time: bool = False,
+    mode: Mode = "process",
+    allow_missing: bool = True,
+    wait: bool = False,
 ) -> Camera:
     """The camera named by `spec`. RealSense cameras and recordings are read in a process or thread of their own, because a call of
     librealsense may hang. Folders and rendered scenes are read by the caller.
@@ -22,6 +28,7 @@ def open_capture(
     Args:
         spec, align, real_time, allow_missing: see `edgefuse_runtime.cameras.open_camera`.
         mode: "process": a call that hangs is ended; "thread": uses less memory.
+        wait: see `Capture`.
 
     Raises:
         UserError: `spec` is not the name of a camera.
@@ -36,4 +43,4 @@ def open_capture(
     if not is_live and Path(spec).suffix.lower() not in SUFFIXES:
         return camera
     source = Source(arguments={"spec": spec, **arguments}, is_live=is_live, waits=not is_live and not real_time)
-    return Capture(source, align=align, mode=mode, description=camera.description)
+    return Capture(source, align=align, mode=mode, description=camera.description, wait=wait)

@@ -6,11 +6,12 @@ import logging
 import math
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
+from edgefuse.console.interrupts import raise_if_interrupted
 from edgefuse.contract import Align
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import PATIENCE_S, Camera, Counters, EndOfStream, Frame
@@ -27,8 +28,6 @@ END_S = 1.0
 """The worker may take this long to stop; then it is killed."""
 _CHECK_S = 0.1
 """Interval between two checks of the worker."""
-
-_SENSORS = {"rgb": "colour", "depth": "depth"}
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +66,23 @@ class Capture:
     """
 
     def __init__(
-        self, source: Source, *, align: Align, mode: Mode = "process", description: dict[str, Any] | None = None
+        self,
+        source: Source,
+        *,
+        align: Align,
+        mode: Mode = "process",
+        description: dict[str, Any] | None = None,
+        wait: bool = False,
     ) -> None:
         """Choose the camera; `with` opens it.
 
         Args:
             description: of the camera, until it is open.
+            wait: a live camera that cannot be opened at the start is tried again, as one that was lost; otherwise it is an error.
         """
         self._source, self._align, self._mode = source, align, mode
         self._description = dict(description or {})
+        self._wait = wait and source.is_live
         self._counters = Counters()
         self._states = StateLog()
         self._started: _Started | None = None
@@ -98,7 +105,7 @@ class Capture:
 
     @property
     def description(self) -> dict[str, Any]:
-        capture = {"mode": self._mode, "losses": self._states.num_losses, "state": self.state.to_json()}
+        capture = {"mode": self._mode, "losses": self.state.losses, "state": self.state.to_json()}
         return {**self._description, "capture": capture}
 
     @property
@@ -110,25 +117,34 @@ class Capture:
         """What the camera is doing."""
         return self._states.state
 
+    def observe(self, observer: Callable[[CaptureState], None]) -> None:
+        """Call `observer` with the present state, and then with each change, in the thread that uses the camera."""
+        self._states.observer = observer
+        if self.state.name != "closed":
+            observer(self.state)
+
     def start_early(self) -> None:
         """Start to open a live camera, without waiting for it: `with` waits. Frames until then are not counted."""
         if self._source.is_live and self._started is None:
             self._is_early = True
-            self._start(has_opened=False)
+            self._states.enter("opening")
+            self._start(has_opened=self._wait)
 
     def _start(self, *, has_opened: bool) -> None:
-        if not has_opened:
-            self._states.enter("opening")
         self._started = _Started(self._source, self._mode, has_opened=has_opened)
         self._retry_s, self._is_requested = 0.0, False
 
     def __enter__(self) -> Capture:
         try:
             if self._started is None:
-                self._start(has_opened=False)
+                self._states.enter("opening")
+                self._start(has_opened=self._wait)
             while not self._has_opened:
+                raise_if_interrupted()
                 self._supervise()
                 self._raise_failure()
+                if self._wait and self.state.name == "reconnecting":
+                    return self
                 if self._started is not None:
                     self._started.poll.poll(_CHECK_S * 1000)
             self._forget_early_frames()
@@ -153,14 +169,15 @@ class Capture:
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`. None also while a lost camera is being opened again."""
-        if not self._has_opened or self._is_closed:
+        if not (self._has_opened or self._wait) or self._is_closed:
             raise RuntimeError("read outside of `with`")
-        deadline_s = time.monotonic() + timeout_ms / 1e3
+        deadline_s, has_arrived = time.monotonic() + timeout_ms / 1e3, False
         while True:
             has_ended = self._has_ended
-            if time.monotonic() >= self._check_s:  # a worker that always has a frame may also have messages
+            # A worker that always has a frame may also have messages; a frame that was waited for is not delayed by checks.
+            if time.monotonic() >= self._check_s and not has_arrived:
                 self._supervise()
-            frame = self._take()
+            frame, has_arrived = self._take(), False
             if frame is not None:
                 return frame
             if has_ended:
@@ -170,11 +187,13 @@ class Capture:
             if left_s <= 0:
                 self._counters.timeouts += 1
                 return None
-            if self._started is not None:
-                self._started.poll.poll(left_s * 1000)
-            else:
+            if self._started is None:
                 time.sleep(left_s)
-            self._supervise()
+            else:
+                files = [file for file, _ in self._started.poll.poll(left_s * 1000)]
+                has_arrived = files == [self._started.link.reader.ready_file]
+            if not has_arrived:
+                self._supervise()
 
     def _take(self) -> Frame | None:
         if self._started is None:
@@ -188,7 +207,9 @@ class Capture:
             self._count(self._reported)
             return None
         frame, counters = taken
-        self._is_requested = False
+        self._is_requested = self._source.waits
+        if self._source.waits:
+            reader.request()  # it is read and aligned while the consumer works
         self._counters.delivered += 1
         self._count(counters)
         self._note(frame)
@@ -224,7 +245,7 @@ class Capture:
         if not self._is_open:
             return
         if frame.missing:
-            self._states.enter("degraded", f"the {_SENSORS[frame.missing[0]]} sensor sends no images")
+            self._states.degrade(frame.missing)
         else:
             self._states.enter("running")
 
@@ -273,7 +294,7 @@ class Capture:
             _log.warning("the camera's streams have changed: colour %s, depth %s", *now)
         self._description |= description
         self._source = self._source.with_serial(description.get("serial"))
-        self._has_opened = self._is_open = True
+        self._has_opened = self._is_open = self._states.has_opened = True
 
     def _fail(self, problem: str, step: str = "") -> None:
         """End the stream with an error, after the frames that are still in the ring."""
@@ -294,7 +315,7 @@ class Capture:
         totals = self._counters
         self._before = Counters(received=totals.received, stale=totals.stale, skewed=totals.skewed)
         self._latest = self._reported = Counters()
-        if not self._has_opened or not self._source.is_live:
+        if not (self._has_opened or self._wait) or not self._source.is_live:
             self._fail(reason, "Unplug the camera and plug it in again" if self._source.is_live else "")
             return
         self._lost(reason)

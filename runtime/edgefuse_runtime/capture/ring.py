@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -86,7 +87,7 @@ class Writer:
         self._slot: int | None = None
         self._num_used = _PAGE  # bytes of the slot; its first page has the header
         self._requests = 0
-        self._address = np.frombuffer(self.memory, np.uint8).ctypes.data
+        self._allocated: list[tuple[NDArray[Any], int]] = []  # arrays in this slot, and where they are
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array in the slot of the next frame, so that `publish` need not copy it; only valid until then."""
@@ -97,19 +98,23 @@ class Writer:
         if start + num_bytes > _SLOT_BYTES:
             raise UserError(f"an image of {shape[1]}x{shape[0]} was given: at most {MAX_PIXELS} pixels were expected")
         self._num_used = start + num_bytes + -num_bytes % 64
-        return np.ndarray(shape, dtype, buffer=self.memory, offset=_start_of(self._slot) + start)
+        array = np.ndarray(shape, dtype, buffer=self.memory, offset=_start_of(self._slot) + start)
+        self._allocated.append((array, start))
+        return array
 
     def publish(self, frame: Frame, counters: Counters) -> None:
         """Hand a frame to the reader, with the counts up to it."""
-        starts = [self._stored(image) for image in (frame.rgb, frame.depth)]
+        rgb_at, depth_at = self._stored(frame.rgb), self._stored(frame.depth)
         slot = cast("int", self._slot)
-        write_header(self.memory, _start_of(slot), frame, counters, rgb_at=starts[0], depth_at=starts[1])
+        write_header(self.memory, _start_of(slot), frame, counters, rgb_at=rgb_at, depth_at=depth_at)
         self._slot = None
+        self._allocated.clear()
         os.write(self._files.ready_out, bytes([slot]))
 
     def discard(self) -> None:
         """Reuse the memory of arrays from `allocate` that will not be published."""
         self._num_used = _PAGE
+        self._allocated.clear()
 
     def wait_for_request(self, timeout_s: float) -> bool:
         """Wait until the reader requests one more frame than were returned as requested here; False if it does not."""
@@ -124,13 +129,11 @@ class Writer:
 
     def _stored(self, image: NDArray[Any]) -> int:
         """Where the image is in the slot, after copying it there unless it is from `allocate`."""
-        if self._slot is not None:
-            start = image.ctypes.data - self._address - _start_of(self._slot)
-            if _PAGE <= start < self._num_used and image.flags.c_contiguous:
-                return int(start)
-        target = self.allocate(image.shape, image.dtype)
-        np.copyto(target, image)
-        return self._stored(target)
+        for array, start in self._allocated:
+            if array is image:
+                return start
+        np.copyto(self.allocate(image.shape, image.dtype), image)
+        return self._allocated[-1][1]
 
     def _take_slot(self) -> int:
         """A slot that nobody reads. The oldest frame that the reader has not taken is dropped if there is no other."""
@@ -159,6 +162,7 @@ class Reader:
         self.memory = mmap.mmap(files.memory, MEMORY_BYTES)
         self._ready_in, self._free_out = files.ready_in, files.free_out
         self._num_held = 0
+        self._leases: dict[int, weakref.ref[Any]] = {}  # slot -> its bytes: it is released when no array uses them
         self._lock = threading.RLock()  # arrays may be collected in any thread, and while this one has the lock
         self._is_closed = False
 
@@ -196,10 +200,10 @@ class Reader:
             return frame, counters
         with self._lock:
             self._num_held += 1
-        weakref.finalize(lease, self._release, slot).atexit = False
+        self._leases[slot] = weakref.ref(lease, partial(self._release, slot))
         return frame, counters
 
-    def _release(self, slot: int) -> None:
+    def _release(self, slot: int, lease: object) -> None:
         with self._lock:
             self._num_held -= 1
         self._send(bytes([slot]))

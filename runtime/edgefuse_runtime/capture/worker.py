@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import asdict
 
-from edgefuse.errors import EdgefuseError, UserError
+from edgefuse.errors import EdgefuseError, MissingPackageError, UserError
 from edgefuse_runtime.camera import Camera, Counters, EndOfStream, no_frames_message
 from edgefuse_runtime.capture.ladder import Ladder
 from edgefuse_runtime.capture.link import WorkerLink
@@ -26,7 +26,7 @@ class Worker:
     """Reads one camera."""
 
     def __init__(self, source: Source, link: WorkerLink, *, has_opened: bool) -> None:
-        """`has_opened`: an earlier worker has opened the camera, so that it is not an error of the user if it does not open now."""
+        """`has_opened`: a camera that does not open is tried again, as one that an earlier worker has opened; otherwise it is an error."""
         self._source = source
         self._link = link
         self._has_opened = has_opened
@@ -46,9 +46,10 @@ class Worker:
                 return
             except Exception as error:
                 reason, step = _reason(error)
+                is_final = isinstance(error, MissingPackageError) or not (self._has_opened and self._source.is_live)
             now_s = time.monotonic()
             self._before = self._counters
-            if not (self._has_opened and self._source.is_live):
+            if is_final:
                 self._link.send("failed", problem=reason, step=step, counters=asdict(self._counters))
                 return
             streamed_s = 0.0 if self._opened_s is None else now_s - self._opened_s
@@ -127,5 +128,4 @@ def _reason(error: Exception) -> tuple[str, str]:
 
 
 def _sum(before: Counters, now: Counters) -> Counters:
-    counts, more = asdict(before), asdict(now)
-    return Counters(**{name: count + more[name] for name, count in counts.items()})
+    return Counters(**{name: count + vars(now)[name] for name, count in vars(before).items()})

@@ -24,7 +24,7 @@ BEFORE_STEP = "  "
 def doctor(as_json: AsJson = False) -> None:
     """Check Python, PyTorch, engines, GPU and cameras of this machine, and show what to type for what is missing.
 
-    Exit code 1 if a part is installed but does not work. A missing part is no failure: it is needed only for what it is for.
+    Exit code 1 if a part is installed but does not work. A missing part is not a failure: install it only if you need it.
     """
     from edgefuse import __version__
     from edgefuse.io.json_files import dumps

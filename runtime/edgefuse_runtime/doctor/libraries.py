@@ -124,7 +124,10 @@ def _pycuda() -> Iterator[dict[str, Any]]:
 def _openvino() -> Iterator[dict[str, Any]]:
     openvino = importlib.import_module("openvino")
     yield {"version": openvino.__version__}
-    yield {"devices": list(openvino.Core().available_devices)}
+    core = openvino.Core()
+    yield {"devices": list(core.available_devices)}
+    known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    yield {"precisions": [one for one in ("FP32", "BF16", "INT8") if one in known]}
 
 
 def _pyrealsense2() -> Iterator[dict[str, Any]]:

@@ -137,14 +137,17 @@ def pycuda(facts: Facts, machine: Machine, *, install: str) -> Check:
 
 
 def openvino(facts: Facts) -> Check:
-    """OpenVINO and its devices."""
+    """OpenVINO, and the precisions that the CPU computes in."""
 
     result = OPENVINO.is_now
     if "missing" in facts:
-        return result("missing", "not installed (optional: no engine uses it yet)")
+        return result("missing", "not installed: the CPU uses ONNX Runtime alone", "pip install 'edgefuse[openvino]'")
     if "problem" in facts:
         return result("broken", _does_not_load(facts), "pip install --force-reinstall openvino")
-    return result("ok", f"{facts['version']}: {', '.join(facts['devices']) or 'no device'}")
+    version = facts["version"].partition("-")[0]
+    if "CPU" not in facts["devices"]:
+        return result("broken", f"{version} has no CPU device", "pip install --force-reinstall openvino")
+    return result("ok", f"{version}: CPU, {', '.join(facts['precisions'])}")
 
 
 def pyrealsense2(facts: Facts) -> Check:

@@ -11,39 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle
-from edgefuse.contract import InputContract
 from edgefuse.errors import MissingPackageError, UserError
-from edgefuse_runtime.engines.engine import Decision, Engine, Tensor
+from edgefuse_runtime.engines.engine import Decision, Engine, OfBundle, Tensor
 from edgefuse_runtime.engines.engine_cache import NoPlanError
+from edgefuse_runtime.engines.openvino_parity import NoSamplesError
 
-NOT_AVAILABLE = (MissingPackageError, NoPlanError)
+NOT_AVAILABLE = (MissingPackageError, NoPlanError, NoSamplesError)
 """Errors of an engine that was not prepared here: nothing is wrong. Any other means that one failed, which is a warning."""
 
 _log = logging.getLogger(__name__)
 
 
-class AutoEngine:
+class AutoEngine(OfBundle):
     """One of several engines, chosen by `with`. See `Engine` for the protocol."""
 
-    def __init__(self, bundle: Bundle, *, candidates: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, bundle: Bundle, *, candidates: Mapping[str, Engine], reasons: Mapping[str, str] | None = None
+    ) -> None:
         """List the engines; `with` opens the first that works.
 
         Args:
             candidates: value of `--engine` -> engine, best first. An error of the last one is raised; errors of the others are
                 the reasons for skipping them.
+            reasons: value of `--engine` -> why it is at its place, for the description.
         """
+        self._reasons = reasons or {}
         self._bundle = bundle
         self._candidates = candidates
         self._engine: Engine | None = None
         self._description: dict[str, Any] = {}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._bundle.manifest.labels
-
-    @property
-    def contract(self) -> InputContract:
-        return self._bundle.manifest.contract
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -59,7 +55,7 @@ class AutoEngine:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The engine's own, and `passed_over`: value of `--engine` -> reason for skipping it."""
+        """The engine's own; `passed_over`: value of `--engine` -> reason for skipping it; `reason` for this one, if it has one."""
         return self._description
 
     def __enter__(self) -> AutoEngine:
@@ -94,7 +90,9 @@ class AutoEngine:
         self._engine = None
         engine = self._candidates[word].__enter__()
         self._engine = engine
-        self._description = {**engine.description, "passed_over": {one: str(error) for one, error in errors.items()}}
+        why = {"reason": self._reasons[word]} if word in self._reasons else {}
+        passed_over = {one: str(error) for one, error in errors.items()}
+        self._description = {**engine.description, **why, "passed_over": passed_over}
         if any(not isinstance(error, NOT_AVAILABLE) for error in errors.values()):
             level = logging.WARNING
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.contract import InputContract, Outputs
+from edgefuse.bundle import EXPORT_AGAIN, Bundle, Manifest
+from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, Outputs
 from edgefuse.errors import UserError
 
 NOT_FINITE = "the model's output is not finite"
@@ -23,11 +25,13 @@ class Decision:
         probabilities: float32 [n, C], in the order of the engine's labels.
         gate: float32 [n, d]; 0 = all from RGB, 1 = all from depth.
         nearest_m: float32 [n], metres to the nearest surface, 0 = no measurement; None if the bundle has no such output.
+        from_depth: bool [n], whether depth alone answered; None without adaptive computing.
     """
 
     probabilities: NDArray[np.float32]
     gate: NDArray[np.float32]
     nearest_m: NDArray[np.float32] | None = None
+    from_depth: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, outputs: Outputs) -> Decision:
@@ -42,8 +46,13 @@ class Decision:
 
     def rows(self, first: int, end: int) -> Decision:
         """The outputs of some of the pairs."""
-        nearest_m = None if self.nearest_m is None else self.nearest_m[first:end]
-        return Decision(probabilities=self.probabilities[first:end], gate=self.gate[first:end], nearest_m=nearest_m)
+        part = slice(first, end)
+        return Decision(
+            probabilities=self.probabilities[part],
+            gate=self.gate[part],
+            nearest_m=None if self.nearest_m is None else self.nearest_m[part],
+            from_depth=None if self.from_depth is None else self.from_depth[part],
+        )
 
     @property
     def is_finite(self) -> bool:
@@ -119,6 +128,20 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+class OfBundle:
+    """The properties of an engine that its bundle defines."""
+
+    _bundle: Bundle
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._bundle.manifest.labels
+
+    @property
+    def contract(self) -> InputContract:
+        return self._bundle.manifest.contract
+
+
 def check_num_pairs(num_pairs: int, batch_size: int | None) -> None:
     """Refuse a batch that is empty or too large for one run.
 
@@ -134,3 +157,57 @@ def padded(batch: NDArray[np.uint8], batch_size: int | None) -> NDArray[np.uint8
     """A batch of one or more, padded to `batch_size` with its last pair."""
     missing = 0 if batch_size is None else batch_size - len(batch)
     return batch if missing <= 0 else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+
+
+def check_tensors(inputs: Sequence[Tensor], outputs: Sequence[Tensor], manifest: Manifest, *, where: str) -> None:
+    """Refuse an ONNX file whose inputs or outputs differ from the manifest.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        UserError: they differ.
+    """
+    side, batch_size = manifest.contract.size, manifest.batch_size
+    channels = {RGB_INPUT: 3, DEPTH_INPUT: 2}
+    found_inputs, found_outputs = ({one.name: one for one in tensors} for tensors in (inputs, outputs))
+    for name, num_channels in channels.items():
+        one = found_inputs.get(name)
+        batch_fits = one is not None and one.shape[:1] and (one.shape[0] == batch_size or isinstance(one.shape[0], str))
+        if one is None or one.dtype != "uint8" or not batch_fits or one.shape[1:] != (side, side, num_channels):
+            found = "nothing" if one is None else f"{one.dtype} {list(one.shape)}"
+            required = [batch_size or "N", side, side, num_channels]
+            raise UserError(
+                f"{where} has {found} as the input {name}, its manifest requires uint8 {required}: {EXPORT_AGAIN}"
+            )
+    missing, extra = set(manifest.contract.outputs) - set(found_outputs), set(found_inputs) - set(channels)
+    if missing or extra:
+        raise UserError(
+            f"{where} lacks the outputs {sorted(missing)} or has unexpected inputs {sorted(extra)}: {EXPORT_AGAIN}"
+        )
+    for name in manifest.contract.outputs:
+        one = found_outputs[name]
+        if one.dtype != "float32" or len(one.shape) != 2:
+            raise UserError(
+                f"{where} has {one.dtype} {list(one.shape)} as the output {name}, float32 with two dimensions was expected: "
+                f"{EXPORT_AGAIN}"
+            )
+    num_classes = found_outputs[PROBABILITIES_OUTPUT].shape[-1]
+    if isinstance(num_classes, int) and num_classes != len(manifest.labels):
+        raise UserError(
+            f"{where} has {num_classes} classes, but its manifest has {len(manifest.labels)} labels: {EXPORT_AGAIN}"
+        )
+
+
+def check_decision(decision: Decision, manifest: Manifest, *, num_pairs: int, where: str) -> None:
+    """Refuse an ONNX file whose outputs for `num_pairs` pairs do not have their number, or not the manifest's classes.
+
+    Raises:
+        UserError: they do not.
+    """
+    shape = decision.probabilities.shape
+    if shape != (num_pairs, len(manifest.labels)) or len(decision.gate) != num_pairs:
+        raise UserError(
+            f"{where} outputs {list(shape)} probabilities for {num_pairs} pair(s), but its manifest has "
+            f"{len(manifest.labels)} labels: {EXPORT_AGAIN}"
+        )

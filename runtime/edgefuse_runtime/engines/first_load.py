@@ -8,7 +8,7 @@ version of the library; a difference is found again by every load.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgefuse.bundle import SAMPLES_NAME, Bundle, Samples
 from edgefuse.contract import Outputs
 from edgefuse.errors import UserError
-from edgefuse.io.json_files import parse_json, write_json
+from edgefuse.io.json_files import Optional, parse_json, write_json
 from edgefuse_runtime.engines.build_command import build_command_of
 from edgefuse_runtime.engines.engine import Decision
 from edgefuse_runtime.engines.engine_cache import (
@@ -28,6 +28,8 @@ from edgefuse_runtime.engines.engine_cache import (
     PlanRecord,
     read_private,
 )
+
+_DIFFERENCES = {"failures": Optional([str])}
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +60,12 @@ def check_first_load(bundle: Bundle, record: PlanRecord, run: Run, *, library: s
         return {"compared": "at the build"}
     samples = bundle.manifest.files.get(SAMPLES_NAME)
     of = {"library": library, "plan_sha256": record.plan_sha256, "samples_sha256": samples.sha256 if samples else ""}
-    found = _remembered(checked, of)
+    found = remembered(checked, of)
     if found is not None:
         return {"compared": "at an earlier load", **found}
     _log.info("%s is new on this GPU: comparing its outputs with those of the bundle", record.name)
     found = _compare(bundle, record, run, samples=bundle.samples())
-    try:
-        write_json(checked, {**of, "differences": found}, private=True, follow_links=False)
-    except (UserError, OSError) as error:
-        _log.info("each start compares the outputs again: %s cannot be written (%s)", checked, error)
+    remember(checked, of, found)
     return {"compared": "at this load", **found}
 
 
@@ -95,11 +94,24 @@ def _compare(bundle: Bundle, record: PlanRecord, run: Run, *, samples: Samples) 
     }
 
 
-def _remembered(path: Path, of: dict[str, str]) -> dict[str, Any] | None:
-    """The differences that an earlier load found; None if there was none of the same plan, library and samples."""
+def remember(path: Path, of: Mapping[str, str], differences: Mapping[str, Any]) -> None:
+    """Keep the differences that were found, if the file can be written.
+
+    Args:
+        of: what was compared: a later `remembered` with other values finds nothing.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {**of, "differences": differences}, private=True, follow_links=False)
+    except (UserError, OSError) as error:
+        _log.info("each start compares the outputs again: %s cannot be written (%s)", path, error)
+
+
+def remembered(path: Path, of: Mapping[str, str]) -> dict[str, Any] | None:
+    """The differences that `remember` kept; None if there are none for `of`, or the file is damaged or not trusted."""
     try:
         content, _ = read_private(path)
-        value = parse_json(content, what=str(path), spec={**dict.fromkeys(of, str), "differences": dict})
+        value = parse_json(content, what=str(path), spec={**dict.fromkeys(of, str), "differences": _DIFFERENCES})
     except FileNotFoundError:
         return None
     except (UserError, OSError) as error:

@@ -18,12 +18,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefuse.bundle import MODEL_NAME, Bundle, Manifest
-from edgefuse.contract import DEPTH_INPUT, PROBABILITIES_OUTPUT, RGB_INPUT, InputContract, check_batch, outputs_of
+from edgefuse.bundle import MODEL_NAME, Bundle
+from edgefuse.contract import DEPTH_INPUT, RGB_INPUT, check_batch, outputs_of
 from edgefuse.errors import MissingPackageError, UserError, require
 from edgefuse.io.environment import installed
 from edgefuse.io.files import path_or_bytes
-from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
+from edgefuse_runtime.engines.engine import (
+    Decision,
+    OfBundle,
+    Tensor,
+    check_decision,
+    check_num_pairs,
+    check_tensors,
+    padded,
+)
 from edgefuse_runtime.engines.tensorrt_library import is_jetson
 
 Device = Literal["cpu", "cuda"]
@@ -43,7 +51,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|ALLOC_FAILED|CUDA
 _log = logging.getLogger(__name__)
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(OfBundle):
     """One ONNX Runtime session. See `Engine` for the protocol."""
 
     def __init__(
@@ -63,16 +71,9 @@ class OnnxRuntimeEngine:
         self._num_threads = num_threads
         self._session: Any = None
         self._binding: Binding | None = None
+        self._batch_size: int | None = None
         self._owner = 0
         self._description: dict[str, Any] = {"engine": "onnxruntime", "file": file}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._bundle.manifest.labels
-
-    @property
-    def contract(self) -> InputContract:
-        return self._bundle.manifest.contract
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -85,7 +86,7 @@ class OnnxRuntimeEngine:
     @property
     def batch_size(self) -> int | None:
         """N of the file. On CUDA, a file with a dynamic batch runs one pair at a time, because its buffers have a fixed size."""
-        return self._bundle.manifest.batch_size if self._session is None else _batch_size(self._session, self._device)
+        return self._bundle.manifest.batch_size if self._session is None else self._batch_size
 
     @property
     def description(self) -> dict[str, Any]:
@@ -167,12 +168,16 @@ class OnnxRuntimeEngine:
         """Create the session, check it, and warm it up."""
         where, provider = f"{self._bundle.folder}/{self._file}", PROVIDERS[self._device]
         self._session = self._binding = None
-        session = _new_session(
+        session = new_session(
             ort, path, provider=provider, provider_options=provider_options, num_threads=self._num_threads
         )
         _check_provider(session, provider, where=where)
-        _check_session(session, self._bundle.manifest, where=where)
-        side, num_pairs = self.contract.size, _batch_size(session, self._device) or 1
+        inputs, outputs = (
+            [_tensor(value) for value in values] for values in (session.get_inputs(), session.get_outputs())
+        )
+        check_tensors(inputs, outputs, self._bundle.manifest, where=where)
+        self._batch_size = _batch_size(session, self._device)
+        side, num_pairs = self.contract.size, self._batch_size or 1
         rgb, depth = (np.zeros((num_pairs, side, side, channels), np.uint8) for channels in (3, 2))
         try:
             with self._explained():
@@ -183,11 +188,7 @@ class OnnxRuntimeEngine:
             self._session, self._binding = session, binding
             for _ in range(1 if binding is None else NUM_CUDA_WARMUPS):
                 decision = self.run(rgb, depth)
-            if decision.probabilities.shape != (num_pairs, len(self.labels)) or len(decision.gate) != num_pairs:
-                raise UserError(
-                    f"{where} outputs {list(decision.probabilities.shape)} probabilities for {num_pairs} pair(s), but its manifest "
-                    f"has {len(self.labels)} labels: export again: edgefuse export RUN --out BUNDLE"
-                )
+            check_decision(decision, self._bundle.manifest, num_pairs=num_pairs, where=where)
         except UserError:
             self._session = self._binding = None
             raise
@@ -259,7 +260,7 @@ def load_onnxruntime(device: Device) -> ModuleType:
     return ort
 
 
-def _new_session(
+def new_session(
     ort: ModuleType,
     path: Path,
     *,
@@ -336,46 +337,6 @@ def _tensor(value: Any) -> Tensor:
 def _batch_size(session: Any, device: Device) -> int | None:
     found = session.get_inputs()[0].shape[0]
     return found if isinstance(found, int) else 1 if device == "cuda" else None
-
-
-def _check_session(session: Any, manifest: Manifest, *, where: str) -> None:
-    """Refuse a file whose inputs or outputs differ from the manifest."""
-    side, batch_size, num_labels = manifest.contract.size, manifest.batch_size, len(manifest.labels)
-    expected = {RGB_INPUT: [side, side, 3], DEPTH_INPUT: [side, side, 2]}
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    for name, tail in expected.items():
-        value = inputs.get(name)
-        found = "nothing" if value is None else f"{value.type} {value.shape}"
-        batch_fits = (
-            value is not None
-            and len(value.shape) == 4
-            and (value.shape[0] == batch_size or isinstance(value.shape[0], str))
-        )
-        if value is None or value.type != "tensor(uint8)" or not batch_fits or list(value.shape[1:]) != tail:
-            raise UserError(
-                f"{where} has {found} as the input {name}, its manifest requires tensor(uint8) {[batch_size or 'N', *tail]}: "
-                f"export again: edgefuse export RUN --out BUNDLE"
-            )
-    missing = set(manifest.contract.outputs) - set(outputs)
-    extra = set(inputs) - set(expected)
-    if missing or extra:
-        raise UserError(
-            f"{where} lacks the outputs {sorted(missing)} or has unexpected inputs {sorted(extra)}: "
-            f"export again: edgefuse export RUN --out BUNDLE"
-        )
-    for name in manifest.contract.outputs:
-        if outputs[name].type != "tensor(float)" or len(outputs[name].shape) != 2:
-            raise UserError(
-                f"{where} has {outputs[name].type} {outputs[name].shape} as the output {name}, tensor(float) with two dimensions was "
-                f"expected: export again: edgefuse export RUN --out BUNDLE"
-            )
-    num_classes = outputs[PROBABILITIES_OUTPUT].shape[-1]
-    if isinstance(num_classes, int) and num_classes != num_labels:
-        raise UserError(
-            f"{where} has {num_classes} classes, but its manifest has {num_labels} labels: "
-            f"export again: edgefuse export RUN --out BUNDLE"
-        )
 
 
 def _warn_of_two_packages() -> None:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.bundle import Bundle
-from edgefuse.contract import InputContract, check_batch
+from edgefuse.contract import check_batch
 from edgefuse.errors import UserError
 from edgefuse_runtime.engines.build_command import build_command
-from edgefuse_runtime.engines.engine import Decision, Tensor, check_num_pairs, padded
+from edgefuse_runtime.engines.engine import Decision, OfBundle, Tensor, check_num_pairs, padded
 from edgefuse_runtime.engines.engine_cache import (
     PREFERRED_PRECISIONS,
     PlanRecord,
@@ -35,7 +35,7 @@ from edgefuse_runtime.engines.pycuda_memory import open_gpu_memory
 from edgefuse_runtime.engines.tensorrt_library import RTX, TENSORRT, Library, Product, is_installed, load_library
 
 
-class TensorRTEngine:
+class TensorRTEngine(OfBundle):
     """One execution context of one plan. See `Engine` for the protocol."""
 
     def __init__(
@@ -71,14 +71,6 @@ class TensorRTEngine:
         self._stack = ExitStack()
         self._owner = 0
         self._description: dict[str, Any] = {"engine": product.engine, "precision": precision}
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self._bundle.manifest.labels
-
-    @property
-    def contract(self) -> InputContract:
-        return self._bundle.manifest.contract
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

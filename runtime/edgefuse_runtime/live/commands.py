@@ -8,6 +8,7 @@ import typer
 
 from edgefuse.console.options import (
     MAX_FRAMES,
+    AdaptiveThreshold,
     AsJson,
     BundleFolder,
     CameraSpec,
@@ -15,8 +16,28 @@ from edgefuse.console.options import (
     ModelFile,
     NumThreads,
 )
-from edgefuse_runtime.live.options import ForceOutputs, Jsonl, JsonlKeep, JsonlMb, Metrics, Mqtt, Rerun, Stats, Trace
-from edgefuse_runtime.regions.option import RegionSpec, parsed_region
+from edgefuse_runtime.live.options import (
+    Agree,
+    Collect,
+    CollectMb,
+    CollectPerHour,
+    EventsOnly,
+    ForceOutputs,
+    Jsonl,
+    JsonlKeep,
+    JsonlMb,
+    Metrics,
+    MinConfidence,
+    Mqtt,
+    Record,
+    RecordMb,
+    Rerun,
+    Smooth,
+    Stats,
+    Trace,
+    Web,
+)
+from edgefuse_runtime.regions.option import RegionSpecs, parsed_region
 
 if TYPE_CHECKING:
     from edgefuse_runtime.capture.capture import Mode
@@ -25,11 +46,15 @@ if TYPE_CHECKING:
 def live(  # long: each option is a parameter
     bundle: BundleFolder,
     camera: CameraSpec = "realsense",
-    roi: RegionSpec = None,
+    roi: RegionSpecs = None,
     frames: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_FRAMES, help="Stop after this many frames. Default: run until the stream ends."),
     ] = None,
+    min_confidence: MinConfidence = 0.0,
+    smooth: Smooth = 1.0,
+    agree: Agree = "3/5",
+    events_only: EventsOnly = False,
     jsonl: Jsonl = None,
     jsonl_mb: JsonlMb = 256,
     jsonl_keep: JsonlKeep = 8,
@@ -38,9 +63,16 @@ def live(  # long: each option is a parameter
     metrics: Metrics = None,
     mqtt: Mqtt = None,
     rerun: Rerun = None,
+    record: Record = None,
+    record_mb: RecordMb = 4000,
+    web: Web = None,
+    collect: Collect = None,
+    collect_mb: CollectMb = 2000,
+    collect_per_hour: CollectPerHour = 30,
     engine: EngineWord = "auto",
     file: ModelFile = None,
     threads: NumThreads = None,
+    adaptive: AdaptiveThreshold = None,
     real_time: Annotated[
         bool, typer.Option("--real-time", help="Play a recording at its recorded rate, and drop frames when too slow.")
     ] = False,
@@ -51,6 +83,10 @@ def live(  # long: each option is a parameter
             "thread: in a thread, which uses less memory."
         ),
     ] = "process",
+    wait_for_camera: Annotated[
+        bool,
+        typer.Option("--wait-for-camera", help="Wait for a camera that is not there at the start, as a service does."),
+    ] = False,
     force: ForceOutputs = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,15 +97,23 @@ def live(  # long: each option is a parameter
     from typing import cast
 
     from edgefuse.bundle import open_bundle
+    from edgefuse.errors import UserError
     from edgefuse.io.text import say
-    from edgefuse_runtime.live.loop import open_live, run_live
+    from edgefuse_runtime.decisions.over_time import DecisionConfig, parse_agreement
+    from edgefuse_runtime.live.loop import run_live
+    from edgefuse_runtime.live.opening import open_live
     from edgefuse_runtime.live.options import OutputOptions
     from edgefuse_runtime.live.systemd import Systemd
 
     if capture not in ("process", "thread"):
         raise typer.BadParameter(f"{capture!r} is neither process nor thread", param_hint="--capture")
+    try:
+        num_agree, num_of = parse_agreement(agree)
+        decisions = DecisionConfig(min_confidence=min_confidence, smooth=smooth, agree=num_agree, of=num_of)
+    except UserError as error:
+        raise typer.BadParameter(str(error), param_hint="--agree") from error
     opened = open_bundle(bundle)
-    given = parsed_region(roi) if roi is not None else None
+    given = parsed_region(*roi) if roi else None
     outputs = OutputOptions(
         jsonl=jsonl,
         jsonl_mb=jsonl_mb,
@@ -79,10 +123,17 @@ def live(  # long: each option is a parameter
         metrics=metrics,
         mqtt=mqtt,
         rerun=rerun,
+        events_only=events_only,
+        record=record,
+        record_mb=record_mb,
+        web=web,
+        collect=collect,
+        collect_mb=collect_mb,
+        collect_per_hour=collect_per_hour,
+        bundle=opened,
         force=force,
         as_json=as_json,
     )
-    sinks = outputs.sinks()
     with open_live(
         opened,
         camera=camera,
@@ -90,17 +141,21 @@ def live(  # long: each option is a parameter
         engine=engine,
         file=file,
         num_threads=threads,
+        adaptive=adaptive,
         real_time=real_time,
         capture=cast("Mode", capture),
-    ) as (runner, source, region):
+        wait=wait_for_camera,
+        sinks=outputs.sinks(),
+    ) as parts:
         summary = run_live(
-            engine=runner,
-            camera=source,
-            region=region,
+            engine=parts.engine,
+            camera=parts.camera,
+            region=parts.region,
             degraded_mode=opened.manifest.degraded_mode,
-            sinks=sinks,
+            sinks=parts.bus,
             num_frames=frames,
-            service=Systemd(source),
+            service=Systemd(parts.camera),
+            decisions=decisions,
         )
     if summary.failed_sinks:
         raise typer.Exit(1)

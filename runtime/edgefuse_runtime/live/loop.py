@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import atexit
-import signal
+import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from edgefuse import framing
-from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.contract import codes_from_bytes
+from edgefuse.bundle import open_bundle
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
-from edgefuse_runtime.camera import Camera, Counters, Frame, frames
-from edgefuse_runtime.capture import open_capture
-from edgefuse_runtime.capture.capture import Mode, early_start, patience_s
-from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.camera import Camera, Frame, frames
+from edgefuse_runtime.capture.capture import Mode, patience_s
+from edgefuse_runtime.decisions.events import event_detail
+from edgefuse_runtime.decisions.over_time import DecisionConfig, parse_agreement
+from edgefuse_runtime.engines.cpu import usable_cores
 from edgefuse_runtime.engines.engine import Engine
-from edgefuse_runtime.frame_times import FrameTimes
+from edgefuse_runtime.live.decider import Decider, EngineFailedError, PreparedFrame
+from edgefuse_runtime.live.endings import ending_after, signals_ignored
+from edgefuse_runtime.live.opening import open_live, opened_bus, waits_for_reader
+from edgefuse_runtime.live.overlap import run_overlapped
 from edgefuse_runtime.live.statistics import Clipping, Statistics
 from edgefuse_runtime.live.systemd import Systemd
-from edgefuse_runtime.predict import FramedRegion, Prediction, predict
-from edgefuse_runtime.regions.default_region import ChosenRegion, choose_region
-from edgefuse_runtime.regions.region import DefaultRegion, Region, RegionSource, parse_region
+from edgefuse_runtime.predict import EngineRun
+from edgefuse_runtime.regions.default_region import ChosenRegion
+from edgefuse_runtime.regions.region import RegionSource, parse_regions
 from edgefuse_runtime.results import Ending, LiveSummary, Result
-from edgefuse_runtime.sensor_health import SensorHealthMonitor
 from edgefuse_runtime.sinks.bus import SinkBus
 from edgefuse_runtime.sinks.sink import Sink
 
-TOP_CLASSES = 5
-WAIT_FOR_SINKS_S = 5.0
-"""A source that waits for the loop also waits for the sinks that want every result, but no longer than this."""
+MAX_ENGINE_ERRORS = 3
+"""A frame that the engine fails to classify is left out; after this many in a row, the run ends."""
+
+_log = logging.getLogger(__name__)
 
 
 def run_live(  # long: a public function, with documentation for each parameter
@@ -45,10 +45,11 @@ def run_live(  # long: a public function, with documentation for each parameter
     camera: Camera,
     region: RegionSource | None = None,
     degraded_mode: DegradedMode | None = None,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink] | SinkBus = (),
     num_frames: int | None = None,
     stop: threading.Event | None = None,
     service: Systemd | None = None,
+    decisions: DecisionConfig | None = None,
 ) -> LiveSummary:
     """Classify the frames of `camera` until its stream ends, `num_frames` were read, `stop` is set, or Ctrl-C.
 
@@ -58,38 +59,40 @@ def run_live(  # long: a public function, with documentation for each parameter
 
     Args:
         engine, camera: opened and closed by the caller.
-        sinks: opened and closed here; each is called in a thread of its own.
+        sinks: opened and closed here, or open; each is called in a thread of its own.
         region: the region source; None = the camera's own region if it has one, otherwise the whole image. The summary reports a
             `ChosenRegion`.
         degraded_mode: whether to predict or abstain if a sensor is missing, from the bundle's manifest; None = abstain.
         num_frames: frames to read.
         stop: set it in another thread or a signal handler to end the run.
         service: notifies systemd.
+        decisions: minimum confidence, average and agreement of frames; None = the default.
 
     Returns:
         The summary, which the sinks also receive.
 
     Raises:
-        UserError: a sink cannot be opened, the camera failed (the sinks have received the summary), or its alignment
-            differs from the engine's contract.
+        UserError: a sink cannot be opened, the camera or the engine failed (the sinks have received the summary), or the camera's
+            alignment differs from the engine's contract.
     """
     _check_align(engine, camera)
     service = service if service is not None else Systemd(camera, environment={})
-    with SinkBus(sinks, wait_s=WAIT_FOR_SINKS_S if _waits(camera) else 0.0) as bus:
-        statistics = Statistics(engine, camera.counters, region=region)
-        decide = _Decider(engine, region, degraded_mode, camera.counters, statistics.clipping)
+    with opened_bus(sinks, camera) as bus:
+        statistics = Statistics(engine.contract, camera.counters, region=region)
+        decider = Decider(engine, region, degraded_mode, camera.counters, statistics.clipping, decisions=decisions)
         stream = frames(
             camera, num_frames=num_frames, stop=stop, patience_s=patience_s(camera), on_timeout=service.waiting
         )
-        facts = _facts(engine, camera, region)
-        ended, failure = _decide_all(
-            stream, decide=decide, statistics=statistics, bus=bus, facts=facts, service=service
-        )
-        with _signals_ignored():
+        bus.event("started", "the run started", **_facts(engine, camera, region))
+        steps = _Steps(decider, statistics, bus, service)
+        # A camera drops what arrives during an engine run: only its newest frame is worth framing.
+        is_overlapped = waits_for_reader(camera) and usable_cores() > 1
+        ended, failure = _classify_all(map(decider.prepare, stream), steps, is_overlapped=is_overlapped)
+        with signals_ignored():
             service.stopping()
             if ended == "end of stream":
                 ended = _ending(stop=stop, reached=statistics.num_seen == num_frames)
-            summary = statistics.summary(camera, ended=ended, failure=failure)
+            summary = statistics.summary(camera, engine=engine, ended=ended, failure=failure)
             bus.drain(hurry=summary.was_interrupted)
             summary = replace(summary, sinks=bus.counts())
             bus.finish(summary)
@@ -98,60 +101,30 @@ def run_live(  # long: a public function, with documentation for each parameter
     return replace(summary, sinks=bus.counts())
 
 
-def _waits(camera: Camera) -> bool:
-    """Whether the camera's frames wait for the loop, as those of a folder do."""
-    description = camera.description
-    return description.get("kind") in ("folder", "synthetic", "recording") and not description.get("real_time")
-
-
 def _facts(engine: Engine, camera: Camera, region: RegionSource | None) -> dict[str, object]:
     described = region.to_json() if isinstance(region, ChosenRegion) else None
-    return {"engine": engine.description, "camera": camera.description, "region": described}
-
-
-@contextmanager
-def open_live(
-    bundle: Bundle,
-    *,
-    camera: str,
-    region: RegionSource | None,
-    engine: str = "auto",
-    file: str | None = None,
-    num_threads: int | None = None,
-    real_time: bool = True,
-    capture: Mode = "process",
-) -> Iterator[tuple[Engine, Camera, ChosenRegion]]:
-    """Open a bundle's engine and a camera, and choose the region; notes and warnings about it are logged.
-
-    Args:
-        region: the user's; None = as the training data was cropped.
-        camera, engine, file, num_threads, real_time, capture: see `live`.
-    """
-    manifest = bundle.manifest
-    source = open_capture(camera, align=manifest.contract.align, real_time=real_time, mode=capture)
-    with (
-        early_start(source),
-        open_engine(bundle, file=file, engine=engine, num_threads=num_threads) as runner,
-        source,
-    ):
-        chosen = choose_region(region, trained_on=manifest.region, camera=source)
-        chosen.log_notes()
-        yield runner, source, chosen
+    contract = engine.contract
+    model = {"labels": list(engine.labels), "near_m": contract.near_m, "far_m": contract.far_m}
+    return {"engine": engine.description, "model": model, "camera": camera.description, "region": described}
 
 
 def live(  # long: a public function, with documentation for each parameter
     bundle: str | Path,
     *,
     camera: str = "realsense",
-    roi: str | None = None,
+    roi: str | Sequence[str] | None = None,
     engine: str = "auto",
     file: str | None = None,
     num_threads: int | None = None,
+    adaptive: float | None = None,
     num_frames: int | None = None,
     real_time: bool = True,
     capture: Mode = "process",
+    min_confidence: float = 0.0,
+    smooth: float = 1.0,
+    agree: str | tuple[int, int] = (3, 5),
 ) -> Iterator[Result]:
-    """Yield a result for each frame of a camera. If the caller is too slow, older frames are dropped.
+    """Yield a result for each frame of a camera, with several regions one for each. If the caller is too slow, older frames are dropped.
 
     A camera, or a recording in real time, keeps only the newest frame for the caller; dropped frames are counted in `dropped` of
     the next result. A folder and the synthetic camera wait for the caller and drop nothing.
@@ -162,16 +135,20 @@ def live(  # long: a public function, with documentation for each parameter
     Args:
         bundle: the folder made by `edgefuse export`.
         camera: "realsense", "realsense:SERIAL", a recording (.db3, .bag), a data set folder, or "synthetic".
-        roi: as `edgefuse live --roi`: "x,y,w,h", "center", "nearest", "whole" or a regions file; None = the region of the training
-            data. Frames in which no region is found yield no result.
-        engine, file, num_threads: see `edgefuse.Classifier`.
-        num_frames: frames to read; None = until the stream ends.
+        roi: as `edgefuse live --roi`: "x,y,w,h", "center", "nearest", "nearest:3", "whole" or a regions file, or several fixed ones; None =
+            the region of the training data. If "nearest" finds no object, the result has the label "none" and no region. Frames that a
+            regions file does not have yield no result.
+        engine, file, num_threads, adaptive: see `edgefuse.Classifier`.
+        num_frames: frames to read, at least 1; None = until the stream ends.
         real_time: play a recording at its recorded rate, and drop the frames that the caller misses; False = every frame.
         capture: "process": read a RealSense camera or recording in a process of its own, which can be ended if a call of librealsense
             hangs; "thread": in a thread, which uses less memory.
+        min_confidence: a class whose probability is lower is answered with "unknown".
+        smooth: frames over which the probabilities of a region are averaged; 1 = none.
+        agree: (N, M), or "N/M": an object's answer is decided when at least N of its last M frames have it; `result.events` has these decisions.
 
     Raises:
-        EdgefuseError: the bundle or camera is missing, the recording is damaged, or the engine failed.
+        EdgefuseError: a value is out of range, the bundle or camera is missing, the recording is damaged, or the engine failed.
 
     Example:
         >>> import edgefuse
@@ -181,14 +158,18 @@ def live(  # long: a public function, with documentation for each parameter
         2 red_mug
     """
     opened = open_bundle(Path(bundle))
-    given = None if roi is None else parse_region(roi)
+    given = None if roi is None else parse_regions([roi] if isinstance(roi, str) else roi)
+    if num_frames is not None and num_frames < 1:
+        raise UserError(f"num_frames is {num_frames}: 1 or more, or None, was expected")
+    num_agree, num_of = parse_agreement(agree)
+    decisions = DecisionConfig(min_confidence=min_confidence, smooth=smooth, agree=num_agree, of=num_of)
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             # Otherwise a suspended generator would be closed during interpreter shutdown, where librealsense terminates the
             # process ("terminate called without an active exception").
             atexit.register(stack.close)
             stack.callback(atexit.unregister, stack.close)
-        runner, source, region = stack.enter_context(
+        opened_live = stack.enter_context(
             open_live(
                 opened,
                 camera=camera,
@@ -196,19 +177,28 @@ def live(  # long: a public function, with documentation for each parameter
                 engine=engine,
                 file=file,
                 num_threads=num_threads,
+                adaptive=adaptive,
                 real_time=real_time,
                 capture=capture,
             )
         )
-        decide = _Decider(
-            runner, region, opened.manifest.degraded_mode, source.counters, Clipping(opened.manifest.contract)
+        source = opened_live.camera
+        decider = Decider(
+            opened_live.engine,
+            opened_live.region,
+            opened.manifest.degraded_mode,
+            source.counters,
+            Clipping(opened.manifest.contract),
+            decisions=decisions,
         )
-        index, since_ns = 0, time.perf_counter_ns()
+        since_ns = time.perf_counter_ns()
         for frame in frames(source, num_frames=num_frames, patience_s=patience_s(source)):
-            result = decide(frame, index=index, since_ns=since_ns)
-            if result is not None:
-                index += 1
-                yield result
+            try:
+                prepared = decider.prepare(frame)
+                results = decider.finish(prepared, decider.infer(prepared), since_ns=since_ns)
+            except EngineFailedError as failed:
+                raise failed.error from None
+            yield from results or ()
             since_ns = time.perf_counter_ns()
 
 
@@ -220,136 +210,72 @@ def _check_align(engine: Engine, camera: Camera) -> None:
         )
 
 
-def _decide_all(
-    stream: Iterable[Frame],
-    *,
-    decide: _Decider,
-    statistics: Statistics,
-    bus: SinkBus,
-    facts: dict[str, object],
-    service: Systemd,
+class _NoOutputLeftError(Exception):
+    """The readers of all sinks have closed them."""
+
+
+class _Steps:
+    """What is done with each prepared frame."""
+
+    def __init__(self, decider: Decider, statistics: Statistics, bus: SinkBus, service: Systemd) -> None:
+        self._decider, self._statistics, self._bus, self._service = decider, statistics, bus, service
+        self._last_ns, self._num_errors = time.perf_counter_ns(), 0
+
+    def infer(self, prepared: PreparedFrame) -> list[EngineRun] | EngineFailedError:
+        """Run the engine."""
+        try:
+            return self._decider.infer(prepared)
+        except EngineFailedError as failed:
+            return failed
+
+    def complete(self, prepared: PreparedFrame, runs: list[EngineRun] | EngineFailedError) -> None:
+        """Decide, count, and pass the results to the sinks."""
+        if isinstance(runs, EngineFailedError):
+            self._num_errors += 1
+            self._report(runs, prepared.frame)
+            if self._num_errors == MAX_ENGINE_ERRORS:
+                raise runs.error
+            return
+        self._num_errors = 0
+        results = self._decider.finish(prepared, runs, since_ns=self._last_ns)
+        for result in results or ():
+            self._bus.publish(result, prepared.frame)
+            for event in result.events:
+                self._bus.event(event.event, event.message, **event_detail(event))
+        self._statistics.add(results)
+        self._service.processed()
+        if self._bus.all_closed:
+            raise _NoOutputLeftError
+        self._last_ns = time.perf_counter_ns()
+
+    def _report(self, failed: EngineFailedError, frame: Frame) -> None:
+        reason = str(failed.error) or type(failed.error).__name__
+        message = f"the engine failed for frame {frame.name}: {reason}"
+        _log.warning("%s", message)
+        self._statistics.add_engine_error(reason)
+        self._bus.event("engine", message, frame=frame.color_number, error=reason)
+
+
+def _classify_all(
+    stream: Iterator[PreparedFrame], steps: _Steps, *, is_overlapped: bool
 ) -> tuple[Ending, Exception | None]:
     """Classify each frame. Returns why the run ended, and the error if there was one, to raise after the summary."""
-    last_ns = time.perf_counter_ns()
     try:
-        bus.event("started", "the run started", **facts)
-        for frame in stream:
-            result = decide(frame, index=statistics.processed, since_ns=last_ns)
-            if result is None:
-                statistics.without_region += 1
-            else:
-                statistics.add(result)
-                bus.publish(result, frame)
-            service.processed()
-            if bus.all_closed:
-                return "no output left", None
-            last_ns = time.perf_counter_ns()
+        if is_overlapped:
+            run_overlapped(stream, steps.infer, steps.complete)
+        else:
+            for prepared in stream:
+                steps.complete(prepared, steps.infer(prepared))
+    except _NoOutputLeftError:
+        return "no output left", None
     except KeyboardInterrupt as interrupt:
-        return _SIGNALS.get(str(interrupt), "interrupted"), None
+        return ending_after(interrupt), None
     except Exception as error:
-        return "failed", error
+        return ending_after(error), error
     return "end of stream", None
-
-
-_SIGNALS: dict[str, Ending] = {"SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
-"""Messages of the KeyboardInterrupt that the command line's signal handler raises."""
 
 
 def _ending(*, stop: threading.Event | None, reached: bool) -> Ending:
     if stop is not None and stop.is_set():
         return "stopped"
     return "frames" if reached else "end of stream"
-
-
-@contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """Ignore SIGINT, SIGTERM and SIGHUP while the summary is written. Only the main thread receives signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    handlers = {number: handler for number, handler in before.items() if handler is not None}
-    for number in handlers:
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class _Decider:
-    """From a frame to its result: region, sensor states, prediction, degraded mode."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        find: RegionSource | None,
-        degraded_mode: DegradedMode | None,
-        counters: Counters,
-        clipping: Clipping,
-    ) -> None:
-        self._engine, self._counters, self._clipping = engine, counters, clipping
-        self._find = find if find is not None else DefaultRegion()
-        self._degraded_mode = degraded_mode if degraded_mode is not None else DegradedMode()
-        self._monitor = SensorHealthMonitor()
-
-    def __call__(self, frame: Frame, *, index: int, since_ns: int) -> Result | None:
-        """The result, or None if no region was found."""
-        engine = self._engine
-        dequeued_ns = time.perf_counter_ns()
-        region = self._find(frame)
-        if region is None:
-            return None
-        framed = framing.fit(
-            frame.rgb, frame.depth, size=engine.contract.size, roi=region.roi, depth_unit_m=frame.depth_unit_m
-        )
-        sensors = self._monitor(frame, framed, roi=region.roi)
-        framed_region = FramedRegion.of(framed, sensors, roi=region.roi, started_ns=dequeued_ns)
-        (found,) = predict(engine, self._degraded_mode, [framed_region])
-        if sensors.depth == "ok":
-            self._clipping.add(framed.depth)
-        expected = _expected(region, frame)
-        valid_depth = np.count_nonzero(codes_from_bytes(framed.depth)) / framed.depth[..., 0].size
-        most_likely = found.top(TOP_CLASSES) if found.label is not None else ()
-        return Result(
-            index=index,
-            frame=frame.color_number,
-            name=frame.name,
-            label=found.label,
-            probability=None if found.probability is None else round(found.probability, 6),
-            top=tuple((label, round(probability, 6)) for label, probability in most_likely),
-            gate_mean=None if found.gate is None else round(found.gate, 6),
-            nearest_m=None if found.nearest_m is None else round(found.nearest_m, 4),
-            expected=expected,
-            is_known=expected is None or expected in engine.labels,
-            roi=region.roi,
-            times=_times(frame, found, waiting_ns=since_ns, dequeued_ns=dequeued_ns),
-            dropped=self._counters.dropped,
-            stale=self._counters.stale,
-            skew_ms=None if frame.skew_ms is None else round(frame.skew_ms, 3),
-            sensors=sensors,
-            is_finite=found.scores is not None,
-            valid_depth=round(valid_depth, 4),
-        )
-
-
-def _expected(region: Region, frame: Frame) -> str | None:
-    return region.label if region.label is not None else frame.label
-
-
-def _times(frame: Frame, found: Prediction, *, waiting_ns: int, dequeued_ns: int) -> FrameTimes:
-    """The times of a frame whose result is published now."""
-    return FrameTimes(
-        waiting_ns=waiting_ns,
-        arrival_ns=frame.arrival_ns,
-        ready_ns=frame.ready_ns,
-        dequeued_ns=dequeued_ns,
-        framed_ns=dequeued_ns + round(found.frame_ms * 1e6),
-        engine_start_ns=found.done_ns - round(found.infer_ms * 1e6),
-        engine_end_ns=found.done_ns,
-        published_ns=time.perf_counter_ns(),
-        published_unix_ms=round(time.time() * 1e3, 3),
-        sensor_ms=frame.timestamp_ms,
-        sensor_clock=frame.timestamp_domain,
-    )

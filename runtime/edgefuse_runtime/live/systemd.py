@@ -45,8 +45,14 @@ class Systemd:
         self._report()
 
     def waiting(self) -> None:
-        """The camera was read, but had no frame. Attempts to open it again are progress."""
+        """The camera was read, but had no frame. Attempts to open it again are progress.
+
+        The service is also ready when it waits for a camera that is not there at the start.
+        """
         state = _described(self._camera)
+        if not self._is_ready and state.startswith("reconnecting"):
+            self._is_ready = True
+            self._send("READY=1", f"STATUS={state}")
         if state != self._state:
             self._state, self._moved_s = state, time.monotonic()
         self._report()
@@ -81,8 +87,4 @@ class Systemd:
 
 def _described(camera: Camera) -> str:
     """What the camera is doing, in one line."""
-    if not isinstance(camera, Capture):
-        return "running"
-    state = camera.state
-    attempt = f", attempt {state.attempt}" if state.attempt else ""
-    return " ".join(f"{state.name}{attempt}{': ' if state.reason else ''}{state.reason}".split())
+    return camera.state.message if isinstance(camera, Capture) else "running"

@@ -40,18 +40,18 @@ def record(  # long: each option is a parameter
     from edgefuse.contract import Align
     from edgefuse.errors import UserError
     from edgefuse.io.text import quoted, say
-    from edgefuse_runtime.cameras import open_camera
+    from edgefuse_runtime.capture import open_capture
     from edgefuse_runtime.recording.record import record as record_sequence
 
-    if not out.strip():  # such as from an unset variable of the shell
-        raise UserError(
-            f"the data set folder is empty: {out!r} was given, a name was expected (. is the current folder)"
-        )
+    if out.strip() in ("", "-"):  # "" from an unset variable of the shell
+        raise UserError(f"the data set folder is {out!r}: a name was expected (. is the current folder)")
     if align not in ("color", "depth"):
         raise typer.BadParameter(f"{align!r} is neither color nor depth", param_hint="--align")
     region = parsed_region(roi) if roi is not None else None
+    if region is not None and getattr(region, "most", 1) > 1:
+        raise typer.BadParameter(f"{roi!r} is several regions, one was expected", param_hint="--roi")
     with (
-        open_camera(camera, align=cast("Align", align)) as source,
+        open_capture(camera, align=cast("Align", align), allow_missing=False) as source,
         counting("recording", unit="pairs") as progress,
     ):
         folder = record_sequence(

@@ -9,10 +9,11 @@ import logging
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgefuse.data.dataset import DATASET_NAME, describe, has_pairs, write_description
 from edgefuse.data.detect_layout import split_folders
@@ -70,7 +71,7 @@ def record(  # long: each option is a parameter
         raise UserError(f"every {every}, frames {num_frames}: 1 or more was expected")
     check_name(label, what="label")
     check_name(sequence if sequence is not None else label, what="sequence")
-    _check_label(root, label)
+    check_label(root, label)
     recording = _Recording(root=root, label=label, camera=camera, region=region, every=every, num_frames=num_frames)
     with open_sequence(root, label, sequence, force=force) as writer:
         failure = recording.write_to(writer, progress)
@@ -117,8 +118,7 @@ class _Recording:
         failure: Exception | None = None
         try:
             for number, (frame, pair) in enumerate(self._pairs(), start=1):
-                described = self._described(frame) if number == 1 else nullcontext()
-                with described:
+                with self._described(frame) if number == 1 else nullcontext():
                     sequence.add(pair)
                     progress(sequence.num_written, self.num_frames, stage="recording")
                 if number == self.num_frames:
@@ -162,9 +162,10 @@ class _Recording:
 
     def _cropped(self, frame: Frame) -> Pair | None:
         """The pair to store. `framing.crop` is also used by live, so that training on the crop gives the model the same input."""
-        found = self.region(frame) if self.region is not None else None
-        if self.region is not None and found is None:
+        regions = self.region(frame) if self.region is not None else None
+        if self.region is not None and not regions:
             return None
+        found = regions[0] if regions else None
         source_label = found.label if found is not None and found.label is not None else frame.label
         if source_label not in (None, self.label):
             self.other_labels[str(source_label)] += 1
@@ -174,29 +175,8 @@ class _Recording:
         square = square_in(found.roi, height=height, width=width)
         return crop(frame.rgb, square), crop(frame.depth, square)
 
-    @contextmanager
-    def _described(self, frame: Frame) -> Iterator[None]:
-        """Create `dataset.json` from this frame if the data set is empty, while the block writes the first pair; else check it.
-
-        If no pair was written, `dataset.json` is removed, so that it does not restrict other recordings. These wait for this block.
-        """
-        root, region = self.root, self._region_word()
-        with _only_writer(root):
-            is_new = not (root / DATASET_NAME).exists() and not has_pairs(root)
-            try:
-                if is_new:
-                    write_description(
-                        root,
-                        depth_unit_m=frame.depth_unit_m,
-                        align=frame.align,
-                        region=region,
-                        camera=self.camera.description,
-                    )
-                _check_description(root, frame, region=region)
-                yield
-            finally:
-                if is_new and not has_pairs(root):
-                    (root / DATASET_NAME).unlink(missing_ok=True)
+    def _described(self, frame: Frame) -> AbstractContextManager[None]:
+        return described(self.root, frame, region=self._region_word(), camera=self.camera.description)
 
     def _region_word(self) -> str | None:
         """The region for `dataset.json`; None = unknown, if the source is a folder without one."""
@@ -206,6 +186,33 @@ class _Recording:
         return word_of(self.region)
 
 
+@contextmanager
+def described(root: Path, frame: Frame, *, region: str | None, camera: Mapping[str, Any]) -> Iterator[None]:
+    """Create `dataset.json` from this frame if the data set is empty, while the block writes the first pair; else check it.
+
+    If no pair was written, `dataset.json` is removed, so that it does not restrict other recordings. These wait for this block.
+
+    Args:
+        region: of the pairs: a value of `--roi`, "whole", or None if it is unknown.
+        camera: its description.
+
+    Raises:
+        UserError: the data set has another depth unit, alignment or region.
+    """
+    with _only_writer(root):
+        is_new = not (root / DATASET_NAME).exists() and not has_pairs(root)
+        try:
+            if is_new:
+                write_description(
+                    root, depth_unit_m=frame.depth_unit_m, align=frame.align, region=region, camera=camera
+                )
+            _check_description(root, frame, region=region)
+            yield
+        finally:
+            if is_new and not has_pairs(root):
+                (root / DATASET_NAME).unlink(missing_ok=True)
+
+
 def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
     found = describe(root)
     if abs(found.depth_unit_m - frame.depth_unit_m) > 1e-9 or found.align != frame.align:
@@ -213,6 +220,16 @@ def _check_description(root: Path, frame: Frame, *, region: str | None) -> None:
             f"{root} has depth in units of {found.depth_unit_m:g} m aligned to {found.align}, but this camera has "
             f"{frame.depth_unit_m:g} m aligned to {frame.align}: record to another folder, or with --align {found.align}"
         )
+    check_region(root, region)
+
+
+def check_region(root: Path, region: str | None) -> None:
+    """Refuse to record another region than that of the data set at `root`.
+
+    Raises:
+        UserError: they differ.
+    """
+    found = describe(root)
     if not regions_agree(found.region, region):
         same = "without --roi" if found.region == WHOLE else f"with --roi {found.region}"
         raise UserError(
@@ -234,7 +251,7 @@ def _only_writer(root: Path) -> Iterator[None]:
         yield
 
 
-def _check_label(root: Path, label: str) -> None:
+def check_label(root: Path, label: str) -> None:
     """Refuse a class name that would turn the folder into a split; warn about one that is easily confused with another."""
     others = [path.name for path in root.iterdir() if path.is_dir() and path.name[:1] != "."] if root.is_dir() else []
     reason = f"the label {label!r} is the name of a part of a split"

@@ -56,7 +56,7 @@ class SequenceWriter:
             OSError: an earlier pair could not be written.
         """
         self._num_added += 1
-        name = f"frame_{self._num_added:06d}"
+        name = _name(self._num_added)
         if self._num_added == 1:  # synchronously: it creates the sequence's folder
             self._write(name, pair)
             self.num_written += 1
@@ -64,6 +64,11 @@ class SequenceWriter:
         self._waiting.append(self._pool.submit(self._write, name, pair))
         while len(self._waiting) > MAX_WAITING or (self._waiting and self._waiting[0].done()):
             self._write_oldest()
+
+    def num_bytes(self, number: int) -> int:
+        """The size of a written pair, from 1; 0 if it was removed."""
+        paths = (self.folder / f"{_name(number)}{suffix}" for suffix in (RGB_SUFFIX, DEPTH_SUFFIX))
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def finish(self) -> None:
         """Wait until all queued pairs are on the disk.
@@ -107,6 +112,10 @@ class SequenceWriter:
             except FileExistsError:  # another process has just created the class's folder
                 if top == self.folder:
                     raise
+
+
+def _name(number: int) -> str:
+    return f"frame_{number:06d}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from edgefuse_runtime.regions.region import (
     FromFile,
     Region,
     RegionSource,
+    most_regions,
     parse_region,
     shortened,
     word_of,
@@ -41,8 +42,13 @@ class ChosenRegion:
     origin: Origin
     notes: tuple[str, ...] = ()
 
-    def __call__(self, frame: Frame) -> Region | None:
+    def __call__(self, frame: Frame) -> tuple[Region, ...] | None:
         return self.find(frame)
+
+    @property
+    def most(self) -> int:
+        """Largest number of regions of a frame."""
+        return most_regions(self.find)
 
     def log_notes(self) -> None:
         """Log each note; those that begin with "warning: " as warnings, without these words."""
@@ -100,7 +106,7 @@ def _warnings(word: str, trained_on: str | None, cropped: str | None) -> tuple[s
     """Warnings about the region `word`. `cropped`: the region of a folder that already has crops."""
     if cropped is not None and word != WHOLE:
         return (f"warning: the folder already has crops ({shortened(cropped)}), --roi {word} crops them again",)
-    used = word if cropped is None else cropped
+    used = word.partition(":")[0] if cropped is None else cropped  # nearest:N finds the same regions as nearest
     if regions_agree(trained_on, used):
         return ()
     trained = "crops of the object" if trained_on == ANY_CROP else shortened(trained_on)

@@ -1,4 +1,4 @@
-"""Finding the nearest compact object in a depth image, for `--roi nearest`.
+"""Finding the nearest compact objects in a depth image, for `--roi nearest`.
 
 Method: remove the largest plane (such as a table or wall), search from near to far for compact parts, and accept only a part with
 a depth discontinuity along most of its outline. A belt, a floor, a wall or noise has no such part, so nothing is found there. The
@@ -8,12 +8,14 @@ work is bounded for any image.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefuse.framing import Roi
+from edgefuse_runtime.regions.follow import Found
 
 GRID = 120
 """Pixels of the shorter side after downsampling: enough for a bounding box, and 1 ms instead of 20."""
@@ -24,6 +26,9 @@ LAYER_M = 0.12
 MAX_LAYERS = 12
 """Number of layers to search, from near to far; bounds the time for images with many distances."""
 
+MAX_IN_LAYER = 4
+"""Number of objects to search in one layer."""
+
 MIN_AREA = 0.003
 """Minimum fraction of the image's pixels: smaller parts are speckles."""
 
@@ -32,6 +37,9 @@ MIN_COMPACTNESS = 0.2
 
 PADDING = 0.1
 """Margin on each side, as a fraction of the square's side."""
+
+BODY_STEP_PER_M = 0.08
+"""Parts of an object are connected where neighbouring grid pixels differ by less than this, in 1/m: 3 cm at 0.6 m, 8 cm at 1 m."""
 
 NUM_PLANES = 64
 NUM_POINTS = 800
@@ -57,11 +65,12 @@ VOID = 12
 """Up to this many unmeasured grid pixels before the image's edge count as the edge; more count as distant background."""
 
 
-def nearest_object(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | None:
-    """The square around the nearest compact object, inside the image; None if there is none.
+def nearest_objects(depth: NDArray[np.uint16], *, depth_unit_m: float, most: int = 1) -> list[Found]:
+    """The nearest compact objects, the nearest first, each as the square around it inside the image.
 
     Args:
         depth: uint16 [H, W] in codes of `depth_unit_m` metres, 0 = no measurement.
+        most: number of objects to search.
     """
     height, width = depth.shape
     step = max(1, min(height, width) // GRID)
@@ -73,17 +82,22 @@ def nearest_object(depth: NDArray[np.uint16], *, depth_unit_m: float) -> Roi | N
     surface = _surface(inverse, is_measured)
     height_over = inverse if surface is None else inverse - surface
     outline = _Outline(height_over, is_measured)
-    found = None
+    found: list[_Blob] = []
     if surface is not None:
         objects = np.where(height_over > SURFACE_TOLERANCE_PER_M, small, 0).astype(np.uint16)
-        found = _nearest_blob(objects, layer=layer, outline=outline)
-    if found is None:  # the largest plane may be the object itself
-        found = _nearest_blob(small, layer=layer, outline=outline)
-    if found is None:
-        return None
-    side = min(round(max(found.w, found.h) * step * (1 + 2 * PADDING)), height, width)
-    x = found.x * step + (found.w * step - side) // 2
-    y = found.y * step + (found.h * step - side) // 2
+        found = _nearest_blobs(objects, inverse, layer=layer, outline=outline, most=most)
+    if not found:  # the largest plane may be the object itself
+        found = _nearest_blobs(small, inverse, layer=layer, outline=outline, most=most)
+    return [
+        Found(_square(blob.box, step=step, height=height, width=width), blob.nearest * depth_unit_m) for blob in found
+    ]
+
+
+def _square(box: Roi, *, step: int, height: int, width: int) -> Roi:
+    """The square around a box of the grid, with a margin, in pixels of the image and inside it."""
+    side = min(round(max(box.w, box.h) * step * (1 + 2 * PADDING)), height, width)
+    x = box.x * step + (box.w * step - side) // 2
+    y = box.y * step + (box.h * step - side) // 2
     return Roi(min(max(x, 0), width - side), min(max(y, 0), height - side), side, side)
 
 
@@ -190,21 +204,53 @@ def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return filled.astype(np.bool_)
 
 
-def _nearest_blob(depth: NDArray[np.uint16], *, layer: int, outline: _Outline) -> Roi | None:
-    """Bounding box of the nearest compact part of `depth` that is separate; `layer` is in depth codes."""
+class _Blob(NamedTuple):
+    """An object on the grid: its bounding box, and the depth code of its front."""
+
+    box: Roi
+    nearest: int
+
+
+def _nearest_blobs(
+    depth: NDArray[np.uint16], inverse: NDArray[np.float32], *, layer: int, outline: _Outline, most: int
+) -> list[_Blob]:
+    """The nearest compact parts of `depth` that are separate; `layer` is in depth codes."""
     half = layer // 2
     counts = np.bincount(depth[depth > 0] // half, minlength=1)
     enough = np.flatnonzero(counts + np.append(counts[1:], 0) >= MIN_AREA * depth.size)
+    found: list[_Blob] = []
     for start in enough[:MAX_LAYERS]:
-        part = _largest_part(depth, nearest=int(start) * half, layer=layer)
-        if part is None:
-            continue
-        # The layer began at its histogram bin. Begin it at the object's front instead, so as not to cut off its back.
-        complete = _largest_part(depth, nearest=int(np.percentile(depth[part], 2)), layer=layer)
-        part = part if complete is None else complete
-        if outline.is_separate(part):
-            return Roi(*cv2.boundingRect(part.astype(np.uint8)))
-    return None
+        for _ in range(MAX_IN_LAYER):
+            part = _separate_part(depth, start=int(start) * half, layer=layer, outline=outline)
+            if part is None:
+                break
+            box = Roi(*cv2.boundingRect(part.astype(np.uint8)))
+            found.append(_Blob(box, int(np.percentile(depth[part], 2))))
+            depth = np.where(_body(part, depth, inverse), 0, depth).astype(np.uint16)
+        if len(found) >= most:
+            break
+    return sorted(found, key=lambda blob: blob.nearest)[:most]
+
+
+def _separate_part(depth: NDArray[np.uint16], *, start: int, layer: int, outline: _Outline) -> NDArray[np.bool_] | None:
+    """The part of the layer that begins at the code `start`, as a mask; None if there is none, or it is not separate."""
+    part = _largest_part(depth, nearest=start, layer=layer)
+    if part is None:
+        return None
+    # The layer began at its histogram bin. Begin it at the object's front instead, so as not to cut off its back.
+    complete = _largest_part(depth, nearest=int(np.percentile(depth[part], 2)), layer=layer)
+    part = part if complete is None else complete
+    return part if outline.is_separate(part) else None
+
+
+def _body(part: NDArray[np.bool_], depth: NDArray[np.uint16], inverse: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """`part` and all that is connected with it without a discontinuity of depth, as a mask: a hand and its arm are one object."""
+    kernel = np.ones((3, 3), np.uint8)
+    steps = cv2.dilate(inverse, kernel) - cv2.erode(inverse, kernel)
+    smooth = ((depth > 0) & (steps < BODY_STEP_PER_M)) | part
+    _, parts = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=8, ltype=cv2.CV_16U)
+    whole = np.isin(parts, np.unique(parts[part])).astype(np.uint8)
+    return np.asarray(cv2.dilate(whole, kernel) > 0)
 
 
 def _largest_part(depth: NDArray[np.uint16], *, nearest: int, layer: int) -> NDArray[np.bool_] | None:

@@ -1,11 +1,13 @@
-"""Region sources: callables from a frame to its `Region`, or to None if nothing is found; and the parser of `--roi`.
+"""Region sources: callables from a frame to its regions; and the parser of `--roi`.
 
 Used by live and record. `edgefuse.framing` does the cropping.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,28 +16,66 @@ from edgefuse.framing import ANY_CROP, WHOLE, Roi, centre_square, square_around,
 from edgefuse.io.json_files import Optional, read_json
 from edgefuse.io.text import printable
 from edgefuse_runtime.camera import Frame
-from edgefuse_runtime.regions.nearest import nearest_object
+from edgefuse_runtime.regions.follow import Follower
+from edgefuse_runtime.regions.nearest import nearest_objects
 
-WORDS = "whole, center, nearest, x,y,w,h (pixels), FILE.json (a region for each frame)"
+WORDS = "whole, center, nearest, nearest:N (N objects), x,y,w,h (pixels), FILE.json (a region for each frame)"
+
+MAX_REGIONS = 16
+"""Largest number of regions in a frame."""
+MORE_CANDIDATES = 1
+"""`nearest` searches this many more objects than it follows, so that it stays with one of several at the same distance."""
 
 MAX_COORDINATE = 40_000
 """Largest absolute value in a rectangle, in pixels; larger than any supported image."""
+
+_log = logging.getLogger(__name__)
 
 _SPEC = {"frames": [{"frame": int, "roi_xywh": [int], "label": Optional(str)}]}
 
 
 class Region(NamedTuple):
-    """A rectangle in pixels, and the class of the object in it, if the source provides it."""
+    """A rectangle in pixels.
+
+    Attributes:
+        label: the class of the object in it, if the source provides it.
+        number: for a followed object, its number, which no other object of the run has; otherwise the position in `--roi`, from 0.
+        is_followed: whether the region follows an object, and is not a fixed place.
+    """
 
     roi: Roi
     label: str | None = None
+    number: int = 0
+    is_followed: bool = False
 
 
 class RegionSource(Protocol):
-    """Finds the region of a frame. Use a source for one run only: it may have state."""
+    """Finds the regions of a frame. Use a source for one run only: it may have state."""
 
-    def __call__(self, frame: Frame) -> Region | None:
-        """The region of `frame`, or None if nothing is found."""
+    def __call__(self, frame: Frame) -> tuple[Region, ...] | None:
+        """The regions of `frame`; empty if it looked for objects and there are none; None = the frame is not to be classified."""
+
+
+def parse_regions(specs: Sequence[str]) -> RegionSource:
+    """Parse one or more values of `--roi`; several are several regions of each frame.
+
+    Raises:
+        UserError: as `parse_region`; or one of several is not a fixed region.
+    """
+    sources = [parse_region(spec) for spec in specs]
+    if len(sources) == 1:
+        return sources[0]
+    fixed = []
+    for spec, source in zip(specs, sources, strict=True):
+        if not isinstance(source, Fixed | Center | WholeImage):
+            raise UserError(
+                f"--roi {shortened(spec)} with another --roi: several regions must be whole, center or x,y,w,h; use nearest:N for "
+                "several objects"
+            )
+        fixed.append(source)
+    if not 0 < len(sources) <= MAX_REGIONS:
+        raise UserError(f"--roi is given {len(sources)} times: 1 to {MAX_REGIONS} were expected")
+    return Several(sources=tuple(fixed))
 
 
 def parse_region(spec: str | None) -> RegionSource:
@@ -53,11 +93,16 @@ def parse_region(spec: str | None) -> RegionSource:
         return WholeImage()
     if spec in ("center", "centre"):
         return Center()
-    if spec == "nearest":
-        return Nearest()
+    if spec.partition(":")[0] == "nearest":
+        return Nearest(num=_parse_num(spec))
     if spec.lower().endswith(".json"):
         return read_regions(Path(spec))
     return Fixed(roi=_parse_rectangle(spec))
+
+
+def most_regions(source: RegionSource) -> int:
+    """Largest number of regions of a frame."""
+    return int(getattr(source, "most", 1))
 
 
 def word_of(source: RegionSource | None) -> str:
@@ -71,8 +116,8 @@ class DefaultRegion:
 
     word = WHOLE
 
-    def __call__(self, frame: Frame) -> Region:
-        return Region(frame.roi) if frame.roi is not None else WholeImage()(frame)
+    def __call__(self, frame: Frame) -> tuple[Region]:
+        return (Region(frame.roi),) if frame.roi is not None else WholeImage()(frame)
 
 
 @dataclass(frozen=True)
@@ -81,9 +126,9 @@ class WholeImage:
 
     word = WHOLE
 
-    def __call__(self, frame: Frame) -> Region:
+    def __call__(self, frame: Frame) -> tuple[Region]:
         height, width = frame.depth.shape
-        return Region(Roi(0, 0, width, height))
+        return (Region(Roi(0, 0, width, height)),)
 
 
 @dataclass(frozen=True)
@@ -92,33 +137,76 @@ class Center:
 
     word = "center"
 
-    def __call__(self, frame: Frame) -> Region:
-        return Region(centre_square(*frame.depth.shape))
+    def __call__(self, frame: Frame) -> tuple[Region]:
+        return (Region(centre_square(*frame.depth.shape)),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """The same rectangle in every frame."""
+    """The same rectangle in every frame; scaled if the image size changes, such as on USB 2 after a reconnection."""
 
     roi: Roi
+    _sizes: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Width and height of the first image, and of the newest."""
 
     @property
     def word(self) -> str:
         return ",".join(str(value) for value in self.roi)
 
-    def __call__(self, frame: Frame) -> Region:
-        return Region(self.roi)
+    def __call__(self, frame: Frame) -> tuple[Region]:
+        height, width = frame.depth.shape
+        first, *newest = self._sizes or [(width, height)]
+        scale_x, scale_y = width / first[0], height / first[1]
+        x, y, w, h = self.roi
+        roi = Roi(round(x * scale_x), round(y * scale_y), max(round(w * scale_x), 1), max(round(h * scale_y), 1))
+        if (newest or [first])[0] != (width, height):
+            text = ",".join(str(value) for value in roi)
+            _log.warning("the images have %dx%d pixels now, not %dx%d: the region is %s", width, height, *first, text)
+        self._sizes[:] = [first, (width, height)]
+        return (Region(roi),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """Several fixed regions in every frame, numbered from 0."""
+
+    sources: tuple[Fixed | Center | WholeImage, ...]
+
+    @property
+    def word(self) -> str:
+        return " ".join(source.word for source in self.sources)
+
+    @property
+    def most(self) -> int:
+        return len(self.sources)
+
+    def __call__(self, frame: Frame) -> tuple[Region, ...]:
+        return tuple(source(frame)[0]._replace(number=number) for number, source in enumerate(self.sources))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """The square around the nearest compact object in the depth image; None if there is none."""
+    """The squares around the `num` nearest compact objects in the depth image, followed from frame to frame."""
 
-    word = "nearest"
+    num: int = 1
+    _follower: Follower = field(init=False, repr=False, compare=False)
 
-    def __call__(self, frame: Frame) -> Region | None:
-        roi = nearest_object(frame.depth, depth_unit_m=frame.depth_unit_m)
-        return None if roi is None else Region(roi)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_follower", Follower(self.num))
+
+    @property
+    def word(self) -> str:
+        return "nearest" if self.num == 1 else f"nearest:{self.num}"
+
+    @property
+    def most(self) -> int:
+        return self.num
+
+    def __call__(self, frame: Frame) -> tuple[Region, ...]:
+        height, width = frame.depth.shape
+        found = nearest_objects(frame.depth, depth_unit_m=frame.depth_unit_m, most=self.num + MORE_CANDIDATES)
+        followed = self._follower(found, height=height, width=width)
+        return tuple(Region(one.roi, number=one.number, is_followed=True) for one in followed)
 
 
 class FromFile:
@@ -140,8 +228,8 @@ class FromFile:
         """The classes in the file."""
         return tuple(sorted({region.label for region in self._by_number.values() if region.label is not None}))
 
-    def __call__(self, frame: Frame) -> Region | None:
-        """The frame's region.
+    def __call__(self, frame: Frame) -> tuple[Region] | None:
+        """The frame's region; None if it has none.
 
         Raises:
             UserError: the region does not fit the image. For recordings, which have one image size, the first call checks all
@@ -158,7 +246,7 @@ class FromFile:
         if region is not None:
             self._seen[1] += 1
             self._check(number, frame)
-        return region
+        return None if region is None else (region,)
 
     def note(self) -> str | None:
         """One line about the frames of this run without a region, or None if there were none."""
@@ -206,6 +294,15 @@ def _region_from_entry(entry: dict[str, Any], where: str) -> tuple[int, Region]:
     if len(box) != 4:
         raise UserError(f"{where}: roi_xywh is {shortened(box)}, four numbers [x, y, w, h] were expected")
     return number, Region(_checked(Roi(*box), where=f"{where}: roi_xywh is {shortened(box)}"), entry.get("label"))
+
+
+def _parse_num(spec: str) -> int:
+    """N of nearest:N; 1 for nearest."""
+    _, colon, word = spec.partition(":")
+    num = int(word) if word.isascii() and word.isdecimal() and len(word) < 4 else 0
+    if colon and not 0 < num <= MAX_REGIONS:
+        raise UserError(f"--roi {shortened(spec)}: nearest:N with N from 1 to {MAX_REGIONS} was expected")
+    return num if colon else 1
 
 
 def _parse_rectangle(spec: str) -> Roi:

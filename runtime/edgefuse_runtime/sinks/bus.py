@@ -5,6 +5,7 @@ A sink that fails is closed and opened again after a pause. What it misses is co
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -30,7 +31,7 @@ DRAIN_TIMEOUT_S = 5.0
 """At the end of a run, a sink that takes no result for this long is abandoned."""
 HURRY_TIMEOUT_S = 0.5
 """The same, for all results together, if a signal ends the run. The summary has this time once more."""
-MAX_EVENTS = 64
+MAX_EVENTS = 1024
 """Events that wait while a sink is busy."""
 REPORT_EVERY_S = 10.0
 """Lost results of a sink are reported at most this often."""
@@ -71,8 +72,13 @@ class SinkBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the sinks. Those that do not return in time are abandoned: their threads end with the process."""
-        if not all(worker.is_finishing for worker in self._workers):
+        if not self.is_finished:
             self._finish(None, timeout_s=HURRY_TIMEOUT_S)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every sink has got the summary, or was given up."""
+        return all(worker.is_finishing for worker in self._workers)
 
     @property
     def all_closed(self) -> bool:
@@ -97,7 +103,7 @@ class SinkBus:
             hurry: wait shortly: a signal ended the run.
         """
         for worker in self._workers:
-            worker.begin_ending()
+            worker.begin_ending(hurry=hurry)
         end_s = time.monotonic() + HURRY_TIMEOUT_S if hurry else None
         for worker in self._workers:
             worker.wait_until_idle(end_s, patience_s=DRAIN_TIMEOUT_S)
@@ -122,10 +128,11 @@ class SinkBus:
 
 
 class _Waiting(NamedTuple):
-    """A result that waits for a sink."""
+    """A result that waits for a sink. `place`: in the order of results and events."""
 
     result: Result
     frame: Frame | None
+    place: int
 
 
 class _Worker:
@@ -136,11 +143,12 @@ class _Worker:
         self._wait_s = wait_s if self._info.queue_size > 1 else 0.0
         self._changed = threading.Condition()
         self._results: deque[_Waiting] = deque()
-        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
+        self._places = itertools.count(1)
         self._summary: LiveSummary | None = None
         self._current: _Waiting | Event | LiveSummary | None = None
         self._state: Literal["opening", "open", "failed", "closed"] = "opening"
-        self._has_ended = self._is_busy = self._is_ending = self._is_in_trouble = False
+        self._has_ended = self._is_busy = self._is_ending = self._may_hang = self._is_in_trouble = False
         self.is_finishing = False
         self._refusal: UserError | None = None
         self._retry_at_s, self._pause_s, self._tries_left = 0.0, FIRST_PAUSE_S, 0
@@ -162,9 +170,9 @@ class _Worker:
                 raise self._refusal
 
     def put(self, result: Result, frame: Frame | None) -> None:
-        waiting = _Waiting(result, frame if self._info.wants_images else None)
         with self._changed:
-            if self._has_ended:
+            waiting = _Waiting(result, frame if self._info.wants_images else None, next(self._places))
+            if self._has_ended or (self._info.wants_images and self._state == "failed"):  # images would take memory
                 self._dropped += 1
                 return
             if self._wait_s and self._state == "open" and not self._has_room():
@@ -183,12 +191,12 @@ class _Worker:
 
     def put_event(self, event: Event) -> None:
         with self._changed:
-            self._events.append(event)
+            self._events.append((next(self._places), event))
             self._changed.notify_all()
 
-    def begin_ending(self) -> None:
+    def begin_ending(self, *, hurry: bool) -> None:
         with self._changed:
-            self._is_ending = True
+            self._is_ending, self._may_hang = True, hurry and self._info.is_display
             self._retry_at_s, self._tries_left = 0.0, 1
             self._changed.notify_all()
 
@@ -214,7 +222,7 @@ class _Worker:
 
     def counts(self) -> SinkCounts:
         with self._changed:
-            hangs = self._is_ending and not self._is_idle()
+            hangs = self._is_ending and not self._may_hang and not self._is_idle()
             lost = len(self._results) + isinstance(self._current, _Waiting) if hangs else 0
             return SinkCounts(
                 name=self._info.name,
@@ -283,8 +291,9 @@ class _Worker:
         return bool(self._results or self._events)
 
     def _take(self) -> Callable[[], None]:
-        if self._events:
-            self._current = event = self._events.popleft()
+        if self._events and (not self._results or self._events[0][0] < self._results[0].place):
+            _, event = self._events.popleft()
+            self._current = event
             return lambda: self._sink.event(event)
         if self._results:
             self._current = waiting = self._results.popleft()
@@ -347,6 +356,9 @@ class _Worker:
                 self._refusal, is_first = error, False
             self._state = "failed"
             self._put_back(is_lasting=not isinstance(error, OSError))
+            if self._info.wants_images:
+                self._dropped += len(self._results)
+                self._results.clear()
             self._retry_at_s = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             if self._is_ending:
@@ -364,10 +376,12 @@ class _Worker:
         """Keep what could not be written for another try, if the queue is for every result and the result is not the reason."""
         current, self._current = self._current, None
         if isinstance(current, _Waiting):
-            if self._info.queue_size > 1 and self._has_room() and not is_lasting:
+            if self._info.queue_size > 1 and self._has_room() and not (is_lasting or self._info.wants_images):
                 self._results.appendleft(current)
             else:
                 self._dropped += 1
+        elif isinstance(current, Event) and len(self._events) < MAX_EVENTS and not is_lasting:
+            self._events.appendleft((0, current))
         elif isinstance(current, LiveSummary):
             self._summary = current
 

@@ -8,6 +8,7 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from edgefuse.answers import UNKNOWN
 from edgefuse.io.json_files import dumps
 from edgefuse.io.text import printable, some_of, write_line
 from edgefuse_runtime.frame_times import STAGES
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _TextSink = TypeVar("_TextSink", bound="TextSink")
 
 NO_DECISION = "no decision"
+OBJECT_EVENTS = ("appeared", "decided", "left")
 QUEUE_SIZE = 256
 """Lines that wait for a slow reader."""
 
@@ -31,9 +33,11 @@ def line_of(result: Result) -> str:
         verdict = f"  {result.expected} is not a class of the model"
     age = "" if result.age_ms is None else f"  age {result.age_ms:6.1f} ms"
     warning = f"  WARNING {result.warning}" if result.warning else ""
+    where = "" if result.region in (0, None) else f"  region {result.region}"
+    alone = "  depth alone" if result.adaptive == "depth" else ""
     return (
-        f"frame {result.frame:6d}  {label_of(result):<14}  {probability_of(result)}  gate {gate_of(result)}  {nearest_of(result)}  "
-        f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{verdict}{warning}"
+        f"frame {result.frame:6d}{where}  {label_of(result):<14}  {probability_of(result)}  gate {gate_of(result)}  {nearest_of(result)}  "
+        f"{result.latency_ms:6.2f} ms{age}  dropped {result.dropped}  stale {result.stale}{alone}{verdict}{warning}"
     )
 
 
@@ -58,13 +62,15 @@ def nearest_of(result: Result) -> str:
 
 
 def summary_lines(summary: LiveSummary, *, stats: bool = False) -> list[str]:
-    """A summary as lines of text.
+    """A summary as lines of text; none if the engine or the camera could not be opened, whose error is shown elsewhere.
 
     Args:
         stats: with the percentiles of each stage, and the counts of each sink.
     """
+    if not summary.engine:
+        return []
     lines = [
-        f"{summary.processed} results in {summary.elapsed_s:.1f} s ({summary.results_per_s:.1f}/s), ended: {summary.ended}",
+        f"{summary.num_results} results in {summary.elapsed_s:.1f} s ({summary.results_per_s:.1f}/s), ended: {summary.ended}",
         f"received {summary.received} = processed {summary.processed} + dropped {summary.dropped} + stale {summary.stale}"
         f" + without region {summary.without_region} + unfinished {summary.unfinished}",
     ]
@@ -75,14 +81,22 @@ def summary_lines(summary: LiveSummary, *, stats: bool = False) -> list[str]:
         lines += [f"latency in ms, arrival to result: {figures}", f"stages in ms, p50: {stages}"]
     if summary.age_ms is not None:
         lines.append("frame age in ms: " + "  ".join(f"{name} {value:.2f}" for name, value in summary.age_ms.items()))
+    if summary.adaptive is not None:
+        lines.append(f"answered from depth alone: {summary.adaptive['depth']} of {summary.num_results} results")
     if stats:
         lines += _stats_lines(summary)
     lines += [f"WARNING {warning}" for warning in summary.warnings]
     if summary.without_decision:
         lines.append(f"{NO_DECISION} in {summary.without_decision} results")
+    if summary.unknown:
+        lines.append(f"{UNKNOWN} in {summary.unknown} results")
+    if summary.objects:
+        counts = ", ".join(f"{label} {count}" for label, count in sorted(summary.objects.items()))
+        lines.append(f"objects decided: {counts}")
     accuracy = summary.accuracy
     if accuracy is not None and accuracy.fraction is not None:
-        excluded = f", without {accuracy.abstained} that have no decision" if accuracy.abstained else ""
+        without = f"no decision or are {UNKNOWN}" if summary.unknown else "no decision"
+        excluded = f", without {accuracy.abstained} that have {without}" if accuracy.abstained else ""
         lines.append(f"accuracy {accuracy.fraction:.3f} ({accuracy.correct} of {accuracy.scored}{excluded})")
     if accuracy is not None and accuracy.unscored:
         lines.append(
@@ -159,20 +173,24 @@ class TextSink:
 
 
 class LinesSink(TextSink):
-    """Writes one line per result, and the summary."""
+    """Writes one line per result, or per event of an object, and the summary."""
 
-    def __init__(self, stream: TextIO | None, *, stats: bool = False) -> None:
+    def __init__(self, stream: TextIO | None, *, stats: bool = False, events: bool = False) -> None:
+        """Choose the stream; `events`: lines for events, and none for results."""
         super().__init__(stream)
-        self._stats = stats
+        self._stats, self._events = stats, events
 
     def result(self, result: Result, frame: Frame | None) -> None:
-        self._output.write(line_of(result))
+        if not self._events:
+            self._output.write(line_of(result))
 
     def event(self, event: Event) -> None:
-        pass
+        if self._events and event.event in OBJECT_EVENTS:
+            self._output.write(f"{event.event:<8}  {event.message}")
 
     def summary(self, summary: LiveSummary) -> None:
-        self._output.write("\n".join(summary_lines(summary, stats=self._stats)))
+        if lines := summary_lines(summary, stats=self._stats):
+            self._output.write("\n".join(lines))
 
 
 class SummarySink(TextSink):

@@ -2,6 +2,7 @@
 
 TOPIC            each result, QoS 0
 TOPIC/event      each event, QoS 0
+TOPIC/camera     the newest event about the camera, QoS 1, retained
 TOPIC/summary    the summary, QoS 1, retained
 TOPIC/state      "online" or "offline", QoS 1, retained; the broker sends "offline" if the connection is lost
 """
@@ -37,6 +38,7 @@ class MqttSink:
         self.info = SinkInfo(name=f"mqtt {host}:{port}/{topic}", queue_size=64)
         self._host, self._port, self._topic = host, port, topic
         self._client: Any = None
+        self._camera: Event | None = None
 
     def __enter__(self) -> MqttSink:
         mqtt = require("paho.mqtt.client", extra="mqtt")
@@ -60,6 +62,8 @@ class MqttSink:
         if answer[0].is_failure:
             raise OSError(errno.ECONNREFUSED, f"the broker refuses the connection: {answer[0]}")
         self._publish("state", "online", qos=1, retain=True)
+        if self._camera is not None:  # a broker that was started again may have lost it
+            self._publish("camera", dumps(self._camera.to_json()), qos=1, retain=True)
         return self
 
     def __exit__(
@@ -78,6 +82,9 @@ class MqttSink:
         self._publish("", dumps(result.to_json()))
 
     def event(self, event: Event) -> None:
+        if event.event == "camera":
+            self._camera = event
+            self._publish("camera", dumps(event.to_json()), qos=1, retain=True)
         self._publish("event", dumps(event.to_json()))
 
     def summary(self, summary: LiveSummary) -> None:
@@ -89,7 +96,12 @@ class MqttSink:
         if not self._client.is_connected():
             raise OSError(errno.ENOTCONN, "the connection to the broker was lost")
         message = self._client.publish(topic, payload, qos=qos, retain=retain)
-        message.wait_for_publish(TIMEOUT_S)
+        try:
+            message.wait_for_publish(TIMEOUT_S)
+        except (
+            RuntimeError
+        ) as error:  # it was lost since the check; as an OSError, the bus keeps the result for the next connection
+            raise OSError(errno.ENOTCONN, "the connection to the broker was lost") from error
         if not message.is_published():
             raise OSError(errno.ETIMEDOUT, "the broker takes no messages")
 

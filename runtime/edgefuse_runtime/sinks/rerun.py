@@ -29,6 +29,10 @@ MAX_PER_S = 5.0
 """Frames per second that are shown."""
 CLOSE_TIMEOUT_S = 5.0
 
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[2:]; from edgefuse_runtime.sinks.rerun_process import main; main(sys.argv[1])"
+)
+
 
 class RerunSink:
     """Sends the newest frame, at most `MAX_PER_S` times a second."""
@@ -64,7 +68,13 @@ class RerunSink:
             path.parent.mkdir(parents=True, exist_ok=True)
             target = str(path)
         self._num_opened += 1
-        command = [sys.executable, "-m", "edgefuse_runtime.sinks.rerun_process", target]
+        command = [
+            sys.executable,
+            "-c",
+            _CODE,
+            target,
+            *sys.path,
+        ]  # python -m would import from the working directory, too
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         return self
 

@@ -1,4 +1,4 @@
-"""The process of `edgefuse_runtime.sinks.rerun`: python -m edgefuse_runtime.sinks.rerun_process TARGET, messages on stdin."""
+"""The process of `edgefuse_runtime.sinks.rerun`: `main`, with messages on standard input."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from edgefuse.io.json_files import parse_json
 from edgefuse.io.workers import begin_worker
 
 
-def main() -> None:
+def main(target: str) -> None:
     """Log each message until standard input ends."""
     import rerun
 
     begin_worker()
-    (target,) = sys.argv[1:]
     rerun.init("edgefuse live")
     if target.endswith(".rrd"):
         rerun.save(target)
@@ -40,13 +39,12 @@ def _log(rerun: Any, header: dict[str, Any], stream: IO[bytes]) -> None:
     rerun.set_time("time", timestamp=np.datetime64(result["time"].removesuffix("Z"), "ms"))
     rerun.log("rgb", rerun.Image(rgb))
     rerun.log("depth", rerun.DepthImage(depth, meter=1 / header["depth_unit_m"]))
-    x, y, w, h = result["roi"]
-    label = result["label"] or "no decision"
-    rerun.log("rgb/region", rerun.Boxes2D(mins=[[x, y]], sizes=[[w, h]], labels=[label]))
+    if result["roi"] is None:
+        rerun.log("rgb/region", rerun.Clear(recursive=False))
+    else:
+        x, y, w, h = result["roi"]
+        label = result["label"] or "no decision"
+        rerun.log("rgb/region", rerun.Boxes2D(mins=[[x, y]], sizes=[[w, h]], labels=[label]))
     for name in ("probability", "gate_mean", "latency_ms", "age_ms", "valid_depth", "nearest_m"):
         if result[name] is not None:
             rerun.log(f"values/{name}", rerun.Scalars(result[name]))
-
-
-if __name__ == "__main__":
-    main()

@@ -24,11 +24,13 @@ class SinkInfo:
         queue_size: results that wait while the sink is busy. 1 = only the newest, for a sink that shows the present state. A sink
             that wants every result has more; when they are all waiting, the oldest is dropped.
         wants_images: `result` gets the frame.
+        is_display: it shows the present state and keeps nothing. If a signal ends the run while it is busy, that is no failure.
     """
 
     name: str
     queue_size: int = 1
     wants_images: bool = False
+    is_display: bool = False
 
 
 class Sink(Protocol):

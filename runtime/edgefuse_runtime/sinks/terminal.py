@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefuse.answers import NONE, UNKNOWN
 from edgefuse.io.text import new_console, new_table, printable
 from edgefuse_runtime.results import Event, LiveSummary, Result, Score
 from edgefuse_runtime.sinks.lines import gate_of, label_of, nearest_of, probability_of, summary_lines
@@ -43,6 +44,7 @@ class TableSink:
         self._results: deque[Result] = deque(maxlen=NUM_ROWS)
         self._latencies_ms: deque[float] = deque(maxlen=NUM_TIMINGS)
         self._score = Score()
+        self._camera: Event | None = None
 
     def __enter__(self) -> TableSink:
         from rich.live import Live
@@ -63,11 +65,13 @@ class TableSink:
     def result(self, result: Result, frame: Frame | None) -> None:
         with self._lock:
             self._results.append(result)
-            self._latencies_ms.append(result.latency_ms)
-            self._score.add(result)
+            if result.roi is not None:
+                self._latencies_ms.append(result.latency_ms)
+                self._score.add(result)
 
     def event(self, event: Event) -> None:
-        pass
+        if event.event == "camera":
+            self._camera = event
 
     def summary(self, summary: LiveSummary) -> None:
         self.__exit__(None, None, None)
@@ -80,14 +84,18 @@ class TableSink:
         from rich.panel import Panel
         from rich.text import Text
 
+        camera = _camera(self._camera)
         with self._lock:
             results, latencies_ms = list(self._results), np.array(self._latencies_ms)
             accuracy = self._score.accuracy()
         if not results:
-            return Panel(Text("waiting for the first frame"), title=self._title, width=80)
+            waiting = Text("waiting for the first frame")
+            return Panel(Group(camera, waiting) if camera is not None else waiting, title=self._title, width=80)
         newest = results[-1]
         now = Group(
-            _prediction(newest), Text(), _bars(newest), Text(), _sensors(newest), Text(), _timings(newest, latencies_ms)
+            *([camera, Text()] if camera is not None else []),
+            *(_prediction(newest), Text(), _bars(newest), Text(), _sensors(newest), Text()),
+            _timings(newest, latencies_ms),
         )
         seen = f"frame {newest.frame}   dropped {newest.dropped}   stale {newest.stale}"
         right = ""
@@ -97,9 +105,21 @@ class TableSink:
 
 
 def _colour(result: Result) -> str:
-    if result.label is None:
+    if result.label in (None, UNKNOWN):
         return "yellow"
+    if result.label == NONE:
+        return "white"
     return {None: "cyan", True: "green", False: "red"}[result.correct]
+
+
+def _camera(event: Event | None) -> RenderableType | None:
+    """A camera that does not send both images, or None."""
+    from rich.text import Text
+
+    if event is None or event.detail["state"] in ("running", "ended"):
+        return None
+    is_lost = event.detail["state"] in ("reconnecting", "failed")
+    return Text(printable(event.message), "bold red" if is_lost else "yellow")
 
 
 def _prediction(result: Result) -> RenderableType:
@@ -108,8 +128,13 @@ def _prediction(result: Result) -> RenderableType:
     text = Text.assemble(
         (f" {printable(label_of(result))} ", f"bold reverse {_colour(result)}"), f"  {probability_of(result)}"
     )
+    if result.adaptive == "depth":
+        text.append("   from depth alone", "dim")
     if result.correct is False:
         text.append(f"   it is {printable(result.expected or '')}", "red")
+    if result.object is not None:
+        decided = "no decision yet" if result.decided is None else printable(result.decided)
+        text.append(f"\nobject {result.object}: {decided}", "bold")
     if result.warning:
         text.append(f"\nWARNING {printable(result.warning)}", "bold yellow")
     return text
@@ -145,6 +170,8 @@ def _sensors(result: Result) -> RenderableType:
 def _timings(result: Result, latencies_ms: np.ndarray) -> RenderableType:
     from rich.text import Text
 
+    if not len(latencies_ms):
+        return Text("no object so far")
     p50, p99 = np.percentile(latencies_ms, [50, 99])
     wait, *parts = (f"{stage} {value:.1f}" for stage, value in result.stages.by_stage().items())
     age = "" if result.age_ms is None else f"   frame age {result.age_ms:.1f}"
@@ -159,7 +186,7 @@ def _table(results: list[Result]) -> RenderableType:
         table.add_column(name, justify="left" if name in ("class", "expected") else "right", no_wrap=True)
     for result in reversed(results):
         table.add_row(
-            str(result.frame),
+            str(result.frame) + (f" #{result.region}" if result.region else ""),
             label_of(result),
             probability_of(result),
             gate_of(result),

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 64_000_000
 """About 80,000 frames: three quarters of an hour at 30 frames/s."""
 HEAD, TAIL = b'{"displayTimeUnit": "ms", "traceEvents": [\n', b"\n]}\n"
-CAMERA, SLOT, CLASSIFIER = 1, 2, 3
-TRACKS = {CAMERA: "camera", SLOT: "newest frame", CLASSIFIER: "classifier"}
-"""Track number ("tid") -> name. The stages of one track never overlap, unless one contains the other."""
+CAMERA, SLOT, FRAMING, ENGINE, RESULTS = 1, 2, 3, 4, 5
+TRACKS = {CAMERA: "camera", SLOT: "newest frame", FRAMING: "framing", ENGINE: "engine", RESULTS: "results"}
+"""Track number ("tid") -> name. The stages of one track never overlap."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class TraceSink:
         self._handle: int | None = None
         self._end = 0
         self._is_full = False
+        self._published_ns = 0
 
     def __enter__(self) -> TraceSink:
         if not self._end:
@@ -70,7 +71,9 @@ class TraceSink:
             os.close(handle)
 
     def result(self, result: Result, frame: Frame | None) -> None:
-        self._add(_events(result))
+        if result.is_first:
+            self._add(_events(result, after_ns=self._published_ns))
+            self._published_ns = result.times.published_ns
 
     def event(self, event: Event) -> None:
         pass  # their clock is the wall clock, which may step
@@ -111,15 +114,16 @@ def _names() -> Iterator[dict[str, Any]]:
         yield {"ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": {"name": name}}
 
 
-def _events(result: Result) -> Iterator[dict[str, Any]]:
+def _events(result: Result, *, after_ns: int) -> Iterator[dict[str, Any]]:
+    """The events of a frame. `after_ns`: when the result before was published; this one's may have waited for that."""
     times = result.times
-    args = {"frame": result.frame, "label": result.label, "time": times.to_json()["time"]}
-    yield _span("read", CAMERA, times.arrival_ns, times.ready_ns, {"frame": result.frame})
-    yield _span("queue", SLOT, times.ready_ns, times.dequeued_ns, {"frame": result.frame})
-    yield _span(f"frame {result.frame}", CLASSIFIER, times.dequeued_ns, times.published_ns, args)
-    yield _span("preprocess", CLASSIFIER, times.dequeued_ns, times.framed_ns)
-    yield _span("infer", CLASSIFIER, times.engine_start_ns, times.engine_end_ns)
-    yield _span("publish", CLASSIFIER, times.engine_end_ns, times.published_ns)
+    frame = {"frame": result.frame}
+    args = {**frame, "label": result.label, "time": times.to_json()["time"]}
+    yield _span("read", CAMERA, times.arrival_ns, times.ready_ns, frame)
+    yield _span("queue", SLOT, times.ready_ns, times.dequeued_ns, frame)
+    yield _span("preprocess", FRAMING, times.dequeued_ns, times.framed_ns, frame)
+    yield _span("infer", ENGINE, times.engine_start_ns, times.engine_end_ns, frame)
+    yield _span("publish", RESULTS, max(times.engine_end_ns, after_ns), times.published_ns, args)
     values = {"dropped": result.dropped, "stale": result.stale}
     yield {"ph": "C", "name": "pairs lost", "pid": 1, "ts": times.published_ns / 1e3, "args": values}
     if result.age_ms is not None:
@@ -127,9 +131,9 @@ def _events(result: Result) -> Iterator[dict[str, Any]]:
         yield {"ph": "C", "name": "frame age", "pid": 1, "ts": times.published_ns / 1e3, "args": age}
 
 
-def _span(name: str, track: int, start_ns: int, end_ns: int, args: dict[str, Any] | None = None) -> dict[str, Any]:
-    span = {"ph": "X", "name": name, "pid": 1, "tid": track, "ts": start_ns / 1e3, "dur": (end_ns - start_ns) / 1e3}
-    return span if args is None else {**span, "args": args}
+def _span(name: str, track: int, start_ns: int, end_ns: int, args: dict[str, Any]) -> dict[str, Any]:
+    start_us, duration_us = start_ns / 1e3, (end_ns - start_ns) / 1e3
+    return {"ph": "X", "name": name, "pid": 1, "tid": track, "ts": start_us, "dur": duration_us, "args": args}
 
 
 def _is_trace(path: Path) -> bool:

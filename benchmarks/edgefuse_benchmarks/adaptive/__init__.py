@@ -1,0 +1,1 @@
+"""Adaptive computing: accuracy against mean latency."""

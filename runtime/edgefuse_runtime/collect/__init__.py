@@ -1,0 +1,1 @@
+"""Keeps frames of a run that are worth labelling."""
