@@ -53,7 +53,7 @@ def browse_app(page: Page, files: StaticFiles, address: WebAddress, *, range_m: 
         if entry is None or kind not in ("rgb", "depth") or size not in WIDTHS_PX:
             return _text("there is no such image", 404)
         try:
-            jpeg = await run_in_threadpool(pair_jpeg, entry, kind=kind, size=size, range_m=range_m)
+            jpeg = await run_in_threadpool(_jpeg, page, entry, kind=kind, size=size, range_m=range_m)
         except UserError as error:
             return _text(str(error), 404)
         return Response(jpeg, media_type="image/jpeg", headers=KEEP)
@@ -72,6 +72,15 @@ def browse_app(page: Page, files: StaticFiles, address: WebAddress, *, range_m: 
     ]
     app = Starlette(routes=routes, exception_handlers={UserError: _refused})
     return Guard(app, address, public=LOGIN_FILES if address.token is not None else ())
+
+
+def _jpeg(page: Page, entry: Entry, **how: Any) -> bytes:
+    """See `pair_jpeg`. A change of a page may move the files while they are read: then they are read where they are now."""
+    try:
+        return pair_jpeg(entry, **how)
+    except UserError:
+        with page.index.lock:
+            return pair_jpeg(entry, **how)
 
 
 def _change(page: Page, spec: Any, make: Callable[[dict[str, Any]], tuple[str, list[Entry]]]) -> _Handler:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -58,6 +59,30 @@ def test_the_whole_image_of_a_collected_pair_has_its_region_marked(tmp_path: Pat
         shutil.rmtree(root / ".frames")
         assert not page.row("near/live/a")["has_whole"]
         assert page.get(f"/data/{row['id']}/rgb.jpg?size=whole").status_code == 404
+
+
+def test_an_image_is_served_while_a_change_moves_it(tmp_path: Path) -> None:
+    """The page asks for a pair's images and labels it right after, so that both arrive together."""
+    root = small_set(tmp_path / "objects")
+    with browsed(root) as page, ThreadPoolExecutor(3) as pool:
+        number = page.row("near/s1/f0")["id"]
+        asked = [f"/data/{number}/{kind}.jpg?size=small" for kind in ("rgb", "depth")]
+        stopped = threading.Event()
+
+        def ask(path: str) -> set[int]:
+            codes = set()
+            while not stopped.is_set():
+                codes.add(page.get(path).status_code)
+            return codes
+
+        answers = [pool.submit(ask, path) for path in asked]
+        try:
+            for label in ("far", "near") * 20:
+                (row,) = (row for row in page.rows() if row["id"] == number)
+                assert page.label(label, row).status_code == 200
+        finally:
+            stopped.set()
+        assert [answer.result() for answer in answers] == [{200}, {200}]
 
 
 def test_whole_images_are_those_of_the_collection(tmp_path: Path) -> None:
