@@ -22,7 +22,7 @@ from edgefuse.bundle import Bundle, open_bundle
 from edgefuse.errors import UserError, require
 from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, ParityReport, Tolerance, check_parity
 from edgefuse.evaluation.metrics import Predictor
-from edgefuse.framing import centre_square, fit
+from edgefuse.framing import Buffers, centre_square, fit
 from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
@@ -289,11 +289,18 @@ def _measure_frames(
     except UserError as error:
         candidates.notes.append(f"no comparison with the usual loop: {error}")
         return ()
-    size = bundle.manifest.contract.size
+    buffers = Buffers(bundle.manifest.contract.size)  # as live does
 
     def run(engine: Engine, frame: Frame) -> object:
         region = centre_square(*frame.depth.shape)
-        framed = fit(frame.rgb, frame.depth, size=size, roi=region, depth_unit_m=frame.depth_unit_m)
+        framed = fit(
+            frame.rgb,
+            frame.depth,
+            size=bundle.manifest.contract.size,
+            roi=region,
+            depth_unit_m=frame.depth_unit_m,
+            out=buffers,
+        )
         return engine.run(framed.rgb[np.newaxis], framed.depth[np.newaxis])
 
     def compare() -> list[str]:
