@@ -76,7 +76,7 @@ def _shown(report: Report) -> list[KeyFigure]:
         return [KeyFigure(f"{one.name}, {group.name}", one, f"{rates[one.name]:.0f} pairs/s" if rates else "")]
     if report.benchmark == "live":
         return ([figure for figure in figures if "paced" in figure.what] or figures)[:1]
-    return figures[-1:]
+    return ([figure for figure in figures if figure.what.startswith("raw frame")] or figures)[-1:]
 
 
 def _row(figure: KeyFigure, report: Report, path: Path) -> str:

@@ -51,3 +51,13 @@ def test_the_newest_result_of_each_folder_is_shown(tmp_path: Path) -> None:
     assert all(re.fullmatch(r" [\d.]+ (µs|ms) ", time) for row in rows for time in row[3:])
     with pytest.raises(UserError, match="lacks the lines"):
         with_table("no comments", "")
+
+
+def test_an_engine_is_shown_from_complete_frames_and_not_by_its_core(tmp_path: Path) -> None:
+    engine = REPORTS["engine"]
+    frames = replace(engine.groups[0], scope="raw frame", name="640x480")
+    core = replace(REPORTS["core"].groups[0], name="of this bundle: d = 128")
+    save(replace(engine, groups=(*engine.groups, frames, core)), tmp_path / "benchmarks/results")
+    (row,) = table(tmp_path).splitlines()[2:]
+    fastest = min(frames.series, key=lambda one: one.summary().p50_ns)
+    assert row.startswith("| [raw frame](") and f": {fastest.name}; " in row
