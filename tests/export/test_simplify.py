@@ -20,6 +20,7 @@ from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.simplify import simplify
 from edgefuse_export.onnx.torch_to_onnx import Batch, onnx_from_model, proto_from_module
 from edgefuse_export.ort_reference import reference_session
+from edgefuse_runtime.engines.openvino import config_of
 
 MODELS: dict[str, dict[str, Any]] = {
     "gated": {"fusion": "gated", "encoding": "relative"},
@@ -152,3 +153,27 @@ def test_slices_keep_their_values_in_int32() -> None:
     y, z = reference_session(proto.SerializeToString()).run(None, {"x": x, "start": np.array([1])})
     np.testing.assert_array_equal(y, x[:, 1:, 2:-2])
     np.testing.assert_array_equal(z, x[1:2])
+
+
+def test_equal_layers_share_weights_but_no_bias() -> None:
+    """OpenVINO adds a bias that two layers read in a pass of its own. Here it fuses both, and the weights are stored once."""
+    first, second = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
+    second.load_state_dict(first.state_dict())
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = first, second
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.relu(self.first(a)) + torch.relu(self.second(b)).mean()
+
+    example = (torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))
+    proto = proto_from_module(Both().eval(), example, input_names=["a", "b"], output_names=["y"])
+    weights, biases = zip(*(node.input[1:] for node in proto.graph.node if node.op_type == "Conv"), strict=True)
+    assert len(set(weights)) == 1 and len(set(biases)) == 2
+    core = pytest.importorskip("openvino").Core()
+    compiled = core.compile_model(core.read_model(proto.SerializeToString()), "CPU", config_of("fp32", num_threads=1))
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    layers = [one["originalLayersNames"].astype(str) for one in infos if one["layerType"].astype(str) == "Convolution"]
+    assert len(layers) == 2 and all("relu" in names for names in layers)

@@ -1,4 +1,7 @@
-"""Removes from an exported graph what computes nothing: splits of a concatenation, and the shape arithmetic that a parser adds to slices."""
+"""Makes an exported graph faster without changing what it computes.
+
+It removes splits of a concatenation and the shape arithmetic that a parser adds to slices, and gives each layer a bias of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ def simplify(model: Any) -> None:
     _name_modules(graph)
     _without_splits(onnx, graph)
     _slices_in_int32(onnx, graph)
+    _own_biases(graph)
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
 
@@ -73,6 +77,25 @@ def _slices_in_int32(onnx: Any, graph: Any) -> None:
                 constants[name] = onnx.numpy_helper.from_array(array, name)
                 graph.initializer.append(constants[name])
             node.input[index + 1 :] = [name, *node.input[index + 2 :]]
+
+
+def _own_biases(graph: Any) -> None:
+    """Give every convolution a bias that no other node reads.
+
+    torch's exporter stores equal tensors once, and two backbones from the same pretrained weights have equal biases. OpenVINO then adds
+    each of them in a pass of its own over the layer's output: a tenth of the time of two MobileNetV2 at 128 px.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    read: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        bias = constants[node.input[2]]
+        if bias.name in read:
+            copy = graph.initializer.add()
+            copy.CopyFrom(bias)
+            node.input[2] = copy.name = f"{bias.name}_of_node_{number}"
+        read.add(node.input[2])
 
 
 def _attribute(onnx: Any, node: Any, name: str, default: int) -> int:
