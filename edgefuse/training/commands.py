@@ -195,8 +195,12 @@ def train(  # long: each option is a parameter, and each parameter a line of the
     say(f"run: {out} ({plots}, metrics.json, model_card.md); next: edgefuse export {quoted(out)} --out BUNDLE")
 
 
+HARMFUL = 0.05
+"""A sensor that lowers the accuracy by more than this is worth a warning."""
+
+
 def summary_lines(metrics: dict[str, Any]) -> list[str]:
-    """The accuracy on each held-out part with the classes missing in it, and the effect of calibration."""
+    """The accuracy on each held-out part with the classes missing in it, a sensor that lowers it, and the effect of calibration."""
     from edgefuse.training.final_scores import classes_without_pairs
 
     lines = []
@@ -208,6 +212,13 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             )
             lacking = classes_without_pairs(metrics, part)
             lines.append(f"{part}: accuracy with {accuracies} ({scores['both']['num_samples']} pairs{lacking})")
+            both = scores["both"]["accuracy"]
+            for sensor, without in (("RGB", "no_rgb"), ("depth", "no_depth")):
+                if without in scores and (alone := scores[without]["accuracy"]) > both + HARMFUL:
+                    lines.append(
+                        f"warning: {sensor} makes the {part} pairs worse: accuracy {alone:.1%} without it, {both:.1%} with both; "
+                        "edgefuse explain RUN DATA --out FOLDER shows the gate and examples"
+                    )
     calibrated = calibration_line(metrics["calibration"])
     return [*lines, *([calibrated] if calibrated else [])]
 

@@ -99,6 +99,17 @@ def test_classes_without_test_or_validation_pairs_are_named_everywhere(tmp_path:
     assert validation.endswith("pairs; no pair of once, twice)") and test.endswith("pairs; no pair of once)")
 
 
+@pytest.mark.parametrize(("without_depth", "warned"), [(0.70, True), (0.64, False), (0.3, False)])
+def test_a_sensor_that_makes_it_worse_is_a_warning(without_depth: float, warned: bool) -> None:
+    scores = {"both": {"accuracy": 0.6, "num_samples": 80}}
+    scores |= {"no_rgb": {"accuracy": 0.4}, "no_depth": {"accuracy": without_depth}}
+    metrics = {"validation": scores, "calibration": {"fitted_on_validation_pairs": False}}
+    _, *warnings = summary_lines(metrics)
+    assert bool(warnings) == warned
+    if warned:
+        assert "depth makes the validation pairs worse: accuracy 70.0% without it, 60.0% with both" in warnings[0]
+
+
 def test_the_confusion_plot_names_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
     monkeypatch.setattr(
