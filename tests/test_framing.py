@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tracemalloc
 
 import cv2
@@ -202,3 +203,24 @@ def test_a_square_on_whole_blocks_is_fitted_like_its_copy() -> None:
         copied = fit(*padded, size=640 // factor)
         np.testing.assert_array_equal(direct.rgb, copied.rgb)
         np.testing.assert_array_equal(direct.depth, copied.depth)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 7])
+def test_blocks_are_averaged_to_the_nearest_level(factor: int) -> None:
+    """Blocks with every possible sum, between blocks of noise."""
+    area = factor**2
+    sums = np.arange(255 * area + 1)
+    across = math.ceil(math.sqrt(2 * len(sums)))
+    rng = np.random.default_rng(factor)
+    blocks = rng.integers(0, 256, (across**2, area))
+    chosen = blocks[: 2 * len(sums) : 2]
+    chosen[:] = sums[:, None] // area
+    chosen += np.arange(area) < (sums % area)[:, None]
+    image = blocks.reshape(across, across, factor, factor).transpose(0, 2, 1, 3).reshape(across * factor, -1)
+    rgb = np.repeat(image.astype(np.uint8)[..., None], 3, axis=2)
+    buffers = framing.Buffers(across)
+    framing._fit_square(rgb, np.zeros(rgb.shape[:2], np.uint16), factor, buffers)
+    exact = blocks.sum(1).reshape(across, across) / area
+    assert np.abs(buffers.rgb - exact[..., None]).max() <= 0.5
+    if factor % 2:
+        assert np.array_equal(buffers.rgb[..., 0], np.rint(exact))
