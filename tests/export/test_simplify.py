@@ -20,7 +20,7 @@ from edgefuse_export.onnx.fp16 import fp16_from_model
 from edgefuse_export.onnx.simplify import simplify
 from edgefuse_export.onnx.torch_to_onnx import Batch, onnx_from_model, proto_from_module
 from edgefuse_export.ort_reference import reference_session
-from edgefuse_runtime.engines.openvino import config_of
+from edgefuse_runtime.engines.openvino import config_of, openvino_core
 
 MODELS: dict[str, dict[str, Any]] = {
     "gated": {"fusion": "gated", "encoding": "relative"},
@@ -172,7 +172,8 @@ def test_equal_layers_share_weights_but_no_bias() -> None:
     proto = proto_from_module(Both().eval(), example, input_names=["a", "b"], output_names=["y"])
     weights, biases = zip(*(node.input[1:] for node in proto.graph.node if node.op_type == "Conv"), strict=True)
     assert len(set(weights)) == 1 and len(set(biases)) == 2
-    core = pytest.importorskip("openvino").Core()
+    pytest.importorskip("openvino")
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(proto.SerializeToString()), "CPU", config_of("fp32", num_threads=1))
     infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     layers = [one["originalLayersNames"].astype(str) for one in infos if one["layerType"].astype(str) == "Convolution"]
