@@ -222,8 +222,9 @@ class _Worker:
 
     def counts(self) -> SinkCounts:
         with self._changed:
-            hangs = self._is_ending and not self._may_hang and not self._is_idle()
-            lost = len(self._results) + isinstance(self._current, _Waiting) if hangs else 0
+            is_late = self._is_ending and not self._is_idle()
+            hangs = is_late and not self._may_hang
+            lost = len(self._results) + isinstance(self._current, _Waiting) if is_late else 0
             return SinkCounts(
                 name=self._info.name,
                 state="hangs" if hangs else "failed" if self._is_in_trouble else "closed" if self.is_closed else "open",
