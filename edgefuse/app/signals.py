@@ -39,7 +39,8 @@ def ended_by_signals() -> Iterator[Ending]:
         interrupts.remember(ending.signal)
         for other in SIGNALS if number != signal.SIGINT else ():
             signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt(ending.signal.name)
+        if not interrupts.is_held():
+            raise KeyboardInterrupt(ending.signal.name)
 
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
     for number, handler in before.items():

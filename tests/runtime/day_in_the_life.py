@@ -56,8 +56,8 @@ class Day:
         self._num_seen = self._num_warned = 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON lines so far."""
-        found = self.log.read_text().splitlines() if self.log.exists() else []
+        """The JSON lines so far, without one that is being written."""
+        *found, _ = self.log.read_text().split("\n") if self.log.exists() else [""]
         return [json.loads(line) for line in found]
 
     def results(self) -> list[dict[str, Any]]:

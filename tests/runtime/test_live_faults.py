@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -28,7 +29,9 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.capture.capture import Capture
 from edgefuse_runtime.capture.source import Source
 from edgefuse_runtime.engines import open_engine
+from edgefuse_runtime.live import loop, opening
 from edgefuse_runtime.live.loop import MAX_ENGINE_ERRORS, run_live
+from edgefuse_runtime.live.statistics import Statistics
 from edgefuse_runtime.regions.region import parse_region
 from edgefuse_runtime.results import LiveSummary, Result
 from logs import logged
@@ -135,6 +138,27 @@ def test_a_signal_that_compiled_code_swallows_ends_the_run(number: signal.Signal
     assert (summary.ended, summary.processed) == (ended, 4)
     with open_engine(bundle) as engine, open_camera("synthetic") as other:
         assert run_live(engine=engine, camera=other, num_frames=2).ended == "frames"
+
+
+def test_no_signal_comes_between_a_result_and_the_count_of_its_frame(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left a frame unfinished whose result the outputs had."""
+    add, num_frames = Statistics.add, itertools.count(1)
+
+    def interrupted(statistics: Statistics, results: Any) -> None:
+        if next(num_frames) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        add(statistics, results)
+
+    monkeypatch.setattr(Statistics, "add", interrupted)
+    monkeypatch.setattr(loop, "waits_for_reader", lambda camera: False)  # as a camera
+    monkeypatch.setattr(opening, "waits_for_reader", lambda camera: False)
+    sink = Recorded()
+    with ended_by_signals(), open_engine(bundle) as engine, open_camera("synthetic") as camera:
+        summary = run_live(engine=engine, camera=camera, sinks=[sink], num_frames=50)
+    (counts,) = summary.sinks
+    assert (summary.ended, summary.processed, counts.written + counts.dropped) == ("SIGTERM", 3, 3)
 
 
 # Engine

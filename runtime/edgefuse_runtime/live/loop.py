@@ -6,12 +6,13 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from edgefuse.bundle import open_bundle
+from edgefuse.console import interrupts
 from edgefuse.degraded_mode import DegradedMode
 from edgefuse.errors import UserError
 from edgefuse_runtime.camera import Camera, Frame, frames
@@ -220,6 +221,8 @@ class _Steps:
     def __init__(self, decider: Decider, statistics: Statistics, bus: SinkBus, service: Systemd) -> None:
         self._decider, self._statistics, self._bus, self._service = decider, statistics, bus, service
         self._last_ns, self._num_errors = time.perf_counter_ns(), 0
+        # A signal must not come between a result that the sinks have and the count of its frame.
+        self._together: Callable[[], AbstractContextManager[None]] = nullcontext if bus.may_wait else interrupts.held
 
     def infer(self, prepared: PreparedFrame) -> list[EngineRun] | EngineFailedError:
         """Run the engine."""
@@ -238,11 +241,12 @@ class _Steps:
             return
         self._num_errors = 0
         results = self._decider.finish(prepared, runs, since_ns=self._last_ns)
-        for result in results or ():
-            self._bus.publish(result, prepared.frame)
-            for event in result.events:
-                self._bus.event(event.event, event.message, **event_detail(event))
-        self._statistics.add(results)
+        with self._together():
+            for result in results or ():
+                self._bus.publish(result, prepared.frame)
+                for event in result.events:
+                    self._bus.event(event.event, event.message, **event_detail(event))
+            self._statistics.add(results)
         self._service.processed()
         if self._bus.all_closed:
             raise _NoOutputLeftError

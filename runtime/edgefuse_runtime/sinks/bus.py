@@ -49,6 +49,7 @@ class SinkBus:
             wait_s: how long `publish` waits for room in the queue of a sink that wants every result: 0 for a camera, which does
                 not wait; a few seconds for a source that does, such as a folder.
         """
+        self.may_wait = wait_s > 0
         self._workers = [_Worker(sink, wait_s=wait_s, report=self._report) for sink in sinks]
 
     def __enter__(self) -> SinkBus:
