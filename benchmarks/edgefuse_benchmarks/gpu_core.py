@@ -125,8 +125,8 @@ def parts(limits: core_gpu.Limits | None) -> list[Part]:
 
 
 def block_sizes(width: int) -> tuple[int, ...]:
-    """Rows of W of a program: about 64, 128 and 256 programs."""
-    return tuple(dict.fromkeys(max(1, min(16, width // count)) for count in (128, 64, 256)))
+    """Rows of W of a program: about 64, 128, 256 and 512 programs."""
+    return tuple(dict.fromkeys(max(1, min(16, width // count)) for count in (128, 64, 256, 512)))
 
 
 def measure_parts(parts: Sequence[Part], results: Results, *, end_s: float) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from edgefuse.data.augmentation import augment
 from edgefuse.data.dataset import RgbdDataset
@@ -19,6 +22,12 @@ from edgefuse.training.recipe import TrainConfig
 
 MAX_TRIES = 8
 """Random pairs that are looked at for one of another sequence; a data set of one sequence has none."""
+
+MAX_WORKERS = 4
+"""Processes that prepare batches for a GPU: enough for 640x480 images, which take 5 ms each."""
+
+SHARED_MEMORY = Path("/dev/shm")
+BYTES_PER_PIXEL = 5
 
 
 class Batch(NamedTuple):
@@ -31,22 +40,19 @@ class Batch(NamedTuple):
 
 
 class AugmentedDataset(Dataset[Batch]):
-    """Augmented samples of a loaded data set; call `start_epoch` before each pass."""
+    """Augmented samples of a loaded data set, by epoch and position."""
 
     def __init__(self, rgbd: RgbdDataset, *, config: TrainConfig) -> None:
         self.rgbd = rgbd
         self.config = config
-        self.epoch = 0
-
-    def start_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rgbd.rgb)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, at: tuple[int, int]) -> Batch:
+        epoch, index = at
         sample = self.rgbd.dataset.samples[index]
-        rng = np.random.default_rng((self.config.seed, self.epoch, index))
+        rng = np.random.default_rng((self.config.seed, epoch, index))
         framed = augment(
             self.rgbd.rgb[index],
             self.rgbd.depth[index],
@@ -79,21 +85,71 @@ class AugmentedDataset(Dataset[Batch]):
         )
 
 
-def build_loader(samples: AugmentedDataset, *, batch_size: int, seed: int) -> DataLoader[Batch]:
-    """A shuffling loader. A last batch of one sample is dropped, because BatchNorm needs two."""
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        drop_last=len(samples) > batch_size and len(samples) % batch_size == 1,
-    )
+class _Shuffled(Sampler[tuple[int, int]]):
+    """The positions of a data set in random order, each with its epoch, so that the worker processes can stay for all epochs."""
+
+    def __init__(self, samples: AugmentedDataset, *, generator: torch.Generator) -> None:
+        self.positions = RandomSampler(samples, generator=generator)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, position) for position in self.positions)
+
+
+class Batches:
+    """Shuffled, augmented batches of a data set. A last batch of one pair is dropped, because BatchNorm needs two.
+
+    Args:
+        num_workers: processes that prepare them, 0 = the caller.
+    """
+
+    def __init__(self, rgbd: RgbdDataset, *, config: TrainConfig, num_workers: int = 0) -> None:
+        samples, size = AugmentedDataset(rgbd, config=config), config.batch_size
+        generator = torch.Generator().manual_seed(config.seed)
+        self._sampler = _Shuffled(samples, generator=generator)
+        self._loader = DataLoader(
+            samples,
+            batch_size=size,
+            sampler=self._sampler,
+            generator=generator,
+            drop_last=len(samples) > size and len(samples) % size == 1,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_start_worker,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def of_epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, from 0."""
+        self._sampler.epoch = epoch
+        return iter(self._loader)
+
+
+def _start_worker(number: int) -> None:
+    """OpenCV's threads do not survive the fork of a process."""
+    cv2.setNumThreads(0)
+
+
+def num_workers(device: torch.device, *, config: TrainConfig) -> int:
+    """Processes that prepare batches: some on a GPU with a CPU of several threads, else none.
+
+    Their batches pass through shared memory, of which a container may have too little (Docker: 64 MB without --shm-size); then none.
+    """
+    if device.type == "cpu" or not SHARED_MEMORY.is_dir():
+        return 0
+    ready = 2 * MAX_WORKERS * config.batch_size * config.size**2 * BYTES_PER_PIXEL  # each worker prepares up to two
+    return min(MAX_WORKERS, torch.get_num_threads() // 2) if 2 * ready < shutil.disk_usage(SHARED_MEMORY).free else 0
 
 
 def prefetched(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches in the same order; a thread prepares the next one while the caller uses the last.
 
-    Only for training on a GPU, or on the CPU with a core to spare. If PyTorch uses all cores, its threads wait for the one that shares its core:
+    Only with a core to spare and without worker processes. If PyTorch uses all cores, its threads wait for the one that shares its core:
     with two threads on two cores, a step took 184 ms, and 150 ms without.
     """
     source = iter(batches)

@@ -24,7 +24,7 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation.metrics import Predictor, framed_batches
 from edgefuse.model.backbones import Backbone
 from edgefuse.model.classifier import FusionClassifier, not_finite, predict
-from edgefuse.training.batches import AugmentedDataset, Batch, build_loader, prefetched
+from edgefuse.training.batches import Batch, Batches, num_workers, prefetched
 from edgefuse.training.faster_threads import FasterThreads, Result
 from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.recipe import TrainConfig
@@ -90,20 +90,20 @@ def train_epochs(
         KeyboardInterrupt: a signal has arrived, even if its exception was swallowed.
     """
     prepare(model, device=device, frozen_fraction=config.frozen_fraction)
-    samples = AugmentedDataset(train, config=config)
-    loader = build_loader(samples, batch_size=config.batch_size, seed=config.seed)
-    report = StepReport(num_steps=config.epochs * len(loader), num_epochs=config.epochs)
+    workers = num_workers(device, config=config)
+    batches = Batches(train, config=config, num_workers=workers)
+    report = StepReport(num_steps=config.epochs * len(batches), num_epochs=config.epochs)
     optimizer, schedule = annealed_adam(model, config, num_steps=report.num_steps)
     criterion = partial(loss_and_logits, config=config)
-    ahead = device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
+    spare = device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
+    in_thread = prefetched if spare and not workers else iter
     with fold_frozen_batchnorm(model):
         for epoch in range(config.epochs):
-            samples.start_epoch(epoch)
             set_training(model)
             losses, num_right, num_seen = list[float](), 0, 0
-            for number, batch in enumerate(prefetched(loader) if ahead else loader, start=1):
+            for number, batch in enumerate(in_thread(batches.of_epoch(epoch)), start=1):
                 raise_if_interrupted()
-                where = partial(_where, batch, train.dataset, number=number, num_batches=len(loader), epoch=epoch)
+                where = partial(_where, batch, train.dataset, number=number, num_batches=len(batches), epoch=epoch)
                 loss, right = training_step(model, batch, criterion=criterion, optimizer=optimizer, where=where)
                 schedule.step()
                 losses.append(loss)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import namedtuple
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from edgefuse.contract import InputContract
+from edgefuse.data.dataset import load, scan
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
-from edgefuse.training.batches import Batch, prefetched
+from edgefuse.training.batches import Batch, Batches, num_workers, prefetched
 from edgefuse.training.faster_threads import FasterThreads
 from edgefuse.training.loop import torch_pixel_gate
+from edgefuse.training.recipe import TrainConfig
+
+SMALL = TrainConfig(size=32, batch_size=4, seed=3)
 
 
 def batch(number: int) -> Batch:
@@ -45,6 +51,41 @@ def test_an_error_of_a_batch_reaches_the_caller() -> None:
 
     with pytest.raises(OSError, match="disk"):
         list(prefetched(batches()))
+
+
+def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> None:
+    rgbd = load(scan([colour_and_range]))
+
+    def first_batch(epoch: int) -> torch.Tensor:
+        return next(Batches(rgbd, config=SMALL).of_epoch(epoch)).rgb
+
+    assert torch.equal(first_batch(0), first_batch(0)) and not torch.equal(first_batch(0), first_batch(1))
+
+
+def test_worker_processes_prepare_the_same_pairs(colour_and_range: Path) -> None:
+    rgbd = load(scan([colour_and_range]))
+
+    def pairs(num_workers: int) -> list[dict[int, bytes]]:
+        batches = Batches(rgbd, config=SMALL, num_workers=num_workers)
+        return [
+            {
+                int(position): rgb.numpy().tobytes() + depth.numpy().tobytes()
+                for batch in batches.of_epoch(epoch)
+                for rgb, depth, position in zip(batch.rgb, batch.depth, batch.indices, strict=True)
+            }
+            for epoch in range(2)
+        ]
+
+    alone, first = pairs(0), pairs(2)
+    assert alone == first and alone[0] != alone[1] and len(alone[0]) == len(rgbd.rgb)
+
+
+def test_batches_for_a_gpu_are_prepared_by_processes_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    usage = namedtuple("usage", "free")
+    for free, device, expected in ((2**40, "cuda", 3), (2**40, "cpu", 0), (2**10, "cuda", 0)):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: usage(free))
+        assert num_workers(torch.device(device), config=SMALL) == expected
 
 
 @pytest.mark.parametrize("faster", [1, 3])

@@ -17,7 +17,6 @@ from edgefuse.errors import UserError
 from edgefuse.evaluation.calibration import rescale
 from edgefuse.evaluation.metrics import evaluate
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
-from edgefuse.training.batches import AugmentedDataset, build_loader
 from edgefuse.training.callbacks import NullCallback
 from edgefuse.training.loop import (
     EpochResult,
@@ -280,17 +279,6 @@ def test_damaged_runs_are_refused(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="run format 99"):
         open_run(tmp_path)
-
-
-def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> None:
-    rgbd = load(scan([colour_and_range]))
-
-    def first_batch(epoch: int) -> torch.Tensor:
-        samples = AugmentedDataset(rgbd, config=replace(QUICK, seed=3))
-        samples.start_epoch(epoch)
-        return next(iter(build_loader(samples, batch_size=4, seed=3))).rgb
-
-    assert torch.equal(first_batch(0), first_batch(0)) and not torch.equal(first_batch(0), first_batch(1))
 
 
 def test_pretrained_backbones_learn_slowly_with_frozen_statistics(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
     program i    rows i * ROWS ... of W: the gate of these features (equation 6), the features that it weighs (equation 7), and what they
                  add to the hidden units. The first layer is stored transposed, so that its weights of a feature lie together.
-    the last     program that arrives finishes: ReLU, second layer, softmax.
+    the last     program reads the second layer, waits for the others and finishes: ReLU, second layer, softmax.
 
-No program waits for another, and every load of weights is issued before the first result is needed, so the weights stream at the memory's
-rate. The sums over programs are atomic additions: their order, and with it the last bit, varies from run to run. Arithmetic is FP32; the
+The others wait for none, so they always end, however few run at once. Every load of weights is issued before the first result is needed, so
+the weights stream at the memory's rate. The sums over programs are atomic additions: their order, and with it the last bit, varies from run to run. Arithmetic is FP32; the
 weights of the large layers are FP32 or FP16.
 
 This module imports Triton, which comes with PyTorch's CUDA builds for Linux. With TRITON_INTERPRET=1 set before the import it runs on the
@@ -36,7 +36,103 @@ NAIVE, GATED, JOINT = 0, 1, 2
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def core_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # long: one launch
+def _add_rows(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    F_A,
+    F_B,
+    W,
+    theta,
+    first,
+    hidden,
+    arrived,
+    gate,
+    d: tl.constexpr,
+    num_hidden: tl.constexpr,
+    KIND: tl.constexpr,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+    H: tl.constexpr,
+):
+    """The gate of this program's features, and what they add to the hidden units."""
+    units = tl.arange(0, H)
+    is_unit = units < num_hidden
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, D)
+    is_row, is_column = rows < d, columns < d
+    in_W = is_row[:, None] & is_column[None, :]
+    in_first = is_row[:, None] & is_unit[None, :]
+    if KIND == 1:
+        W_B = tl.load(W + rows[:, None] * d + columns[None, :], mask=in_W, other=0.0)
+    if KIND == 2:
+        W_A = tl.load(W + rows[:, None] * (2 * d) + columns[None, :], mask=in_W, other=0.0)
+        W_B = tl.load(W + rows[:, None] * (2 * d) + d + columns[None, :], mask=in_W, other=0.0)
+    if KIND >= 1:
+        theta_rows = tl.load(theta + rows, mask=is_row, other=0.0)
+    first_A = tl.load(first + rows[:, None] * num_hidden + units[None, :], mask=in_first, other=0.0)
+    first_B = tl.load(first + (d + rows[:, None]) * num_hidden + units[None, :], mask=in_first, other=0.0)
+    for n in range(BATCH):
+        a = tl.load(F_A + n * d + rows, mask=is_row, other=0.0).to(tl.float32)
+        b = tl.load(F_B + n * d + rows, mask=is_row, other=0.0).to(tl.float32)
+        if KIND >= 1:
+            x_B = tl.load(F_B + n * d + columns, mask=is_column, other=0.0).to(tl.float32)
+            z = tl.sum(W_B.to(tl.float32) * x_B[None, :], axis=1)
+            if KIND == 2:
+                x_A = tl.load(F_A + n * d + columns, mask=is_column, other=0.0).to(tl.float32)
+                z += tl.sum(W_A.to(tl.float32) * x_A[None, :], axis=1)
+            G = tl.sigmoid(z + theta_rows)
+            a *= 1 - G
+            b *= G
+        else:
+            G = tl.full((ROWS,), 0.5, tl.float32)
+        tl.store(gate + n * d + rows, G, mask=is_row)
+        part = tl.sum(first_A.to(tl.float32) * a[:, None] + first_B.to(tl.float32) * b[:, None], axis=0)
+        tl.atomic_add(hidden + n * num_hidden + units, part, mask=is_unit, sem="relaxed")
+    tl.debug_barrier()  # all additions of this program come before its arrival
+    tl.atomic_add(arrived, 1, sem="release")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _finish(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    first_bias,
+    second,
+    second_bias,
+    hidden,
+    arrived,
+    probabilities,
+    num_others,
+    num_hidden: tl.constexpr,
+    num_classes: tl.constexpr,
+    BATCH: tl.constexpr,
+    H: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Read the second layer, wait for the other programs, and compute the probabilities. Sums and count are 0 again afterwards."""
+    units = tl.arange(0, H)
+    is_unit = units < num_hidden
+    classes = tl.arange(0, C)
+    is_class = classes < num_classes
+    in_second = is_class[:, None] & is_unit[None, :]
+    V = tl.load(second + classes[:, None] * num_hidden + units[None, :], mask=in_second, other=0.0).to(tl.float32)
+    v = tl.load(second_bias + classes, mask=is_class, other=0.0)
+    h_bias = tl.load(first_bias + units, mask=is_unit, other=0.0)
+    while tl.atomic_add(arrived, 0, sem="acquire") < num_others:
+        pass
+    tl.debug_barrier()
+    for n in range(BATCH):
+        place = hidden + n * num_hidden + units
+        h = tl.load(place, mask=is_unit, other=0.0, cache_modifier=".cg")  # from L2, where the additions are
+        h = tl.maximum(h + h_bias, 0.0)
+        logits = tl.where(is_class, tl.sum(V * h[None, :], axis=1) + v, float("-inf"))
+        powers = tl.exp(logits - tl.max(logits, axis=0))
+        tl.store(probabilities + n * num_classes + classes, powers / tl.sum(powers, axis=0), mask=is_class)
+    tl.debug_barrier()  # every thread has read the sums
+    for n in range(BATCH):
+        tl.store(hidden + n * num_hidden + units, tl.zeros((H,), tl.float32), mask=is_unit)
+    tl.store(arrived, 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def core_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     F_A,
     F_B,
     W,
@@ -60,55 +156,13 @@ def core_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # long: one l
     C: tl.constexpr,
 ):
     """W [d, d or 2 d], first [2 d, num_hidden], second [num_classes, num_hidden]; D, H, C: the next powers of two."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, D)
-    units = tl.arange(0, H)
-    is_row, is_column, is_unit = rows < d, columns < d, units < num_hidden
-    in_W = is_row[:, None] & is_column[None, :]
-    in_first = is_row[:, None] & is_unit[None, :]
-    if KIND == 1:
-        W_B = tl.load(W + rows[:, None] * d + columns[None, :], mask=in_W, other=0.0)
-    if KIND == 2:
-        W_A = tl.load(W + rows[:, None] * (2 * d) + columns[None, :], mask=in_W, other=0.0)
-        W_B = tl.load(W + rows[:, None] * (2 * d) + d + columns[None, :], mask=in_W, other=0.0)
-    first_A = tl.load(first + rows[:, None] * num_hidden + units[None, :], mask=in_first, other=0.0)
-    first_B = tl.load(first + (d + rows[:, None]) * num_hidden + units[None, :], mask=in_first, other=0.0)
-    for n in range(BATCH):
-        a = tl.load(F_A + n * d + rows, mask=is_row, other=0.0).to(tl.float32)
-        b = tl.load(F_B + n * d + rows, mask=is_row, other=0.0).to(tl.float32)
-        if KIND >= 1:
-            x_B = tl.load(F_B + n * d + columns, mask=is_column, other=0.0).to(tl.float32)
-            z = tl.sum(W_B.to(tl.float32) * x_B[None, :], axis=1)
-            if KIND == 2:
-                x_A = tl.load(F_A + n * d + columns, mask=is_column, other=0.0).to(tl.float32)
-                z += tl.sum(W_A.to(tl.float32) * x_A[None, :], axis=1)
-            G = tl.sigmoid(z + tl.load(theta + rows, mask=is_row, other=0.0))
-            a *= 1 - G
-            b *= G
-        else:
-            G = tl.full((ROWS,), 0.5, tl.float32)
-        tl.store(gate + n * d + rows, G, mask=is_row)
-        part = tl.sum(first_A.to(tl.float32) * a[:, None] + first_B.to(tl.float32) * b[:, None], axis=0)
-        tl.atomic_add(hidden + n * num_hidden + units, part, mask=is_unit, sem="relaxed")
-    tl.debug_barrier()  # all additions of this program come before its arrival
-    if tl.atomic_add(arrived, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-        classes = tl.arange(0, C)
-        is_class = classes < num_classes
-        in_second = is_class[:, None] & is_unit[None, :]
-        V = tl.load(second + classes[:, None] * num_hidden + units[None, :], mask=in_second, other=0.0).to(tl.float32)
-        v = tl.load(second_bias + classes, mask=is_class, other=0.0)
-        h_bias = tl.load(first_bias + units, mask=is_unit, other=0.0)
-        for n in range(BATCH):
-            place = hidden + n * num_hidden + units
-            h = tl.load(place, mask=is_unit, other=0.0, cache_modifier=".cg")  # from L2, where the additions are
-            h = tl.maximum(h + h_bias, 0.0)
-            logits = tl.where(is_class, tl.sum(V * h[None, :], axis=1) + v, float("-inf"))
-            powers = tl.exp(logits - tl.max(logits, axis=0))
-            tl.store(probabilities + n * num_classes + classes, powers / tl.sum(powers, axis=0), mask=is_class)
-        tl.debug_barrier()  # every thread has read the sums
-        for n in range(BATCH):
-            tl.store(hidden + n * num_hidden + units, tl.zeros((H,), tl.float32), mask=is_unit)
-        tl.store(arrived, 0)
+    last = tl.num_programs(0) - 1
+    if tl.program_id(0) < last:
+        _add_rows(F_A, F_B, W, theta, first, hidden, arrived, gate, d, num_hidden, KIND, BATCH, ROWS, D, H)
+    else:
+        _finish(
+            first_bias, second, second_bias, hidden, arrived, probabilities, last, num_hidden, num_classes, BATCH, H, C
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -218,7 +272,7 @@ class FusedCore:
                 num_warps=min(8, max(1, D // 128)),
             )
             return self.probabilities, frame_gate
-        core_kernel[triton.cdiv(d, self.rows),](
+        core_kernel[triton.cdiv(d, self.rows) + 1,](
             *(F_A, F_B, *self._weights, self._sums, self._arrived, self.probabilities, self.gate),
             **sizes,
             num_hidden=self._num_hidden,

@@ -22,7 +22,7 @@ from edgefuse.contract import InputContract
 from edgefuse.data.dataset import RgbdDataset, load, scan
 from edgefuse.measure import Plan, Variant, measure, ratio
 from edgefuse.model.classifier import FusionClassifier, build_classifier
-from edgefuse.training.batches import AugmentedDataset, Batch, build_loader
+from edgefuse.training.batches import Batch, Batches, num_workers
 from edgefuse.training.fold_frozen_batchnorm import fold_frozen_batchnorm
 from edgefuse.training.loop import annealed_adam, best_device, loss_and_logits, prepare, train_epochs, training_step
 from edgefuse.training.recipe import TrainConfig
@@ -71,10 +71,9 @@ def bench_train(  # long: the steps of the measurement in order
     contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=rgbd.dataset.align)
     model_config = model_config_of(config, contract, num_classes=len(rgbd.dataset.labels))
     build = partial(build_classifier, model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)
-    samples = AugmentedDataset(rgbd, config=config)
     batches = [
         Batch(*(tensor.to(device) for tensor in batch))
-        for batch in itertools.islice(_forever(samples, config), NUM_BATCHES)
+        for batch in itertools.islice(_forever(rgbd, config), NUM_BATCHES)
     ]
     losses: dict[str, list[float]] = {kind.name: [] for kind in KINDS}
     with ExitStack() as stack:
@@ -89,13 +88,14 @@ def bench_train(  # long: the steps of the measurement in order
                 model, itertools.cycle(batches), config=replace(config, amp=kind.amp), losses=losses[kind.name]
             )
             variants.append(Variant(name=kind.name, call=step))
-        variants.append(Variant(name=PREPARE, call=partial(next, _forever(samples, config))))
+        variants.append(Variant(name=PREPARE, call=partial(next, _forever(rgbd, config))))
         series = measure(variants, plan=plan, check=list)
     epochs_s = _epochs_s(build(), rgbd, config=config, contract=contract, device=device)
     pairs_per_s = {one.name: round(config.batch_size / one.summary().p50_ns * 1e9, 1) for one in series}
     first, *others = series
     facts = {
         "device": str(device),
+        "num_workers": num_workers(device, config=config),
         "num_pairs": len(rgbd.rgb),
         "pairs_per_s": pairs_per_s,
         "epoch_s": epochs_s,
@@ -144,10 +144,10 @@ def _steps(
     return step
 
 
-def _forever(samples: AugmentedDataset, config: TrainConfig) -> Iterator[Batch]:
+def _forever(rgbd: RgbdDataset, config: TrainConfig) -> Iterator[Batch]:
+    batches = Batches(rgbd, config=config)
     for epoch in itertools.count():
-        samples.start_epoch(epoch)
-        yield from build_loader(samples, batch_size=config.batch_size, seed=config.seed)
+        yield from batches.of_epoch(epoch)
 
 
 def _epochs_s(
