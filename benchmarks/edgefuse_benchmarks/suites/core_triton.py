@@ -36,7 +36,7 @@ NAIVE, GATED, JOINT = 0, 1, 2
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _add_rows(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _add_rows(  # type: ignore[no-untyped-def]  # noqa: PLR0917  # long: all loads before the first sum
     F_A,
     F_B,
     W,
