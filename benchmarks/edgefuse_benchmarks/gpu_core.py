@@ -2,7 +2,7 @@
 
 python -m edgefuse_benchmarks.gpu_core --out FOLDER [--limit-s 65]      in a checkout; `make gpu-report` calls it
 
-Writes JSON and PNG. A part that fails, or for which no time is left, does not stop the others: its traceback or the reason is in the JSON.
+Writes JSON and PNG. A part that fails, or for which no time is left, does not stop the others: the reason is in the JSON.
 Exit codes: 0 every part was measured, 1 a part failed, 2 there is no GPU with Triton, and nothing was written.
 """
 
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         limits = core_gpu.measure_limits()
         print(f"memory {limits.memory_gb_per_s:.0f} GB/s, L2 cache {limits.l2_gb_per_s:.0f} GB/s", flush=True)
-    except Exception:  # Triton needs a C compiler on this machine; the two streams do not
-        results.failures["limits"] = traceback.format_exc()
+    except Exception as error:  # Triton needs a C compiler on this machine; the two streams do not
+        results.failures["limits"] = _failure(error)
     measure_parts(parts(limits), results, end_s=start_s + options.limit_s)
     report = Report(
         benchmark="core",
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     print(table(results.groups))
     print(f"result: {path}")
     for name, reason in results.failures.items():
-        print(f"{name}: {reason.strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"{name}: {reason}", file=sys.stderr)
     try:
         save_plot(report, path.with_suffix(".png"))
     except Exception:
@@ -138,13 +138,19 @@ def measure_parts(parts: Sequence[Part], results: Results, *, end_s: float) -> N
             continue
         try:
             group, parity = part.bench()
-        except Exception:
-            results.failures[part.name] = traceback.format_exc()
+        except Exception as error:
+            results.failures[part.name] = _failure(error)
         else:
             results.groups.append(group)
             results.parity += parity
         results.seconds[part.name] = round(time.perf_counter() - start_s, 2)
         print(f"{results.seconds[part.name]:6.2f} s  {part.name}", flush=True)
+
+
+def _failure(error: Exception) -> str:
+    """The error in one line, without paths of this machine; prints its traceback."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _streams(backbone: str) -> Found:

@@ -69,7 +69,8 @@ def _shown(report: Report) -> list[KeyFigure]:
     """The paced frames of `live`, the complete frames of an engine, a training step as `train` does it, the core with d=512."""
     figures = key_figures(report)
     if report.benchmark == "core":
-        return [figure for figure in figures if "d=512" in figure.what][:1]
+        gated = [figure for figure in figures if "gated" in figure.what and "d=512" in figure.what]
+        return [figure for figure in gated if "float16" not in figure.what][:1]
     if report.benchmark == "train":
         group = report.groups[0]
         one, rates = group.series[0], group.facts.get("pairs_per_s", {})

@@ -55,7 +55,7 @@ class TrainConfig:
         validation_fraction, test_fraction: fraction of the samples held out by group, in addition to `exclude`.
         exclude: glob patterns of sequences held out for testing.
         person: regular expression whose first group, searched in a sequence's name, is the person; only for warnings and the model card.
-        num_threads: CPU threads of torch; None = one for each core.
+        num_threads: CPU threads of torch and OpenCV; None = one for each core.
         amp: mixed precision: backbones and heads run in bfloat16 (`torch.autocast`), `FusionClassifier.fp32_modules` in FP32. For
             NVIDIA GPUs since Ampere, and CPUs with AVX-512 BF16 or AMX.
     """

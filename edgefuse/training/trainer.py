@@ -25,6 +25,7 @@ from edgefuse.progress import Progress, no_progress
 from edgefuse.training import run as run_folder
 from edgefuse.training.background_check import background_line
 from edgefuse.training.callbacks import Callback, NullCallback
+from edgefuse.training.faster_threads import limit_threads
 from edgefuse.training.final_scores import fit_temperatures, measure, plot_metrics
 from edgefuse.training.fold_frozen_batchnorm import for_prediction
 from edgefuse.training.frame_gate import train_frame_gate
@@ -144,8 +145,7 @@ def train_on_dataset(  # long: calls each part of a training in order
         _log.warning("%s", text)
     config = replace(config, augmentation=fitting_augmentation(config, dataset))
     torch.manual_seed(config.seed)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    limit_threads(config.num_threads)
     contract = InputContract(size=config.size, near_m=config.near_m, far_m=config.far_m, align=dataset.align)
     model_config = model_config_of(config, contract, num_classes=len(dataset.labels))
     model = build_classifier(model_config, rgb_weights=config.rgb_weights, depth_weights=config.depth_weights)

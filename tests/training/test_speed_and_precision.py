@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from edgefuse.contract import InputContract
 from edgefuse.data.dataset import load, scan
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.training.batches import Batch, Batches, num_workers, prefetched
-from edgefuse.training.faster_threads import FasterThreads
+from edgefuse.training.faster_threads import FasterThreads, limit_threads
 from edgefuse.training.loop import torch_pixel_gate
 from edgefuse.training.recipe import TrainConfig
 
@@ -86,6 +87,17 @@ def test_batches_for_a_gpu_are_prepared_by_processes_if_there_is_room(monkeypatc
     for free, device, expected in ((2**40, "cuda", 3), (2**40, "cpu", 0), (2**10, "cuda", 0)):
         monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: usage(free))
         assert num_workers(torch.device(device), config=SMALL) == expected
+
+
+def test_a_limit_of_threads_is_one_for_opencv_too() -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        limit_threads(3)
+        limit_threads(None)
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 @pytest.mark.parametrize("faster", [1, 3])
