@@ -63,12 +63,19 @@ wheel: setup ## build the wheel into dist/, to install on a device
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
 # No setup: that installs packages for CPUs, and a device has an environment of its own. BUNDLE=PATH tests the files of that bundle.
-gpu-report: ## run the tests marked gpu and tensorrt on this GPU, and time the fusion core; writes dated files to benchmarks/results
+gpu-report: ## run the tests marked gpu and tensorrt on this GPU, time the fusion core and training; dated files in benchmarks/results/HARDWARE
 	@python=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))
 	export PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)"
+	out=$$($$python -c 'from edgefuse_benchmarks.machine import *; print(hardware_folder(Path("benchmarks/results")))')
 	code=0
-	$$python -m edgefuse_benchmarks.gpu_report --out benchmarks/results || code=$$?
-	if [ $$code != 2 ]; then $$python -m edgefuse_benchmarks.gpu_core --out benchmarks/results || [ $$? = 2 ] || code=1; fi
+	$$python -m edgefuse_benchmarks.gpu_report --out "$$out" || code=$$?
+	if [ $$code != 2 ]; then
+		$$python -m edgefuse_benchmarks.gpu_core --out "$$out" || [ $$? = 2 ] || code=1
+		if $$python -c 'import torch' 2>/dev/null; then
+			[ -d build/gpu-data ] || $$python -m edgefuse data synth build/gpu-data
+			$$python -m edgefuse bench train build/gpu-data --recipe mobilenet_rgbd --rgb-weights none --batch-size 16 --out "$$out" || code=1
+		fi
+	fi
 	exit $$code
 
 # MINUTES=1 SEED=7 BUNDLE=PATH choose the duration, the faults and the bundle; the default one is made by `make demo`.

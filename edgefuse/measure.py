@@ -144,7 +144,7 @@ def measure(variants: Sequence[Variant], *, plan: Plan, check: Callable[[], Sequ
     if len(set(names)) != len(names):
         raise ValueError(f"two variants have the same name: {names}")
     with _gc_paused():
-        first_calls_ns = [_timed_ns(variant) for variant in variants]
+        first_calls_ns = [timed_ns(variant) for variant in variants]
         if problems := check():
             raise ParityError(
                 "the outputs of the variants differ, so nothing was measured:\n  " + "\n  ".join(problems)
@@ -202,10 +202,11 @@ def ratio(numerator: Series, denominator: Series, *, seed: int = 0) -> Ratio:
 def timer_overhead_ns(*, num_calls: int = 1000) -> float:
     """Overhead of the timing, which is part of every sample: the median of timed calls that do nothing."""
     nothing = Variant(name="nothing", call=lambda: None)
-    return float(np.median([_timed_ns(nothing) for _ in range(num_calls)]))
+    return float(np.median([timed_ns(nothing) for _ in range(num_calls)]))
 
 
-def _timed_ns(variant: Variant) -> int:
+def timed_ns(variant: Variant) -> int:
+    """The time of one call in nanoseconds, with `prepare` before and `wait` after it."""
     if variant.prepare is not None:
         variant.prepare()
     call, wait = variant.call, variant.wait
@@ -228,7 +229,7 @@ def _warm_up(variant: Variant, plan: Plan) -> None:
     end_s = time.perf_counter() + plan.warmup_s
     num_calls = 0
     while num_calls < plan.min_warmup_calls or time.perf_counter() < end_s:
-        _timed_ns(variant)
+        timed_ns(variant)
         num_calls += 1
 
 
@@ -242,8 +243,8 @@ def _rounds(variants: Sequence[Variant], plan: Plan) -> list[list[list[int]]]:
         for i in rng.permutation(len(variants)):
             variant = variants[i]
             for _ in range(variant.settle_calls):
-                _timed_ns(variant)
-            turns[i].append([_timed_ns(variant) for _ in range(variant.calls_per_turn)])
+                timed_ns(variant)
+            turns[i].append([timed_ns(variant) for _ in range(variant.calls_per_turn)])
         num_rounds += 1
     return turns
 

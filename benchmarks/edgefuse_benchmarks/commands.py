@@ -62,26 +62,40 @@ def engine(
         bool,
         typer.Option("--remember", help="Keep the times in the bundle: --engine auto then runs what was fastest here."),
     ] = False,
+    minutes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1440,
+            help="Also run the engines in turns for N minutes, and report median, clocks and temperatures of each minute, and whether the "
+            "order of the engines changed.",
+        ),
+    ] = 0,
     quick: Quick = False,
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
 ) -> None:
-    """Time the CPU engines of a bundle: on cropped pairs, on complete frames, and the cold start."""
+    """Time the CPU engines of a bundle: on cropped pairs, on complete frames, from a cold start, after a pause, and over minutes."""
     counts = _whole_numbers(threads, option="--threads")
     check_out(out)
+    from edgefuse.console.progress import counting
     from edgefuse.io.text import say
-    from edgefuse_benchmarks.suites.engine import NUM_STARTS, PLAN, QUICK_NUM_STARTS, QUICK_PLAN, bench_engine
+    from edgefuse_benchmarks.suites import engine as suite
 
     say(f"measuring {bundle}")
-    report = bench_engine(
-        bundle,
-        camera=camera,
-        threads=counts,
-        run_folder=run,
-        plan=QUICK_PLAN if quick else PLAN,
-        num_starts=QUICK_NUM_STARTS if quick else NUM_STARTS,
-        remember=remember,
-    )
+    with counting() as progress:
+        report = suite.bench_engine(
+            bundle,
+            camera=camera,
+            threads=counts,
+            run_folder=run,
+            plan=suite.QUICK_PLAN if quick else suite.PLAN,
+            num_starts=suite.QUICK_NUM_STARTS if quick else suite.NUM_STARTS,
+            num_pauses=0 if quick else suite.NUM_PAUSES,
+            minutes=minutes,
+            remember=remember,
+            progress=progress,
+        )
     finish(report, out=out, as_json=as_json)
 
 

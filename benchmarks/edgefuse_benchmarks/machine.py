@@ -105,6 +105,13 @@ def describe_gpus() -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
+def hardware_folder(results: Path) -> Path:
+    """The folder for results of this machine's GPU or board, such as `results/nvidia-h100-80gb-hbm3`; `results` itself without one."""
+    names = [gpu.get("name", "") for gpu in describe_gpus()] or [str((describe_jetson() or {}).get("board", ""))]
+    slug = re.sub(r"[^a-z0-9]+", "-", names[0].lower()).strip("-")
+    return results / slug if slug else results
+
+
 def describe_jetson() -> dict[str, str] | None:
     """Board, L4T release, power mode and clocks of a Jetson; None elsewhere."""
     release = _read(Path("/etc/nv_tegra_release"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _measured(parameters: Mapping[str, Any]) -> str:
 
 
 def _draw_engine(figure: Any, report: Report) -> None:
-    """Every call of each engine with its median and 99th percentile, and the stages of a cold start."""
+    """Every call of each engine with its median and 99th percentile; the medians of each minute, or the stages of a cold start."""
     calls, cold = figure.subplots(1, 2, width_ratios=(3, 2))
     group = next(group for group in report.groups if group.scope == "engine")
     rng = np.random.default_rng(0)
@@ -83,9 +84,28 @@ def _draw_engine(figure: Any, report: Report) -> None:
     _plain_numbers(calls.xaxis)
     calls.grid(alpha=0.3, axis="x", which="both")
     starts = [group for group in report.groups if group.scope == "cold start"]
-    if not starts:
+    minutes = [group for group in report.groups if group.scope == "each minute"]
+    if minutes:
+        _draw_minutes(cold, minutes[0])
+    elif starts:
+        _draw_starts(cold, starts)
+    else:
         cold.set_axis_off()
-        return
+
+
+def _draw_minutes(axes: Any, group: Group) -> None:
+    """The median of each minute of each engine, in its colour of the other panel."""
+    for one, colour in zip(group.series, itertools.cycle(COLOURS), strict=False):
+        medians_ms = one.samples_ns / 1e6
+        axes.plot(np.arange(1, len(medians_ms) + 1), medians_ms, ".-", color=colour, label=one.name)
+    axes.set(xlabel="minute", ylabel="median, ms", title="each minute of work", ylim=(0, None))
+    axes.legend(fontsize=8, loc="lower left", frameon=False)
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_starts(cold: Any, starts: Sequence[Group]) -> None:
+    """The stages of a cold start with each engine."""
     height, longest_ms = 0.8 / len(starts), 0.0
     for place, (group, colour) in enumerate(zip(starts, COLOURS, strict=False)):
         medians_ms = [one.summary().p50_ns / 1e6 for one in group.series]

@@ -32,6 +32,8 @@ Scope = Literal[
     "raw frame",
     "preprocess",
     "cold start",
+    "after a pause",
+    "each minute",
     "frame to result",
     "frame age",
     "training step",
@@ -46,6 +48,8 @@ SCOPES: dict[Scope, str] = {
     "preprocess": "from a pair of the camera in memory to the inputs of a network",
     "raw frame": "a complete frame in memory, crop, resize, engine, decision out; of a peer, its own code for the same",
     "cold start": "a fresh process until its first decision",
+    "after a pause": "as engine, a single call after a pause",
+    "each minute": "as engine, the medians of whole minutes of work",
     "frame to result": "from the arrival of a camera's pair to its result",
     "frame age": "from the sensor's timestamp to the result",
     "energy": "one pair in memory, cropped, resized and classified; its energy is in the notes",
@@ -53,6 +57,9 @@ SCOPES: dict[Scope, str] = {
     "training step": "one update of the weights on a batch that is on the device, or the preparation of one",
 }
 """What each scope includes. Times of different scopes cannot be compared."""
+
+FEW_BY_NATURE: frozenset[Scope] = frozenset(("cold start", "after a pause", "each minute"))
+"""Scopes with few samples, which are neither key figures nor a reason for a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +132,7 @@ def general_notes(report: Report) -> list[str]:
     if load is not None and load > BUSY_FRACTION * cores:
         notes.append(f"the machine was busy before the start: load average {load:g} on {cores} core(s)")
     notes += state_notes(report.machine)
-    series = [one for group in report.groups for one in group.series if group.scope != "cold start"]
+    series = [one for group in report.groups for one in group.series if group.scope not in FEW_BY_NATURE]
     fewest = min((len(one.samples_ns) for one in series), default=FEW_SAMPLES)
     if fewest < FEW_SAMPLES:
         notes.append(f"some series have only {fewest} sample(s): their p99 is close to their maximum")

@@ -52,6 +52,15 @@ def test_gpus_are_read_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert (gpu["name"], gpu["driver_version"], gpu["temperature.gpu"]) == (values[0], values[1], values[-1])
 
 
+def test_results_of_a_gpu_have_a_folder_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.hardware_folder(Path("results")) == Path("results")
+    values = ["NVIDIA H100 80GB HBM3"] + ["1"] * (len(machine.GPU_FIELDS.split(",")) - 1)
+    _tool(tmp_path / "nvidia-smi", f"echo '{', '.join(values)}'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.hardware_folder(Path("results")) == Path("results/nvidia-h100-80gb-hbm3")
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [

@@ -7,11 +7,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edgefuse.measure import Ratio, Series
-from edgefuse_benchmarks.report import Group, Report, general_notes
+from edgefuse_benchmarks.report import FEW_BY_NATURE, Group, Report, general_notes
 
 FRAME_MS = 1000 / 30
 
-_WARNINGS = ("busy", "MISSED", "throttled", "away from this virtual machine", "unsteady", "close to their maximum")
+_WARNINGS = (
+    "busy",
+    "MISSED",
+    "throttled",
+    "away from this virtual machine",
+    "unsteady",
+    "CHANGED",
+    "slower in the last minute",
+    "close to their maximum",
+)
 """Words of the notes that say how far the figures can be trusted."""
 
 
@@ -61,7 +70,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
             one = _fastest_of([one for one in group.series if one.name.startswith("step")] or list(group.series))
             more = f"{group.facts['pairs_per_s'][one.name]:g} pairs/s" if "pairs_per_s" in group.facts else ""
             found.append(KeyFigure(f"training {one.name}, {group.name}", one, more))
-        elif group.scope not in {"cold start", "frame age"}:
+        elif group.scope not in {*FEW_BY_NATURE, "frame age"}:
             one = _fastest_of(group.series)
             ratios = [each for each in group.ratios if each.numerator == one.name]
             more = f"{ratios[0].median:.2f} of {ratios[0].denominator}" if ratios else ""

@@ -136,7 +136,7 @@ def _engine(inputs: Inputs, quick: bool) -> Report:
     from edgefuse_benchmarks.suites.engine import NUM_STARTS, PLAN, bench_engine
 
     if not quick:
-        return bench_engine(inputs.bundle, camera=inputs.camera, plan=PLAN, num_starts=NUM_STARTS)
+        return bench_engine(inputs.bundle, camera=inputs.camera, plan=PLAN, num_starts=NUM_STARTS, num_pauses=1)
     plan = Plan(warmup_s=0.2, min_warmup_calls=10, measure_s=2.0, min_rounds=30, max_rounds=300)
     return bench_engine(inputs.bundle, camera=inputs.camera, plan=plan, num_starts=2)
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +22,32 @@ from edgefuse.errors import UserError
 from edgefuse.io.arrays import write_arrays
 from edgefuse.measure import Series
 from edgefuse_benchmarks.suites import cold_process
-from edgefuse_benchmarks.suites.cold_process import STAGES
+from edgefuse_benchmarks.suites.cold_process import PEAK, STAGES
 
 WHOLE = "process, start to end"
 TIMEOUT_S = 300.0
 
 
+class ColdStart(NamedTuple):
+    """Fresh processes with one engine.
+
+    Attributes:
+        series: the stages and the complete process, one sample per start. Opening includes the engine's own first run.
+        peak_bytes: most memory that a process had, median over the starts.
+    """
+
+    series: tuple[Series, ...]
+    peak_bytes: int
+
+
 def measure_cold_start(
     bundle_folder: Path, rgb: NDArray[np.uint8], depth: NDArray[np.uint8], *, engine: str = "cpu", num_starts: int
-) -> tuple[Series, ...]:
+) -> ColdStart:
     """Start `num_starts` processes, one after the other.
 
     Args:
         rgb, depth: one framed pair, uint8 [1, S, S, 3] and [1, S, S, 2].
         engine: a value of `--engine` for the CPU.
-
-    Returns:
-        The stages and the complete process, one sample per start. Opening includes the engine's own first run.
 
     Raises:
         UserError: a process failed.
@@ -49,9 +60,10 @@ def measure_cold_start(
             start_ns = time.perf_counter_ns()
             stages = _start(bundle_folder, sample, engine)
             starts.append({**stages, WHOLE: time.perf_counter_ns() - start_ns})
-    return tuple(
+    series = tuple(
         Series(name=name, turns_ns=np.array([[start[name]] for start in starts], np.int64)) for name in (*STAGES, WHOLE)
     )
+    return ColdStart(series, int(median(start[PEAK] for start in starts)))
 
 
 def _start(bundle_folder: Path, sample: Path, engine: str) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Scope "engine": a bundle's CPU engines on framed pairs of a camera, a recording or a folder, and PyTorch if the run is given.
-Scope "raw frame": the same engines from a complete frame, against the loop that users write by hand.
+Scope "raw frame": the same engines from a complete frame, against the loop that users write by hand. Scopes "cold start", "after a pause" and
+"each minute": what fresh processes, pauses and minutes of work do to them.
 
 All engines, thread counts, and PyTorch, are interleaved in one process. Their outputs are compared before anything is timed; an
 engine of a lower precision whose outputs differ is left out, with a note.
@@ -24,10 +25,12 @@ from edgefuse.evaluation.compare_outputs import FP32_TOLERANCE, ParityReport, To
 from edgefuse.evaluation.metrics import Predictor
 from edgefuse.framing import Buffers, centre_square, fit
 from edgefuse.measure import Plan, Series, Variant, measure, ratio, timer_overhead_ns
+from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
 from edgefuse_benchmarks.report import Group, Report, bundle_facts, camera_facts
 from edgefuse_benchmarks.suites.cold_start import measure_cold_start
 from edgefuse_benchmarks.suites.core_share import CoreShare
+from edgefuse_benchmarks.suites.engine_over_time import by_minute, first_calls_after_pauses
 from edgefuse_benchmarks.suites.usual_loop import NAME as USUAL
 from edgefuse_benchmarks.suites.usual_loop import usual_loop
 from edgefuse_runtime.camera import Frame, frames
@@ -42,6 +45,7 @@ from edgefuse_runtime.regions.region import DefaultRegion
 PLAN = Plan(warmup_s=1.0, min_warmup_calls=20, measure_s=20.0, min_rounds=200, max_rounds=2000)
 QUICK_PLAN = Plan(warmup_s=0.3, min_warmup_calls=10, measure_s=5.0, min_rounds=30, max_rounds=500)
 NUM_STARTS, QUICK_NUM_STARTS = 10, 3
+NUM_PAUSES = 3
 NUM_PAIRS = 32
 
 
@@ -92,7 +96,10 @@ def bench_engine(  # long: the options, and the report
     run_folder: Path | None = None,
     plan: Plan = PLAN,
     num_starts: int = NUM_STARTS,
+    num_pauses: int = 0,
+    minutes: int = 0,
     remember: bool = False,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure a bundle's engines on the CPU.
 
@@ -101,6 +108,8 @@ def bench_engine(  # long: the options, and the report
         threads: thread counts to compare; empty = 1 and all cores.
         run_folder: the run that the bundle was exported from, to measure PyTorch eager too.
         num_starts: processes for the cold start; 0 = no cold start.
+        num_pauses: pauses of 10 s for each engine with the first number of threads, to time the first call after them.
+        minutes: minutes of work, to keep the median, clocks and temperatures of each; 0 = none.
         remember: keep the times beside the bundle's engines, for `--engine auto` on this machine.
 
     Raises:
@@ -127,6 +136,9 @@ def bench_engine(  # long: the options, and the report
         )
         series, core_series = measured[: len(candidates.variants)], measured[len(candidates.variants) :]
         frames_group = _measure_frames(candidates, bundle, pairs, parity, plan=plan, num_threads=counts[0])
+        over_time = _measure_over_time(
+            candidates, plan=plan, num_threads=counts[0], num_pauses=num_pauses, minutes=minutes, progress=progress
+        )
     cold_groups = _measure_cold_starts(candidates, bundle_folder, pairs, num_starts=num_starts)
     if remember:
         _remember(bundle, candidates, series, date=described["date_utc"])
@@ -142,8 +154,8 @@ def bench_engine(  # long: the options, and the report
             "timer_overhead_ns": timer_overhead_ns(),
         },
         parity=tuple(parity),
-        groups=(_group(series), *frames_group, *core.groups(core_series, whole=series[0]), *cold_groups),
-        notes=(*_notes(candidates, bundle), *filter(None, [core.note])),
+        groups=(_group(series), *frames_group, *core.groups(core_series, whole=series[0]), *over_time, *cold_groups),
+        notes=(*_notes(candidates, bundle), *_peak_notes(cold_groups), *filter(None, [core.note])),
     )
 
 
@@ -157,15 +169,31 @@ def _measure_cold_starts(
     candidates: _Candidates, bundle_folder: Path, pairs: _Pairs, *, num_starts: int
 ) -> tuple[Group, ...]:
     """Of the engines that were measured in FP32: the other precisions of OpenVINO start in the same way, with the model in its cache."""
-    pair = pairs.rgb[:1], pairs.depth[:1]
-    return tuple(
-        Group(
-            scope="cold start",
-            name=f"{name}, one process each",
-            series=measure_cold_start(bundle_folder, *pair, engine=word, num_starts=num_starts),
-        )
-        for name, word in (_fp32_engines(candidates) if num_starts else {}).items()
-    )
+    pair, groups = (pairs.rgb[:1], pairs.depth[:1]), list[Group]()
+    for name, word in (_fp32_engines(candidates) if num_starts else {}).items():
+        series, peak_bytes = measure_cold_start(bundle_folder, *pair, engine=word, num_starts=num_starts)
+        facts = {"peak_bytes": peak_bytes}
+        groups.append(Group(scope="cold start", name=f"{name}, one process each", series=series, facts=facts))
+    return tuple(groups)
+
+
+def _peak_notes(cold_groups: Sequence[Group]) -> tuple[str, ...]:
+    peaks = [f"{group.name.partition(',')[0]} {group.facts['peak_bytes'] / 1e6:.0f} MB" for group in cold_groups]
+    return (f"peak memory of a process with one engine: {', '.join(peaks)}",) if peaks else ()
+
+
+def _measure_over_time(
+    candidates: _Candidates, *, plan: Plan, num_threads: int, num_pauses: int, minutes: int, progress: Progress
+) -> list[Group]:
+    """The engines with this number of threads after pauses, and over minutes."""
+    names = {_name(count, word) for count, word in candidates.engines if count == num_threads}
+    variants = [variant for variant in candidates.variants if variant.name in names]
+    groups = [first_calls_after_pauses(variants, num_calls=num_pauses, progress=progress)] if num_pauses else []
+    if minutes:
+        group, notes = by_minute(variants, minutes=minutes, plan=plan, progress=progress)
+        groups.append(group)
+        candidates.notes += notes
+    return groups
 
 
 def _fp32_engines(candidates: _Candidates) -> dict[str, str]:
