@@ -5,8 +5,8 @@
     the last     program reads the second layer, waits for the others and finishes: ReLU, second layer, softmax.
 
 The others wait for none, so they always end, however few run at once. Every load of weights is issued before the first result is needed, so
-the weights stream at the memory's rate. The sums over programs are atomic additions: their order, and with it the last bit, varies from run to run. Arithmetic is FP32; the
-weights of the large layers are FP32 or FP16.
+the weights stream at the memory's rate. The sums over programs are atomic additions: their order, and with it the last bit, varies from run
+to run. Arithmetic is FP32; the weights of the large layers are FP32 or FP16.
 
 This module imports Triton, which comes with PyTorch's CUDA builds for Linux. With TRITON_INTERPRET=1 set before the import it runs on the
 CPU.
