@@ -105,6 +105,16 @@ def live(
     roi: RegionSpec = None,
     engine: EngineWord = "auto",
     threads: NumThreads = None,
+    pace: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1000,
+            callback=finite,
+            help="Frames a second instead of the recording's own rate, also for a folder or synthetic. Frames that come too fast are dropped "
+            "and counted.",
+        ),
+    ] = None,
     quick: Quick = False,
     out: Out = Path("bench-results"),
     as_json: AsJson = False,
@@ -125,6 +135,7 @@ def live(
             roi=roi,
             engine=engine,
             num_threads=threads,
+            pace_hz=pace,
             plan=QUICK_PLAN if quick else PLAN,
             progress=progress,
         )

@@ -260,3 +260,29 @@ def test_a_damaged_recording_is_not_measured(bench_bundle: Path, bench_recording
 def test_too_few_frames_are_reported(bench_bundle: Path, bench_recording: Path) -> None:
     with pytest.raises(UserError, match="gave 7 results"):
         bench_live(bench_bundle, camera=str(bench_recording), plan=LivePlan(num_results=5, frames_of_pass=7))
+
+
+def test_a_pace_above_the_engine_drops_frames_and_says_how_many(bench_bundle: Path, colour_and_range: Path) -> None:
+    plan = LivePlan(num_results=40, measure_s=0.0, frames_of_pass=20, num_starts=1, num_memory_frames=100)
+    report = bench_live(bench_bundle, camera=str(colour_and_range), pace_hz=1000, plan=plan)
+    *ways, start = report.groups
+    names = ["back to back, process", "paced at 1000 Hz, process", "back to back, thread", "paced at 1000 Hz, thread"]
+    assert [group.name for group in ways] == names and start.scope == "cold start"
+    assert [sum(group.facts["dropped"]) > 0 for group in ways] == [False, True, False, True]
+    for group in ways:
+        counts = zip(*(group.facts[name] for name in ("received", "processed", "dropped", "stale")), strict=True)
+        assert all(received >= processed + dropped + stale for received, processed, dropped, stale in counts)
+    (note,) = (note for note in report.notes if "DROPPED" in note)
+    dropped, received = (sum(ways[1].facts[name]) for name in ("dropped", "received"))
+    assert f"paced at 1000 Hz, process: {dropped} of {received};" in note
+
+
+def test_a_pace_below_the_engine_is_kept(bench_bundle: Path, colour_and_range: Path) -> None:
+    plan = LivePlan(num_results=20, measure_s=0.0, frames_of_pass=12, num_starts=1, num_memory_frames=100)
+    report = bench_live(bench_bundle, camera=str(colour_and_range), pace_hz=8, plan=plan)
+    paced = report.groups[1]
+    assert paced.name == "paced at 8 Hz, process"
+    assert sum(paced.facts["dropped"]) <= 1  # a machine that is busy with other tests may sleep through a frame
+    assert all(6 < rate < 10 for rate in paced.facts["results_per_s"])
+    with pytest.raises(UserError, match="--pace 20 with a camera, which has a rate of its own"):
+        bench_live(bench_bundle, camera="realsense", pace_hz=20)

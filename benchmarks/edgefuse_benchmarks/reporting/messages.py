@@ -18,6 +18,7 @@ _WARNINGS = (
     "away from this virtual machine",
     "unsteady",
     "CHANGED",
+    "DROPPED",
     "slower in the last minute",
     "close to their maximum",
 )

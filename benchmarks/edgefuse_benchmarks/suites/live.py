@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefuse.bundle import Bundle, open_bundle
-from edgefuse.errors import require
+from edgefuse.errors import UserError, require
 from edgefuse.measure import Ratio, Series, ratio
 from edgefuse.progress import Progress, no_progress
 from edgefuse_benchmarks import machine
@@ -26,7 +26,6 @@ from edgefuse_benchmarks.suites.live_passes import (
     PLAN,
     WARMUP_FRAMES,
     LivePlan,
-    Pace,
     Source,
     Way,
     by_name,
@@ -57,15 +56,17 @@ def bench_live(  # long: a public function, with documentation for each paramete
     roi: str | None = None,
     engine: str = "auto",
     num_threads: int | None = None,
+    pace_hz: float | None = None,
     plan: LivePlan = PLAN,
     progress: Progress = no_progress,
 ) -> Report:
     """Measure the live loop.
 
     Args:
-        camera: see `edgefuse_runtime.cameras.open_camera`. Only a recording can be played in both paces.
+        camera: see `edgefuse_runtime.cameras.open_camera`. Without `pace_hz`, only a recording can be played in both paces.
         roi: see `edgefuse_runtime.regions.region.parse_region`; None = as live: the region of the training data.
         engine, num_threads: see `edgefuse_runtime.engines.open_engine`.
+        pace_hz: the rate of "paced", with frames from memory and without the reference; None = the recording's or camera's own rate.
         plan: how long to measure.
         progress: called with (results so far, maximum number of results).
 
@@ -76,9 +77,10 @@ def bench_live(  # long: a public function, with documentation for each paramete
     require("onnxruntime", extra="runtime")
     described = machine.describe()
     bundle = open_bundle(bundle_folder)
-    ways = [Way(pace=pace, mode=mode) for pace, mode in _ways(camera, bundle)]
+    ways = _ways(camera, bundle, pace_hz=pace_hz)
     source = Source(camera=camera, roi=roi, trained_on=bundle.manifest.region)
-    bare = Bare() if ways[0].mode is not None and ways[0].pace == "back to back" else None
+    is_referenced = pace_hz is None and ways[0].mode is not None and ways[0].pace == "back to back"
+    bare = Bare() if is_referenced else None
     start = first_results(
         bundle_folder, camera=camera, roi=roi, engine=engine, num_threads=num_threads, num_starts=plan.num_starts
     )
@@ -110,13 +112,21 @@ def bench_live(  # long: a public function, with documentation for each paramete
     )
 
 
-def _ways(spec: str, bundle: Bundle) -> tuple[tuple[Pace, Mode | None], ...]:
+def _ways(spec: str, bundle: Bundle, *, pace_hz: float | None) -> list[Way]:
     kind = open_camera(spec, align=bundle.manifest.contract.align).description["kind"]
-    if kind == "recording":
-        return tuple((pace, mode) for mode in MODES for pace in ("back to back", "paced"))
+    if kind == "realsense" and pace_hz is not None:
+        raise UserError(
+            f"--pace {pace_hz:g} with a camera, which has a rate of its own: use a recording, a folder or synthetic"
+        )
     if kind == "realsense":
-        return tuple(("paced", mode) for mode in MODES)
-    return (("back to back", None),)
+        return [Way(pace="paced", mode=mode) for mode in MODES]
+    if kind != "recording" and pace_hz is None:
+        return [Way(pace="back to back")]
+    return [
+        way
+        for mode in MODES
+        for way in (Way(pace="back to back", mode=mode), Way(pace="paced", mode=mode, pace_hz=pace_hz))
+    ]
 
 
 def _play_in_turns(
@@ -220,7 +230,9 @@ def _notes(bundle: Bundle, ways: Sequence[Way], *, has_ages: bool) -> tuple[str,
         notes.append("a camera never repeats a frame: the results of the passes were not compared")
     if not bundle.manifest.parity:
         notes.append("the bundle's manifest has no comparison with the PyTorch model")
-    dropped = sum(summary.dropped for way in ways for summary in way.summaries)
-    if dropped:
-        notes.append(f"frames dropped in all passes: {dropped}; the figures are of the processed frames")
+    counts = {
+        way.name: [sum(getattr(one, of) for one in way.summaries) for of in ("dropped", "received")] for way in ways
+    }
+    if dropped := [f"{name}: {lost} of {received}" for name, (lost, received) in counts.items() if lost]:
+        notes.append(f"frames DROPPED ({'; '.join(dropped)}); the times are of the processed frames")
     return tuple(notes)

@@ -85,17 +85,20 @@ class Way:
 
     Attributes:
         mode: None for sources that are read by the loop itself.
+        pace_hz: frames a second of "paced"; None = the source's own rate.
     """
 
     pace: Pace
     mode: Mode | None = None
+    pace_hz: float | None = None
     passes: list[list[Result]] = field(default_factory=list)
     first_results: list[Result] = field(default_factory=list)
     summaries: list[LiveSummary] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return self.pace if self.mode is None else f"{self.pace}, {self.mode}"
+        pace = self.pace if self.pace_hz is None else f"paced at {self.pace_hz:g} Hz"
+        return pace if self.mode is None else f"{pace}, {self.mode}"
 
     @property
     def results(self) -> list[Result]:
@@ -137,10 +140,14 @@ class Collect:
 
 
 def _camera(way: Way, source: Source, *, align: Align) -> Camera:
-    if way.mode is None or way.pace == "paced":
+    if way.mode is None or (way.pace == "paced" and way.pace_hz is None):
         return open_capture(source.camera, align=align, real_time=way.pace == "paced", mode=way.mode or "process")
-    arguments = {"spec": source.camera, "align": align}
-    replayed = CaptureSource(factory=f"{live_replay.__name__}:Replay", arguments=arguments, is_live=False, waits=True)
+    replayed = CaptureSource(
+        factory=f"{live_replay.__name__}:Replay",
+        arguments={"spec": source.camera, "align": align, "pace_hz": way.pace_hz},
+        is_live=False,
+        waits=way.pace_hz is None,
+    )
     return Capture(replayed, align=align, mode=way.mode)
 
 

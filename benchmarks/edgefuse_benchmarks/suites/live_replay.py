@@ -1,4 +1,4 @@
-"""A camera that returns the first frames of a recording from memory, as fast as they are read: decoding is not measured with the loop."""
+"""A camera that returns the first frames of a source from memory, as fast as they are read or at a given rate: decoding is not measured."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ NUM_SHOWN = 30
 class Replay:
     """Endless. The frames of later rounds have other names: "7", "7#1", "7#2", ..."""
 
-    def __init__(self, *, spec: str, align: Align, allocate: Allocate = np.empty) -> None:
-        """`spec`: see `open_camera`."""
-        self._spec, self.align = spec, align
+    def __init__(self, *, spec: str, align: Align, pace_hz: float | None = None, allocate: Allocate = np.empty) -> None:
+        """`spec`: see `open_camera`. `pace_hz`: frames a second, like a camera's; None = one for each read."""
+        self._spec, self.align, self._pace_hz = spec, align, pace_hz
+        self._started_s: float | None = None
         self._allocate = allocate
         self._shown: Sequence[Frame] = ()
         self.counters = Counters()
@@ -31,7 +32,7 @@ class Replay:
 
     @property
     def description(self) -> dict[str, Any]:
-        return {**self._description, "replayed": NUM_SHOWN}
+        return {**self._description, "replayed": NUM_SHOWN, "pace_hz": self._pace_hz}
 
     def __enter__(self) -> Replay:
         with open_camera(self._spec, align=self.align) as camera:
@@ -46,6 +47,7 @@ class Replay:
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`."""
+        self._wait()
         arrival_ns = time.perf_counter_ns()
         round_number, place = divmod(self.counters.delivered, len(self._shown))
         shown = self._shown[place]
@@ -65,3 +67,11 @@ class Replay:
             arrival_ns=arrival_ns,
             ready_ns=time.perf_counter_ns(),
         )
+
+    def _wait(self) -> None:
+        """Wait until the next frame is due."""
+        now_s = time.perf_counter()
+        if self._started_s is None:
+            self._started_s = now_s
+        if self._pace_hz is not None:
+            time.sleep(max(0.0, self._started_s + self.counters.delivered / self._pace_hz - now_s))
