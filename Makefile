@@ -71,7 +71,7 @@ gpu-report: ## run the tests marked gpu and tensorrt on this GPU, time the fusio
 	$$python -m edgefuse_benchmarks.gpu_report --out "$$out" || code=$$?
 	if [ $$code != 2 ]; then
 		$$python -m edgefuse_benchmarks.gpu_core --out "$$out" || [ $$? = 2 ] || code=1
-		if $$python -c 'import torch' 2>/dev/null; then
+		if $$python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
 			[ -d build/gpu-data ] || $$python -m edgefuse data synth build/gpu-data
 			$$python -m edgefuse bench train build/gpu-data --recipe mobilenet_rgbd --rgb-weights none --batch-size 16 --out "$$out" || code=1
 		fi

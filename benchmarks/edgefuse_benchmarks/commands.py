@@ -108,7 +108,7 @@ def live(
     pace: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
+            min=1,
             max=1000,
             callback=finite,
             help="Frames a second instead of the recording's own rate, also for a folder or synthetic. Frames that come too fast are dropped "

@@ -148,9 +148,10 @@ def measure_parts(parts: Sequence[Part], results: Results, *, end_s: float) -> N
 
 
 def _failure(error: Exception) -> str:
-    """The error in one line, without paths of this machine; prints its traceback."""
+    """The error in one line, without the folders of user and checkout; prints its traceback."""
     traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text.replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")[: core_gpu.MAX_REASON]
 
 
 def _streams(backbone: str) -> Found:

@@ -5,6 +5,7 @@ The description is part of each result; it has no host name, user name or path.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
@@ -106,9 +107,10 @@ def describe_gpus() -> list[dict[str, str]]:
 
 
 def hardware_folder(results: Path) -> Path:
-    """The folder for results of this machine's GPU or board, such as `results/nvidia-h100-80gb-hbm3`; `results` itself without one."""
+    """The folder for results of this machine's GPU or board, such as `results/nvidia-h100`; `results` itself without one."""
     names = [gpu.get("name", "") for gpu in describe_gpus()] or [str((describe_jetson() or {}).get("board", ""))]
-    slug = re.sub(r"[^a-z0-9]+", "-", names[0].lower()).strip("-")
+    words = re.findall(r"[a-z0-9]+", names[0].lower())
+    slug = "-".join(itertools.takewhile(lambda word: not re.fullmatch(r"\d+gb", word), words))  # not its memory
     return results / slug if slug else results
 
 

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, default_collate
 
 from edgefuse.data.augmentation import augment
 from edgefuse.data.dataset import RgbdDataset
+from edgefuse.errors import UserError
 from edgefuse.framing import Framed, fit
 from edgefuse.training.recipe import TrainConfig
 
@@ -24,7 +25,7 @@ MAX_TRIES = 8
 """Random pairs that are looked at for one of another sequence; a data set of one sequence has none."""
 
 MAX_WORKERS = 4
-"""Processes that prepare batches for a GPU: enough for 640x480 images, which take 5 ms each."""
+"""Processes that prepare batches for a GPU."""
 
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_PER_PIXEL = 5
@@ -39,8 +40,8 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class AugmentedDataset(Dataset[Batch]):
-    """Augmented samples of a loaded data set, by epoch and position."""
+class AugmentedDataset(Dataset["Batch | UserError"]):
+    """Augmented samples of a loaded data set, by epoch and position. An error of the data is returned: from a worker process it would be text."""
 
     def __init__(self, rgbd: RgbdDataset, *, config: TrainConfig) -> None:
         self.rgbd = rgbd
@@ -49,8 +50,13 @@ class AugmentedDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rgbd.rgb)
 
-    def __getitem__(self, at: tuple[int, int]) -> Batch:
-        epoch, index = at
+    def __getitem__(self, at: tuple[int, int]) -> Batch | UserError:
+        try:
+            return self._augmented(*at)
+        except UserError as error:
+            return error
+
+    def _augmented(self, epoch: int, index: int) -> Batch:
         sample = self.rgbd.dataset.samples[index]
         rng = np.random.default_rng((self.config.seed, epoch, index))
         framed = augment(
@@ -96,6 +102,8 @@ class _Shuffled(Sampler[tuple[int, int]]):
         return len(self.positions)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        # DataLoader drew a value here when it shared this generator; without it, each seed would have another order than before.
+        torch.empty((), dtype=torch.int64).random_(generator=self.positions.generator)
         return ((self.epoch, position) for position in self.positions)
 
 
@@ -108,13 +116,13 @@ class Batches:
 
     def __init__(self, rgbd: RgbdDataset, *, config: TrainConfig, num_workers: int = 0) -> None:
         samples, size = AugmentedDataset(rgbd, config=config), config.batch_size
-        generator = torch.Generator().manual_seed(config.seed)
-        self._sampler = _Shuffled(samples, generator=generator)
+        self._sampler = _Shuffled(samples, generator=torch.Generator().manual_seed(config.seed))
         self._loader = DataLoader(
             samples,
             batch_size=size,
             sampler=self._sampler,
-            generator=generator,
+            generator=torch.Generator(),  # of its own: how often it is used depends on the number of processes
+            collate_fn=_batch_of,
             drop_last=len(samples) > size and len(samples) % size == 1,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -125,9 +133,21 @@ class Batches:
         return len(self._loader)
 
     def of_epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from 0."""
+        """The batches of an epoch, from 0.
+
+        Raises:
+            UserError: a pair cannot be read any more.
+        """
         self._sampler.epoch = epoch
-        return iter(self._loader)
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _batch_of(samples: list[Batch | UserError]) -> Batch | UserError:
+    """One batch of single samples, or the first error."""
+    return next((one for one in samples if isinstance(one, UserError)), None) or default_collate(samples)
 
 
 def _start_worker(number: int) -> None:

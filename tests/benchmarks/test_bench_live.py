@@ -18,6 +18,8 @@ from edgefuse_benchmarks.report import Report
 from edgefuse_benchmarks.suites import live_passes
 from edgefuse_benchmarks.suites.live import bench_live
 from edgefuse_benchmarks.suites.live_passes import LivePlan, Way, compare
+from edgefuse_benchmarks.suites.live_replay import Replay, shown_frame
+from edgefuse_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 PLAN = LivePlan(num_results=20, measure_s=60.0, frames_of_pass=24, num_starts=1, num_memory_frames=100)
 STAGES = ("read", "queue", "preprocess", "infer", "publish")
@@ -262,11 +264,20 @@ def test_too_few_frames_are_reported(bench_bundle: Path, bench_recording: Path) 
         bench_live(bench_bundle, camera=str(bench_recording), plan=LivePlan(num_results=5, frames_of_pass=7))
 
 
-def test_a_pace_above_the_engine_drops_frames_and_says_how_many(bench_bundle: Path, colour_and_range: Path) -> None:
+def test_a_pace_above_the_engine_drops_frames_and_says_how_many(
+    bench_bundle: Path, colour_and_range: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxRuntimeEngine.run
+
+    def slow(self: OnnxRuntimeEngine, *pair: Any) -> Any:
+        time.sleep(0.02)
+        return run(self, *pair)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", slow)
     plan = LivePlan(num_results=40, measure_s=0.0, frames_of_pass=20, num_starts=1, num_memory_frames=100)
-    report = bench_live(bench_bundle, camera=str(colour_and_range), pace_hz=1000, plan=plan)
+    report = bench_live(bench_bundle, camera=str(colour_and_range), pace_hz=200, engine="cpu", plan=plan)
     *ways, start = report.groups
-    names = ["back to back, process", "paced at 1000 Hz, process", "back to back, thread", "paced at 1000 Hz, thread"]
+    names = ["back to back, process", "paced at 200 Hz, process", "back to back, thread", "paced at 200 Hz, thread"]
     assert [group.name for group in ways] == names and start.scope == "cold start"
     assert [sum(group.facts["dropped"]) > 0 for group in ways] == [False, True, False, True]
     for group in ways:
@@ -274,7 +285,7 @@ def test_a_pace_above_the_engine_drops_frames_and_says_how_many(bench_bundle: Pa
         assert all(received >= processed + dropped + stale for received, processed, dropped, stale in counts)
     (note,) = (note for note in report.notes if "DROPPED" in note)
     dropped, received = (sum(ways[1].facts[name]) for name in ("dropped", "received"))
-    assert f"paced at 1000 Hz, process: {dropped} of {received};" in note
+    assert f"paced at 200 Hz, process: {dropped} of {received};" in note
 
 
 def test_a_pace_below_the_engine_is_kept(bench_bundle: Path, colour_and_range: Path) -> None:
@@ -286,3 +297,13 @@ def test_a_pace_below_the_engine_is_kept(bench_bundle: Path, colour_and_range: P
     assert all(6 < rate < 10 for rate in paced.facts["results_per_s"])
     with pytest.raises(UserError, match="--pace 20 with a camera, which has a rate of its own"):
         bench_live(bench_bundle, camera="realsense", pace_hz=20)
+
+
+def test_missed_frames_are_not_made_up_for_and_a_read_ends_at_its_timeout(colour_and_range: Path) -> None:
+    with Replay(spec=str(colour_and_range), align="color", pace_hz=20) as camera:
+        assert camera.read(1000) is not None
+        assert camera.read(10) is None  # due after 50 ms
+        time.sleep(0.3)
+        assert camera.read(0) is not None and camera.read(0) is None
+        names = [frame.name for _ in range(30) if (frame := camera.read(1000)) is not None]
+    assert shown_frame(names[-1]) == shown_frame(names[-1].partition("@")[0]) != names[-1]

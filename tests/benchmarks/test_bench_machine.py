@@ -58,7 +58,7 @@ def test_results_of_a_gpu_have_a_folder_of_its_name(monkeypatch: pytest.MonkeyPa
     values = ["NVIDIA H100 80GB HBM3"] + ["1"] * (len(machine.GPU_FIELDS.split(",")) - 1)
     _tool(tmp_path / "nvidia-smi", f"echo '{', '.join(values)}'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert machine.hardware_folder(Path("results")) == Path("results/nvidia-h100-80gb-hbm3")
+    assert machine.hardware_folder(Path("results")) == Path("results/nvidia-h100")
 
 
 @pytest.mark.parametrize(

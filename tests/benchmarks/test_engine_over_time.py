@@ -47,7 +47,7 @@ def _over_minutes(first: dict[str, float], second: dict[str, float]) -> tuple[st
 def test_a_changed_order_of_the_engines_is_said() -> None:
     order, slower, clocks = _over_minutes({"a": 0.004, "b": 0.008}, {"a": 0.016, "b": 0.008})
     assert order.startswith("the order of the engines CHANGED: a and b (minute 1: ")
-    assert "; minute 2: " in order
+    assert ", minute 2: " in order
     assert slower.startswith("slower in the last minute than in the first: a (")
     assert clocks.startswith("clocks and temperatures, first and last minute: ")
 

@@ -14,6 +14,7 @@ import torch
 
 from edgefuse.contract import InputContract
 from edgefuse.data.dataset import load, scan
+from edgefuse.errors import UserError
 from edgefuse.model.classifier import FusionClassifier, ModelConfig, build_classifier
 from edgefuse.training.batches import Batch, Batches, num_workers, prefetched
 from edgefuse.training.faster_threads import FasterThreads, limit_threads
@@ -63,22 +64,33 @@ def test_batches_repeat_by_seed_and_differ_by_epoch(colour_and_range: Path) -> N
     assert torch.equal(first_batch(0), first_batch(0)) and not torch.equal(first_batch(0), first_batch(1))
 
 
-def test_worker_processes_prepare_the_same_pairs(colour_and_range: Path) -> None:
+def test_worker_processes_prepare_the_same_batches(colour_and_range: Path) -> None:
     rgbd = load(scan([colour_and_range]))
 
-    def pairs(num_workers: int) -> list[dict[int, bytes]]:
+    def prepared(num_workers: int) -> list[tuple[list[int], bytes]]:
         batches = Batches(rgbd, config=SMALL, num_workers=num_workers)
         return [
-            {
-                int(position): rgb.numpy().tobytes() + depth.numpy().tobytes()
-                for batch in batches.of_epoch(epoch)
-                for rgb, depth, position in zip(batch.rgb, batch.depth, batch.indices, strict=True)
-            }
-            for epoch in range(2)
+            (batch.indices.tolist(), batch.rgb.numpy().tobytes() + batch.depth.numpy().tobytes())
+            for epoch in range(3)
+            for batch in batches.of_epoch(epoch)
         ]
 
-    alone, first = pairs(0), pairs(2)
-    assert alone == first and alone[0] != alone[1] and len(alone[0]) == len(rgbd.rgb)
+    alone = prepared(0)
+    assert alone == prepared(1) == prepared(2)
+    assert len({tuple(indices) for indices, _ in alone}) == len(alone)  # each epoch has an order of its own
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_data_is_raised_as_it_is(
+    colour_and_range: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise UserError("a.png changed while it was in use")
+
+    monkeypatch.setattr("edgefuse.training.batches.augment", fails)
+    batches = Batches(load(scan([colour_and_range])), config=SMALL, num_workers=num_workers)
+    with pytest.raises(UserError, match="^a.png changed while it was in use$"):
+        next(batches.of_epoch(0))
 
 
 def test_batches_for_a_gpu_are_prepared_by_processes_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,10 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     print(json.dumps({**dict(zip(STAGES, stages, strict=True)), PEAK: _peak_bytes()}))
 
 
-def _peak_bytes() -> int:
-    """Most memory that this process had. Not `getrusage`, whose maximum includes the process that started this one."""
+def _peak_bytes() -> int | None:
+    """Most memory that this process had; None if the system does not say. Not `getrusage`, whose maximum includes the process that started this one."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ class ColdStart(NamedTuple):
 
     Attributes:
         series: the stages and the complete process, one sample per start. Opening includes the engine's own first run.
-        peak_bytes: most memory that a process had, median over the starts.
+        peak_bytes: most memory that a process had, median over the starts; None if the system does not say.
     """
 
     series: tuple[Series, ...]
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def measure_cold_start(
@@ -63,7 +63,8 @@ def measure_cold_start(
     series = tuple(
         Series(name=name, turns_ns=np.array([[start[name]] for start in starts], np.int64)) for name in (*STAGES, WHOLE)
     )
-    return ColdStart(series, int(median(start[PEAK] for start in starts)))
+    peaks = [start[PEAK] for start in starts if start[PEAK] is not None]
+    return ColdStart(series, int(median(peaks)) if peaks else None)
 
 
 def _start(bundle_folder: Path, sample: Path, engine: str) -> dict[str, int]:

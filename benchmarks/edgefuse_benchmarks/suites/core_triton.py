@@ -4,7 +4,7 @@
                  add to the hidden units. The first layer is stored transposed, so that its weights of a feature lie together.
     the last     program reads the second layer, waits for the others and finishes: ReLU, second layer, softmax.
 
-The others wait for none, so they always end, however few run at once. Every load of weights is issued before the first result is needed, so
+The others wait for none. The last one is started last on today's GPUs, so they end however few run at once; CUDA does not promise that. Every load of weights is issued before the first result is needed, so
 the weights stream at the memory's rate. The sums over programs are atomic additions: their order, and with it the last bit, varies from run
 to run. Arithmetic is FP32; the weights of the large layers are FP32 or FP16.
 

@@ -178,7 +178,8 @@ def _measure_cold_starts(
 
 
 def _peak_notes(cold_groups: Sequence[Group]) -> tuple[str, ...]:
-    peaks = [f"{group.name.partition(',')[0]} {group.facts['peak_bytes'] / 1e6:.0f} MB" for group in cold_groups]
+    known = [group for group in cold_groups if group.facts["peak_bytes"]]
+    peaks = [f"{group.name.partition(',')[0]} {group.facts['peak_bytes'] / 1e6:.0f} MB" for group in known]
     return (f"peak memory of a process with one engine: {', '.join(peaks)}",) if peaks else ()
 
 

@@ -29,7 +29,7 @@ def first_calls_after_pauses(
     pause: Callable[[float], object] = time.sleep,
     progress: Progress = no_progress,
 ) -> Group:
-    """Time single calls, each after a pause of its own: caches are cold then, clocks low, and threads asleep.
+    """Time single calls, each after a pause of the whole process: caches are cold then, clocks low, and threads asleep.
 
     Args:
         num_calls: for each variant, in turns.
@@ -40,6 +40,7 @@ def first_calls_after_pauses(
             progress(number * len(variants) + position, num_calls * len(variants), stage="pauses")
             pause(idle_s)
             turns[variant.name].append([timed_ns(variant)])
+    progress(num_calls * len(variants), num_calls * len(variants), stage="pauses")
     series = tuple(Series(name=name, turns_ns=np.array(found, np.int64)) for name, found in turns.items())
     return Group(scope="after a pause", name=f"first call after {idle_s:g} s", series=series)
 
@@ -73,6 +74,7 @@ def by_minute(
                 **{name: state[name] for name in ("mhz", "temperatures_c", "throttle_events", "gpu_throttle")},
             }
         )
+    progress(minutes, minutes, stage="minutes")
     series = tuple(
         Series(name=name, turns_ns=np.array(found, np.float64).round().astype(np.int64)[:, None])
         for name, found in medians_ns.items()
@@ -82,10 +84,10 @@ def by_minute(
         scope="each minute",
         name="1 minute" if minutes == 1 else f"{minutes} minutes",
         series=series,
-        ratios=tuple(ratio(other, reference) for other in others),
+        ratios=tuple(ratio(other, reference) for other in others if minutes > 1),
         facts={"minutes": rows},
     )
-    return group, (*_order_notes(medians_ns), *_clock_notes(rows))
+    return group, (*(_order_notes(medians_ns) if minutes > 1 else ()), *_clock_notes(rows))
 
 
 def _order_notes(medians_ns: Mapping[str, Sequence[float]]) -> list[str]:
@@ -96,13 +98,15 @@ def _order_notes(medians_ns: Mapping[str, Sequence[float]]) -> list[str]:
         ahead = next((i for i, (x, y) in enumerate(pairs) if y >= CLEARLY * x), None)
         behind = next((i for i, (x, y) in enumerate(pairs) if x >= CLEARLY * y), None)
         if ahead is not None and behind is not None:
-            when = "; ".join(
+            when = ", ".join(
                 f"minute {i + 1}: {pairs[i][0] / 1e6:.3g} and {pairs[i][1] / 1e6:.3g} ms"
                 for i in sorted((ahead, behind))
             )
             changed.append(f"{a} and {b} ({when})")
     if changed:
-        notes = [f"the order of the engines CHANGED: {', '.join(changed)}"]
+        notes = [f"the order of the engines CHANGED: {'; '.join(changed)}"]
+    elif len(medians_ns) == 1:
+        notes = []
     else:
         whole = {name: float(np.median(found)) for name, found in medians_ns.items()}
         notes = [

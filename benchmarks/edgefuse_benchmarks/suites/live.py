@@ -44,6 +44,8 @@ from edgefuse_runtime.frame_times import STAGES
 from edgefuse_runtime.results import Result
 
 MODES: tuple[Mode, ...] = ("process", "thread")
+MAX_PASS_S = 20.0
+"""Longest pass at a rate of choice."""
 WHOLE = "frame to result"
 WAIT, *PARTS = STAGES
 """The stage before the latency starts, and the stages that add up to the latency."""
@@ -100,6 +102,7 @@ def bench_live(  # long: a public function, with documentation for each paramete
             **bundle_facts(bundle),
             "engine": engine_facts,
             "camera": camera_facts(ways[0].summaries[0].camera),
+            "pace_hz": pace_hz,
             "roi": roi if roi is None or not roi.endswith(".json") else Path(roi).name,
             "warmup_frames": WARMUP_FRAMES,
             "plan": asdict(plan),
@@ -142,10 +145,16 @@ def _play_in_turns(
     end_s = time.perf_counter() + plan.measure_s
     while not _enough(ways, plan, is_late=time.perf_counter() > end_s):
         for way in ways:
-            play(way, engine, source, num_frames=plan.frames_of_pass)
+            play(way, engine, source, num_frames=_frames_of_pass(way, plan))
         if bare is not None:
             bare.play(engine, source, num_frames=plan.frames_of_pass)
         progress(min(sum(len(way.results) for way in ways), wanted), wanted, stage="measuring")
+
+
+def _frames_of_pass(way: Way, plan: LivePlan) -> int:
+    """Fewer at a low rate, so that a pass ends."""
+    most = plan.frames_of_pass if way.pace_hz is None else max(4 * WARMUP_FRAMES, round(MAX_PASS_S * way.pace_hz))
+    return min(plan.frames_of_pass, most)
 
 
 def _enough(ways: Sequence[Way], plan: LivePlan, *, is_late: bool) -> bool:
@@ -172,12 +181,18 @@ def _group(way: Way, *, ratios: tuple[Ratio, ...]) -> Group:
             "passes": [len(one) for one in way.passes],
             "results_per_s": [summary.results_per_s for summary in way.summaries],
             "received": [summary.received for summary in way.summaries],
+            "received_per_s": _received_per_s(way),
             "processed": [summary.processed for summary in way.summaries],
             "dropped": [summary.dropped for summary in way.summaries],
             "stale": [summary.stale for summary in way.summaries],
             "without_region": [summary.without_region for summary in way.summaries],
         },
     )
+
+
+def _received_per_s(way: Way) -> list[float]:
+    """Frames that arrived in a second of each pass."""
+    return [round((one.results_per_s or 0.0) * one.received / max(one.processed, 1), 1) for one in way.summaries]
 
 
 def _stage(name: str) -> Callable[[Result], float]:
@@ -235,4 +250,9 @@ def _notes(bundle: Bundle, ways: Sequence[Way], *, has_ages: bool) -> tuple[str,
     }
     if dropped := [f"{name}: {lost} of {received}" for name, (lost, received) in counts.items() if lost]:
         notes.append(f"frames DROPPED ({'; '.join(dropped)}); the times are of the processed frames")
+    slow = [way for way in ways if way.pace_hz is not None and max(_received_per_s(way)) < 0.95 * way.pace_hz]
+    notes += [
+        f"{way.name}: only {max(_received_per_s(way)):g} frames arrived in a second, MISSED by the machine, not by the engine"
+        for way in slow
+    ]
     return tuple(notes)

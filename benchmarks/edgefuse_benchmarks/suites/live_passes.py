@@ -204,10 +204,11 @@ def is_camera(ways: Sequence[Way]) -> bool:
 def compare(ways: Sequence[Way]) -> tuple[list[dict[str, Any]], list[str]]:
     """Compare the results of every pass with the first one, frame by frame; returns figures, and problems as text."""
     reference, *others = [(f"{way.name}, pass {i}", results) for way in ways for i, results in enumerate(way.passes, 1)]
-    expected = by_name(reference[1])
+    expected = {live_replay.shown_frame(name): result for name, result in by_name(reference[1]).items()}
     figures, problems = [], []
     for name, results in others:
-        shared = [(expected[frame], result) for frame, result in by_name(results).items() if frame in expected]
+        found = {name: live_replay.shown_frame(name) for name in by_name(results)}
+        shared = [(expected[found[result.name]], result) for result in results if found.get(result.name) in expected]
         worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(

@@ -16,15 +16,16 @@ from edgefuse_runtime.cameras import open_camera
 from edgefuse_runtime.cameras.alignment import Allocate
 
 NUM_SHOWN = 30
+AGAIN = "@replay"
 
 
 class Replay:
-    """Endless. The frames of later rounds have other names: "7", "7#1", "7#2", ..."""
+    """Endless. The frames of later rounds have other names: "7", "7@replay1", "7@replay2", ..."""
 
     def __init__(self, *, spec: str, align: Align, pace_hz: float | None = None, allocate: Allocate = np.empty) -> None:
         """`spec`: see `open_camera`. `pace_hz`: frames a second, like a camera's; None = one for each read."""
         self._spec, self.align, self._pace_hz = spec, align, pace_hz
-        self._started_s: float | None = None
+        self._due_s = 0.0
         self._allocate = allocate
         self._shown: Sequence[Frame] = ()
         self.counters = Counters()
@@ -47,7 +48,8 @@ class Replay:
 
     def read(self, timeout_ms: int) -> Frame | None:
         """See `Camera.read`."""
-        self._wait()
+        if not self._is_due(timeout_ms):
+            return None
         arrival_ns = time.perf_counter_ns()
         round_number, place = divmod(self.counters.delivered, len(self._shown))
         shown = self._shown[place]
@@ -63,15 +65,24 @@ class Replay:
             depth=depth,
             color_number=number,
             depth_number=number,
-            name=f"{shown.name}#{round_number}" if round_number else shown.name,
+            name=f"{shown.name}{AGAIN}{round_number}" if round_number else shown.name,
             arrival_ns=arrival_ns,
             ready_ns=time.perf_counter_ns(),
         )
 
-    def _wait(self) -> None:
-        """Wait until the next frame is due."""
-        now_s = time.perf_counter()
-        if self._started_s is None:
-            self._started_s = now_s
-        if self._pace_hz is not None:
-            time.sleep(max(0.0, self._started_s + self.counters.delivered / self._pace_hz - now_s))
+    def _is_due(self, timeout_ms: int) -> bool:
+        """Wait until the next frame is due, at most until the timeout. Frames that were missed are not made up for."""
+        if self._pace_hz is None:
+            return True
+        wait_s = self._due_s - time.perf_counter()
+        time.sleep(min(max(wait_s, 0.0), timeout_ms / 1000))
+        if wait_s > timeout_ms / 1000:
+            return False
+        now_s, period_s = time.perf_counter(), 1 / self._pace_hz
+        self._due_s = (self._due_s if now_s < self._due_s + period_s else now_s) + period_s
+        return True
+
+
+def shown_frame(name: str) -> str:
+    """The name of the frame in the source."""
+    return name.partition(AGAIN)[0]
