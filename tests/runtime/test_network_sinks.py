@@ -219,10 +219,11 @@ def test_a_connection_that_is_lost_during_a_message_is_no_fault_of_the_result(
     with _broker(port, tmp_path), MqttSink("127.0.0.1", port, "shelf/left") as sink:
         client: Any = sink._client
         client.disconnect()
+        _until(lambda: client._thread is None or not client._thread.is_alive())  # until then, paho takes messages
         monkeypatch.setattr(client, "is_connected", lambda: True)  # as it was a moment ago
         with pytest.raises(OSError, match="the connection to the broker was lost"):
             sink.result(RESULT, None)
-        monkeypatch.undo()
+        sink.__exit__(None, None, None)  # its last message cannot be sent either
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ NUM_KEPT = 8
 class JsonlSink:
     """Appends JSON lines to a file: {"kind": "result" | "event" | "summary", ...}; docs/live.md has the fields.
 
-    Lines are always complete, even if the process is killed or the disk is full. A run begins with the event "started"; if no
-    summary follows, it did not end, or could not write it. The file is locked during the run.
+    Lines are complete, also on a full disk. If the process is killed during a write, the last line may end at a page of the file; the
+    next run begins a new line. A run begins with the event "started"; if no summary follows, it did not end, or could not write it. The
+    file is locked during the run.
     """
 
     def __init__(self, path: Path, *, force: bool = False, max_mb: int = MAX_MB, num_kept: int = NUM_KEPT) -> None:

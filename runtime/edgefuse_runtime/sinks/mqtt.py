@@ -9,6 +9,7 @@ TOPIC/state      "online" or "offline", QoS 1, retained; the broker sends "offli
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -74,7 +75,10 @@ class MqttSink:
         client, self._client = self._client, None
         if client.is_connected():
             message = client.publish(f"{self._topic}/state", "offline", qos=1, retain=True)
-            message.wait_for_publish(TIMEOUT_S)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # lost since the check: the broker then publishes the will, which says the same
+                message.wait_for_publish(TIMEOUT_S)
         client.disconnect()
         client.loop_stop()
 

@@ -156,8 +156,14 @@ def test_several_objects_unknown_ones_and_none(chromium: Any) -> None:
         assert viewer.page.locator("#rgb").get_attribute("aria-label") == "Colour image: no region"
         run.changes, run.num_regions = {"label": "far"}, 3
         viewer.page.locator("#regions.several .label").nth(2).wait_for()
-        viewer.page.click("#wrong")
-        assert viewer.page.locator("#choice-region option").count() == 3
+        found = []
+        while (
+            3 not in found and len(found) < 10
+        ):  # on a busy machine, a frame may be shown before its last region comes
+            viewer.page.click("#wrong")
+            found.append(viewer.page.locator("#choice-region option").count())
+            viewer.page.click("#cancel")
+        assert found[-1] == 3, found
 
 
 def test_an_object_is_an_event_with_its_image(chromium: Any) -> None:
