@@ -21,7 +21,8 @@ OPTIONAL = (
 """Packages of extras: imported inside the functions that need them, never with a module of the device."""
 
 IMPORT_LIMIT_S = 0.05
-HELP_LIMIT_S = 0.3
+HELP_LIMIT = 2.5
+"""Times the imports of typer and its tables alone; 1.8 to 2.0 as it is (0.27 s), and NumPy would add 0.6."""
 TRIES = 5
 
 
@@ -77,8 +78,12 @@ def test_import_is_fast() -> None:
 
 
 def test_help_is_fast() -> None:
-    """CPU time, the best of several tries: on a busy machine, wall time depends on other processes."""
-    assert min(_cpu_s(EDGEFUSE, "--help", prints="live") for _ in range(TRIES)) < HELP_LIMIT_S
+    """CPU time against that of the imports which it needs, in turns: on a busy machine, both take longer."""
+    whole_s, needed_s = [], []
+    for _ in range(TRIES):
+        whole_s.append(_cpu_s(EDGEFUSE, "--help", prints="live"))
+        needed_s.append(_cpu_s(sys.executable, "-c", "import typer, typer.rich_utils"))
+    assert min(whole_s) < HELP_LIMIT * min(needed_s)
 
 
 def test_the_package_runs_as_a_module() -> None:
