@@ -66,7 +66,7 @@ wheel: setup ## build the wheel into dist/, to install on a device
 gpu-report: ## run the tests marked gpu and tensorrt on this GPU, time the fusion core and training; dated files in benchmarks/results/HARDWARE
 	@python=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON))
 	export PYTHONPATH=.:export:runtime:benchmarks EDGEFUSE_GPU_BUNDLE="$(BUNDLE)"
-	out=$$($$python -c 'from edgefuse_benchmarks.machine import *; print(hardware_folder(Path("benchmarks/results")))')
+	out=$$($$python -c 'from pathlib import Path; from edgefuse_benchmarks.machine import hardware_folder; print(hardware_folder(Path("benchmarks/results")))')
 	code=0
 	$$python -m edgefuse_benchmarks.gpu_report --out "$$out" || code=$$?
 	if [ $$code != 2 ]; then

@@ -148,10 +148,9 @@ def measure_parts(parts: Sequence[Part], results: Results, *, end_s: float) -> N
 
 
 def _failure(error: Exception) -> str:
-    """The error in one line, without the folders of user and checkout; prints its traceback."""
+    """The error in one line; prints its traceback."""
     traceback.print_exception(error)
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text.replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")[: core_gpu.MAX_REASON]
+    return core_gpu.reason(error)
 
 
 def _streams(backbone: str) -> Found:

@@ -48,10 +48,8 @@ def during(before: Mapping[str, Any], *, sys: Path = SYS, proc_stat: Path = PROC
         host of a virtual machine took away; throttle_events: new ones by name; gpu_throttle: reasons for a lower clock by GPU, now.
     """
     now = counters(sys=sys, proc_stat=proc_stat)
-    mhz, temperatures = (
-        clocks_mhz(sys),
-        temperatures_c(sys),
-    )  # before nvidia-smi runs, while the clocks are those of the work
+    # Before nvidia-smi runs, while the clocks are those of the work.
+    mhz, temperatures = clocks_mhz(sys), temperatures_c(sys)
     seconds = max(now["seconds"] - before["seconds"], 0.01)
     others = stolen = None
     if now["cpu_seconds"] and before["cpu_seconds"]:

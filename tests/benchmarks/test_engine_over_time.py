@@ -66,9 +66,8 @@ def test_a_bundle_is_measured_over_minutes_with_its_peak_memory(
         bench_bundle, camera=str(colour_and_range), threads=(1, 2), plan=PLAN, num_starts=1, num_pauses=2, minutes=3
     )
     by_scope = {group.scope: group for group in report.groups}
-    assert [one.name for one in by_scope["each minute"].series] == [
-        "onnxruntime, 1 thread"
-    ]  # the first number of threads
+    # Of the first number of threads alone.
+    assert [one.name for one in by_scope["each minute"].series] == ["onnxruntime, 1 thread"]
     assert [len(one.samples_ns) for one in by_scope["each minute"].series] == [3]
     assert [len(one.samples_ns) for one in by_scope["after a pause"].series] == [2]
     peak_bytes = by_scope["cold start"].facts["peak_bytes"]

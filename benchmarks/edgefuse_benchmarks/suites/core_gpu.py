@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgefuse.errors import UserError
@@ -285,13 +286,19 @@ def _timed(device: _Device) -> tuple[dict[str, Run], dict[str, str]]:
         if case.compiled:
             timed[COMPILED] = device.compiled()
     except Exception as error:  # a compiler fails in many ways, and the others can be measured
-        notes[COMPILED] = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        notes[COMPILED] = reason(error)
     if case.kind == "gated" and case.precision == "float32":
         try:
             timed[ORT_CUDA] = _in_onnxruntime(device)
         except Exception as error:
-            notes[ORT_CUDA] = f"{type(error).__name__}: {error}"[:MAX_REASON]
+            notes[ORT_CUDA] = reason(error)
     return timed, notes
+
+
+def reason(error: Exception) -> str:
+    """Why something was not measured, in one line, without the folders of user and checkout."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text.replace(str(Path.cwd()), ".").replace(str(Path.home()), "~")[:MAX_REASON]
 
 
 def _in_onnxruntime(device: _Device) -> Run:

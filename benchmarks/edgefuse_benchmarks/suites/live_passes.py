@@ -207,8 +207,11 @@ def compare(ways: Sequence[Way]) -> tuple[list[dict[str, Any]], list[str]]:
     expected = {live_replay.shown_frame(name): result for name, result in by_name(reference[1]).items()}
     figures, problems = [], []
     for name, results in others:
-        found = {name: live_replay.shown_frame(name) for name in by_name(results)}
-        shared = [(expected[found[result.name]], result) for result in results if found.get(result.name) in expected]
+        shared = [
+            (expected[frame], result)
+            for name, result in by_name(results).items()
+            if (frame := live_replay.shown_frame(name)) in expected
+        ]
         worst = float(np.max([0.0, *(abs((a.probability or 0.0) - (b.probability or 0.0)) for a, b in shared)]))
         flips = sum(a.label != b.label for a, b in shared)
         figures.append(

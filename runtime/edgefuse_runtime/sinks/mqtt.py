@@ -75,9 +75,8 @@ class MqttSink:
         client, self._client = self._client, None
         if client.is_connected():
             message = client.publish(f"{self._topic}/state", "offline", qos=1, retain=True)
-            with contextlib.suppress(
-                RuntimeError
-            ):  # lost since the check: the broker then publishes the will, which says the same
+            # Lost since the check: the broker then publishes the will, which says the same.
+            with contextlib.suppress(RuntimeError):
                 message.wait_for_publish(TIMEOUT_S)
         client.disconnect()
         client.loop_stop()

@@ -157,9 +157,8 @@ def test_several_objects_unknown_ones_and_none(chromium: Any) -> None:
         run.changes, run.num_regions = {"label": "far"}, 3
         viewer.page.locator("#regions.several .label").nth(2).wait_for()
         found = []
-        while (
-            3 not in found and len(found) < 10
-        ):  # on a busy machine, a frame may be shown before its last region comes
+        while 3 not in found and len(found) < 10:
+            # On a busy machine, a frame may be shown before its last region comes.
             viewer.page.click("#wrong")
             found.append(viewer.page.locator("#choice-region option").count())
             viewer.page.click("#cancel")
